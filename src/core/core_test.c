@@ -1,0 +1,66 @@
+#include "rb_cmocka.h"
+#include "core/buf.h"
+#include "core/hash.h"
+#include "core/rng.h"
+
+/* Known answers of Philox4x32-10 from Random123's kat_vectors. */
+static void philox_known_answers(void **state) {
+    (void)state;
+    rb_philox zero = rb_philox4x32((rb_philox){{0, 0, 0, 0}}, 0);
+    assert_int_equal(zero.v[0], 0x6627e8d5);
+    assert_int_equal(zero.v[3], 0x9b00dbd8);
+    rb_philox ones = rb_philox4x32((rb_philox){{~0u, ~0u, ~0u, ~0u}}, ~0ull);
+    assert_int_equal(ones.v[0], 0x408f276d);
+    assert_int_equal(ones.v[3], 0x6d5451fd);
+}
+
+static void normal_moments(void **state) {
+    (void)state;
+    enum { n = 100001 };
+    static float x[n];
+    rb_normal_fill(7, x, n, 1.0f, 2.0f);
+    double s = 0, q = 0;
+    for (int i = 0; i < n; i++) s += x[i], q += (x[i] - 1.0) * (x[i] - 1.0);
+    assert_true(s / n > 0.97 && s / n < 1.03);
+    assert_true(q / n > 3.9 && q / n < 4.1);
+}
+
+static void atomic_write_and_read(void **state) {
+    (void)state;
+    rb_err err;
+    assert_ok(rb_make_dirs("a/b/c", &err), &err);
+    assert_ok(rb_write_file_atomic("a/b/c/f", "hello", 5, &err), &err);
+    rb_buf b = {0};
+    assert_ok(rb_read_file("a/b/c/f", 100, &b, &err), &err);
+    assert_int_equal(b.len, 5);
+    assert_string_equal(b.data, "hello");
+    rb_buf_free(&b);
+    assert_fails(rb_read_file("a/b/c/f", 4, &b, &err), RESBM_E_FORMAT, "longer than the 4 bytes", &err);
+    rb_buf_free(&b);
+    assert_fails(rb_read_file("a/none", 4, &b, &err), RESBM_E_IO, "a/none", &err);
+    char hex[33];
+    uint64_t n = 0;
+    assert_ok(rb_hash_file("a/b/c/f", hex, &n, &err), &err);
+    char mem[33];
+    rb_hash128_hex("hello", 5, mem);
+    assert_string_equal(hex, mem);
+    assert_int_equal(n, 5);
+}
+
+static void error_context(void **state) {
+    (void)state;
+    rb_err err;
+    rb_fail(&err, RESBM_E_IO, "disk %d", 3);
+    assert_int_equal(rb_err_context(&err, RESBM_E_IO, "stage %d: ", 2), RESBM_E_IO);
+    assert_string_equal(err.text, "stage 2: disk 3");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(philox_known_answers),
+        cmocka_unit_test(normal_moments),
+        cmocka_unit_test(atomic_write_and_read),
+        cmocka_unit_test(error_context),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,3 @@
+#include "resbm.h"
+
+const char *resbm_version(void) { return RESBM_VERSION; }
