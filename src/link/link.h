@@ -1,0 +1,111 @@
+/* Links: what carries messages between the stages of a run, and between each stage and its coordinator.
+ *
+ * An endpoint (rb_link) belongs to one process. It has one input/output thread; compute threads only hand
+ * messages over and pick them up, so sending overlaps computation and shaping never sleeps on a compute thread.
+ *
+ * Contract
+ *  - Addressing: a message is a frame (codec/frame.h) whose header names run epoch, step, boundary, direction,
+ *    microbatch and attempt; receivers ask for exactly that address. Frames of an older epoch are dropped and
+ *    counted; a second frame of the same address and attempt is dropped and counted.
+ *  - Ownership: a message handed to rb_link_send belongs to the link from then on, also when the call fails. A
+ *    message that rb_link_recv returns belongs to the caller (rb_message_free).
+ *  - Blocking: rb_link_send blocks only while the endpoint holds more than limits.queued_bytes unsent bytes for
+ *    that peer (credit), at most until the deadline. rb_link_recv blocks until the message is there, the peer is
+ *    gone, the link is cancelled, or the deadline passes: RESBM_E_TIMEOUT says who waited for which message of
+ *    which microbatch from whom, for how long.
+ *  - Order: messages to one peer leave in the order of their rb_link_send calls.
+ *  - Faults: a peer that closes, or sends a frame with a wrong checksum, version, size, is shut off; every
+ *    waiting and later call concerning it returns RESBM_E_PEER or RESBM_E_CORRUPT with the first fault's sentence.
+ *  - close does not block and makes every waiting call return RESBM_E_CANCELLED; stop waits until what was sent
+ *    has left (or the deadline); fini frees.
+ */
+#ifndef RB_LINK_LINK_H
+#define RB_LINK_LINK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "codec/frame.h"
+#include "core/err.h"
+#include "link/shape.h"
+
+enum { RB_PEER_COORDINATOR = -1, RB_PEER_ANY = -2 };
+
+/* What reported bytes are split into. Counted when they leave (enter) the process, frame headers included. */
+typedef enum rb_traffic {
+    RB_TRAFFIC_ACTIVATION, RB_TRAFFIC_GRADIENT, RB_TRAFFIC_TOKENS, RB_TRAFFIC_SYNC, RB_TRAFFIC_SNAPSHOT,
+    RB_TRAFFIC_CONTROL, RB_TRAFFIC_COUNT
+} rb_traffic;
+
+typedef struct rb_message {
+    rb_frame_header head; /* payload_bytes is the payload's length */
+    rb_traffic traffic;
+    uint32_t token_bytes; /* of the payload, how many are token ids (counted under RB_TRAFFIC_TOKENS) */
+    uint8_t *payload;
+} rb_message;
+
+/* A message with room for `bytes` of payload; NULL when there is no memory. */
+rb_message *rb_message_new(size_t bytes);
+void rb_message_free(rb_message *m);
+
+typedef struct rb_link_limits {
+    size_t frame_bytes;  /* largest frame accepted, header included */
+    size_t queued_bytes; /* unsent bytes per peer before rb_link_send blocks */
+    size_t inbox_bytes;  /* received and not yet asked for, per peer, before reading from it pauses */
+} rb_link_limits;
+
+typedef struct rb_link_options {
+    int self;             /* this stage's number, or RB_PEER_COORDINATOR */
+    int stages;
+    uint32_t epoch;
+    uint64_t token;       /* secret of the run: a peer whose hello carries another one is refused */
+    rb_link_limits limits;
+    rb_shape_options shape; /* of this endpoint's up- and downlink, shared by all stage peers; control is not shaped */
+    bool record_events;   /* keep rb_link_event records for the trace */
+} rb_link_options;
+
+typedef struct rb_link rb_link;
+typedef struct rb_listener rb_listener;
+
+/* Addresses: "unix:/path" or "tcp:host:port" (port 0: chosen by the system). */
+resbm_status rb_listen(const char *address, rb_listener **out, rb_err *err);
+const char *rb_listener_address(const rb_listener *l); /* the real one, port filled in */
+void rb_listener_close(rb_listener *l);                /* removes a Unix socket's file */
+
+resbm_status rb_link_open(const rb_link_options *opt, rb_link **out, rb_err *err);
+/* Dials until the deadline (the peer may not listen yet) and exchanges hellos (version, token, stage numbers). */
+resbm_status rb_link_connect(rb_link *l, int peer, const char *address, int64_t deadline_ns, rb_err *err);
+/* Accepts one peer; *peer gets its number. A stranger (bad hello) is closed and the wait goes on. */
+resbm_status rb_link_accept(rb_link *l, rb_listener *from, int64_t deadline_ns, int *peer, rb_err *err);
+
+resbm_status rb_link_send(rb_link *l, int peer, rb_message *m, int64_t deadline_ns, rb_err *err);
+/* The message of `want`'s kind, epoch, step, boundary, direction, microbatch (and attempt) from peer. */
+resbm_status rb_link_recv(rb_link *l, int peer, const rb_frame_header *want, int64_t deadline_ns, rb_message **out,
+                          rb_err *err);
+/* The oldest message of kind `kind` from peer (or RB_PEER_ANY; *from tells): the control channel's way. */
+resbm_status rb_link_recv_any(rb_link *l, int peer, uint8_t kind, int64_t deadline_ns, int *from, rb_message **out,
+                              rb_err *err);
+
+typedef struct rb_link_stats {
+    uint64_t sent[RB_TRAFFIC_COUNT], received[RB_TRAFFIC_COUNT]; /* bytes */
+    uint64_t frames_sent, frames_received, dropped_epoch, dropped_double, retransmitted_bytes;
+} rb_link_stats;
+/* Totals with one peer, or with all stage peers (RB_PEER_ANY). */
+void rb_link_get_stats(rb_link *l, int peer, rb_link_stats *out);
+/* The socket of a peer, for TCP_INFO in tests; -1 when there is none. */
+int rb_link_fd(rb_link *l, int peer);
+
+/* One message's life on the sender's side, for the trace. Times are rb_now_ns. */
+typedef struct rb_link_event {
+    int peer;
+    rb_frame_header head;
+    int64_t queued_ns, started_ns, left_ns; /* handed over; first byte through the uplink; last byte written */
+} rb_link_event;
+/* Moves up to max recorded events to out; returns how many. */
+int rb_link_take_events(rb_link *l, rb_link_event *out, int max);
+
+/* Waits until everything sent has left, at most until the deadline. */
+resbm_status rb_link_stop(rb_link *l, int64_t deadline_ns, rb_err *err);
+void rb_link_close(rb_link *l);
+void rb_link_fini(rb_link *l); /* close first if needed; joins the thread; NULL is fine */
+
+#endif

@@ -1,0 +1,44 @@
+/* Schedules are data: per stage, a list of actions. Generator, validator, simulator, executor and trace all
+ * speak this type, and only the generator knows a schedule's name.
+ *
+ * Text form, as torch.distributed.pipelining prints it: <segment><kind><microbatch>: "2F0" forward, "2B0" full
+ * backward, "2I0" input half, "2W0" weight half; communication "2SF0" send the forward output of segment 2's
+ * microbatch 0, "2RF0" receive segment 2's forward input, "2SB0" send the gradient of segment 2's input,
+ * "2RB0" receive the gradient of segment 2's output. A cell that idles is ".". */
+#ifndef RB_PIPELINE_ACTION_H
+#define RB_PIPELINE_ACTION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include "core/buf.h"
+#include "core/err.h"
+
+typedef enum rb_action_kind {
+    RB_ACT_FORWARD, RB_ACT_BACKWARD, RB_ACT_BACKWARD_INPUT, RB_ACT_BACKWARD_WEIGHT,
+    RB_ACT_SEND_FORWARD, RB_ACT_RECV_FORWARD, RB_ACT_SEND_BACKWARD, RB_ACT_RECV_BACKWARD,
+    RB_ACT_COUNT
+} rb_action_kind;
+
+typedef struct rb_action {
+    rb_action_kind kind;
+    int segment, microbatch;
+} rb_action;
+
+typedef struct rb_action_list {
+    rb_action *items;
+    int count, capacity;
+} rb_action_list;
+
+/* One list per stage, and which stage hosts each segment. */
+typedef struct rb_schedule {
+    char name[32];
+    int stages, segments, microbatches;
+    int *stage_of;          /* (segments) */
+    rb_action_list *stage;  /* (stages) */
+} rb_schedule;
+
+void rb_schedule_free(rb_schedule *s);
+int rb_action_print(char *out, size_t size, rb_action a); /* returns snprintf's count */
+resbm_status rb_action_parse(const char *text, rb_action *out, rb_err *err);
+
+#endif
