@@ -79,13 +79,15 @@ typedef struct rb_op {
 } rb_op;
 
 /* What a wrapper or a test must know about a kind: name, number of views, and which views are written
- * (bit j of out), of which bit j of inout are read as well. */
+ * (bit j of out), of which bit j of inout are read as well; bit j of optional: the view may be absent. */
 typedef struct rb_op_desc {
     const char *name;
     int views;
-    unsigned out, inout;
+    unsigned out, inout, optional;
 } rb_op_desc;
-const rb_op_desc *rb_op_info(rb_op_kind kind);
+const rb_op_desc *rb_op_info(rb_op_kind kind); /* NULL for a number that is no kind */
+/* Name of view `index` of a kind as ops.h calls it ("gate"); "?" where there is none. */
+const char *rb_op_view_name(rb_op_kind kind, int index);
 
 typedef struct rb_device rb_device;
 typedef struct rb_queue rb_queue;
@@ -97,12 +99,16 @@ typedef struct rb_device_options {
     int threads;      /* compute threads of this stage; >= 1 */
     int index;        /* which accelerator */
     int64_t late_ns;  /* device "late": how long each operation waits before it runs */
+    /* What follows the colon of a device's name, read during open only; NULL or "" = the best there is. cpu: the
+     * instruction set ("cpu:v3"; v2, v3, v4, plain or native as built). late: the device inside ("late:cpu"). */
+    const char *variant;
 } rb_device_options;
 
 /* One kind of device. cpu starts as a copy of ref's table and overrides slots. rb_device_open refuses a table
  * with a hole and names the slot. */
 typedef struct rb_device_table {
     const char *name, *summary;
+    /* Fills in table with a complete one, which need not be the one open was called from. */
     resbm_status (*open)(const rb_device_options *opt, rb_device **out, rb_err *err);
     void (*close)(rb_device *dev);
     /* 64-byte aligned, uninitialised. RESBM_E_MEMORY says how many bytes were asked for. */
@@ -132,7 +138,11 @@ struct rb_queue {
 /* The registry: "ref", "cpu", "late" (tests). NULL-terminated. */
 extern const rb_device_table *const rb_devices[];
 const rb_device_table *rb_device_find(const char *name); /* NULL when there is none */
+/* name: "ref", "cpu", "late", each with an optional ":variant" (see rb_device_options). */
 resbm_status rb_device_open(const char *name, const rb_device_options *opt, rb_device **out, rb_err *err);
+/* The same for a table of one's own (tests). */
+resbm_status rb_device_open_table(const rb_device_table *table, const rb_device_options *opt, rb_device **out,
+                                  rb_err *err);
 void rb_device_close(rb_device *dev); /* NULL is fine */
 
 resbm_status rb_alloc(rb_device *dev, size_t bytes, void **out, rb_err *err);

@@ -69,7 +69,7 @@ resbm_status rb_normalize(rb_queue *q, rb_view y, rb_view x, rb_view sumsq, floa
  * p *= 1 - lr*wd; m, v moments; p -= lr/bias1 * m / (sqrt(v)/sqrt(bias2) + eps), bias1 = 1-beta1^t,
  * bias2 = 1-beta2^t. All flat (count) views of the same size. */
 typedef struct rb_adamw_args {
-    float lr, beta1, beta2, eps, weight_decay, bias1, bias2, grad_scale;
+    double lr, beta1, beta2, eps, weight_decay, bias1, bias2, grad_scale;
 } rb_adamw_args;
 resbm_status rb_adamw(rb_queue *q, rb_view p, rb_view m, rb_view v, rb_view g, const rb_adamw_args *a, rb_err *err);
 /* buf = momentum*buf + (1-momentum)*g*grad_scale; update = nesterov ? momentum*buf + (1-momentum)*g*grad_scale
