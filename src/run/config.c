@@ -1,0 +1,213 @@
+/* Defaults, overrides and the checks across keys. */
+#include "run/config.h"
+#include "run/keys.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A list in flow notation, [1, "a b", 3], cut at commas: overrides need no more of YAML than that. */
+static resbm_status set_list(rb_config *c, const rb_key *k, const char *text, const char *place,
+                             rb_err *err) {
+    size_t len = strlen(text);
+    if (text[len - 1] != ']') return rb_fail(err, RESBM_E_CONFIG, "%s: the list lacks its ]", place);
+    char *copy = strndup(text + 1, len - 2);
+    const char **items = calloc(RB_MAX_SEGMENTS + 1, sizeof *items);
+    resbm_status st = copy && items ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "%s: no memory", place);
+    int n = 0;
+    char *rest = copy;
+    for (char *p; st == RESBM_OK && (p = strsep(&rest, ",")) && n <= RB_MAX_SEGMENTS; n++) {
+        p += strspn(p, " \"");
+        for (char *end = p + strlen(p); end > p && strchr(" \"", end[-1]);) *--end = 0;
+        items[n] = p;
+    }
+    if (n == 1 && !*items[0]) n = 0;
+    if (st == RESBM_OK) st = rb_key_set(c, k, items, n, true, place, err);
+    free(items);
+    free(copy);
+    return st;
+}
+
+static resbm_status set_text(rb_config *c, const rb_key *k, const char *text, const char *place,
+                             rb_err *err) {
+    bool list = (k->type == RB_KEY_SEGMENTS || k->type == RB_KEY_ADDRESSES) && *text == '[';
+    return list ? set_list(c, k, text, place, err) : rb_key_set(c, k, &text, 1, false, place, err);
+}
+
+resbm_status rb_config_defaults(rb_config *c, rb_err *err) {
+    memset(c, 0, sizeof *c);
+    for (int i = 0; i < rb_key_count; i++)
+        RB_TRY(set_text(c, &rb_keys[i], rb_keys[i].fallback, "default", err));
+    return RESBM_OK;
+}
+
+resbm_status rb_config_override(rb_config *c, const char *assignment, rb_err *err) {
+    char section[64] = "", name[64], place[320], text[900];
+    const char *eq = strchr(assignment, '=');
+    if (!eq)
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "'%.200s' is no setting: write section.key=value, e.g. train.steps=100", assignment);
+    snprintf(place, sizeof place, "%.300s", assignment);
+    int len = (int)(eq - assignment) < 63 ? (int)(eq - assignment) : 63;
+    snprintf(name, sizeof name, "%.*s", len, assignment);
+    char *dot = strchr(name, '.');
+    if (dot) {
+        *dot = 0;
+        memcpy(section, name, sizeof section);
+        memmove(name, dot + 1, strlen(dot + 1) + 1);
+    }
+    const rb_key *k = rb_key_find(section, name);
+    if (k) {
+        RB_TRY(set_text(c, k, eq + 1, place, err));
+        c->line[k - rb_keys] = -1;
+        return RESBM_OK;
+    }
+    if (*section && rb_section_exists(section))
+        rb_key_unknown(section, name, text, sizeof text);
+    else
+        rb_section_unknown(*section ? section : name, text, sizeof text);
+    return rb_fail(err, RESBM_E_CONFIG, "%s: %s", place, text);
+}
+
+/* ---- checks across keys */
+
+/* "run.yaml:12: ", "run.yaml: " or "" for the message about a key. */
+static const char *where(const rb_config *c, const char *section, const char *name, char out[300]) {
+    const rb_key *k = rb_key_find(section, name);
+    int32_t line = k ? c->line[k - rb_keys] : 0;
+    if (line > 0)
+        snprintf(out, 300, "%s:%d: ", c->file, line);
+    else
+        snprintf(out, 300, "%s", line < 0 ? "command line: " : "");
+    return out;
+}
+
+static int64_t divisor_below(int64_t d, int64_t from) {
+    while (from > 1 && d % from) from--;
+    return from;
+}
+static int64_t divisor_above(int64_t d, int64_t from) {
+    while (from < d && d % from) from++;
+    return from < d ? from : d;
+}
+
+static bool has_boundaries(const rb_config *c) {
+    return c->model.segments > 1 && strcmp(c->boundary.kind, "none");
+}
+
+static resbm_status check_ratio(rb_config *c, rb_err *err) {
+    char at[300];
+    int64_t d = c->model.d, r = c->ratio;
+    c->boundary.k = d;
+    if (!has_boundaries(c)) return RESBM_OK;
+    if (r > d)
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "%sboundary.ratio = %lld is above model.d = %lld; the largest that works is %lld",
+                       where(c, "boundary", "ratio", at), (long long)r, (long long)d, (long long)d);
+    if (d % r)
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "%sboundary.ratio = %lld does not divide model.d = %lld; the nearest that do are %lld and %lld",
+            where(c, "boundary", "ratio", at), (long long)r, (long long)d, (long long)divisor_below(d, r),
+            (long long)divisor_above(d, r));
+    c->boundary.k = d / r;
+    return RESBM_OK;
+}
+
+static resbm_status check_layers(const rb_config *c, rb_err *err) {
+    char at[300];
+    const rb_model_config *m = &c->model;
+    int64_t sum = 0;
+    for (int64_t i = 0; i < m->segments; i++) sum += m->segment_layers[i];
+    if (sum && sum != m->layers)
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "%smodel.segments lists %lld blocks, but model.layers = %lld: no block may be lost",
+                       where(c, "model", "segments", at), (long long)sum, (long long)m->layers);
+    if (m->segments > m->layers)
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "%smodel.segments = %lld, but there are only model.layers = %lld blocks",
+                       where(c, "model", "segments", at), (long long)m->segments, (long long)m->layers);
+    return RESBM_OK;
+}
+
+static resbm_status check_batch(const rb_config *c, rb_err *err) {
+    char at[300];
+    const rb_train_config *t = &c->train;
+    if (t->batch % t->microbatches == 0) return RESBM_OK;
+    if (t->microbatches > t->batch)
+        return rb_fail(
+            err, RESBM_E_CONFIG, "%strain.microbatches = %lld is above train.batch = %lld sequences",
+            where(c, "train", "microbatches", at), (long long)t->microbatches, (long long)t->batch);
+    return rb_fail(err, RESBM_E_CONFIG,
+                   "%strain.microbatches = %lld does not divide train.batch = %lld; the nearest that do are "
+                   "%lld and %lld",
+                   where(c, "train", "microbatches", at), (long long)t->microbatches, (long long)t->batch,
+                   (long long)divisor_below(t->batch, t->microbatches),
+                   (long long)divisor_above(t->batch, t->microbatches));
+}
+
+static resbm_status check_schedule(const rb_config *c, rb_err *err) {
+    char at[300];
+    const rb_optim_settings *o = &c->optim;
+    if (o->warmup > c->train.steps)
+        return rb_fail(err, RESBM_E_CONFIG, "%soptim.warmup = %lld steps is longer than train.steps = %lld",
+                       where(c, "optim", "warmup", at), (long long)o->warmup, (long long)c->train.steps);
+    if (o->schedule == RB_DECAY_WSD &&
+        (double)o->warmup + o->decay * (double)c->train.steps > (double)c->train.steps)
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "%soptim.warmup = %lld steps and optim.decay = %g of train.steps = %lld overlap: lower one",
+            where(c, "optim", "decay", at), (long long)o->warmup, o->decay, (long long)c->train.steps);
+    return RESBM_OK;
+}
+
+static resbm_status check_stages(const rb_config *c, rb_err *err) {
+    char at[300];
+    const rb_pipeline_config *p = &c->pipeline;
+    if (p->stages > c->model.segments)
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "%spipeline.stages = %lld, but model.segments = %lld: a stage hosts at least one segment",
+            where(c, "pipeline", "stages", at), (long long)p->stages, (long long)c->model.segments);
+    if (!p->addresses) return RESBM_OK;
+    where(c, "pipeline", "addresses", at);
+    if (p->transport != RB_TRANSPORT_TCP)
+        return rb_fail(err, RESBM_E_CONFIG, "%spipeline.addresses needs pipeline.transport: tcp", at);
+    if (p->addresses != p->stages)
+        return rb_fail(err, RESBM_E_CONFIG, "%spipeline.addresses has %d entries for pipeline.stages = %lld",
+                       at, p->addresses, (long long)p->stages);
+    for (int i = 0; i < p->addresses; i++)
+        for (int j = 0; j < i; j++)
+            if (!strcmp(p->address[i], p->address[j]))
+                return rb_fail(err, RESBM_E_CONFIG, "%spipeline.addresses: stages %d and %d share %s", at, j,
+                               i, p->address[i]);
+    return RESBM_OK;
+}
+
+static resbm_status check_link(const rb_config *c, rb_err *err) {
+    char at[300];
+    const rb_shape_options *l = &c->link;
+    if (2 * (l->latency_ns + l->jitter_ns) >= c->pipeline.deadline_ns)
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "%spipeline.deadline = %gs is not above a round trip of %gs (link.latency and "
+                       "link.jitter): raise it",
+                       where(c, "pipeline", "deadline", at), (double)c->pipeline.deadline_ns / 1e9,
+                       2 * (double)(l->latency_ns + l->jitter_ns) / 1e9);
+    return RESBM_OK;
+}
+
+resbm_status rb_config_validate(rb_config *c, rb_err *err) {
+    c->model.seed = c->train.seed;
+    c->model.recompute = c->train.recompute;
+    if (!c->model.kv_heads) c->model.kv_heads = c->model.heads;
+    if (c->data.distribute == RB_DISTRIBUTE_AUTO)
+        c->data.distribute = c->boundary.tokens == RB_TOKENS_NONE ? RB_DISTRIBUTE_SHARED : RB_DISTRIBUTE_WIRE;
+    RB_TRY(check_layers(c, err));
+    RB_TRY(check_ratio(c, err));
+    RB_TRY(check_batch(c, err));
+    RB_TRY(check_schedule(c, err));
+    RB_TRY(check_stages(c, err));
+    RB_TRY(check_link(c, err));
+    resbm_status st = rb_model_check(&c->model, &c->boundary, err);
+    return st == RESBM_OK || !*c->file ? st : rb_err_context(err, st, "%s: ", c->file);
+}

@@ -1,0 +1,113 @@
+/* The configuration of a run: one plain struct, filled from defaults, then a YAML file, then overrides
+ * `section.key=value`, then checked as a whole. All keys, their types, defaults, ranges and sentences are
+ * rows of one table (keys.c); nothing here or elsewhere lists them a second time.
+ *
+ *     rb_config c;
+ *     rb_config_defaults(&c, err);  rb_config_load_file(&c, "run.yaml", err);
+ *     rb_config_override(&c, "model.d=512", err);  rb_config_validate(&c, err);
+ *
+ * The struct holds no pointers: copy it with =. It is large (about 50 KiB). Every fault is RESBM_E_CONFIG
+ * with file:line:column (or the override's text), the value, the allowed range and the nearest right name. */
+#ifndef RB_RUN_CONFIG_H
+#define RB_RUN_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "core/buf.h"
+#include "core/err.h"
+#include "link/shape.h"
+#include "model/model.h"
+
+enum { RB_MAX_STAGES = 256, RB_MAX_KEYS = 128, RB_CONFIG_FILE_LIMIT = 1 << 18 };
+
+typedef enum rb_distribute { RB_DISTRIBUTE_AUTO, RB_DISTRIBUTE_SHARED, RB_DISTRIBUTE_WIRE } rb_distribute;
+typedef enum rb_scaling { RB_SCALING_ORIGINAL, RB_SCALING_MATCH_RMS } rb_scaling;
+typedef enum rb_decay { RB_DECAY_WSD, RB_DECAY_COSINE, RB_DECAY_CONSTANT } rb_decay;
+typedef enum rb_clip_scope { RB_CLIP_GLOBAL, RB_CLIP_SEGMENT } rb_clip_scope;
+typedef enum rb_transport { RB_TRANSPORT_UNIX, RB_TRANSPORT_TCP } rb_transport;
+
+typedef struct rb_data_config {
+    char train[1024], val[1024]; /* glob patterns of shards; empty = none */
+    char tokenizer[1024];        /* "bytes" or the path of a SentencePiece model or tokenizer.json */
+    rb_distribute distribute;    /* after rb_config_validate never auto */
+} rb_data_config;
+
+typedef struct rb_optim_settings {
+    char kind[16]; /* muon, adamw */
+    double lr, adamw_lr, weight_decay, beta1, beta2, eps, momentum;
+    rb_scaling scaling;
+    rb_decay schedule;
+    int64_t warmup; /* steps */
+    double decay;   /* wsd: share of train.steps at the end over which the rate falls */
+    double min_lr;  /* where the rate ends, as a share of its peak */
+    double clip;    /* 0 = no clipping */
+    rb_clip_scope clip_scope;
+    char offload[16];
+} rb_optim_settings;
+
+typedef struct rb_train_config {
+    int64_t steps;
+    double max_seconds; /* 0 = no limit */
+    int64_t batch, microbatches;
+    int64_t eval_every, eval_sequences; /* eval_every 0 = only at the end */
+    int64_t checkpoint_every, keep;     /* checkpoint_every 0 = only at the end */
+    bool recompute;
+    uint64_t seed;
+} rb_train_config;
+
+typedef struct rb_pipeline_config {
+    int64_t stages;
+    char schedule[16]; /* registry name: gpipe, 1f1b */
+    int64_t inflight;  /* 0 = auto */
+    int64_t memory;    /* bytes per stage that inflight: auto may plan with; 0 = auto */
+    int64_t threads;   /* compute threads per stage; 0 = auto */
+    rb_transport transport;
+    int addresses; /* 0 or stages */
+    char address[RB_MAX_STAGES][128];
+    char launcher[512]; /* command prefix, "{stage}" replaced; empty = none */
+    char device[16];
+    int64_t deadline_ns, startup_deadline_ns;
+} rb_pipeline_config;
+
+typedef struct rb_config {
+    rb_model_config model;       /* seed and recompute are train.*'s, filled in by rb_config_validate */
+    rb_boundary_config boundary; /* k likewise, from ratio */
+    int64_t ratio;               /* d / k */
+    rb_data_config data;
+    rb_optim_settings optim;
+    rb_train_config train;
+    rb_pipeline_config pipeline;
+    rb_shape_options link; /* of every stage */
+    char engine[16];
+
+    /* Where each key (by its number in the table) was set, for messages: line of `file`, 0 = default, -1 =
+     * override. */
+    char file[256];
+    int32_t line[RB_MAX_KEYS];
+} rb_config;
+
+resbm_status rb_config_defaults(rb_config *c, rb_err *err);
+/* YAML on top of what is there. A file over RB_CONFIG_FILE_LIMIT bytes, an unknown or repeated key, a value
+ * of the wrong kind or out of range: RESBM_E_CONFIG. c may be half filled after a fault. */
+resbm_status rb_config_load_file(rb_config *c, const char *path, rb_err *err);
+resbm_status rb_config_load_text(rb_config *c, const char *name, const char *text, size_t len, rb_err *err);
+/* "section.key=value", or "engine=value". Lists: [1,2,3]. */
+resbm_status rb_config_override(rb_config *c, const char *assignment, rb_err *err);
+/* What no single key can know: k divides d, microbatches divide the batch, stages <= segments, ... and
+ * rb_model_check. Fills derived values in (model.seed, boundary.k, what auto means where the configuration
+ * alone decides it); call it last, and again after further overrides. */
+resbm_status rb_config_validate(rb_config *c, rb_err *err);
+
+/* Every key in table order, as YAML that loads back to the same values. */
+void rb_config_print(const rb_config *c, rb_buf *out);
+/* The reference page (Markdown): docs/configuration.md and `resbm train --keys`. */
+resbm_status rb_config_reference(rb_buf *out, rb_err *err);
+
+/* Resuming: `saved` comes from the checkpoint, `now` from the user, both validated. A model or seed key that
+ * differs is RESBM_E_CONFIG naming every such key with both values; a training key that differs adds a line
+ * to warnings (may be NULL); a deployment key may differ silently. */
+resbm_status rb_config_resume_check(const rb_config *saved, const rb_config *now, rb_buf *warnings,
+                                    rb_err *err);
+
+#endif

@@ -1,0 +1,208 @@
+/* The table. Order is the order of the printed configuration and of the reference page. */
+#include "run/keys.h"
+
+/* Largest whole number a double and JSON carry exactly. */
+#define EXACT 9007199254740992.0
+
+#define MONTHS 7776000e9 /* 90 days in nanoseconds */
+
+#define FIXED      RB_CLASS_FIXED
+#define TRAINING   RB_CLASS_TRAINING
+#define DEPLOYMENT RB_CLASS_DEPLOYMENT
+
+#define INT(sec, key, member, def, lo, hi, cls, text)                                                        \
+    {                                                                                                        \
+        .section = sec, .name = key, .type = RB_KEY_INT, FIELD_OF(member), .fallback = def, .min = lo,       \
+        .max = hi, .class = cls, .doc = text                                                                 \
+    }
+#define FIELD_OF(member) .offset = offsetof(rb_config, member), .size = sizeof(((rb_config *)0)->member)
+#define AUTO_INT(sec, key, member, def, lo, hi, w, wv, cls, text)                                            \
+    {                                                                                                        \
+        .section = sec, .name = key, .type = RB_KEY_INT, FIELD_OF(member), .fallback = def, .min = lo,       \
+        .max = hi, .word = w, .word_value = wv, .class = cls, .doc = text                                    \
+    }
+#define REAL(sec, key, member, def, lo, hi, u, cls, text)                                                    \
+    {                                                                                                        \
+        .section = sec, .name = key, .type = RB_KEY_REAL, FIELD_OF(member), .fallback = def, .min = lo,      \
+        .max = hi, .unit = u, .class = cls, .doc = text                                                      \
+    }
+#define WORDY(kind, sec, key, member, def, words, cls, text)                                                 \
+    {                                                                                                        \
+        .section = sec, .name = key, .type = kind, FIELD_OF(member), .fallback = def, .choices = words,      \
+        .class = cls, .doc = text                                                                            \
+    }
+#define PLAIN(kind, sec, key, member, def, cls, text)                                                        \
+    {                                                                                                        \
+        .section = sec, .name = key, .type = kind, FIELD_OF(member), .fallback = def, .class = cls,          \
+        .doc = text                                                                                          \
+    }
+#define RATE(sec, key, member, def, text)                                                                    \
+    {                                                                                                        \
+        .section = sec, .name = key, .type = RB_KEY_RATE, FIELD_OF(member), .fallback = def, .min = 1e3,     \
+        .max = 1e12, .word = "none", .word_value = 0, .class = DEPLOYMENT, .doc = text                       \
+    }
+#define DURATION(sec, key, member, def, lo, text)                                                            \
+    {                                                                                                        \
+        .section = sec, .name = key, .type = RB_KEY_DURATION, FIELD_OF(member), .fallback = def, .min = lo,  \
+        .max = MONTHS, .class = DEPLOYMENT, .doc = text                                                      \
+    }
+
+const rb_key rb_keys[] = {
+    INT("model", "d", model.d, "256", 8, 65536, FIXED, "Width of the residual stream."),
+    INT("model", "layers", model.layers, "8", 1, 1024, FIXED, "Transformer blocks."),
+    INT("model", "heads", model.heads, "4", 1, 1024, FIXED, "Attention heads; must divide d."),
+    AUTO_INT("model", "kv_heads", model.kv_heads, "auto", 1, 1024, "auto", 0, FIXED,
+             "Key/value heads; must divide heads. auto: as many as heads."),
+    INT("model", "ffn", model.ffn, "704", 1, 1 << 20, FIXED, "Width of the SwiGLU feed-forward."),
+    INT("model", "vocab", model.vocab, "256", 2, 1 << 24, FIXED, "Vocabulary; must match the shards."),
+    INT("model", "context", model.context, "256", 1, 1 << 20, FIXED, "Tokens per sequence."),
+    PLAIN(RB_KEY_SEGMENTS, "model", "segments", model, "4", FIXED,
+          "Runs of blocks between two boundaries: a count, or a list of blocks per segment ([3, 2, 3])."),
+    REAL("model", "rope_theta", model.rope_theta, "500000", 1, 1e12, NULL, FIXED,
+         "Base of the rotary angles."),
+    REAL("model", "norm_eps", model.norm_eps, "1e-5", 1e-12, 1, NULL, FIXED, "Epsilon of every RMSNorm."),
+    PLAIN(RB_KEY_BOOL, "model", "qk_norm", model.qk_norm, "false", FIXED,
+          "RMSNorm of queries and keys before the rotation."),
+    PLAIN(RB_KEY_BOOL, "model", "tied", model.tied, "false", FIXED,
+          "The head is the embedding's table; one segment only."),
+    REAL("model", "init_std", model.init_std, "0.02", 0, 10, NULL, FIXED,
+         "Standard deviation of the initial weights."),
+
+    WORDY(RB_KEY_NAME, "boundary", "kind", boundary.kind, "residual", "none|linear|residual", FIXED,
+          "What narrows the activation between segments."),
+    WORDY(RB_KEY_ENUM, "boundary", "identity", boundary.identity, "truncate", "truncate|split|full|none",
+          FIXED,
+          "Identity path of residual: the first k coordinates added to the latents, the first identity_width "
+          "beside "
+          "them in bf16, the whole activation, or none."),
+    INT("boundary", "identity_width", boundary.identity_width, "0", 0, 65536, FIXED,
+        "Coordinates that cross in bf16 with identity: split."),
+    INT("boundary", "ratio", ratio, "128", 1, 65536, FIXED,
+        "d / k: how much narrower the latents are; must divide d."),
+    AUTO_INT("boundary", "hidden", boundary.hidden, "auto", 0, 1 << 20, "auto", -1, FIXED,
+             "Hidden width of encoder and decoder; auto: max(4k, 64); 0: one linear map."),
+    WORDY(RB_KEY_ENUM, "boundary", "tokens", boundary.tokens, "none", "none|embedding|trunk", FIXED,
+          "Token side path of each receiver."),
+    INT("boundary", "trunk_blocks", boundary.trunk_blocks, "1", 1, 64, FIXED, "Blocks of tokens: trunk."),
+    AUTO_INT("boundary", "trunk_width", boundary.trunk_width, "auto", 1, 65536, "auto", 0, FIXED,
+             "Width of tokens: trunk (and of the table of tokens: embedding); auto: chosen from d."),
+    AUTO_INT("boundary", "trunk_heads", boundary.trunk_heads, "auto", 1, 1024, "auto", 0, FIXED,
+             "Heads of tokens: trunk; must divide trunk_width."),
+    AUTO_INT("boundary", "trunk_ffn", boundary.trunk_ffn, "auto", 1, 1 << 20, "auto", 0, FIXED,
+             "Feed-forward width of tokens: trunk."),
+    WORDY(RB_KEY_NAME, "boundary", "codec_fwd", boundary.codec_fwd, "int4", "f32|bf16|int8|int4", FIXED,
+          "How latents become bytes."),
+    WORDY(RB_KEY_NAME, "boundary", "codec_bwd", boundary.codec_bwd, "int4", "f32|bf16|int8|int4", FIXED,
+          "How gradients of latents become bytes."),
+    WORDY(RB_KEY_NAME, "boundary", "scale_fwd", boundary.scale_fwd, "step", "step|token", FIXED,
+          "Scale of int8 and int4 latents: one learned step per coordinate (no bytes on the wire) or one per "
+          "token."),
+
+    PLAIN(RB_KEY_STRING, "data", "train", data.train, "", TRAINING,
+          "Shards to train on: a path or a pattern."),
+    PLAIN(RB_KEY_STRING, "data", "val", data.val, "", TRAINING,
+          "Shards to evaluate on; empty: no evaluation."),
+    PLAIN(RB_KEY_STRING, "data", "tokenizer", data.tokenizer, "bytes", FIXED,
+          "bytes, or the path of a SentencePiece model or a tokenizer.json."),
+    WORDY(RB_KEY_ENUM, "data", "distribute", data.distribute, "auto", "auto|shared|wire", DEPLOYMENT,
+          "Every stage reads the shards (shared), or token ids cross with the activations (wire); auto: wire "
+          "when "
+          "boundary.tokens is not none."),
+
+    WORDY(RB_KEY_NAME, "optim", "kind", optim.kind, "muon", "muon|adamw", FIXED,
+          "Rule of the matrices; everything else gets adamw."),
+    REAL("optim", "lr", optim.lr, "0.02", 0, 100, NULL, TRAINING, "Peak learning rate of optim.kind."),
+    REAL("optim", "adamw_lr", optim.adamw_lr, "0.002", 0, 100, NULL, TRAINING,
+         "Peak learning rate of what Muon leaves to AdamW."),
+    REAL("optim", "weight_decay", optim.weight_decay, "0", 0, 10, NULL, TRAINING, "Decoupled weight decay."),
+    REAL("optim", "beta1", optim.beta1, "0.9", 0, 0.999999, NULL, TRAINING,
+         "AdamW: decay of the first moment."),
+    REAL("optim", "beta2", optim.beta2, "0.95", 0, 0.9999999, NULL, TRAINING,
+         "AdamW: decay of the second moment."),
+    REAL("optim", "eps", optim.eps, "1e-8", 1e-20, 1, NULL, TRAINING, "AdamW: epsilon."),
+    REAL("optim", "momentum", optim.momentum, "0.95", 0, 0.999999, NULL, TRAINING,
+         "Muon: momentum (Nesterov)."),
+    WORDY(RB_KEY_ENUM, "optim", "scaling", optim.scaling, "original", "original|match_rms", TRAINING,
+          "Muon: scale by sqrt(max(1, rows/columns)), or to AdamW's usual update size (0.2 sqrt(max(rows, "
+          "columns)))."),
+    WORDY(RB_KEY_ENUM, "optim", "schedule", optim.schedule, "wsd", "wsd|cosine|constant", TRAINING,
+          "Learning rate over the run: warm-up, stable, decay; warm-up and cosine; warm-up and constant."),
+    INT("optim", "warmup", optim.warmup, "30", 0, EXACT, TRAINING, "Steps of linear warm-up."),
+    REAL("optim", "decay", optim.decay, "0.2", 0, 1, NULL, TRAINING,
+         "wsd: share of train.steps, at the end, over which the rate falls."),
+    REAL("optim", "min_lr", optim.min_lr, "0", 0, 1, NULL, TRAINING,
+         "Where wsd and cosine end, as a share of the peak."),
+    REAL("optim", "clip", optim.clip, "1", 0, 1e12, NULL, TRAINING,
+         "Largest norm of the gradient; 0: no clipping."),
+    WORDY(RB_KEY_ENUM, "optim", "clip_scope", optim.clip_scope, "global", "global|segment", TRAINING,
+          "The norm is the whole model's, or each segment's own (no synchronisation between stages)."),
+    WORDY(RB_KEY_NAME, "optim", "offload", optim.offload, "none", "none", DEPLOYMENT,
+          "Where optimizer states live."),
+
+    INT("train", "steps", train.steps, "350", 1, EXACT, TRAINING, "Optimizer steps of the whole run."),
+    REAL("train", "max_seconds", train.max_seconds, "0", 0, 1e9, "seconds", DEPLOYMENT,
+         "Stop cleanly after so much wall time; 0: no limit."),
+    INT("train", "batch", train.batch, "16", 1, 1 << 20, TRAINING,
+        "Sequences per step, over all microbatches."),
+    INT("train", "microbatches", train.microbatches, "8", 1, 4096, TRAINING,
+        "Pieces a step's batch is cut into; must divide batch."),
+    INT("train", "eval_every", train.eval_every, "50", 0, EXACT, DEPLOYMENT,
+        "Steps between evaluations; 0: only at the end."),
+    INT("train", "eval_sequences", train.eval_sequences, "64", 1, 1 << 24, DEPLOYMENT,
+        "Sequences of one evaluation."),
+    INT("train", "checkpoint_every", train.checkpoint_every, "100", 0, EXACT, DEPLOYMENT,
+        "Steps between checkpoints; 0: only at the end."),
+    INT("train", "keep", train.keep, "2", 1, 1000000, DEPLOYMENT, "Newest checkpoints that are kept."),
+    PLAIN(
+        RB_KEY_BOOL, "train", "recompute", train.recompute, "false", DEPLOYMENT,
+        "Keep each segment's input only and run its forward again in backward: less memory, the same bits."),
+    INT("train", "seed", train.seed, "1", 0, EXACT, FIXED,
+        "Key of initial weights, data order and rounding."),
+
+    INT("pipeline", "stages", pipeline.stages, "4", 1, RB_MAX_STAGES, DEPLOYMENT,
+        "Processes the segments are spread over; at most model.segments."),
+    WORDY(RB_KEY_NAME, "pipeline", "schedule", pipeline.schedule, "1f1b", "gpipe|1f1b", DEPLOYMENT,
+          "Order of the actions; no bit of the result depends on it."),
+    AUTO_INT(
+        "pipeline", "inflight", pipeline.inflight, "auto", 0, 4096, "auto", 0, DEPLOYMENT,
+        "Microbatches a stage may be ahead; auto: the fewest that cover the links' latency within memory."),
+    {.section = "pipeline",
+     .name = "memory",
+     .type = RB_KEY_SIZE,
+     FIELD_OF(pipeline.memory),
+     .fallback = "auto",
+     .min = 1 << 20,
+     .max = EXACT,
+     .word = "auto",
+     .word_value = 0,
+     .class = DEPLOYMENT,
+     .doc = "Memory of a stage that inflight: auto may plan with; auto: what this machine has."},
+    AUTO_INT("pipeline", "threads", pipeline.threads, "auto", 0, 1024, "auto", 0, DEPLOYMENT,
+             "Compute threads of a stage; auto or 0: this machine's processors divided between its stages."),
+    WORDY(RB_KEY_ENUM, "pipeline", "transport", pipeline.transport, "unix", "unix|tcp", DEPLOYMENT,
+          "Unix sockets (one machine) or TCP."),
+    PLAIN(RB_KEY_ADDRESSES, "pipeline", "addresses", pipeline, "[]", DEPLOYMENT,
+          "host:port of each stage with transport: tcp; empty: loopback, ports chosen by the system."),
+    PLAIN(RB_KEY_STRING, "pipeline", "launcher", pipeline.launcher, "", DEPLOYMENT,
+          "Command put before a stage's own, {stage} replaced by its number: \"ip netns exec s{stage}\"."),
+    WORDY(RB_KEY_NAME, "pipeline", "device", pipeline.device, "cpu", "cpu|ref", DEPLOYMENT,
+          "cpu: oneDNN and vector code; ref: plain C."),
+    DURATION("pipeline", "deadline", pipeline.deadline_ns, "60s", 1e6,
+             "Longest wait for another stage before the run ends with a message."),
+    DURATION("pipeline", "startup_deadline", pipeline.startup_deadline_ns, "60s", 1e6,
+             "Longest wait for all stages to be there."),
+
+    RATE("link", "up", link.up_bits, "none", "Uplink of each stage, shared by all it sends; none: unshaped."),
+    RATE("link", "down", link.down_bits, "none", "Downlink of each stage, shared by all it receives."),
+    DURATION("link", "latency", link.latency_ns, "0ms", 0, "One-way delay added to what is sent."),
+    DURATION("link", "jitter", link.jitter_ns, "0ms", 0, "Largest random addition to the latency."),
+    REAL("link", "loss", link.loss, "0", 0, 0.5, NULL, DEPLOYMENT, "Share of segments lost and sent again."),
+    WORDY(RB_KEY_ENUM, "link", "duplex", link.half_duplex, "full", "full|half", DEPLOYMENT,
+          "half: sending and receiving share link.up."),
+    INT("link", "seed", link.seed, "1", 0, EXACT, DEPLOYMENT, "Key of jitter and loss."),
+
+    WORDY(RB_KEY_NAME, "", "engine", engine, "local", "local", DEPLOYMENT,
+          "How stages are started and connected."),
+};
+const int rb_key_count = sizeof rb_keys / sizeof *rb_keys;
+_Static_assert(sizeof rb_keys / sizeof *rb_keys <= RB_MAX_KEYS, "RB_MAX_KEYS is too small");
