@@ -1,0 +1,24 @@
+#include "codec/codec.h"
+
+#include <string.h>
+
+const rb_codec rb_codecs[RB_CODE_COUNT] = {
+    {"f32", "as it is, 4 bytes a number", RB_CODE_F32, 32, false},
+    {"bf16", "rounded to bfloat16, 2 bytes a number", RB_CODE_BF16, 16, false},
+    {"int8", "255 levels, 1 byte a number", RB_CODE_INT8, 8, true},
+    {"int4", "15 levels, half a byte a number", RB_CODE_INT4, 4, true},
+};
+
+const rb_codec *rb_codec_find(const char *name) {
+    for (int i = 0; i < RB_CODE_COUNT; i++)
+        if (!strcmp(rb_codecs[i].name, name)) return &rb_codecs[i];
+    return NULL;
+}
+
+rb_pack_args rb_codec_args(const rb_codec *c, int direction, rb_scale scale) {
+    rb_pack_args a = {.code = c->code, .scale = RB_SCALE_NONE, .direction = (uint32_t)direction};
+    if (!c->integers) return a;
+    a.stochastic = direction != 0;
+    a.scale = direction ? RB_SCALE_GROUP : scale;
+    return a;
+}

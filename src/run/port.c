@@ -1,0 +1,120 @@
+#include "run/port.h"
+
+#include <stdlib.h>
+#include "codec/steps.h"
+
+static rb_pack_args keyed(const rb_port *p, int part, rb_port_key key) {
+    rb_pack_args a = p->wire.part[part].pack;
+    a.seed = key.seed;
+    a.step = key.step;
+    a.sequence = key.sequence;
+    a.boundary = (uint32_t)p->boundary;
+    a.direction = (uint32_t)p->direction;
+    return a;
+}
+
+static rb_view part_bytes(const rb_port *p, int part) {
+    size_t at = 0;
+    for (int i = 0; i < part; i++) at += p->part_bytes[i];
+    return rb_view1((char *)p->bytes + at, RB_U8, (int64_t)p->part_bytes[part]);
+}
+
+static rb_view steps_of(const rb_port *p, int part) {
+    return p->wire.part[part].learned_steps ? p->steps : rb_none();
+}
+
+static resbm_status size_parts(rb_port *p, rb_err *err) {
+    for (int i = 0; i < p->wire.parts; i++) {
+        const rb_wire_part *w = &p->wire.part[i];
+        int64_t n = rb_packed_bytes(&w->pack, p->B, p->T, w->width);
+        if (n < 0)
+            return rb_fail(err, RESBM_E_CONFIG, "boundary %d cannot pack (%lld,%lld,%lld) this way", p->boundary,
+                           (long long)p->B, (long long)p->T, (long long)w->width);
+        p->part_bytes[i] = (size_t)n;
+        p->packed_bytes += (size_t)n;
+        if (w->learned_steps && rb_count(p->steps) != w->width)
+            return rb_fail(err, RESBM_E_INTERNAL, "boundary %d has no learned steps for its %lld coordinates",
+                           p->boundary, (long long)w->width);
+    }
+    return RESBM_OK;
+}
+
+static bool learns(const rb_port *p) {
+    for (int i = 0; i < p->wire.parts; i++)
+        if (p->wire.part[i].learned_steps) return true;
+    return false;
+}
+
+resbm_status rb_port_open(rb_device *dev, const rb_model_config *m, const rb_boundary_config *b, int boundary,
+                          int direction, int64_t B, int64_t T, rb_view steps, rb_port *out, rb_err *err) {
+    *out = (rb_port){.boundary = boundary, .direction = direction, .B = B, .T = T, .steps = steps, .dev = dev};
+    RB_TRY(rb_model_wire(m, b, direction, &out->wire, err));
+    RB_TRY(size_parts(out, err));
+    RB_TRY(rb_alloc(dev, out->packed_bytes, &out->bytes, err));
+    if (!learns(out)) return RESBM_OK;
+    int64_t k = rb_count(steps);
+    void *stats;
+    RB_TRY(rb_alloc(dev, (size_t)k * 8, &stats, err));
+    out->stats = rb_view1(stats, RB_I64, k);
+    rb_queue *q;
+    RB_TRY(rb_queue_open(dev, &q, err));
+    resbm_status st = rb_fill(q, out->stats, 0, err);
+    if (st == RESBM_OK) st = rb_queue_sync(q, err);
+    rb_queue_close(q);
+    return st;
+}
+
+void rb_port_close(rb_port *p) {
+    if (!p->dev) return;
+    rb_free(p->dev, p->bytes);
+    rb_free(p->dev, p->stats.data);
+    *p = (rb_port){0};
+}
+
+resbm_status rb_port_pack(rb_port *p, rb_queue *q, const rb_view *parts, rb_port_key key, rb_err *err) {
+    for (int i = 0; i < p->wire.parts; i++) {
+        rb_pack_args a = keyed(p, i, key);
+        RB_TRY(rb_pack(q, part_bytes(p, i), parts[i], steps_of(p, i), &a, err));
+    }
+    return RESBM_OK;
+}
+
+resbm_status rb_port_unpack(rb_port *p, rb_queue *q, const rb_view *parts, rb_port_key key, rb_err *err) {
+    for (int i = 0; i < p->wire.parts; i++) {
+        rb_pack_args a = keyed(p, i, key);
+        RB_TRY(rb_unpack(q, parts[i], part_bytes(p, i), steps_of(p, i), &a, err));
+    }
+    return RESBM_OK;
+}
+
+resbm_status rb_port_count(rb_port *p, rb_queue *q, rb_err *err) {
+    for (int i = 0; i < p->wire.parts; i++) {
+        if (!p->wire.part[i].learned_steps) continue;
+        rb_pack_args a = keyed(p, i, (rb_port_key){0});
+        RB_TRY(rb_code_stats(q, p->stats, part_bytes(p, i), p->B, p->T, &a, err));
+    }
+    return RESBM_OK;
+}
+
+int rb_id_bytes(int64_t vocab) {
+    int n = 1;
+    while (n < 4 && vocab > (int64_t)1 << (8 * n)) n++;
+    return n;
+}
+
+void rb_ids_put(uint8_t *out, const int32_t *ids, int64_t n, int id_bytes) {
+    for (int64_t i = 0; i < n; i++)
+        for (int b = 0; b < id_bytes; b++) *out++ = (uint8_t)((uint32_t)ids[i] >> (8 * b));
+}
+
+resbm_status rb_ids_get(int32_t *ids, const uint8_t *in, int64_t n, int id_bytes, int64_t vocab, rb_err *err) {
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t v = 0;
+        for (int b = 0; b < id_bytes; b++) v |= (uint32_t)*in++ << (8 * b);
+        if (v >= (uint64_t)vocab)
+            return rb_fail(err, RESBM_E_CORRUPT, "received token id %u at %lld, the vocabulary has %lld", v,
+                           (long long)i, (long long)vocab);
+        ids[i] = (int32_t)v;
+    }
+    return RESBM_OK;
+}

@@ -1,0 +1,48 @@
+/* A port: one boundary in one direction, seen from one of its ends. Packs what a segment gives into the bytes of
+ * a message, and unpacks them again. A hand-over inside a stage goes through the same pack and unpack, so that
+ * splitting changes nothing.
+ *
+ * Payload of a message: the parts of the boundary's wire format one after the other (rb_model_wire; layout of
+ * each in device/pack_layout.h), then, where token ids travel, (B,T+1) ids of `id_bytes` bytes each. */
+#ifndef RB_RUN_PORT_H
+#define RB_RUN_PORT_H
+
+#include "model/model.h"
+
+/* What the random bits of stochastic rounding are keyed by. */
+typedef struct rb_port_key {
+    uint64_t seed, step, sequence; /* sequence: number of the microbatch's first one in the run's order */
+} rb_port_key;
+
+typedef struct rb_port {
+    int boundary, direction; /* 0 forward, 1 backward */
+    rb_wire wire;
+    int64_t B, T;
+    size_t part_bytes[RB_MAX_WIRE_PARTS], packed_bytes;
+    rb_view steps; /* (k) learned steps, or absent */
+    rb_view stats; /* (k) i64: sums of code^2 since the last reset; absent without learned steps */
+    void *bytes;   /* device memory of packed_bytes */
+    rb_device *dev;
+} rb_port;
+
+/* steps: the tensor of this end; may be absent when no part has learned steps. */
+resbm_status rb_port_open(rb_device *dev, const rb_model_config *m, const rb_boundary_config *b, int boundary,
+                          int direction, int64_t B, int64_t T, rb_view steps, rb_port *out, rb_err *err);
+void rb_port_close(rb_port *p);
+
+/* parts (B,T,width) -> p->bytes. */
+resbm_status rb_port_pack(rb_port *p, rb_queue *q, const rb_view *parts, rb_port_key key, rb_err *err);
+/* p->bytes -> parts. */
+resbm_status rb_port_unpack(rb_port *p, rb_queue *q, const rb_view *parts, rb_port_key key, rb_err *err);
+/* Adds the statistics of p->bytes to p->stats (training only: evaluation leaves learned steps alone). */
+resbm_status rb_port_count(rb_port *p, rb_queue *q, rb_err *err);
+/* At a step's commit: new steps from the statistics, which are cleared. updates: how many came before. */
+resbm_status rb_port_update_steps(rb_port *p, rb_queue *q, uint64_t updates, rb_err *err);
+
+/* Token ids at the end of a payload. */
+int rb_id_bytes(int64_t vocab); /* 1 to 4 */
+void rb_ids_put(uint8_t *out, const int32_t *ids, int64_t n, int id_bytes);
+/* RESBM_E_CORRUPT names an id outside the vocabulary. */
+resbm_status rb_ids_get(int32_t *ids, const uint8_t *in, int64_t n, int id_bytes, int64_t vocab, rb_err *err);
+
+#endif

@@ -1,0 +1,29 @@
+/* Stage processes: started by posix_spawn (never fork: OpenMP threads do not survive one), watched, ended. */
+#ifndef RB_RUN_SPAWN_H
+#define RB_RUN_SPAWN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include "core/err.h"
+
+typedef struct rb_child {
+    pid_t pid;   /* 0: not running */
+    bool ended;
+    int status;  /* of waitpid, once ended */
+} rb_child;
+
+/* Starts `program stage --control ADDRESS --stage N` behind `launcher` (a command prefix split at blanks, with
+ * {stage} replaced; "" = none), hands it `token` as one line on its standard input. Standard output and error are
+ * inherited. */
+resbm_status rb_spawn_stage(const char *program, const char *launcher, const char *control, int stage,
+                            uint64_t token, rb_child *out, rb_err *err);
+/* Reaps children that have ended, without waiting. Returns the first newly ended one's index, or -1. */
+int rb_children_poll(rb_child *c, int n);
+/* Waits until every child has ended or the deadline; then SIGTERM, half a second later SIGKILL. All are reaped on
+ * return. */
+void rb_children_end(rb_child *c, int n, int64_t deadline_ns);
+/* "exited with status 3", "was killed by signal 9 (Killed)". */
+void rb_child_describe(const rb_child *c, char *out, size_t size);
+
+#endif
