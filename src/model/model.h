@@ -12,11 +12,11 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-#include "codec/codec.h"
-#include "device/device.h"
+#include "boundary/boundary.h"
 #include "device/ops.h"
+#include "nn/tensor.h"
 
-enum { RB_MAX_SEGMENTS = 1024, RB_MAX_WIRE_PARTS = 2 };
+enum { RB_MAX_SEGMENTS = 1024 };
 
 /* model.* of the configuration. */
 typedef struct rb_model_config {
@@ -28,58 +28,13 @@ typedef struct rb_model_config {
     uint64_t seed;
 } rb_model_config;
 
-typedef enum rb_identity { RB_IDENTITY_TRUNCATE, RB_IDENTITY_SPLIT, RB_IDENTITY_FULL, RB_IDENTITY_NONE } rb_identity;
-typedef enum rb_token_path { RB_TOKENS_NONE, RB_TOKENS_EMBEDDING, RB_TOKENS_TRUNK } rb_token_path;
-
-/* boundary.* of the configuration; the same for every boundary of a model. */
-typedef struct rb_boundary_config {
-    char kind[16];         /* registry name: none, linear, residual */
-    rb_identity identity;
-    int64_t identity_width; /* split: coordinates that cross in bf16 */
-    int64_t k;             /* latent width (d / ratio) */
-    int64_t hidden;        /* m; 0 = one linear map; < 0 = max(4k, 64) */
-    rb_token_path tokens;
-    int64_t trunk_blocks, trunk_width, trunk_heads, trunk_ffn; /* widths 0 = chosen from d, see docs */
-    char codec_fwd[16], codec_bwd[16]; /* registry names of codec/codec.h */
-    char scale_fwd[16];    /* step or token */
-} rb_boundary_config;
-
-/* Which optimiser rule a tensor may get. */
-typedef enum rb_role {
-    RB_ROLE_EMBEDDING, RB_ROLE_HEAD, RB_ROLE_NORM,
-    RB_ROLE_MATRIX,          /* a block's matrix */
-    RB_ROLE_BOUNDARY_MATRIX, /* an encoder's or decoder's matrix */
-    RB_ROLE_STEP             /* learned steps of a codec: state, not trained by gradient */
-} rb_role;
-
-/* A part is what is stored in one checkpoint file and lives whole on one stage: segment i, the encoder of
- * boundary i (with segment i) or its decoder and token path (with segment i+1). */
-typedef enum rb_part_kind { RB_PART_SEGMENT, RB_PART_ENCODER, RB_PART_DECODER } rb_part_kind;
-
-/* One row of the tensor table. Its order is the order of norms, optimizer groups, checkpoints and tests: segment
- * 0, encoder 0, decoder 0, segment 1, ... */
-typedef struct rb_tensor {
-    char name[96];     /* Hugging Face Llama names; boundary.<i>.encoder.fc1.weight, ... */
-    int rank;          /* 1 or 2 */
-    int64_t shape[2];
-    rb_role role;
-    rb_part_kind part;
-    int part_index;    /* segment or boundary number */
-    int segment;       /* the segment whose stage hosts it (a decoder of boundary i: i+1) */
-    float init_mean, init_std; /* normal; std 0 = constant mean. Values are keyed by (seed, name). */
-} rb_tensor;
-
-typedef struct rb_tensor_table {
-    rb_tensor *rows;
-    int count;
-} rb_tensor_table;
-
-/* Builds the table; refuses impossible configurations with the key's name and the nearest value that works. */
-resbm_status rb_model_check(rb_model_config *m, rb_boundary_config *b, rb_err *err); /* fills derived values in */
+/* Refuses impossible configurations with the key's name and the nearest value that works; fills derived values in:
+ * segment_layers, k or ratio, hidden, codecs, the trunk's sizes. Needed before everything below; calling it again
+ * on what it filled in changes nothing. */
+resbm_status rb_model_check(rb_model_config *m, rb_boundary_config *b, rb_err *err);
+/* Rows in order; rb_tensor_table_free (nn/tensor.h) when done. */
 resbm_status rb_tensor_table_build(const rb_model_config *m, const rb_boundary_config *b, rb_tensor_table *out,
                                    rb_err *err);
-void rb_tensor_table_free(rb_tensor_table *t);
-int64_t rb_tensor_count(const rb_tensor *t); /* elements */
 
 /* What crosses one boundary in one direction: up to two tensors (B,T,width), each packed by its own rule
  * (latents; identity coordinates in bf16). seed, step, sequence, boundary, direction of pack are filled per
@@ -126,11 +81,15 @@ typedef struct rb_segment_io {
                                         backward: unpacked gradient parts from the boundary behind; last: absent */
     rb_view out[RB_MAX_WIRE_PARTS];  /* filled in: views into the slot that stay valid until the slot is used again */
     rb_view tokens;                  /* (B,T) i32: segment 0's input, and every receiver's token path */
-    rb_view targets;                 /* (B,T) i32: last segment */
-    rb_view loss;                    /* last segment, out: (1) f64, sum over the microbatch's tokens */
+    rb_view targets;                 /* (B,T) i32: last segment. The memory of both must stay as it is until the
+                                        slot's backward is done; backward does not look at io for them */
+    rb_view loss;                    /* last segment's forward, filled in: (1) f64 in the slot, sum over the
+                                        microbatch's tokens */
     float grad_scale;                /* last segment: 1 / (tokens of the whole step); 0 = evaluation */
 } rb_segment_io;
 
+/* RESBM_E_STATE when a call does not follow the one it needs: backward after a forward of the same slot with
+ * training on (and grad_scale not 0 on the last segment), the weight half after the input half. */
 resbm_status rb_segment_forward(rb_stage_model *m, rb_queue *q, int segment, int slot, rb_segment_io *io, rb_err *err);
 /* Gradient of the inputs; weight gradients are added to by ..._weight, later and apart, or in one go. */
 resbm_status rb_segment_backward_input(rb_stage_model *m, rb_queue *q, int segment, int slot, rb_segment_io *io,
