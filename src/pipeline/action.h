@@ -1,9 +1,9 @@
 /* Schedules are data: per stage, a list of actions. Generator, validator, simulator, executor and trace all
  * speak this type, and only the generator knows a schedule's name.
  *
- * Text form, as torch.distributed.pipelining prints it: <segment><kind><microbatch>: "2F0" forward, "2B0" full
- * backward, "2I0" input half, "2W0" weight half; communication "2SF0" send the forward output of segment 2's
- * microbatch 0, "2RF0" receive segment 2's forward input, "2SB0" send the gradient of segment 2's input,
+ * Text form, as torch.distributed.pipelining prints it: <segment><kind><microbatch>: "2F0" forward, "2B0"
+ * full backward, "2I0" input half, "2W0" weight half; communication "2SF0" send the forward output of segment
+ * 2's microbatch 0, "2RF0" receive segment 2's forward input, "2SB0" send the gradient of segment 2's input,
  * "2RB0" receive the gradient of segment 2's output. A cell that idles is ".". */
 #ifndef RB_PIPELINE_ACTION_H
 #define RB_PIPELINE_ACTION_H
@@ -14,8 +14,14 @@
 #include "core/err.h"
 
 typedef enum rb_action_kind {
-    RB_ACT_FORWARD, RB_ACT_BACKWARD, RB_ACT_BACKWARD_INPUT, RB_ACT_BACKWARD_WEIGHT,
-    RB_ACT_SEND_FORWARD, RB_ACT_RECV_FORWARD, RB_ACT_SEND_BACKWARD, RB_ACT_RECV_BACKWARD,
+    RB_ACT_FORWARD,
+    RB_ACT_BACKWARD,
+    RB_ACT_BACKWARD_INPUT,
+    RB_ACT_BACKWARD_WEIGHT,
+    RB_ACT_SEND_FORWARD,
+    RB_ACT_RECV_FORWARD,
+    RB_ACT_SEND_BACKWARD,
+    RB_ACT_RECV_BACKWARD,
     RB_ACT_COUNT
 } rb_action_kind;
 
@@ -33,12 +39,21 @@ typedef struct rb_action_list {
 typedef struct rb_schedule {
     char name[32];
     int stages, segments, microbatches;
-    int *stage_of;          /* (segments) */
-    rb_action_list *stage;  /* (stages) */
+    int *stage_of;         /* (segments) */
+    rb_action_list *stage; /* (stages) */
 } rb_schedule;
 
 void rb_schedule_free(rb_schedule *s);
+/* RESBM_E_MEMORY when the list cannot grow. */
+resbm_status rb_action_push(rb_action_list *l, rb_action a, rb_err *err);
 int rb_action_print(char *out, size_t size, rb_action a); /* returns snprintf's count */
+/* The whole of text must be one action; RESBM_E_FORMAT quotes what is not. */
 resbm_status rb_action_parse(const char *text, rb_action *out, rb_err *err);
+/* Has the action computation (and not communication) in it? */
+static inline bool rb_action_computes(rb_action_kind k) {
+    return k <= RB_ACT_BACKWARD_WEIGHT;
+}
+
+enum { RB_ACTION_TEXT = 32 }; /* room for any printed action */
 
 #endif

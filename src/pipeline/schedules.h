@@ -1,0 +1,51 @@
+/* Schedules: generators of action lists. Each kind is one file and one line of the registry.
+ *
+ * A generator is a pure function of rb_schedule_args. It lays down computation only; one pass
+ * (rb_schedule_communicate) puts sends and receives in, and the validator proves the result. Nothing outside
+ * a generator's file knows what distinguishes its schedule. */
+#ifndef RB_PIPELINE_SCHEDULES_H
+#define RB_PIPELINE_SCHEDULES_H
+
+#include "pipeline/action.h"
+
+typedef struct rb_schedule_args {
+    int stages, segments, microbatches;
+    int extra; /* forwards in flight on the first stage beyond what the schedule needs without latency */
+    const int *stage_of; /* (segments) stage of each, ascending without gaps; NULL: spread evenly, earlier
+                            stages get the remainder */
+} rb_schedule_args;
+
+typedef struct rb_schedule_kind {
+    const char *name, *summary;
+    bool forward_only; /* evaluation: no backward, nothing is kept after a forward */
+    bool takes_extra;  /* args.extra changes the list */
+    /* Lists of computation into out, whose stages, segments, stage_of are set and lists empty. */
+    resbm_status (*generate)(const rb_schedule_args *a, rb_schedule *out, rb_err *err);
+    /* Promise: microbatches alive at once in each segment of the stage. */
+    int (*in_flight)(const rb_schedule_args *a, int stage);
+    /* What it needs: messages sent and not yet received that a (sender, receiver) channel must be able to
+     * hold, in the sender's queue and the receiver's inbox together, so that it cannot deadlock. */
+    int (*queue_bound)(const rb_schedule_args *a);
+} rb_schedule_kind;
+
+extern const rb_schedule_kind *const rb_schedules[];        /* NULL-terminated */
+const rb_schedule_kind *rb_schedule_find(const char *name); /* NULL when there is none */
+extern const rb_schedule_kind rb_schedule_gpipe, rb_schedule_1f1b, rb_schedule_forward;
+
+/* The whole way: checks the arguments, generates, inserts communication, validates. in_flight (segments),
+ * when not NULL, gets the activation slots each segment needs. RESBM_E_CONFIG: impossible arguments, with the
+ * remedy. The caller frees out with rb_schedule_free (also safe after a failure). */
+resbm_status rb_schedule_build(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_schedule *out,
+                               int *in_flight, rb_err *err);
+/* The first half of it: checks and generates, without communication. */
+resbm_status rb_schedule_generate(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_schedule *out,
+                                  rb_err *err);
+/* Puts a receive right before each computation whose input comes from another stage and a send right after
+ * each whose output goes to one. A hand-over inside a stage needs neither. */
+resbm_status rb_schedule_communicate(rb_schedule *s, rb_err *err);
+
+/* For generators: one microbatch through all segments of a stage, in the order of the direction. */
+resbm_status rb_push_forward(rb_schedule *s, int stage, int microbatch, rb_err *err);
+resbm_status rb_push_backward(rb_schedule *s, int stage, int microbatch, rb_err *err);
+
+#endif

@@ -1,0 +1,29 @@
+/* Proves over a schedule's lists, before anything runs:
+ *  1. every action is one that exists, on the stage that hosts its segment, and stands there once;
+ *  2. each microbatch goes forward and backward through each segment, the backward whole or as both halves,
+ * and every hand-over between stages has its send and its receive;
+ *  3. inputs come before what needs them, outputs are sent after they are made, W follows I;
+ *  4. gradients of a segment accumulate in ascending microbatch order, so that every schedule gives the same
+ * bits;
+ *  5. each (sender, receiver) channel is read in the order it is written;
+ *  6. no deadlock when a channel holds queue_bound messages, receives block, and sends block on a full
+ * channel;
+ *  7. no segment keeps more microbatches alive than promised. */
+#ifndef RB_PIPELINE_VALIDATE_H
+#define RB_PIPELINE_VALIDATE_H
+
+#include "pipeline/action.h"
+
+typedef struct rb_validate_options {
+    int queue_bound;     /* >= 1 */
+    bool forward_only;   /* evaluation: no backward may occur, a forward keeps nothing alive */
+    const int *promised; /* (stages) microbatches alive per segment of the stage at most; NULL: not checked */
+} rb_validate_options;
+
+/* RESBM_E_STATE with the first failing cell named: "1f1b: stage 1, action 2B3 (7 of 24): ...". grid, when not
+ * NULL, gets all lists, one row per stage, that cell in [brackets]. in_flight (segments), when not NULL, gets
+ * the most microbatches alive at once: with that many slots, microbatch m may use slot m % slots. */
+resbm_status rb_schedule_validate(const rb_schedule *s, const rb_validate_options *o, int *in_flight,
+                                  rb_buf *grid, rb_err *err);
+
+#endif
