@@ -27,8 +27,9 @@ typedef struct rb_boundary_config {
     char kind[16]; /* registry name: none, linear, residual */
     rb_identity identity;
     int64_t identity_width; /* split: coordinates that cross in bf16, inside the latents' byte budget */
-    int64_t ratio;          /* d / k; 0 = k is given */
-    int64_t k;              /* latent width; 0 = from ratio */
+    int64_t ratio;          /* d / k; 0 = from k */
+    int64_t k;              /* latent width; 0 = from ratio. Identity split: always d / ratio less what the identity
+                               coordinates cost */
     int64_t hidden;         /* m; 0 = one linear map; < 0 = max(4k, 64) */
     rb_token_path tokens;
     int64_t trunk_blocks, trunk_width, trunk_heads, trunk_ffn; /* 0 = chosen from d, see rb_tokens_defaults */

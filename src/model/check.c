@@ -1,8 +1,8 @@
 /* Configurations that cannot be, refused with the key's name and the nearest value that works. */
 #include <stdio.h>
 #include <string.h>
+#include "codec/codec.h"
 #include "model/stage.h"
-#include "model/wire.h"
 
 static resbm_status in_range(const char *key, int64_t v, int64_t lo, int64_t hi, rb_err *err) {
     if (v >= lo && v <= hi) return RESBM_OK;
@@ -95,17 +95,15 @@ static resbm_status check_model(rb_model_config *m, rb_err *err) {
 
 /* Identity coordinates sent in bf16 come out of what the ratio allows the latents: k shrinks by 16 bits' worth each. */
 static resbm_status pay_for_split(const rb_model_config *m, rb_boundary_config *b, rb_err *err) {
-    rb_code code = RB_CODE_F32;
-    int bits = 0;
     if (strcmp(b->kind, "residual") || b->identity != RB_IDENTITY_SPLIT || b->identity_width < 1) return RESBM_OK;
-    RB_TRY(rb_wire_code("boundary.codec_fwd", b->codec_fwd, &code, &bits, err));
-    int64_t price = (16 * b->identity_width + bits - 1) / bits, budget = m->d / b->ratio;
+    int64_t bits = rb_codec_find(b->codec_fwd)->bits, budget = m->d / b->ratio;
+    int64_t price = (16 * b->identity_width + bits - 1) / bits, most = (budget - 1) * bits / 16;
     if (price >= budget)
         return rb_fail(err, RESBM_E_CONFIG,
-                       "boundary.identity_width %lld in bf16 takes the place of %lld of the %lld latents that "
-                       "boundary.ratio %lld leaves; at most %lld",
-                       (long long)b->identity_width, (long long)price, (long long)budget, (long long)b->ratio,
-                       (long long)((budget - 1) * bits / 16));
+                       "boundary.identity_width %lld in bf16 takes the place of %lld %s latents, and boundary.ratio %lld "
+                       "leaves %lld; at most %lld%s",
+                       (long long)b->identity_width, (long long)price, b->codec_fwd, (long long)b->ratio,
+                       (long long)budget, (long long)most, most ? "" : ", so take a smaller ratio");
     b->k = budget - price;
     return RESBM_OK;
 }
@@ -115,15 +113,14 @@ static resbm_status check_width(const rb_model_config *m, rb_boundary_config *b,
     if (b->k < 0 || b->k > m->d)
         return rb_fail(err, RESBM_E_CONFIG, "boundary.k %lld: 1 to model.d %lld", (long long)b->k, (long long)m->d);
     if (b->k && !b->ratio) b->ratio = m->d / b->k;
-    if (b->k) return RESBM_OK;
     if (b->ratio < 1)
         return rb_fail(err, RESBM_E_CONFIG, "boundary.ratio %lld: 1 to model.d %lld", (long long)b->ratio,
                        (long long)m->d);
     nearest_divisors(m->d, b->ratio, 1, near, sizeof near);
-    if (m->d % b->ratio)
+    if (!b->k && m->d % b->ratio)
         return rb_fail(err, RESBM_E_CONFIG, "boundary.ratio %lld: %lld is not divisible; %s", (long long)b->ratio,
                        (long long)m->d, near);
-    b->k = m->d / b->ratio;
+    if (!b->k) b->k = m->d / b->ratio;
     return pay_for_split(m, b, err);
 }
 
@@ -131,14 +128,17 @@ static void choose(char *value, size_t size, const char *by_default) {
     if (!value[0] || !strcmp(value, "auto")) snprintf(value, size, "%s", by_default);
 }
 
+static resbm_status check_codec(const char *key, const char *name, rb_err *err) {
+    if (rb_codec_find(name)) return RESBM_OK;
+    return rb_fail(err, RESBM_E_CONFIG, "%s \"%s\": there are f32, bf16, int8 and int4", key, name);
+}
+
 static resbm_status check_codecs(rb_boundary_config *b, const rb_boundary_kind *kind, rb_err *err) {
-    rb_code code = RB_CODE_F32;
-    int bits = 0;
     choose(b->codec_fwd, sizeof b->codec_fwd, kind->codec);
     choose(b->codec_bwd, sizeof b->codec_bwd, kind->codec);
     choose(b->scale_fwd, sizeof b->scale_fwd, kind->narrows ? "step" : "token");
-    RB_TRY(rb_wire_code("boundary.codec_fwd", b->codec_fwd, &code, &bits, err));
-    RB_TRY(rb_wire_code("boundary.codec_bwd", b->codec_bwd, &code, &bits, err));
+    RB_TRY(check_codec("boundary.codec_fwd", b->codec_fwd, err));
+    RB_TRY(check_codec("boundary.codec_bwd", b->codec_bwd, err));
     if (!strcmp(b->scale_fwd, "step") || !strcmp(b->scale_fwd, "token")) return RESBM_OK;
     return rb_fail(err, RESBM_E_CONFIG, "boundary.scale_fwd \"%s\": step or token", b->scale_fwd);
 }

@@ -78,9 +78,6 @@ struct rb_stage_model {
     size_t weight_bytes, grad_bytes, buffer_bytes;
 };
 
-/* What a learned step starts from; the codes seen move it from there. */
-#define RB_INITIAL_STEP 0.02
-
 rb_block_dims rb_model_block_dims(const rb_model_config *m);
 rb_boundary_dims rb_model_boundary_dims(const rb_model_config *m);
 /* First row of a part in the table; -1 when it has none. */

@@ -1,6 +1,7 @@
 /* Tensor table: segment 0, encoder 0, decoder 0, segment 1, ... */
 #include <math.h>
 #include <stdio.h>
+#include "codec/steps.h"
 #include "model/stage.h"
 
 rb_block_dims rb_model_block_dims(const rb_model_config *m) {
@@ -37,7 +38,7 @@ static void list_segment(const rb_model_config *m, int s, rb_tensor_list *l) {
 /* Both ends remember the learned steps: each updates its own from the codes both have seen. */
 static void list_steps(const rb_wire *w, const char *prefix, rb_tensor_list *l) {
     if (w->part[0].learned_steps)
-        rb_tensor_add(l, prefix, "steps", w->part[0].width, 0, RB_ROLE_STEP, RB_INITIAL_STEP, 0);
+        rb_tensor_add(l, prefix, "steps", w->part[0].width, 0, RB_ROLE_STEP, RB_STEP_START, 0);
 }
 
 static void list_boundary(const rb_model_config *m, const rb_boundary_config *b, const rb_wire *w, int i,
