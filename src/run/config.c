@@ -91,26 +91,22 @@ static int64_t divisor_above(int64_t d, int64_t from) {
     return from < d ? from : d;
 }
 
-static bool has_boundaries(const rb_config *c) {
-    return c->model.segments > 1 && strcmp(c->boundary.kind, "none");
-}
-
-static resbm_status check_ratio(rb_config *c, rb_err *err) {
+/* Said here rather than by rb_model_check because the line of the file is known here. */
+static resbm_status check_ratio(const rb_config *c, rb_err *err) {
     char at[300];
-    int64_t d = c->model.d, r = c->ratio;
-    c->boundary.k = d;
-    if (!has_boundaries(c)) return RESBM_OK;
+    long long d = c->model.d, r = c->boundary.ratio;
+    const rb_boundary_kind *kind = rb_boundary_find(c->boundary.kind);
+    if (c->model.segments == 1 || !kind || !kind->narrows) return RESBM_OK;
+    where(c, "boundary", "ratio", at);
     if (r > d)
         return rb_fail(err, RESBM_E_CONFIG,
-                       "%sboundary.ratio = %lld is above model.d = %lld; the largest that works is %lld",
-                       where(c, "boundary", "ratio", at), (long long)r, (long long)d, (long long)d);
+                       "%sboundary.ratio = %lld is above model.d = %lld; the largest that works is %lld", at,
+                       r, d, d);
     if (d % r)
         return rb_fail(
             err, RESBM_E_CONFIG,
             "%sboundary.ratio = %lld does not divide model.d = %lld; the nearest that do are %lld and %lld",
-            where(c, "boundary", "ratio", at), (long long)r, (long long)d, (long long)divisor_below(d, r),
-            (long long)divisor_above(d, r));
-    c->boundary.k = d / r;
+            at, r, d, (long long)divisor_below(d, r), (long long)divisor_above(d, r));
     return RESBM_OK;
 }
 
@@ -198,6 +194,7 @@ static resbm_status check_link(const rb_config *c, rb_err *err) {
 
 resbm_status rb_config_validate(rb_config *c, rb_err *err) {
     c->model.seed = c->train.seed;
+    c->boundary.k = 0; /* rb_model_check makes it from ratio, also where another one was there before */
     c->model.recompute = c->train.recompute;
     if (!c->model.kv_heads) c->model.kv_heads = c->model.heads;
     if (c->data.distribute == RB_DISTRIBUTE_AUTO)

@@ -73,7 +73,6 @@ typedef struct rb_pipeline_config {
 typedef struct rb_config {
     rb_model_config model;       /* seed and recompute are train.*'s, filled in by rb_config_validate */
     rb_boundary_config boundary; /* k likewise, from ratio */
-    int64_t ratio;               /* d / k */
     rb_data_config data;
     rb_optim_settings optim;
     rb_train_config train;

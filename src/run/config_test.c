@@ -88,6 +88,20 @@ static void the_sample_of_the_design_loads(void **state) {
     assert_true(conf.link.half_duplex);
 }
 
+/* The words of boundary.kind and of the registry are the same. */
+static void every_boundary_kind_can_be_named(void **state) {
+    (void)state;
+    const char *list = rb_key_find("boundary", "kind")->choices, *word;
+    int words = 0, kinds = 0;
+    for (size_t n; (n = rb_choice_next(&list, &word)); words++) {
+        char name[32];
+        snprintf(name, sizeof name, "%.*s", (int)n, word);
+        assert_non_null(rb_boundary_find(name));
+    }
+    while (rb_boundary_kinds[kinds]) kinds++;
+    assert_int_equal(words, kinds);
+}
+
 static void empty_files_give_the_defaults(void **state) {
     (void)state;
     assert_ok(load(""), &err);
@@ -391,6 +405,7 @@ int main(void) {
         cmocka_unit_test(defaults_are_valid),
         cmocka_unit_test(the_table_is_sound),
         cmocka_unit_test(the_sample_of_the_design_loads),
+        cmocka_unit_test(every_boundary_kind_can_be_named),
         cmocka_unit_test(empty_files_give_the_defaults),
         cmocka_unit_test(printed_text_loads_back),
         cmocka_unit_test(validated_text_loads_back),
