@@ -13,6 +13,19 @@ static void hex128(XXH128_hash_t h, char out[33]) {
 
 void rb_hash128_hex(const void *p, size_t n, char out[33]) { hex128(XXH3_128bits(p, n), out); }
 
+rb_hasher *rb_hasher_new(void) {
+    XXH3_state_t *s = XXH3_createState();
+    if (s) XXH3_128bits_reset(s);
+    return (rb_hasher *)s;
+}
+
+void rb_hasher_add(rb_hasher *h, const void *p, size_t n) { XXH3_128bits_update((XXH3_state_t *)h, p, n); }
+
+void rb_hasher_finish(rb_hasher *h, char out[33]) {
+    hex128(XXH3_128bits_digest((XXH3_state_t *)h), out);
+    XXH3_freeState((XXH3_state_t *)h);
+}
+
 resbm_status rb_hash_file(const char *path, char out[33], uint64_t *bytes, rb_err *err) {
     enum { piece = 1 << 20 };
     FILE *f = fopen(path, "rb");

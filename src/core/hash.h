@@ -12,4 +12,10 @@ void rb_hash128_hex(const void *p, size_t n, char out[33]);
 /* Hash of a whole file read in pieces; also its length when bytes is not NULL. */
 resbm_status rb_hash_file(const char *path, char out[33], uint64_t *bytes, rb_err *err);
 
+/* The 128-bit hash of bytes that come in pieces. rb_hasher_new gives NULL when there is no memory; finish frees. */
+typedef struct rb_hasher rb_hasher;
+rb_hasher *rb_hasher_new(void);
+void rb_hasher_add(rb_hasher *h, const void *p, size_t n);
+void rb_hasher_finish(rb_hasher *h, char out[33]);
+
 #endif
