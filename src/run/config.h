@@ -18,13 +18,13 @@
 #include "core/err.h"
 #include "link/shape.h"
 #include "model/model.h"
+#include "optim/clip.h"
+#include "optim/lr_schedule.h"
+#include "optim/optim.h"
 
 enum { RB_MAX_STAGES = 256, RB_MAX_KEYS = 128, RB_CONFIG_FILE_LIMIT = 1 << 18 };
 
 typedef enum rb_distribute { RB_DISTRIBUTE_AUTO, RB_DISTRIBUTE_SHARED, RB_DISTRIBUTE_WIRE } rb_distribute;
-typedef enum rb_scaling { RB_SCALING_ORIGINAL, RB_SCALING_MATCH_RMS } rb_scaling;
-typedef enum rb_decay { RB_DECAY_WSD, RB_DECAY_COSINE, RB_DECAY_CONSTANT } rb_decay;
-typedef enum rb_clip_scope { RB_CLIP_GLOBAL, RB_CLIP_SEGMENT } rb_clip_scope;
 typedef enum rb_transport { RB_TRANSPORT_UNIX, RB_TRANSPORT_TCP } rb_transport;
 
 typedef struct rb_data_config {
