@@ -1,0 +1,45 @@
+/* Tokenizers: text to token ids and back. One table of functions per kind, one registry line each. */
+#ifndef RB_DATA_TOKENIZER_H
+#define RB_DATA_TOKENIZER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "core/buf.h"
+#include "core/err.h"
+
+typedef struct rb_ids { /* growing array; zero-initialise, free with rb_ids_free */
+    int32_t *data;
+    int64_t len, cap;
+} rb_ids;
+resbm_status rb_ids_add(rb_ids *a, int32_t id, rb_err *err);
+void rb_ids_free(rb_ids *a);
+
+typedef struct rb_tokenizer rb_tokenizer;
+
+typedef struct rb_tokenizer_kind {
+    const char *name, *summary;
+    bool (*accepts)(const char *spec); /* is it this kind's spec? */
+    resbm_status (*open)(const char *spec, rb_tokenizer *out, rb_err *err);
+    void (*close)(rb_tokenizer *t);
+    /* Adds the ids of n bytes of text. */
+    resbm_status (*encode)(const rb_tokenizer *t, const char *text, size_t n, rb_ids *out, rb_err *err);
+    /* Adds the bytes of one id: a piece of a UTF-8 character may come alone. */
+    resbm_status (*decode)(const rb_tokenizer *t, int32_t id, rb_buf *out, rb_err *err);
+} rb_tokenizer_kind;
+
+struct rb_tokenizer {
+    const rb_tokenizer_kind *kind;
+    int64_t vocab;
+    int32_t eos; /* -1: none */
+    void *state;
+};
+
+extern const rb_tokenizer_kind *const rb_tokenizers[]; /* NULL-terminated */
+
+/* spec: "bytes", or the path of a SentencePiece model (.model) or of a Hugging Face tokenizer.json. */
+resbm_status rb_tokenizer_open(const char *spec, rb_tokenizer *out, rb_err *err);
+void rb_tokenizer_close(rb_tokenizer *t);
+resbm_status rb_tokenizer_encode(const rb_tokenizer *t, const char *text, size_t n, rb_ids *out, rb_err *err);
+resbm_status rb_tokenizer_decode(const rb_tokenizer *t, int32_t id, rb_buf *out, rb_err *err);
+
+#endif
