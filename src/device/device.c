@@ -5,7 +5,7 @@
 #include "device/check.h"
 #include "device/tables.h"
 
-const rb_device_table *const rb_devices[] = {&rb_ref_table, &rb_cpu_table, NULL};
+const rb_device_table *const rb_devices[] = {&rb_ref_table, &rb_cpu_table, &rb_late_table, NULL};
 
 /* The part of a name before its colon. */
 static size_t base_length(const char *name) { return strcspn(name, ":"); }

@@ -1,0 +1,68 @@
+#include <dnnl.h>
+#include "device/cpu/cpu.h"
+
+#ifdef _OPENMP
+/* A team's task owns its own thread count: one thread inside each call of the library, others' counts untouched. */
+static void one_thread_inside(void) { omp_set_num_threads(1); }
+#else
+/* Without OpenMP here the library still brings its own runtime, if it was built with one. */
+extern void omp_set_num_threads(int n) __attribute__((weak));
+static void one_thread_inside(void) {
+    if (omp_set_num_threads) omp_set_num_threads(1);
+}
+#endif
+
+/* The cut of C (M,N) into tiles, from its shape alone: about PIECES row tiles, and column tiles where the rows are
+ * too few to share out. Row tiles of 8 and column tiles of 48 rows fit oneDNN's AVX-512 kernel. */
+typedef struct cut {
+    int64_t rows, cols, row_tiles, col_tiles;
+} cut;
+
+enum { PIECES = 8, ROW_UNIT = 8, COL_UNIT = 48, MIN_ROWS = 64, MIN_COLS = 192 };
+
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+static cut cut_of(int64_t M, int64_t N) {
+    cut c;
+    c.rows = round_up(ceil_div(M, PIECES), ROW_UNIT);
+    if (c.rows < MIN_ROWS) c.rows = MIN_ROWS;
+    c.row_tiles = ceil_div(M, c.rows);
+    c.cols = round_up(ceil_div(N, ceil_div(PIECES, c.row_tiles)), COL_UNIT);
+    if (c.cols < MIN_COLS) c.cols = MIN_COLS;
+    c.col_tiles = ceil_div(N, c.cols);
+    return c;
+}
+
+static dnnl_status_t run_tile(const rb_op *op, const cut *t, int64_t tile) {
+    const rb_view *c = &op->t[0], *a = &op->t[1], *b = &op->t[2];
+    bool ta = op->i[0], tb = op->i[1];
+    int64_t K = a->shape[!ta], i = tile % t->row_tiles * t->rows, j = tile / t->row_tiles * t->cols;
+    int64_t m = c->shape[0] - i < t->rows ? c->shape[0] - i : t->rows;
+    int64_t n = c->shape[1] - j < t->cols ? c->shape[1] - j : t->cols;
+    const float *pa = (const float *)a->data + (ta ? i : i * a->stride[0]);
+    const float *pb = (const float *)b->data + (tb ? j * b->stride[0] : j);
+    float *pc = (float *)c->data + i * c->stride[0] + j;
+    return dnnl_sgemm(ta ? 'T' : 'N', tb ? 'T' : 'N', m, n, K, op->f[0], pa, a->stride[0], pb, b->stride[0],
+                      op->f[1], pc, c->stride[0]);
+}
+
+resbm_status rb_cpu_gemm(rb_queue *q, const rb_op *op, rb_err *err) {
+    const rb_view *c = &op->t[0];
+    cut t = cut_of(c->shape[0], c->shape[1]);
+    int64_t tiles = t.row_tiles * t.col_tiles;
+    int worst = dnnl_success;
+#pragma omp parallel num_threads(q->dev->opt.threads)
+    {
+        one_thread_inside();
+#pragma omp for schedule(dynamic, 1) reduction(max : worst)
+        for (int64_t i = 0; i < tiles; i++) {
+            int st = run_tile(op, &t, i);
+            if (st > worst) worst = st;
+        }
+    }
+    if (worst == dnnl_success) return RESBM_OK;
+    return rb_fail(err, worst == dnnl_out_of_memory ? RESBM_E_MEMORY : RESBM_E_INTERNAL,
+                   "gemm: oneDNN returned status %d for a product of %lldx%lld", worst, (long long)c->shape[0],
+                   (long long)c->shape[1]);
+}
