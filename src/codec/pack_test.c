@@ -96,7 +96,7 @@ static void cpu_gives_the_bytes_of_ref(void **state) {
                     check_one(*state, &a, x, T, k, steps);
                     ran++;
                 }
-    assert_int_equal(ran, (2 + 2 * 3 * 2) * 40);
+    assert_int_equal(ran, 2 * (2 + 2 * 3) * 40);
 }
 
 /* Error within half a step (nearest) or one (stochastic), against the group's largest value. */

@@ -1,71 +1,134 @@
-/* Bytes of packed latents, and the arithmetic that makes them: every device gives exactly these.
+/* Packed latents, byte for byte. Layout version: part of the frame's version (codec/frame.h).
  *
- * Sequences follow one another; each is [scales][codes], byte aligned, so packing one sequence at a time gives the
- * same bytes as packing all. idx = position * k + coordinate within the sequence, N = T * k values.
- *   scales  bf16, little-endian. NONE, STEP: absent. TOKEN: T of them. GROUP: one per 64 consecutive idx, ceil(N/64).
- *   codes   f32: 4 bytes little-endian. bf16: 2 bytes, nearest even. int8: one byte, two's complement, -127..127.
- *           int4: two's complement nibble -7..7, idx even in the low half; ceil(N/2) bytes, an odd last high half 0.
- * Scale s of a group or token: its largest |x| as bf16, rounded up (so nothing is clipped); below 2^-120 it is 0
- * and all codes are 0; when any value is infinite or NaN it is NaN (0x7fc0) and all codes are 0, so the receiver
- * sees NaN. With STEP a value that is not finite gets the code -8 (int4) or -128 (int8), which unpacks to NaN.
- *   m    = qmax / s (TOKEN, GROUP) or 1 / step (STEP), one f32 division; qmax = 7 or 127
- *   y    = x * m, rounded to f32
- *   code = clamp(nearest even(y), -qmax, qmax), or stochastically clamp(floor(y + u), -qmax, qmax), the sum rounded
- *          to f32, u = r / 2^16 + 2^-17 with r 16 random bits
- *   x'   = code * (s / qmax), or code * step; one f32 division and one product
- * Random bits: Philox4x32-10, key rb_mix64(seed, step), counter (idx/8, sequence low, sequence high, boundary << 1 |
- * direction), word (idx % 8) / 2, low half for even idx. No multiply-add may be contracted in these files.
+ * Legend: B sequences, T positions, k coordinates, n = T*k values of one sequence, idx = position*k + coordinate
+ * in [0, n) within its sequence. Everything is little-endian whatever the host.
  *
- * Records: PACK t0 bytes, t1 x, t2 steps. UNPACK t0 x, t1 bytes, t2 steps. CODE_STATS t0 stats, t1 bytes. */
+ *     packed (B,T,k)  =  sequence 0, sequence 1, ... sequence B-1; nothing before, between or behind
+ *     one sequence    =  its scales, then its codes; both start at a byte
+ *
+ *     scale   bytes per sequence     meaning of its unit u (bf16 each)
+ *     NONE    0                      f32 and bf16 only
+ *     STEP    0                      u = steps[coordinate], known to both ends
+ *     TOKEN   2 T                    one u per position
+ *     GROUP   2 ceil(n/64)           one u per 64 consecutive idx; the last group may be shorter
+ *
+ *     code    bytes per sequence     value idx
+ *     f32     4 n                    its bits
+ *     bf16    2 n                    upper half of the bits, rounded
+ *     int8    n                      two's complement, -127..127; -128 = "was not finite"
+ *     int4    ceil(n/2)              two's complement nibble, -7..7, -8 = "was not finite"; even idx in the low
+ *                                    nibble. Rows follow each other without padding (k = 2 costs one byte per
+ *                                    token, odd k works); the last nibble of an odd n is 0
+ *
+ * Arithmetic, all in IEEE f32 with rounding to nearest even, one operation at a time. No line holds a product and a
+ * sum that a fused multiply-add would round otherwise (the product in r is exact), so vector code and any compiler
+ * setting short of -ffast-math give the same bits:
+ *
+ *     qmax = 7 (int4) or 127 (int8)
+ *     TOKEN, GROUP:  a   = largest |x| of the token or group
+ *                    u   = up(a / qmax)     up: to the next bf16 not below, so the largest value is not clipped
+ *                    inv = 1 / u
+ *                    a < 2^-100: u = 0, inv = 0, all codes 0 (no denormal ever takes part in the arithmetic)
+ *                    a >= 2^127, infinite or NaN anywhere: u = NaN (0x7fc0), all codes 0: the receiver sees NaN in
+ *                    the whole token or group and the run stops there
+ *     STEP:          u = steps[coordinate], inv = 1 / u; u must lie in [2^-100, 2^100]. A value that is infinite
+ *                    or NaN gets the code -8 / -128, which unpacks to NaN
+ *     t = clamp(x * inv, -qmax, qmax)
+ *     to nearest:    q = round half to even(t)
+ *     stochastic:    q = floor(t + r), r = (h + 1/2) 2^-16, h = the value's 16 random bits
+ *     unpack:        x = q * u; NaN (0x7fc00000) for the codes -8 / -128 and for a u that is infinite or NaN
+ *
+ *     bf16, to nearest: rb_bf16_from_f32. bf16, stochastic: (bits + h) >> 16 for finite x. f32 ignores rounding.
+ *
+ * Nearest int4 of what nearest int4 unpacked to gives the same bytes again. (int8 with a scale need not: its unit
+ * is rounded up by up to 2^-7, so the largest code may be 126 and the unit of the second pass smaller.)
+ *
+ * Random bits: Philox4x32-10 (core/rng.h) with key = rb_mix64(seed, step) and counter = (idx / 8, low word of the
+ * sequence's number, its high word, boundary << 1 | direction). Word (idx % 8) / 2 of the result; its low half
+ * for even idx. They never depend on stage, microbatch or message.
+ *
+ * Operation records (device.h):
+ *     PACK        t0 bytes (u8), t1 x (B,T,k), t2 steps (k) or absent
+ *     UNPACK      t0 x (B,T,k), t1 bytes (u8), t2 steps (k) or absent
+ *                 i0 code, i1 scale, i2 stochastic, i3 boundary, i4 direction; key0 seed, key1 step, key2 sequence
+ *     CODE_STATS  t0 stats (k) i64, t1 bytes (u8); i0 code, i1 scale, i2 B, i3 T. Codes -8 / -128 count as 64 / 16384
+ */
 #ifndef RB_DEVICE_PACK_LAYOUT_H
 #define RB_DEVICE_PACK_LAYOUT_H
 
+#include "core/bytes.h"
 #include "core/rng.h"
 #include "device/ops.h"
 
-enum { RB_PACK_GROUP = 64, RB_PACK_NAN_SCALE = 0x7fc0 };
+enum { RB_GROUP = 64 };
+#define RB_UNIT_TINY 0x1p-100f /* largest values below it count as zero; smallest learned step */
+#define RB_UNIT_HUGE 0x1p127f  /* largest values from it on count as not finite */
+#define RB_STEP_HUGE 0x1p100f  /* largest learned step */
+#define RB_BF16_NAN 0x7fc0u
 
-/* One sequence's layout. */
-typedef struct rb_pack_shape {
-    int64_t B, T, k, values; /* values = T * k */
-    int64_t scales;          /* of one sequence */
-    int64_t code_bytes, bytes; /* of one sequence */
-    int qmax;                /* 0 for f32, bf16 */
-} rb_pack_shape;
+/* A checked record: all sizes, and where the operands lie. */
+typedef struct rb_pack_plan {
+    rb_code code;
+    rb_scale scale;
+    bool stochastic;
+    int qmax;                    /* 7, 127, or 0 for f32 and bf16 */
+    int64_t B, T, k, n;          /* n = T*k */
+    int64_t unit;                /* values that share one scale: k (TOKEN), 64 (GROUP), else 0 */
+    int64_t units;               /* scales per sequence */
+    int64_t scale_bytes, sequence_bytes;
+    const float *steps;          /* (k), STEP only */
+    float *x;                    /* (B,T,k) */
+    int64_t stride_b, stride_t;  /* of x, in elements */
+    uint8_t *bytes;
+    uint64_t key, sequence;      /* of the random bits */
+    uint32_t stream;             /* boundary << 1 | direction */
+} rb_pack_plan;
 
-static inline rb_pack_shape rb_pack_shape_of(const rb_pack_args *a, int64_t B, int64_t T, int64_t k) {
-    static const int qmax[RB_CODE_COUNT] = {0, 0, 127, 7};
-    static const int bits[RB_CODE_COUNT] = {32, 16, 8, 4};
-    rb_pack_shape s = {.B = B, .T = T, .k = k, .values = T * k, .qmax = qmax[a->code]};
-    if (a->scale == RB_SCALE_TOKEN) s.scales = T;
-    if (a->scale == RB_SCALE_GROUP) s.scales = (s.values + RB_PACK_GROUP - 1) / RB_PACK_GROUP;
-    s.code_bytes = (s.values * bits[a->code] + 7) / 8;
-    s.bytes = 2 * s.scales + s.code_bytes;
-    return s;
+/* Sizes for args and shape. RESBM_E_ARG for a combination or a shape that cannot be. */
+resbm_status rb_pack_sizes(rb_pack_plan *p, rb_code code, rb_scale scale, int64_t B, int64_t T, int64_t k,
+                           rb_err *err);
+/* The plan of a record of PACK, UNPACK or CODE_STATS whose views passed rb_check_op: sizes, length of bytes,
+ * presence of steps. */
+resbm_status rb_pack_plan_of(const rb_op *op, rb_pack_plan *p, rb_err *err);
+/* Every learned step must be usable; RESBM_E_NUMERIC names the coordinate. Reads device memory: kernels only. */
+resbm_status rb_pack_check_steps(const rb_op *op, const rb_pack_plan *p, rb_err *err);
+
+static inline uint32_t rb_f32_bits(float x) {
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    return u;
+}
+static inline float rb_f32_of(uint32_t u) {
+    float x;
+    memcpy(&x, &u, 4);
+    return x;
+}
+static inline bool rb_f32_finite(float x) { return (rb_f32_bits(x) & 0x7fffffffu) < 0x7f800000u; }
+
+/* One scale as it lies in the bytes, from the largest |x| (bits of it, NaN and infinity included). */
+static inline uint16_t rb_unit_bits(uint32_t absmax_bits, float qmax) {
+    float a = rb_f32_of(absmax_bits);
+    if (absmax_bits >= 0x7f000000u) return RB_BF16_NAN;
+    if (a < RB_UNIT_TINY) return 0;
+    return (uint16_t)((rb_f32_bits(a / qmax) + 0xffffu) >> 16);
+}
+/* What values are multiplied with when packing ... */
+static inline float rb_unit_inverse(uint16_t bits) {
+    return bits == 0 || bits == RB_BF16_NAN ? 0.0f : 1.0f / rb_bf16_to_f32(bits);
+}
+/* ... and when unpacking; bytes are untrusted, so every non-finite pattern becomes the one NaN. */
+static inline float rb_unit_value(uint16_t bits) {
+    return rb_bf16_to_f32((bits & 0x7f80u) == 0x7f80u ? RB_BF16_NAN : bits);
 }
 
-/* The record's scalars and back. */
-static inline void rb_pack_store(rb_op *op, const rb_pack_args *a) {
-    op->i[0] = (int64_t)a->code;
-    op->i[1] = (int64_t)a->scale;
-    op->i[2] = a->stochastic;
-    op->key[0] = a->seed;
-    op->key[1] = a->step;
-    op->key[2] = a->sequence;
-    op->key[3] = (uint64_t)a->boundary << 1 | a->direction;
-}
-static inline rb_pack_args rb_pack_load(const rb_op *op) {
-    return (rb_pack_args){.code = (rb_code)op->i[0], .scale = (rb_scale)op->i[1], .stochastic = op->i[2] != 0,
-                          .seed = op->key[0], .step = op->key[1], .sequence = op->key[2],
-                          .boundary = (uint32_t)(op->key[3] >> 1), .direction = (uint32_t)op->key[3] & 1};
+/* bf16 with h of 0..65535 as the part that decides; NaN and infinity as rb_bf16_from_f32 has them. */
+static inline uint16_t rb_bf16_stochastic(float x, uint32_t h) {
+    return rb_f32_finite(x) ? (uint16_t)((rb_f32_bits(x) + h) >> 16) : rb_bf16_from_f32(x);
 }
 
-/* bf16 scale of the largest |x| whose bits (sign cleared) are `top`. */
-static inline uint16_t rb_pack_scale(uint32_t top) {
-    if (top >= 0x7f800000u) return RB_PACK_NAN_SCALE;
-    if (top < 0x03800000u) return 0; /* 2^-120 */
-    uint32_t up = (top + 0xffffu) >> 16;
-    return (uint16_t)(up > 0x7f7fu ? 0x7f7fu : up);
+static inline uint8_t *rb_pack_scales(const rb_pack_plan *p, int64_t b) { return p->bytes + b * p->sequence_bytes; }
+static inline uint8_t *rb_pack_codes(const rb_pack_plan *p, int64_t b) {
+    return p->bytes + b * p->sequence_bytes + p->scale_bytes;
 }
 
 #endif

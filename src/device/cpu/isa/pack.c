@@ -1,291 +1,267 @@
-/* Packing in blocks of 64 values, the length of a scale group: multipliers, quantised codes, bytes. The bytes are
- * those of the reference (device/pack_layout.h); plain loops that the compiler turns into vector code. */
-#include <math.h>
+/* The codec of pack_layout.h in vector code, bytes equal to the reference's.
+ *
+ * A sequence is cut into pieces of about 4096 values (whole tokens for TOKEN, whole groups for GROUP), each done by
+ * one thread in chunks of 512: multipliers, random bits, codes. Pieces begin at a multiple of 8 values, so a chunk
+ * begins at a byte and at a whole random block. */
 #include <string.h>
-#include "core/bytes.h"
 #include "device/cpu/isa.h"
+#include "device/cpu/isa/pack_vec.h"
 #include "device/pack_layout.h"
 
-enum { block = RB_PACK_GROUP };
+enum { PIECE = 4096, STEPS_MOST = 1024, SPAWN_VALUES = 16384 /* below this a team costs more than it gives */ };
 
-typedef struct sequence {
-    const rb_pack_args *a;
-    const rb_pack_shape *s;
-    uint64_t number;    /* in the run's order */
-    const float *steps; /* STEP: (k) multipliers 1/step when packing, steps when unpacking */
-} sequence;
+typedef struct job {
+    const rb_pack_plan *p;
+    int64_t piece, pieces; /* values of one piece; pieces of one sequence */
+    bool flat;             /* rows of x touch */
+    bool packing;
+    /* STEP with k <= STEPS_MOST: multipliers of idx 0, 1, ... so that any chunk's are a run of it. */
+    float table[STEPS_MOST + RB_CHUNK];
+} job;
 
-/* u of values [from, from+64): eight Philox counters side by side. */
-static void random_block(const sequence *q, int64_t from, float *u) {
-    uint32_t c0[8], c1[8], c2[8], c3[8];
-    uint64_t key = rb_mix64(q->a->seed, q->a->step);
-    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-    for (int j = 0; j < 8; j++) {
-        c0[j] = (uint32_t)(from / 8 + j);
-        c1[j] = (uint32_t)q->number;
-        c2[j] = (uint32_t)(q->number >> 32);
-        c3[j] = q->a->boundary << 1 | q->a->direction;
-    }
-    for (int r = 0; r < 10; r++) {
-#pragma omp simd
-        for (int j = 0; j < 8; j++) {
-            uint64_t p0 = (uint64_t)RB_PHILOX_M0 * c0[j], p1 = (uint64_t)RB_PHILOX_M1 * c2[j];
-            uint32_t n0 = (uint32_t)(p1 >> 32) ^ c1[j] ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c3[j] ^ k1;
-            c1[j] = (uint32_t)p1;
-            c3[j] = (uint32_t)p0;
-            c0[j] = n0;
-            c2[j] = n2;
-        }
-        k0 += RB_PHILOX_W0;
-        k1 += RB_PHILOX_W1;
-    }
-    uint32_t w[32];
-#pragma omp simd
-    for (int j = 0; j < 8; j++) {
-        w[4 * j] = c0[j];
-        w[4 * j + 1] = c1[j];
-        w[4 * j + 2] = c2[j];
-        w[4 * j + 3] = c3[j];
-    }
-    uint16_t h[block];
-    for (int i = 0; i < 32; i++) { /* byte order made plain: low half first */
-        h[2 * i] = (uint16_t)w[i];
-        h[2 * i + 1] = (uint16_t)(w[i] >> 16);
-    }
-#pragma omp simd
-    for (int i = 0; i < block; i++) u[i] = (float)h[i] * 0x1p-16f + 0x1p-17f;
+/* One piece's values [from, to) of sequence b, and one multiplier per scale in it. */
+typedef struct piece {
+    const job *j;
+    int64_t b, from, to;
+    float unit[PIECE];
+} piece;
+
+static float step_multiplier(const job *j, int64_t coordinate) {
+    float u = j->p->steps[coordinate];
+    return j->packing ? 1.0f / u : u;
 }
 
-static uint32_t top_bits(const float *x, int64_t n) {
-    uint32_t top = 0;
-#pragma omp simd reduction(max : top)
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t v;
-        memcpy(&v, x + i, 4);
-        v &= 0x7fffffffu;
-        top = v > top ? v : top;
+static void plan_job(job *j, const rb_pack_plan *p, bool packing) {
+    j->p = p;
+    j->packing = packing;
+    j->flat = p->stride_t == p->k || p->T == 1;
+    j->piece = p->scale == RB_SCALE_TOKEN ? (PIECE / 8 + p->k - 1) / p->k * 8 * p->k : PIECE;
+    j->pieces = (p->n + j->piece - 1) / j->piece;
+    if (!p->steps || p->k > STEPS_MOST) return;
+    for (int64_t i = 0; i < p->k + RB_CHUNK; i++)
+        j->table[i] = i < p->k ? step_multiplier(j, i) : j->table[i - p->k];
+}
+
+static float *row_at(const rb_pack_plan *p, int64_t b, int64_t idx) {
+    return p->x + b * p->stride_b + idx / p->k * p->stride_t + idx % p->k;
+}
+
+/* Values [from, from + n) between x and a buffer, row by row. */
+static void gather(const rb_pack_plan *p, int64_t b, int64_t from, int64_t n, float *buf) {
+    for (int64_t i = 0; i < n;) {
+        int64_t left = p->k - (from + i) % p->k, run = left < n - i ? left : n - i;
+        memcpy(buf + i, row_at(p, b, from + i), (size_t)run * sizeof *buf);
+        i += run;
     }
-    return top;
 }
 
-static float multiplier(const sequence *q, uint16_t h) {
-    return h && h != RB_PACK_NAN_SCALE ? (float)q->s->qmax / rb_bf16_to_f32(h) : 0;
+static void scatter(const rb_pack_plan *p, int64_t b, int64_t from, int64_t n, const float *buf) {
+    for (int64_t i = 0; i < n;) {
+        int64_t left = p->k - (from + i) % p->k, run = left < n - i ? left : n - i;
+        memcpy(row_at(p, b, from + i), buf + i, (size_t)run * sizeof *buf);
+        i += run;
+    }
 }
 
-static uint16_t scale_at(const uint8_t *scales, int64_t g) { return rb_get16(scales + 2 * g); }
+/* The multipliers of values [from, from + n); they lie in buf or in the table. */
+static const float *multipliers(const piece *w, int64_t from, int64_t n, float *buf) {
+    const rb_pack_plan *p = w->j->p;
+    if (p->steps && p->k <= STEPS_MOST) return w->j->table + from % p->k;
+    int64_t at = from - w->from;
+    for (int64_t i = 0; i < n; i++)
+        buf[i] = p->steps ? step_multiplier(w->j, (from + i) % p->k) : 0;
+    for (int64_t i = 0; i < n && p->unit;) {
+        int64_t left = p->unit - (at + i) % p->unit, run = left < n - i ? left : n - i;
+        float m = w->unit[(at + i) / p->unit];
+        for (int64_t v = 0; v < run; v++) buf[i + v] = m;
+        i += run;
+    }
+    return buf;
+}
 
-/* Multiplier of each value of a block. TOKEN scales are written already. */
-static void multipliers(const sequence *q, const uint8_t *scales, int64_t from, int n, float *m) {
-    int64_t k = q->s->k;
-    if (q->a->scale == RB_SCALE_GROUP) {
-        float one = multiplier(q, scale_at(scales, from / block));
-        for (int i = 0; i < block; i++) m[i] = one;
+static void pack_units(piece *w) {
+    const rb_pack_plan *p = w->j->p;
+    float buf[RB_GROUP];
+    for (int64_t from = w->from, u = 0; p->unit && from < w->to; from += p->unit, u++) {
+        int64_t n = w->to - from < p->unit ? w->to - from : p->unit;
+        bool direct = w->j->flat || p->scale == RB_SCALE_TOKEN;
+        if (!direct) gather(p, w->b, from, n, buf);
+        uint16_t scale = rb_unit_bits(vec_absmax(direct ? row_at(p, w->b, from) : buf, n), (float)p->qmax);
+        rb_put16(rb_pack_scales(p, w->b) + 2 * (from / p->unit), scale);
+        w->unit[u] = rb_unit_inverse(scale);
+    }
+}
+
+static void unpack_units(piece *w) {
+    const rb_pack_plan *p = w->j->p;
+    for (int64_t from = w->from, u = 0; p->unit && from < w->to; from += p->unit, u++)
+        w->unit[u] = rb_unit_value(rb_get16(rb_pack_scales(p, w->b) + 2 * (from / p->unit)));
+}
+
+static void quantize(const rb_pack_plan *p, uint8_t *out, const float *x, const float *m, const uint16_t *h,
+                     int64_t n) {
+    vec_range range = {(float)p->qmax, p->steps ? -p->qmax - 1 : 0};
+    if (p->code == RB_CODE_INT4 && h) vec_quantize4(out, x, m, h, n, range);
+    else if (p->code == RB_CODE_INT4) vec_quantize4(out, x, m, NULL, n, range);
+    else if (h) vec_quantize8(out, x, m, h, n, range);
+    else vec_quantize8(out, x, m, NULL, n, range);
+}
+
+static const uint16_t *random_bits(const piece *w, int64_t from, int64_t n, uint16_t *buf) {
+    const rb_pack_plan *p = w->j->p;
+    if (!p->stochastic) return NULL;
+    vec_random_bits(buf, n, (vec_random){p->key, p->sequence + (uint64_t)w->b, (uint32_t)(from / 8), p->stream});
+    return buf;
+}
+
+static int64_t code_bytes(const rb_pack_plan *p, int64_t n) { return p->code == RB_CODE_INT4 ? (n + 1) / 2 : n; }
+static int64_t padded(int64_t n) { return (n + 63) / 64 * 64; }
+
+static void pack_chunk(const piece *w, int64_t from, int64_t n) {
+    const rb_pack_plan *p = w->j->p;
+    float values[RB_CHUNK], m[RB_CHUNK];
+    uint16_t h[RB_CHUNK];
+    uint8_t codes[RB_CHUNK], *out = rb_pack_codes(p, w->b) + code_bytes(p, from);
+    int64_t full = padded(n);
+    const float *x = values;
+    if (w->j->flat && full == n) x = row_at(p, w->b, from);
+    else gather(p, w->b, from, n, values);
+    if (full != n) {
+        memset(values + n, 0, (size_t)(full - n) * sizeof *values);
+        memset(m + n, 0, (size_t)(full - n) * sizeof *m);
+    }
+    quantize(p, full == n ? out : codes, x, multipliers(w, from, n, m), random_bits(w, from, full, h), full);
+    if (full != n) memcpy(out, codes, (size_t)code_bytes(p, n));
+}
+
+static void unpack_chunk(const piece *w, int64_t from, int64_t n) {
+    const rb_pack_plan *p = w->j->p;
+    float values[RB_CHUNK], m[RB_CHUNK];
+    uint8_t tail[RB_CHUNK];
+    const uint8_t *codes = rb_pack_codes(p, w->b) + code_bytes(p, from);
+    int64_t full = padded(n);
+    bool direct = w->j->flat && full == n;
+    if (full != n) {
+        memset(tail, 0, (size_t)code_bytes(p, full));
+        memset(m + n, 0, (size_t)(full - n) * sizeof *m);
+        codes = memcpy(tail, codes, (size_t)code_bytes(p, n));
+    }
+    float *x = direct ? row_at(p, w->b, from) : values;
+    if (p->code == RB_CODE_INT4) vec_dequantize4(x, codes, multipliers(w, from, n, m), full);
+    else vec_dequantize8(x, codes, multipliers(w, from, n, m), full);
+    if (!direct) scatter(p, w->b, from, n, values);
+}
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+static void put_words16(uint8_t *out, const uint16_t *v, int64_t n) { memcpy(out, v, (size_t)n * 2); }
+static void get_words16(uint16_t *v, const uint8_t *in, int64_t n) { memcpy(v, in, (size_t)n * 2); }
+static void put_floats(uint8_t *out, const float *v, int64_t n) { memcpy(out, v, (size_t)n * 4); }
+static void get_floats(float *v, const uint8_t *in, int64_t n) { memcpy(v, in, (size_t)n * 4); }
+#else
+static void put_words16(uint8_t *out, const uint16_t *v, int64_t n) {
+    for (int64_t i = 0; i < n; i++) rb_put16(out + 2 * i, v[i]);
+}
+static void get_words16(uint16_t *v, const uint8_t *in, int64_t n) {
+    for (int64_t i = 0; i < n; i++) v[i] = rb_get16(in + 2 * i);
+}
+static void put_floats(uint8_t *out, const float *v, int64_t n) {
+    for (int64_t i = 0; i < n; i++) rb_put32(out + 4 * i, rb_f32_bits(v[i]));
+}
+static void get_floats(float *v, const uint8_t *in, int64_t n) {
+    for (int64_t i = 0; i < n; i++) v[i] = rb_f32_of(rb_get32(in + 4 * i));
+}
+#endif
+
+/* f32 and bf16. */
+static void pack_whole(const piece *w, int64_t from, int64_t n) {
+    const rb_pack_plan *p = w->j->p;
+    float values[RB_CHUNK];
+    uint16_t words[RB_CHUNK], bits[RB_CHUNK];
+    const float *x = w->j->flat ? row_at(p, w->b, from) : values;
+    if (!w->j->flat) gather(p, w->b, from, n, values);
+    if (p->code == RB_CODE_F32) {
+        put_floats(rb_pack_codes(p, w->b) + 4 * from, x, n);
         return;
     }
-    int64_t token = from / k, at = from % k;
-    for (int i = 0; i < n;) {
-        int run = (int)(k - at < n - i ? k - at : n - i);
-        if (q->a->scale == RB_SCALE_STEP)
-            memcpy(m + i, q->steps + at, (size_t)run * sizeof *m);
-        else
-            for (int j = 0; j < run; j++) m[i + j] = multiplier(q, scale_at(scales, token));
-        i += run;
-        at = 0;
-        token++;
-    }
+    const uint16_t *h = random_bits(w, from, padded(n), bits);
+    for (int64_t i = 0; i < n && !h; i++) words[i] = rb_bf16_from_f32(x[i]);
+    for (int64_t i = 0; i < n && h; i++) words[i] = rb_bf16_stochastic(x[i], h[i]);
+    put_words16(rb_pack_codes(p, w->b) + 2 * from, words, n);
 }
 
-static void quantise(const sequence *q, const float *x, const float *m, int64_t from, int8_t *code) {
-    float high = (float)q->s->qmax, low = -high, u[block];
-    int32_t c[block];
-    if (q->a->stochastic) {
-        random_block(q, from, u);
-#pragma omp simd
-        for (int i = 0; i < block; i++) {
-            float r = floorf(x[i] * m[i] + u[i]);
-            r = r > low ? r : low;
-            c[i] = (int32_t)(r < high ? r : high);
-        }
+static void unpack_whole(const piece *w, int64_t from, int64_t n) {
+    const rb_pack_plan *p = w->j->p;
+    float values[RB_CHUNK], *x = w->j->flat ? row_at(p, w->b, from) : values;
+    uint16_t words[RB_CHUNK];
+    if (p->code == RB_CODE_F32) {
+        get_floats(x, rb_pack_codes(p, w->b) + 4 * from, n);
     } else {
-#pragma omp simd
-        for (int i = 0; i < block; i++) {
-            float r = rintf(x[i] * m[i]);
-            r = r > low ? r : low;
-            c[i] = (int32_t)(r < high ? r : high);
-        }
+        get_words16(words, rb_pack_codes(p, w->b) + 2 * from, n);
+        for (int64_t i = 0; i < n; i++) x[i] = rb_bf16_to_f32(words[i]);
     }
-    int32_t mark = -q->s->qmax - 1;
-    bool stepped = q->a->scale == RB_SCALE_STEP;
-#pragma omp simd
-    for (int i = 0; i < block; i++) {
-        uint32_t v;
-        memcpy(&v, x + i, 4);
-        bool finite = (v & 0x7f800000u) != 0x7f800000u;
-        int32_t z = m[i] != 0 ? c[i] : 0;
-        code[i] = (int8_t)(finite ? z : stepped ? mark : 0);
-    }
+    if (!w->j->flat) scatter(p, w->b, from, n, values);
 }
 
-static void put_codes(const sequence *q, uint8_t *codes, int64_t from, int n, const int8_t *c) {
-    if (q->a->code == RB_CODE_INT8) {
-        memcpy(codes + from, c, (size_t)n);
-        return;
-    }
-    uint8_t pair[block / 2];
-#pragma omp simd
-    for (int i = 0; i < block / 2; i++) pair[i] = (uint8_t)((c[2 * i] & 15) | (c[2 * i + 1] & 15) << 4);
-    memcpy(codes + from / 2, pair, (size_t)(n + 1) / 2);
+static void run_piece(const job *j, int64_t number) {
+    piece w;
+    w.j = j;
+    w.b = number / j->pieces;
+    w.from = number % j->pieces * j->piece;
+    w.to = w.from + j->piece < j->p->n ? w.from + j->piece : j->p->n;
+    if (j->packing) pack_units(&w);
+    else unpack_units(&w);
+    bool whole = j->p->scale == RB_SCALE_NONE;
+    void (*chunk)(const piece *, int64_t, int64_t) =
+        j->packing ? (whole ? pack_whole : pack_chunk) : (whole ? unpack_whole : unpack_chunk);
+    for (int64_t from = w.from; from < w.to; from += RB_CHUNK)
+        chunk(&w, from, w.to - from < RB_CHUNK ? w.to - from : RB_CHUNK);
 }
 
-static void pack_sequence(const sequence *q, const float *x, uint8_t *out) {
-    const rb_pack_shape *s = q->s;
-    for (int64_t g = 0; q->a->scale == RB_SCALE_TOKEN && g < s->T; g++)
-        rb_put16(out + 2 * g, rb_pack_scale(top_bits(x + g * s->k, s->k)));
-    for (int64_t from = 0; from < s->values; from += block) {
-        int n = (int)(s->values - from < block ? s->values - from : block);
-        float part[block], m[block];
-        const float *v = x + from;
-        int8_t code[block];
-        if (n < block) {
-            memset(part, 0, sizeof part);
-            memset(m, 0, sizeof m);
-            memcpy(part, v, (size_t)n * sizeof *v);
-            v = part;
-        }
-        if (q->a->scale == RB_SCALE_GROUP) rb_put16(out + 2 * (from / block), rb_pack_scale(top_bits(v, block)));
-        multipliers(q, out, from, n, m);
-        quantise(q, v, m, from, code);
-        put_codes(q, out + 2 * s->scales, from, n, code);
-    }
-}
-
-static void pack_plain(const float *x, uint8_t *out, rb_code code, int64_t n) {
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t v;
-        memcpy(&v, x + i, 4);
-        if (code == RB_CODE_F32)
-            rb_put32(out + 4 * i, v);
-        else
-            rb_put16(out + 2 * i, rb_bf16_from_f32(x[i]));
-    }
-}
-
-resbm_status RB_ISA_NAME(rb_cpu_pack)(rb_queue *dev, const rb_op *op, rb_err *err) {
-    rb_pack_args a = rb_pack_load(op);
-    const rb_view *x = &op->t[1];
-    rb_pack_shape s = rb_pack_shape_of(&a, x->shape[0], x->shape[1], x->shape[2]);
-    enum { most = 16384 };
-    float inverse[most];
-    if (a.scale == RB_SCALE_STEP && s.k > most)
-        return rb_fail(err, RESBM_E_UNSUPPORTED, "pack: %lld learned steps, at most %d", (long long)s.k, most);
-    for (int64_t i = 0; a.scale == RB_SCALE_STEP && i < s.k; i++) inverse[i] = 1.0f / ((const float *)op->t[2].data)[i];
-#pragma omp parallel for schedule(static) num_threads(dev->dev->opt.threads)
-    for (int64_t b = 0; b < s.B; b++) {
-        uint8_t *out = (uint8_t *)op->t[0].data + b * s.bytes;
-        const float *row = (const float *)x->data + b * x->stride[0];
-        sequence q = {&a, &s, a.sequence + (uint64_t)b, inverse};
-        if (a.scale == RB_SCALE_NONE)
-            pack_plain(row, out, a.code, s.values);
-        else
-            pack_sequence(&q, row, out);
-    }
+static resbm_status run(rb_queue *q, const rb_op *op, bool packing, rb_err *err) {
+    rb_pack_plan p;
+    job j;
+    RB_TRY(rb_pack_plan_of(op, &p, err));
+    RB_TRY(rb_pack_check_steps(op, &p, err));
+    plan_job(&j, &p, packing);
+    int threads = q->dev->opt.threads;
+    (void)threads; /* without OpenMP */
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && p.B * p.n >= SPAWN_VALUES)
+    for (int64_t i = 0; i < p.B * j.pieces; i++) run_piece(&j, i);
     return RESBM_OK;
 }
 
-static void get_codes(const sequence *q, const uint8_t *codes, int64_t from, int n, int8_t *c) {
-    if (q->a->code == RB_CODE_INT8) {
-        memcpy(c, codes + from, (size_t)n);
+resbm_status RB_ISA_NAME(rb_cpu_pack)(rb_queue *q, const rb_op *op, rb_err *err) { return run(q, op, true, err); }
+resbm_status RB_ISA_NAME(rb_cpu_unpack)(rb_queue *q, const rb_op *op, rb_err *err) { return run(q, op, false, err); }
+
+static void get_codes(const rb_pack_plan *p, const uint8_t *codes, int64_t n, int8_t *out) {
+    if (p->code == RB_CODE_INT8) {
+        memcpy(out, codes, (size_t)n);
         return;
     }
-    uint8_t pair[block / 2] = {0};
-    memcpy(pair, codes + from / 2, (size_t)(n + 1) / 2);
-#pragma omp simd
-    for (int i = 0; i < block / 2; i++) {
-        c[2 * i] = (int8_t)((int8_t)(uint8_t)(pair[i] << 4) >> 4);
-        c[2 * i + 1] = (int8_t)((int8_t)pair[i] >> 4);
+    for (int64_t i = 0; i < (n + 1) / 2; i++) {
+        out[2 * i] = (int8_t)(((codes[i] & 15) ^ 8) - 8);
+        out[2 * i + 1] = (int8_t)(((codes[i] >> 4) ^ 8) - 8);
     }
 }
 
-static float scale_step(const sequence *q, uint16_t h) { return rb_bf16_to_f32(h) / (float)q->s->qmax; }
-
-static void unpack_steps(const sequence *q, const uint8_t *scales, int64_t from, int n, float *m) {
-    int64_t k = q->s->k, token = from / k, at = from % k;
-    if (q->a->scale == RB_SCALE_GROUP) {
-        float one = scale_step(q, scale_at(scales, from / block));
-        for (int i = 0; i < n; i++) m[i] = one;
-        return;
-    }
-    for (int i = 0; i < n; at = 0, token++) {
-        int run = (int)(k - at < n - i ? k - at : n - i);
-        if (q->a->scale == RB_SCALE_STEP) {
-            memcpy(m + i, q->steps + at, (size_t)run * sizeof *m);
-        } else {
-            float one = scale_step(q, scale_at(scales, token));
-            for (int j = 0; j < run; j++) m[i + j] = one;
-        }
-        i += run;
-    }
+static void add_squares(int64_t *stats, const int8_t *codes, int64_t n) {
+    for (int64_t i = 0; i < n; i++) stats[i] += codes[i] * codes[i];
 }
 
-static void unpack_sequence(const sequence *q, const uint8_t *in, float *x) {
-    const rb_pack_shape *s = q->s;
-    int mark = -s->qmax - 1;
-    for (int64_t from = 0; from < s->values; from += block) {
-        int n = (int)(s->values - from < block ? s->values - from : block);
-        float m[block];
-        int8_t c[block];
-        unpack_steps(q, in, from, n, m);
-        get_codes(q, in + 2 * s->scales, from, n, c);
-#pragma omp simd
-        for (int i = 0; i < n; i++) x[from + i] = c[i] == mark ? NAN : (float)c[i] * m[i];
-    }
-}
-
-static void unpack_plain(const uint8_t *in, float *x, rb_code code, int64_t n) {
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t v = code == RB_CODE_F32 ? rb_get32(in + 4 * i) : (uint32_t)rb_get16(in + 2 * i) << 16;
-        memcpy(x + i, &v, 4);
-    }
-}
-
-resbm_status RB_ISA_NAME(rb_cpu_unpack)(rb_queue *dev, const rb_op *op, rb_err *err) {
-    (void)err;
-    rb_pack_args a = rb_pack_load(op);
-    const rb_view *x = &op->t[0];
-    rb_pack_shape s = rb_pack_shape_of(&a, x->shape[0], x->shape[1], x->shape[2]);
-#pragma omp parallel for schedule(static) num_threads(dev->dev->opt.threads)
-    for (int64_t b = 0; b < s.B; b++) {
-        const uint8_t *in = (const uint8_t *)op->t[1].data + b * s.bytes;
-        float *row = (float *)x->data + b * x->stride[0];
-        sequence q = {&a, &s, 0, op->t[2].data};
-        if (a.scale == RB_SCALE_NONE)
-            unpack_plain(in, row, a.code, s.values);
-        else
-            unpack_sequence(&q, in, row);
-    }
-    return RESBM_OK;
-}
-
-resbm_status RB_ISA_NAME(rb_cpu_code_stats)(rb_queue *dev, const rb_op *op, rb_err *err) {
-    (void)dev, (void)err;
-    rb_pack_args a = rb_pack_load(op);
-    int64_t *stats = op->t[0].data, k = rb_count(op->t[0]);
-    rb_pack_shape s = rb_pack_shape_of(&a, op->i[3], op->i[4], k);
-    int mark = -s.qmax - 1;
-    for (int64_t b = 0; b < s.B; b++) {
-        sequence q = {&a, &s, 0, NULL};
-        for (int64_t from = 0; from < s.values; from += block) {
-            int n = (int)(s.values - from < block ? s.values - from : block);
-            int8_t c[block];
-            get_codes(&q, (const uint8_t *)op->t[1].data + b * s.bytes, from, n, c);
-            int64_t at = from % k;
-            for (int i = 0; i < n; i++) {
-                if (c[i] != mark) stats[at] += c[i] * c[i];
-                if (++at == k) at = 0;
+resbm_status RB_ISA_NAME(rb_cpu_code_stats)(rb_queue *q, const rb_op *op, rb_err *err) {
+    (void)q;
+    rb_pack_plan p;
+    RB_TRY(rb_pack_plan_of(op, &p, err));
+    int8_t codes[RB_CHUNK];
+    for (int64_t b = 0; b < p.B; b++)
+        for (int64_t from = 0; from < p.n; from += RB_CHUNK) {
+            int64_t n = p.n - from < RB_CHUNK ? p.n - from : RB_CHUNK;
+            get_codes(&p, rb_pack_codes(&p, b) + code_bytes(&p, from), n, codes);
+            for (int64_t i = 0; i < n;) {
+                int64_t at = (from + i) % p.k, run = p.k - at < n - i ? p.k - at : n - i;
+                add_squares((int64_t *)op->t[0].data + at, codes + i, run);
+                i += run;
             }
         }
-    }
     return RESBM_OK;
 }
