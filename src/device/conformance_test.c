@@ -314,7 +314,7 @@ static void test_gemm(void **state) {
             test_case c = {{.kind = RB_OP_GEMM, .f = {t == 1 ? 0.5f : 1, t == 3 ? 1.f : 0}, .i = {ta, tb}},
                            {P2(M, N, gap, t == 3 ? NORMAL : NAN_FILL), P2(ta ? K : M, ta ? M : K, gap, NORMAL),
                             P2(tb ? N : K, tb ? K : N, 0, NORMAL)},
-                           1e-5, ""};
+                           1e-5, "", 0};
             check(*state, &c);
         }
 }
@@ -323,7 +323,7 @@ static void test_fill_and_axpby(void **state) {
     static const rb_dtype types[] = {RB_F32, RB_F64, RB_I32, RB_I64, RB_U8};
     for (int i = 0; i < 5; i++)
         for (int64_t n = 1; n < 30000; n = n * 7 + 2) {
-            test_case c = {{.kind = RB_OP_FILL, .f = {3}}, {{types[i], 2, {n, 3}, n % 3, NORMAL, 0, 0, NULL, 0}}, 0, ""};
+            test_case c = {{.kind = RB_OP_FILL, .f = {3}}, {{types[i], 2, {n, 3}, n % 3, NORMAL, 0, 0, NULL, 0}}, 0, "", 0};
             check(*state, &c);
         }
     for (int mix = 0; mix < 8; mix++)
@@ -333,10 +333,10 @@ static void test_fill_and_axpby(void **state) {
             test_case c = {{.kind = RB_OP_AXPBY, .f = {beta != 0 ? 1.f : 2.f, beta}},
                            {{y, 3, {2, n, 5}, n % 2, beta != 0 ? POSITIVE : NAN_FILL, 0, 0, NULL, 0},
                             {x, 3, {2, n, 5}, n % 5, POSITIVE, 0, 0, NULL, 0}},
-                           y == RB_BF16 ? 1. / 128 : 1e-6, ""};
+                           y == RB_BF16 ? 1. / 128 : 1e-6, "", 0};
             check(*state, &c);
         }
-    test_case own = {{.kind = RB_OP_AXPBY, .f = {2, 1}}, {P2(9, 5000, 0, NORMAL), SHARED2(9, 5000, 0, 0)}, 1e-6, ""};
+    test_case own = {{.kind = RB_OP_AXPBY, .f = {2, 1}}, {P2(9, 5000, 0, NORMAL), SHARED2(9, 5000, 0, 0)}, 1e-6, "", 0};
     check(*state, &own);
 }
 
@@ -345,9 +345,9 @@ static void test_embed(void **state) {
     for (size_t i = 0; i < sizeof size / sizeof *size; i++) {
         int64_t n = size[i][0], d = size[i][1], V = size[i][2];
         test_case f = {{.kind = RB_OP_EMBED_FWD},
-                       {P2(n, d, 2, NAN_FILL), P2(V, d, 1, NORMAL), IDS1(n, V, IDS)}, 0, ""};
+                       {P2(n, d, 2, NAN_FILL), P2(V, d, 1, NORMAL), IDS1(n, V, IDS)}, 0, "", 0};
         test_case b = {{.kind = RB_OP_EMBED_BWD},
-                       {P2(V, d, 0, NORMAL), P2(n, d, 3, NORMAL), IDS1(n, V, IDS)}, 1e-6, ""};
+                       {P2(V, d, 0, NORMAL), P2(n, d, 3, NORMAL), IDS1(n, V, IDS)}, 1e-6, "", 0};
         check(*state, &f);
         check(*state, &b);
     }
@@ -364,11 +364,11 @@ static void test_rmsnorm(void **state) {
             part y = rows, dw = P1(d, NORMAL), inplace = rows;
             y.init = NAN_FILL;
             inplace.shares = 2;
-            test_case f = {{.kind = RB_OP_RMSNORM_FWD, .f = {1e-5f}}, {y, rstd, rows, w}, 3e-6, ""};
-            test_case b = {{.kind = RB_OP_RMSNORM_BWD_X, .f = {0}}, {y, rows, rows, w, rstd}, 3e-6, ""};
-            test_case a = {{.kind = RB_OP_RMSNORM_BWD_X, .f = {1}}, {rows, rows, rows, w, rstd}, 3e-6, ""};
-            test_case s = {{.kind = RB_OP_RMSNORM_BWD_X, .f = {0}}, {inplace, rows, rows, w, rstd}, 3e-6, ""};
-            test_case g = {{.kind = RB_OP_RMSNORM_BWD_W}, {dw, rows, rows, rstd}, 1e-5, ""};
+            test_case f = {{.kind = RB_OP_RMSNORM_FWD, .f = {1e-5f}}, {y, rstd, rows, w}, 3e-6, "", 0};
+            test_case b = {{.kind = RB_OP_RMSNORM_BWD_X, .f = {0}}, {y, rows, rows, w, rstd}, 3e-6, "", 0};
+            test_case a = {{.kind = RB_OP_RMSNORM_BWD_X, .f = {1}}, {rows, rows, rows, w, rstd}, 3e-6, "", 0};
+            test_case s = {{.kind = RB_OP_RMSNORM_BWD_X, .f = {0}}, {inplace, rows, rows, w, rstd}, 3e-6, "", 0};
+            test_case g = {{.kind = RB_OP_RMSNORM_BWD_W}, {dw, rows, rows, rstd}, 1e-5, "", 0};
             test_case *all[] = {&f, &b, &a, &s, &g};
             for (int j = 0; j < 5; j++) check(*state, all[j]);
         }
@@ -383,7 +383,7 @@ static void test_rope(void **state) {
             test_case c = {{.kind = RB_OP_ROPE, .i = {offset, inverse}},
                            {{RB_F32, 4, {s[0], s[1], s[2], s[3]}, (int64_t)i, NORMAL, 0, 0, NULL, 0},
                             P2(s[1] + offset, s[3] / 2, 1, ANGLE_COS), P2(s[1] + offset, s[3] / 2, 1, ANGLE_SIN)},
-                           1e-6, ""};
+                           1e-6, "", 0};
             check(*state, &c);
         }
 }
@@ -408,7 +408,8 @@ static test_case attention_forward_case(const heads *s) {
                         rows_of(s, s->T, s->H, 3, NORMAL), rows_of(s, S, s->G, 1, NORMAL),
                         rows_of(s, S, s->G, 2, NORMAL)},
                        5e-6,
-                       ""};
+                       "",
+                       0};
 }
 
 static void test_attention_forward(void **state) {
@@ -449,20 +450,20 @@ static void test_activations(void **state) {
             part x = P2(n, w, gap, NORMAL), out = P2(n, w, gap, NAN_FILL), none = ABSENT;
             part on3 = SHARED2(n, w, gap, 3), on4 = SHARED2(n, w, gap, 4), on5 = SHARED2(n, w, gap, 5);
             part on1 = SHARED2(n, w, gap, 1), on2 = SHARED2(n, w, gap, 2);
-            test_case all[] = {{{.kind = RB_OP_SWIGLU_FWD}, {out, x, x}, 2e-6, ""},
-                               {{.kind = RB_OP_SWIGLU_BWD}, {out, out, out, x, x, x}, 2e-6, ""},
-                               {{.kind = RB_OP_SWIGLU_BWD}, {out, out, none, x, x, x}, 2e-6, ""},
-                               {{.kind = RB_OP_SWIGLU_BWD}, {on4, on5, on3, x, x, x}, 2e-6, ""},
-                               {{.kind = RB_OP_SILU_FWD}, {out, x}, 2e-6, ""},
-                               {{.kind = RB_OP_SILU_FWD}, {on1, x}, 2e-6, ""},
-                               {{.kind = RB_OP_SILU_BWD}, {out, x, x}, 2e-6, ""},
-                               {{.kind = RB_OP_SILU_BWD}, {on1, x, x}, 2e-6, ""},
-                               {{.kind = RB_OP_SILU_BWD}, {on2, x, x}, 2e-6, ""}};
+            test_case all[] = {{{.kind = RB_OP_SWIGLU_FWD}, {out, x, x}, 2e-6, "", 0},
+                               {{.kind = RB_OP_SWIGLU_BWD}, {out, out, out, x, x, x}, 2e-6, "", 0},
+                               {{.kind = RB_OP_SWIGLU_BWD}, {out, out, none, x, x, x}, 2e-6, "", 0},
+                               {{.kind = RB_OP_SWIGLU_BWD}, {on4, on5, on3, x, x, x}, 2e-6, "", 0},
+                               {{.kind = RB_OP_SILU_FWD}, {out, x}, 2e-6, "", 0},
+                               {{.kind = RB_OP_SILU_FWD}, {on1, x}, 2e-6, "", 0},
+                               {{.kind = RB_OP_SILU_BWD}, {out, x, x}, 2e-6, "", 0},
+                               {{.kind = RB_OP_SILU_BWD}, {on1, x, x}, 2e-6, "", 0},
+                               {{.kind = RB_OP_SILU_BWD}, {on2, x, x}, 2e-6, "", 0}};
             for (size_t j = 0; j < sizeof all / sizeof *all; j++) check(*state, &all[j]);
         }
-    test_case odd[] = {{{.kind = RB_OP_SILU_FWD}, {P2(3, 39, 0, ZERO), P2(3, 39, 0, SPECIAL)}, 2e-6, ""},
+    test_case odd[] = {{{.kind = RB_OP_SILU_FWD}, {P2(3, 39, 0, ZERO), P2(3, 39, 0, SPECIAL)}, 2e-6, "", 0},
                        {{.kind = RB_OP_SWIGLU_FWD},
-                        {P2(3, 39, 0, ZERO), P2(3, 39, 0, SPECIAL), P2(3, 39, 0, POSITIVE)}, 2e-6, ""}};
+                        {P2(3, 39, 0, ZERO), P2(3, 39, 0, SPECIAL), P2(3, 39, 0, POSITIVE)}, 2e-6, "", 0}};
     for (int j = 0; j < 2; j++) check(*state, &odd[j]);
 }
 
@@ -472,10 +473,10 @@ static void test_xent(void **state) {
         for (int g = 0; g < 2; g++) {
             int64_t n = size[i][0], V = size[i][1];
             test_case c = {{.kind = RB_OP_XENT, .f = {g ? 1.f / 64 : 0}},
-                           {P1(n, NAN_FILL), P2(n, V, (int64_t)i, NORMAL), IDS1(n, V, TARGETS)}, 5e-6, ""};
+                           {P1(n, NAN_FILL), P2(n, V, (int64_t)i, NORMAL), IDS1(n, V, TARGETS)}, 5e-6, "", 0};
             check(*state, &c);
         }
-    test_case odd = {{.kind = RB_OP_XENT, .f = {1}}, {P1(4, ZERO), P2(4, 5, 0, SPECIAL), IDS1(4, 5, IDS)}, 5e-6, ""};
+    test_case odd = {{.kind = RB_OP_XENT, .f = {1}}, {P1(4, ZERO), P2(4, 5, 0, SPECIAL), IDS1(4, 5, IDS)}, 5e-6, "", 0};
     check(*state, &odd);
 }
 
@@ -485,10 +486,10 @@ static void test_reductions(void **state) {
             part out = {RB_F64, 1, {1}, 0, NAN_FILL, 0, 0, NULL, 0}, norm = out, x = P2(n, 37, gap, NORMAL);
             norm.init = POSITIVE;
             part y = P2(n, 37, 0, NAN_FILL), inplace = SHARED2(n, 37, gap, 1);
-            test_case all[] = {{{.kind = RB_OP_SUM}, {out, x}, 1e-10, ""},
-                               {{.kind = RB_OP_SUMSQ}, {out, x}, 1e-12, ""},
-                               {{.kind = RB_OP_NORMALIZE, .f = {1e-7f}}, {y, x, norm}, 1e-6, ""},
-                               {{.kind = RB_OP_NORMALIZE, .f = {10}}, {inplace, x, norm}, 1e-6, ""}};
+            test_case all[] = {{{.kind = RB_OP_SUM}, {out, x}, 1e-10, "", 0},
+                               {{.kind = RB_OP_SUMSQ}, {out, x}, 1e-12, "", 0},
+                               {{.kind = RB_OP_NORMALIZE, .f = {1e-7f}}, {y, x, norm}, 1e-6, "", 0},
+                               {{.kind = RB_OP_NORMALIZE, .f = {10}}, {inplace, x, norm}, 1e-6, "", 0}};
             for (int j = 0; j < 4; j++) check(*state, &all[j]);
         }
 }
@@ -496,12 +497,12 @@ static void test_reductions(void **state) {
 static void test_optimizers(void **state) {
     for (int64_t n = 1; n < 40000; n = n * 13 + 2) {
         test_case a = {{.kind = RB_OP_ADAMW, .f = {0.999f, 0.1f, 0.95f, 0.05f, 1e-2f, 0.3f, 1e-8f, 0.5f}},
-                       {P1(n, NORMAL), P1(n, NORMAL), P1(n, POSITIVE), P1(n, NORMAL)}, 2e-6, ""};
+                       {P1(n, NORMAL), P1(n, NORMAL), P1(n, POSITIVE), P1(n, NORMAL)}, 2e-6, "", 0};
         check(*state, &a);
         for (int m = 0; m < 4; m++) {
             part update = P2(n, 3, 0, NAN_FILL), shared = SHARED2(n, 3, 2, 2);
             test_case c = {{.kind = RB_OP_MUON_MOMENTUM, .f = {0.95f, 0.5f}, .i = {m & 1}},
-                           {P2(n, 3, 1, NORMAL), m & 2 ? shared : update, P2(n, 3, 2, NORMAL)}, 2e-6, ""};
+                           {P2(n, 3, 1, NORMAL), m & 2 ? shared : update, P2(n, 3, 2, NORMAL)}, 2e-6, "", 0};
             check(*state, &c);
         }
     }
@@ -521,10 +522,10 @@ static void check_code(fixture *f, int code, int scale, const heads *s, int stoc
     rb_op op = {.kind = RB_OP_PACK, .i = {code, scale, stochastic, 3, 1}, .key = {7, 11, 13}};
     if (scale != RB_SCALE_STEP) steps = none;
     out.init = NAN_FILL;
-    test_case pack = {op, {bytes, x, steps}, 0, ""}, unpack = {op, {out, bytes, steps}, 0, ""};
+    test_case pack = {op, {bytes, x, steps}, 0, "", 0}, unpack = {op, {out, bytes, steps}, 0, "", 0};
     unpack.op.kind = RB_OP_UNPACK;
     test_case stats = {{.kind = RB_OP_CODE_STATS, .i = {code, scale, s->B, s->T}},
-                       {{RB_I64, 1, {s->D}, 0, ZERO, 0, 0, NULL, 0}, bytes}, 0, ""};
+                       {{RB_I64, 1, {s->D}, 0, ZERO, 0, 0, NULL, 0}, bytes}, 0, "", 0};
     void *packed[PARTS];
     make_case(&pack);
     run_case(&pack, f->d[0].dev, f->d[0].q, packed);

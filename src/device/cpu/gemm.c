@@ -48,6 +48,7 @@ static dnnl_status_t run_tile(const rb_op *op, const cut *t, int64_t tile) {
 }
 
 resbm_status rb_cpu_gemm(rb_queue *q, const rb_op *op, rb_err *err) {
+    (void)q;
     const rb_view *c = &op->t[0];
     cut t = cut_of(c->shape[0], c->shape[1]);
     int64_t tiles = t.row_tiles * t.col_tiles;

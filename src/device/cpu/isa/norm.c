@@ -79,8 +79,8 @@ static void weight_columns(const rb_op *op, int64_t from, int64_t n) {
 }
 
 resbm_status RB_ISA_NAME(rb_cpu_rmsnorm_backward_w)(rb_queue *q, const rb_op *op, rb_err *err) {
-    (void)q, (void)err;
     int64_t d = op->t[0].shape[0], rows = rb_row_count(&op->t[2]), pieces = (d + COLUMNS - 1) / COLUMNS;
+    (void)q, (void)err, (void)rows;
 #pragma omp parallel for num_threads(q->dev->opt.threads) if (rows * d > RB_SPAWN_ELEMENTS) schedule(static)
     for (int64_t i = 0; i < pieces; i++)
         weight_columns(op, i * COLUMNS, i == pieces - 1 ? d - i * COLUMNS : COLUMNS);
