@@ -31,7 +31,8 @@ static bool find_dtype(const json_t *v, rb_dtype *out) {
     static const struct {
         const char *name;
         rb_dtype dtype;
-    } known[] = {{"F32", RB_F32}, {"BF16", RB_BF16}, {"I32", RB_I32}, {"U8", RB_U8}, {"F64", RB_F64}, {"I64", RB_I64}};
+    } known[] = {{"F32", RB_F32}, {"BF16", RB_BF16}, {"I32", RB_I32},
+                 {"U8", RB_U8},   {"F64", RB_F64},   {"I64", RB_I64}};
     for (size_t i = 0; i < sizeof known / sizeof *known && json_is_string(v); i++)
         if (!strcmp(json_string_value(v), known[i].name)) {
             *out = known[i].dtype;
@@ -62,8 +63,10 @@ static const char *read_shape(const json_t *shape, rb_tensor_in *t) {
 }
 
 static const char *read_entry(const rb_safetensors *s, const json_t *entry, rb_tensor_in *t) {
-    if (!json_is_object(entry) || json_object_size(entry) != 3) return "entry is not {dtype, shape, data_offsets}";
-    if (!find_dtype(json_object_get(entry, "dtype"), &t->dtype)) return "dtype is not F32, F64, BF16, I32, I64 or U8";
+    if (!json_is_object(entry) || json_object_size(entry) != 3)
+        return "entry is not {dtype, shape, data_offsets}";
+    if (!find_dtype(json_object_get(entry, "dtype"), &t->dtype))
+        return "dtype is not F32, F64, BF16, I32, I64 or U8";
     const char *why = read_shape(json_object_get(entry, "shape"), t);
     if (why) return why;
     const json_t *offsets = json_object_get(entry, "data_offsets");
@@ -71,7 +74,8 @@ static const char *read_entry(const rb_safetensors *s, const json_t *entry, rb_t
     if (json_array_size(offsets) != 2 || !get_count(json_array_get(offsets, 0), &begin) ||
         !get_count(json_array_get(offsets, 1), &end))
         return "data_offsets are not two counts";
-    if (end < begin || (uint64_t)end > s->data_bytes) return "data_offsets lie outside the file (is it cut short?)";
+    if (end < begin || (uint64_t)end > s->data_bytes)
+        return "data_offsets lie outside the file (is it cut short?)";
     if ((uint64_t)(end - begin) != t->bytes) return "data_offsets do not fit dtype and shape";
     t->data = s->data + begin;
     return NULL;
@@ -127,17 +131,20 @@ static resbm_status read_tensors(rb_safetensors *s, rb_err *err) {
 static resbm_status read_header(rb_safetensors *s, const uint8_t *p, size_t n, rb_err *err) {
     if (n < 8) return bad(s, err, "", "shorter than the 8 bytes every safetensors file begins with");
     uint64_t len = rb_get64(p);
-    if (len > RB_ST_HEADER || len > n - 8) return bad(s, err, "", "the header is longer than the file or than 32 MiB");
+    if (len > RB_ST_HEADER || len > n - 8)
+        return bad(s, err, "", "the header is longer than the file or than 32 MiB");
     json_error_t why;
     s->header = json_loadb((const char *)p + 8, (size_t)len, JSON_REJECT_DUPLICATES, &why);
-    if (!s->header) return rb_fail(err, RESBM_E_FORMAT, "%s: header, byte %d: %s", s->name, why.position, why.text);
+    if (!s->header)
+        return rb_fail(err, RESBM_E_FORMAT, "%s: header, byte %d: %s", s->name, why.position, why.text);
     if (!json_is_object(s->header)) return bad(s, err, "", "the header is no JSON object");
     s->data = p + 8 + len;
     s->data_bytes = n - 8 - len;
     return read_tensors(s, err);
 }
 
-resbm_status rb_safetensors_parse(const void *p, size_t n, const char *name, rb_safetensors **out, rb_err *err) {
+resbm_status rb_safetensors_parse(const void *p, size_t n, const char *name, rb_safetensors **out,
+                                  rb_err *err) {
     *out = NULL;
     rb_safetensors *s = calloc(1, sizeof *s);
     if (!s || !(s->name = strdup(name))) {
@@ -195,8 +202,12 @@ void rb_safetensors_close(rb_safetensors *s) {
     free(s);
 }
 
-int rb_safetensors_count(const rb_safetensors *s) { return s->count; }
-const rb_tensor_in *rb_safetensors_at(const rb_safetensors *s, int i) { return &s->tensor[i]; }
+int rb_safetensors_count(const rb_safetensors *s) {
+    return s->count;
+}
+const rb_tensor_in *rb_safetensors_at(const rb_safetensors *s, int i) {
+    return &s->tensor[i];
+}
 
 const rb_tensor_in *rb_safetensors_find(const rb_safetensors *s, const char *name) {
     int low = 0, high = s->count;

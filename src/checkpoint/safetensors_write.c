@@ -21,7 +21,8 @@ typedef struct writer {
 } writer;
 
 static const char *const dtype_name[RB_DTYPE_COUNT] = {
-    [RB_F32] = "F32", [RB_BF16] = "BF16", [RB_I32] = "I32", [RB_U8] = "U8", [RB_F64] = "F64", [RB_I64] = "I64",
+    [RB_F32] = "F32", [RB_BF16] = "BF16", [RB_I32] = "I32",
+    [RB_U8] = "U8",   [RB_F64] = "F64",   [RB_I64] = "I64",
 };
 
 static int64_t bytes_of(const rb_tensor_out *t) {
@@ -34,8 +35,9 @@ static resbm_status put(writer *w, const void *p, size_t n) {
     for (size_t done = 0; done < n;) {
         ssize_t k = write(w->fd, (const char *)p + done, n - done);
         if (k < 0 && errno == EINTR) continue;
-        if (k <= 0) return rb_fail_errno(w->err, k ? errno : ENOSPC, "cannot write %s at byte %llu", w->path,
-                                         (unsigned long long)(w->bytes + done));
+        if (k <= 0)
+            return rb_fail_errno(w->err, k ? errno : ENOSPC, "cannot write %s at byte %llu", w->path,
+                                 (unsigned long long)(w->bytes + done));
         done += (size_t)k;
     }
     rb_hasher_add(w->hash, p, n);
@@ -58,17 +60,19 @@ static int describe(json_t *header, const rb_tensor_out *t, int64_t begin) {
     json_t *shape = json_array();
     for (int i = 0; shape && i < t->rank; i++) json_array_append_new(shape, json_integer(t->shape[i]));
     return json_object_set_new(header, t->name,
-                               json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtype_name[t->dtype], "shape", shape,
-                                         "data_offsets", (json_int_t)begin, (json_int_t)(begin + bytes_of(t))));
+                               json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtype_name[t->dtype], "shape",
+                                         shape, "data_offsets", (json_int_t)begin,
+                                         (json_int_t)(begin + bytes_of(t))));
 }
 
-static resbm_status check_tensor(const json_t *header, const rb_tensor_out *t, rb_err *err) {
+static resbm_status check_tensor(const rb_tensor_out *t, rb_err *err) {
     if (!t->name || !*t->name || strlen(t->name) >= RB_ST_NAME || !strcmp(t->name, "__metadata__"))
         return rb_fail(err, RESBM_E_ARG, "tensor name '%.80s' is empty, reserved or longer than %d bytes",
                        t->name ? t->name : "", RB_ST_NAME - 1);
-    if (json_object_get(header, t->name)) return rb_fail(err, RESBM_E_ARG, "tensor %s is given twice", t->name);
-    if (t->rank < 0 || t->rank > 4 || (unsigned)t->dtype >= RB_DTYPE_COUNT || (!t->data && !t->read && bytes_of(t)))
-        return rb_fail(err, RESBM_E_ARG, "tensor %s: rank %d, dtype %d or a missing source", t->name, t->rank, t->dtype);
+    bool typed = t->rank >= 0 && t->rank <= 4 && (unsigned)t->dtype < RB_DTYPE_COUNT;
+    if (!typed || (!t->data && !t->read && bytes_of(t)))
+        return rb_fail(err, RESBM_E_ARG, "tensor %s: rank %d, dtype %d or a missing source", t->name, t->rank,
+                       t->dtype);
     return RESBM_OK;
 }
 
@@ -77,12 +81,14 @@ static const uint8_t sizes_down[] = {8, 4, 2, 1};
 /* Entries in the order of the data: by element size, so that every tensor is aligned, then as given. */
 static resbm_status build_header(const rb_tensor_out *t, int count, json_t *header, rb_err *err) {
     int64_t at = 0;
+    for (int i = 0; i < count; i++) RB_TRY(check_tensor(&t[i], err));
     for (int s = 0; s < 4; s++)
         for (int i = 0; i < count; i++) {
-            if (!s) RB_TRY(t[i].rank >= 0 && t[i].rank <= 4 ? RESBM_OK : check_tensor(header, &t[i], err));
             if (rb_dtype_size(t[i].dtype) != sizes_down[s]) continue;
-            RB_TRY(check_tensor(header, &t[i], err));
-            if (describe(header, &t[i], at)) return rb_fail(err, RESBM_E_MEMORY, "no memory for a safetensors header");
+            if (json_object_get(header, t[i].name))
+                return rb_fail(err, RESBM_E_ARG, "tensor %s is given twice", t[i].name);
+            if (describe(header, &t[i], at))
+                return rb_fail(err, RESBM_E_ARG, "tensor %s: no memory, or its name is no UTF-8", t[i].name);
             at += bytes_of(&t[i]);
         }
     return RESBM_OK;
@@ -95,7 +101,8 @@ static resbm_status put_header(writer *w, const rb_tensor_out *t, int count) {
                              : rb_fail(w->err, RESBM_E_MEMORY, "no memory for a safetensors header");
     char *text = st == RESBM_OK ? json_dumps(header, JSON_COMPACT) : NULL;
     json_decref(header);
-    if (!text) return st != RESBM_OK ? st : rb_fail(w->err, RESBM_E_ARG, "a tensor's name is no UTF-8");
+    if (!text)
+        return st != RESBM_OK ? st : rb_fail(w->err, RESBM_E_MEMORY, "no memory for a safetensors header");
     size_t len = strlen(text), padded = (len + 7) & ~(size_t)7;
     uint8_t length[8];
     rb_put64(length, padded);
@@ -124,7 +131,8 @@ resbm_status rb_safetensors_write(const char *path, const rb_tensor_out *tensors
     writer w = {.path = path, .err = err, .hash = rb_hasher_new()};
     if (!w.hash) return rb_fail(err, RESBM_E_MEMORY, "no memory to write %s", path);
     w.fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    resbm_status st = w.fd < 0 ? rb_fail_errno(err, errno, "cannot create %s", path) : put_all(&w, tensors, count);
+    resbm_status st =
+        w.fd < 0 ? rb_fail_errno(err, errno, "cannot create %s", path) : put_all(&w, tensors, count);
     if (w.fd >= 0 && close(w.fd) && st == RESBM_OK) st = rb_fail_errno(err, errno, "cannot close %s", path);
     if (w.fd >= 0 && st != RESBM_OK) unlink(path);
     rb_file_sum sum = {.bytes = w.bytes};

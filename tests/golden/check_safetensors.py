@@ -20,5 +20,5 @@ assert set(got) == set(want), (sorted(got), sorted(want))
 for name, value in want.items():
     assert got[name].dtype == value.dtype and got[name].shape == value.shape, (name, got[name].dtype, got[name].shape)
     assert (got[name] == value).all(), (name, got[name])
-save_file(want, path + ".python")  # for a look at what the package itself writes
+save_file(want, path + ".python")  # which the test reads in turn
 print("safetensors", path, "ok")
