@@ -1,0 +1,34 @@
+# Every tests/*_test.sh is a CTest test. It finds the source and build folders in RB_SOURCE_DIR and RB_BINARY_DIR,
+# runs in a folder of its own, and exits 77 to report itself skipped (with the reason printed).
+# A comment line "# ctest: timeout=N serial" in the first lines of such a script, or "/* ctest: timeout=N serial */"
+# in a *_test.c, sets the deadline in seconds (default 120) and keeps other tests from running beside it.
+function(rb_test_marks name file)
+  file(STRINGS ${file} marks REGEX "ctest:" LIMIT_COUNT 1)
+  if(marks MATCHES "timeout=([0-9]+)")
+    set_tests_properties(${name} PROPERTIES TIMEOUT ${CMAKE_MATCH_1})
+  endif()
+  if(marks MATCHES "serial")
+    set_tests_properties(${name} PROPERTIES RUN_SERIAL TRUE)
+  endif()
+endfunction()
+
+if(RESBM_TESTS)
+  file(GLOB scripts CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/*_test.sh)
+  foreach(file ${scripts})
+    get_filename_component(stem ${file} NAME_WE)
+    file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/tests/${stem})
+    add_test(NAME ${stem} COMMAND sh ${file} WORKING_DIRECTORY ${CMAKE_BINARY_DIR}/tests/${stem})
+    set_tests_properties(${stem} PROPERTIES TIMEOUT 120 SKIP_RETURN_CODE 77 ENVIRONMENT
+      "RB_SOURCE_DIR=${CMAKE_SOURCE_DIR};RB_BINARY_DIR=${CMAKE_BINARY_DIR}")
+    rb_test_marks(${stem} ${file})
+  endforeach()
+
+  file(GLOB_RECURSE files CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/*_test.c)
+  foreach(file ${files})
+    get_filename_component(stem ${file} NAME_WE)
+    if(NOT TEST ${stem})
+      message(FATAL_ERROR "${file} belongs to no layer of CMakeLists.txt and would never run")
+    endif()
+    rb_test_marks(${stem} ${file})
+  endforeach()
+endif()

@@ -1,0 +1,60 @@
+# The commands of this project; CMake does the work underneath. `make help` lists them.
+BUILD ?= build
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+PREFIX ?= /usr/local
+BUILD_TYPE ?= Release
+# Further arguments for CMake, e.g. CMAKE_ARGS=-DRESBM_PORTABLE=ON
+CMAKE_ARGS ?=
+# A text file for `make demo`; empty: the dictionary text of Debian's dict-gcide.
+TEXT ?=
+FUZZ_SECONDS ?= 60
+GENERATOR := $(if $(shell command -v ninja 2>/dev/null),Ninja,Unix Makefiles)
+
+.PHONY: all configure demo test bench install sanitize format clean help
+.DEFAULT_GOAL := all
+
+all: ## build build/resbm and the library
+	@scripts/install-deps.sh --check build
+	@$(MAKE) --no-print-directory configure
+	cmake --build $(BUILD) -j $(JOBS) --target resbm resbm_shared
+
+# An existing folder keeps the generator it was made with.
+configure:
+	@if [ -f $(BUILD)/CMakeCache.txt ]; then set --; else set -- -G "$(GENERATOR)"; fi; \
+	    cmake -S . -B $(BUILD) "$$@" -DCMAKE_BUILD_TYPE=$(BUILD_TYPE) -DCMAKE_INSTALL_PREFIX=$(PREFIX) \
+	    -DRESBM_TESTS=ON $(CMAKE_ARGS)
+
+demo: ## install what is missing, build, train twice over slow links, compare (TEXT=file for your own text)
+	@scripts/install-deps.sh build demo
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) scripts/demo.sh $(TEXT)
+
+test: ## install what testing needs, build everything, run every test
+	@scripts/install-deps.sh build demo test
+	@scripts/venv.sh
+	@$(MAKE) --no-print-directory configure
+	cmake --build $(BUILD) -j $(JOBS)
+	@BUILD=$(BUILD) scripts/run-tests.sh
+
+bench: ## measure kernels, codecs, links and training against PyTorch, print the table of docs/benchmarks.md
+	@scripts/install-deps.sh build demo test
+	@scripts/venv.sh torch
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) scripts/bench.sh
+
+install: all ## install program, library, header, pkg-config file and man page (PREFIX, DESTDIR)
+	DESTDIR=$(DESTDIR) cmake --install $(BUILD) --prefix $(PREFIX)
+
+sanitize: ## the suite under address, undefined and thread sanitizers, every fuzzer FUZZ_SECONDS long
+	@scripts/install-deps.sh build demo test sanitize
+	@scripts/venv.sh
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) JOBS=$(JOBS) scripts/sanitize.sh
+
+format: ## rewrite the sources by .clang-format
+	clang-format -i $$(git ls-files '*.c' '*.h' '*.cc')
+
+clean: ## remove the build folder
+	rm -rf $(BUILD)
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{printf "make %-9s %s\n", $$1, $$2}'

@@ -1,0 +1,71 @@
+#!/bin/sh
+# The suite under the sanitizers, then every fuzzer.
+#   scripts/sanitize.sh [address|thread|fuzz ...]     all three when none is named
+# FUZZ_SECONDS (60): how long each fuzzer runs. TEST_JOBS: how many tests at a time. Found inputs stay in
+# build-fuzz/found/<fuzzer>/; a crash file there is named by its message and fails the run.
+set -eu
+cd "$(dirname "$0")/.."
+jobs=${JOBS:-$(nproc)}
+seconds=${FUZZ_SECONDS:-60}
+[ $# -gt 0 ] || set -- address thread fuzz
+
+# configure FOLDER CMAKE-ARGUMENTS...
+configure() {
+    folder=$1
+    shift
+    if [ -f "$folder/CMakeCache.txt" ]; then
+        cmake -S . -B "$folder" "$@" >/dev/null
+    elif command -v ninja >/dev/null; then
+        cmake -S . -B "$folder" -G Ninja "$@" >/dev/null
+    else
+        cmake -S . -B "$folder" "$@" >/dev/null
+    fi
+}
+
+# Any finding ends the test that met it.
+run_address() {
+    configure build-asan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DRESBM_SANITIZE=address,undefined
+    cmake --build build-asan -j "$jobs"
+    # Leaks of the OpenMP and oneDNN run-times themselves are listed in tests/lsan.supp.
+    ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:allocator_may_return_null=1 \
+        UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 LSAN_OPTIONS=suppressions=$PWD/tests/lsan.supp \
+        RB_SLOW=5 BUILD=build-asan scripts/run-tests.sh --timeout 600
+}
+
+# What has threads or links runs on the reference device: RB_TEST_DEVICE=ref.
+run_thread() {
+    configure build-tsan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DRESBM_SANITIZE=thread -DRESBM_OPENMP=OFF
+    cmake --build build-tsan -j "$jobs"
+    TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=$PWD/tests/tsan.supp \
+        RB_TEST_DEVICE=ref RB_SLOW=10 BUILD=build-tsan scripts/run-tests.sh --timeout 900
+}
+
+run_fuzz() {
+    configure build-fuzz -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ \
+        -DRESBM_FUZZ=ON -DRESBM_TESTS=OFF -DRESBM_OPENMP=OFF -DRESBM_SANITIZE=address,undefined
+    cmake --build build-fuzz -j "$jobs"
+    count=0
+    for file in $(find src -name '*_fuzz.c' | sort); do
+        name=$(basename "$file" .c)
+        subject=${name%_fuzz}
+        mkdir -p "build-fuzz/found/$name" "tests/corpus/$subject"
+        echo "== $name, $seconds s"
+        UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 "build-fuzz/$name" -max_total_time="$seconds" \
+            -timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 \
+            -artifact_prefix="build-fuzz/found/$name-" "build-fuzz/found/$name" "tests/corpus/$subject" \
+            >"build-fuzz/$name.log" 2>&1 || { tail -n 60 "build-fuzz/$name.log"; exit 1; }
+        grep -E 'number_of_executed_units|new_units_added' "build-fuzz/$name.log" || true
+        count=$((count + 1))
+    done
+    [ "$count" -gt 0 ] || { echo "no fuzzers were found"; exit 1; }
+    echo "$count fuzzers ran $seconds s each without a finding"
+}
+
+for what in "$@"; do
+    case $what in
+    address) run_address ;;
+    thread) run_thread ;;
+    fuzz) run_fuzz ;;
+    *) echo "sanitize: unknown part '$what' (address, thread, fuzz)" >&2 && exit 2 ;;
+    esac
+done

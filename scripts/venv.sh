@@ -1,0 +1,17 @@
+#!/bin/sh
+# Makes .venv with the pinned Python packages of tests/requirements.txt, and with argument `torch` those of
+# tests/requirements-torch.txt too. Does nothing when they are there. Only tests that read our files with other
+# people's libraries, golden numbers and the benchmark use it; nothing else in this project needs Python.
+# RESBM_NO_VENV=1 skips it; those tests then report themselves skipped.
+set -eu
+cd "$(dirname "$0")/.."
+[ "${RESBM_NO_VENV:-0}" = 1 ] && exit 0
+
+for set in requirements ${1:+requirements-$1}; do
+    file=tests/$set.txt
+    stamp=.venv/$set.stamp
+    cmp -s "$file" "$stamp" && .venv/bin/python -c '' 2>/dev/null && continue
+    .venv/bin/python -c '' 2>/dev/null || { rm -rf .venv && python3 -m venv .venv; }
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$file"
+    cp "$file" "$stamp"
+done
