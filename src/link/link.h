@@ -6,7 +6,8 @@
  * Contract
  *  - Addressing: a message is a frame (codec/frame.h) whose header names run epoch, step, boundary, direction,
  *    microbatch and attempt; receivers ask for exactly that address. Frames of an older epoch are dropped and
- *    counted; a second frame of the same address and attempt is dropped and counted.
+ *    counted; a second forward or backward frame of the same address and attempt is dropped and counted (control
+ *    frames have no address, they only have an order).
  *  - Ownership: a message handed to rb_link_send belongs to the link from then on, also when the call fails. A
  *    message that rb_link_recv returns belongs to the caller (rb_message_free).
  *  - Blocking: rb_link_send blocks only while the endpoint holds more than limits.queued_bytes unsent bytes for
@@ -15,7 +16,9 @@
  *    which microbatch from whom, for how long.
  *  - Order: messages to one peer leave in the order of their rb_link_send calls.
  *  - Faults: a peer that closes, or sends a frame with a wrong checksum, version, size, is shut off; every
- *    waiting and later call concerning it returns RESBM_E_PEER or RESBM_E_CORRUPT with the first fault's sentence.
+ *    waiting and later call concerning it returns RESBM_E_PEER, RESBM_E_CORRUPT or RESBM_E_FORMAT with the first
+ *    fault's sentence; messages that had come whole before it can still be picked up. A peer that comes back may
+ *    connect again: counters, inbox and addresses seen go on.
  *  - close does not block and makes every waiting call return RESBM_E_CANCELLED; stop waits until what was sent
  *    has left (or the deadline); fini frees.
  */
@@ -81,7 +84,8 @@ resbm_status rb_link_send(rb_link *l, int peer, rb_message *m, int64_t deadline_
 /* The message of `want`'s kind, epoch, step, boundary, direction, microbatch (and attempt) from peer. */
 resbm_status rb_link_recv(rb_link *l, int peer, const rb_frame_header *want, int64_t deadline_ns, rb_message **out,
                           rb_err *err);
-/* The oldest message of kind `kind` from peer (or RB_PEER_ANY; *from tells): the control channel's way. */
+/* The oldest message of kind `kind` from peer (or RB_PEER_ANY; *from tells): the control channel's way. With
+ * RB_PEER_ANY the end of each peer is reported once, *from naming it, and the others can be waited for again. */
 resbm_status rb_link_recv_any(rb_link *l, int peer, uint8_t kind, int64_t deadline_ns, int *from, rb_message **out,
                               rb_err *err);
 
@@ -89,7 +93,9 @@ typedef struct rb_link_stats {
     uint64_t sent[RB_TRAFFIC_COUNT], received[RB_TRAFFIC_COUNT]; /* bytes */
     uint64_t frames_sent, frames_received, dropped_epoch, dropped_double, retransmitted_bytes;
 } rb_link_stats;
-/* Totals with one peer, or with all stage peers (RB_PEER_ANY). */
+/* Totals with one peer, or with all stage peers (RB_PEER_ANY). The hellos of a connection (48 bytes each way) are
+ * control. Which bytes of a payload are token ids only its sender knows: `received` counts them with the
+ * activation. */
 void rb_link_get_stats(rb_link *l, int peer, rb_link_stats *out);
 /* The socket of a peer, for TCP_INFO in tests; -1 when there is none. */
 int rb_link_fd(rb_link *l, int peer);

@@ -1,0 +1,263 @@
+/* How connections come to be: listening, dialing, the exchange of hellos. Runs on the calling thread. */
+#include "link/internal.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include "core/clock.h"
+#include "link/socket.h"
+
+enum { WAITING = 16 };
+#define HELLO_NS (5 * RB_SEC) /* a caller who has not said hello by then is let go */
+#define SLICE_NS (20 * RB_MS) /* how often a waiting call looks whether the link was closed */
+
+/* A connection whose hello has not come whole yet. */
+typedef struct caller {
+    int fd;
+    int64_t until_ns;
+    size_t have;
+    uint8_t hello[RB_HELLO_BYTES];
+} caller;
+
+struct rb_listener {
+    int fd;
+    char address[RB_ADDRESS_MAX];
+    caller waiting[WAITING];
+    int count;
+};
+
+resbm_status rb_listen(const char *address, rb_listener **out, rb_err *err) {
+    rb_listener *l = calloc(1, sizeof *l);
+    if (!l) return rb_fail(err, RESBM_E_MEMORY, "no memory to listen on %s", address);
+    resbm_status st = rb_socket_listen(address, &l->fd, l->address, err);
+    if (st != RESBM_OK) {
+        free(l);
+        return st;
+    }
+    *out = l;
+    return RESBM_OK;
+}
+
+const char *rb_listener_address(const rb_listener *l) {
+    return l->address;
+}
+
+void rb_listener_close(rb_listener *l) {
+    if (!l) return;
+    const char *path = rb_socket_path(l->address);
+    if (path) unlink(path);
+    for (int i = 0; i < l->count; i++) close(l->waiting[i].fd);
+    close(l->fd);
+    free(l);
+}
+
+static rb_hello my_hello(const rb_link *l, int peer) {
+    return (rb_hello){.version = RB_PROTOCOL_VERSION,
+                      .self = l->opt.self,
+                      .peer = peer,
+                      .stages = l->opt.stages,
+                      .token = l->opt.token,
+                      .fingerprint = rb_token_fingerprint(l->opt.token)};
+}
+
+static bool send_hello(int fd, const rb_hello *h) {
+    uint8_t b[RB_HELLO_BYTES];
+    rb_hello_put(b, h);
+    return send(fd, b, sizeof b, MSG_NOSIGNAL) == (ssize_t)sizeof b;
+}
+
+static bool is_closed(rb_link *l) {
+    pthread_mutex_lock(&l->lock);
+    bool closed = l->closed;
+    pthread_mutex_unlock(&l->lock);
+    return closed;
+}
+
+static int64_t sooner(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* Waits for events in slices, so that closing the link ends the wait. */
+static resbm_status wait_open(rb_link *l, int fd, short events, int64_t deadline_ns, rb_err *err) {
+    for (;;) {
+        if (is_closed(l)) return rb_fail(err, RESBM_E_CANCELLED, "the link was closed");
+        if (rb_socket_wait(fd, events, sooner(deadline_ns, rb_now_ns() + SLICE_NS))) return RESBM_OK;
+        if (rb_now_ns() >= deadline_ns) return rb_fail(err, RESBM_E_TIMEOUT, "the deadline passed");
+    }
+}
+
+static resbm_status read_answer(rb_link *l, int fd, int64_t deadline_ns, rb_hello *h, rb_err *err) {
+    uint8_t b[RB_HELLO_BYTES];
+    for (size_t have = 0; have < sizeof b;) {
+        RB_TRY(wait_open(l, fd, POLLIN, deadline_ns, err));
+        ssize_t n = recv(fd, b + have, sizeof b - have, 0);
+        if (n < 0 && (errno == EAGAIN || errno == EINTR)) continue;
+        if (n <= 0) return rb_fail(err, RESBM_E_PEER, "it closed the connection without a hello");
+        have += (size_t)n;
+    }
+    return rb_hello_get(b, h, err);
+}
+
+static bool is_busy(rb_link *l, rb_peer *p) {
+    pthread_mutex_lock(&l->lock);
+    bool busy = p->conn && !p->deaf;
+    pthread_mutex_unlock(&l->lock);
+    return busy;
+}
+
+/* Makes the socket the peer's connection. */
+static resbm_status adopt(rb_link *l, rb_peer *p, int fd, bool tcp, rb_err *err) {
+    rb_conn *c = calloc(1, sizeof *c);
+    uint8_t *staging = malloc(RB_STAGING_BYTES);
+    if (!c || !staging) {
+        free(c);
+        free(staging);
+        return rb_fail(err, RESBM_E_MEMORY, "no memory for a connection");
+    }
+    c->staging = staging;
+    resbm_status st = rb_link_adopt(l, p, fd, tcp, c, err);
+    if (st != RESBM_OK) {
+        free(c);
+        free(staging);
+    }
+    return st;
+}
+
+static bool is_tcp(int fd) {
+    struct sockaddr_storage a;
+    socklen_t n = sizeof a;
+    return getsockname(fd, (struct sockaddr *)&a, &n) == 0 && a.ss_family != AF_UNIX;
+}
+
+/* One dialing attempt with its exchange of hellos. */
+static resbm_status attempt(rb_link *l, rb_peer *p, const char *address, int64_t deadline_ns, bool *retry,
+                            rb_err *err) {
+    int fd;
+    rb_hello mine = my_hello(l, p->number), answer;
+    RB_TRY(rb_socket_dial(address, sooner(deadline_ns, rb_now_ns() + RB_SEC), &fd, retry, err));
+    resbm_status st = send_hello(fd, &mine) ? RESBM_OK : rb_fail_errno(err, errno, "cannot send the hello");
+    *retry = st != RESBM_OK;
+    if (st == RESBM_OK) st = read_answer(l, fd, deadline_ns, &answer, err);
+    if (st == RESBM_OK) {
+        *retry = answer.verdict == RB_REFUSED_BUSY;
+        st = rb_hello_answer(&mine, &answer, err);
+    }
+    if (st == RESBM_OK) st = adopt(l, p, fd, is_tcp(fd), err);
+    if (st != RESBM_OK) close(fd);
+    return st;
+}
+
+resbm_status rb_link_connect(rb_link *l, int peer, const char *address, int64_t deadline_ns, rb_err *err) {
+    char me[RB_WHO_TEXT], who[RB_WHO_TEXT];
+    rb_err why = {0};
+    rb_peer *p = rb_link_peer(l, peer);
+    rb_who(me, l->opt.self);
+    if (!p || peer == l->opt.self)
+        return rb_fail(err, RESBM_E_ARG, "%s of %d cannot connect to number %d", me, l->opt.stages, peer);
+    rb_who(who, peer);
+    if (is_busy(l, p)) return rb_fail(err, RESBM_E_STATE, "%s is already connected to %s", me, who);
+    for (;;) {
+        bool retry = false;
+        resbm_status st = attempt(l, p, address, deadline_ns, &retry, &why);
+        if (st == RESBM_OK) return RESBM_OK;
+        if (is_closed(l))
+            return rb_fail(err, RESBM_E_CANCELLED, "%s stopped connecting to %s: the link was closed", me,
+                           who);
+        if (!retry && st != RESBM_E_TIMEOUT)
+            return rb_fail(err, st, "%s cannot connect to %s at %s: %s", me, who, address, why.text);
+        if (st == RESBM_E_TIMEOUT || rb_now_ns() >= deadline_ns)
+            return rb_fail(err, RESBM_E_TIMEOUT, "%s could not connect to %s at %s before the deadline: %s",
+                           me, who, address, why.text);
+        rb_sleep_ns(sooner(5 * RB_MS, deadline_ns - rb_now_ns()));
+    }
+}
+
+static void let_go(rb_listener *from, int i) {
+    close(from->waiting[i].fd);
+    from->waiting[i] = from->waiting[--from->count];
+}
+
+static void take_callers(rb_listener *from) {
+    while (from->count < WAITING) {
+        int fd = rb_socket_accept(from->fd);
+        if (fd < 0) return;
+        from->waiting[from->count++] = (caller){.fd = fd, .until_ns = rb_now_ns() + HELLO_NS};
+    }
+}
+
+/* 1: the hello is whole; 0: not yet; -1: it will never be. */
+static int read_hello(caller *c, rb_err *why) {
+    ssize_t n = recv(c->fd, c->hello + c->have, sizeof c->hello - c->have, MSG_DONTWAIT);
+    if (n > 0) c->have += (size_t)n;
+    if (c->have == sizeof c->hello) return 1;
+    if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR))) {
+        if (rb_now_ns() < c->until_ns) return 0;
+        rb_fail(why, RESBM_E_TIMEOUT, "a caller sent no hello");
+        return -1;
+    }
+    rb_fail(why, RESBM_E_PEER, "a caller left without a hello");
+    return -1;
+}
+
+/* Judges a whole hello, answers it and takes the connection; RESBM_OK when it is a peer now. */
+static resbm_status welcome(rb_link *l, const caller *c, int *peer, rb_err *why) {
+    rb_hello theirs, mine;
+    RB_TRY(rb_hello_get(c->hello, &theirs, why));
+    mine = my_hello(l, theirs.self);
+    mine.verdict = (uint16_t)rb_hello_judge(&mine, &theirs, why);
+    rb_peer *p = mine.verdict == RB_WELCOME ? rb_link_peer(l, theirs.self) : NULL;
+    if (p && is_busy(l, p)) {
+        mine.verdict = RB_REFUSED_BUSY;
+        rb_fail(why, RESBM_E_PEER, "number %d called a second time", theirs.self);
+    }
+    if (mine.verdict != RB_WELCOME) mine.token = 0;
+    if (!send_hello(c->fd, &mine)) return rb_fail_errno(why, errno, "cannot answer a hello");
+    if (mine.verdict != RB_WELCOME) return RESBM_E_PEER;
+    *peer = theirs.self;
+    return adopt(l, p, c->fd, is_tcp(c->fd), why);
+}
+
+/* Goes through the callers once; true when one became a peer. */
+static bool serve_callers(rb_link *l, rb_listener *from, int *peer, rb_err *why) {
+    for (int i = 0; i < from->count;) {
+        int got = read_hello(&from->waiting[i], why);
+        if (got == 1 && welcome(l, &from->waiting[i], peer, why) == RESBM_OK) {
+            from->waiting[i] = from->waiting[--from->count];
+            return true;
+        }
+        if (got == 0)
+            i++;
+        else
+            let_go(from, i);
+    }
+    return false;
+}
+
+static void wait_callers(const rb_listener *from, int64_t until_ns) {
+    struct pollfd p[WAITING + 1];
+    for (int i = 0; i < from->count; i++) p[i] = (struct pollfd){.fd = from->waiting[i].fd, .events = POLLIN};
+    p[from->count] = (struct pollfd){.fd = from->count < WAITING ? from->fd : -1, .events = POLLIN};
+    int64_t left = until_ns - rb_now_ns();
+    poll(p, (nfds_t)from->count + 1, left <= 0 ? 0 : (int)((left + RB_MS - 1) / RB_MS));
+}
+
+resbm_status rb_link_accept(rb_link *l, rb_listener *from, int64_t deadline_ns, int *peer, rb_err *err) {
+    rb_err why = {0};
+    char me[RB_WHO_TEXT];
+    rb_who(me, l->opt.self);
+    for (;;) {
+        if (is_closed(l))
+            return rb_fail(err, RESBM_E_CANCELLED, "%s stopped waiting for connections: the link was closed",
+                           me);
+        take_callers(from);
+        if (serve_callers(l, from, peer, &why)) return RESBM_OK;
+        if (rb_now_ns() >= deadline_ns)
+            return rb_fail(err, RESBM_E_TIMEOUT, "nobody connected to %s at %s before the deadline%s%s", me,
+                           from->address, why.text[0] ? "; last refused: " : "", why.text);
+        wait_callers(from, sooner(deadline_ns, rb_now_ns() + SLICE_NS));
+    }
+}
