@@ -172,14 +172,14 @@ typedef struct golden_case {
     double above, below; /* allowed distance */
 } golden_case;
 
-/* PyTorch's own Muon rounds its Newton-Schulz iterates to bfloat16 (8 bits): ten steps of lr 0.02 end up to
- * 0.02 away, a few percent of the way walked, and never within f32 rounding. */
+/* PyTorch's own Muon rounds its Newton-Schulz iterates to bfloat16 (8 bits of mantissa): after ten steps of lr 0.02 its
+ * weights lie up to 1.1e-3 from f32's, 0.6 to 0.8% of the way walked, and never within f32 rounding. */
 static const golden_case cases[] = {
     {"adamw", "adamw", 0.01, 0.1, true, RB_SCALING_ORIGINAL, 0, 1e-6},
     {"muon", "muon", 0.02, 0.1, true, RB_SCALING_ORIGINAL, 0, 1e-5},
     {"match_rms", "muon", 0.02, 0, true, RB_SCALING_MATCH_RMS, 0, 1e-5},
     {"plain", "muon", 0.02, 0, false, RB_SCALING_ORIGINAL, 0, 1e-5},
-    {"torch", "muon", 0.02, 0.1, true, RB_SCALING_ORIGINAL, 1e-5, 0.02},
+    {"torch", "muon", 0.02, 0.1, true, RB_SCALING_ORIGINAL, 1e-5, 2e-3},
 };
 
 static void check_golden(const rb_buf *file, const golden_case *g, const char *device) {
@@ -187,7 +187,7 @@ static void check_golden(const rb_buf *file, const golden_case *g, const char *d
     bench b;
     rb_optim_config c = config_of(g->kind);
     c.lr = g->lr, c.weight_decay = g->decay, c.nesterov = g->nesterov, c.scaling = g->scaling;
-    bench_open(&b, device, 2, &c, rows, golden_rows(rows));
+    bench_open(&b, device, 1, &c, rows, golden_rows(rows));
     steps(&b, 0, STEPS, 1, NULL);
     for (int i = 0; i < b.count; i++) {
         char name[120];
