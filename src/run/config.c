@@ -142,18 +142,17 @@ static resbm_status check_batch(const rb_config *c, rb_err *err) {
                    (long long)divisor_above(t->batch, t->microbatches));
 }
 
-static resbm_status check_schedule(const rb_config *c, rb_err *err) {
+static resbm_status check_rates(const rb_config *c, rb_err *err) {
     char at[300];
-    const rb_optim_settings *o = &c->optim;
-    if (o->warmup > c->train.steps)
+    const rb_lr_schedule *r = &c->optim.rates;
+    if (r->warmup > r->steps)
         return rb_fail(err, RESBM_E_CONFIG, "%soptim.warmup = %lld steps is longer than train.steps = %lld",
-                       where(c, "optim", "warmup", at), (long long)o->warmup, (long long)c->train.steps);
-    if (o->schedule == RB_DECAY_WSD &&
-        (double)o->warmup + o->decay * (double)c->train.steps > (double)c->train.steps)
+                       where(c, "optim", "warmup", at), (long long)r->warmup, (long long)r->steps);
+    if (r->decay == RB_DECAY_WSD && (double)r->warmup + r->share * (double)r->steps > (double)r->steps)
         return rb_fail(
             err, RESBM_E_CONFIG,
             "%soptim.warmup = %lld steps and optim.decay = %g of train.steps = %lld overlap: lower one",
-            where(c, "optim", "decay", at), (long long)o->warmup, o->decay, (long long)c->train.steps);
+            where(c, "optim", "decay", at), (long long)r->warmup, r->share, (long long)r->steps);
     return RESBM_OK;
 }
 
@@ -196,13 +195,14 @@ resbm_status rb_config_validate(rb_config *c, rb_err *err) {
     c->model.seed = c->train.seed;
     c->boundary.k = 0; /* rb_model_check makes it from ratio, also where another one was there before */
     c->model.recompute = c->train.recompute;
+    c->optim.rates.steps = c->train.steps;
     if (!c->model.kv_heads) c->model.kv_heads = c->model.heads;
     if (c->data.distribute == RB_DISTRIBUTE_AUTO)
         c->data.distribute = c->boundary.tokens == RB_TOKENS_NONE ? RB_DISTRIBUTE_SHARED : RB_DISTRIBUTE_WIRE;
     RB_TRY(check_layers(c, err));
     RB_TRY(check_ratio(c, err));
     RB_TRY(check_batch(c, err));
-    RB_TRY(check_schedule(c, err));
+    RB_TRY(check_rates(c, err));
     RB_TRY(check_stages(c, err));
     RB_TRY(check_link(c, err));
     resbm_status st = rb_model_check(&c->model, &c->boundary, err);

@@ -34,14 +34,9 @@ typedef struct rb_data_config {
 } rb_data_config;
 
 typedef struct rb_optim_settings {
-    char kind[16]; /* muon, adamw */
-    double lr, adamw_lr, weight_decay, beta1, beta2, eps, momentum;
-    rb_scaling scaling;
-    rb_decay schedule;
-    int64_t warmup; /* steps */
-    double decay;   /* wsd: share of train.steps at the end over which the rate falls */
-    double min_lr;  /* where the rate ends, as a share of its peak */
-    double clip;    /* 0 = no clipping */
+    rb_optim_config rule; /* kind, rates, decay, momenta: what rb_optim_open takes */
+    rb_lr_schedule rates; /* what rb_lr_factor takes; steps is train.steps, filled in by rb_config_validate */
+    double clip;          /* largest norm; 0 = no clipping */
     rb_clip_scope clip_scope;
     char offload[16];
 } rb_optim_settings;

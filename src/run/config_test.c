@@ -43,6 +43,8 @@ static void the_table_is_sound(void **state) {
     for (int i = 0; i < rb_key_count; i++) {
         const rb_key *k = &rb_keys[i];
         assert_true(k->offset + k->size <= sizeof(rb_config));
+        if (k->type == RB_KEY_INT) assert_true(k->size == sizeof(int64_t) || k->size == sizeof(int));
+        if (k->type == RB_KEY_INT && k->size == sizeof(int)) assert_true(k->max <= INT32_MAX);
         assert_non_null(k->doc);
         assert_ptr_equal(rb_key_find(k->section, k->name), k);
         for (int j = 0; j < i && k->type != RB_KEY_SEGMENTS && k->type != RB_KEY_ADDRESSES; j++)
@@ -100,6 +102,19 @@ static void every_boundary_kind_can_be_named(void **state) {
     }
     while (rb_boundary_kinds[kinds]) kinds++;
     assert_int_equal(words, kinds);
+}
+
+/* The table's defaults are the optimizer's own. */
+static void optimizer_defaults_agree(void **state) {
+    (void)state;
+    rb_optim_config want = rb_optim_defaults();
+    fresh(&conf);
+    const rb_optim_config *is = &conf.optim.rule;
+    assert_string_equal(is->kind, want.kind);
+    assert_true(is->lr == want.lr && is->adamw_lr == want.adamw_lr && is->weight_decay == want.weight_decay);
+    assert_true(is->beta1 == want.beta1 && is->beta2 == want.beta2 && is->eps == want.eps);
+    assert_true(is->momentum == want.momentum && is->nesterov == want.nesterov);
+    assert_true(is->ns_steps == want.ns_steps && is->scaling == want.scaling);
 }
 
 static void empty_files_give_the_defaults(void **state) {
@@ -356,7 +371,7 @@ static void resuming_protects_the_model(void **state) {
     other.link.up_bits = 1e6;
     assert_ok(rb_config_resume_check(&conf, &other, &warnings, &err), &err);
     assert_int_equal(warnings.len, 0);
-    other.optim.lr = 0.5;
+    other.optim.rule.lr = 0.5;
     assert_ok(rb_config_resume_check(&conf, &other, &warnings, &err), &err);
     assert_string_equal(warnings.data, "optim.lr: 0.02 -> 0.5\n");
     other.model.d = 512;
@@ -406,6 +421,7 @@ int main(void) {
         cmocka_unit_test(the_table_is_sound),
         cmocka_unit_test(the_sample_of_the_design_loads),
         cmocka_unit_test(every_boundary_kind_can_be_named),
+        cmocka_unit_test(optimizer_defaults_agree),
         cmocka_unit_test(empty_files_give_the_defaults),
         cmocka_unit_test(printed_text_loads_back),
         cmocka_unit_test(validated_text_loads_back),

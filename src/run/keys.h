@@ -6,7 +6,7 @@
 #include "run/config.h"
 
 typedef enum rb_key_type {
-    RB_KEY_INT,      /* int64_t or uint64_t */
+    RB_KEY_INT,      /* int64_t, uint64_t or int */
     RB_KEY_REAL,     /* double */
     RB_KEY_BOOL,     /* bool */
     RB_KEY_ENUM,     /* an enum or a bool: the position of the word in choices */

@@ -253,8 +253,11 @@ static resbm_status set_number(rb_config *c, const rb_key *k, const char *text, 
     double v;
     RB_TRY(read_number(k, text, &v, place, err));
     int64_t i = (int64_t)v;
+    int small = (int)i;
     if (k->type == RB_KEY_REAL || k->type == RB_KEY_RATE)
         memcpy(field(c, k), &v, sizeof v);
+    else if (k->size == sizeof small)
+        memcpy(field(c, k), &small, sizeof small);
     else
         memcpy(field(c, k), &i, sizeof i);
     return RESBM_OK;
@@ -364,14 +367,25 @@ static void print_addresses(const rb_pipeline_config *p, rb_buf *out) {
     rb_buf_puts(out, "]");
 }
 
-static void print_number_key(const rb_key *k, const char *p, rb_buf *out) {
+/* Any number's field as a double: exact, for all ranges end at 2^53. */
+static double number_of(const rb_key *k, const char *p) {
     double v;
-    memcpy(&v, p, sizeof v);
-    if (k->type != RB_KEY_REAL && k->type != RB_KEY_RATE) {
-        int64_t i;
-        memcpy(&i, p, sizeof i);
-        v = (double)i;
+    int64_t i;
+    int small;
+    if (k->size == sizeof small) {
+        memcpy(&small, p, sizeof small);
+        return small;
     }
+    if (k->type == RB_KEY_REAL || k->type == RB_KEY_RATE) {
+        memcpy(&v, p, sizeof v);
+        return v;
+    }
+    memcpy(&i, p, sizeof i);
+    return (double)i;
+}
+
+static void print_number_key(const rb_key *k, const char *p, rb_buf *out) {
+    double v = number_of(k, p);
     if (k->word && v == k->word_value)
         rb_buf_puts(out, k->word);
     else
