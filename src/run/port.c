@@ -66,9 +66,15 @@ resbm_status rb_port_open(rb_device *dev, const rb_model_config *m, const rb_bou
 
 void rb_port_close(rb_port *p) {
     if (!p->dev) return;
-    rb_free(p->dev, p->bytes);
+    if (!p->shared) rb_free(p->dev, p->bytes);
     rb_free(p->dev, p->stats.data);
     *p = (rb_port){0};
+}
+
+void rb_port_share(rb_port *p, const rb_port *with) {
+    rb_free(p->dev, p->bytes);
+    p->bytes = with->bytes;
+    p->shared = true;
 }
 
 resbm_status rb_port_pack(rb_port *p, rb_queue *q, const rb_view *parts, rb_port_key key, rb_err *err) {
@@ -94,6 +100,26 @@ resbm_status rb_port_count(rb_port *p, rb_queue *q, rb_err *err) {
         RB_TRY(rb_code_stats(q, p->stats, part_bytes(p, i), p->B, p->T, &a, err));
     }
     return RESBM_OK;
+}
+
+resbm_status rb_port_update_steps(rb_port *p, rb_queue *q, uint64_t updates, int64_t tokens, rb_err *err) {
+    int64_t k = rb_count(p->stats);
+    if (!k) return RESBM_OK;
+    float *steps = malloc((size_t)k * sizeof *steps);
+    int64_t *sums = malloc((size_t)k * sizeof *sums);
+    resbm_status st = steps && sums ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for %lld steps", (long long)k);
+    if (!st) st = rb_download(q, steps, p->steps.data, (size_t)k * sizeof *steps, err);
+    if (!st) st = rb_download(q, sums, p->stats.data, (size_t)k * sizeof *sums, err);
+    if (!st) st = rb_queue_sync(q, err);
+    if (!st) {
+        rb_steps_update(steps, sums, k, tokens, p->wire.part[0].pack.code, updates);
+        st = rb_upload(q, p->steps.data, steps, (size_t)k * sizeof *steps, err);
+    }
+    if (!st) st = rb_fill(q, p->stats, 0, err);
+    if (!st) st = rb_queue_sync(q, err);
+    free(steps);
+    free(sums);
+    return st;
 }
 
 int rb_id_bytes(int64_t vocab) {

@@ -22,6 +22,7 @@ typedef struct rb_port {
     rb_view steps; /* (k) learned steps, or absent */
     rb_view stats; /* (k) i64: sums of code^2 since the last reset; absent without learned steps */
     void *bytes;   /* device memory of packed_bytes */
+    bool shared;   /* bytes belongs to another port */
     rb_device *dev;
 } rb_port;
 
@@ -29,6 +30,8 @@ typedef struct rb_port {
 resbm_status rb_port_open(rb_device *dev, const rb_model_config *m, const rb_boundary_config *b, int boundary,
                           int direction, int64_t B, int64_t T, rb_view steps, rb_port *out, rb_err *err);
 void rb_port_close(rb_port *p);
+/* Both ends of a boundary in one stage: p works on the bytes of `with` from now on. */
+void rb_port_share(rb_port *p, const rb_port *with);
 
 /* parts (B,T,width) -> p->bytes. */
 resbm_status rb_port_pack(rb_port *p, rb_queue *q, const rb_view *parts, rb_port_key key, rb_err *err);
@@ -36,8 +39,9 @@ resbm_status rb_port_pack(rb_port *p, rb_queue *q, const rb_view *parts, rb_port
 resbm_status rb_port_unpack(rb_port *p, rb_queue *q, const rb_view *parts, rb_port_key key, rb_err *err);
 /* Adds the statistics of p->bytes to p->stats (training only: evaluation leaves learned steps alone). */
 resbm_status rb_port_count(rb_port *p, rb_queue *q, rb_err *err);
-/* At a step's commit: new steps from the statistics, which are cleared. updates: how many came before. */
-resbm_status rb_port_update_steps(rb_port *p, rb_queue *q, uint64_t updates, rb_err *err);
+/* At a step's commit: new steps from the statistics of `tokens` tokens, which are cleared. updates: how many came
+ * before. Does nothing without learned steps. */
+resbm_status rb_port_update_steps(rb_port *p, rb_queue *q, uint64_t updates, int64_t tokens, rb_err *err);
 
 /* Token ids at the end of a payload. */
 int rb_id_bytes(int64_t vocab); /* 1 to 4 */

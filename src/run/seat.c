@@ -51,6 +51,7 @@ resbm_status rb_seat_take(rb_seat *s, int microbatch, int *slot, rb_err *err) {
         return rb_fail(err, RESBM_E_INTERNAL, "segment %d holds %d microbatches and has no slot for microbatch %d",
                        s->segment, s->slots, microbatch);
     s->berth[spare].microbatch = microbatch;
+    s->berth[spare].whole = false;
     *slot = spare;
     return RESBM_OK;
 }

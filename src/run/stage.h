@@ -1,0 +1,102 @@
+/* A stage: one process of the pipeline. It hosts a run of segments, speaks with the coordinator over the control
+ * channel and with its neighbours over shaped links, and does what it is told: a step, an evaluation, a snapshot.
+ *
+ *   stage_open.c    from the configuration to memory, ports, schedules, data
+ *   stage_hooks.c   what each action of a schedule does here
+ *   stage_step.c    a training step (compute, report, commit), an evaluation
+ *   stage_save.c    writing and reading this stage's part of a checkpoint
+ *   stage_decode.c  generation, token by token
+ *   stage_main.c    joining the run and the loop over the coordinator's messages
+ */
+#ifndef RB_RUN_STAGE_H
+#define RB_RUN_STAGE_H
+
+#include <jansson.h>
+#include "data/sampler.h"
+#include "link/link.h"
+#include "optim/optim.h"
+#include "pipeline/executor.h"
+#include "pipeline/schedules.h"
+#include "run/config.h"
+#include "run/port.h"
+#include "run/seat.h"
+
+enum { RB_TRACE_STEPS = 3 /* the first and the last so many steps are kept */ };
+
+/* One interval of this stage's time, for trace.json. */
+typedef struct rb_stage_span {
+    int64_t begin_ns, end_ns, queued_ns;
+    uint64_t step, bytes;
+    int kind; /* rb_action_kind, or one of the below */
+    int segment, microbatch;
+} rb_stage_span;
+enum { RB_SPAN_OPTIMIZER = 100, RB_SPAN_EVAL, RB_SPAN_SAVE, RB_SPAN_LINK_FORWARD, RB_SPAN_LINK_BACKWARD };
+
+typedef struct rb_stage {
+    rb_config cfg;
+    int self, stages, segments; /* segments of the model */
+    int first, hosted;          /* first hosted segment, how many */
+    uint32_t epoch;
+    bool training;
+    rb_link *control, *link;
+    rb_tensor_table table;
+    rb_device *dev;
+    rb_queue *q;
+    rb_stage_model *model;
+    rb_optim *optim;
+    int *rows, row_count;       /* hosted rows of the table */
+    rb_schedule train, eval;
+    rb_seat *seat;              /* (hosted) */
+    rb_port *out_port, *in_port;           /* (hosted) forward: behind segment first+i, before it */
+    rb_port *grad_out_port, *grad_in_port; /* (hosted) backward: before segment first+i, behind it */
+    int64_t B, T, M;            /* of a microbatch; microbatches */
+    bool wire_tokens;           /* ids travel with the activations */
+    int id_bytes;
+    rb_shards *shards, *val_shards;
+    rb_sampler sampler, val_sampler;
+    int32_t *ids;               /* (M,B,T+1) of the present step, host */
+    int32_t *host_tokens;       /* (2,M,B,T): inputs and targets as they are uploaded */
+    rb_view tokens, targets;    /* (M,B*T) i32, device */
+    rb_view losses;             /* (M) f64, device */
+    double *host_losses;        /* (M) */
+    rb_view sums;               /* (rows) f64 */
+    /* the step under way */
+    uint64_t step, sequence;    /* sequence: number of its first one */
+    bool evaluating;
+    float grad_scale;
+    rb_action_trace *trace;
+    rb_stage_span *span;        /* ring of kept intervals */
+    int spans, span_capacity;
+    int64_t wait_ns;            /* in receives, of the step under way */
+} rb_stage;
+
+/* Everything below works on an opened stage; faults are the caller's to report. */
+resbm_status rb_stage_open(rb_stage *s, rb_err *err);    /* cfg, self, epoch, training, link are set */
+void rb_stage_close(rb_stage *s);
+
+/* stage of each segment; stages >= 1. Pure: the coordinator and every stage compute the same. */
+int rb_stage_of(const rb_config *c, int segment);
+
+rb_executor_hooks rb_stage_hooks(rb_stage *s);
+static inline int rb_stage_local(const rb_stage *s, int segment) {
+    return segment >= s->first && segment < s->first + s->hosted ? segment - s->first : -1;
+}
+
+/* Answers to the coordinator's messages; each returns the reply. */
+resbm_status rb_stage_step(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);
+resbm_status rb_stage_commit(rb_stage *s, const json_t *in, rb_err *err);
+resbm_status rb_stage_eval(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);
+resbm_status rb_stage_save(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);
+resbm_status rb_stage_load(rb_stage *s, const char *checkpoint, rb_err *err);
+resbm_status rb_stage_decode(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);
+resbm_status rb_stage_stats(rb_stage *s, json_t **reply, rb_err *err);
+
+/* Inputs and targets of a microbatch from s->ids to the device. */
+resbm_status rb_stage_upload_ids(rb_stage *s, int microbatch, rb_err *err);
+void rb_stage_add_span(rb_stage *s, rb_stage_span span);
+
+/* The stage process: joins the coordinator at `control` as stage `self`, works until it is told to finish or a
+ * fault. The token is the run's secret. */
+resbm_status rb_stage_main(const char *control, int self, uint64_t token, rb_err *err);
+
+#endif

@@ -1,0 +1,195 @@
+/* What each action of a schedule does on this stage. */
+#include <string.h>
+#include "core/clock.h"
+#include "run/stage.h"
+
+static rb_port_key key_of(const rb_stage *s, int microbatch) {
+    return (rb_port_key){s->cfg.train.seed, s->step, s->sequence + (uint64_t)(microbatch * s->B)};
+}
+
+static rb_view row_of(rb_view v, int64_t i, int64_t B, int64_t T) {
+    return rb_view2((char *)v.data + i * v.stride[0] * (int64_t)rb_dtype_size(v.dtype), v.dtype, B, T);
+}
+
+static resbm_status take(rb_stage *s, int segment, int microbatch, int *i, rb_berth **berth, int *slot, rb_err *err) {
+    *i = rb_stage_local(s, segment);
+    if (*i < 0) return rb_fail(err, RESBM_E_INTERNAL, "segment %d is not hosted by stage %d", segment, s->self);
+    RB_TRY(rb_seat_take(&s->seat[*i], microbatch, slot, err));
+    *berth = &s->seat[*i].berth[*slot];
+    return RESBM_OK;
+}
+
+/* The hand-over inside a stage: the bytes that would cross are made and read back. */
+static resbm_status hand_over_forward(rb_stage *s, int i, int microbatch, const rb_view *parts, rb_err *err) {
+    int slot;
+    RB_TRY(rb_port_pack(&s->out_port[i], s->q, parts, key_of(s, microbatch), err));
+    RB_TRY(rb_seat_take(&s->seat[i + 1], microbatch, &slot, err));
+    RB_TRY(rb_port_unpack(&s->in_port[i + 1], s->q, s->seat[i + 1].berth[slot].in, key_of(s, microbatch), err));
+    if (s->evaluating) return RESBM_OK;
+    RB_TRY(rb_port_count(&s->out_port[i], s->q, err));
+    return rb_port_count(&s->in_port[i + 1], s->q, err);
+}
+
+static resbm_status hand_over_backward(rb_stage *s, int i, int microbatch, const rb_view *parts, rb_err *err) {
+    int slot;
+    RB_TRY(rb_port_pack(&s->grad_out_port[i], s->q, parts, key_of(s, microbatch), err));
+    RB_TRY(rb_seat_take(&s->seat[i - 1], microbatch, &slot, err));
+    return rb_port_unpack(&s->grad_in_port[i - 1], s->q, s->seat[i - 1].berth[slot].grad_in, key_of(s, microbatch), err);
+}
+
+static resbm_status forward(void *ctx, int segment, int microbatch, rb_err *err) {
+    rb_stage *s = ctx;
+    rb_berth *b;
+    int i, slot;
+    RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
+    rb_segment_io io = {.tokens = row_of(s->tokens, microbatch, s->B, s->T),
+                        .targets = row_of(s->targets, microbatch, s->B, s->T),
+                        .grad_scale = s->evaluating ? 0 : s->grad_scale};
+    memcpy(io.in, b->in, sizeof io.in);
+    RB_TRY(rb_segment_forward(s->model, s->q, segment, slot, &io, err));
+    memcpy(b->out, io.out, sizeof b->out);
+    if (segment == s->segments - 1)
+        RB_TRY(rb_download(s->q, &s->host_losses[microbatch], io.loss.data, sizeof(double), err));
+    if (i + 1 < s->hosted) RB_TRY(hand_over_forward(s, i, microbatch, b->out, err));
+    if (s->evaluating && (i + 1 < s->hosted || segment == s->segments - 1)) rb_seat_leave(&s->seat[i], microbatch);
+    return rb_queue_sync(s->q, err);
+}
+
+static resbm_status gradients(rb_stage *s, int i, int microbatch, rb_berth *b, const rb_segment_io *io, rb_err *err) {
+    memcpy(b->grad_out, io->out, sizeof b->grad_out);
+    return i > 0 ? hand_over_backward(s, i, microbatch, b->grad_out, err) : RESBM_OK;
+}
+
+static resbm_status backward(void *ctx, int segment, int microbatch, rb_err *err) {
+    rb_stage *s = ctx;
+    rb_berth *b;
+    int i, slot;
+    RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
+    rb_segment_io io = {.grad_scale = s->grad_scale};
+    memcpy(io.in, b->grad_in, sizeof io.in);
+    RB_TRY(rb_segment_backward(s->model, s->q, segment, slot, &io, err));
+    RB_TRY(gradients(s, i, microbatch, b, &io, err));
+    b->whole = true;
+    if (i > 0 || segment == 0) rb_seat_leave(&s->seat[i], microbatch);
+    return rb_queue_sync(s->q, err);
+}
+
+static resbm_status backward_input(void *ctx, int segment, int microbatch, rb_err *err) {
+    rb_stage *s = ctx;
+    rb_berth *b;
+    int i, slot;
+    RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
+    rb_segment_io io = {.grad_scale = s->grad_scale};
+    memcpy(io.in, b->grad_in, sizeof io.in);
+    RB_TRY(rb_segment_backward_input(s->model, s->q, segment, slot, &io, err));
+    RB_TRY(gradients(s, i, microbatch, b, &io, err));
+    return rb_queue_sync(s->q, err);
+}
+
+static resbm_status backward_weight(void *ctx, int segment, int microbatch, rb_err *err) {
+    rb_stage *s = ctx;
+    rb_berth *b;
+    int i, slot;
+    RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
+    RB_TRY(rb_segment_backward_weight(s->model, s->q, segment, slot, err));
+    rb_seat_leave(&s->seat[i], microbatch);
+    return rb_queue_sync(s->q, err);
+}
+
+/* Header of the message of boundary `boundary`. Evaluations have step numbers of their own. */
+static rb_frame_header address(const rb_stage *s, const rb_port *p, int microbatch, size_t payload) {
+    return (rb_frame_header){.kind = p->direction ? RB_FRAME_BACKWARD : RB_FRAME_FORWARD, .epoch = s->epoch,
+                             .direction = (uint8_t)p->direction, .boundary = (uint16_t)p->boundary,
+                             .step = s->step | (uint64_t)s->evaluating << 63, .microbatch = (uint32_t)microbatch,
+                             .code = (uint8_t)p->wire.part[0].pack.code,
+                             .scale = (uint8_t)p->wire.part[0].pack.scale, .B = (uint32_t)s->B, .T = (uint32_t)s->T,
+                             .k = (uint32_t)p->wire.part[0].width, .payload_bytes = payload};
+}
+
+static size_t id_payload(const rb_stage *s, const rb_port *p) {
+    return s->wire_tokens && p->direction == 0 ? (size_t)(s->B * (s->T + 1)) * (size_t)s->id_bytes : 0;
+}
+
+static resbm_status send_parts(rb_stage *s, rb_port *p, int to, int microbatch, const rb_view *parts, rb_err *err) {
+    size_t ids = id_payload(s, p), payload = p->packed_bytes + ids;
+    RB_TRY(rb_port_pack(p, s->q, parts, key_of(s, microbatch), err));
+    rb_message *m = rb_message_new(payload);
+    if (!m) return rb_fail(err, RESBM_E_MEMORY, "no memory for a message of %zu bytes", payload);
+    m->head = address(s, p, microbatch, payload);
+    m->traffic = p->direction ? RB_TRAFFIC_GRADIENT : RB_TRAFFIC_ACTIVATION;
+    m->token_bytes = (uint32_t)ids;
+    if (ids)
+        rb_ids_put(m->payload + p->packed_bytes, s->ids + microbatch * s->B * (s->T + 1), s->B * (s->T + 1), s->id_bytes);
+    resbm_status st = rb_download(s->q, m->payload, p->bytes, p->packed_bytes, err);
+    if (!st) st = rb_queue_sync(s->q, err);
+    if (!st && p->direction == 0 && !s->evaluating) st = rb_port_count(p, s->q, err);
+    if (st) {
+        rb_message_free(m);
+        return st;
+    }
+    return rb_link_send(s->link, to, m, rb_now_ns() + s->cfg.pipeline.deadline_ns, err);
+}
+
+static resbm_status recv_parts(rb_stage *s, rb_port *p, int from, int microbatch, const rb_view *parts, rb_err *err) {
+    size_t ids = id_payload(s, p);
+    rb_frame_header want = address(s, p, microbatch, p->packed_bytes + ids);
+    rb_message *m;
+    int64_t begin = rb_now_ns();
+    RB_TRY(rb_link_recv(s->link, from, &want, begin + s->cfg.pipeline.deadline_ns, &m, err));
+    s->wait_ns += rb_now_ns() - begin;
+    resbm_status st = rb_frame_expect(&m->head, &want, err);
+    if (!st) st = rb_upload(s->q, p->bytes, m->payload, p->packed_bytes, err);
+    if (!st) st = rb_port_unpack(p, s->q, parts, key_of(s, microbatch), err);
+    if (!st && p->direction == 0 && !s->evaluating) st = rb_port_count(p, s->q, err);
+    if (!st && ids) {
+        st = rb_ids_get(s->ids + microbatch * s->B * (s->T + 1), m->payload + p->packed_bytes, s->B * (s->T + 1),
+                        s->id_bytes, s->cfg.model.vocab, err);
+        if (!st) st = rb_stage_upload_ids(s, microbatch, err);
+    }
+    if (!st) st = rb_queue_sync(s->q, err);
+    rb_message_free(m);
+    return st ? rb_err_context(err, st, "from stage %d: ", from) : RESBM_OK;
+}
+
+static resbm_status send_forward(void *ctx, int segment, int microbatch, rb_err *err) {
+    rb_stage *s = ctx;
+    rb_berth *b;
+    int i, slot;
+    RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
+    RB_TRY(send_parts(s, &s->out_port[i], rb_stage_of(&s->cfg, segment + 1), microbatch, b->out, err));
+    if (s->evaluating) rb_seat_leave(&s->seat[i], microbatch);
+    return RESBM_OK;
+}
+
+static resbm_status recv_forward(void *ctx, int segment, int microbatch, rb_err *err) {
+    rb_stage *s = ctx;
+    rb_berth *b;
+    int i, slot;
+    RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
+    return recv_parts(s, &s->in_port[i], rb_stage_of(&s->cfg, segment - 1), microbatch, b->in, err);
+}
+
+static resbm_status send_backward(void *ctx, int segment, int microbatch, rb_err *err) {
+    rb_stage *s = ctx;
+    rb_berth *b;
+    int i, slot;
+    RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
+    RB_TRY(send_parts(s, &s->grad_out_port[i], rb_stage_of(&s->cfg, segment - 1), microbatch, b->grad_out, err));
+    if (b->whole) rb_seat_leave(&s->seat[i], microbatch);
+    return RESBM_OK;
+}
+
+static resbm_status recv_backward(void *ctx, int segment, int microbatch, rb_err *err) {
+    rb_stage *s = ctx;
+    rb_berth *b;
+    int i, slot;
+    RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
+    return recv_parts(s, &s->grad_in_port[i], rb_stage_of(&s->cfg, segment + 1), microbatch, b->grad_in, err);
+}
+
+rb_executor_hooks rb_stage_hooks(rb_stage *s) {
+    return (rb_executor_hooks){.ctx = s, .forward = forward, .backward = backward, .backward_input = backward_input,
+                               .backward_weight = backward_weight, .send_forward = send_forward,
+                               .recv_forward = recv_forward, .send_backward = send_backward,
+                               .recv_backward = recv_backward};
+}

@@ -1,0 +1,144 @@
+/* Joining the run, and the loop over the coordinator's messages. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <signal.h>
+#include <unistd.h>
+#include "core/clock.h"
+#include "run/control.h"
+#include "run/stage.h"
+
+static const rb_link_limits limits = {
+    .frame_bytes = (size_t)1 << 30, .queued_bytes = (size_t)256 << 20, .inbox_bytes = (size_t)256 << 20};
+
+static resbm_status join(rb_stage *s, const char *control, uint64_t token, rb_err *err) {
+    rb_link_options o = {.self = s->self, .token = token, .limits = limits};
+    RB_TRY(rb_link_open(&o, &s->control, err));
+    return rb_link_connect(s->control, RB_PEER_COORDINATOR, control, rb_now_ns() + 60 * RB_SEC, err);
+}
+
+static resbm_status read_config(rb_stage *s, const json_t *in, rb_err *err) {
+    const char *text = json_string_value(json_object_get(in, "config"));
+    RB_TRY(rb_config_defaults(&s->cfg, err));
+    RB_TRY(rb_config_load_text(&s->cfg, "run configuration", text ? text : "", text ? strlen(text) : 0, err));
+    RB_TRY(rb_config_validate(&s->cfg, err));
+    s->epoch = (uint32_t)json_integer_value(json_object_get(in, "epoch"));
+    s->training = json_is_true(json_object_get(in, "training"));
+    s->cfg.pipeline.threads = json_integer_value(json_object_get(in, "threads"));
+    return RESBM_OK;
+}
+
+/* Does this stage exchange messages with stage `other`? */
+static bool neighbour(const rb_stage *s, int other) {
+    for (int i = 0; i + 1 < (int)s->cfg.model.segments; i++) {
+        int a = rb_stage_of(&s->cfg, i), b = rb_stage_of(&s->cfg, i + 1);
+        if (a != b && ((a == s->self && b == other) || (b == s->self && a == other))) return true;
+    }
+    return false;
+}
+
+static resbm_status meet(rb_stage *s, rb_listener *mine, const json_t *peers, rb_err *err) {
+    int64_t deadline = rb_now_ns() + s->cfg.pipeline.startup_deadline_ns;
+    int stages = (int)s->cfg.pipeline.stages, expected = 0;
+    for (int i = s->self + 1; i < stages; i++)
+        if (neighbour(s, i))
+            RB_TRY(rb_link_connect(s->link, i, json_string_value(json_array_get(peers, (size_t)i)), deadline, err));
+    for (int i = 0; i < s->self; i++) expected += neighbour(s, i);
+    for (int peer; expected > 0; expected--) RB_TRY(rb_link_accept(s->link, mine, deadline, &peer, err));
+    return RESBM_OK;
+}
+
+static resbm_status open_links(rb_stage *s, const json_t *in, uint64_t token, rb_err *err) {
+    rb_link_options o = {.self = s->self, .stages = (int)s->cfg.pipeline.stages, .epoch = s->epoch, .token = token,
+                         .limits = limits, .shape = s->cfg.link, .record_events = true};
+    rb_listener *mine;
+    json_t *peers;
+    int from;
+    int64_t deadline = rb_now_ns() + s->cfg.pipeline.startup_deadline_ns;
+    RB_TRY(rb_link_open(&o, &s->link, err));
+    RB_TRY(rb_listen(json_string_value(json_object_get(in, "listen")), &mine, err));
+    resbm_status st = rb_control_send(
+        s->control, RB_PEER_COORDINATOR,
+        json_pack("{s:s, s:s, s:I}", "t", "listening", "address", rb_listener_address(mine), "pid", (json_int_t)getpid()),
+        deadline, err);
+    if (!st) st = rb_control_expect(s->control, RB_PEER_COORDINATOR, "peers", deadline, &from, &peers, err);
+    if (!st) {
+        st = meet(s, mine, json_object_get(peers, "addresses"), err);
+        json_decref(peers);
+    }
+    rb_listener_close(mine);
+    return st;
+}
+
+static resbm_status dispatch(rb_stage *s, const json_t *in, json_t **reply, rb_err *err) {
+    const char *type = json_string_value(json_object_get(in, "t"));
+    if (!strcmp(type, "step")) return rb_stage_step(s, in, reply, err);
+    if (!strcmp(type, "commit")) return rb_stage_commit(s, in, err);
+    if (!strcmp(type, "eval")) return rb_stage_eval(s, in, reply, err);
+    if (!strcmp(type, "save")) return rb_stage_save(s, in, reply, err);
+    if (!strcmp(type, "decode")) return rb_stage_decode(s, in, reply, err);
+    if (!strcmp(type, "finish")) return rb_stage_stats(s, reply, err);
+    return rb_fail(err, RESBM_E_FORMAT, "the coordinator sent \"%s\", which no stage knows", type);
+}
+
+static resbm_status answer(rb_stage *s, json_t *reply, rb_err *err) {
+    return rb_control_send(s->control, RB_PEER_COORDINATOR, reply, rb_now_ns() + s->cfg.pipeline.deadline_ns, err);
+}
+
+/* Waits for the coordinator as long as it lives: between steps it may be busy with things of its own. */
+static resbm_status work(rb_stage *s, rb_err *err) {
+    for (bool finished = false; !finished;) {
+        json_t *in, *reply = NULL;
+        int from;
+        resbm_status st = rb_control_recv(s->control, RB_PEER_COORDINATOR, rb_now_ns() + 3600 * RB_SEC, &from, &in, err);
+        if (st) return st;
+        finished = !strcmp(json_string_value(json_object_get(in, "t")), "finish");
+        st = dispatch(s, in, &reply, err);
+        json_decref(in);
+        if (!st && reply) st = answer(s, reply, err);
+        if (st) return st;
+    }
+    rb_err ignored;
+    if (s->link) rb_link_stop(s->link, rb_now_ns() + RB_SEC, &ignored);
+    return rb_link_stop(s->control, rb_now_ns() + 5 * RB_SEC, err);
+}
+
+static resbm_status set_up(rb_stage *s, uint64_t token, rb_err *err) {
+    json_t *in;
+    int from;
+    RB_TRY(rb_control_expect(s->control, RB_PEER_COORDINATOR, "config", rb_now_ns() + 60 * RB_SEC, &from, &in, err));
+    resbm_status st = read_config(s, in, err);
+    if (!st) st = open_links(s, in, token, err);
+    if (!st) st = rb_stage_open(s, err);
+    const char *load = json_string_value(json_object_get(in, "load"));
+    if (!st && load) st = rb_stage_load(s, load, err);
+    json_decref(in);
+    if (!st) st = answer(s, json_pack("{s:s}", "t", "ready"), err);
+    return st;
+}
+
+resbm_status rb_stage_main(const char *control, int self, uint64_t token, rb_err *err) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* no orphans: with its coordinator a stage has nothing left to do */
+    signal(SIGINT, SIG_IGN);          /* the coordinator turns Ctrl-C into a snapshot */
+    signal(SIGPIPE, SIG_IGN);
+    rb_stage *s = calloc(1, sizeof *s);
+    if (!s) return rb_fail(err, RESBM_E_MEMORY, "no memory for a stage");
+    s->self = self;
+    resbm_status st = join(s, control, token, err);
+    if (!st) {
+        st = set_up(s, token, err);
+        if (!st) st = work(s, err);
+        if (st) {
+            rb_err ignored;
+            rb_control_send(s->control, RB_PEER_COORDINATOR,
+                            json_pack("{s:s, s:i, s:s}", "t", "fault", "code", (int)st, "text", err->text),
+                            rb_now_ns() + RB_SEC, &ignored);
+            rb_link_stop(s->control, rb_now_ns() + RB_SEC, &ignored);
+        }
+    }
+    rb_stage_close(s);
+    rb_link_fini(s->link);
+    rb_link_fini(s->control);
+    free(s);
+    return st;
+}

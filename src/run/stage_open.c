@@ -1,0 +1,223 @@
+/* From the configuration to memory, ports, schedules and data. */
+#include <stdlib.h>
+#include <string.h>
+#include "run/stage.h"
+
+int rb_stage_of(const rb_config *c, int segment) {
+    int stages = (int)c->pipeline.stages, n = (int)c->model.segments, each = n / stages, rest = n % stages;
+    int longer = rest * (each + 1);
+    return segment < longer ? segment / (each + 1) : rest + (segment - longer) / each;
+}
+
+static void find_hosted(rb_stage *s) {
+    s->stages = (int)s->cfg.pipeline.stages;
+    s->segments = (int)s->cfg.model.segments;
+    s->first = -1;
+    for (int i = 0; i < s->segments; i++)
+        if (rb_stage_of(&s->cfg, i) == s->self) {
+            if (s->first < 0) s->first = i;
+            s->hosted = i + 1 - s->first;
+        }
+}
+
+static int extra_in_flight(const rb_stage *s) {
+    if (s->cfg.pipeline.inflight > 0) return (int)s->cfg.pipeline.inflight;
+    /* auto: enough that latency hides behind the forwards of twice as many microbatches as stages */
+    return s->cfg.link.latency_ns > 0 && s->stages > 1 ? s->stages : 0;
+}
+
+static resbm_status open_schedules(rb_stage *s, int *slots, rb_err *err) {
+    rb_schedule_args a = {.stages = s->stages, .segments = s->segments, .microbatches = (int)s->M,
+                          .extra = extra_in_flight(s)};
+    const rb_schedule_kind *kind = rb_schedule_find(s->cfg.pipeline.schedule);
+    if (!kind)
+        return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule \"%s\" does not exist", s->cfg.pipeline.schedule);
+    int *flight = calloc((size_t)s->segments, sizeof *flight), *eval = calloc((size_t)s->segments, sizeof *eval);
+    resbm_status st = flight && eval ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->segments);
+    if (!st && s->training) st = rb_schedule_build(kind, &a, &s->train, flight, err);
+    if (!st) st = rb_schedule_build(&rb_schedule_forward, &a, &s->eval, eval, err);
+    for (int i = 0; i < s->hosted && !st; i++) {
+        slots[i] = flight[s->first + i] > 2 ? flight[s->first + i] : 2; /* evaluation keeps a hand-over's two */
+    }
+    free(flight);
+    free(eval);
+    if (st) return st;
+    int longest = s->train.stage ? s->train.stage[s->self].count : 0, other = s->eval.stage[s->self].count;
+    s->trace = calloc((size_t)(longest > other ? longest : other) + 1, sizeof *s->trace);
+    s->span_capacity = 2 * RB_TRACE_STEPS * (longest * 3 + 8);
+    s->span = calloc((size_t)s->span_capacity, sizeof *s->span);
+    return s->trace && s->span ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for traces");
+}
+
+static resbm_status open_model(rb_stage *s, int slots, rb_err *err) {
+    rb_device_options o = {.threads = (int)s->cfg.pipeline.threads};
+    RB_TRY(rb_tensor_table_build(&s->cfg.model, &s->cfg.boundary, &s->table, err));
+    RB_TRY(rb_device_open(s->cfg.pipeline.device, &o, &s->dev, err));
+    RB_TRY(rb_queue_open(s->dev, &s->q, err));
+    rb_stage_options m = {.model = &s->cfg.model, .boundary = &s->cfg.boundary, .table = &s->table,
+                          .first_segment = s->first, .segments = s->hosted, .B = s->B, .T = s->T, .slots = slots,
+                          .training = s->training};
+    RB_TRY(rb_stage_model_open(s->dev, &m, &s->model, err));
+    s->rows = calloc((size_t)s->table.count, sizeof *s->rows);
+    if (!s->rows) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d tensors", s->table.count);
+    for (int i = 0; i < s->table.count; i++)
+        if (rb_stage_local(s, s->table.rows[i].segment) >= 0) s->rows[s->row_count++] = i;
+    return RESBM_OK;
+}
+
+static resbm_status open_optim(rb_stage *s, rb_err *err) {
+    const rb_optim_settings *o = &s->cfg.optim;
+    rb_optim_config c = rb_optim_defaults();
+    snprintf(c.kind, sizeof c.kind, "%s", o->kind);
+    c.lr = o->lr;
+    c.adamw_lr = o->adamw_lr;
+    c.weight_decay = o->weight_decay;
+    c.beta1 = o->beta1;
+    c.beta2 = o->beta2;
+    c.eps = o->eps;
+    c.momentum = o->momentum;
+    c.scaling = o->scaling;
+    RB_TRY(rb_optim_check(&c, &s->table, err));
+    rb_optim_tensor *t = calloc((size_t)s->row_count + 1, sizeof *t);
+    if (!t) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d tensors", s->row_count);
+    for (int i = 0; i < s->row_count; i++)
+        t[i] = (rb_optim_tensor){&s->table.rows[s->rows[i]], rb_stage_weight(s->model, s->rows[i]),
+                                 rb_stage_grad(s->model, s->rows[i])};
+    resbm_status st = rb_optim_open(s->dev, &c, t, s->row_count, &s->optim, err);
+    free(t);
+    return st;
+}
+
+/* The learned steps of one end of a boundary; absent where it has none. */
+static rb_view steps_of(const rb_stage *s, rb_part_kind part, int boundary) {
+    for (int i = 0; i < s->row_count; i++) {
+        const rb_tensor *t = &s->table.rows[s->rows[i]];
+        if (t->role == RB_ROLE_STEP && t->part == part && t->part_index == boundary)
+            return rb_stage_weight(s->model, s->rows[i]);
+    }
+    return rb_none();
+}
+
+static resbm_status open_port(rb_stage *s, int boundary, int direction, rb_part_kind end, rb_port *p, rb_err *err) {
+    rb_view steps = direction ? rb_none() : steps_of(s, end, boundary);
+    return rb_port_open(s->dev, &s->cfg.model, &s->cfg.boundary, boundary, direction, s->B, s->T, steps, p, err);
+}
+
+static resbm_status open_ports(rb_stage *s, rb_err *err) {
+    size_t n = (size_t)s->hosted;
+    s->out_port = calloc(n, sizeof *s->out_port);
+    s->in_port = calloc(n, sizeof *s->in_port);
+    s->grad_out_port = calloc(n, sizeof *s->grad_out_port);
+    s->grad_in_port = calloc(n, sizeof *s->grad_in_port);
+    if (!s->out_port || !s->in_port || !s->grad_out_port || !s->grad_in_port)
+        return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->hosted);
+    for (int i = 0; i < s->hosted; i++) {
+        int segment = s->first + i;
+        if (segment > 0) {
+            RB_TRY(open_port(s, segment - 1, 0, RB_PART_DECODER, &s->in_port[i], err));
+            RB_TRY(open_port(s, segment - 1, 1, RB_PART_DECODER, &s->grad_out_port[i], err));
+            if (i > 0) { /* inside the stage both ends work on the same bytes */
+                rb_port_share(&s->in_port[i], &s->out_port[i - 1]);
+                rb_port_share(&s->grad_out_port[i], &s->grad_in_port[i - 1]);
+            }
+        }
+        if (segment == s->segments - 1) continue;
+        RB_TRY(open_port(s, segment, 0, RB_PART_ENCODER, &s->out_port[i], err));
+        RB_TRY(open_port(s, segment, 1, RB_PART_ENCODER, &s->grad_in_port[i], err));
+    }
+    return RESBM_OK;
+}
+
+static resbm_status open_seats(rb_stage *s, const int *slots, rb_err *err) {
+    s->seat = calloc((size_t)s->hosted, sizeof *s->seat);
+    if (!s->seat) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->hosted);
+    for (int i = 0; i < s->hosted; i++) {
+        int segment = s->first + i;
+        const rb_wire *before = segment > 0 ? &s->in_port[i].wire : NULL;
+        const rb_wire *behind = segment < s->segments - 1 ? &s->grad_in_port[i].wire : NULL;
+        RB_TRY(rb_seat_open(s->dev, segment, slots[i], s->B, s->T, before, behind, s->training, &s->seat[i], err));
+    }
+    return RESBM_OK;
+}
+
+static resbm_status open_data(rb_stage *s, rb_err *err) {
+    const rb_data_config *d = &s->cfg.data;
+    s->wire_tokens = d->distribute == RB_DISTRIBUTE_WIRE;
+    s->id_bytes = rb_id_bytes(s->cfg.model.vocab);
+    if (s->wire_tokens && s->first > 0) return RESBM_OK; /* ids come with the activations */
+    if (s->training) {
+        RB_TRY(rb_shards_open(d->train, s->cfg.model.vocab, &s->shards, err));
+        RB_TRY(rb_sampler_init(&s->sampler, s->shards, s->T, s->cfg.train.seed, err));
+    }
+    if (!*d->val) return RESBM_OK;
+    RB_TRY(rb_shards_open(d->val, s->cfg.model.vocab, &s->val_shards, err));
+    return rb_sampler_init(&s->val_sampler, s->val_shards, s->T, s->cfg.train.seed, err);
+}
+
+static resbm_status alloc_view(rb_stage *s, rb_dtype type, int64_t a, int64_t b, rb_view *out, rb_err *err) {
+    void *p;
+    RB_TRY(rb_alloc(s->dev, (size_t)(a * b) * rb_dtype_size(type), &p, err));
+    *out = rb_view2(p, type, a, b);
+    return RESBM_OK;
+}
+
+static resbm_status open_buffers(rb_stage *s, rb_err *err) {
+    int64_t n = s->B * s->T;
+    s->ids = calloc((size_t)(s->M * s->B * (s->T + 1)), sizeof *s->ids);
+    s->host_tokens = calloc((size_t)(2 * s->M * n), sizeof *s->host_tokens);
+    s->host_losses = calloc((size_t)s->M, sizeof *s->host_losses);
+    if (!s->ids || !s->host_tokens || !s->host_losses) return rb_fail(err, RESBM_E_MEMORY, "no memory for token ids");
+    RB_TRY(alloc_view(s, RB_I32, s->M, n, &s->tokens, err));
+    RB_TRY(alloc_view(s, RB_I32, s->M, n, &s->targets, err));
+    return alloc_view(s, RB_F64, s->row_count + 1, 1, &s->sums, err);
+}
+
+resbm_status rb_stage_open(rb_stage *s, rb_err *err) {
+    int slots[RB_MAX_SEGMENTS], most = 0;
+    s->M = s->cfg.train.microbatches;
+    s->B = s->cfg.train.batch / s->M;
+    s->T = s->cfg.model.context;
+    find_hosted(s);
+    RB_TRY(open_schedules(s, slots, err));
+    for (int i = 0; i < s->hosted; i++) most = slots[i] > most ? slots[i] : most;
+    RB_TRY(open_model(s, most, err));
+    if (s->training) RB_TRY(open_optim(s, err));
+    RB_TRY(open_ports(s, err));
+    RB_TRY(open_seats(s, slots, err));
+    RB_TRY(open_data(s, err));
+    return open_buffers(s, err);
+}
+
+static void close_ports(rb_stage *s, rb_port *p) {
+    for (int i = 0; p && i < s->hosted; i++) rb_port_close(&p[i]);
+    free(p);
+}
+
+void rb_stage_close(rb_stage *s) {
+    close_ports(s, s->in_port);
+    close_ports(s, s->grad_out_port);
+    close_ports(s, s->out_port);
+    close_ports(s, s->grad_in_port);
+    for (int i = 0; s->seat && i < s->hosted; i++) rb_seat_close(&s->seat[i]);
+    free(s->seat);
+    rb_optim_close(s->optim);
+    rb_stage_model_close(s->model);
+    if (s->dev) {
+        rb_free(s->dev, s->tokens.data);
+        rb_free(s->dev, s->targets.data);
+        rb_free(s->dev, s->sums.data);
+    }
+    if (s->q) rb_queue_close(s->q);
+    rb_device_close(s->dev);
+    rb_tensor_table_free(&s->table);
+    rb_schedule_free(&s->train);
+    rb_schedule_free(&s->eval);
+    rb_shards_close(s->shards);
+    rb_shards_close(s->val_shards);
+    free(s->rows);
+    free(s->ids);
+    free(s->host_tokens);
+    free(s->host_losses);
+    free(s->trace);
+    free(s->span);
+}

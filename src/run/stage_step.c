@@ -1,0 +1,201 @@
+/* A training step (compute, report, commit) and an evaluation. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include "core/clock.h"
+#include "run/control.h"
+#include "run/stage.h"
+
+resbm_status rb_stage_upload_ids(rb_stage *s, int microbatch, rb_err *err) {
+    int64_t n = s->B * s->T, W = s->T + 1;
+    const int32_t *ids = s->ids + microbatch * s->B * W;
+    int32_t *in = s->host_tokens + microbatch * n, *out = s->host_tokens + (s->M + microbatch) * n;
+    for (int64_t b = 0; b < s->B; b++) {
+        memcpy(in + b * s->T, ids + b * W, (size_t)s->T * sizeof *in);
+        memcpy(out + b * s->T, ids + b * W + 1, (size_t)s->T * sizeof *out);
+    }
+    size_t bytes = (size_t)n * sizeof *in;
+    RB_TRY(rb_upload(s->q, (int32_t *)s->tokens.data + microbatch * n, in, bytes, err));
+    return rb_upload(s->q, (int32_t *)s->targets.data + microbatch * n, out, bytes, err);
+}
+
+/* Does this stage look at token ids that do not come over the wire? */
+static bool reads_data(const rb_stage *s) {
+    if (s->first == 0) return true;
+    if (s->wire_tokens) return false;
+    return s->first + s->hosted == s->segments || s->cfg.boundary.tokens != RB_TOKENS_NONE;
+}
+
+/* Sequences from..from+M*B of training (eval_of 0) or of an evaluation over eval_of sequences. */
+static resbm_status load_ids(rb_stage *s, int64_t from, int64_t eval_of, rb_err *err) {
+    if (!reads_data(s)) return RESBM_OK;
+    for (int64_t i = 0; i < s->M * s->B; i++) {
+        int32_t *out = s->ids + i * (s->T + 1);
+        if (eval_of)
+            RB_TRY(rb_sampler_eval_window(&s->val_sampler, from + i, eval_of, out, err));
+        else
+            RB_TRY(rb_sampler_window(&s->sampler, (uint64_t)(from + i), out, err));
+    }
+    for (int m = 0; m < s->M; m++) RB_TRY(rb_stage_upload_ids(s, m, err));
+    return rb_queue_sync(s->q, err);
+}
+
+void rb_stage_add_span(rb_stage *s, rb_stage_span span) {
+    if (s->spans == s->span_capacity) return;
+    s->span[s->spans++] = span;
+}
+
+/* Which steps of the run are kept for the trace. */
+static bool traced(const rb_stage *s) { return s->step >= 1 && s->step <= RB_TRACE_STEPS && !s->evaluating; }
+
+static int64_t record(rb_stage *s, int actions) {
+    int64_t busy = 0;
+    for (int i = 0; i < actions; i++) {
+        const rb_action_trace *t = &s->trace[i];
+        if (rb_action_computes(t->action.kind)) busy += t->end_ns - t->begin_ns;
+        if (traced(s))
+            rb_stage_add_span(s, (rb_stage_span){.begin_ns = t->begin_ns, .end_ns = t->end_ns, .step = s->step,
+                                                 .kind = (int)t->action.kind, .segment = t->action.segment,
+                                                 .microbatch = t->action.microbatch});
+    }
+    rb_link_event e[64];
+    for (int n; s->link && (n = rb_link_take_events(s->link, e, 64)) > 0;)
+        for (int i = 0; i < n && traced(s); i++)
+            rb_stage_add_span(s, (rb_stage_span){.begin_ns = e[i].started_ns, .end_ns = e[i].left_ns,
+                                                 .queued_ns = e[i].queued_ns, .step = s->step,
+                                                 .bytes = e[i].head.payload_bytes + RB_FRAME_HEADER_BYTES,
+                                                 .kind = e[i].head.direction ? RB_SPAN_LINK_BACKWARD : RB_SPAN_LINK_FORWARD,
+                                                 .segment = e[i].head.boundary, .microbatch = (int)e[i].head.microbatch});
+    return busy;
+}
+
+static resbm_status run_list(rb_stage *s, const rb_schedule *list, int64_t *busy, rb_err *err) {
+    rb_executor_hooks hooks = rb_stage_hooks(s);
+    int done = 0;
+    for (int i = 0; i < s->hosted; i++) rb_seat_clear(&s->seat[i]);
+    s->wait_ns = 0;
+    memset(s->host_losses, 0, (size_t)s->M * sizeof *s->host_losses);
+    RB_TRY(rb_execute(list, s->self, &hooks, NULL, s->trace, &done, err));
+    *busy = record(s, done);
+    return RESBM_OK;
+}
+
+static resbm_status gather_sums(rb_stage *s, double *host, rb_err *err) {
+    for (int i = 0; i < s->row_count; i++) {
+        rb_view g = rb_stage_grad(s->model, s->rows[i]), out = rb_view1((double *)s->sums.data + i, RB_F64, 1);
+        RB_TRY(g.data ? rb_sumsq(s->q, out, g, err) : rb_fill(s->q, out, 0, err));
+    }
+    RB_TRY(rb_download(s->q, host, s->sums.data, (size_t)s->row_count * sizeof *host, err));
+    return rb_queue_sync(s->q, err);
+}
+
+static bool all_finite(const double *v, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        if (!isfinite(v[i])) return false;
+    return true;
+}
+
+static json_t *traffic(const rb_stage *s) {
+    rb_link_stats t = {0};
+    if (s->link) rb_link_get_stats(s->link, RB_PEER_ANY, &t);
+    json_t *a = json_array();
+    for (int i = 0; i < RB_TRAFFIC_COUNT; i++) json_array_append_new(a, json_integer((json_int_t)t.sent[i]));
+    return a;
+}
+
+static json_int_t peak_rss(void) {
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (json_int_t)u.ru_maxrss * 1024;
+}
+
+resbm_status rb_stage_step(rb_stage *s, const json_t *in, json_t **reply, rb_err *err) {
+    int64_t busy = 0, begin = rb_now_ns();
+    char bad[256] = "";
+    s->step = (uint64_t)json_integer_value(json_object_get(in, "step"));
+    s->sequence = (uint64_t)json_integer_value(json_object_get(in, "sequence"));
+    s->evaluating = false;
+    s->grad_scale = (float)(1.0 / (double)(s->M * s->B * s->T));
+    RB_TRY(load_ids(s, (int64_t)s->sequence, 0, err));
+    RB_TRY(rb_stage_zero_grads(s->model, s->q, err));
+    RB_TRY(run_list(s, &s->train, &busy, err));
+    double *sums = calloc((size_t)s->row_count + 1, sizeof *sums);
+    if (!sums) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d norms", s->row_count);
+    resbm_status st = gather_sums(s, sums, err);
+    if (!st && !(all_finite(sums, s->row_count) && all_finite(s->host_losses, s->M)))
+        st = rb_stage_find_nonfinite(s->model, s->q, bad, sizeof bad, err);
+    if (!st)
+        *reply = json_pack("{s:s, s:I, s:o, s:o, s:I, s:I, s:I, s:o, s:s, s:I}", "t", "done", "step", (json_int_t)s->step,
+                           "loss", rb_json_doubles(s->host_losses, (int)s->M), "sumsq", rb_json_doubles(sums, s->row_count),
+                           "busy_ns", (json_int_t)busy, "wait_ns", (json_int_t)s->wait_ns, "step_ns",
+                           (json_int_t)(rb_now_ns() - begin), "sent", traffic(s), "nonfinite", bad, "rss", peak_rss());
+    free(sums);
+    return st;
+}
+
+static resbm_status update(rb_stage *s, const json_t *in, const double *by_segment, rb_err *err) {
+    float *scale = calloc((size_t)s->row_count + 1, sizeof *scale);
+    double lr;
+    if (!scale) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d factors", s->row_count);
+    for (int i = 0; i < s->row_count; i++) scale[i] = (float)by_segment[s->table.rows[s->rows[i]].segment];
+    resbm_status st = rb_json_get_doubles(json_object_get(in, "lr"), &lr, 1, "commit.lr", err);
+    if (!st) st = rb_optim_step(s->optim, s->q, lr, scale, err);
+    if (!st) st = rb_queue_sync(s->q, err);
+    free(scale);
+    return st;
+}
+
+resbm_status rb_stage_commit(rb_stage *s, const json_t *in, rb_err *err) {
+    int64_t begin = rb_now_ns(), tokens = s->M * s->B * s->T;
+    double *by_segment = calloc((size_t)s->segments, sizeof *by_segment);
+    if (!by_segment) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d factors", s->segments);
+    resbm_status st =
+        rb_json_get_doubles(json_object_get(in, "scale"), by_segment, s->segments, "commit.scale", err);
+    if (!st) st = update(s, in, by_segment, err);
+    free(by_segment);
+    for (int i = 0; i < s->hosted && !st; i++) {
+        st = rb_port_update_steps(&s->out_port[i], s->q, s->step, tokens, err);
+        if (!st) st = rb_port_update_steps(&s->in_port[i], s->q, s->step, tokens, err);
+    }
+    if (traced(s))
+        rb_stage_add_span(s, (rb_stage_span){.begin_ns = begin, .end_ns = rb_now_ns(), .step = s->step,
+                                             .kind = RB_SPAN_OPTIMIZER, .segment = -1, .microbatch = -1});
+    return st;
+}
+
+resbm_status rb_stage_eval(rb_stage *s, const json_t *in, json_t **reply, rb_err *err) {
+    int64_t n = json_integer_value(json_object_get(in, "sequences")), per = s->M * s->B, busy;
+    uint64_t step = s->step;
+    double sum = 0;
+    s->step = (uint64_t)json_integer_value(json_object_get(in, "number"));
+    s->evaluating = true;
+    resbm_status st = RESBM_OK;
+    for (int64_t from = 0; from < n && !st; from += per) {
+        s->sequence = (uint64_t)from;
+        st = load_ids(s, from, n, err);
+        if (!st) st = run_list(s, &s->eval, &busy, err);
+        for (int64_t m = 0; m < s->M && !st; m++) sum += s->host_losses[m];
+        s->step++;
+    }
+    s->evaluating = false;
+    s->step = step;
+    if (st) return st;
+    int64_t tokens = (n + per - 1) / per * per * s->T;
+    *reply = json_pack("{s:s, s:o, s:I, s:o}", "t", "evaled", "loss", rb_json_doubles(&sum, 1), "tokens",
+                       (json_int_t)tokens, "sent", traffic(s));
+    return RESBM_OK;
+}
+
+static json_t *span_json(const rb_stage_span *p) {
+    return json_pack("[I,I,I,I,I,i,i,i]", (json_int_t)p->begin_ns, (json_int_t)p->end_ns, (json_int_t)p->queued_ns,
+                     (json_int_t)p->step, (json_int_t)p->bytes, p->kind, p->segment, p->microbatch);
+}
+
+resbm_status rb_stage_stats(rb_stage *s, json_t **reply, rb_err *err) {
+    json_t *spans = json_array();
+    for (int i = 0; i < s->spans; i++) json_array_append_new(spans, span_json(&s->span[i]));
+    *reply = json_pack("{s:s, s:I, s:I, s:o, s:o}", "t", "stats", "rss", peak_rss(), "model_bytes",
+                       (json_int_t)rb_stage_model_bytes(s->model), "sent", traffic(s), "spans", spans);
+    return *reply ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for this stage's trace");
+}
