@@ -2,12 +2,20 @@
 
 #include <math.h>
 
+double rb_steps_target(rb_code code) { return code == RB_CODE_INT4 ? 7.9032 : 1049.27; }
+
+/* eta = 2^-halvings */
+static int halvings_of(double ratio, uint64_t updates) {
+    if (updates < 8 || ratio < 0.25 || ratio > 4) return 0;
+    return updates < 32 ? 1 : updates < 128 ? 2 : 3;
+}
+
 void rb_steps_update(float *steps, const int64_t *sums, int64_t k, int64_t tokens, rb_code code, uint64_t updates) {
-    double target = code == RB_CODE_INT4 ? 8.9 : 1050.0;
-    double eta = fmax(0.02, 1.0 / (1.0 + (double)updates / 4.0));
-    for (int64_t i = 0; i < k; i++) {
-        double ratio = (double)sums[i] / (double)tokens / target;
-        double factor = fmin(fmax(pow(ratio, eta / 2), 0.25), 4.0);
+    double all = (double)tokens * rb_steps_target(code);
+    for (int64_t i = 0; i < k && tokens > 0; i++) {
+        double ratio = fmin(fmax((double)sums[i] / all, 1.0 / 16), 16);
+        double factor = sqrt(ratio);
+        for (int n = halvings_of(ratio, updates); n > 0; n--) factor = sqrt(factor);
         steps[i] = (float)fmin(fmax((double)steps[i] * factor, 1e-8), 1e8);
     }
 }
