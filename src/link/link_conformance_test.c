@@ -104,11 +104,8 @@ static void close_pair(pair p) {
 }
 
 static rb_frame_header forward(uint64_t step, uint32_t microbatch) {
-    return (rb_frame_header){.kind = RB_FRAME_FORWARD,
-                             .boundary = 1,
-                             .epoch = 5,
-                             .step = step,
-                             .microbatch = microbatch};
+    return (rb_frame_header){
+        .kind = RB_FRAME_FORWARD, .boundary = 1, .epoch = 5, .step = step, .microbatch = microbatch};
 }
 
 static rb_message *message(rb_frame_header h, size_t bytes) {

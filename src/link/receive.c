@@ -92,18 +92,33 @@ void rb_receive_flush(rb_link *l, rb_conn *c) {
     l->pending = others;
 }
 
-static bool finish_frame(rb_link *l, rb_conn *c, int64_t visible_ns, int64_t now) {
+/* What one read brings along. */
+typedef struct intake {
+    int64_t now, visible_ns;
+    uint64_t counted[RB_TRAFFIC_COUNT];
+} intake;
+
+/* Counters go first: whoever holds a message finds it counted. */
+static void add_counts(rb_link *l, rb_conn *c, intake *in) {
+    pthread_mutex_lock(&l->lock);
+    for (int i = 0; i < RB_TRAFFIC_COUNT; i++) c->peer->stats.received[i] += in->counted[i];
+    pthread_mutex_unlock(&l->lock);
+    memset(in->counted, 0, sizeof in->counted);
+}
+
+static bool finish_frame(rb_link *l, rb_conn *c, intake *in) {
     rb_node *n = c->incoming;
     rb_err e;
+    add_counts(l, c, in);
     c->head_have = 0;
     if (rb_frame_check_payload(&n->msg.head, n->msg.payload, &e) != RESBM_OK) {
         refuse_frame(l, c, &e);
         return false;
     }
     c->incoming = NULL;
-    n->visible_ns = visible_ns;
+    n->visible_ns = in->visible_ns;
     /* What is pending may be due by now, and this one must not overtake it. */
-    if (visible_ns > now || (paced(l, c) && l->pending.head))
+    if (in->visible_ns > in->now || (paced(l, c) && l->pending.head))
         rb_list_push(&l->pending, n);
     else
         deliver(l, n);
@@ -140,11 +155,6 @@ static bool begin_frame(rb_link *l, rb_conn *c) {
     return true;
 }
 
-typedef struct intake {
-    int64_t now, visible_ns;
-    uint64_t counted[RB_TRAFFIC_COUNT];
-} intake;
-
 /* Charges the downlink for the frame's bytes [from, to). */
 static void charge(rb_link *l, rb_conn *c, intake *in, size_t from, size_t to) {
     if (paced(l, c)) in->visible_ns = rb_shape_receive(&l->shape, c->ready_ns, from, to);
@@ -156,7 +166,7 @@ static bool payload_came(rb_link *l, rb_conn *c, intake *in, size_t n) {
     charge(l, c, in, f->io_bytes, f->io_bytes + n);
     rb_count_bytes(in->counted, f, f->io_bytes, f->io_bytes + n);
     f->io_bytes += n;
-    return f->io_bytes < f->total || finish_frame(l, c, in->visible_ns, in->now);
+    return f->io_bytes < f->total || finish_frame(l, c, in);
 }
 
 static bool header_came(rb_link *l, rb_conn *c, intake *in, const uint8_t *p, size_t n) {
@@ -166,7 +176,7 @@ static bool header_came(rb_link *l, rb_conn *c, intake *in, const uint8_t *p, si
     if (c->head_have < RB_FRAME_HEADER_BYTES) return true;
     if (!begin_frame(l, c)) return false;
     rb_count_bytes(in->counted, c->incoming, 0, RB_FRAME_HEADER_BYTES);
-    return c->incoming->io_bytes < c->incoming->total || finish_frame(l, c, in->visible_ns, in->now);
+    return c->incoming->io_bytes < c->incoming->total || finish_frame(l, c, in);
 }
 
 /* Takes staged bytes apart into headers and payloads; false when the connection was shut off. */
@@ -185,12 +195,6 @@ static bool take_apart(rb_link *l, rb_conn *c, intake *in, const uint8_t *p, siz
         n -= take;
     }
     return true;
-}
-
-static void add_counts(rb_link *l, rb_conn *c, const intake *in) {
-    pthread_mutex_lock(&l->lock);
-    for (int i = 0; i < RB_TRAFFIC_COUNT; i++) c->peer->stats.received[i] += in->counted[i];
-    pthread_mutex_unlock(&l->lock);
 }
 
 /* One read of at most `budget` bytes: the rest of a payload goes to its place, what follows to the staging
