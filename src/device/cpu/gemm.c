@@ -1,16 +1,6 @@
 #include <dnnl.h>
 #include "device/cpu/cpu.h"
-
-#ifdef _OPENMP
-/* A team's task owns its own thread count: one thread inside each call of the library, others' counts untouched. */
-static void one_thread_inside(void) { omp_set_num_threads(1); }
-#else
-/* Without OpenMP here the library still brings its own runtime, if it was built with one. */
-extern void omp_set_num_threads(int n) __attribute__((weak));
-static void one_thread_inside(void) {
-    if (omp_set_num_threads) omp_set_num_threads(1);
-}
-#endif
+#include "device/cpu/sgemm.h"
 
 /* The cut of C (M,N) into tiles, from its shape alone: about PIECES row tiles, and column tiles where the rows are
  * too few to share out. Row tiles of 8 and column tiles of 48 rows fit oneDNN's AVX-512 kernel. */
@@ -55,7 +45,7 @@ resbm_status rb_cpu_gemm(rb_queue *q, const rb_op *op, rb_err *err) {
     int worst = dnnl_success;
 #pragma omp parallel num_threads(q->dev->opt.threads)
     {
-        one_thread_inside();
+        rb_sgemm_one_thread();
 #pragma omp for schedule(dynamic, 1) reduction(max : worst)
         for (int64_t i = 0; i < tiles; i++) {
             int st = run_tile(op, &t, i);
