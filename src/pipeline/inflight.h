@@ -1,0 +1,21 @@
+/* pipeline.inflight: auto. How many microbatches to keep in flight so that links' latency is hidden. */
+#ifndef RB_PIPELINE_INFLIGHT_H
+#define RB_PIPELINE_INFLIGHT_H
+
+#include "pipeline/schedules.h"
+#include "pipeline/simulator.h"
+
+typedef struct rb_inflight_limits {
+    const size_t *slot_bytes; /* (segments) activations of one microbatch in one segment */
+    const size_t *memory;     /* (stages) bytes all slots of a stage may take; NULL: no limit */
+} rb_inflight_limits;
+
+/* *extra: the smallest a->extra (the field itself is ignored) whose simulated step is within 0.5% of the best
+ * that memory allows; 0 for schedules that take none. Costs and links of o in seconds, as measured.
+ * Bisection: more in flight is taken never to be slower. RESBM_E_CONFIG when not even extra = 0 fits, with
+ * stage, bytes and remedy. */
+resbm_status rb_schedule_auto_inflight(const rb_schedule_kind *kind, const rb_schedule_args *a,
+                                       const rb_sim_options *o, const rb_inflight_limits *limits, int *extra,
+                                       rb_err *err);
+
+#endif
