@@ -67,35 +67,55 @@ static void scatter(const rb_pack_plan *p, int64_t b, int64_t from, int64_t n, c
 static const float *multipliers(const piece *w, int64_t from, int64_t n, float *buf) {
     const rb_pack_plan *p = w->j->p;
     if (p->steps && p->k <= STEPS_MOST) return w->j->table + from % p->k;
-    int64_t at = from - w->from;
-    for (int64_t i = 0; i < n; i++)
-        buf[i] = p->steps ? step_multiplier(w->j, (from + i) % p->k) : 0;
-    for (int64_t i = 0; i < n && p->unit;) {
-        int64_t left = p->unit - (at + i) % p->unit, run = left < n - i ? left : n - i;
-        float m = w->unit[(at + i) / p->unit];
-        for (int64_t v = 0; v < run; v++) buf[i + v] = m;
-        i += run;
+    for (int64_t i = 0, at = from % p->k; p->steps && i < n; i++, at = at + 1 < p->k ? at + 1 : 0)
+        buf[i] = step_multiplier(w->j, at);
+    if (!p->unit) return buf;
+    const float *unit = w->unit + (from - w->from) / p->unit;
+    int64_t run = p->unit - (from - w->from) % p->unit;
+    for (int64_t i = 0; i < n; i += run, run = p->unit) {
+        float m = *unit++;
+        int64_t end = i + run < n ? i + run : n;
+        for (int64_t v = i; v < end; v++) buf[v] = m;
     }
     return buf;
 }
 
-static void pack_units(piece *w) {
+/* Largest |x| of each unit of the piece, as bits. */
+static void find_absmax(const piece *w, uint32_t *most, int64_t units) {
     const rb_pack_plan *p = w->j->p;
     float buf[RB_GROUP];
-    for (int64_t from = w->from, u = 0; p->unit && from < w->to; from += p->unit, u++) {
+    for (int64_t u = 0, from = w->from; u < units; u++, from += p->unit) {
         int64_t n = w->to - from < p->unit ? w->to - from : p->unit;
-        bool direct = w->j->flat || p->scale == RB_SCALE_TOKEN;
-        if (!direct) gather(p, w->b, from, n, buf);
-        uint16_t scale = rb_unit_bits(vec_absmax(direct ? row_at(p, w->b, from) : buf, n), (float)p->qmax);
-        rb_put16(rb_pack_scales(p, w->b) + 2 * (from / p->unit), scale);
+        const float *x = buf;
+        if (w->j->flat) x = p->x + w->b * p->stride_b + from;
+        else if (p->scale == RB_SCALE_TOKEN) x = row_at(p, w->b, from);
+        else gather(p, w->b, from, n, buf);
+        if (n == RB_GROUP) most[u] = vec_absmax(x, RB_GROUP);
+        else if (n == 8) most[u] = vec_absmax(x, 8);
+        else most[u] = vec_absmax(x, n);
+    }
+}
+
+static void pack_units(piece *w) {
+    const rb_pack_plan *p = w->j->p;
+    uint32_t most[PIECE];
+    if (!p->unit) return;
+    int64_t units = (w->to - w->from + p->unit - 1) / p->unit;
+    uint8_t *scales = rb_pack_scales(p, w->b) + 2 * (w->from / p->unit);
+    find_absmax(w, most, units);
+    for (int64_t u = 0; u < units; u++) {
+        uint16_t scale = rb_unit_bits(most[u], (float)p->qmax);
+        rb_put16(scales + 2 * u, scale);
         w->unit[u] = rb_unit_inverse(scale);
     }
 }
 
 static void unpack_units(piece *w) {
     const rb_pack_plan *p = w->j->p;
-    for (int64_t from = w->from, u = 0; p->unit && from < w->to; from += p->unit, u++)
-        w->unit[u] = rb_unit_value(rb_get16(rb_pack_scales(p, w->b) + 2 * (from / p->unit)));
+    if (!p->unit) return;
+    int64_t units = (w->to - w->from + p->unit - 1) / p->unit;
+    const uint8_t *scales = rb_pack_scales(p, w->b) + 2 * (w->from / p->unit);
+    for (int64_t u = 0; u < units; u++) w->unit[u] = rb_unit_value(rb_get16(scales + 2 * u));
 }
 
 static void quantize(const rb_pack_plan *p, uint8_t *out, const float *x, const float *m, const uint16_t *h,
