@@ -1,14 +1,15 @@
-/* Boundaries: where the activation between two segments is narrowed. The in-graph half only (encode on the sender,
- * decode on the receiver); packing to bytes is codec/'s.
+/* Boundaries: where the activation between two segments is narrowed. The in-graph half only (encode on the
+ * sender, decode on the receiver); packing to bytes is codec/'s.
  *
  * Legend: n = B*T rows, d model width, k latent width, m hidden width, w identity width, V vocabulary.
  *
- * What crosses ("parts", all f32 here): part 0 the latents (n,k), or x itself (n,d) for kind none; part 1, where
- * identity is split or full, the identity coordinates (n,w), packed in bf16. Their gradients cross back in the same
- * parts. The quantizer is straight-through: the backward functions take the unpacked gradient as it came.
+ * What crosses ("parts", all f32 here): part 0 the latents (n,k), or x itself (n,d) for kind none; part 1,
+ * where identity is split or full, the identity coordinates (n,w), packed in bf16. Their gradients cross back
+ * in the same parts. The quantizer is straight-through: the backward functions take the unpacked gradient as
+ * it came.
  *
- * The decoder's token path S (tokens.h) is apart from the kinds: it writes the receiver's stream first and decode
- * adds to it.
+ * The decoder's token path S (tokens.h) is apart from the kinds: it writes the receiver's stream first and
+ * decode adds to it.
  */
 #ifndef RB_BOUNDARY_BOUNDARY_H
 #define RB_BOUNDARY_BOUNDARY_H
@@ -19,7 +20,12 @@
 
 enum { RB_MAX_WIRE_PARTS = 2 };
 
-typedef enum rb_identity { RB_IDENTITY_TRUNCATE, RB_IDENTITY_SPLIT, RB_IDENTITY_FULL, RB_IDENTITY_NONE } rb_identity;
+typedef enum rb_identity {
+    RB_IDENTITY_TRUNCATE,
+    RB_IDENTITY_SPLIT,
+    RB_IDENTITY_FULL,
+    RB_IDENTITY_NONE
+} rb_identity;
 typedef enum rb_token_path { RB_TOKENS_NONE, RB_TOKENS_EMBEDDING, RB_TOKENS_TRUNK } rb_token_path;
 
 /* boundary.* of the configuration; the same for every boundary of a model. */
@@ -28,11 +34,11 @@ typedef struct rb_boundary_config {
     rb_identity identity;
     int64_t identity_width; /* split: coordinates that cross in bf16, inside the latents' byte budget */
     int64_t ratio;          /* d / k; 0 = from k */
-    int64_t k;              /* latent width; 0 = from ratio. Identity split: always d / ratio less what the identity
-                               coordinates cost */
-    int64_t hidden;         /* m; 0 = one linear map; < 0 = max(4k, 64) */
+    int64_t k;      /* latent width; 0 = from ratio. Identity split: always d / ratio less what the identity
+                       coordinates cost */
+    int64_t hidden; /* m; 0 = one linear map; < 0 = max(4k, 64) */
     rb_token_path tokens;
-    int64_t trunk_blocks, trunk_width, trunk_heads, trunk_ffn; /* 0 = chosen from d, see rb_tokens_defaults */
+    int64_t trunk_blocks, trunk_width, trunk_heads, trunk_ffn; /* 0 = chosen from d, see boundary/tokens.c */
     char codec_fwd[16], codec_bwd[16]; /* registry names of codec/codec.h; "" or auto = the kind's default */
     char scale_fwd[16];                /* step or token; "" or auto = step where k is narrow */
 } rb_boundary_config;
@@ -53,23 +59,24 @@ typedef struct rb_end_buffers {
     rb_view v[3];
 } rb_end_buffers;
 
-/* One end (encoder or decoder) of one boundary bound to its rows of the tensor table; dw NULL without training. */
+/* One end (encoder or decoder) of one boundary bound to its rows of the tensor table; dw NULL without
+ * training. */
 typedef struct rb_boundary_end {
     const rb_boundary_config *cfg;
     rb_boundary_dims dims;
     bool encoder;
     const rb_view *w, *dw;
-    rb_queue *q; /* of the present call */
+    rb_queue *q;            /* of the present call */
     rb_end_buffers saved;   /* forward -> both backward halves; per microbatch */
     rb_end_buffers kept;    /* input half -> weight half; per microbatch where they are called apart */
     rb_end_buffers scratch; /* shared */
 } rb_boundary_end;
 
-/* One kind. Gradients of vectors are added by the input half, of matrices by the weight half. No function blocks;
- * faults are the device's. */
+/* One kind. Gradients of vectors are added by the input half, of matrices by the weight half. No function
+ * blocks; faults are the device's. */
 typedef struct rb_boundary_kind {
     const char *name, *summary;
-    const char *codec; /* default transport codec, both directions */
+    const char *codec;  /* default transport codec, both directions */
     bool keeps_latents; /* decode's backward needs parts[0] of the forward pass */
     bool narrows;       /* has a latent width; false: k, ratio, identity and tokens mean nothing */
     /* k and d are set and 1 <= k <= d. Fills derived values in; RESBM_E_CONFIG names the key. */
@@ -87,14 +94,17 @@ typedef struct rb_boundary_kind {
     /* parts (written) from x (n,d). */
     resbm_status (*encode_forward)(const rb_boundary_end *e, rb_view x, const rb_view *parts, rb_err *err);
     /* dx (n,d) (written) from the gradient of the parts. */
-    resbm_status (*encode_backward_input)(const rb_boundary_end *e, rb_view dx, const rb_view *dparts, rb_view x,
-                                          rb_err *err);
+    resbm_status (*encode_backward_input)(const rb_boundary_end *e, rb_view dx, const rb_view *dparts,
+                                          rb_view x, rb_err *err);
     resbm_status (*encode_backward_weight)(const rb_boundary_end *e, rb_view x, rb_err *err);
     /* y (n,d) = decode(parts), or += when add. */
-    resbm_status (*decode_forward)(const rb_boundary_end *e, rb_view y, bool add, const rb_view *parts, rb_err *err);
+    resbm_status (*decode_forward)(const rb_boundary_end *e, rb_view y, bool add, const rb_view *parts,
+                                   rb_err *err);
     /* dparts (written) from dy (n,d). */
-    resbm_status (*decode_backward_input)(const rb_boundary_end *e, const rb_view *dparts, rb_view dy, rb_err *err);
-    resbm_status (*decode_backward_weight)(const rb_boundary_end *e, rb_view dy, const rb_view *parts, rb_err *err);
+    resbm_status (*decode_backward_input)(const rb_boundary_end *e, const rb_view *dparts, rb_view dy,
+                                          rb_err *err);
+    resbm_status (*decode_backward_weight)(const rb_boundary_end *e, rb_view dy, const rb_view *parts,
+                                           rb_err *err);
 } rb_boundary_kind;
 
 /* The registry, NULL-terminated. */

@@ -46,8 +46,8 @@ static resbm_status encode_forward(const rb_boundary_end *e, rb_view x, const rb
     return rb_linear_forward(e->q, parts[0], 0, x, e->w[0], err);
 }
 
-static resbm_status encode_backward_input(const rb_boundary_end *e, rb_view dx, const rb_view *dparts, rb_view x,
-                                          rb_err *err) {
+static resbm_status encode_backward_input(const rb_boundary_end *e, rb_view dx, const rb_view *dparts,
+                                          rb_view x, rb_err *err) {
     (void)x;
     RB_TRY(rb_copy(e->q, e->kept.v[KEPT_DZ], dparts[0], err));
     return rb_linear_backward_x(e->q, dx, 0, dparts[0], e->w[0], err);
@@ -57,15 +57,18 @@ static resbm_status encode_backward_weight(const rb_boundary_end *e, rb_view x, 
     return rb_linear_backward_w(e->q, e->dw[0], e->kept.v[KEPT_DZ], x, err);
 }
 
-static resbm_status decode_forward(const rb_boundary_end *e, rb_view y, bool add, const rb_view *parts, rb_err *err) {
+static resbm_status decode_forward(const rb_boundary_end *e, rb_view y, bool add, const rb_view *parts,
+                                   rb_err *err) {
     return rb_linear_forward(e->q, y, add ? 1 : 0, parts[0], e->w[0], err);
 }
 
-static resbm_status decode_backward_input(const rb_boundary_end *e, const rb_view *dparts, rb_view dy, rb_err *err) {
+static resbm_status decode_backward_input(const rb_boundary_end *e, const rb_view *dparts, rb_view dy,
+                                          rb_err *err) {
     return rb_linear_backward_x(e->q, dparts[0], 0, dy, e->w[0], err);
 }
 
-static resbm_status decode_backward_weight(const rb_boundary_end *e, rb_view dy, const rb_view *parts, rb_err *err) {
+static resbm_status decode_backward_weight(const rb_boundary_end *e, rb_view dy, const rb_view *parts,
+                                           rb_err *err) {
     return rb_linear_backward_w(e->q, e->dw[0], dy, parts[0], err);
 }
 

@@ -28,8 +28,8 @@ static resbm_status encode_forward(const rb_boundary_end *e, rb_view x, const rb
     return rb_copy(e->q, parts[0], x, err);
 }
 
-static resbm_status encode_backward_input(const rb_boundary_end *e, rb_view dx, const rb_view *dparts, rb_view x,
-                                          rb_err *err) {
+static resbm_status encode_backward_input(const rb_boundary_end *e, rb_view dx, const rb_view *dparts,
+                                          rb_view x, rb_err *err) {
     (void)x;
     return rb_copy(e->q, dx, dparts[0], err);
 }
@@ -39,15 +39,18 @@ static resbm_status encode_backward_weight(const rb_boundary_end *e, rb_view x, 
     return RESBM_OK;
 }
 
-static resbm_status decode_forward(const rb_boundary_end *e, rb_view y, bool add, const rb_view *parts, rb_err *err) {
+static resbm_status decode_forward(const rb_boundary_end *e, rb_view y, bool add, const rb_view *parts,
+                                   rb_err *err) {
     return rb_axpby(e->q, 1, parts[0], add ? 1 : 0, y, err);
 }
 
-static resbm_status decode_backward_input(const rb_boundary_end *e, const rb_view *dparts, rb_view dy, rb_err *err) {
+static resbm_status decode_backward_input(const rb_boundary_end *e, const rb_view *dparts, rb_view dy,
+                                          rb_err *err) {
     return rb_copy(e->q, dparts[0], dy, err);
 }
 
-static resbm_status decode_backward_weight(const rb_boundary_end *e, rb_view dy, const rb_view *parts, rb_err *err) {
+static resbm_status decode_backward_weight(const rb_boundary_end *e, rb_view dy, const rb_view *parts,
+                                           rb_err *err) {
     (void)e, (void)dy, (void)parts, (void)err;
     return RESBM_OK;
 }

@@ -1,36 +1,40 @@
-/* The residual bottleneck. n(.) is RMSNorm with a weight; E and D are two matrices with SiLU between (or one):
+/* The residual bottleneck. n(.) is RMSNorm with a weight; E and D are two matrices with SiLU between (or
+ * one):
  *
  *     a = W_e1 n(x)   E(x) = W_e2 silu(a)      hidden 0:  E(x) = W_e1 n(x)        W_e1 (m,d)  W_e2 (k,m)
  *     b = W_d1 q      D(q) = W_d2 silu(b)      hidden 0:  D(q) = W_d1 q           W_d1 (m,k)  W_d2 (d,m)
  *
- * I_j takes the first j coordinates, I_j^T puts them back among zeros; i is the identity part of width w, w = d when
- * identity is full. S is added by the caller before.
+ * I_j takes the first j coordinates, I_j^T puts them back among zeros; i is the identity part of width w, w =
+ * d when identity is full. S is added by the caller before.
  *
  *     identity    sender                  wire      receiver                 backward
  *     truncate    z = E(x) + I_k x        z         y = D(q) + I_k^T q       g_q = J_D^T g_y + I_k g_y
  *                                                                            g_x = J_E^T g_q + I_k^T g_q
  *     split       z = E(x)   i = I_w x    z, i      y = D(q) + I_w^T i       g_q = J_D^T g_y   g_i = I_w g_y
  *     full        z = E(x)   i = x        z, i      y = D(q) + i             g_x = J_E^T g_q + I_w^T g_i
- *     none        z = E(x)                z         y = D(q)                 g_q = J_D^T g_y   g_x = J_E^T g_q
+ *     none        z = E(x)                z         y = D(q)                 g_q = J_D^T g_y   g_x = J_E^T
+ * g_q
  */
 #include <math.h>
 #include "boundary/kinds.h"
 #include "nn/linear.h"
 
-enum { W_NORM, W_E1, W_E2 };          /* encoder's rows */
-enum { W_D1, W_D2 };                  /* decoder's */
-enum { SAVED_A, SAVED_RSTD };         /* (n,m) input of SiLU; (n), encoder */
-enum { KEPT_DA, KEPT_DZ };            /* (n,m) its gradient; (n,k), encoder */
-enum { TMP_HIDDEN, TMP_NORM };        /* (n,m), (n,d) */
+enum { W_NORM, W_E1, W_E2 };   /* encoder's rows */
+enum { W_D1, W_D2 };           /* decoder's */
+enum { SAVED_A, SAVED_RSTD };  /* (n,m) input of SiLU; (n), encoder */
+enum { KEPT_DA, KEPT_DZ };     /* (n,m) its gradient; (n,k), encoder */
+enum { TMP_HIDDEN, TMP_NORM }; /* (n,m), (n,d) */
 
 static resbm_status check(rb_boundary_config *c, const rb_boundary_dims *s, rb_err *err) {
     if (c->hidden < 0) c->hidden = 4 * c->k > 64 ? 4 * c->k : 64;
     if (c->identity == RB_IDENTITY_FULL) c->identity_width = s->d;
     if (c->identity == RB_IDENTITY_TRUNCATE || c->identity == RB_IDENTITY_NONE) c->identity_width = 0;
-    if (c->identity != RB_IDENTITY_SPLIT || (c->identity_width >= 1 && c->identity_width <= s->d)) return RESBM_OK;
-    return rb_fail(err, RESBM_E_CONFIG,
-                   "boundary.identity_width %lld: identity split sends 1 to model.d (%lld) coordinates uncompressed",
-                   (long long)c->identity_width, (long long)s->d);
+    if (c->identity != RB_IDENTITY_SPLIT || (c->identity_width >= 1 && c->identity_width <= s->d))
+        return RESBM_OK;
+    return rb_fail(
+        err, RESBM_E_CONFIG,
+        "boundary.identity_width %lld: identity split sends 1 to model.d (%lld) coordinates uncompressed",
+        (long long)c->identity_width, (long long)s->d);
 }
 
 static void parts_of(const rb_boundary_config *c, const rb_boundary_dims *s, rb_boundary_parts *out) {
@@ -75,7 +79,9 @@ static void plan_scratch(const rb_boundary_end *e, int64_t n, rb_plan *p, rb_end
     out->v[TMP_NORM] = rb_plan2(p, n, e->dims.d);
 }
 
-static bool truncates(const rb_boundary_end *e) { return e->cfg->identity == RB_IDENTITY_TRUNCATE; }
+static bool truncates(const rb_boundary_end *e) {
+    return e->cfg->identity == RB_IDENTITY_TRUNCATE;
+}
 static resbm_status norm(const rb_boundary_end *e, rb_view x, rb_err *err) {
     return rb_rmsnorm_forward(e->q, e->scratch.v[TMP_NORM], e->saved.v[SAVED_RSTD], x, e->w[W_NORM],
                               (float)e->dims.eps, err);
@@ -88,7 +94,8 @@ static resbm_status encode_forward(const rb_boundary_end *e, rb_view x, const rb
     rb_view z = parts[0], normed = e->scratch.v[TMP_NORM];
     float beta = truncates(e) ? 1 : 0;
     if (truncates(e)) RB_TRY(rb_copy(e->q, z, rb_columns(x, 0, e->cfg->k), err));
-    if (e->cfg->identity_width) RB_TRY(rb_copy(e->q, parts[1], rb_columns(x, 0, e->cfg->identity_width), err));
+    if (e->cfg->identity_width)
+        RB_TRY(rb_copy(e->q, parts[1], rb_columns(x, 0, e->cfg->identity_width), err));
     RB_TRY(norm(e, x, err));
     if (!e->cfg->hidden) return rb_linear_forward(e->q, z, beta, normed, e->w[W_E1], err);
     RB_TRY(rb_linear_forward(e->q, e->saved.v[SAVED_A], 0, normed, e->w[W_E1], err));
@@ -106,8 +113,8 @@ static resbm_status maps_backward(const rb_boundary_end *e, rb_view dx, float be
     return rb_linear_backward_x(e->q, dx, beta, da, e->w[first], err);
 }
 
-static resbm_status encode_backward_input(const rb_boundary_end *e, rb_view dx, const rb_view *dparts, rb_view x,
-                                          rb_err *err) {
+static resbm_status encode_backward_input(const rb_boundary_end *e, rb_view dx, const rb_view *dparts,
+                                          rb_view x, rb_err *err) {
     rb_view dn = e->scratch.v[TMP_NORM], rstd = e->saved.v[SAVED_RSTD];
     int64_t w = e->cfg->identity_width, k = e->cfg->k;
     RB_TRY(rb_copy(e->q, e->kept.v[KEPT_DZ], dparts[0], err));
@@ -135,21 +142,24 @@ static resbm_status decode_maps(const rb_boundary_end *e, rb_view y, bool add, r
     return rb_linear_forward(e->q, y, beta, e->scratch.v[TMP_HIDDEN], e->w[W_D2], err);
 }
 
-static resbm_status decode_forward(const rb_boundary_end *e, rb_view y, bool add, const rb_view *parts, rb_err *err) {
+static resbm_status decode_forward(const rb_boundary_end *e, rb_view y, bool add, const rb_view *parts,
+                                   rb_err *err) {
     int64_t w = e->cfg->identity_width;
     RB_TRY(decode_maps(e, y, add, parts[0], err));
     if (truncates(e)) return rb_add(e->q, rb_columns(y, 0, e->cfg->k), parts[0], err);
     return w ? rb_add(e->q, rb_columns(y, 0, w), parts[1], err) : RESBM_OK;
 }
 
-static resbm_status decode_backward_input(const rb_boundary_end *e, const rb_view *dparts, rb_view dy, rb_err *err) {
+static resbm_status decode_backward_input(const rb_boundary_end *e, const rb_view *dparts, rb_view dy,
+                                          rb_err *err) {
     int64_t w = e->cfg->identity_width;
     if (truncates(e)) RB_TRY(rb_copy(e->q, dparts[0], rb_columns(dy, 0, e->cfg->k), err));
     if (w) RB_TRY(rb_copy(e->q, dparts[1], rb_columns(dy, 0, w), err));
     return maps_backward(e, dparts[0], truncates(e) ? 1 : 0, dy, err);
 }
 
-static resbm_status decode_backward_weight(const rb_boundary_end *e, rb_view dy, const rb_view *parts, rb_err *err) {
+static resbm_status decode_backward_weight(const rb_boundary_end *e, rb_view dy, const rb_view *parts,
+                                           rb_err *err) {
     if (!e->cfg->hidden) return rb_linear_backward_w(e->q, e->dw[W_D1], dy, parts[0], err);
     RB_TRY(activate(e, err));
     RB_TRY(rb_linear_backward_w(e->q, e->dw[W_D2], dy, e->scratch.v[TMP_HIDDEN], err));

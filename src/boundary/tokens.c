@@ -4,10 +4,12 @@
 #include <stdio.h>
 #include "nn/linear.h"
 
-static int64_t round_up(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
+static int64_t round_up(int64_t v, int64_t to) {
+    return (v + to - 1) / to * to;
+}
 
-/* A quarter of the model's width, 64 to 512, in heads of up to 64: at V = 128k and d = 4096 a table of 65M numbers
- * where the full one has 525M. */
+/* A quarter of the model's width, 64 to 512, in heads of up to 64: at V = 128k and d = 4096 a table of 65M
+ * numbers where the full one has 525M. */
 static void defaults(rb_boundary_config *c, int64_t d) {
     if (!c->trunk_blocks) c->trunk_blocks = 2;
     if (!c->trunk_width) {
@@ -36,8 +38,12 @@ resbm_status rb_tokens_check(rb_boundary_config *c, const rb_boundary_dims *s, r
 
 rb_block_dims rb_tokens_block_dims(const rb_boundary_config *c, const rb_boundary_dims *s) {
     int64_t h = c->trunk_heads ? c->trunk_heads : 1;
-    return (rb_block_dims){.d = c->trunk_width, .heads = h, .kv_heads = h, .head = c->trunk_width / h,
-                           .ffn = c->trunk_ffn, .eps = (float)s->eps};
+    return (rb_block_dims){.d = c->trunk_width,
+                           .heads = h,
+                           .kv_heads = h,
+                           .head = c->trunk_width / h,
+                           .ffn = c->trunk_ffn,
+                           .eps = (float)s->eps};
 }
 
 static void list_trunk(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
@@ -54,7 +60,8 @@ static void list_trunk(const rb_boundary_config *c, const rb_boundary_dims *s, c
     rb_tensor_add(l, prefix, "trunk.up.weight", s->d, b.d, RB_ROLE_BOUNDARY_MATRIX, 0, s->std);
 }
 
-void rb_tokens_list(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix, rb_tensor_list *l) {
+void rb_tokens_list(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
+                    rb_tensor_list *l) {
     if (c->tokens == RB_TOKENS_TRUNK) list_trunk(c, s, prefix, l);
     if (c->tokens == RB_TOKENS_EMBEDDING)
         rb_tensor_add(l, prefix, "tokens.embed_tokens.weight", s->vocab, s->d, RB_ROLE_EMBEDDING, 0, s->std);
@@ -68,7 +75,8 @@ void rb_tokens_plan_saved(const rb_tokens *t, int64_t n, rb_plan *p, rb_tokens_s
     out->rstd = rb_plan1(p, n);
 }
 
-void rb_tokens_plan_scratch(const rb_tokens *t, int64_t n, bool training, rb_plan *p, rb_tokens_scratch *out) {
+void rb_tokens_plan_scratch(const rb_tokens *t, int64_t n, bool training, rb_plan *p,
+                            rb_tokens_scratch *out) {
     rb_block_dims b = rb_tokens_block_dims(t->cfg, &t->dims);
     if (t->cfg->tokens != RB_TOKENS_TRUNK) return;
     rb_block_plan_scratch(&b, n, p, &out->block);
@@ -93,8 +101,8 @@ static int64_t norm_row(const rb_tokens *t) {
 }
 
 resbm_status rb_tokens_forward(const rb_tokens *t, const rb_run_ctx *run, rb_view y, rb_view tokens,
-                               const rb_tokens_saved *s, const rb_tokens_scratch *tmp, const rb_block_cache *cache,
-                               rb_err *err) {
+                               const rb_tokens_saved *s, const rb_tokens_scratch *tmp,
+                               const rb_block_cache *cache, rb_err *err) {
     int64_t n = run->B * run->T, L = t->cfg->trunk_blocks, norm = norm_row(t);
     if (t->cfg->tokens == RB_TOKENS_EMBEDDING) return rb_embed_forward(run->q, y, t->w[0], tokens, err);
     RB_TRY(rb_embed_forward(run->q, rb_rows(s->x[0], 0, n), t->w[0], tokens, err));

@@ -2,7 +2,8 @@
  * decoded. Token ids cross losslessly and cost next to nothing.
  *
  *     embedding   S = E[tokens]                                    E (V,d)
- *     trunk       S = W_up n(blocks(E[tokens]))                    E (V,u), W_up (d,u), blocks causal, width u
+ *     trunk       S = W_up n(blocks(E[tokens]))                    E (V,u), W_up (d,u), blocks causal, width
+ * u
  *
  * S needs nothing from the sender and gives no gradient to it, so its whole backward pass is weight half.
  */
@@ -38,14 +39,15 @@ typedef struct rb_tokens {
 resbm_status rb_tokens_check(rb_boundary_config *c, const rb_boundary_dims *s, rb_err *err);
 rb_block_dims rb_tokens_block_dims(const rb_boundary_config *c, const rb_boundary_dims *s);
 /* prefix "boundary.0.decoder." */
-void rb_tokens_list(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix, rb_tensor_list *l);
+void rb_tokens_list(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
+                    rb_tensor_list *l);
 void rb_tokens_plan_saved(const rb_tokens *t, int64_t n, rb_plan *p, rb_tokens_saved *out);
 void rb_tokens_plan_scratch(const rb_tokens *t, int64_t n, bool training, rb_plan *p, rb_tokens_scratch *out);
 
 /* y (n,d) = S(tokens), tokens (n) i32; cache: one per trunk block, or NULL. */
 resbm_status rb_tokens_forward(const rb_tokens *t, const rb_run_ctx *run, rb_view y, rb_view tokens,
-                               const rb_tokens_saved *s, const rb_tokens_scratch *tmp, const rb_block_cache *cache,
-                               rb_err *err);
+                               const rb_tokens_saved *s, const rb_tokens_scratch *tmp,
+                               const rb_block_cache *cache, rb_err *err);
 /* Adds to all of its gradients from dy (n,d). */
 resbm_status rb_tokens_backward(const rb_tokens *t, const rb_run_ctx *run, rb_view dy, rb_view tokens,
                                 const rb_tokens_saved *s, const rb_tokens_scratch *tmp, rb_err *err);

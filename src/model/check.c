@@ -6,10 +6,12 @@
 
 static resbm_status in_range(const char *key, int64_t v, int64_t lo, int64_t hi, rb_err *err) {
     if (v >= lo && v <= hi) return RESBM_OK;
-    return rb_fail(err, RESBM_E_CONFIG, "%s %lld: %lld to %lld", key, (long long)v, (long long)lo, (long long)hi);
+    return rb_fail(err, RESBM_E_CONFIG, "%s %lld: %lld to %lld", key, (long long)v, (long long)lo,
+                   (long long)hi);
 }
 
-/* "below or above": the numbers next to v that divide d (with step: such that the quotient is a multiple of it). */
+/* "below or above": the numbers next to v that divide d (with step: such that the quotient is a multiple of
+ * it). */
 static void nearest_divisors(int64_t d, int64_t v, int64_t step, char *text, size_t size) {
     int64_t below = 0, above = 0;
     for (int64_t i = 1; i <= d; i++) {
@@ -42,12 +44,13 @@ static resbm_status check_heads(const rb_model_config *m, rb_err *err) {
     char near[80];
     nearest_divisors(m->d, m->heads, 2, near, sizeof near);
     if (m->d % m->heads)
-        return rb_fail(err, RESBM_E_CONFIG, "model.d %lld is not a multiple of model.heads %lld; %s", (long long)m->d,
-                       (long long)m->heads, near);
+        return rb_fail(err, RESBM_E_CONFIG, "model.d %lld is not a multiple of model.heads %lld; %s",
+                       (long long)m->d, (long long)m->heads, near);
     if (m->d / m->heads % 2)
-        return rb_fail(err, RESBM_E_CONFIG,
-                       "model.d %lld / model.heads %lld is a head width of %lld, but rotary pairs need an even one; %s",
-                       (long long)m->d, (long long)m->heads, (long long)(m->d / m->heads), near);
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "model.d %lld / model.heads %lld is a head width of %lld, but rotary pairs need an even one; %s",
+            (long long)m->d, (long long)m->heads, (long long)(m->d / m->heads), near);
     if (m->heads % m->kv_heads == 0) return RESBM_OK;
     nearest_divisors(m->heads, m->kv_heads, 1, near, sizeof near);
     return rb_fail(err, RESBM_E_CONFIG, "model.heads %lld is not a multiple of model.kv_heads %lld; %s",
@@ -59,14 +62,15 @@ static resbm_status spread_layers(rb_model_config *m, rb_err *err) {
     for (int i = 0; i < RB_MAX_SEGMENTS; i++) {
         int64_t n = m->segment_layers[i];
         if (n < 0 || n > m->layers || (i >= m->segments && n))
-            return rb_fail(err, RESBM_E_CONFIG, "model.segment_layers: entry %d is %lld, with %lld segments", i,
-                           (long long)n, (long long)m->segments);
+            return rb_fail(err, RESBM_E_CONFIG, "model.segment_layers: entry %d is %lld, with %lld segments",
+                           i, (long long)n, (long long)m->segments);
         sum += n;
     }
     for (int i = 0; sum == 0 && i < m->segments; i++)
         m->segment_layers[i] = m->layers / m->segments + (i < m->layers % m->segments);
     if (sum != 0 && sum != m->layers)
-        return rb_fail(err, RESBM_E_CONFIG, "model.segment_layers: the numbers add up to %lld, model.layers is %lld",
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "model.segment_layers: the numbers add up to %lld, model.layers is %lld",
                        (long long)sum, (long long)m->layers);
     for (int i = 0; i < m->segments; i++)
         if (!m->segment_layers[i])
@@ -82,25 +86,30 @@ static resbm_status check_model(rb_model_config *m, rb_err *err) {
     if (m->norm_eps == 0) m->norm_eps = 1e-5;
     if (m->init_std == 0) m->init_std = 0.02;
     if (!(m->rope_theta > 1 && m->norm_eps > 0 && m->norm_eps < 1 && m->init_std > 0 && m->init_std < 10))
-        return rb_fail(err, RESBM_E_CONFIG,
-                       "model.rope_theta %g, model.norm_eps %g, model.init_std %g: theta above 1, eps and std positive",
-                       m->rope_theta, m->norm_eps, m->init_std);
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "model.rope_theta %g, model.norm_eps %g, model.init_std %g: theta above 1, eps and std positive",
+            m->rope_theta, m->norm_eps, m->init_std);
     if (m->tied && m->segments > 1)
-        return rb_fail(err, RESBM_E_CONFIG,
-                       "model.tied with model.segments %lld: the embedding and the head would lie on different stages; "
-                       "use model.tied false or one segment",
-                       (long long)m->segments);
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "model.tied with model.segments %lld: the embedding and the head would lie on different stages; "
+            "use model.tied false or one segment",
+            (long long)m->segments);
     return RESBM_OK;
 }
 
-/* Identity coordinates sent in bf16 come out of what the ratio allows the latents: k shrinks by 16 bits' worth each. */
+/* Identity coordinates sent in bf16 come out of what the ratio allows the latents: k shrinks by 16 bits'
+ * worth each. */
 static resbm_status pay_for_split(const rb_model_config *m, rb_boundary_config *b, rb_err *err) {
-    if (strcmp(b->kind, "residual") || b->identity != RB_IDENTITY_SPLIT || b->identity_width < 1) return RESBM_OK;
+    if (strcmp(b->kind, "residual") || b->identity != RB_IDENTITY_SPLIT || b->identity_width < 1)
+        return RESBM_OK;
     int64_t bits = rb_codec_find(b->codec_fwd)->bits, budget = m->d / b->ratio;
     int64_t price = (16 * b->identity_width + bits - 1) / bits, most = (budget - 1) * bits / 16;
     if (price >= budget)
         return rb_fail(err, RESBM_E_CONFIG,
-                       "boundary.identity_width %lld in bf16 takes the place of %lld %s latents, and boundary.ratio %lld "
+                       "boundary.identity_width %lld in bf16 takes the place of %lld %s latents, and "
+                       "boundary.ratio %lld "
                        "leaves %lld; at most %lld%s",
                        (long long)b->identity_width, (long long)price, b->codec_fwd, (long long)b->ratio,
                        (long long)budget, (long long)most, most ? "" : ", so take a smaller ratio");
@@ -111,15 +120,16 @@ static resbm_status pay_for_split(const rb_model_config *m, rb_boundary_config *
 static resbm_status check_width(const rb_model_config *m, rb_boundary_config *b, rb_err *err) {
     char near[80];
     if (b->k < 0 || b->k > m->d)
-        return rb_fail(err, RESBM_E_CONFIG, "boundary.k %lld: 1 to model.d %lld", (long long)b->k, (long long)m->d);
+        return rb_fail(err, RESBM_E_CONFIG, "boundary.k %lld: 1 to model.d %lld", (long long)b->k,
+                       (long long)m->d);
     if (b->k && !b->ratio) b->ratio = m->d / b->k;
     if (b->ratio < 1)
         return rb_fail(err, RESBM_E_CONFIG, "boundary.ratio %lld: 1 to model.d %lld", (long long)b->ratio,
                        (long long)m->d);
     nearest_divisors(m->d, b->ratio, 1, near, sizeof near);
     if (!b->k && m->d % b->ratio)
-        return rb_fail(err, RESBM_E_CONFIG, "boundary.ratio %lld: %lld is not divisible; %s", (long long)b->ratio,
-                       (long long)m->d, near);
+        return rb_fail(err, RESBM_E_CONFIG, "boundary.ratio %lld: %lld is not divisible; %s",
+                       (long long)b->ratio, (long long)m->d, near);
     if (!b->k) b->k = m->d / b->ratio;
     return pay_for_split(m, b, err);
 }
@@ -147,7 +157,8 @@ static resbm_status unknown_kind(const rb_boundary_config *b, rb_err *err) {
     char names[200] = "";
     size_t at = 0;
     for (int i = 0; rb_boundary_kinds[i] && at < sizeof names; i++)
-        at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", i ? ", " : "", rb_boundary_kinds[i]->name);
+        at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", i ? ", " : "",
+                               rb_boundary_kinds[i]->name);
     return rb_fail(err, RESBM_E_CONFIG, "boundary.kind \"%s\": there are %s", b->kind, names);
 }
 
@@ -158,7 +169,8 @@ static resbm_status check_boundary(const rb_model_config *m, rb_boundary_config 
     if (m->segments == 1) return RESBM_OK;
     RB_TRY(check_codecs(b, kind, err));
     if (!kind->narrows && b->tokens != RB_TOKENS_NONE)
-        return rb_fail(err, RESBM_E_CONFIG, "boundary.tokens: kind %s sends x whole and has no token path", b->kind);
+        return rb_fail(err, RESBM_E_CONFIG, "boundary.tokens: kind %s sends x whole and has no token path",
+                       b->kind);
     if (kind->narrows) RB_TRY(check_width(m, b, err));
     RB_TRY(kind->check(b, &s, err));
     RB_TRY(in_range("boundary.hidden", b->hidden, 0, 1 << 20, err));

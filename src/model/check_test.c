@@ -2,8 +2,14 @@
 #include "model/testing.h"
 
 static rb_model_config model_of(int64_t d, int64_t layers, int64_t segments) {
-    return (rb_model_config){.d = d, .layers = layers, .heads = 4, .kv_heads = 2, .ffn = 3 * d, .vocab = 256,
-                             .context = 64, .segments = segments};
+    return (rb_model_config){.d = d,
+                             .layers = layers,
+                             .heads = 4,
+                             .kv_heads = 2,
+                             .ffn = 3 * d,
+                             .vocab = 256,
+                             .context = 64,
+                             .segments = segments};
 }
 static rb_boundary_config ratio_of(int64_t ratio) {
     return (rb_boundary_config){.kind = "residual", .ratio = ratio, .hidden = -1};
@@ -100,8 +106,9 @@ static void split_pays(void **state) {
     snprintf(b.codec_fwd, sizeof b.codec_fwd, "bf16");
     assert_ok(rb_model_check(&m, &b, &err), &err);
     assert_int_equal(b.k, 25);
-    refuse(m, (rb_boundary_config){.kind = "residual", .ratio = 128, .identity = RB_IDENTITY_SPLIT,
-                                   .identity_width = 1},
+    refuse(m,
+           (rb_boundary_config){
+               .kind = "residual", .ratio = 128, .identity = RB_IDENTITY_SPLIT, .identity_width = 1},
            "take a smaller ratio");
 }
 
@@ -155,19 +162,31 @@ static void wires(void **state) {
     assert_int_equal(r.part[1].pack.direction, 1);
 }
 
-/* --- the table ------------------------------------------------------------------------------------------------- */
+/* --- the table
+ * ------------------------------------------------------------------------------------------------- */
 
 static void order_of_rows(void **state) {
-    static const char *const want[] = {
-        "model.embed_tokens.weight", "model.layers.0.input_layernorm.weight",
-        "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.weight",
-        "model.layers.0.self_attn.v_proj.weight", "model.layers.0.self_attn.q_norm.weight",
-        "model.layers.0.self_attn.k_norm.weight", "model.layers.0.self_attn.o_proj.weight",
-        "model.layers.0.post_attention_layernorm.weight", "model.layers.0.mlp.gate_proj.weight",
-        "model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.down_proj.weight", "boundary.0.encoder.norm.weight",
-        "boundary.0.encoder.fc1.weight", "boundary.0.encoder.fc2.weight", "boundary.0.encoder.steps",
-        "boundary.0.decoder.fc1.weight", "boundary.0.decoder.fc2.weight", "boundary.0.decoder.tokens.embed_tokens.weight",
-        "boundary.0.decoder.steps", "model.layers.1.input_layernorm.weight"};
+    static const char *const want[] = {"model.embed_tokens.weight",
+                                       "model.layers.0.input_layernorm.weight",
+                                       "model.layers.0.self_attn.q_proj.weight",
+                                       "model.layers.0.self_attn.k_proj.weight",
+                                       "model.layers.0.self_attn.v_proj.weight",
+                                       "model.layers.0.self_attn.q_norm.weight",
+                                       "model.layers.0.self_attn.k_norm.weight",
+                                       "model.layers.0.self_attn.o_proj.weight",
+                                       "model.layers.0.post_attention_layernorm.weight",
+                                       "model.layers.0.mlp.gate_proj.weight",
+                                       "model.layers.0.mlp.up_proj.weight",
+                                       "model.layers.0.mlp.down_proj.weight",
+                                       "boundary.0.encoder.norm.weight",
+                                       "boundary.0.encoder.fc1.weight",
+                                       "boundary.0.encoder.fc2.weight",
+                                       "boundary.0.encoder.steps",
+                                       "boundary.0.decoder.fc1.weight",
+                                       "boundary.0.decoder.fc2.weight",
+                                       "boundary.0.decoder.tokens.embed_tokens.weight",
+                                       "boundary.0.decoder.steps",
+                                       "model.layers.1.input_layernorm.weight"};
     (void)state;
     rb_err err;
     rb_model_config m = model_of(64, 2, 2);
@@ -190,9 +209,10 @@ static void order_of_rows(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sizes),   cmocka_unit_test(layers_are_never_lost), cmocka_unit_test(boundaries),
-        cmocka_unit_test(split_pays), cmocka_unit_test(whole_x),            cmocka_unit_test(trunks),
-        cmocka_unit_test(wires),   cmocka_unit_test(order_of_rows),
+        cmocka_unit_test(sizes),      cmocka_unit_test(layers_are_never_lost),
+        cmocka_unit_test(boundaries), cmocka_unit_test(split_pays),
+        cmocka_unit_test(whole_x),    cmocka_unit_test(trunks),
+        cmocka_unit_test(wires),      cmocka_unit_test(order_of_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
-/* Generation: the same blocks and boundaries as in training, one or more positions at a time, with keys and values of
- * what came before in a cache. Legend as in model.h; P capacity in positions, up to B*P rows at once. */
+/* Generation: the same blocks and boundaries as in training, one or more positions at a time, with keys and
+ * values of what came before in a cache. Legend as in model.h; P capacity in positions, up to B*P rows at
+ * once. */
 #include <stdlib.h>
 #include "model/stage.h"
 #include "nn/linear.h"
@@ -27,13 +28,15 @@ static rb_block_cache plan_cache(const rb_kv_cache *c, const rb_block_dims *s, r
     int64_t w = s->kv_heads * s->head;
     size_t bytes = (size_t)(c->B * c->capacity * w) * 4;
     void *k = rb_plan_take(p, bytes), *v = rb_plan_take(p, bytes);
-    return (rb_block_cache){rb_view3(k, RB_F32, c->B, c->capacity, w), rb_view3(v, RB_F32, c->B, c->capacity, w)};
+    return (rb_block_cache){rb_view3(k, RB_F32, c->B, c->capacity, w),
+                            rb_view3(v, RB_F32, c->B, c->capacity, w)};
 }
 
 static void plan_segment(rb_kv_cache *c, int i, rb_plan *p) {
     const rb_stage_model *m = c->m;
     const rb_segment *s = &m->segment[i];
-    rb_block_dims dims = rb_model_block_dims(&m->model), trunk = rb_tokens_block_dims(&m->boundary, &s->dec.dims);
+    rb_block_dims dims = rb_model_block_dims(&m->model),
+                  trunk = rb_tokens_block_dims(&m->boundary, &s->dec.dims);
     for (int64_t l = 0; l < s->layers; l++) c->segment[i].layer[l] = plan_cache(c, &dims, p);
     if (s->first || m->boundary.tokens != RB_TOKENS_TRUNK) return;
     for (int64_t l = 0; l < m->boundary.trunk_blocks; l++) c->segment[i].trunk[l] = plan_cache(c, &trunk, p);
@@ -74,12 +77,14 @@ static resbm_status open_host(rb_kv_cache *c, rb_err *err) {
     return ok ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "key/value cache: out of memory");
 }
 
-resbm_status rb_kv_cache_open(rb_stage_model *m, int64_t B, int64_t capacity, rb_kv_cache **out, rb_err *err) {
+resbm_status rb_kv_cache_open(rb_stage_model *m, int64_t B, int64_t capacity, rb_kv_cache **out,
+                              rb_err *err) {
     int64_t most = m->rope.cos.shape[0];
     resbm_status st;
     *out = NULL;
     if (B < 1 || B > 1 << 20 || capacity < 1 || capacity > most)
-        return rb_fail(err, RESBM_E_ARG, "key/value cache of %lld sequences of %lld positions: model.context is %lld",
+        return rb_fail(err, RESBM_E_ARG,
+                       "key/value cache of %lld sequences of %lld positions: model.context is %lld",
                        (long long)B, (long long)capacity, (long long)most);
     rb_kv_cache *c = calloc(1, sizeof *c);
     if (!c) return rb_fail(err, RESBM_E_MEMORY, "key/value cache: out of memory");
@@ -114,8 +119,9 @@ static rb_end_buffers first_rows(rb_end_buffers b, int64_t n) {
 }
 
 /* Tokens and parts of io, checked: T' from whichever there is. */
-static resbm_status take_inputs(const rb_kv_cache *c, const rb_segment *s, int64_t offset, const rb_segment_io *io,
-                                rb_run_ctx *run, rb_view *parts, rb_view *tokens, rb_err *err) {
+static resbm_status take_inputs(const rb_kv_cache *c, const rb_segment *s, int64_t offset,
+                                const rb_segment_io *io, rb_run_ctx *run, rb_view *parts, rb_view *tokens,
+                                rb_err *err) {
     const rb_stage_model *m = c->m;
     bool ids = s->first || rb_has_tokens(m);
     rb_view lead = ids ? io->tokens : io->in[0];
@@ -127,11 +133,12 @@ static resbm_status take_inputs(const rb_kv_cache *c, const rb_segment *s, int64
         parts[i] = rb_as2(io->in[i], n, m->parts.width[i]);
     }
     if (!ok)
-        return rb_fail(err, RESBM_E_ARG,
-                       "segment %d: generation at position %lld got inputs of %lldx%lld; the cache is %lld sequences of "
-                       "%lld positions",
-                       s->index, (long long)offset, (long long)lead.shape[0], (long long)T, (long long)c->B,
-                       (long long)c->capacity);
+        return rb_fail(
+            err, RESBM_E_ARG,
+            "segment %d: generation at position %lld got inputs of %lldx%lld; the cache is %lld sequences of "
+            "%lld positions",
+            s->index, (long long)offset, (long long)lead.shape[0], (long long)T, (long long)c->B,
+            (long long)c->capacity);
     if (ids) *tokens = rb_as1(lead);
     run->T = T;
     return RESBM_OK;
@@ -150,8 +157,8 @@ static resbm_status decode_blocks(rb_kv_cache *c, const rb_segment *s, const rb_
 }
 
 /* logits (B,V) of the last position of each sequence. */
-static resbm_status last_logits(rb_kv_cache *c, const rb_segment *s, const rb_run_ctx *run, rb_view x, rb_view logits,
-                                rb_err *err) {
+static resbm_status last_logits(rb_kv_cache *c, const rb_segment *s, const rb_run_ctx *run, rb_view x,
+                                rb_view logits, rb_err *err) {
     int64_t d = c->m->model.d;
     rb_view last = {(float *)x.data + (run->T - 1) * d, RB_F32, 2, {run->B, d, 1, 1}, {run->T * d, 1, 1, 1}};
     return rb_head_logits(&s->head, run->q, logits, last, c->norm, c->rstd, err);
@@ -170,7 +177,8 @@ resbm_status rb_segment_decode(rb_stage_model *m, rb_queue *q, rb_kv_cache *c, i
     rb_end_buffers enc_saved = first_rows(c->enc, n);
     rb_stage_scratch tmp = c->scratch;
     tmp.end = first_rows(tmp.end, n);
-    RB_TRY(rb_segment_enter(m, s, &run, x, parts, tokens, &acts, &tmp, c->segment[s - m->segment].trunk, err));
+    RB_TRY(
+        rb_segment_enter(m, s, &run, x, parts, tokens, &acts, &tmp, c->segment[s - m->segment].trunk, err));
     RB_TRY(decode_blocks(c, s, &run, &x, err));
     if (s->last) return last_logits(c, s, &run, x, logits, err);
     rb_view out[RB_MAX_WIRE_PARTS];

@@ -49,11 +49,20 @@ static void configure(world *w, const record *c) {
     assert_int_equal(c->count, 15);
     for (uint32_t i = 0; i < 13; i++) v[i] = (int64_t)number(c, i);
     *w = (world){.B = v[0], .T = v[1]};
-    w->model = (rb_model_config){.d = v[2], .layers = v[3], .heads = v[4], .kv_heads = v[5], .ffn = v[6],
-                                 .vocab = v[7], .segments = v[8], .context = v[1], .qk_norm = v[11], .tied = v[12],
-                                 .rope_theta = number(c, 13), .norm_eps = number(c, 14)};
-    w->boundary = (rb_boundary_config){.kind = "residual", .k = v[9], .hidden = v[10], .codec_fwd = "f32",
-                                       .codec_bwd = "f32"};
+    w->model = (rb_model_config){.d = v[2],
+                                 .layers = v[3],
+                                 .heads = v[4],
+                                 .kv_heads = v[5],
+                                 .ffn = v[6],
+                                 .vocab = v[7],
+                                 .segments = v[8],
+                                 .context = v[1],
+                                 .qk_norm = v[11],
+                                 .tied = v[12],
+                                 .rope_theta = number(c, 13),
+                                 .norm_eps = number(c, 14)};
+    w->boundary = (rb_boundary_config){
+        .kind = "residual", .k = v[9], .hidden = v[10], .codec_fwd = "f32", .codec_bwd = "f32"};
 }
 
 static void load(world *w, const record *tokens) {
@@ -110,7 +119,8 @@ static void check(const char *golden, const char *device) {
     load(&w, &records[1]);
     double tokens = (double)(w.B * w.T), loss = world_forward(&w, 0, (float)(1 / tokens)) / tokens;
     double want = number(&records[2], 0);
-    if (!(fabs(loss - want) <= 1e-6 * want)) fail_msg("%s on %s: loss %.9g, PyTorch's %.9g", golden, device, loss, want);
+    if (!(fabs(loss - want) <= 1e-6 * want))
+        fail_msg("%s on %s: loss %.9g, PyTorch's %.9g", golden, device, loss, want);
     world_backward(&w, 0, FUSED);
     for (int r = 0; r < w.table.count; r++) compare(&w, r, records, count);
     world_close(&w);

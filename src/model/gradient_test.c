@@ -1,5 +1,6 @@
-/* Finite differences of the loss of a whole model against every parameter gradient, over boundary kinds, identity
- * modes, token paths and block variants. The transport codec is left out: it is straight-through on purpose. */
+/* Finite differences of the loss of a whole model against every parameter gradient, over boundary kinds,
+ * identity modes, token paths and block variants. The transport codec is left out: it is straight-through on
+ * purpose. */
 #include <math.h>
 #include "model/testing.h"
 
@@ -15,7 +16,8 @@ static double loss_along(world *w, rb_view v, const float *at, const float *dir,
     return world_forward(w, 0, 0);
 }
 
-/* Derivative of the loss along dir (unit length): fourth order, so that the step can be long against rounding. */
+/* Derivative of the loss along dir (unit length): fourth order, so that the step can be long against
+ * rounding. */
 static double derivative(world *w, rb_view v, const float *at, const float *dir, double eps) {
     float *tmp = malloc((size_t)rb_count(v) * 4);
     double d1 = loss_along(w, v, at, dir, eps, tmp) - loss_along(w, v, at, dir, -eps, tmp);
@@ -25,14 +27,16 @@ static double derivative(world *w, rb_view v, const float *at, const float *dir,
     return (8 * d1 - d2) / (12 * eps);
 }
 
-static void compare(const char *variant, const char *name, const char *dir, double want, double got, double size) {
+static void compare(const char *variant, const char *name, const char *dir, double want, double got,
+                    double size) {
     double tolerance = 2e-3 * size + 1e-3;
     if (fabs(want - got) > tolerance || !isfinite(got))
-        fail_msg("%s: gradient of %s along %s is %.6g, finite differences say %.6g (tolerance %.2g)", variant, name, dir,
-                 got, want, tolerance);
+        fail_msg("%s: gradient of %s along %s is %.6g, finite differences say %.6g (tolerance %.2g)", variant,
+                 name, dir, got, want, tolerance);
 }
 
-/* Along the gradient itself, where its size shows, and along a random direction, where a missing part shows. */
+/* Along the gradient itself, where its size shows, and along a random direction, where a missing part shows.
+ */
 static void check_tensor(world *w, const char *variant, int row) {
     rb_view g = rb_stage_grad(w->stage, row), v = rb_stage_weight(w->stage, row);
     if (!g.data) return;
@@ -109,7 +113,8 @@ static void every_identity(void **state) {
                 b.tokens = (rb_token_path)t;
                 b.hidden = hidden;
                 b.trunk_blocks = 2, b.trunk_width = 8, b.trunk_heads = 2, b.trunk_ffn = 12;
-                snprintf(name, sizeof name, "identity %s, tokens %s, hidden %d", identities[i], paths[t], hidden);
+                snprintf(name, sizeof name, "identity %s, tokens %s, hidden %d", identities[i], paths[t],
+                         hidden);
                 check_variant(name, small_model(), b);
             }
 }

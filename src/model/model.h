@@ -4,8 +4,8 @@
  * crosses beside the latents, V vocabulary.
  *
  * A segment's forward takes what crossed the boundary before it (unpacked) and gives what will cross the one
- * behind it (not yet packed): decode -> blocks -> encode. Segment 0 begins with the embedding, the last one ends
- * with final norm, head and loss. Packing and sending are the caller's.
+ * behind it (not yet packed): decode -> blocks -> encode. Segment 0 begins with the embedding, the last one
+ * ends with final norm, head and loss. Packing and sending are the caller's.
  */
 #ifndef RB_MODEL_MODEL_H
 #define RB_MODEL_MODEL_H
@@ -22,19 +22,20 @@ enum { RB_MAX_SEGMENTS = 1024 };
 typedef struct rb_model_config {
     int64_t d, layers, heads, kv_heads, ffn, vocab, context;
     int64_t segments;
-    int64_t segment_layers[RB_MAX_SEGMENTS]; /* blocks of each; all 0: spread evenly, earlier ones get the rest */
+    int64_t
+        segment_layers[RB_MAX_SEGMENTS]; /* blocks of each; all 0: spread evenly, earlier ones get the rest */
     double rope_theta, norm_eps, init_std;
     bool qk_norm, tied, recompute;
     uint64_t seed;
 } rb_model_config;
 
-/* Refuses impossible configurations with the key's name and the nearest value that works; fills derived values in:
- * segment_layers, k or ratio, hidden, codecs, the trunk's sizes. Needed before everything below; calling it again
- * on what it filled in changes nothing. */
+/* Refuses impossible configurations with the key's name and the nearest value that works; fills derived
+ * values in: segment_layers, k or ratio, hidden, codecs, the trunk's sizes. Needed before everything below;
+ * calling it again on what it filled in changes nothing. */
 resbm_status rb_model_check(rb_model_config *m, rb_boundary_config *b, rb_err *err);
 /* Rows in order; rb_tensor_table_free (nn/tensor.h) when done. */
-resbm_status rb_tensor_table_build(const rb_model_config *m, const rb_boundary_config *b, rb_tensor_table *out,
-                                   rb_err *err);
+resbm_status rb_tensor_table_build(const rb_model_config *m, const rb_boundary_config *b,
+                                   rb_tensor_table *out, rb_err *err);
 
 /* What crosses one boundary in one direction: up to two tensors (B,T,width), each packed by its own rule
  * (latents; identity coordinates in bf16). seed, step, sequence, boundary, direction of pack are filled per
@@ -66,7 +67,8 @@ typedef struct rb_stage_options {
 } rb_stage_options;
 
 /* Allocates everything at once (nothing is allocated per step) and initialises weights by (seed, name). */
-resbm_status rb_stage_model_open(rb_device *dev, const rb_stage_options *opt, rb_stage_model **out, rb_err *err);
+resbm_status rb_stage_model_open(rb_device *dev, const rb_stage_options *opt, rb_stage_model **out,
+                                 rb_err *err);
 void rb_stage_model_close(rb_stage_model *m);
 size_t rb_stage_model_bytes(const rb_stage_model *m);
 /* Views (device memory) of a tensor's weights and gradient by its row in the table; absent when the tensor is
@@ -77,38 +79,43 @@ resbm_status rb_stage_zero_grads(rb_stage_model *m, rb_queue *q, rb_err *err);
 
 /* One microbatch's way through one segment; slot in [0, slots). */
 typedef struct rb_segment_io {
-    rb_view in[RB_MAX_WIRE_PARTS];   /* forward: unpacked parts (B,T,width) from the boundary before; segment 0: absent.
-                                        backward: unpacked gradient parts from the boundary behind; last: absent */
-    rb_view out[RB_MAX_WIRE_PARTS];  /* filled in: views into the slot that stay valid until the slot is used again */
-    rb_view tokens;                  /* (B,T) i32: segment 0's input, and every receiver's token path */
-    rb_view targets;                 /* (B,T) i32: last segment. The memory of both must stay as it is until the
-                                        slot's backward is done; backward does not look at io for them */
-    rb_view loss;                    /* last segment's forward, filled in: (1) f64 in the slot, sum over the
-                                        microbatch's tokens */
-    float grad_scale;                /* last segment: 1 / (tokens of the whole step); 0 = evaluation */
+    rb_view in[RB_MAX_WIRE_PARTS]; /* forward: unpacked parts (B,T,width) from the boundary before; segment 0:
+                                      absent. backward: unpacked gradient parts from the boundary behind;
+                                      last: absent */
+    rb_view out[RB_MAX_WIRE_PARTS]; /* filled in: views into the slot that stay valid until the slot is used
+                                       again */
+    rb_view tokens;                 /* (B,T) i32: segment 0's input, and every receiver's token path */
+    rb_view targets;  /* (B,T) i32: last segment. The memory of both must stay as it is until the
+                         slot's backward is done; backward does not look at io for them */
+    rb_view loss;     /* last segment's forward, filled in: (1) f64 in the slot, sum over the
+                         microbatch's tokens */
+    float grad_scale; /* last segment: 1 / (tokens of the whole step); 0 = evaluation */
 } rb_segment_io;
 
 /* RESBM_E_STATE when a call does not follow the one it needs: backward after a forward of the same slot with
  * training on (and grad_scale not 0 on the last segment), the weight half after the input half. */
-resbm_status rb_segment_forward(rb_stage_model *m, rb_queue *q, int segment, int slot, rb_segment_io *io, rb_err *err);
+resbm_status rb_segment_forward(rb_stage_model *m, rb_queue *q, int segment, int slot, rb_segment_io *io,
+                                rb_err *err);
 /* Gradient of the inputs; weight gradients are added to by ..._weight, later and apart, or in one go. */
-resbm_status rb_segment_backward_input(rb_stage_model *m, rb_queue *q, int segment, int slot, rb_segment_io *io,
-                                       rb_err *err);
+resbm_status rb_segment_backward_input(rb_stage_model *m, rb_queue *q, int segment, int slot,
+                                       rb_segment_io *io, rb_err *err);
 resbm_status rb_segment_backward_weight(rb_stage_model *m, rb_queue *q, int segment, int slot, rb_err *err);
 /* Both halves, block by block: less memory traffic, the same bits. */
-resbm_status rb_segment_backward(rb_stage_model *m, rb_queue *q, int segment, int slot, rb_segment_io *io, rb_err *err);
+resbm_status rb_segment_backward(rb_stage_model *m, rb_queue *q, int segment, int slot, rb_segment_io *io,
+                                 rb_err *err);
 
-/* Generation: logits (B,V) of the last position fed, with a KV cache per hosted block. `offset` positions were fed
- * before; tokens (B,T') as above with T' = 1 or a whole prompt; logits is filled on the last segment only. */
+/* Generation: logits (B,V) of the last position fed, with a KV cache per hosted block. `offset` positions
+ * were fed before; tokens (B,T') as above with T' = 1 or a whole prompt; logits is filled on the last segment
+ * only. */
 typedef struct rb_kv_cache rb_kv_cache;
 resbm_status rb_kv_cache_open(rb_stage_model *m, int64_t B, int64_t capacity, rb_kv_cache **out, rb_err *err);
 void rb_kv_cache_close(rb_kv_cache *c);
 resbm_status rb_segment_decode(rb_stage_model *m, rb_queue *q, rb_kv_cache *c, int segment, int64_t offset,
                                rb_segment_io *io, rb_view logits, rb_err *err);
 
-/* Name of the first tensor or saved activation of this stage that holds a NaN or infinity, in the order of the
- * computation ("model.layers.3.mlp.up_proj.weight", "output of model.layers.3, microbatch slot 2"); empty when
- * all are finite. Blocks until the device is done. */
+/* Name of the first tensor or saved activation of this stage that holds a NaN or infinity, in the order of
+ * the computation ("model.layers.3.mlp.up_proj.weight", "output of model.layers.3, microbatch slot 2"); empty
+ * when all are finite. Blocks until the device is done. */
 resbm_status rb_stage_find_nonfinite(rb_stage_model *m, rb_queue *q, char *name, size_t size, rb_err *err);
 
 #endif

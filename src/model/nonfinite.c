@@ -1,4 +1,5 @@
-/* Which tensor first held a NaN or infinity: one sum of squares per tensor, in the order of the computation. */
+/* Which tensor first held a NaN or infinity: one sum of squares per tensor, in the order of the computation.
+ */
 #include <math.h>
 #include <stdio.h>
 #include "model/stage.h"
@@ -22,8 +23,8 @@ static resbm_status look_at(search *f, rb_view v, bool *found, rb_err *err) {
     return RESBM_OK;
 }
 
-static resbm_status search_rows(search *f, const rb_view *views, const char *what, rb_part_kind part, int index,
-                                int from, int count, bool *found, rb_err *err) {
+static resbm_status search_rows(search *f, const rb_view *views, const char *what, rb_part_kind part,
+                                int index, int from, int count, bool *found, rb_err *err) {
     int row = rb_table_find(&f->m->table, part, index);
     for (int i = row + from; row >= 0 && i < row + from + count && i < f->m->table.count && !*found; i++) {
         const rb_tensor *t = &f->m->table.rows[i];
@@ -34,12 +35,13 @@ static resbm_status search_rows(search *f, const rb_view *views, const char *wha
     return RESBM_OK;
 }
 
-/* Activation `stage` of every slot in use: 0 = the segment's input stream, 1.. = the output of block stage-1. */
+/* Activation `stage` of every slot in use: 0 = the segment's input stream, 1.. = the output of block stage-1.
+ */
 static resbm_status search_acts(search *f, const rb_segment *s, int64_t stage, bool *found, rb_err *err) {
     for (int k = 0; k < f->m->opt.slots && !*found; k++) {
         const rb_slot *slot = &s->slot[k];
-        bool live = f->m->shared_acts ? f->m->live_segment == s->index && f->m->live_slot == k : slot->tokens.data ||
-                    slot->targets.data || slot->parts[0].data;
+        bool live = f->m->shared_acts ? f->m->live_segment == s->index && f->m->live_slot == k
+                                      : slot->tokens.data || slot->targets.data || slot->parts[0].data;
         if (!live) continue;
         RB_TRY(look_at(f, slot->acts.x[stage], found, err));
         if (*found && stage)
@@ -55,14 +57,17 @@ static resbm_status search_forward(search *f, const rb_segment *s, bool *found, 
     rb_block_dims dims = rb_model_block_dims(&f->m->model);
     int per_block = rb_block_tensors(&dims), at = s->first ? 1 : 0;
     if (!s->first)
-        RB_TRY(search_rows(f, f->m->weight, "", RB_PART_DECODER, s->index - 1, 0, f->m->table.count, found, err));
+        RB_TRY(search_rows(f, f->m->weight, "", RB_PART_DECODER, s->index - 1, 0, f->m->table.count, found,
+                           err));
     if (s->first && !*found) RB_TRY(search_rows(f, f->m->weight, "", RB_PART_SEGMENT, 0, 0, 1, found, err));
     if (!*found) RB_TRY(search_acts(f, s, 0, found, err));
     for (int64_t i = 0; i < s->layers && !*found; i++, at += per_block) {
         RB_TRY(search_rows(f, f->m->weight, "", RB_PART_SEGMENT, s->index, at, per_block, found, err));
         if (!*found) RB_TRY(search_acts(f, s, i + 1, found, err));
     }
-    if (!*found) RB_TRY(search_rows(f, f->m->weight, "", RB_PART_SEGMENT, s->index, at, f->m->table.count, found, err));
+    if (!*found)
+        RB_TRY(
+            search_rows(f, f->m->weight, "", RB_PART_SEGMENT, s->index, at, f->m->table.count, found, err));
     if (!*found && !s->last)
         RB_TRY(search_rows(f, f->m->weight, "", RB_PART_ENCODER, s->index, 0, f->m->table.count, found, err));
     return RESBM_OK;
@@ -79,7 +84,8 @@ static resbm_status search_gradients(search *f, bool *found, rb_err *err) {
 
 static resbm_status search_all(search *f, rb_err *err) {
     bool found = false;
-    for (int i = 0; i < f->m->opt.segments && !found; i++) RB_TRY(search_forward(f, &f->m->segment[i], &found, err));
+    for (int i = 0; i < f->m->opt.segments && !found; i++)
+        RB_TRY(search_forward(f, &f->m->segment[i], &found, err));
     return found ? RESBM_OK : search_gradients(f, &found, err);
 }
 

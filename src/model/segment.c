@@ -23,12 +23,13 @@ resbm_status rb_segment_enter(const rb_stage_model *m, const rb_segment *s, cons
 }
 
 /* Everything up to the last block's output, in slot->acts. */
-static resbm_status forward_blocks(rb_stage_model *m, const rb_segment *s, const rb_run_ctx *run, rb_slot *slot,
-                                   rb_err *err) {
+static resbm_status forward_blocks(rb_stage_model *m, const rb_segment *s, const rb_run_ctx *run,
+                                   rb_slot *slot, rb_err *err) {
     rb_segment_acts *a = &slot->acts;
     RB_TRY(rb_segment_enter(m, s, run, a->x[0], slot->parts, slot->tokens, a, &m->scratch, NULL, err));
     for (int64_t i = 0; i < s->layers; i++)
-        RB_TRY(rb_block_forward(&s->block[i], run, a->x[i + 1], a->x[i], &a->block[i], &m->scratch.block, NULL, err));
+        RB_TRY(rb_block_forward(&s->block[i], run, a->x[i + 1], a->x[i], &a->block[i], &m->scratch.block,
+                                NULL, err));
     return RESBM_OK;
 }
 
@@ -37,17 +38,18 @@ static resbm_status encode(rb_stage_model *m, const rb_segment *s, rb_queue *q, 
     return m->kind->encode_forward(&enc, slot->acts.x[s->layers], slot->out, err);
 }
 
-/* --- what the caller hands in and gets back ------------------------------------------------------------------ */
+/* --- what the caller hands in and gets back
+ * ------------------------------------------------------------------ */
 
 static resbm_status wrong_view(const rb_segment *s, const char *what, rb_view v, int64_t n, int64_t width,
                                rb_err *err) {
-    return rb_fail(err, RESBM_E_ARG, "segment %d: %s has %lld elements of type %d, not %lld rows of %lld", s->index,
-                   what, (long long)rb_count(v), (int)v.dtype, (long long)n, (long long)width);
+    return rb_fail(err, RESBM_E_ARG, "segment %d: %s has %lld elements of type %d, not %lld rows of %lld",
+                   s->index, what, (long long)rb_count(v), (int)v.dtype, (long long)n, (long long)width);
 }
 
 /* io's (B,T,width) as (n,width). */
-static resbm_status take_parts(const rb_stage_model *m, const rb_segment *s, const rb_segment_io *io, rb_view *out,
-                               rb_err *err) {
+static resbm_status take_parts(const rb_stage_model *m, const rb_segment *s, const rb_segment_io *io,
+                               rb_view *out, rb_err *err) {
     int64_t n = m->opt.B * m->opt.T;
     for (int i = 0; i < m->parts.count; i++) {
         rb_view v = io->in[i];
@@ -63,8 +65,8 @@ static void give_parts(const rb_stage_model *m, const rb_view *from, rb_segment_
         io->out[i] = rb_view3(from[i].data, RB_F32, m->opt.B, m->opt.T, m->parts.width[i]);
 }
 
-static resbm_status take_ids(const rb_stage_model *m, const rb_segment *s, const char *what, rb_view v, rb_view *out,
-                             rb_err *err) {
+static resbm_status take_ids(const rb_stage_model *m, const rb_segment *s, const char *what, rb_view v,
+                             rb_view *out, rb_err *err) {
     int64_t n = m->opt.B * m->opt.T;
     if (!v.data || v.dtype != RB_I32 || rb_count(v) != n) return wrong_view(s, what, v, n, 1, err);
     *out = rb_as1(v);
@@ -85,7 +87,8 @@ static resbm_status take_inputs(rb_stage_model *m, const rb_segment *s, rb_queue
     return RESBM_OK;
 }
 
-static resbm_status find_slot(rb_stage_model *m, int segment, int slot, rb_segment **s, rb_slot **out, rb_err *err) {
+static resbm_status find_slot(rb_stage_model *m, int segment, int slot, rb_segment **s, rb_slot **out,
+                              rb_err *err) {
     RB_TRY(rb_find_segment(m, segment, s, err));
     if (slot < 0 || slot >= m->opt.slots)
         return rb_fail(err, RESBM_E_ARG, "segment %d: slot %d of %d", segment, slot, m->opt.slots);
@@ -94,28 +97,29 @@ static resbm_status find_slot(rb_stage_model *m, int segment, int slot, rb_segme
 }
 
 static void now_live(rb_stage_model *m, const rb_segment *s, int slot) {
-    m->live_segment = s ? s->index : -1;
+    m->live_segment = s->index;
     m->live_slot = slot;
 }
 
-/* --- forward ------------------------------------------------------------------------------------------------- */
+/* --- forward
+ * ------------------------------------------------------------------------------------------------- */
 
-resbm_status rb_segment_forward(rb_stage_model *m, rb_queue *q, int segment, int slot_index, rb_segment_io *io,
-                                rb_err *err) {
+resbm_status rb_segment_forward(rb_stage_model *m, rb_queue *q, int segment, int slot_index,
+                                rb_segment_io *io, rb_err *err) {
     rb_segment *s = NULL;
     rb_slot *slot = NULL;
     rb_run_ctx run = {q, m->opt.B, m->opt.T, 0};
     RB_TRY(find_slot(m, segment, slot_index, &s, &slot, err));
     if (s->last && io->grad_scale != 0 && !m->opt.training)
-        return rb_fail(err, RESBM_E_STATE, "segment %d: grad_scale %g on a stage opened without training", segment,
-                       (double)io->grad_scale);
+        return rb_fail(err, RESBM_E_STATE, "segment %d: grad_scale %g on a stage opened without training",
+                       segment, (double)io->grad_scale);
     slot->state = RB_SLOT_EMPTY;
     RB_TRY(take_inputs(m, s, q, slot, io, err));
     now_live(m, s, slot_index);
     RB_TRY(forward_blocks(m, s, &run, slot, err));
     if (s->last) {
-        RB_TRY(rb_head_forward(&s->head, q, slot->acts.x[s->layers], slot->targets, io->grad_scale, &slot->head,
-                               &m->scratch.head, err));
+        RB_TRY(rb_head_forward(&s->head, q, slot->acts.x[s->layers], slot->targets, io->grad_scale,
+                               &slot->head, &m->scratch.head, err));
         io->loss = slot->head.loss;
     } else {
         RB_TRY(encode(m, s, q, slot, err));
@@ -125,10 +129,11 @@ resbm_status rb_segment_forward(rb_stage_model *m, rb_queue *q, int segment, int
     return RESBM_OK;
 }
 
-/* --- backward ------------------------------------------------------------------------------------------------ */
+/* --- backward
+ * ------------------------------------------------------------------------------------------------ */
 
-static resbm_status need_state(const rb_stage_model *m, const rb_segment *s, const rb_slot *slot, rb_slot_state want,
-                               rb_err *err) {
+static resbm_status need_state(const rb_stage_model *m, const rb_segment *s, const rb_slot *slot,
+                               rb_slot_state want, rb_err *err) {
     static const char *const names[] = {"nothing", "a forward pass", "an input half"};
     if (slot->state == want && m->opt.training) return RESBM_OK;
     return rb_fail(err, RESBM_E_STATE, "segment %d: slot %d holds %s where its backward needs %s%s", s->index,
@@ -136,8 +141,10 @@ static resbm_status need_state(const rb_stage_model *m, const rb_segment *s, con
                    m->opt.training ? "" : " (the stage was opened without training)");
 }
 
-/* With recomputation: the forward pass once more unless its activations are still there. */
-static resbm_status revive(rb_stage_model *m, const rb_segment *s, const rb_run_ctx *run, rb_slot *slot, rb_err *err) {
+/* With recomputation: the forward pass once more unless its activations are still there. A backward pass that
+ * works in place leaves its slot empty, so what it spoilt is never taken for alive. */
+static resbm_status revive(rb_stage_model *m, const rb_segment *s, const rb_run_ctx *run, rb_slot *slot,
+                           rb_err *err) {
     int index = (int)(slot - s->slot);
     if (!m->shared_acts || (m->live_segment == s->index && m->live_slot == index)) return RESBM_OK;
     now_live(m, s, index);
@@ -161,7 +168,8 @@ static resbm_status exit_input(rb_stage_model *m, const rb_segment *s, rb_queue 
     return m->kind->encode_backward_input(&enc, dx, dparts, x, err);
 }
 
-static resbm_status exit_weight(rb_stage_model *m, const rb_segment *s, rb_queue *q, rb_slot *slot, rb_err *err) {
+static resbm_status exit_weight(rb_stage_model *m, const rb_segment *s, rb_queue *q, rb_slot *slot,
+                                rb_err *err) {
     rb_view x = slot->acts.x[s->layers];
     if (s->last)
         return rb_head_backward_weight(&s->head, q, x, slot->targets, &slot->head, &m->scratch.head, err);
@@ -170,8 +178,8 @@ static resbm_status exit_weight(rb_stage_model *m, const rb_segment *s, rb_queue
 }
 
 /* Gradient of what came in, from dx[0]. */
-static resbm_status enter_input(rb_stage_model *m, const rb_segment *s, rb_queue *q, rb_slot *slot, rb_segment_io *io,
-                                rb_err *err) {
+static resbm_status enter_input(rb_stage_model *m, const rb_segment *s, rb_queue *q, rb_slot *slot,
+                                rb_segment_io *io, rb_err *err) {
     if (s->first) return RESBM_OK;
     rb_boundary_end dec = rb_end_of(&s->dec, q, &slot->acts.dec, &slot->kept.dec, &m->scratch.end);
     RB_TRY(m->kind->decode_backward_input(&dec, slot->din, slot->kept.dx[0], err));
@@ -191,12 +199,14 @@ static resbm_status enter_weight(rb_stage_model *m, const rb_segment *s, const r
 
 static resbm_status need_split(const rb_stage_model *m, const rb_segment *s, rb_err *err) {
     if (m->opt.split_backward) return RESBM_OK;
-    return rb_fail(err, RESBM_E_STATE, "segment %d: one half of a backward pass, but the stage was opened without "
-                   "split_backward", s->index);
+    return rb_fail(err, RESBM_E_STATE,
+                   "segment %d: one half of a backward pass, but the stage was opened without "
+                   "split_backward",
+                   s->index);
 }
 
-resbm_status rb_segment_backward_input(rb_stage_model *m, rb_queue *q, int segment, int slot_index, rb_segment_io *io,
-                                       rb_err *err) {
+resbm_status rb_segment_backward_input(rb_stage_model *m, rb_queue *q, int segment, int slot_index,
+                                       rb_segment_io *io, rb_err *err) {
     rb_segment *s = NULL;
     rb_slot *slot = NULL;
     rb_run_ctx run = {q, m->opt.B, m->opt.T, 0};
@@ -207,15 +217,16 @@ resbm_status rb_segment_backward_input(rb_stage_model *m, rb_queue *q, int segme
     RB_TRY(exit_input(m, s, q, slot, io, err));
     for (int64_t i = s->layers - 1; i >= 0; i--) {
         rb_block_kept kept = kept_of(slot, i);
-        RB_TRY(rb_block_backward_input(&s->block[i], &run, slot->kept.dx[i], slot->kept.dx[i + 1], slot->acts.x[i],
-                                       &slot->acts.block[i], &kept, &m->scratch.block, err));
+        RB_TRY(rb_block_backward_input(&s->block[i], &run, slot->kept.dx[i], slot->kept.dx[i + 1],
+                                       slot->acts.x[i], &slot->acts.block[i], &kept, &m->scratch.block, err));
     }
     RB_TRY(enter_input(m, s, q, slot, io, err));
     slot->state = RB_SLOT_INPUT;
     return RESBM_OK;
 }
 
-resbm_status rb_segment_backward_weight(rb_stage_model *m, rb_queue *q, int segment, int slot_index, rb_err *err) {
+resbm_status rb_segment_backward_weight(rb_stage_model *m, rb_queue *q, int segment, int slot_index,
+                                        rb_err *err) {
     rb_segment *s = NULL;
     rb_slot *slot = NULL;
     rb_run_ctx run = {q, m->opt.B, m->opt.T, 0};
@@ -230,31 +241,29 @@ resbm_status rb_segment_backward_weight(rb_stage_model *m, rb_queue *q, int segm
                                         &slot->acts.block[i], &kept, &m->scratch.block, err));
     }
     RB_TRY(enter_weight(m, s, &run, slot, err));
-    now_live(m, NULL, -1); /* a trunk's backward works in place */
     slot->state = RB_SLOT_EMPTY;
     return RESBM_OK;
 }
 
 /* The gradient of the stream changes in place, block by block. */
-static resbm_status backward_fused(rb_stage_model *m, const rb_segment *s, const rb_run_ctx *run, rb_slot *slot,
-                                   rb_segment_io *io, rb_err *err) {
+static resbm_status backward_fused(rb_stage_model *m, const rb_segment *s, const rb_run_ctx *run,
+                                   rb_slot *slot, rb_segment_io *io, rb_err *err) {
     RB_TRY(revive(m, s, run, slot, err));
     RB_TRY(exit_input(m, s, run->q, slot, io, err));
     RB_TRY(exit_weight(m, s, run->q, slot, err));
     for (int64_t i = s->layers - 1; i >= 0; i--) {
         rb_block_kept kept = kept_of(slot, i);
-        RB_TRY(rb_block_backward(&s->block[i], run, slot->kept.dx[0], slot->acts.x[i], &slot->acts.block[i], &kept,
-                                 &m->scratch.block, err));
+        RB_TRY(rb_block_backward(&s->block[i], run, slot->kept.dx[0], slot->acts.x[i], &slot->acts.block[i],
+                                 &kept, &m->scratch.block, err));
     }
     RB_TRY(enter_input(m, s, run->q, slot, io, err));
     RB_TRY(enter_weight(m, s, run, slot, err));
-    now_live(m, NULL, -1); /* gate and up now hold their gradients */
     slot->state = RB_SLOT_EMPTY;
     return RESBM_OK;
 }
 
-resbm_status rb_segment_backward(rb_stage_model *m, rb_queue *q, int segment, int slot_index, rb_segment_io *io,
-                                 rb_err *err) {
+resbm_status rb_segment_backward(rb_stage_model *m, rb_queue *q, int segment, int slot_index,
+                                 rb_segment_io *io, rb_err *err) {
     rb_segment *s = NULL;
     rb_slot *slot = NULL;
     rb_run_ctx run = {q, m->opt.B, m->opt.T, 0};

@@ -1,4 +1,5 @@
-/* What must not change a bit: halves or fused, recomputation, slots, devices, threads; what must not see the future. */
+/* What must not change a bit: halves or fused, recomputation, slots, devices, threads; what must not see the
+ * future. */
 #include <math.h>
 #include "model/testing.h"
 
@@ -7,12 +8,23 @@ static rb_boundary_config variant(int i) {
     b.trunk_blocks = 2, b.trunk_width = 8, b.trunk_heads = 2, b.trunk_ffn = 12;
     b.ratio = 4;
     switch (i) {
-    case 0: break;
-    case 1: b.identity = RB_IDENTITY_SPLIT, b.identity_width = 1, b.ratio = 2, b.tokens = RB_TOKENS_EMBEDDING; break;
-    case 2: b.identity = RB_IDENTITY_FULL, b.hidden = 0; break;
-    case 3: b.identity = RB_IDENTITY_NONE, b.tokens = RB_TOKENS_TRUNK; break;
-    case 4: snprintf(b.kind, sizeof b.kind, "linear"); break;
-    case 5: b = (rb_boundary_config){.kind = "none", .codec_fwd = "bf16", .codec_bwd = "int8"}; break;
+    case 0:
+        break;
+    case 1:
+        b.identity = RB_IDENTITY_SPLIT, b.identity_width = 1, b.ratio = 2, b.tokens = RB_TOKENS_EMBEDDING;
+        break;
+    case 2:
+        b.identity = RB_IDENTITY_FULL, b.hidden = 0;
+        break;
+    case 3:
+        b.identity = RB_IDENTITY_NONE, b.tokens = RB_TOKENS_TRUNK;
+        break;
+    case 4:
+        snprintf(b.kind, sizeof b.kind, "linear");
+        break;
+    case 5:
+        b = (rb_boundary_config){.kind = "none", .codec_fwd = "bf16", .codec_bwd = "int8"};
+        break;
     }
     return b;
 }
@@ -95,15 +107,34 @@ static void late_equals_ref(void **state) {
     }
 }
 
+/* Large enough for every reduction to be cut in pieces, and no size a multiple of a tile. */
+static world wide_world(int i) {
+    world w = variant_world(i);
+    w.model.d = 72, w.model.ffn = 150, w.model.vocab = 301, w.model.context = 50;
+    w.B = 3, w.T = 47;
+    return w;
+}
+
 static void cpu_threads(void **state) {
     (void)state;
     for (int i = 0; i < VARIANTS; i++)
         for (int threads = 2; threads <= 3; threads++) {
-            world a = variant_world(i), b = variant_world(i);
+            world a = wide_world(i), b = wide_world(i);
             world_open(&a, "cpu", 1, true);
             world_open(&b, "cpu", threads, true);
             assert_same_run(&a, &b, FUSED, FUSED);
         }
+}
+
+static void cpu_halves_and_recompute(void **state) {
+    (void)state;
+    for (int i = 0; i < VARIANTS; i++) {
+        world a = wide_world(i), b = wide_world(i);
+        b.split = b.model.recompute = true;
+        world_open(&a, "cpu", 2, true);
+        world_open(&b, "cpu", 2, true);
+        assert_same_run(&a, &b, FUSED, HALVES);
+    }
 }
 
 static void cpu_near_ref(void **state) {
@@ -134,7 +165,8 @@ static void cpu_near_ref(void **state) {
     }
 }
 
-/* --- generation and causality --------------------------------------------------------------------------------- */
+/* --- generation and causality
+ * --------------------------------------------------------------------------------- */
 
 /* Logits after feeding ids[from, from+T) of every sequence (B,T_total) to the cache. The caller frees. */
 static float *feed(world *w, rb_kv_cache *c, const int32_t *ids, int64_t total, int64_t from, int64_t T) {
@@ -179,8 +211,8 @@ static double cross_entropy(const float *logits, int64_t V, int32_t target) {
     return most + log(sum) - logits[target];
 }
 
-/* The loss of training's forward equals that of the logits generation makes; token by token equals whole prefixes,
- * on ref bit for bit. */
+/* The loss of training's forward equals that of the logits generation makes; token by token equals whole
+ * prefixes, on ref bit for bit. */
 static void check_generation(const char *device, int i, bool exact) {
     world w = variant_world(i);
     int32_t ids[14];
@@ -191,7 +223,8 @@ static void check_generation(const char *device, int i, bool exact) {
     int64_t V = w.model.vocab, n = 7 * 2 * V;
     float *whole = all_logits(&w, ids, 7, false), *cached = all_logits(&w, ids, 7, true);
     for (int64_t e = 0; e < n; e++) {
-        if (exact && memcmp(&whole[e], &cached[e], 4)) fail_msg("variant %d, %lld: %g %g", i, (long long)e, whole[e], cached[e]);
+        if (exact && memcmp(&whole[e], &cached[e], 4))
+            fail_msg("variant %d, %lld: %g %g", i, (long long)e, whole[e], cached[e]);
         assert_true(fabs(whole[e] - cached[e]) <= 1e-5 * (1 + fabs(whole[e])));
     }
     double sum = 0;
@@ -199,7 +232,8 @@ static void check_generation(const char *device, int i, bool exact) {
         for (int64_t b = 0; b < 2; b++) sum += cross_entropy(cached + (t * 2 + b) * V, V, ids[b * 7 + t + 1]);
     world_tokens(&w, ids);
     double loss = world_forward(&w, 0, 0);
-    if (!(fabs(sum - loss) <= 1e-5 * loss)) fail_msg("variant %d: loss %.9g, from generation %.9g", i, loss, sum);
+    if (!(fabs(sum - loss) <= 1e-5 * loss))
+        fail_msg("variant %d: loss %.9g, from generation %.9g", i, loss, sum);
     free(whole);
     free(cached);
     world_close(&w);
@@ -223,8 +257,8 @@ static double loss_at(world *w, const int32_t *ids, int64_t p, int32_t target) {
     return world_forward(w, 0, 0);
 }
 
-/* Changing token t changes no logit before t, bit for bit, with the codec in between: every position's loss against
- * a target, and of every sequence but the changed one. */
+/* Changing token t changes no logit before t, bit for bit, with the codec in between: every position's loss
+ * against a target, and of every sequence but the changed one. */
 static void check_causality(const char *device, int i) {
     world w = variant_world(i);
     int32_t ids[14], other[14];
@@ -239,7 +273,8 @@ static void check_causality(const char *device, int i) {
             double before = loss_at(&w, ids, p, (int32_t)(p % w.model.vocab));
             double after = loss_at(&w, other, p, (int32_t)(p % w.model.vocab));
             if (!may_change && memcmp(&before, &after, sizeof before))
-                fail_msg("%s, variant %d: token %d changed position %d: %.17g %.17g", device, i, t, p, before, after);
+                fail_msg("%s, variant %d: token %d changed position %d: %.17g %.17g", device, i, t, p, before,
+                         after);
             if (p == t && before == after) fail_msg("%s, variant %d: token %d changes nothing", device, i, t);
         }
     }
@@ -256,13 +291,10 @@ static void no_logit_sees_a_later_token(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(halves_equal_fused),
-        cmocka_unit_test(recompute_changes_nothing),
-        cmocka_unit_test(late_equals_ref),
-        cmocka_unit_test(cpu_threads),
-        cmocka_unit_test(cpu_near_ref),
-        cmocka_unit_test(generation_equals_forward),
-        cmocka_unit_test(no_logit_sees_a_later_token),
+        cmocka_unit_test(halves_equal_fused),        cmocka_unit_test(recompute_changes_nothing),
+        cmocka_unit_test(late_equals_ref),           cmocka_unit_test(cpu_threads),
+        cmocka_unit_test(cpu_halves_and_recompute),  cmocka_unit_test(cpu_near_ref),
+        cmocka_unit_test(generation_equals_forward), cmocka_unit_test(no_logit_sees_a_later_token),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- weights and gradients ------------------------------------------------------------------------------- */
+/* --- weights and gradients -------------------------------------------------------------------------------
+ */
 
 static bool hosted(const rb_stage_model *m, int row) {
     int s = m->table.rows[row].segment - m->opt.first_segment;
@@ -22,12 +23,13 @@ static void plan_tensors(const rb_stage_model *m, bool gradients, rb_plan *p, rb
             p->used += bytes;
         else
             at = rb_plan_take(p, bytes);
-        views[i] = t->rank == 2 ? rb_view2(at, RB_F32, t->shape[0], t->shape[1]) : rb_view1(at, RB_F32, t->shape[0]);
+        views[i] =
+            t->rank == 2 ? rb_view2(at, RB_F32, t->shape[0], t->shape[1]) : rb_view1(at, RB_F32, t->shape[0]);
     }
 }
 
-static resbm_status alloc_tensors(rb_stage_model *m, bool gradients, rb_view *views, void **memory, size_t *size,
-                                  rb_err *err) {
+static resbm_status alloc_tensors(rb_stage_model *m, bool gradients, rb_view *views, void **memory,
+                                  size_t *size, rb_err *err) {
     rb_plan p = {0};
     plan_tensors(m, gradients, &p, views);
     *size = p.used;
@@ -37,14 +39,20 @@ static resbm_status alloc_tensors(rb_stage_model *m, bool gradients, rb_view *vi
     return RESBM_OK;
 }
 
-/* --- binding segments to tensors ---------------------------------------------------------------------------- */
+/* --- binding segments to tensors
+ * ---------------------------------------------------------------------------- */
 
-static rb_view *at_row(rb_view *views, int row) { return views && row >= 0 ? views + row : NULL; }
+static rb_view *at_row(rb_view *views, int row) {
+    return views && row >= 0 ? views + row : NULL;
+}
 
 static void bind_head(rb_stage_model *m, rb_segment *s, int norm_row) {
     int head_row = m->model.tied ? 0 : norm_row + 1;
-    s->head = (rb_head){.d = m->model.d, .vocab = m->model.vocab, .eps = (float)m->model.norm_eps,
-                        .norm = m->weight[norm_row], .head = m->weight[head_row]};
+    s->head = (rb_head){.d = m->model.d,
+                        .vocab = m->model.vocab,
+                        .eps = (float)m->model.norm_eps,
+                        .norm = m->weight[norm_row],
+                        .head = m->weight[head_row]};
     if (!m->grad) return;
     s->head.dnorm = m->grad[norm_row];
     s->head.dhead = m->grad[head_row];
@@ -65,8 +73,11 @@ static void bind_blocks(rb_stage_model *m, rb_segment *s) {
 
 static rb_boundary_end bind_end(rb_stage_model *m, bool encoder, int boundary) {
     int row = rb_table_find(&m->table, encoder ? RB_PART_ENCODER : RB_PART_DECODER, boundary);
-    return (rb_boundary_end){.cfg = &m->boundary, .dims = rb_model_boundary_dims(&m->model), .encoder = encoder,
-                             .w = at_row(m->weight, row), .dw = at_row(m->grad, row)};
+    return (rb_boundary_end){.cfg = &m->boundary,
+                             .dims = rb_model_boundary_dims(&m->model),
+                             .encoder = encoder,
+                             .w = at_row(m->weight, row),
+                             .dw = at_row(m->grad, row)};
 }
 
 /* Rows the kind's decoder has before those of the token path. */
@@ -77,7 +88,8 @@ static int decoder_rows(const rb_stage_model *m, rb_err *err, resbm_status *st) 
     m->kind->list_decoder(&m->boundary, &dims, "", &l);
     int rows = t.count;
     rb_tensor_table_free(&t);
-    *st = l.status == RESBM_OK ? RESBM_OK : rb_fail(err, l.status, "listing a decoder's tensors: out of memory");
+    *st = l.status == RESBM_OK ? RESBM_OK
+                               : rb_fail(err, l.status, "listing a decoder's tensors: out of memory");
     return rows;
 }
 
@@ -89,12 +101,16 @@ static resbm_status bind_segment(rb_stage_model *m, rb_segment *s, rb_err *err) 
     s->dec = bind_end(m, false, s->index - 1);
     if (!rb_has_tokens(m)) return RESBM_OK;
     int rows = decoder_rows(m, err, &st);
-    s->tokens = (rb_tokens){.cfg = &m->boundary, .dims = s->dec.dims, .rope = &m->trunk_rope, .w = s->dec.w + rows,
+    s->tokens = (rb_tokens){.cfg = &m->boundary,
+                            .dims = s->dec.dims,
+                            .rope = &m->trunk_rope,
+                            .w = s->dec.w + rows,
                             .dw = s->dec.dw ? s->dec.dw + rows : NULL};
     return st;
 }
 
-/* --- buffers ----------------------------------------------------------------------------------------------- */
+/* --- buffers -----------------------------------------------------------------------------------------------
+ */
 
 /* Without a backward pass one block's buffers do for all, and the stream goes back and forth between two. */
 static void plan_acts(const rb_stage_model *m, const rb_segment *s, rb_plan *p, rb_segment_acts *a) {
@@ -113,7 +129,8 @@ static void plan_acts(const rb_stage_model *m, const rb_segment *s, rb_plan *p, 
     if (rb_has_tokens(m)) rb_tokens_plan_saved(&s->tokens, n, p, &a->tokens);
 }
 
-/* Halves apart: every output gradient stays. Where activations are computed again, those of gate and up need room. */
+/* Halves apart: every output gradient stays. Where activations are computed again, those of gate and up need
+ * room. */
 static void plan_kept(const rb_stage_model *m, const rb_segment *s, rb_plan *p, rb_segment_kept *k) {
     int64_t n = m->opt.B * m->opt.T;
     rb_block_dims dims = rb_model_block_dims(&m->model);
@@ -185,11 +202,11 @@ static void plan_scratch(rb_stage_model *m, rb_plan *p) {
     rb_block_dims dims = rb_model_block_dims(&m->model);
     rb_segment *first = &m->segment[0], *last = &m->segment[m->opt.segments - 1];
     rb_block_plan_scratch(&dims, n, p, &m->scratch.block);
-    if (m->model.segments > 1) m->kind->plan_scratch(first->last ? &first->dec : &first->enc, n, p, &m->scratch.end);
+    if (m->model.segments > 1)
+        m->kind->plan_scratch(first->last ? &first->dec : &first->enc, n, p, &m->scratch.end);
     if (!last->first && rb_has_tokens(m))
         rb_tokens_plan_scratch(&last->tokens, n, m->opt.training, p, &m->scratch.tokens);
-    if (last->last)
-        rb_head_plan_scratch(m->model.d, m->model.vocab, n, m->opt.training, p, &m->scratch.head);
+    if (last->last) rb_head_plan_scratch(m->model.d, m->model.vocab, n, m->opt.training, p, &m->scratch.head);
     if (m->opt.training && !m->opt.split_backward) plan_shared_kept(m, p);
 }
 
@@ -203,7 +220,8 @@ static void plan_buffers(rb_stage_model *m, rb_plan *p) {
         for (int k = 0; k < m->opt.slots; k++) plan_slot(m, &m->segment[i], p, &m->segment[i].slot[k]);
 }
 
-/* --- open and close ---------------------------------------------------------------------------------------- */
+/* --- open and close ----------------------------------------------------------------------------------------
+ */
 
 static resbm_status check_options(const rb_stage_options *o, rb_err *err) {
     const rb_model_config *m = o->model;
@@ -211,8 +229,10 @@ static resbm_status check_options(const rb_stage_options *o, rb_err *err) {
         return rb_fail(err, RESBM_E_ARG, "stage with segments %d..%d: the model has %lld", o->first_segment,
                        o->first_segment + o->segments - 1, (long long)m->segments);
     if (o->T < 1 || o->T > m->context || o->B < 1 || o->B > 1 << 24 || o->slots < 1 || o->slots > 1 << 16)
-        return rb_fail(err, RESBM_E_ARG, "stage with microbatches of %lld sequences of %lld tokens (model.context %lld), "
-                       "%d at once", (long long)o->B, (long long)o->T, (long long)m->context, o->slots);
+        return rb_fail(err, RESBM_E_ARG,
+                       "stage with microbatches of %lld sequences of %lld tokens (model.context %lld), "
+                       "%d at once",
+                       (long long)o->B, (long long)o->T, (long long)m->context, o->slots);
     return RESBM_OK;
 }
 
@@ -282,7 +302,8 @@ static resbm_status fill(rb_stage_model *m, rb_err *err) {
     rb_queue *q;
     RB_TRY(rb_queue_open(m->dev, &q, err));
     resbm_status st = rb_rope_fill(q, &m->rope, m->model.rope_theta, err);
-    if (st == RESBM_OK && m->trunk_rope.cos.data) st = rb_rope_fill(q, &m->trunk_rope, m->model.rope_theta, err);
+    if (st == RESBM_OK && m->trunk_rope.cos.data)
+        st = rb_rope_fill(q, &m->trunk_rope, m->model.rope_theta, err);
     if (st == RESBM_OK) st = rb_stage_init_weights(m, q, err);
     if (st == RESBM_OK && m->grad) st = rb_stage_zero_grads(m, q, err);
     if (st == RESBM_OK) st = rb_queue_sync(q, err);
@@ -290,7 +311,8 @@ static resbm_status fill(rb_stage_model *m, rb_err *err) {
     return st;
 }
 
-resbm_status rb_stage_model_open(rb_device *dev, const rb_stage_options *opt, rb_stage_model **out, rb_err *err) {
+resbm_status rb_stage_model_open(rb_device *dev, const rb_stage_options *opt, rb_stage_model **out,
+                                 rb_err *err) {
     resbm_status st;
     *out = NULL;
     RB_TRY(check_options(opt, err));
@@ -337,16 +359,23 @@ void rb_stage_model_close(rb_stage_model *m) {
     free(m);
 }
 
-/* --- access ------------------------------------------------------------------------------------------------ */
+/* --- access ------------------------------------------------------------------------------------------------
+ */
 
-size_t rb_stage_model_bytes(const rb_stage_model *m) { return m->weight_bytes + m->grad_bytes + m->buffer_bytes; }
+size_t rb_stage_model_bytes(const rb_stage_model *m) {
+    return m->weight_bytes + m->grad_bytes + m->buffer_bytes;
+}
 
 static rb_view row_of(const rb_stage_model *m, const rb_view *views, int row) {
     return views && row >= 0 && row < m->table.count ? views[row] : rb_none();
 }
 
-rb_view rb_stage_weight(const rb_stage_model *m, int row) { return row_of(m, m->weight, row); }
-rb_view rb_stage_grad(const rb_stage_model *m, int row) { return row_of(m, m->grad, row); }
+rb_view rb_stage_weight(const rb_stage_model *m, int row) {
+    return row_of(m, m->weight, row);
+}
+rb_view rb_stage_grad(const rb_stage_model *m, int row) {
+    return row_of(m, m->grad, row);
+}
 
 resbm_status rb_stage_zero_grads(rb_stage_model *m, rb_queue *q, rb_err *err) {
     if (!m->grad) return rb_fail(err, RESBM_E_STATE, "gradients of a stage that was opened without training");

@@ -16,7 +16,7 @@ typedef struct rb_segment_acts {
 
 /* What the input half leaves for the weight half. */
 typedef struct rb_segment_kept {
-    rb_view *dx;          /* (L+1) of (n,d): gradient of acts.x; one and the same where halves are not apart */
+    rb_view *dx; /* (L+1) of (n,d): gradient of acts.x; one and the same where halves are not apart */
     rb_block_kept *block; /* (L) */
     rb_end_buffers enc, dec;
 } rb_segment_kept;
@@ -26,14 +26,14 @@ typedef enum rb_slot_state { RB_SLOT_EMPTY, RB_SLOT_FORWARD, RB_SLOT_INPUT } rb_
 /* One microbatch in one segment. */
 typedef struct rb_slot {
     rb_slot_state state;
-    rb_segment_acts acts;   /* the slot's own, or the stage's shared ones */
-    rb_segment_kept kept;   /* likewise */
+    rb_segment_acts acts; /* the slot's own, or the stage's shared ones */
+    rb_segment_kept kept; /* likewise */
     rb_head_saved head;
-    rb_view in[RB_MAX_WIRE_PARTS];  /* copies of what came in, where the backward pass needs them */
-    rb_view out[RB_MAX_WIRE_PARTS]; /* (n,width) */
-    rb_view din[RB_MAX_WIRE_PARTS]; /* gradient of in */
+    rb_view in[RB_MAX_WIRE_PARTS];    /* copies of what came in, where the backward pass needs them */
+    rb_view out[RB_MAX_WIRE_PARTS];   /* (n,width) */
+    rb_view din[RB_MAX_WIRE_PARTS];   /* gradient of in */
     rb_view parts[RB_MAX_WIRE_PARTS]; /* what decode reads: in, or the caller's memory */
-    rb_view tokens, targets;        /* (n) i32, the caller's memory */
+    rb_view tokens, targets;          /* (n) i32, the caller's memory */
 } rb_slot;
 
 typedef struct rb_segment {
@@ -51,9 +51,9 @@ typedef struct rb_segment {
 
 typedef struct rb_stage_scratch {
     rb_block_scratch block;
-    rb_view dx;               /* (n,d), with fused backward: the gradient of the stream, */
-    rb_block_kept kept;       /* one block's kept buffers */
-    rb_end_buffers enc, dec;  /* and those of the ends */
+    rb_view dx;              /* (n,d), with fused backward: the gradient of the stream, */
+    rb_block_kept kept;      /* one block's kept buffers */
+    rb_end_buffers enc, dec; /* and those of the ends */
     rb_end_buffers end;
     rb_tokens_scratch tokens;
     rb_head_scratch head;
@@ -66,9 +66,9 @@ struct rb_stage_model {
     rb_boundary_config boundary;
     const rb_boundary_kind *kind;
     rb_boundary_parts parts;
-    rb_tensor_table table;          /* a copy: the caller's may go */
-    rb_view *weight, *grad;         /* (table.count) */
-    rb_segment *segment;            /* (opt.segments) */
+    rb_tensor_table table;  /* a copy: the caller's may go */
+    rb_view *weight, *grad; /* (table.count) */
+    rb_segment *segment;    /* (opt.segments) */
     rb_rope_table rope, trunk_rope;
     rb_stage_scratch scratch;
     /* Shared activations hold the pass of this segment and slot (-1: nothing). */
@@ -85,8 +85,8 @@ int rb_table_find(const rb_tensor_table *t, rb_part_kind part, int index);
 int64_t rb_first_layer(const rb_model_config *m, int segment);
 bool rb_has_tokens(const rb_stage_model *m);
 
-/* decode (and token path) or embedding: the segment's stream x (n,d) from parts and tokens. saved and scratch are in
- * the ends; cache for the trunk or NULL. */
+/* decode (and token path) or embedding: the segment's stream x (n,d) from parts and tokens. saved and scratch
+ * are in the ends; cache for the trunk or NULL. */
 resbm_status rb_segment_enter(const rb_stage_model *m, const rb_segment *s, const rb_run_ctx *run, rb_view x,
                               const rb_view *parts, rb_view tokens, const rb_segment_acts *acts,
                               const rb_stage_scratch *tmp, const rb_block_cache *cache, rb_err *err);

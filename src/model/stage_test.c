@@ -2,13 +2,21 @@
 #include <math.h>
 #include "model/testing.h"
 
-/* --- one stage against one stage per segment -------------------------------------------------------------------- */
+/* --- one stage against one stage per segment
+ * -------------------------------------------------------------------- */
 
 static rb_stage_model *open_part(world *w, int first, int count) {
     rb_err err;
     rb_stage_model *m = NULL;
-    rb_stage_options o = {.model = &w->model, .boundary = &w->boundary, .table = &w->table, .first_segment = first,
-                          .segments = count, .B = w->B, .T = w->T, .slots = 1, .training = true};
+    rb_stage_options o = {.model = &w->model,
+                          .boundary = &w->boundary,
+                          .table = &w->table,
+                          .first_segment = first,
+                          .segments = count,
+                          .B = w->B,
+                          .T = w->T,
+                          .slots = 1,
+                          .training = true};
     assert_ok(rb_stage_model_open(w->dev, &o, &m, &err), &err);
     return m;
 }
@@ -58,7 +66,8 @@ static void stages_change_nothing(void **state) {
     }
 }
 
-/* --- weights ------------------------------------------------------------------------------------------------------ */
+/* --- weights
+ * ------------------------------------------------------------------------------------------------------ */
 
 static void initial_weights(void **state) {
     (void)state;
@@ -79,7 +88,8 @@ static void initial_weights(void **state) {
             fail_msg("%s: mean %g, std %g", t->name, mean, std);
         if (strstr(t->name, "layers.1.mlp.down_proj"))
             assert_float_equal(t->init_std, (strstr(t->name, "trunk") ? 0.01 : 0.02 / sqrt(6)), 1e-6);
-        if (strstr(t->name, "decoder.fc2")) assert_true(t->init_std == 0); /* a trunk's decoder starts at zero */
+        if (strstr(t->name, "decoder.fc2"))
+            assert_true(t->init_std == 0); /* a trunk's decoder starts at zero */
         free(x);
     }
     world_close(&w);
@@ -106,10 +116,17 @@ static void joined_rows(void **state) {
     world_close(&w);
 }
 
-/* --- memory --------------------------------------------------------------------------------------------------------- */
+/* --- memory
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 static size_t bytes_of(bool training, bool split, bool recompute, int slots) {
-    world w = {.model = small_model(), .boundary = small_boundary(), .B = 4, .T = 16, .slots = slots, .split = split};
+    world w = {.model = small_model(),
+               .boundary = small_boundary(),
+               .B = 4,
+               .T = 16,
+               .slots = slots,
+               .split = split};
     w.model.layers = 6, w.model.recompute = recompute;
     world_open(&w, "ref", 1, training);
     size_t bytes = rb_stage_model_bytes(w.stage);
@@ -125,14 +142,17 @@ static void memory(void **state) {
     assert_true(split > plain);
     assert_true(eval < plain / 2);
     assert_true(recompute < four / 2);
-    /* What one more microbatch of 64 tokens costs, in numbers per token: six blocks, nine streams, two boundaries'
-     * SiLU inputs (12 each way), rstd and three latents, and the head's gradients. Alignment may add a little. */
+    /* What one more microbatch of 64 tokens costs, in numbers per token: six blocks, nine streams, two
+     * boundaries' SiLU inputs (12 each way), rstd and three latents, and the head's gradients. Alignment may
+     * add a little. */
     size_t block = 1 + 16 + 16 + 16 + 4 + 1 + 2 * 24 + 16, boundary = 12 + 12 + 1 + 3 * 4, head = 1 + 16 + 13;
     size_t want = 64 * 4 * (6 * block + 9 * 16 + 2 * boundary + head);
     assert_in_range((four - plain) / 3, want, want + 1024);
 }
 
-/* --- misuse --------------------------------------------------------------------------------------------------------- */
+/* --- misuse
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 static void calls_out_of_order(void **state) {
     (void)state;
@@ -141,14 +161,17 @@ static void calls_out_of_order(void **state) {
     world_open(&w, "ref", 1, true);
     world_random_tokens(&w, 1);
     rb_segment_io io = {0}, *last = &w.io[2];
-    assert_fails(rb_segment_backward(w.stage, w.q, 2, 0, &io, &err), RESBM_E_STATE, "slot 0 holds nothing", &err);
-    assert_fails(rb_segment_forward(w.stage, w.q, 3, 0, &io, &err), RESBM_E_ARG, "segment 3 is not on this stage", &err);
+    assert_fails(rb_segment_backward(w.stage, w.q, 2, 0, &io, &err), RESBM_E_STATE, "slot 0 holds nothing",
+                 &err);
+    assert_fails(rb_segment_forward(w.stage, w.q, 3, 0, &io, &err), RESBM_E_ARG,
+                 "segment 3 is not on this stage", &err);
     assert_fails(rb_segment_forward(w.stage, w.q, 0, 1, &io, &err), RESBM_E_ARG, "slot 1 of 1", &err);
     assert_fails(rb_segment_forward(w.stage, w.q, 0, 0, &io, &err), RESBM_E_ARG, "segment 0: tokens", &err);
     world_forward(&w, 0, 0);
     assert_fails(rb_segment_backward(w.stage, w.q, 2, 0, last, &err), RESBM_E_STATE, "grad_scale 0", &err);
     world_forward(&w, 0, 1);
-    assert_fails(rb_segment_backward_input(w.stage, w.q, 2, 0, last, &err), RESBM_E_STATE, "split_backward", &err);
+    assert_fails(rb_segment_backward_input(w.stage, w.q, 2, 0, last, &err), RESBM_E_STATE, "split_backward",
+                 &err);
     assert_fails(rb_segment_backward(w.stage, w.q, 1, 0, &io, &err), RESBM_E_ARG, "segment 1: part 0", &err);
     world_backward(&w, 0, FUSED);
     assert_fails(rb_segment_backward(w.stage, w.q, 2, 0, last, &err), RESBM_E_STATE, "holds nothing", &err);
@@ -160,23 +183,32 @@ static void options_out_of_range(void **state) {
     rb_err err;
     world w = {.model = small_model(), .boundary = small_boundary(), .B = 2, .T = 6};
     world_open(&w, "ref", 1, false);
-    rb_stage_options o = {.model = &w.model, .boundary = &w.boundary, .table = &w.table, .first_segment = 1,
-                          .segments = 3, .B = 2, .T = 6, .slots = 1};
+    rb_stage_options o = {.model = &w.model,
+                          .boundary = &w.boundary,
+                          .table = &w.table,
+                          .first_segment = 1,
+                          .segments = 3,
+                          .B = 2,
+                          .T = 6,
+                          .slots = 1};
     rb_stage_model *m = NULL;
     rb_kv_cache *c = NULL;
-    assert_fails(rb_stage_model_open(w.dev, &o, &m, &err), RESBM_E_ARG, "segments 1..3: the model has 3", &err);
+    assert_fails(rb_stage_model_open(w.dev, &o, &m, &err), RESBM_E_ARG, "segments 1..3: the model has 3",
+                 &err);
     o.segments = 2, o.T = 17;
     assert_fails(rb_stage_model_open(w.dev, &o, &m, &err), RESBM_E_ARG, "model.context 16", &err);
     assert_fails(rb_kv_cache_open(w.stage, 1, 17, &c, &err), RESBM_E_ARG, "model.context is 16", &err);
     assert_ok(rb_kv_cache_open(w.stage, 2, 4, &c, &err), &err);
     rb_segment_io io = {.tokens = rb_view2(w.tokens, RB_I32, 2, 3)};
-    assert_fails(rb_segment_decode(w.stage, w.q, c, 0, 2, &io, rb_none(), &err), RESBM_E_ARG, "at position 2", &err);
+    assert_fails(rb_segment_decode(w.stage, w.q, c, 0, 2, &io, rb_none(), &err), RESBM_E_ARG, "at position 2",
+                 &err);
     rb_kv_cache_close(c);
     assert_fails(rb_stage_zero_grads(w.stage, w.q, &err), RESBM_E_STATE, "without training", &err);
     world_close(&w);
 }
 
-/* --- what is not finite ------------------------------------------------------------------------------------------------ */
+/* --- what is not finite
+ * ------------------------------------------------------------------------------------------------ */
 
 static void expect_nonfinite(world *w, const char *want) {
     char name[160];
@@ -187,7 +219,8 @@ static void expect_nonfinite(world *w, const char *want) {
 
 static void spoil(world *w, const char *name, float value) {
     for (int r = 0; r < w->table.count; r++)
-        if (!strcmp(w->table.rows[r].name, name)) put(w, (float *)rb_stage_weight(w->stage, r).data + 3, &value, 4);
+        if (!strcmp(w->table.rows[r].name, name))
+            put(w, (float *)rb_stage_weight(w->stage, r).data + 3, &value, 4);
 }
 
 static void first_nonfinite(void **state) {

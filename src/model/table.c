@@ -5,8 +5,13 @@
 #include "model/stage.h"
 
 rb_block_dims rb_model_block_dims(const rb_model_config *m) {
-    return (rb_block_dims){.d = m->d, .heads = m->heads, .kv_heads = m->kv_heads, .head = m->d / m->heads,
-                           .ffn = m->ffn, .qk_norm = m->qk_norm, .eps = (float)m->norm_eps};
+    return (rb_block_dims){.d = m->d,
+                           .heads = m->heads,
+                           .kv_heads = m->kv_heads,
+                           .head = m->d / m->heads,
+                           .ffn = m->ffn,
+                           .qk_norm = m->qk_norm,
+                           .eps = (float)m->norm_eps};
 }
 
 rb_boundary_dims rb_model_boundary_dims(const rb_model_config *m) {
@@ -24,7 +29,8 @@ static void list_segment(const rb_model_config *m, int s, rb_tensor_list *l) {
     double out_std = m->init_std / sqrt(2.0 * (double)m->layers);
     int64_t first = rb_first_layer(m, s);
     l->part = RB_PART_SEGMENT, l->part_index = s, l->segment = s;
-    if (s == 0) rb_tensor_add(l, "model.", "embed_tokens.weight", m->vocab, m->d, RB_ROLE_EMBEDDING, 0, m->init_std);
+    if (s == 0)
+        rb_tensor_add(l, "model.", "embed_tokens.weight", m->vocab, m->d, RB_ROLE_EMBEDDING, 0, m->init_std);
     for (int64_t i = first; i < first + m->segment_layers[s]; i++) {
         char prefix[64];
         snprintf(prefix, sizeof prefix, "model.layers.%lld.", (long long)i);
@@ -57,8 +63,8 @@ static void list_boundary(const rb_model_config *m, const rb_boundary_config *b,
     list_steps(w, prefix, l);
 }
 
-resbm_status rb_tensor_table_build(const rb_model_config *m, const rb_boundary_config *b, rb_tensor_table *out,
-                                   rb_err *err) {
+resbm_status rb_tensor_table_build(const rb_model_config *m, const rb_boundary_config *b,
+                                   rb_tensor_table *out, rb_err *err) {
     rb_tensor_list l = {.table = out};
     rb_wire wire = {0};
     *out = (rb_tensor_table){0};

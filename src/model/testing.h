@@ -1,5 +1,5 @@
-/* What the tests of model/ share: a small model, all segments in one process, run forward and backward with or without
- * the transport codec between segments. */
+/* What the tests of model/ share: a small model, all segments in one process, run forward and backward with
+ * or without the transport codec between segments. */
 #ifndef RB_MODEL_TESTING_H
 #define RB_MODEL_TESTING_H
 
@@ -26,12 +26,21 @@ typedef struct world {
 } world;
 
 static inline rb_model_config small_model(void) {
-    return (rb_model_config){.d = 16, .layers = 3, .heads = 4, .kv_heads = 2, .ffn = 24, .vocab = 13, .context = 16,
-                             .segments = 3, .init_std = 0.2, .seed = 7};
+    return (rb_model_config){.d = 16,
+                             .layers = 3,
+                             .heads = 4,
+                             .kv_heads = 2,
+                             .ffn = 24,
+                             .vocab = 13,
+                             .context = 16,
+                             .segments = 3,
+                             .init_std = 0.2,
+                             .seed = 7};
 }
 
 static inline rb_boundary_config small_boundary(void) {
-    return (rb_boundary_config){.kind = "residual", .k = 4, .hidden = 12, .codec_fwd = "int4", .codec_bwd = "int4"};
+    return (rb_boundary_config){
+        .kind = "residual", .k = 4, .hidden = 12, .codec_fwd = "int4", .codec_bwd = "int4"};
 }
 
 static inline void *device_memory(world *w, size_t bytes) {
@@ -50,9 +59,15 @@ static inline void world_open(world *w, const char *device, int threads, bool tr
     assert_ok(rb_device_open(device, &dopt, &w->dev, &err), &err);
     assert_ok(rb_queue_open(w->dev, &w->q, &err), &err);
     if (!w->slots) w->slots = 1;
-    rb_stage_options o = {.model = &w->model, .boundary = &w->boundary, .table = &w->table,
-                          .segments = (int)w->model.segments, .B = w->B, .T = w->T, .slots = w->slots,
-                          .training = training, .split_backward = w->split};
+    rb_stage_options o = {.model = &w->model,
+                          .boundary = &w->boundary,
+                          .table = &w->table,
+                          .segments = (int)w->model.segments,
+                          .B = w->B,
+                          .T = w->T,
+                          .slots = w->slots,
+                          .training = training,
+                          .split_backward = w->split};
     assert_ok(rb_stage_model_open(w->dev, &o, &w->stage, &err), &err);
     size_t ids = (size_t)(w->B * w->T) * 4, wide = ids * (size_t)w->model.d;
     w->tokens = device_memory(w, ids);
@@ -122,7 +137,8 @@ static inline void cross(world *w, const rb_segment_io *from, rb_segment_io *to,
         to->in[i] = from->out[i];
         if (!w->codec) continue;
         p->pack.seed = w->model.seed, p->pack.step = w->step, p->pack.boundary = (uint32_t)boundary;
-        rb_view steps = rb_none(), bytes = rb_view1(w->bytes, RB_U8, rb_packed_bytes(&p->pack, B, T, p->width));
+        rb_view steps = rb_none(),
+                bytes = rb_view1(w->bytes, RB_U8, rb_packed_bytes(&p->pack, B, T, p->width));
         for (int r = 0; p->learned_steps && r < w->table.count && !steps.data; r++) {
             const rb_tensor *t = &w->table.rows[r];
             if (t->role == RB_ROLE_STEP && t->part_index == boundary) steps = rb_stage_weight(w->stage, r);

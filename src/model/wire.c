@@ -3,13 +3,16 @@
 #include "codec/codec.h"
 #include "model/model.h"
 
-/* Latents (or x): a step per coordinate or a scale per token going forward, groups going back (DESIGN section 2). */
+/* Latents (or x): a step per coordinate or a scale per token going forward, groups going back (DESIGN section
+ * 2). */
 static resbm_status latents(const rb_boundary_config *b, int direction, rb_wire_part *out, rb_err *err) {
     const char *name = direction ? b->codec_bwd : b->codec_fwd;
     const rb_codec *codec = rb_codec_find(name);
     if (!codec)
-        return rb_fail(err, RESBM_E_CONFIG, "boundary.codec_%s \"%s\" does not exist", direction ? "bwd" : "fwd", name);
-    out->pack = rb_codec_args(codec, direction, strcmp(b->scale_fwd, "token") ? RB_SCALE_STEP : RB_SCALE_TOKEN);
+        return rb_fail(err, RESBM_E_CONFIG, "boundary.codec_%s \"%s\" does not exist",
+                       direction ? "bwd" : "fwd", name);
+    out->pack =
+        rb_codec_args(codec, direction, strcmp(b->scale_fwd, "token") ? RB_SCALE_STEP : RB_SCALE_TOKEN);
     out->learned_steps = out->pack.scale == RB_SCALE_STEP;
     return RESBM_OK;
 }

@@ -7,7 +7,9 @@
 enum { W_NORM1, W_Q, W_K, W_V, W_AFTER_V };
 enum { OUT_O, OUT_NORM2, OUT_GATE, OUT_UP, OUT_DOWN }; /* behind the optional norms of the heads */
 
-int rb_block_tensors(const rb_block_dims *s) { return W_AFTER_V + (s->qk_norm ? 2 : 0) + OUT_DOWN + 1; }
+int rb_block_tensors(const rb_block_dims *s) {
+    return W_AFTER_V + (s->qk_norm ? 2 : 0) + OUT_DOWN + 1;
+}
 
 static void join(rb_tensor *t) {
     if (t) t->joined = true;
@@ -36,12 +38,17 @@ typedef struct parts {
     rb_view norm1, qkv, qnorm, knorm, o, norm2, gu, down;
 } parts;
 
-static int64_t qkv_width(const rb_block_dims *s) { return (s->heads + 2 * s->kv_heads) * s->head; }
+static int64_t qkv_width(const rb_block_dims *s) {
+    return (s->heads + 2 * s->kv_heads) * s->head;
+}
 
 static parts parts_of(const rb_block_dims *s, const rb_view *w) {
     const rb_view *out = w + W_AFTER_V + (s->qk_norm ? 2 : 0);
-    parts p = {.norm1 = w[W_NORM1], .qkv = rb_view2(w[W_Q].data, RB_F32, qkv_width(s), s->d), .o = out[OUT_O],
-               .norm2 = out[OUT_NORM2], .gu = rb_view2(out[OUT_GATE].data, RB_F32, 2 * s->ffn, s->d),
+    parts p = {.norm1 = w[W_NORM1],
+               .qkv = rb_view2(w[W_Q].data, RB_F32, qkv_width(s), s->d),
+               .o = out[OUT_O],
+               .norm2 = out[OUT_NORM2],
+               .gu = rb_view2(out[OUT_GATE].data, RB_F32, 2 * s->ffn, s->d),
                .down = out[OUT_DOWN]};
     if (s->qk_norm) {
         p.qnorm = w[W_AFTER_V];
@@ -51,42 +58,54 @@ static parts parts_of(const rb_block_dims *s, const rb_view *w) {
 }
 
 void rb_block_plan_saved(const rb_block_dims *s, int64_t n, rb_plan *p, rb_block_saved *out) {
-    *out = (rb_block_saved){.rstd1 = rb_plan1(p, n), .qkv = rb_plan2(p, n, qkv_width(s)),
-                            .att = rb_plan2(p, n, s->heads * s->head), .lse = rb_plan1(p, n * s->heads),
-                            .x2 = rb_plan2(p, n, s->d), .rstd2 = rb_plan1(p, n), .gu = rb_plan2(p, n, 2 * s->ffn)};
-    if (s->qk_norm) {
-        out->rstdq = rb_plan1(p, n * s->heads);
-        out->rstdk = rb_plan1(p, n * s->kv_heads);
-    }
+    out->rstd1 = rb_plan1(p, n);
+    out->qkv = rb_plan2(p, n, qkv_width(s));
+    out->att = rb_plan2(p, n, s->heads * s->head);
+    out->lse = rb_plan1(p, n * s->heads);
+    out->x2 = rb_plan2(p, n, s->d);
+    out->rstd2 = rb_plan1(p, n);
+    out->gu = rb_plan2(p, n, 2 * s->ffn);
+    out->rstdq = s->qk_norm ? rb_plan1(p, n * s->heads) : rb_none();
+    out->rstdk = s->qk_norm ? rb_plan1(p, n * s->kv_heads) : rb_none();
 }
 
 void rb_block_plan_kept(const rb_block_dims *s, int64_t n, bool with_dgu, bool with_dx2, rb_plan *p,
                         rb_block_kept *out) {
-    *out = (rb_block_kept){.dqkv = rb_plan2(p, n, qkv_width(s)), .h = rb_plan2(p, n, s->ffn)};
-    if (with_dgu) out->dgu = rb_plan2(p, n, 2 * s->ffn);
-    if (with_dx2) out->dx2 = rb_plan2(p, n, s->d);
+    out->dqkv = rb_plan2(p, n, qkv_width(s));
+    out->h = rb_plan2(p, n, s->ffn);
+    out->dgu = with_dgu ? rb_plan2(p, n, 2 * s->ffn) : rb_none();
+    out->dx2 = with_dx2 ? rb_plan2(p, n, s->d) : rb_none();
 }
 
 void rb_block_plan_scratch(const rb_block_dims *s, int64_t n, rb_plan *p, rb_block_scratch *out) {
-    *out = (rb_block_scratch){.norm = rb_plan2(p, n, s->d), .h = rb_plan2(p, n, s->ffn),
-                              .att = rb_plan2(p, n, s->heads * s->head)};
-    if (s->qk_norm) out->qk = rb_plan2(p, n, (s->heads + s->kv_heads) * s->head);
+    out->norm = rb_plan2(p, n, s->d);
+    out->h = rb_plan2(p, n, s->ffn);
+    out->att = rb_plan2(p, n, s->heads * s->head);
+    out->qk = s->qk_norm ? rb_plan2(p, n, (s->heads + s->kv_heads) * s->head) : rb_none();
 }
 
 /* Heads [from, from+count) of width D of a matrix (n, columns), as (n,count,D) and as (B,T,count,D). */
 static rb_view rows_of_heads(rb_view m, int64_t from, int64_t count, int64_t D) {
-    return (rb_view){(float *)m.data + from * D, RB_F32, 3, {m.shape[0], count, D, 1}, {m.stride[0], D, 1, 1}};
+    return (rb_view){
+        (float *)m.data + from * D, RB_F32, 3, {m.shape[0], count, D, 1}, {m.stride[0], D, 1, 1}};
 }
 static rb_view heads_of(const rb_run_ctx *run, rb_view m, int64_t from, int64_t count, int64_t D) {
-    return (rb_view){(float *)m.data + from * D, RB_F32, 4, {run->B, run->T, count, D},
+    return (rb_view){(float *)m.data + from * D,
+                     RB_F32,
+                     4,
+                     {run->B, run->T, count, D},
                      {run->T * m.stride[0], m.stride[0], D, 1}};
 }
 
 /* The first n rows of every saved and scratch buffer (planned for at least as many). */
 static rb_block_saved first_rows(const rb_block_dims *s, const rb_block_saved *v, int64_t n) {
-    rb_block_saved r = {.rstd1 = rb_rows(v->rstd1, 0, n), .qkv = rb_rows(v->qkv, 0, n), .att = rb_rows(v->att, 0, n),
-                        .lse = rb_rows(v->lse, 0, n * s->heads), .x2 = rb_rows(v->x2, 0, n),
-                        .rstd2 = rb_rows(v->rstd2, 0, n), .gu = rb_rows(v->gu, 0, n)};
+    rb_block_saved r = {.rstd1 = rb_rows(v->rstd1, 0, n),
+                        .qkv = rb_rows(v->qkv, 0, n),
+                        .att = rb_rows(v->att, 0, n),
+                        .lse = rb_rows(v->lse, 0, n * s->heads),
+                        .x2 = rb_rows(v->x2, 0, n),
+                        .rstd2 = rb_rows(v->rstd2, 0, n),
+                        .gu = rb_rows(v->gu, 0, n)};
     if (s->qk_norm) {
         r.rstdq = rb_rows(v->rstdq, 0, n * s->heads);
         r.rstdk = rb_rows(v->rstdk, 0, n * s->kv_heads);
@@ -97,11 +116,13 @@ static rb_block_saved first_rows(const rb_block_dims *s, const rb_block_saved *v
 static rb_view lse_of(const rb_run_ctx *run, const rb_block_dims *s, rb_view lse) {
     return rb_view3(lse.data, RB_F32, run->B, s->heads, run->T);
 }
-static float score_scale(const rb_block_dims *s) { return (float)(1.0 / sqrt((double)s->head)); }
+static float score_scale(const rb_block_dims *s) {
+    return (float)(1.0 / sqrt((double)s->head));
+}
 
 /* Where rotated q and k are: in qkv itself, or in scratch where QK-norm made them. */
-static void q_and_k(const rb_block *b, const rb_run_ctx *run, const rb_block_saved *s, const rb_block_scratch *tmp,
-                    rb_view *qv, rb_view *k) {
+static void q_and_k(const rb_block *b, const rb_run_ctx *run, const rb_block_saved *s,
+                    const rb_block_scratch *tmp, rb_view *qv, rb_view *k) {
     rb_view m = b->dims.qk_norm ? rb_rows(tmp->qk, 0, s->qkv.shape[0]) : s->qkv;
     *qv = heads_of(run, m, 0, b->dims.heads, b->dims.head);
     *k = heads_of(run, m, b->dims.heads, b->dims.kv_heads, b->dims.head);
@@ -136,7 +157,8 @@ static resbm_status into_cache(const rb_run_ctx *run, const rb_block_dims *s, rb
     dst.data = (float *)cache.data + run->offset * w;
     dst.shape[1] = run->T;
     RB_TRY(rb_copy(run->q, dst, src, err));
-    *all = (rb_view){cache.data, RB_F32, 4, {run->B, S, s->kv_heads, s->head}, {cache.stride[0], w, s->head, 1}};
+    *all =
+        (rb_view){cache.data, RB_F32, 4, {run->B, S, s->kv_heads, s->head}, {cache.stride[0], w, s->head, 1}};
     return RESBM_OK;
 }
 
@@ -151,13 +173,13 @@ static resbm_status attention(const rb_block *b, const rb_run_ctx *run, const rb
         RB_TRY(into_cache(run, z, cache->k, k, &k, err));
         RB_TRY(into_cache(run, z, cache->v, v, &v, err));
     }
-    return rb_attention_forward(run->q, heads_of(run, s->att, 0, z->heads, z->head), lse_of(run, z, s->lse), qv, k, v,
-                                run->offset, score_scale(z), err);
+    return rb_attention_forward(run->q, heads_of(run, s->att, 0, z->heads, z->head), lse_of(run, z, s->lse),
+                                qv, k, v, run->offset, score_scale(z), err);
 }
 
 resbm_status rb_block_forward(const rb_block *b, const rb_run_ctx *run, rb_view y, rb_view x,
-                              const rb_block_saved *saved, const rb_block_scratch *tmp, const rb_block_cache *cache,
-                              rb_err *err) {
+                              const rb_block_saved *saved, const rb_block_scratch *tmp,
+                              const rb_block_cache *cache, rb_err *err) {
     const rb_block_dims *z = &b->dims;
     int64_t n = run->B * run->T;
     parts w = parts_of(z, b->w);
@@ -197,8 +219,9 @@ static resbm_status mlp_weights(const rb_block *b, rb_queue *q, rb_view dy, cons
 }
 
 /* dx2 (holding dy, or another buffer) = gradient of x2. */
-static resbm_status mlp_input(const rb_block *b, rb_queue *q, rb_view dx2, rb_view dy, const rb_block_saved *s,
-                              const rb_block_kept *kept, const rb_block_scratch *tmp, rb_err *err) {
+static resbm_status mlp_input(const rb_block *b, rb_queue *q, rb_view dx2, rb_view dy,
+                              const rb_block_saved *s, const rb_block_kept *kept, const rb_block_scratch *tmp,
+                              rb_err *err) {
     parts w = parts_of(&b->dims, b->w), dw = parts_of(&b->dims, b->dw);
     if (dx2.data != dy.data) RB_TRY(rb_copy(q, dx2, dy, err));
     RB_TRY(rb_linear_backward_x(q, tmp->norm, 0, kept->dgu, w.gu, err));
@@ -221,8 +244,9 @@ static resbm_status unnorm_heads(const rb_block *b, const rb_run_ctx *run, const
 }
 
 /* kept.dqkv from dx2. */
-static resbm_status attention_products(const rb_block *b, const rb_run_ctx *run, rb_view dx2, const rb_block_saved *s,
-                                       const rb_block_kept *kept, const rb_block_scratch *tmp, rb_err *err) {
+static resbm_status attention_products(const rb_block *b, const rb_run_ctx *run, rb_view dx2,
+                                       const rb_block_saved *s, const rb_block_kept *kept,
+                                       const rb_block_scratch *tmp, rb_err *err) {
     const rb_block_dims *z = &b->dims;
     int64_t H = z->heads, G = z->kv_heads, D = z->head;
     parts w = parts_of(z, b->w);
@@ -235,15 +259,15 @@ static resbm_status attention_products(const rb_block *b, const rb_run_ctx *run,
     }
     RB_TRY(rb_attention_backward(run->q, dq, dk, heads_of(run, kept->dqkv, H + G, G, D),
                                  heads_of(run, tmp->att, 0, H, D), heads_of(run, s->att, 0, H, D),
-                                 lse_of(run, z, s->lse), qv, k, heads_of(run, s->qkv, H + G, G, D), score_scale(z),
-                                 err));
+                                 lse_of(run, z, s->lse), qv, k, heads_of(run, s->qkv, H + G, G, D),
+                                 score_scale(z), err));
     RB_TRY(rotate(b, run, dq, dk, true, err));
     return z->qk_norm ? unnorm_heads(b, run, s, kept, err) : RESBM_OK;
 }
 
 static resbm_status attention_weights(const rb_block *b, rb_queue *q, rb_view dx2, rb_view x,
-                                      const rb_block_saved *s, const rb_block_kept *kept, const rb_block_scratch *tmp,
-                                      rb_err *err) {
+                                      const rb_block_saved *s, const rb_block_kept *kept,
+                                      const rb_block_scratch *tmp, rb_err *err) {
     parts w = parts_of(&b->dims, b->w), dw = parts_of(&b->dims, b->dw);
     RB_TRY(rb_linear_backward_w(q, dw.o, dx2, s->att, err));
     RB_TRY(rb_rmsnorm_forward(q, tmp->norm, s->rstd1, x, w.norm1, b->dims.eps, err));
@@ -251,8 +275,8 @@ static resbm_status attention_weights(const rb_block *b, rb_queue *q, rb_view dx
 }
 
 static resbm_status attention_input(const rb_block *b, rb_queue *q, rb_view dx, rb_view dx2, rb_view x,
-                                    const rb_block_saved *s, const rb_block_kept *kept, const rb_block_scratch *tmp,
-                                    rb_err *err) {
+                                    const rb_block_saved *s, const rb_block_kept *kept,
+                                    const rb_block_scratch *tmp, rb_err *err) {
     parts w = parts_of(&b->dims, b->w), dw = parts_of(&b->dims, b->dw);
     if (dx.data != dx2.data) RB_TRY(rb_copy(q, dx, dx2, err));
     RB_TRY(rb_linear_backward_x(q, tmp->norm, 0, kept->dqkv, w.qkv, err));
@@ -260,9 +284,9 @@ static resbm_status attention_input(const rb_block *b, rb_queue *q, rb_view dx, 
     return rb_rmsnorm_backward_x(q, dx, 1, tmp->norm, x, w.norm1, s->rstd1, err);
 }
 
-resbm_status rb_block_backward_input(const rb_block *b, const rb_run_ctx *run, rb_view dx, rb_view dy, rb_view x,
-                                     const rb_block_saved *s, const rb_block_kept *kept, const rb_block_scratch *tmp,
-                                     rb_err *err) {
+resbm_status rb_block_backward_input(const rb_block *b, const rb_run_ctx *run, rb_view dx, rb_view dy,
+                                     rb_view x, const rb_block_saved *s, const rb_block_kept *kept,
+                                     const rb_block_scratch *tmp, rb_err *err) {
     RB_TRY(mlp_products(b, run->q, dy, s, kept, err));
     RB_TRY(mlp_input(b, run->q, kept->dx2, dy, s, kept, tmp, err));
     RB_TRY(attention_products(b, run, kept->dx2, s, kept, tmp, err));
@@ -270,15 +294,15 @@ resbm_status rb_block_backward_input(const rb_block *b, const rb_run_ctx *run, r
 }
 
 resbm_status rb_block_backward_weight(const rb_block *b, const rb_run_ctx *run, rb_view dy, rb_view x,
-                                      const rb_block_saved *s, const rb_block_kept *kept, const rb_block_scratch *tmp,
-                                      rb_err *err) {
+                                      const rb_block_saved *s, const rb_block_kept *kept,
+                                      const rb_block_scratch *tmp, rb_err *err) {
     RB_TRY(mlp_weights(b, run->q, dy, s, kept, tmp, err));
     return attention_weights(b, run->q, kept->dx2, x, s, kept, tmp, err);
 }
 
 resbm_status rb_block_backward(const rb_block *b, const rb_run_ctx *run, rb_view dx, rb_view x,
-                               const rb_block_saved *s, const rb_block_kept *kept, const rb_block_scratch *tmp,
-                               rb_err *err) {
+                               const rb_block_saved *s, const rb_block_kept *kept,
+                               const rb_block_scratch *tmp, rb_err *err) {
     RB_TRY(mlp_products(b, run->q, dx, s, kept, err));
     RB_TRY(mlp_weights(b, run->q, dx, s, kept, tmp, err));
     RB_TRY(mlp_input(b, run->q, dx, dx, s, kept, tmp, err));

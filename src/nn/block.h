@@ -4,8 +4,8 @@
  * C = (H+2G)*D columns of q, k and v side by side.
  *
  * Backward has two halves. The input half (rb_block_backward_input) makes the gradient of x and leaves in the
- * block's "kept" buffers what the weight half (rb_block_backward_weight) needs: the output gradient of each matrix.
- * Gradients of the norm weights are added by the input half, those of matrices by the weight half.
+ * block's "kept" buffers what the weight half (rb_block_backward_weight) needs: the output gradient of each
+ * matrix. Gradients of the norm weights are added by the input half, those of matrices by the weight half.
  * rb_block_backward does both with kept buffers that all blocks share; same operations, same bits.
  */
 #ifndef RB_NN_BLOCK_H
@@ -29,14 +29,14 @@ void rb_block_list(const rb_block_dims *s, const char *prefix, rb_role role, dou
 
 /* What the forward pass leaves for the backward one, beside the block's input. */
 typedef struct rb_block_saved {
-    rb_view rstd1; /* (n) */
-    rb_view qkv;   /* (n,C), q and k rotated; with QK-norm as they came out of the product */
+    rb_view rstd1;        /* (n) */
+    rb_view qkv;          /* (n,C), q and k rotated; with QK-norm as they came out of the product */
     rb_view rstdq, rstdk; /* (n*H), (n*G), with QK-norm */
-    rb_view att;   /* (n,H*D) */
-    rb_view lse;   /* (n*H) */
-    rb_view x2;    /* (n,d) the stream between the halves */
-    rb_view rstd2; /* (n) */
-    rb_view gu;    /* (n,2f) gate and up; the backward pass may put their gradients in place */
+    rb_view att;          /* (n,H*D) */
+    rb_view lse;          /* (n*H) */
+    rb_view x2;           /* (n,d) the stream between the halves */
+    rb_view rstd2;        /* (n) */
+    rb_view gu;           /* (n,2f) gate and up; the backward pass may put their gradients in place */
 } rb_block_saved;
 
 /* Output gradients of the matrices, and h, for the weight half. */
@@ -73,21 +73,22 @@ void rb_block_plan_kept(const rb_block_dims *s, int64_t n, bool with_dgu, bool w
                         rb_block_kept *out);
 void rb_block_plan_scratch(const rb_block_dims *s, int64_t n, rb_plan *p, rb_block_scratch *out);
 
-/* y (n,d) from x (n,d). With a cache, keys and values go into it at run->offset and attention reads all of it up to
- * the present. y may not be x. */
-resbm_status rb_block_forward(const rb_block *b, const rb_run_ctx *run, rb_view y, rb_view x, const rb_block_saved *s,
-                              const rb_block_scratch *tmp, const rb_block_cache *cache, rb_err *err);
+/* y (n,d) from x (n,d). With a cache, keys and values go into it at run->offset and attention reads all of it
+ * up to the present. y may not be x. */
+resbm_status rb_block_forward(const rb_block *b, const rb_run_ctx *run, rb_view y, rb_view x,
+                              const rb_block_saved *s, const rb_block_scratch *tmp,
+                              const rb_block_cache *cache, rb_err *err);
 
 /* dx (n,d) from dy (n,d). kept->dgu may be saved->gu. dx may be dy only in rb_block_backward. */
-resbm_status rb_block_backward_input(const rb_block *b, const rb_run_ctx *run, rb_view dx, rb_view dy, rb_view x,
-                                     const rb_block_saved *s, const rb_block_kept *kept, const rb_block_scratch *tmp,
-                                     rb_err *err);
+resbm_status rb_block_backward_input(const rb_block *b, const rb_run_ctx *run, rb_view dx, rb_view dy,
+                                     rb_view x, const rb_block_saved *s, const rb_block_kept *kept,
+                                     const rb_block_scratch *tmp, rb_err *err);
 resbm_status rb_block_backward_weight(const rb_block *b, const rb_run_ctx *run, rb_view dy, rb_view x,
-                                      const rb_block_saved *s, const rb_block_kept *kept, const rb_block_scratch *tmp,
-                                      rb_err *err);
+                                      const rb_block_saved *s, const rb_block_kept *kept,
+                                      const rb_block_scratch *tmp, rb_err *err);
 /* Both halves; the gradient dx replaces dy in the same memory (kept->dx2 is not used). */
 resbm_status rb_block_backward(const rb_block *b, const rb_run_ctx *run, rb_view dx, rb_view x,
-                               const rb_block_saved *s, const rb_block_kept *kept, const rb_block_scratch *tmp,
-                               rb_err *err);
+                               const rb_block_saved *s, const rb_block_kept *kept,
+                               const rb_block_scratch *tmp, rb_err *err);
 
 #endif

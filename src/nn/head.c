@@ -9,16 +9,19 @@ int64_t rb_head_chunk_rows(int64_t vocab, int64_t n) {
 }
 
 void rb_head_plan_saved(int64_t d, int64_t vocab, int64_t n, bool training, rb_plan *p, rb_head_saved *out) {
-    *out = (rb_head_saved){.rstd = rb_plan1(p, n), .loss = rb_view1(rb_plan_take(p, 8), RB_F64, 1)};
-    if (!training) return;
-    out->dnormed = rb_plan2(p, n, d);
-    if (rb_head_chunk_rows(vocab, n) == n) out->logits = rb_plan2(p, n, vocab);
+    *out = (rb_head_saved){0};
+    out->rstd = rb_plan1(p, n);
+    out->loss = rb_view1(rb_plan_take(p, sizeof(double)), RB_F64, 1);
+    if (training) out->dnormed = rb_plan2(p, n, d);
+    if (training && rb_head_chunk_rows(vocab, n) == n) out->logits = rb_plan2(p, n, vocab);
 }
 
-void rb_head_plan_scratch(int64_t d, int64_t vocab, int64_t n, bool training, rb_plan *p, rb_head_scratch *out) {
+void rb_head_plan_scratch(int64_t d, int64_t vocab, int64_t n, bool training, rb_plan *p,
+                          rb_head_scratch *out) {
     int64_t rows = rb_head_chunk_rows(vocab, n);
-    *out = (rb_head_scratch){.norm = rb_plan2(p, n, d), .losses = rb_plan1(p, n)};
-    if (!training || rows < n) out->logits = rb_plan2(p, rows, vocab);
+    out->norm = rb_plan2(p, n, d);
+    out->losses = rb_plan1(p, n);
+    out->logits = !training || rows < n ? rb_plan2(p, rows, vocab) : rb_none();
 }
 
 /* One chunk: rows [from, from+count). Leaves the gradient of the logits in the view it returns. */
@@ -26,7 +29,8 @@ static resbm_status chunk(const rb_head *h, rb_queue *q, int64_t from, int64_t c
                           const rb_head_saved *s, const rb_head_scratch *tmp, rb_view *logits, rb_err *err) {
     *logits = rb_rows(s->logits.data ? s->logits : tmp->logits, 0, count);
     RB_TRY(rb_linear_forward(q, *logits, 0, rb_rows(tmp->norm, from, count), h->head, err));
-    return rb_xent(q, rb_rows(tmp->losses, from, count), *logits, rb_rows(targets, from, count), s->grad_scale, err);
+    return rb_xent(q, rb_rows(tmp->losses, from, count), *logits, rb_rows(targets, from, count),
+                   s->grad_scale, err);
 }
 
 resbm_status rb_head_forward(const rb_head *h, rb_queue *q, rb_view x, rb_view targets, float grad_scale,
@@ -50,8 +54,8 @@ static resbm_status check_gradient(const rb_head_saved *s, rb_err *err) {
                    "backward of the head, but the forward pass of this slot had grad_scale 0 (evaluation)");
 }
 
-resbm_status rb_head_backward_input(const rb_head *h, rb_queue *q, rb_view dx, rb_view x, const rb_head_saved *s,
-                                    rb_err *err) {
+resbm_status rb_head_backward_input(const rb_head *h, rb_queue *q, rb_view dx, rb_view x,
+                                    const rb_head_saved *s, rb_err *err) {
     RB_TRY(check_gradient(s, err));
     RB_TRY(rb_rmsnorm_backward_w(q, h->dnorm, s->dnormed, x, s->rstd, err));
     return rb_rmsnorm_backward_x(q, dx, 0, s->dnormed, x, h->norm, s->rstd, err);
@@ -72,8 +76,8 @@ resbm_status rb_head_backward_weight(const rb_head *h, rb_queue *q, rb_view x, r
     return RESBM_OK;
 }
 
-resbm_status rb_head_logits(const rb_head *h, rb_queue *q, rb_view logits, rb_view x, rb_view norm, rb_view rstd,
-                            rb_err *err) {
+resbm_status rb_head_logits(const rb_head *h, rb_queue *q, rb_view logits, rb_view x, rb_view norm,
+                            rb_view rstd, rb_err *err) {
     RB_TRY(rb_rmsnorm_forward(q, norm, rstd, x, h->norm, h->eps, err));
     return rb_linear_forward(q, logits, 0, norm, h->head, err);
 }

@@ -2,9 +2,9 @@
  *
  * Legend: n rows, d width, V vocabulary, c rows of a chunk (RB_HEAD_CHUNK / V, at least 1, at most n).
  *
- * A training step's forward makes the loss and the gradient of its input chunk by chunk. The weight half needs the
- * gradient of the logits once more: where the whole microbatch is one chunk it was kept, else each chunk is computed
- * again by the same operations, with the same bits.
+ * A training step's forward makes the loss and the gradient of its input chunk by chunk. The weight half
+ * needs the gradient of the logits once more: where the whole microbatch is one chunk it was kept, else each
+ * chunk is computed again by the same operations, with the same bits.
  */
 #ifndef RB_NN_HEAD_H
 #define RB_NN_HEAD_H
@@ -24,10 +24,10 @@ typedef struct rb_head {
 
 /* Per microbatch. */
 typedef struct rb_head_saved {
-    rb_view rstd;   /* (n) */
-    rb_view loss;   /* (1) f64 */
-    rb_view dnormed; /* (n,d) gradient of the normed input, made by the forward pass of training */
-    rb_view logits; /* (n,V) when one chunk is enough: gradient of the logits; else absent */
+    rb_view rstd;     /* (n) */
+    rb_view loss;     /* (1) f64 */
+    rb_view dnormed;  /* (n,d) gradient of the normed input, made by the forward pass of training */
+    rb_view logits;   /* (n,V) when one chunk is enough: gradient of the logits; else absent */
     float grad_scale; /* of the last forward pass; 0 = evaluation, no gradient was made */
 } rb_head_saved;
 
@@ -40,20 +40,21 @@ typedef struct rb_head_scratch {
 
 int64_t rb_head_chunk_rows(int64_t vocab, int64_t n);
 void rb_head_plan_saved(int64_t d, int64_t vocab, int64_t n, bool training, rb_plan *p, rb_head_saved *out);
-void rb_head_plan_scratch(int64_t d, int64_t vocab, int64_t n, bool training, rb_plan *p, rb_head_scratch *out);
+void rb_head_plan_scratch(int64_t d, int64_t vocab, int64_t n, bool training, rb_plan *p,
+                          rb_head_scratch *out);
 
 /* loss (saved) = sum over rows of the cross-entropy against targets (n) i32; with a grad_scale that is not 0,
  * saved->dnormed as well. Gradient buffers are not touched. */
 resbm_status rb_head_forward(const rb_head *h, rb_queue *q, rb_view x, rb_view targets, float grad_scale,
                              rb_head_saved *s, const rb_head_scratch *tmp, rb_err *err);
 /* dx (n,d) written; adds to dnorm. RESBM_E_STATE after a forward pass without grad_scale. */
-resbm_status rb_head_backward_input(const rb_head *h, rb_queue *q, rb_view dx, rb_view x, const rb_head_saved *s,
-                                    rb_err *err);
+resbm_status rb_head_backward_input(const rb_head *h, rb_queue *q, rb_view dx, rb_view x,
+                                    const rb_head_saved *s, rb_err *err);
 /* Adds to dhead. */
 resbm_status rb_head_backward_weight(const rb_head *h, rb_queue *q, rb_view x, rb_view targets,
                                      const rb_head_saved *s, const rb_head_scratch *tmp, rb_err *err);
 /* logits (m,V) of rows x (m,d); norm (m,d) and rstd (m) are scratch. */
-resbm_status rb_head_logits(const rb_head *h, rb_queue *q, rb_view logits, rb_view x, rb_view norm, rb_view rstd,
-                            rb_err *err);
+resbm_status rb_head_logits(const rb_head *h, rb_queue *q, rb_view logits, rb_view x, rb_view norm,
+                            rb_view rstd, rb_err *err);
 
 #endif

@@ -1,4 +1,5 @@
-/* The head in chunks: several chunks equal as many heads of one chunk each, bit for bit; kept or computed again. */
+/* The head in chunks: several chunks equal as many heads of one chunk each, bit for bit; kept or computed
+ * again. */
 #include <stdlib.h>
 #include "rb_cmocka.h"
 #include "core/rng.h"
@@ -72,10 +73,12 @@ static result compute(bool whole) {
     assert_ok(rb_queue_open(f.dev, &f.q, &err), &err);
     rb_normal_fill(1, w, (int64_t)V * D, 0, 1);
     for (int i = 0; i < N; i++) ids[i] = i % 4 == 3 ? -1 : i * 1000;
-    rb_view head = tensor(&f, RB_F32, V, D, w), x = tensor(&f, RB_F32, N, D, w + 77), norm = tensor(&f, RB_F32, D, 0, w);
+    rb_view head = tensor(&f, RB_F32, V, D, w), x = tensor(&f, RB_F32, N, D, w + 77),
+            norm = tensor(&f, RB_F32, D, 0, w);
     rb_view targets = tensor(&f, RB_I32, N, 0, ids), dhead = tensor(&f, RB_F32, V, D, zero);
     rb_view dnorm = tensor(&f, RB_F32, D, 0, zero), dx = tensor(&f, RB_F32, N, D, zero);
-    rb_head h = {.d = D, .vocab = V, .eps = 1e-5f, .norm = norm, .head = head, .dnorm = dnorm, .dhead = dhead};
+    rb_head h = {
+        .d = D, .vocab = V, .eps = 1e-5f, .norm = norm, .head = head, .dnorm = dnorm, .dhead = dhead};
     result r = {.dhead = w, .dnorm = malloc(D * 4), .dx = malloc(N * D * 4)};
     if (whole) run_head(&f, &h, x, targets, dx, 0, N, &r.loss);
     if (!whole) run_head(&f, &h, x, targets, dx, 0, CHUNK, &r.loss);
@@ -120,6 +123,7 @@ static void rows_of_a_chunk(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(chunks_equal_heads), cmocka_unit_test(rows_of_a_chunk)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(chunks_equal_heads),
+                                       cmocka_unit_test(rows_of_a_chunk)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
-/* The tensor table: one row per trained (or remembered) tensor, from which allocation, initialisation, optimizer
- * groups, checkpoints and tests are driven. Built by model/; blocks and boundaries add their rows here. */
+/* The tensor table: one row per trained (or remembered) tensor, from which allocation, initialisation,
+ * optimizer groups, checkpoints and tests are driven. Built by model/; blocks and boundaries add their rows
+ * here. */
 #ifndef RB_NN_TENSOR_H
 #define RB_NN_TENSOR_H
 
@@ -21,8 +22,8 @@ typedef enum rb_role {
  * boundary i (with segment i) or its decoder and token path (with segment i+1). */
 typedef enum rb_part_kind { RB_PART_SEGMENT, RB_PART_ENCODER, RB_PART_DECODER } rb_part_kind;
 
-/* One row of the tensor table. Its order is the order of norms, optimizer groups, checkpoints and tests: segment
- * 0, encoder 0, decoder 0, segment 1, ... */
+/* One row of the tensor table. Its order is the order of norms, optimizer groups, checkpoints and tests:
+ * segment 0, encoder 0, decoder 0, segment 1, ... */
 typedef struct rb_tensor {
     char name[96]; /* Hugging Face Llama names; boundary.<i>.encoder.fc1.weight, ... */
     int rank;      /* 1 or 2 */
@@ -50,8 +51,8 @@ typedef struct rb_tensor_list {
     resbm_status status;
 } rb_tensor_list;
 
-/* Adds one row named prefix + name; cols 0 = a vector of `rows`. Returns the row, NULL once the list has failed;
- * the pointer holds until the next call. */
+/* Adds one row named prefix + name; cols 0 = a vector of `rows`. Returns the row, NULL once the list has
+ * failed; the pointer holds until the next call. */
 rb_tensor *rb_tensor_add(rb_tensor_list *l, const char *prefix, const char *name, int64_t rows, int64_t cols,
                          rb_role role, double mean, double std);
 int64_t rb_tensor_count(const rb_tensor *t); /* elements */
