@@ -1,0 +1,46 @@
+/* summary.json: what a run came to, one object. Unknown numbers are null.
+ *
+ *     val_loss val_ppl val_bpb steps tokens tokens_per_s step_s bytes_per_token_fwd bytes_per_token_bwd ratio
+ *     wire_ratio peak_rss_bytes bubble params boundary codec_fwd codec_bwd time_s links
+ *
+ * links is an array of {from, to, up_bits, activations, gradients, tokens, sync, snapshots, control}: the bytes that
+ * left stage `from` for stage `to`, headers included, by what they carried, over the whole run. */
+#ifndef RB_RUN_SUMMARY_H
+#define RB_RUN_SUMMARY_H
+
+#include <stdint.h>
+#include "core/err.h"
+
+enum { RB_SUMMARY_MAX_STAGES = 1024, RB_SUMMARY_MAX_LINKS = 4096 };
+
+typedef struct rb_link_bytes {
+    int from, to;   /* stages */
+    double up_bits; /* shaped rate of from's uplink in bits per second; 0 = unshaped */
+    uint64_t activations, gradients, tokens, sync, snapshots, control;
+} rb_link_bytes;
+
+/* Doubles may be NAN: not known. */
+typedef struct rb_summary {
+    double val_loss; /* of the last evaluation; val_ppl = exp of it */
+    double val_bpb;  /* bits per byte, where the tokenizer's bytes are known */
+    int64_t steps, tokens;
+    double tokens_per_s, step_s;                     /* medians over the steps */
+    double bytes_per_token_fwd, bytes_per_token_bwd; /* per boundary, headers included */
+    double ratio, wire_ratio;                        /* d / k; bf16 bytes / bytes really sent */
+    double bubble;                                   /* share of the stages' time spent idle, 0..1 */
+    uint64_t params;
+    double time_s;
+    char boundary[16], codec_fwd[16], codec_bwd[16];
+    int stages;
+    uint64_t *peak_rss_bytes; /* (stages) */
+    int links;
+    rb_link_bytes *link; /* (links) */
+} rb_summary;
+
+/* Written beside and renamed: a reader finds the old file or the new one. */
+resbm_status rb_summary_write(const char *path, const rb_summary *s, rb_err *err);
+/* Allocates the two arrays; rb_summary_free releases them (never call it on arrays of one's own). */
+resbm_status rb_summary_read(const char *path, rb_summary *out, rb_err *err);
+void rb_summary_free(rb_summary *s);
+
+#endif
