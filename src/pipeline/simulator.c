@@ -157,11 +157,12 @@ static void run_up(sim *m, int stage, double now) {
     m->port[g->to].down_head = id;
 }
 
-/* The link to the message in a stage's downlink list whose first byte came first. */
+/* The link to the message in a stage's downlink list whose first byte came first; the newest stands in front, so
+ * that of two that came together the one sent first wins. */
 static int *first_arrival(sim *m, int stage) {
     int *best = &m->port[stage].down_head;
     for (int *p = best; *p >= 0; p = &m->msg[*p].next) {
-        if (m->msg[*p].first < m->msg[*best].first) best = p;
+        if (m->msg[*p].first <= m->msg[*best].first) best = p;
     }
     return best;
 }

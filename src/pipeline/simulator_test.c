@@ -1,0 +1,211 @@
+#include <math.h>
+#include "pipeline/inflight.h"
+#include "pipeline/testing.h"
+
+static void assert_near(double got, double want) {
+    if (!(fabs(got - want) <= 1e-9 * fmax(1, fabs(want)))) fail_msg("%.15g is not %.15g", got, want);
+}
+
+static rb_sim_result simulate(const rb_schedule *s, const rb_sim_options *o) {
+    rb_sim_result r;
+    rb_err err;
+    assert_ok(rb_simulate(s, o, &r, &err), &err);
+    return r;
+}
+
+/* p stages, m microbatches, free links: both schedules idle (p-1)/(m+p-1) of the time, whatever B/F is. */
+static void the_bubble_is_the_known_one(void **state) {
+    (void)state;
+    const char *const names[] = {"gpipe", "1f1b"};
+    for (int n = 0; n < 2; n++) {
+        for (int p = 1; p <= 8; p++) {
+            for (int m = p; m <= 16; m++) {
+                for (double backward = 1; backward <= 2; backward += 0.5) {
+                    rb_segment_cost cost[8];
+                    for (int g = 0; g < p; g++)
+                        cost[g] = (rb_segment_cost){.forward = 1, .backward = backward};
+                    rb_schedule s = build(names[n], p, p, m, 0);
+                    rb_sim_result r = simulate(&s, &(rb_sim_options){.cost = cost});
+                    assert_near(r.idle, (p - 1.0) / (m + p - 1));
+                    assert_near(r.step, (m + p - 1) * (1 + backward));
+                    rb_sim_free(&r);
+                    rb_schedule_free(&s);
+                }
+            }
+        }
+    }
+}
+
+static void waits_busy_and_spans_add_up(void **state) {
+    (void)state;
+    rb_schedule s = build("1f1b", 3, 5, 6, 1);
+    const rb_segment_cost cost[] = {{1, 2, 0, 0}, {1.5, 2, 0, 0}, {0.5, 1, 0, 0}, {1, 2, 0, 0}, {2, 3, 0, 0}};
+    const rb_sim_port port[] = {{10, 20}, {15, 10}, {8, 9}};
+    rb_sim_options o = {.cost = cost,
+                        .port = port,
+                        .latency = 0.3,
+                        .bytes_forward = 4,
+                        .bytes_backward = 6,
+                        .queue_bound = 2};
+    rb_sim_result r = simulate(&s, &o);
+    for (int i = 0; i < 3; i++) {
+        double at = 0;
+        for (int j = 0; j < s.stage[i].count; j++) {
+            assert_near(r.span[i][j].begin, at);
+            at = r.span[i][j].end;
+        }
+        assert_near(r.stage[i].busy + r.stage[i].wait_recv + r.stage[i].wait_send, r.stage[i].end);
+        assert_near(r.stage[i].end, at);
+        assert_true(r.stage[i].end <= r.step);
+    }
+    rb_sim_free(&r);
+    rb_schedule_free(&s);
+}
+
+/* One message: its bytes leave at the uplink's rate and enter at the downlink's, flowing on while they come.
+ */
+static double one_message(rb_sim_port sender, rb_sim_port receiver, double latency) {
+    const int stage_of[] = {0, 1};
+    const rb_segment_cost cost[] = {{1, 0, 0, 0}, {1, 0, 0, 0}};
+    rb_sim_port port[] = {sender, receiver};
+    rb_schedule s = parse_schedule("0F0 0SF0\n1RF0 1F0\n", 2, stage_of, 1);
+    rb_sim_options o = {.cost = cost, .port = port, .latency = latency, .bytes_forward = 100};
+    rb_sim_result r = simulate(&s, &o);
+    double wait = r.stage[1].wait_recv - 1;
+    rb_sim_free(&r);
+    rb_schedule_free(&s);
+    return wait;
+}
+
+static void messages_take_the_slower_rate_and_the_latency(void **state) {
+    (void)state;
+    assert_near(one_message((rb_sim_port){0, 0}, (rb_sim_port){0, 0}, 0), 0);
+    assert_near(one_message((rb_sim_port){0, 0}, (rb_sim_port){0, 0}, 3), 3);
+    assert_near(one_message((rb_sim_port){10, 1}, (rb_sim_port){1, 0}, 3), 13);
+    assert_near(one_message((rb_sim_port){0, 1}, (rb_sim_port){1, 20}, 3), 8);
+    assert_near(one_message((rb_sim_port){10, 1}, (rb_sim_port){1, 20}, 3), 13);
+    assert_near(one_message((rb_sim_port){20, 1}, (rb_sim_port){1, 10}, 3), 13);
+}
+
+/* A middle stage's forward and backward messages share its uplink; half duplex, also with what it receives.
+ */
+static void a_stage_shares_its_link(void **state) {
+    (void)state;
+    rb_segment_cost cost[3] = {{0, 0, 0, 0}, {0, 0, 0, 0}, {0, 0, 0, 0}};
+    const rb_sim_port port[] = {{0, 0}, {1, 1}, {0, 0}};
+    rb_sim_options o = {.cost = cost, .port = port, .bytes_forward = 1, .bytes_backward = 1};
+    rb_schedule s = build("gpipe", 3, 3, 8, 0);
+    rb_sim_result full = simulate(&s, &o);
+    o.half_duplex = true;
+    rb_sim_result half = simulate(&s, &o);
+    /* Full: 8 in, each passed on while the next comes, then 8 back: 2 * (8 + 1). Half: 32 transfers in turn.
+     */
+    assert_near(full.step, 18);
+    assert_near(half.step, 32);
+    rb_sim_free(&full);
+    rb_sim_free(&half);
+    rb_schedule_free(&s);
+}
+
+static void a_bounded_queue_makes_the_sender_wait(void **state) {
+    (void)state;
+    const int stage_of[] = {0, 1};
+    const rb_segment_cost cost[] = {{1, 0, 0, 0}, {10, 0, 0, 0}};
+    rb_schedule s =
+        parse_schedule("0F0 0SF0 0F1 0SF1 0F2 0SF2\n1RF0 1F0 1RF1 1F1 1RF2 1F2\n", 2, stage_of, 3);
+    rb_sim_result r = simulate(&s, &(rb_sim_options){.cost = cost, .queue_bound = 1});
+    /* F2 is made at 3 and has to wait until message 1 is taken at 11. */
+    assert_near(r.stage[0].wait_send, 8);
+    assert_near(r.stage[0].end, 11);
+    rb_sim_free(&r);
+    r = simulate(&s, &(rb_sim_options){.cost = cost});
+    assert_near(r.stage[0].wait_send, 0);
+    rb_sim_free(&r);
+    rb_schedule_free(&s);
+}
+
+static void a_deadlock_names_who_waits(void **state) {
+    (void)state;
+    const int stage_of[] = {0, 1};
+    rb_schedule s = parse_schedule("0F0 0RB0 0SF0 0B0\n1RF0 1F0 1B0 1SB0\n", 2, stage_of, 1);
+    rb_sim_result r;
+    rb_err err;
+    assert_fails(rb_simulate(&s, &(rb_sim_options){0}, &r, &err), RESBM_E_STATE,
+                 "deadlock: stage 0 waits at 0RB0, stage 1 waits at 1RF0", &err);
+    assert_int_equal(r.stuck_stage, 0);
+    assert_int_equal(r.stuck_index, 1);
+    rb_sim_free(&r);
+    rb_schedule_free(&s);
+}
+
+static double step_of(int stages, int m, int extra, const rb_sim_options *o) {
+    rb_schedule s = build("1f1b", stages, stages, m, extra);
+    rb_sim_result r = simulate(&s, o);
+    double step = r.step;
+    rb_sim_free(&r);
+    rb_schedule_free(&s);
+    return step;
+}
+
+/* F + B = 3 and L = 1.5: one more in flight per hop hides 2L, so that only the way in and out is paid. */
+static void depth_between_neighbours_hides_latency(void **state) {
+    (void)state;
+    rb_sim_options o = {.latency = 1.5};
+    double ideal = 32 * 3 + 3 * 3 + 2 * 3 * 1.5;
+    assert_near(step_of(4, 32, 3, &o), ideal);
+    assert_true(step_of(4, 32, 0, &o) > 1.5 * ideal);
+    assert_true(step_of(4, 32, 2, &o) > 1.1 * ideal);
+}
+
+static int auto_inflight(const rb_schedule_args *a, const rb_sim_options *o, const rb_inflight_limits *l) {
+    int extra = -1;
+    rb_err err;
+    assert_ok(rb_schedule_auto_inflight(&rb_schedule_1f1b, a, o, l, &extra, &err), &err);
+    return extra;
+}
+
+static void auto_finds_the_smallest_depth(void **state) {
+    (void)state;
+    rb_schedule_args a = {4, 4, 32, 99, NULL};
+    rb_inflight_limits none = {0};
+    assert_int_equal(auto_inflight(&a, &(rb_sim_options){.latency = 0}, &none), 0);
+    assert_int_equal(auto_inflight(&a, &(rb_sim_options){.latency = 1.5}, &none), 3);
+    assert_int_equal(auto_inflight(&a, &(rb_sim_options){.latency = 3}, &none), 6);
+    a.stages = a.segments = 1;
+    assert_int_equal(auto_inflight(&a, &(rb_sim_options){.latency = 3}, &none), 0);
+}
+
+static void auto_keeps_within_memory(void **state) {
+    (void)state;
+    const rb_schedule_args a = {4, 4, 32, 0, NULL};
+    const rb_sim_options o = {.latency = 3};
+    const size_t slot[] = {100, 100, 100, 100}, room[] = {700, 700, 700, 700},
+                 little[] = {300, 700, 700, 700};
+    rb_inflight_limits l = {slot, room};
+    int extra;
+    rb_err err;
+    assert_int_equal(auto_inflight(&a, &o, &l), 3); /* stage 0: 4 + 3 slots */
+    l.memory = little;
+    assert_fails(rb_schedule_auto_inflight(&rb_schedule_1f1b, &a, &o, &l, &extra, &err), RESBM_E_CONFIG,
+                 "stage 0: activations of the microbatches in flight take 400 bytes, but only 300 are free",
+                 &err);
+    const size_t much[] = {3200, 3200, 3200, 3200};
+    l.memory = much;
+    assert_ok(rb_schedule_auto_inflight(&rb_schedule_gpipe, &a, &o, &l, &extra, &err), &err);
+    assert_int_equal(extra, 0);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_bubble_is_the_known_one),
+        cmocka_unit_test(waits_busy_and_spans_add_up),
+        cmocka_unit_test(messages_take_the_slower_rate_and_the_latency),
+        cmocka_unit_test(a_stage_shares_its_link),
+        cmocka_unit_test(a_bounded_queue_makes_the_sender_wait),
+        cmocka_unit_test(a_deadlock_names_who_waits),
+        cmocka_unit_test(depth_between_neighbours_hides_latency),
+        cmocka_unit_test(auto_finds_the_smallest_depth),
+        cmocka_unit_test(auto_keeps_within_memory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
