@@ -340,8 +340,11 @@ static void print_quoted(const char *text, rb_buf *out) {
 }
 
 static void print_enum(const rb_key *k, const char *p, rb_buf *out) {
-    int i = *(const bool *)p;
-    if (k->size != sizeof(bool)) memcpy(&i, p, sizeof i);
+    int i;
+    if (k->size == sizeof(bool))
+        i = *(const bool *)p;
+    else
+        memcpy(&i, p, sizeof i);
     const char *list = k->choices, *word;
     size_t n;
     while ((n = rb_choice_next(&list, &word)) && i > 0) i--;

@@ -1,6 +1,6 @@
 """Reads the file that safetensors_test wrote with the Python package `safetensors` and compares every value.
 
-    RESBM_PYTHON=venv/bin/python ctest -R safetensors_test        runs it
+    ctest -R safetensors_test                          runs it with .venv/bin/python, or what RESBM_PYTHON names
     python check_safetensors.py python.safetensors                by hand
 """
 import sys
