@@ -159,7 +159,7 @@ static resbm_status read_lines(const rb_buf *text, rb_metrics *out, rb_err *err)
         if (!root) return rb_fail(err, RESBM_E_FORMAT, "line %zu: %s", out->count + 1, fault.text);
         resbm_status st = read_step(root, &out->steps[out->count], out->norms, &used, err);
         json_decref(root);
-        if (st != RESBM_OK) return rb_err_context(err, st, "line %zu", out->count + 1);
+        if (st != RESBM_OK) return rb_err_context(err, st, "line %zu: ", out->count + 1);
         if (out->count && out->steps[out->count].step <= out->steps[out->count - 1].step)
             return rb_fail(err, RESBM_E_FORMAT, "line %zu: step %" PRId64 " follows step %" PRId64, out->count + 1,
                            out->steps[out->count].step, out->steps[out->count - 1].step);
@@ -178,7 +178,7 @@ resbm_status rb_metrics_read(const char *path, rb_metrics *out, rb_err *err) {
         out->norms = calloc(count_bytes(&text, ',', '[') + 1, sizeof *out->norms);
         st = out->steps && out->norms ? read_lines(&text, out, err)
                                       : rb_fail(err, RESBM_E_MEMORY, "no memory for the metrics in %s", path);
-        if (st != RESBM_OK) rb_err_context(err, st, "%s", path);
+        if (st != RESBM_OK) rb_err_context(err, st, "%s: ", path);
     }
     rb_buf_free(&text);
     if (st != RESBM_OK) rb_metrics_free(out);

@@ -134,7 +134,7 @@ resbm_status rb_summary_read(const char *path, rb_summary *out, rb_err *err) {
     if (st == RESBM_OK) {
         get_scalars(root, out);
         st = get_arrays(root, out, err);
-        if (st != RESBM_OK) rb_err_context(err, st, "%s", path);
+        if (st != RESBM_OK) rb_err_context(err, st, "%s: ", path);
     }
     json_decref(root);
     rb_buf_free(&text);

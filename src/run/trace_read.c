@@ -53,7 +53,7 @@ static resbm_status read_events(const json_t *root, rb_trace_event **out, size_t
         const char *phase = json_string_value(json_object_get(o, "ph"));
         if (!phase || strcmp(phase, "X") != 0) continue;
         resbm_status st = read_event(o, &e[*count], err);
-        if (st != RESBM_OK) return rb_err_context(err, st, "event %zu", i);
+        if (st != RESBM_OK) return rb_err_context(err, st, "event %zu: ", i);
         (*count)++;
     }
     return RESBM_OK;
@@ -71,7 +71,7 @@ resbm_status rb_trace_read(const char *path, rb_trace_event **out, size_t *count
                            : rb_fail(err, RESBM_E_FORMAT, "line %d: %s", fault.line, fault.text);
     json_decref(root);
     if (st != RESBM_OK) {
-        rb_err_context(err, st, "%s", path);
+        rb_err_context(err, st, "%s: ", path);
         free(*out);
         *out = NULL;
         *count = 0;
