@@ -155,15 +155,14 @@ static bool begin_frame(rb_link *l, rb_conn *c) {
     return true;
 }
 
-/* Charges the downlink for the frame's bytes [from, to). */
-static void charge(rb_link *l, rb_conn *c, intake *in, size_t from, size_t to) {
-    if (paced(l, c)) in->visible_ns = rb_shape_receive(&l->shape, c->ready_ns, from, to);
+static void charge(rb_link *l, rb_conn *c, intake *in, size_t bytes) {
+    if (paced(l, c)) in->visible_ns = rb_shape_receive(&l->shape, &c->stream, c->ready_ns, bytes);
 }
 
 /* The payload's next `n` bytes are in place. */
 static bool payload_came(rb_link *l, rb_conn *c, intake *in, size_t n) {
     rb_node *f = c->incoming;
-    charge(l, c, in, f->io_bytes, f->io_bytes + n);
+    charge(l, c, in, n);
     rb_count_bytes(in->counted, f, f->io_bytes, f->io_bytes + n);
     f->io_bytes += n;
     return f->io_bytes < f->total || finish_frame(l, c, in);
@@ -171,7 +170,7 @@ static bool payload_came(rb_link *l, rb_conn *c, intake *in, size_t n) {
 
 static bool header_came(rb_link *l, rb_conn *c, intake *in, const uint8_t *p, size_t n) {
     memcpy(c->head + c->head_have, p, n);
-    charge(l, c, in, c->head_have, c->head_have + n);
+    charge(l, c, in, n);
     c->head_have += n;
     if (c->head_have < RB_FRAME_HEADER_BYTES) return true;
     if (!begin_frame(l, c)) return false;

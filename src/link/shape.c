@@ -41,12 +41,8 @@ void rb_shape_stream_init(rb_shape_stream *t, const rb_shape *s, int peer) {
     *t = (rb_shape_stream){.key = rb_mix64(s->opt.seed, (uint64_t)(uint32_t)peer)};
 }
 
-static uint64_t segments_begun(uint64_t bytes) {
-    return (bytes + RB_SEGMENT_PAYLOAD - 1) / RB_SEGMENT_PAYLOAD;
-}
-
-uint64_t rb_shape_wire_bytes(uint64_t from, uint64_t to) {
-    return to - from + RB_SEGMENT_HEADERS * (segments_begun(to) - segments_begun(from));
+uint64_t rb_shape_wire_bytes(uint64_t bytes) {
+    return bytes + RB_SEGMENT_HEADERS * ((bytes + RB_SEGMENT_PAYLOAD - 1) / RB_SEGMENT_PAYLOAD);
 }
 
 /* Occupies the lane with `bytes` from ready_ns at the earliest; *start gets the beginning, the end is
@@ -85,7 +81,11 @@ rb_shape_trip rb_shape_send(rb_shape *s, rb_shape_stream *t, int64_t ready_ns, i
     return trip;
 }
 
-int64_t rb_shape_receive(rb_shape *s, int64_t ready_ns, uint64_t from, uint64_t to) {
+int64_t rb_shape_receive(rb_shape *s, rb_shape_stream *t, int64_t ready_ns, uint64_t bytes) {
     int64_t start;
-    return occupy(s->down, ready_ns, rb_shape_wire_bytes(from, to), &start);
+    if (ready_ns > s->down->free_ns) t->room = 0; /* after a pause a segment begins */
+    uint64_t fill = bytes < t->room ? bytes : t->room;
+    uint64_t wire = fill + rb_shape_wire_bytes(bytes - fill);
+    t->room = t->room - fill + (wire - bytes) / RB_SEGMENT_HEADERS * RB_SEGMENT_PAYLOAD - (bytes - fill);
+    return occupy(s->down, ready_ns, wire, &start);
 }

@@ -43,10 +43,12 @@ typedef struct rb_shape {
     rb_shape_lane *up, *down;
 } rb_shape;
 
-/* What one peer's stream remembers: segments so far and the last arrival (arrivals never overtake). */
+/* What one peer's stream remembers: segments sent so far and the last arrival (arrivals never overtake); of the
+ * way in, how many bytes the last segment could still hold. */
 typedef struct rb_shape_stream {
     uint64_t key, segments;
     int64_t last_arrival_ns;
+    uint64_t room;
 } rb_shape_stream;
 
 typedef struct rb_shape_trip {
@@ -64,14 +66,13 @@ bool rb_shape_any(const rb_shape_options *opt);
 void rb_shape_init(rb_shape *s, const rb_shape_options *opt);
 void rb_shape_stream_init(rb_shape_stream *t, const rb_shape *s, int peer);
 
-/* Bytes on the Ethernet wire of a frame's bytes [from, to): a segment's headers are charged at its first
- * byte. */
-uint64_t rb_shape_wire_bytes(uint64_t from, uint64_t to);
+/* Bytes on the Ethernet wire of `bytes` sent at once. */
+uint64_t rb_shape_wire_bytes(uint64_t bytes);
 /* Sends the next segment of `bytes` (1..1448) that was ready at ready_ns: advances the uplink and the stream.
  */
 rb_shape_trip rb_shape_send(rb_shape *s, rb_shape_stream *t, int64_t ready_ns, int bytes);
-/* Takes a frame's bytes [from, to) that were there at ready_ns in through the downlink; returns when they are
- * in. */
-int64_t rb_shape_receive(rb_shape *s, int64_t ready_ns, uint64_t from, uint64_t to);
+/* Takes `bytes` that were there at ready_ns in through the downlink; returns when they are in. Bytes that follow
+ * others without a pause fill up their last segment, as TCP's do. */
+int64_t rb_shape_receive(rb_shape *s, rb_shape_stream *t, int64_t ready_ns, uint64_t bytes);
 
 #endif

@@ -87,20 +87,45 @@ static void count_losses(rb_link *l, rb_conn *c, uint64_t bytes) {
     pthread_mutex_unlock(&l->lock);
 }
 
-/* One segment of the uplink's first frame. */
-static bool send_segment(rb_link *l, rb_node *n) {
-    rb_conn *c = n->conn;
-    size_t left = n->total - n->up_bytes;
-    int bytes = left < RB_SEGMENT_PAYLOAD ? (int)left : RB_SEGMENT_PAYLOAD;
-    rb_shape_trip t = rb_shape_send(&l->shape, &c->stream, n->queued_ns, bytes);
-    if (n->up_bytes == 0) n->started_ns = t.start_ns;
-    n->up_bytes += (size_t)bytes;
-    if (t.losses) count_losses(l, c, (uint64_t)t.losses * (uint64_t)(bytes + RB_SEGMENT_HEADERS));
-    if (n->up_bytes == n->total) {
-        l->up_head = n->up_next;
-        if (!l->up_head) l->up_tail = NULL;
+/* `bytes` of the uplink's first frame are through; true when that was its end. */
+static bool uplink_pass(rb_link *l, rb_node *n, size_t bytes, int64_t start_ns) {
+    if (n->up_bytes == 0) n->started_ns = start_ns;
+    n->up_bytes += bytes;
+    if (n->up_bytes < n->total) return false;
+    l->up_head = n->up_next;
+    if (!l->up_head) l->up_tail = NULL;
+    return true;
+}
+
+/* Bytes of the next segment: a frame that follows to the same peer without a pause fills it up, as TCP does;
+ * not where draws are made per segment, which must not depend on when frames met in the queue. */
+static size_t segment_bytes(const rb_link *l, const rb_node *n, int64_t start_ns) {
+    size_t bytes = n->total - n->up_bytes;
+    if (l->opt.shape.loss > 0 || l->opt.shape.jitter_ns > 0)
+        return bytes < RB_SEGMENT_PAYLOAD ? bytes : RB_SEGMENT_PAYLOAD;
+    bytes = 0;
+    for (const rb_node *f = n; f && f->conn == n->conn && (f == n || f->queued_ns <= start_ns);
+         f = f->up_next) {
+        bytes += f->total - f->up_bytes;
+        if (bytes >= RB_SEGMENT_PAYLOAD) return RB_SEGMENT_PAYLOAD;
     }
-    return delay_push(c, t.arrive_ns, (size_t)bytes, n->up_bytes == n->total);
+    return bytes;
+}
+
+/* One segment, beginning with the uplink's first frame. */
+static bool send_segment(rb_link *l, rb_node *n, int64_t start_ns) {
+    rb_conn *c = n->conn;
+    size_t bytes = segment_bytes(l, n, start_ns);
+    rb_shape_trip t = rb_shape_send(&l->shape, &c->stream, n->queued_ns, (int)bytes);
+    if (t.losses) count_losses(l, c, (uint64_t)t.losses * (bytes + RB_SEGMENT_HEADERS));
+    bool ends = false;
+    for (size_t left = bytes; left;) {
+        n = l->up_head;
+        size_t take = n->total - n->up_bytes < left ? n->total - n->up_bytes : left;
+        ends = uplink_pass(l, n, take, t.start_ns) || ends;
+        left -= take;
+    }
+    return delay_push(c, t.arrive_ns, bytes, ends);
 }
 
 int64_t rb_transmit_uplink(rb_link *l, int64_t now) {
@@ -111,7 +136,7 @@ int64_t rb_transmit_uplink(rb_link *l, int64_t now) {
         rb_node *n = l->up_head;
         int64_t start = l->shape.up->free_ns > n->queued_ns ? l->shape.up->free_ns : n->queued_ns;
         if (start > now + ahead) return start - ahead / 2;
-        if (!send_segment(l, n)) {
+        if (!send_segment(l, n, start)) {
             rb_io_fault(l, n->conn, RESBM_E_MEMORY, "no memory for the delay line of the shaped link");
             n->conn->broken_tx = true;
             rb_transmit_drop(l, n->conn);

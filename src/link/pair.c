@@ -1,0 +1,90 @@
+#include "link/pair.h"
+
+#include <pthread.h>
+#include <string.h>
+#include "core/clock.h"
+
+#define PATIENCE_NS (10 * RB_SEC)
+
+resbm_status rb_link_pair_end(int self, const rb_shape_options *shape, rb_link **out, rb_err *err) {
+    rb_link_options o = {
+        .self = self,
+        .stages = 3,
+        .token = 1,
+        .limits = {.frame_bytes = 64 << 20, .queued_bytes = 64 << 20, .inbox_bytes = 256 << 20}};
+    if (shape) o.shape = *shape;
+    return rb_link_open(&o, out, err);
+}
+
+typedef struct dialing {
+    rb_link *from;
+    const char *address;
+    resbm_status st;
+    rb_err err;
+} dialing;
+
+static void *dial(void *arg) {
+    dialing *d = arg;
+    d->st = rb_link_connect(d->from, 2, d->address, rb_now_ns() + PATIENCE_NS, &d->err);
+    return NULL;
+}
+
+static resbm_status join(const rb_link_pair *p, rb_listener *listener, rb_err *err) {
+    dialing d = {.from = p->a, .address = rb_listener_address(listener)};
+    pthread_t t;
+    int peer;
+    if (pthread_create(&t, NULL, dial, &d) != 0)
+        return rb_fail(err, RESBM_E_MEMORY, "no memory for a thread");
+    resbm_status st = rb_link_accept(p->b, listener, rb_now_ns() + PATIENCE_NS, &peer, err);
+    if (st != RESBM_OK) rb_link_close(p->a);
+    pthread_join(t, NULL);
+    if (st == RESBM_OK && d.st != RESBM_OK) {
+        st = d.st;
+        if (err) *err = d.err;
+    }
+    return st;
+}
+
+resbm_status rb_link_pair_open(const char *address, const rb_shape_options *a, const rb_shape_options *b,
+                               rb_link_pair *out, rb_err *err) {
+    rb_link_pair p = {0};
+    rb_listener *listener = NULL;
+    resbm_status st;
+    RB_TRY_GOTO(st, rb_link_pair_end(1, a, &p.a, err), out);
+    RB_TRY_GOTO(st, rb_link_pair_end(2, b, &p.b, err), out);
+    RB_TRY_GOTO(st, rb_listen(address, &listener, err), out);
+    st = join(&p, listener, err);
+out:
+    rb_listener_close(listener);
+    if (st != RESBM_OK) rb_link_pair_close(&p);
+    *out = p;
+    return st;
+}
+
+void rb_link_pair_close(rb_link_pair *p) {
+    rb_link_fini(p->a);
+    rb_link_fini(p->b);
+    *p = (rb_link_pair){0};
+}
+
+static rb_frame_header address_of(uint32_t index) {
+    return (rb_frame_header){.kind = RB_FRAME_FORWARD, .microbatch = index};
+}
+
+resbm_status rb_link_pair_send(rb_link *l, int to, uint32_t index, size_t bytes, rb_err *err) {
+    rb_message *m = rb_message_new(bytes);
+    if (!m) return rb_fail(err, RESBM_E_MEMORY, "no memory for a message of %zu bytes", bytes);
+    m->head = address_of(index);
+    m->head.payload_bytes = bytes;
+    m->traffic = RB_TRAFFIC_ACTIVATION;
+    memset(m->payload, (int)(index & 0xff), bytes);
+    return rb_link_send(l, to, m, rb_now_ns() + PATIENCE_NS, err);
+}
+
+resbm_status rb_link_pair_take(rb_link *l, int from, uint32_t index, rb_err *err) {
+    rb_frame_header want = address_of(index);
+    rb_message *m;
+    RB_TRY(rb_link_recv(l, from, &want, rb_now_ns() + PATIENCE_NS, &m, err));
+    rb_message_free(m);
+    return RESBM_OK;
+}

@@ -1,0 +1,24 @@
+/* Two connected endpoints in one process, for `resbm bench links` and for tests: stage 1 (a) and stage 2 (b).
+ */
+#ifndef RB_LINK_PAIR_H
+#define RB_LINK_PAIR_H
+
+#include "link/link.h"
+
+typedef struct rb_link_pair {
+    rb_link *a, *b;
+} rb_link_pair;
+
+/* An endpoint of stage `self` that takes everything a measurement sends; shape NULL: unshaped. */
+resbm_status rb_link_pair_end(int self, const rb_shape_options *shape, rb_link **out, rb_err *err);
+/* Both ends, connected over `address` (b listens). */
+resbm_status rb_link_pair_open(const char *address, const rb_shape_options *a, const rb_shape_options *b,
+                               rb_link_pair *out, rb_err *err);
+void rb_link_pair_close(rb_link_pair *p);
+
+/* Sends forward frame number `index` with `bytes` of payload from l to peer `to`. */
+resbm_status rb_link_pair_send(rb_link *l, int to, uint32_t index, size_t bytes, rb_err *err);
+/* Waits for that frame (10 s at most) and throws it away. */
+resbm_status rb_link_pair_take(rb_link *l, int from, uint32_t index, rb_err *err);
+
+#endif
