@@ -23,25 +23,36 @@ static bool has(const proof *p, rb_action_kind k, int segment, int microbatch) {
     return *pos_of(p, k, segment, microbatch) >= 0;
 }
 
-/* One row per stage, a window of 8 cells each side of the failing one. index == count marks the list's end.
- */
+static int cell_width(const rb_schedule *s) {
+    int width = 1;
+    for (int i = 0; i < s->stages; i++) {
+        for (int j = 0; j < s->stage[i].count; j++) {
+            int n = rb_action_print(NULL, 0, s->stage[i].items[j]);
+            if (n > width) width = n;
+        }
+    }
+    return width + 2;
+}
+
+static void draw_row(const rb_schedule *s, int stage, int from, int to, int mark, int width, rb_buf *grid) {
+    const rb_action_list *l = &s->stage[stage];
+    rb_buf_printf(grid, "%d %s", stage, from ? " ... " : "");
+    for (int j = from; j <= to && j <= l->count; j++) {
+        char cell[RB_ACTION_TEXT] = "?", framed[RB_ACTION_TEXT + 2];
+        if (j == l->count && j != mark) break;
+        if (j < l->count) rb_action_print(cell, sizeof cell, l->items[j]);
+        snprintf(framed, sizeof framed, j == mark ? "[%s]" : " %s ", cell);
+        rb_buf_printf(grid, "%-*s", width, framed);
+    }
+    rb_buf_puts(grid, l->count > to + 1 ? " ...\n" : "\n");
+}
+
+/* All stages, a window of 8 cells each side of the failing one. index == count marks the list's end. */
 static void draw(const proof *p, int stage, int index) {
     enum { SIDE = 8 };
-    if (!p->grid) return;
-    int from = index > SIDE ? index - SIDE : 0;
-    for (int i = 0; i < p->s->stages; i++) {
-        const rb_action_list *l = &p->s->stage[i];
-        rb_buf_printf(p->grid, "%3d %s", i, from ? "... " : "");
-        for (int j = from; j <= l->count && j <= index + SIDE; j++) {
-            char cell[RB_ACTION_TEXT] = "?", marked[RB_ACTION_TEXT + 2];
-            bool mark = i == stage && j == index;
-            if (j == l->count && !mark) break;
-            if (j < l->count) rb_action_print(cell, sizeof cell, l->items[j]);
-            snprintf(marked, sizeof marked, mark ? "[%s]" : " %s ", cell);
-            rb_buf_printf(p->grid, "%-7s", marked);
-        }
-        rb_buf_puts(p->grid, l->count > index + SIDE + 1 ? "...\n" : "\n");
-    }
+    int from = index > SIDE ? index - SIDE : 0, width = cell_width(p->s);
+    for (int i = 0; p->grid && i < p->s->stages; i++)
+        draw_row(p->s, i, from, index + SIDE, i == stage ? index : -1, width, p->grid);
 }
 
 /* Names the cell (or, at the list's end, the action that is missing), draws, and fails. */

@@ -1,0 +1,333 @@
+/* The validator against an oracle of its own: a machine that runs the lists and watches every rule as it
+ * goes. */
+#include "core/rng.h"
+#include "pipeline/testing.h"
+
+enum { N = 8 };
+
+/* --- oracle --- */
+
+typedef struct machine {
+    const rb_schedule *s;
+    int bound, at[N], count[RB_ACT_COUNT][N][N], alive[N], graded[N];
+    rb_action queue[N][N][4 * N * N]; /* from, to */
+    int head[N][N], tail[N][N];
+    bool forward_only, illegal;
+    const int *promised;
+} machine;
+
+static bool lives_apart(const machine *k, int g, int n) {
+    return n >= 0 && n < k->s->segments && k->s->stage_of[g] != k->s->stage_of[n];
+}
+
+/* Was the input of F (dir 0) or of the backward (dir 1) of (g, m) made, here or by a message? */
+static bool input_is_there(const machine *k, int dir, int g, int m) {
+    int n = dir ? g + 1 : g - 1;
+    if (n < 0 || n >= k->s->segments) return true;
+    if (lives_apart(k, g, n)) return k->count[dir ? RB_ACT_RECV_BACKWARD : RB_ACT_RECV_FORWARD][g][m];
+    if (!dir) return k->count[RB_ACT_FORWARD][n][m];
+    return k->count[RB_ACT_BACKWARD][n][m] || k->count[RB_ACT_BACKWARD_INPUT][n][m];
+}
+
+static bool output_is_there(const machine *k, int dir, int g, int m) {
+    if (!dir) return k->count[RB_ACT_FORWARD][g][m];
+    return k->count[RB_ACT_BACKWARD][g][m] || k->count[RB_ACT_BACKWARD_INPUT][g][m];
+}
+
+static bool compute_is_legal(machine *k, rb_action a) {
+    int g = a.segment, m = a.microbatch;
+    bool weight = a.kind == RB_ACT_BACKWARD_WEIGHT, whole = a.kind == RB_ACT_BACKWARD;
+    if (a.kind == RB_ACT_FORWARD) return input_is_there(k, 0, g, m);
+    if (k->forward_only) return false;
+    if (whole && (k->count[RB_ACT_BACKWARD_INPUT][g][m] || k->count[RB_ACT_BACKWARD_WEIGHT][g][m]))
+        return false;
+    if (!whole && k->count[RB_ACT_BACKWARD][g][m]) return false;
+    if ((weight || whole) && k->graded[g]++ != m) return false;
+    if (weight) return k->count[RB_ACT_BACKWARD_INPUT][g][m];
+    return k->count[RB_ACT_FORWARD][g][m] && input_is_there(k, 1, g, m);
+}
+
+/* 1: ran; 0: must wait. */
+static int communicate(machine *k, int stage, rb_action a) {
+    int dir = a.kind == RB_ACT_SEND_BACKWARD || a.kind == RB_ACT_RECV_BACKWARD;
+    bool send = a.kind == RB_ACT_SEND_FORWARD || a.kind == RB_ACT_SEND_BACKWARD;
+    int n = a.segment + (send == !dir ? 1 : -1);
+    if (!lives_apart(k, a.segment, n) || (dir && k->forward_only)) return k->illegal = true;
+    int other = k->s->stage_of[n];
+    if (send) {
+        if (!output_is_there(k, dir, a.segment, a.microbatch)) return k->illegal = true;
+        if (k->tail[stage][other] - k->head[stage][other] >= k->bound) return 0;
+        k->queue[stage][other][k->tail[stage][other]++] = (rb_action){a.kind, n, a.microbatch};
+        return 1;
+    }
+    if (k->head[other][stage] == k->tail[other][stage]) return 0;
+    rb_action got = k->queue[other][stage][k->head[other][stage]++];
+    bool right = got.segment == a.segment && got.microbatch == a.microbatch &&
+                 got.kind == (dir ? RB_ACT_SEND_BACKWARD : RB_ACT_SEND_FORWARD);
+    if (!right) k->illegal = true;
+    return 1;
+}
+
+static void count_alive(machine *k, rb_action a) {
+    int g = a.segment, m = a.microbatch;
+    bool sends = lives_apart(k, g, k->forward_only ? g + 1 : g - 1);
+    int graded = k->count[RB_ACT_BACKWARD][g][m] + k->count[RB_ACT_BACKWARD_WEIGHT][g][m];
+    int used = k->forward_only ? k->count[RB_ACT_FORWARD][g][m] : graded;
+    int sent = k->count[k->forward_only ? RB_ACT_SEND_FORWARD : RB_ACT_SEND_BACKWARD][g][m];
+    if (a.kind == RB_ACT_FORWARD && ++k->alive[g] > k->promised[k->s->stage_of[g]]) k->illegal = true;
+    rb_action_kind last_send = k->forward_only ? RB_ACT_SEND_FORWARD : RB_ACT_SEND_BACKWARD;
+    bool uses = k->forward_only ? a.kind == RB_ACT_FORWARD
+                                : a.kind == RB_ACT_BACKWARD || a.kind == RB_ACT_BACKWARD_WEIGHT;
+    if ((uses || a.kind == last_send) && used && (sent || !sends)) k->alive[g]--;
+}
+
+static int run_one(machine *k, int stage) {
+    if (k->at[stage] == k->s->stage[stage].count) return 0;
+    rb_action a = k->s->stage[stage].items[k->at[stage]];
+    if (k->s->stage_of[a.segment] != stage || k->count[a.kind][a.segment][a.microbatch]) {
+        k->illegal = true;
+        return 1;
+    }
+    if (rb_action_computes(a.kind)) {
+        if (!compute_is_legal(k, a)) k->illegal = true;
+    } else if (!communicate(k, stage, a)) {
+        return 0;
+    }
+    k->count[a.kind][a.segment][a.microbatch]++;
+    count_alive(k, a);
+    k->at[stage]++;
+    return 1;
+}
+
+static bool everything_ran(const machine *k) {
+    for (int i = 0; i < k->s->stages; i++) {
+        if (k->at[i] != k->s->stage[i].count) return false;
+        for (int j = 0; j < k->s->stages; j++) {
+            if (k->head[i][j] != k->tail[i][j]) return false;
+        }
+    }
+    for (int g = 0; g < k->s->segments; g++) {
+        if (!k->forward_only && k->graded[g] != k->s->microbatches) return false;
+        for (int m = 0; m < k->s->microbatches; m++) {
+            if (!k->count[RB_ACT_FORWARD][g][m]) return false;
+            if (!k->forward_only && !output_is_there(k, 1, g, m)) return false;
+        }
+    }
+    return true;
+}
+
+static bool oracle(const rb_schedule *s, const rb_validate_options *o) {
+    static machine k;
+    memset(&k, 0, sizeof k);
+    k.s = s, k.bound = o->queue_bound, k.forward_only = o->forward_only, k.promised = o->promised;
+    for (bool moved = true; moved && !k.illegal;) {
+        moved = false;
+        for (int i = 0; i < s->stages && !k.illegal; i++) moved |= run_one(&k, i);
+    }
+    return !k.illegal && everything_ran(&k);
+}
+
+/* --- mutations --- */
+
+typedef struct tally {
+    int legal, rejected;
+} tally;
+
+static void insert(rb_action_list *l, int at, rb_action a) {
+    rb_err err;
+    assert_ok(rb_action_push(l, a, &err), &err);
+    memmove(&l->items[at + 1], &l->items[at], sizeof *l->items * (size_t)(l->count - 1 - at));
+    l->items[at] = a;
+}
+
+static rb_action take(rb_action_list *l, int at) {
+    rb_action a = l->items[at];
+    memmove(&l->items[at], &l->items[at + 1], sizeof *l->items * (size_t)(--l->count - at));
+    return a;
+}
+
+/* Validator and oracle must agree; a refusal must name a cell and mark one in the grid. */
+static rb_err judge(const rb_schedule *s, const rb_validate_options *o, tally *t) {
+    rb_err err = {0};
+    rb_buf grid = {0};
+    bool legal = oracle(s, o);
+    resbm_status st = rb_schedule_validate(s, o, NULL, &grid, &err);
+    if (legal != (st == RESBM_OK))
+        fail_msg("oracle says %d, validator %d: %s\n%s", legal, st, err.text, grid.data);
+    if (!legal) {
+        assert_int_equal(st, RESBM_E_STATE);
+        assert_non_null(strstr(err.text, ", action "));
+        const char *mark = strchr(grid.data, '[');
+        assert_true(mark && strchr(mark + 1, ']') && !strchr(mark + 1, '['));
+    }
+    legal ? t->legal++ : t->rejected++;
+    rb_buf_free(&grid);
+    return err;
+}
+
+static void assert_names(const rb_err *err, int stage, rb_action a) {
+    char cell[RB_ACTION_TEXT], want[80];
+    rb_action_print(cell, sizeof cell, a);
+    snprintf(want, sizeof want, "stage %d, action %s", stage, cell);
+    if (!strstr(err->text, want)) fail_msg("\"%s\" does not name \"%s\"", err->text, want);
+}
+
+/* Each mutation is undone by its opposite. */
+static void mutate(rb_schedule *s, const rb_validate_options *o, int stage, int at, rb_rng *rng, tally t[4]) {
+    rb_action_list *l = &s->stage[stage];
+    rb_action a = take(l, at);
+    rb_err err = judge(s, o, &t[0]);
+    assert_names(&err, stage, a);
+    insert(l, at, a);
+
+    int where = (int)rb_rng_below(rng, (uint64_t)l->count + 1);
+    insert(l, where, a);
+    err = judge(s, o, &t[1]);
+    assert_names(&err, stage, a);
+    take(l, where);
+
+    int other = (int)rb_rng_below(rng, (uint64_t)l->count);
+    rb_action b = l->items[other];
+    l->items[other] = a, l->items[at] = b;
+    judge(s, o, &t[2]);
+    l->items[other] = b, l->items[at] = a;
+
+    if (s->stages == 1) return;
+    int to = (stage + 1 + (int)rb_rng_below(rng, (uint64_t)s->stages - 1)) % s->stages;
+    where = (int)rb_rng_below(rng, (uint64_t)s->stage[to].count + 1);
+    insert(&s->stage[to], where, take(l, at));
+    err = judge(s, o, &t[3]);
+    assert_names(&err, to, a);
+    insert(l, at, take(&s->stage[to], where));
+}
+
+static void mutate_schedule(const rb_schedule_kind *k, const rb_schedule_args *a, rb_rng *rng, tally t[4]) {
+    rb_schedule s;
+    rb_err err;
+    int promised[N];
+    assert_ok(rb_schedule_build(k, a, &s, NULL, &err), &err);
+    for (int i = 0; i < a->stages; i++) promised[i] = k->in_flight(a, i);
+    rb_validate_options o = {k->queue_bound(a), k->forward_only, promised};
+    assert_true(oracle(&s, &o));
+    for (int round = 0; round < 6; round++) {
+        int stage = (int)rb_rng_below(rng, (uint64_t)s.stages);
+        mutate(&s, &o, stage, (int)rb_rng_below(rng, (uint64_t)s.stage[stage].count), rng, t);
+    }
+    assert_ok(rb_schedule_validate(&s, &o, NULL, NULL, &err), &err);
+    rb_schedule_free(&s);
+}
+
+static void every_mutation_is_judged_rightly(void **state) {
+    (void)state;
+    tally t[4] = {0};
+    rb_rng rng = {.key = 11};
+    for (const rb_schedule_kind *const *k = rb_schedules; *k; k++) {
+        for (int stages = 1; stages <= N; stages++) {
+            for (int segments = stages; segments <= N; segments++) {
+                for (int m = 1; m <= N; m++) {
+                    rb_schedule_args a = {stages, segments, m, (int)rb_rng_below(&rng, 6), NULL};
+                    mutate_schedule(*k, &a, &rng, t);
+                }
+            }
+        }
+    }
+    assert_int_equal(t[0].legal + t[1].legal + t[3].legal, 0); /* dropped, doubled, moved: never legal */
+    assert_true(t[2].legal > 100 && t[2].rejected > 3000);     /* swapped: some do not matter */
+}
+
+/* --- single rules, with their sentences --- */
+
+static const int two[] = {0, 1}, one[] = {0, 0};
+
+static void refuse_with(const char *text, const int *stage_of, int microbatches, const rb_validate_options *o,
+                        const char *part, const char *picture) {
+    rb_schedule s = parse_schedule(text, 2, stage_of, microbatches);
+    rb_buf grid = {0};
+    rb_err err;
+    assert_fails(rb_schedule_validate(&s, o, NULL, &grid, &err), RESBM_E_STATE, part, &err);
+    if (picture) assert_string_equal(grid.data, picture);
+    rb_buf_free(&grid);
+    rb_schedule_free(&s);
+}
+
+static void sentences_name_the_cell(void **state) {
+    (void)state;
+    const rb_validate_options o = {.queue_bound = 1}, eval = {.queue_bound = 1, .forward_only = true};
+    refuse_with("0F0 0SF0 0RB0 0B0\n1RF0 1F0 1SB0 1B0\n", two, 1, &o,
+                "text: stage 1, action 1SB0 (3 of 4): stands before 1B0, which it needs",
+                "0  0F0   0SF0  0RB0  0B0  \n"
+                "1  1RF0  1F0  [1SB0] 1B0  \n");
+    refuse_with("0F0 0SF0 0RB0 0B0\n1RF0 1F0 1SB0\n", two, 1, &o, "text: stage 1, action 1B0: is missing",
+                "0  0F0   0SF0  0RB0  0B0  \n"
+                "1  1RF0  1F0   1SB0 [?]   \n");
+    refuse_with("0F0 1F0 1B0 0B0 0F1 1F1 1B1 0B1 0B1\n", one, 2, &o,
+                "action 0B1 (9 of 9): stands there twice, first as action 8", NULL);
+    refuse_with(
+        "0F0 0F1 1F0 1F1 1B1 1B0 0B0 0B1\n", one, 2, &o,
+        "action 1B1 (5 of 8): adds to the gradient before 1B0; microbatches must accumulate in ascending",
+        NULL);
+    refuse_with("0F0 1F0 1B0 1W0 0B0\n", one, 1, &o, "action 1W0 (4 of 5): is a half of a backward", NULL);
+    refuse_with("0F0 1F0 1I0 0I0 0W0\n", one, 1, &o, "action 1W0: is missing", NULL);
+    refuse_with("0F0 1F0 1W0 1I0 0I0 0W0\n", one, 1, &o, "action 1W0 (3 of 6): stands before 1I0", NULL);
+    refuse_with("0F0 0SF0 1F0 1B0 0B0\n", one, 1, &o, "action 0SF0 (2 of 5): segment 0 has no neighbour",
+                NULL);
+    refuse_with("0F0 2F0\n", one, 1, &o, "action 2F0 (2 of 2): there are 2 segments and 1 microbatches",
+                NULL);
+    refuse_with("0F0 1F0 1B0\n", one, 1, &eval, "action 1B0 (3 of 3): an evaluation has no backward", NULL);
+    refuse_with("0F0 0F1 0SF1 0SF0\n1RF0 1F0 1RF1 1F1\n", two, 2, &eval,
+                "stage 1, action 1RF1 (3 of 4): stage 0 sends it before 0SF0, which is received first", NULL);
+}
+
+static void crossed_waits_are_a_deadlock(void **state) {
+    (void)state;
+    const rb_validate_options tight = {.queue_bound = 1}, wide = {.queue_bound = 2};
+    const char *text = "0F0 0SF0 0F1 0SF1 0F2 0SF2 0F3 0SF3 0RB0 0B0 0RB1 0B1 0RB2 0B2 0RB3 0B3\n"
+                       "1RF0 1F0 1B0 1SB0 1RF1 1F1 1B1 1SB1 1RF2 1F2 1B2 1SB2 1RF3 1F3 1B3 1SB3\n";
+    refuse_with(text, two, 4, &tight,
+                "stage 0, action 0SF3 (8 of 16): deadlock: stage 0 waits at 0SF3, stage 1 waits at 1SB1",
+                NULL);
+    rb_schedule s = parse_schedule(text, 2, two, 4);
+    rb_err err;
+    assert_ok(rb_schedule_validate(&s, &wide, NULL, NULL, &err), &err);
+    rb_schedule_free(&s);
+}
+
+static void activations_alive_are_counted(void **state) {
+    (void)state;
+    const int promised[] = {2, 1};
+    rb_validate_options o = {.queue_bound = 1};
+    int alive[2];
+    rb_err err;
+    rb_schedule s = build("gpipe", 2, 2, 3, 0);
+    assert_ok(rb_schedule_validate(&s, &o, alive, NULL, &err), &err);
+    assert_int_equal(alive[0], 3);
+    assert_int_equal(alive[1], 3);
+    o.promised = promised;
+    assert_fails(
+        rb_schedule_validate(&s, &o, alive, NULL, &err), RESBM_E_STATE,
+        "gpipe: stage 0, action 0F2 (5 of 12): is microbatch 3 alive in segment 0; at most 2 are promised",
+        &err);
+    rb_schedule_free(&s);
+    s = build("1f1b", 2, 2, 3, 0);
+    assert_ok(rb_schedule_validate(&s, &o, alive, NULL, &err), &err);
+    assert_int_equal(alive[0], 2);
+    assert_int_equal(alive[1], 1);
+    rb_schedule_free(&s);
+    /* A weight half that comes late keeps its microbatch alive. */
+    s = parse_schedule("0F0 1F0 1I0 0I0 0F1 1F1 1W0 0W0 1I1 0I1 1W1 0W1\n", 2, one, 2);
+    o.promised = NULL;
+    assert_ok(rb_schedule_validate(&s, &o, alive, NULL, &err), &err);
+    assert_int_equal(alive[0], 2);
+    assert_int_equal(alive[1], 2);
+    rb_schedule_free(&s);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_mutation_is_judged_rightly),
+        cmocka_unit_test(sentences_name_the_cell),
+        cmocka_unit_test(crossed_waits_are_a_deadlock),
+        cmocka_unit_test(activations_alive_are_counted),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
