@@ -1,39 +1,47 @@
+/* pack, unpack and code_stats through the typed wrappers: every device's bytes are the reference's, and the promises
+ * of device/pack_layout.h hold. */
 #include <math.h>
 #include <stdlib.h>
 #include "rb_cmocka.h"
 #include "codec/codec.h"
-#include "codec/steps.h"
+#include "core/bytes.h"
 #include "core/rng.h"
-#include "device/pack_layout.h"
 
-typedef struct bench {
-    rb_device *dev[2];
-    rb_queue *q[2];
-} bench;
+enum { DEVICES = 5, GUARD = 16, MOST = 40000, K_MOST = 2500 };
+/* The first two exist in every build; the rest where the build or the processor has them. */
+static const char *const names[DEVICES] = {"ref", "cpu", "cpu:v2", "cpu:v3", "cpu:v4"};
+
+typedef struct rig {
+    rb_device *dev[DEVICES];
+    rb_queue *q[DEVICES];
+    float x[MOST], y[DEVICES][MOST], steps[K_MOST];
+} rig;
 
 static int open_devices(void **state) {
-    static bench b;
+    rig *r = calloc(1, sizeof *r);
     rb_err err;
-    rb_device_options opt = {.threads = 2};
-    const char *names[2] = {"ref", "cpu"};
-    for (int i = 0; i < 2; i++) {
-        assert_ok(rb_device_open(names[i], &opt, &b.dev[i], &err), &err);
-        assert_ok(rb_queue_open(b.dev[i], &b.q[i], &err), &err);
+    rb_device_options opt = {.threads = 3};
+    assert_non_null(r);
+    for (int d = 0; d < DEVICES; d++) {
+        resbm_status st = rb_device_open(names[d], &opt, &r->dev[d], &err);
+        if (d >= 2 && st != RESBM_OK) continue;
+        assert_ok(st, &err);
+        assert_ok(rb_queue_open(r->dev[d], &r->q[d], &err), &err);
     }
-    *state = &b;
+    for (int i = 0; i < K_MOST; i++) r->steps[i] = 0.1f + 0.003f * (float)(i % 300);
+    *state = r;
     return 0;
 }
 
 static int close_devices(void **state) {
-    bench *b = *state;
-    for (int i = 0; i < 2; i++) {
-        rb_queue_close(b->q[i]);
-        rb_device_close(b->dev[i]);
+    rig *r = *state;
+    for (int d = 0; d < DEVICES; d++) {
+        rb_queue_close(r->q[d]);
+        rb_device_close(r->dev[d]);
     }
+    free(r);
     return 0;
 }
-
-enum { B = 3, most = 3 * 40 * 70 };
 
 static void fill_x(float *x, int64_t n, uint64_t key) {
     rb_normal_fill(key, x, n, 0, 1);
@@ -41,139 +49,332 @@ static void fill_x(float *x, int64_t n, uint64_t key) {
     for (int64_t i = 5; i < n; i += 101) x[i] = 0;
 }
 
+/* Every kind of odd number, each in a group or token of its own where there is room. */
+static void spoil(float *x, int64_t n) {
+    const float odd[] = {NAN, INFINITY, -INFINITY, 3.4e38f, -0.0f, 1e-40f, 0x1p-101f, 0x1p126f};
+    for (int64_t i = 0; i < 8; i++) x[(i * 131 + n - 1) % n] = odd[i];
+}
+
 static rb_pack_args args_of(int code, int scale, bool stochastic) {
     return (rb_pack_args){.code = (rb_code)code, .scale = (rb_scale)scale, .stochastic = stochastic, .seed = 5, .step = 9,
                           .sequence = 0xfffffffeu, .boundary = 2, .direction = stochastic};
 }
 
-/* Packs on device d into guarded memory; returns the bytes (caller frees) behind 16 guard bytes. */
-static uint8_t *pack_on(bench *b, int d, const rb_pack_args *a, float *x, int64_t T, int64_t k, float *steps) {
+/* Packs (B,T,k) with `gap` unused columns beside each row, into guarded memory; the caller frees. */
+static uint8_t *pack_on(rig *r, int d, const rb_pack_args *a, float *x, int64_t B, int64_t T, int64_t k, int64_t gap) {
     rb_err err;
     int64_t n = rb_packed_bytes(a, B, T, k);
-    uint8_t *out = malloc((size_t)n + 32);
-    memset(out, 0xa5, (size_t)n + 32);
-    assert_ok(rb_pack(b->q[d], rb_view1(out + 16, RB_U8, n), rb_view3(x, RB_F32, B, T, k), rb_view1(steps, RB_F32, k), a,
-                      &err), &err);
-    for (int i = 0; i < 16; i++) assert_true(out[i] == 0xa5 && out[n + 16 + i] == 0xa5);
+    uint8_t *out = malloc((size_t)n + 2 * GUARD);
+    assert_non_null(out);
+    memset(out, 0xa5, (size_t)n + 2 * GUARD);
+    rb_view v = rb_view3(x, RB_F32, B, T, k + gap);
+    v.shape[2] = k;
+    assert_ok(rb_pack(r->q[d], rb_view1(out + GUARD, RB_U8, n), v, rb_view1(r->steps, RB_F32, k), a, &err), &err);
+    for (int i = 0; i < GUARD; i++) assert_true(out[i] == 0xa5 && out[n + GUARD + i] == 0xa5);
     return out;
 }
 
-static void check_one(bench *b, const rb_pack_args *a, float *x, int64_t T, int64_t k, float *steps) {
+/* Unpacks into y[d], of whose gaps nothing may be written. */
+static void unpack_on(rig *r, int d, const rb_pack_args *a, uint8_t *bytes, int64_t B, int64_t T, int64_t k,
+                      int64_t gap) {
     rb_err err;
-    static float y[2][most];
+    for (int64_t i = 0; i < B * T * (k + gap) + GUARD && i < MOST; i++) r->y[d][i] = 12345;
+    rb_view v = rb_view3(r->y[d], RB_F32, B, T, k + gap), b = rb_view1(bytes, RB_U8, rb_packed_bytes(a, B, T, k));
+    v.shape[2] = k;
+    assert_ok(rb_unpack(r->q[d], v, b, rb_view1(r->steps, RB_F32, k), a, &err), &err);
+    for (int64_t i = 0; i < B * T * (k + gap); i++)
+        if (i % (k + gap) >= k) assert_true(r->y[d][i] == 12345);
+    for (int64_t i = B * T * (k + gap); i < B * T * (k + gap) + GUARD && i < MOST; i++)
+        assert_true(r->y[d][i] == 12345);
+}
+
+static void same_stats(rig *r, int d, const rb_pack_args *a, uint8_t *bytes, int64_t B, int64_t T, int64_t k) {
+    static int64_t stats[2][K_MOST];
+    rb_err err;
     int64_t n = rb_packed_bytes(a, B, T, k);
-    uint8_t *bytes[2];
-    for (int d = 0; d < 2; d++) bytes[d] = pack_on(b, d, a, x, T, k, steps);
-    assert_memory_equal(bytes[0], bytes[1], (size_t)n + 32);
-    for (int d = 0; d < 2; d++)
-        assert_ok(rb_unpack(b->q[d], rb_view3(y[d], RB_F32, B, T, k), rb_view1(bytes[0] + 16, RB_U8, n),
-                            rb_view1(steps, RB_F32, k), a, &err), &err);
-    assert_memory_equal(y[0], y[1], (size_t)(B * T * k) * sizeof(float));
-    int64_t stats[2][70] = {{0}, {0}};
-    for (int d = 0; d < 2 && a->scale == RB_SCALE_STEP; d++)
-        assert_ok(rb_code_stats(b->q[d], rb_view1(stats[d], RB_I64, k), rb_view1(bytes[0] + 16, RB_U8, n), B, T, a, &err),
+    for (int64_t j = 0; j < k; j++) stats[0][j] = stats[1][j] = j;
+    for (int e = 0; e < 2; e++)
+        assert_ok(rb_code_stats(r->q[e ? d : 0], rb_view1(stats[e], RB_I64, k), rb_view1(bytes, RB_U8, n), B, T, a, &err),
                   &err);
-    assert_memory_equal(stats[0], stats[1], sizeof stats[0]);
-    free(bytes[0]);
-    free(bytes[1]);
+    assert_memory_equal(stats[0], stats[1], (size_t)k * sizeof **stats);
 }
 
-static void cpu_gives_the_bytes_of_ref(void **state) {
-    static float x[most];
-    float steps[70];
-    for (int i = 0; i < 70; i++) steps[i] = 0.1f + 0.02f * (float)i;
-    const int64_t ks[] = {1, 2, 3, 7, 8, 32, 64, 70}, Ts[] = {1, 2, 5, 33, 40};
+static void check_devices(rig *r, const rb_pack_args *a, int64_t B, int64_t T, int64_t k, int64_t gap) {
+    int64_t n = rb_packed_bytes(a, B, T, k);
+    uint8_t *want = pack_on(r, 0, a, r->x, B, T, k, gap);
+    unpack_on(r, 0, a, want + GUARD, B, T, k, gap);
+    for (int d = 1; d < DEVICES; d++) {
+        if (!r->q[d]) continue;
+        uint8_t *got = pack_on(r, d, a, r->x, B, T, k, gap);
+        for (int64_t i = 0; i < n; i++)
+            if (got[GUARD + i] != want[GUARD + i])
+                fail_msg("%s, code %d, scale %d, stochastic %d, (%d,%d,%d), gap %d: byte %d is %02x, ref has %02x", names[d],
+                         (int)a->code, (int)a->scale, a->stochastic, (int)B, (int)T, (int)k, (int)gap, (int)i,
+                         got[GUARD + i], want[GUARD + i]);
+        unpack_on(r, d, a, want + GUARD, B, T, k, gap);
+        assert_memory_equal(r->y[d], r->y[0], (size_t)(B * T * (k + gap)) * sizeof(float));
+        if (a->scale == RB_SCALE_STEP) same_stats(r, d, a, want + GUARD, B, T, k);
+        free(got);
+    }
+    free(want);
+}
+
+static void every_device_gives_the_bytes_of_ref(void **state) {
+    static const int64_t shapes[][3] = {{1, 1, 1}, {3, 2, 2}, {3, 5, 3},  {2, 1, 63}, {2, 1, 64},   {2, 13, 5},   {3, 40, 8},
+                                        {2, 33, 7}, {1, 64, 16}, {2, 40, 70}, {1, 9, 600}, {3, 1100, 8}, {1, 5003, 1},
+                                        {2, 700, 13}, {1, 3, 2500}};
+    rig *r = *state;
     int ran = 0;
-    for (int code = 0; code < RB_CODE_COUNT; code++)
-        for (int scale = 0; scale < RB_SCALE_COUNT; scale++)
-            for (int s = 0; s < 2; s++)
-                for (int i = 0; i < 8 * 5; i++) {
-                    rb_pack_args a = args_of(code, scale, s);
-                    int64_t T = Ts[i / 8], k = ks[i % 8];
-                    if (rb_packed_bytes(&a, B, T, k) < 0) continue;
-                    fill_x(x, B * T * k, (uint64_t)i);
-                    if (i % 3 == 0) x[0] = NAN, x[B * T * k - 1] = INFINITY;
-                    check_one(*state, &a, x, T, k, steps);
-                    ran++;
-                }
-    assert_int_equal(ran, 2 * (2 + 2 * 3) * 40);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (int j = 0; j < RB_CODE_COUNT * RB_SCALE_COUNT * 2; j++) {
+            int64_t B = shapes[i][0], T = shapes[i][1], k = shapes[i][2], gap = j % 2 ? 0 : 3;
+            rb_pack_args a = args_of(j / 8, j / 2 % 4, (j ^ (int)i) & 1);
+            if (rb_packed_bytes(&a, B, T, k) < 0 || B * T * (k + gap) > MOST) continue;
+            fill_x(r->x, B * T * (k + gap), i);
+            if (B * T * k > 20 && j % 4 < 2) spoil(r->x, B * T * (k + gap));
+            check_devices(r, &a, B, T, k, gap);
+            ran++;
+        }
+    assert_int_equal(ran, 15 * 2 * (2 + 2 * 3));
 }
 
-/* Error within half a step (nearest) or one (stochastic), against the group's largest value. */
+/* The unit of the token, group or coordinate of value i of one sequence. */
+static float unit_of(const rig *r, const rb_pack_args *a, const uint8_t *bytes, int64_t i, int64_t k) {
+    if (a->scale == RB_SCALE_STEP) return r->steps[i % k];
+    return rb_bf16_to_f32(rb_get16(bytes + 2 * (i / (a->scale == RB_SCALE_TOKEN ? k : 64))));
+}
+
+/* Within half a unit to the nearest, one unit stochastically; scales clip nothing and are at most 2^-7 too large. */
 static void error_is_bounded(void **state) {
-    bench *b = *state;
-    static float x[most], y[most];
-    rb_err err;
+    rig *r = *state;
+    enum { T = 40, k = 24 };
+    for (int code = RB_CODE_INT8; code <= RB_CODE_INT4; code++)
+        for (int j = 0; j < 6; j++) {
+            rb_pack_args a = args_of(code, 1 + j / 2, j % 2);
+            float qmax = code == RB_CODE_INT8 ? 127 : 7;
+            fill_x(r->x, T * k, 3);
+            uint8_t *p = pack_on(r, 1, &a, r->x, 1, T, k, 0);
+            unpack_on(r, 1, &a, p + GUARD, 1, T, k, 0);
+            for (int64_t i = 0; i < T * k; i++) {
+                float u = unit_of(r, &a, p + GUARD, i, k), x = r->x[i];
+                if (a.scale == RB_SCALE_STEP && fabsf(x) > qmax * u) x = copysignf(qmax * u, x);
+                assert_true(fabsf(x - r->y[1][i]) <= u * (a.stochastic ? 1.0001f : 0.5001f));
+                assert_true(fabsf(x) <= qmax * u * 1.000001f);
+            }
+            free(p);
+        }
+}
+
+static void int4_repacks_to_the_same_bytes(void **state) {
+    rig *r = *state;
+    enum { B = 2, T = 100, k = 12 };
+    for (int scale = RB_SCALE_STEP; scale < RB_SCALE_COUNT; scale++) {
+        rb_pack_args a = args_of(RB_CODE_INT4, scale, false);
+        int64_t n = rb_packed_bytes(&a, B, T, k);
+        fill_x(r->x, B * T * k, 4);
+        uint8_t *p = pack_on(r, 1, &a, r->x, B, T, k, 0);
+        unpack_on(r, 1, &a, p + GUARD, B, T, k, 0);
+        uint8_t *again = pack_on(r, 1, &a, r->y[1], B, T, k, 0);
+        assert_memory_equal(p, again, (size_t)n + 2 * GUARD);
+        free(p);
+        free(again);
+    }
+}
+
+/* A value that is not finite reaches the receiver as NaN, and with learned steps or token scales only where it was. */
+static void not_finite_stays_not_finite(void **state) {
+    rig *r = *state;
+    const float bad[] = {NAN, INFINITY, -INFINITY};
+    enum { T = 20, k = 8, at = 37 };
+    for (int code = 0; code < RB_CODE_COUNT; code++)
+        for (int j = 0; j < 3 * RB_SCALE_COUNT * 2; j++) {
+            rb_pack_args a = args_of(code, j / 6, j % 2);
+            if (rb_packed_bytes(&a, 1, T, k) < 0) continue;
+            for (int i = 0; i < T * k; i++) r->x[i] = 1;
+            r->x[at] = bad[j / 2 % 3];
+            uint8_t *p = pack_on(r, 1, &a, r->x, 1, T, k, 0);
+            unpack_on(r, 1, &a, p + GUARD, 1, T, k, 0);
+            assert_false(isfinite(r->y[1][at]));
+            for (int i = 0; i < T * k; i++) {
+                int hit = a.scale == RB_SCALE_GROUP ? i / 64 == at / 64 : a.scale == RB_SCALE_TOKEN ? i / k == at / k : i == at;
+                assert_int_equal(!isfinite(r->y[1][i]), hit);
+            }
+            free(p);
+        }
+}
+
+/* Bytes of a stranger: every non-finite scale and the unused code are NaN, on every device alike. */
+static void strange_bytes_unpack_to_nan(void **state) {
+    rig *r = *state;
+    const uint16_t scales[] = {0x7f80, 0xff80, 0x7fc0, 0xffc1, 0x7f81, 0x3f80};
+    for (int code = RB_CODE_INT8; code <= RB_CODE_INT4; code++)
+        for (int s = 0; s < 6; s++) {
+            rb_pack_args a = args_of(code, RB_SCALE_GROUP, false);
+            uint8_t bytes[2 + 64] = {0};
+            rb_put16(bytes, scales[s]);
+            for (int i = 0; i < 64; i++) bytes[2 + i] = (uint8_t)(i * 37);
+            bytes[2] = code == RB_CODE_INT8 ? 0x80 : 0x18; /* value 0 is the unused code */
+            for (int d = 0; d < DEVICES; d++) {
+                if (!r->q[d]) continue;
+                unpack_on(r, d, &a, bytes, 1, 8, 8, 0);
+                uint32_t first;
+                memcpy(&first, r->y[d], 4);
+                assert_int_equal(first, 0x7fc00000);
+                for (int i = 1; i < 64 && s < 5; i++) assert_true(isnan(r->y[d][i]));
+                if (s == 5) assert_true(r->y[d][1] == (code == RB_CODE_INT8 ? 37 : 1));
+                assert_memory_equal(r->y[d], r->y[0], 64 * sizeof(float));
+            }
+        }
+}
+
+static void edges_of_scales(void **state) {
+    rig *r = *state;
+    const struct {
+        float x;
+        uint16_t scale;
+    } edges[] = {{0, 0},      {-0.0f, 0},        {1e-44f, 0},          {0x1.fffffep-101f, 0}, {0x1p127f, 0x7fc0},
+                 {-3.4e38f, 0x7fc0}, {7, 0x3f80}, {7.0000005f, 0x3f81}, {-14, 0x4000}};
+    rb_pack_args a = args_of(RB_CODE_INT4, RB_SCALE_TOKEN, true);
+    for (size_t i = 0; i < sizeof edges / sizeof *edges; i++) {
+        r->x[0] = edges[i].x;
+        r->x[1] = r->x[2] = 0;
+        uint8_t *p = pack_on(r, 1, &a, r->x, 1, 1, 3, 0);
+        assert_int_equal(rb_get16(p + GUARD), edges[i].scale);
+        bool none = edges[i].scale == 0 || edges[i].scale == 0x7fc0;
+        assert_int_equal(p[GUARD + 2], none ? 0 : edges[i].x < 0 ? 9 : 7);
+        assert_int_equal(p[GUARD + 3], 0);
+        free(p);
+    }
+    r->x[0] = 0x1p-100f; /* the smallest that counts */
+    uint8_t *p = pack_on(r, 1, &a, r->x, 1, 1, 3, 0);
+    assert_true(rb_get16(p + GUARD) != 0 && p[GUARD + 2] != 0);
+    free(p);
+}
+
+/* A sequence's bytes do not depend on what it is packed with. */
+static void microbatches_do_not_matter(void **state) {
+    rig *r = *state;
+    enum { B = 3, T = 33, k = 7 };
+    for (int j = 0; j < 6; j++) {
+        rb_pack_args a = args_of(RB_CODE_INT4 - j % 2, 1 + j / 2, true), one = a;
+        int64_t each = rb_packed_bytes(&a, 1, T, k);
+        fill_x(r->x, B * T * k, 8);
+        uint8_t *all = pack_on(r, 1, &a, r->x, B, T, k, 0);
+        assert_int_equal(rb_packed_bytes(&a, B, T, k), B * each);
+        for (int i = 0; i < B; i++) {
+            one.sequence = a.sequence + (uint64_t)i;
+            uint8_t *single = pack_on(r, 1, &one, r->x + i * T * k, 1, T, k, 0);
+            assert_memory_equal(single + GUARD, all + GUARD + i * each, (size_t)each);
+            free(single);
+        }
+        free(all);
+    }
+}
+
+/* All of seed, step, sequence (both words), boundary and direction key the bits; nothing does when to nearest. */
+static void bits_are_keyed(void **state) {
+    rig *r = *state;
+    enum { T = 64, k = 8 };
+    fill_x(r->x, T * k, 8);
     for (int s = 0; s < 2; s++) {
-        rb_pack_args a = args_of(RB_CODE_INT4, RB_SCALE_TOKEN, s);
-        int64_t T = 40, k = 64, n = rb_packed_bytes(&a, B, T, k);
-        fill_x(x, B * T * k, 3);
-        uint8_t *p = pack_on(b, 1, &a, x, T, k, NULL);
-        assert_ok(rb_unpack(b->q[1], rb_view3(y, RB_F32, B, T, k), rb_view1(p + 16, RB_U8, n), rb_none(), &a, &err), &err);
-        for (int64_t t = 0; t < B * T; t++) {
-            float top = 0;
-            for (int64_t i = 0; i < k; i++) top = fmaxf(top, fabsf(x[t * k + i]));
-            for (int64_t i = 0; i < k; i++)
-                assert_true(fabsf(x[t * k + i] - y[t * k + i]) <= top * 1.01f / 7 * (s ? 1.0f : 0.5f));
+        rb_pack_args a = args_of(RB_CODE_INT4, RB_SCALE_GROUP, s), other[6] = {a, a, a, a, a, a};
+        int64_t n = rb_packed_bytes(&a, 1, T, k);
+        other[0].seed++;
+        other[1].step++;
+        other[2].sequence++;
+        other[3].sequence += (uint64_t)1 << 32;
+        other[4].boundary++;
+        other[5].direction ^= 1;
+        uint8_t *p = pack_on(r, 1, &a, r->x, 1, T, k, 0);
+        for (int i = 0; i < 6; i++) {
+            uint8_t *o = pack_on(r, 1, &other[i], r->x, 1, T, k, 0);
+            int64_t differ = 0;
+            for (int64_t b = 0; b < n; b++) differ += p[GUARD + b] != o[GUARD + b];
+            assert_true(s ? differ > n / 20 : differ == 0);
+            free(o);
         }
         free(p);
     }
 }
 
-static void not_finite_stays_not_finite(void **state) {
-    bench *b = *state;
-    rb_err err;
-    float steps[8] = {1, 1, 1, 1, 1, 1, 1, 1};
-    for (int scale = RB_SCALE_STEP; scale < RB_SCALE_COUNT; scale++)
-        for (int bad = 0; bad < 2; bad++) {
-            float x[B * 4 * 8] = {0}, y[B * 4 * 8];
-            rb_pack_args a = args_of(RB_CODE_INT4, scale, false);
-            x[37] = bad ? NAN : -INFINITY;
-            uint8_t *p = pack_on(b, 1, &a, x, 4, 8, steps);
-            assert_ok(rb_unpack(b->q[1], rb_view3(y, RB_F32, B, 4, 8),
-                                rb_view1(p + 16, RB_U8, rb_packed_bytes(&a, B, 4, 8)), rb_view1(steps, RB_F32, 8), &a, &err),
-                      &err);
-            assert_true(isnan(y[37]));
-            assert_true(y[0] == 0);
+/* Forward scales are causal: token t decides nothing about another token. */
+static void tokens_do_not_touch_each_other(void **state) {
+    rig *r = *state;
+    enum { T = 50, k = 5, t = 21 };
+    for (int code = 0; code < RB_CODE_COUNT; code++)
+        for (int scale = RB_SCALE_NONE; scale <= RB_SCALE_TOKEN; scale++) {
+            rb_pack_args a = args_of(code, scale, false);
+            if (rb_packed_bytes(&a, 1, T, k) < 0) continue;
+            float before[T * k];
+            fill_x(r->x, T * k, 8);
+            for (int pass = 0; pass < 2; pass++) {
+                uint8_t *p = pack_on(r, 1, &a, r->x, 1, T, k, 0);
+                unpack_on(r, 1, &a, p + GUARD, 1, T, k, 0);
+                free(p);
+                if (!pass) memcpy(before, r->y[1], sizeof before);
+                for (int j = 0; j < k; j++) r->x[t * k + j] = j == 1 ? NAN : -1000;
+            }
+            assert_memory_equal(before, r->y[1], t * k * sizeof(float));
+            assert_memory_equal(before + (t + 1) * k, r->y[1] + (t + 1) * k, (T - t - 1) * k * sizeof(float));
+            assert_true(memcmp(before + t * k, r->y[1] + t * k, k * sizeof(float)) != 0);
+        }
+}
+
+/* The mean of many roundings is the value, within four standard deviations, for fractions near and far from 0. */
+static void stochastic_rounding_has_no_bias(void **state) {
+    rig *r = *state;
+    const float fraction[] = {0.3f, -0.3f, 0.5f, 0.01f, -0.99f, 0.75f};
+    enum { T = 600, k = 64, groups = T * k / 64, n = groups * 63 };
+    for (int code = RB_CODE_INT8; code <= RB_CODE_INT4; code++)
+        for (int f = 0; f < 6; f++) {
+            rb_pack_args a = args_of(code, RB_SCALE_GROUP, true);
+            for (int i = 0; i < T * k; i++) r->x[i] = i % 64 ? fraction[f] : code == RB_CODE_INT8 ? 127 : 7; /* unit 1 */
+            uint8_t *p = pack_on(r, 1, &a, r->x, 1, T, k, 0);
+            unpack_on(r, 1, &a, p + GUARD, 1, T, k, 0);
+            double sum = 0, q = fabs((double)fraction[f]);
+            for (int i = 0; i < T * k; i++) sum += i % 64 ? (double)r->y[1][i] : 0;
+            double bound = 4 * sqrt(q * (1 - q) / n);
+            if (fabs(sum / n - (double)fraction[f]) > bound)
+                fail_msg("mean %.6f of %.2f, bound %.6f", sum / n, (double)fraction[f], bound);
             free(p);
         }
 }
 
-/* A sequence's bytes do not depend on what it is packed with. */
-static void microbatches_do_not_matter(void **state) {
-    bench *b = *state;
-    static float x[most];
+static void threads_do_not_matter(void **state) {
+    rig *r = *state;
     rb_err err;
-    rb_pack_args a = args_of(RB_CODE_INT4, RB_SCALE_GROUP, true), one = a;
-    int64_t T = 33, k = 7, n = rb_packed_bytes(&a, B, T, k), each = rb_packed_bytes(&a, 1, T, k);
-    fill_x(x, B * T * k, 8);
-    uint8_t *all = pack_on(b, 1, &a, x, T, k, NULL), *single = malloc((size_t)each);
-    assert_int_equal(n, B * each);
-    for (int i = 0; i < B; i++) {
-        one.sequence = a.sequence + (uint64_t)i;
-        assert_ok(rb_pack(b->q[1], rb_view1(single, RB_U8, each), rb_view3(x + i * T * k, RB_F32, 1, T, k), rb_none(), &one,
-                          &err), &err);
-        assert_memory_equal(single, all + 16 + i * each, (size_t)each);
-    }
-    free(all);
+    enum { T = 3000, k = 13 };
+    rb_device *one;
+    rb_queue *q = r->q[1];
+    assert_ok(rb_device_open("cpu", &(rb_device_options){.threads = 1}, &one, &err), &err);
+    rb_pack_args a = args_of(RB_CODE_INT4, RB_SCALE_GROUP, true);
+    fill_x(r->x, T * k, 8);
+    uint8_t *three = pack_on(r, 1, &a, r->x, 1, T, k, 0);
+    assert_ok(rb_queue_open(one, &r->q[1], &err), &err);
+    uint8_t *single = pack_on(r, 1, &a, r->x, 1, T, k, 0);
+    assert_memory_equal(three, single, (size_t)rb_packed_bytes(&a, 1, T, k));
+    rb_queue_close(r->q[1]);
+    r->q[1] = q;
+    rb_device_close(one);
+    free(three);
     free(single);
 }
 
-static void stochastic_rounding_has_no_bias(void **state) {
-    bench *b = *state;
-    enum { T = 512, k = 64 };
-    static float x[B * T * k], y[B * T * k];
+static void stats_are_sums_of_squares(void **state) {
+    rig *r = *state;
     rb_err err;
-    for (int i = 0; i < B * T * k; i++) x[i] = i % 64 ? 0.3f : 7.0f; /* scale 7, so 0.3 is 0.3 of a code */
-    rb_pack_args a = args_of(RB_CODE_INT4, RB_SCALE_GROUP, true);
-    uint8_t *p = pack_on(b, 1, &a, x, T, k, NULL);
-    assert_ok(rb_unpack(b->q[1], rb_view3(y, RB_F32, B, T, k), rb_view1(p + 16, RB_U8, rb_packed_bytes(&a, B, T, k)),
-                        rb_none(), &a, &err), &err);
-    double sum = 0;
-    for (int i = 0; i < B * T * k; i++) sum += i % 64 ? y[i] : 0;
-    double mean = sum / (B * T * 63);
-    assert_true(mean > 0.29 && mean < 0.31);
-    free(p);
+    enum { B = 2, T = 2, k = 3 };
+    const float x[B * T * k] = {1, -2, 9, 0, 2, -9, 3, NAN, 1, -3, 2, 0};
+    const int64_t want[k] = {100 + 1 + 0 + 9 + 9, 4 + 4 + 64 + 4, 49 + 49 + 1 + 0};
+    int64_t stats[k] = {100, 0, 0};
+    rb_pack_args a = args_of(RB_CODE_INT4, RB_SCALE_STEP, false);
+    float ones[k] = {1, 1, 1};
+    uint8_t bytes[2 * 3];
+    rb_view b = rb_view1(bytes, RB_U8, 6);
+    memcpy(r->x, x, sizeof x);
+    assert_ok(rb_pack(r->q[1], b, rb_view3(r->x, RB_F32, B, T, k), rb_view1(ones, RB_F32, k), &a, &err), &err);
+    assert_ok(rb_code_stats(r->q[1], rb_view1(stats, RB_I64, k), b, B, T, &a, &err), &err);
+    for (int j = 0; j < k; j++) assert_int_equal(stats[j], want[j]);
 }
 
 static void bytes_per_token(void **state) {
@@ -182,42 +383,83 @@ static void bytes_per_token(void **state) {
     assert_int_equal(rb_packed_bytes(&f, 4, 256, 8), 4096);
     assert_int_equal(rb_packed_bytes(&g, 4, 256, 8), 4096 + 256);
     assert_int_equal(rb_packed_bytes(&f, 1, 256, 2), 256);
-    rb_pack_args wrong = args_of(RB_CODE_INT4, RB_SCALE_NONE, false);
-    assert_int_equal(rb_packed_bytes(&wrong, 1, 1, 1), -1);
+    assert_int_equal(rb_packed_bytes(&f, 2, 3, 3), 10);
     assert_int_equal(rb_packed_bytes(&f, INT64_MAX / 4, INT64_MAX / 4, 8), -1);
+    assert_int_equal(rb_packed_bytes(&f, 1, INT64_MAX / 2, 4), -1);
+    assert_int_equal(rb_packed_bytes(&f, 1, 0, 4), -1);
+    const int allowed[RB_CODE_COUNT][RB_SCALE_COUNT] = {{1}, {1}, {0, 1, 1, 1}, {0, 1, 1, 1}};
+    for (int c = 0; c < RB_CODE_COUNT; c++)
+        for (int s = 0; s < RB_SCALE_COUNT; s++) {
+            rb_pack_args a = args_of(c, s, false);
+            assert_int_equal(rb_packed_bytes(&a, 1, 1, 1) > 0, allowed[c][s]);
+        }
+    rb_pack_args wild = args_of(77, 0, false);
+    assert_int_equal(rb_packed_bytes(&wild, 1, 1, 1), -1);
 }
 
-/* From a poor start the steps come to sigma / sqrt(8.9) of each coordinate. */
-static void learned_steps_converge(void **state) {
-    bench *b = *state;
-    enum { T = 256, k = 4 };
-    static float x[B * T * k];
+static void registry(void **state) {
+    (void)state;
+    for (int c = 0; c < RB_CODE_COUNT; c++) {
+        assert_int_equal(rb_codecs[c].code, c);
+        assert_ptr_equal(rb_codec_find(rb_codecs[c].name), &rb_codecs[c]);
+        for (int direction = 0; direction < 2; direction++) {
+            rb_pack_args a = rb_codec_args(&rb_codecs[c], direction, RB_SCALE_STEP);
+            assert_int_equal(rb_packed_bytes(&a, 1, 16, 8), 16 * rb_codecs[c].bits + (a.scale == RB_SCALE_GROUP ? 4 : 0));
+            assert_int_equal(a.stochastic, direction && rb_codecs[c].integers);
+            assert_int_equal(a.direction, direction);
+        }
+    }
+    assert_int_equal(rb_codec_args(rb_codec_find("int4"), 0, RB_SCALE_TOKEN).scale, RB_SCALE_TOKEN);
+    assert_null(rb_codec_find("int3"));
+}
+
+static void faults_are_named(void **state) {
+    rig *r = *state;
     rb_err err;
-    float steps[k] = {RB_STEP_START, RB_STEP_START, RB_STEP_START, RB_STEP_START};
-    const float sigma[k] = {0.01f, 1, 30, 1000};
-    rb_pack_args a = args_of(RB_CODE_INT4, RB_SCALE_STEP, false);
-    for (int u = 0; u < 60; u++) {
-        rb_normal_fill((uint64_t)u, x, B * T * k, 0, 1);
-        for (int i = 0; i < B * T * k; i++) x[i] *= sigma[i % k];
-        int64_t stats[k] = {0};
-        uint8_t *p = pack_on(b, 1, &a, x, T, k, steps);
-        assert_ok(rb_code_stats(b->q[1], rb_view1(stats, RB_I64, k), rb_view1(p + 16, RB_U8, rb_packed_bytes(&a, B, T, k)), B,
-                                T, &a, &err), &err);
-        free(p);
-        rb_steps_update(steps, stats, k, B * T, RB_CODE_INT4, (uint64_t)u);
-    }
-    for (int i = 0; i < k; i++) {
-        float want = sigma[i] / sqrtf(8.9f);
-        assert_true(steps[i] > 0.8f * want && steps[i] < 1.25f * want);
-    }
+    uint8_t bytes[64];
+    float steps[4] = {1, 1, 1, 1};
+    int64_t stats[4] = {0};
+    rb_queue *q = r->q[1];
+    rb_pack_args a = args_of(RB_CODE_INT4, RB_SCALE_STEP, false), g = args_of(RB_CODE_INT4, RB_SCALE_GROUP, false),
+                 wrong = args_of(RB_CODE_BF16, RB_SCALE_GROUP, false);
+    rb_view x = rb_view3(r->x, RB_F32, 1, 2, 4), four = rb_view1(bytes, RB_U8, 4), s = rb_view1(steps, RB_F32, 4);
+    fill_x(r->x, 8, 1);
+    assert_fails(rb_pack(q, rb_view1(bytes, RB_U8, 5), x, s, &a, &err), RESBM_E_ARG,
+                 "bytes has 5, (1,2,4) in int4 with scale step is 4", &err);
+    assert_fails(rb_unpack(q, x, four, s, &g, &err), RESBM_E_ARG, "scale group is 6", &err);
+    assert_fails(rb_pack(q, four, x, rb_none(), &a, &err), RESBM_E_ARG, "scale step needs steps (4)", &err);
+    assert_fails(rb_pack(q, four, x, rb_view1(steps, RB_F32, 3), &a, &err), RESBM_E_ARG, "steps", &err);
+    assert_fails(rb_pack(q, four, x, s, &wrong, &err), RESBM_E_ARG, "code bf16 takes no scale \"group\"; only none", &err);
+    assert_fails(rb_code_stats(q, rb_view1(stats, RB_I64, 4), rb_view1(bytes, RB_U8, 6), 1, 2, &g, &err), RESBM_E_ARG,
+                 "scale group has no learned steps", &err);
+    assert_fails(rb_code_stats(q, rb_view1(stats, RB_I64, 4), rb_view1(bytes, RB_U8, 6), 1, 2, &a, &err), RESBM_E_ARG,
+                 "bytes has 6", &err);
+    const float bad[] = {0, -1, NAN, INFINITY, 1e-40f};
+    for (int d = 0; d < 2; d++)
+        for (int i = 0; i < 5; i++) {
+            steps[2] = bad[i];
+            assert_fails(rb_pack(r->q[d], four, x, s, &a, &err), RESBM_E_NUMERIC, "learned step of coordinate 2 is ", &err);
+            assert_fails(rb_unpack(r->q[d], x, four, s, &a, &err), RESBM_E_NUMERIC, "unpack", &err);
+        }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(cpu_gives_the_bytes_of_ref),   cmocka_unit_test(error_is_bounded),
-        cmocka_unit_test(not_finite_stays_not_finite),  cmocka_unit_test(microbatches_do_not_matter),
-        cmocka_unit_test(stochastic_rounding_has_no_bias), cmocka_unit_test(bytes_per_token),
-        cmocka_unit_test(learned_steps_converge),
+        cmocka_unit_test(every_device_gives_the_bytes_of_ref),
+        cmocka_unit_test(error_is_bounded),
+        cmocka_unit_test(int4_repacks_to_the_same_bytes),
+        cmocka_unit_test(not_finite_stays_not_finite),
+        cmocka_unit_test(strange_bytes_unpack_to_nan),
+        cmocka_unit_test(edges_of_scales),
+        cmocka_unit_test(microbatches_do_not_matter),
+        cmocka_unit_test(bits_are_keyed),
+        cmocka_unit_test(tokens_do_not_touch_each_other),
+        cmocka_unit_test(stochastic_rounding_has_no_bias),
+        cmocka_unit_test(threads_do_not_matter),
+        cmocka_unit_test(stats_are_sums_of_squares),
+        cmocka_unit_test(bytes_per_token),
+        cmocka_unit_test(registry),
+        cmocka_unit_test(faults_are_named),
     };
     return cmocka_run_group_tests(tests, open_devices, close_devices);
 }
