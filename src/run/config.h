@@ -60,6 +60,7 @@ typedef struct rb_pipeline_config {
     rb_transport transport;
     int addresses; /* 0 or stages */
     char address[RB_MAX_STAGES][128];
+    char control[128]; /* host:port of the coordinator with tcp; empty: loopback */
     char launcher[512]; /* command prefix, "{stage}" replaced; empty = none */
     char device[16];
     int64_t deadline_ns, startup_deadline_ns;

@@ -23,7 +23,8 @@ static rb_view steps_of(const rb_port *p, int part) {
     return p->wire.part[part].learned_steps ? p->steps : rb_none();
 }
 
-static resbm_status size_parts(rb_port *p, rb_err *err) {
+resbm_status rb_port_resize(rb_port *p, rb_err *err) {
+    p->packed_bytes = 0;
     for (int i = 0; i < p->wire.parts; i++) {
         const rb_wire_part *w = &p->wire.part[i];
         int64_t n = rb_packed_bytes(&w->pack, p->B, p->T, w->width);
@@ -49,7 +50,7 @@ resbm_status rb_port_open(rb_device *dev, const rb_model_config *m, const rb_bou
                           int direction, int64_t B, int64_t T, rb_view steps, rb_port *out, rb_err *err) {
     *out = (rb_port){.boundary = boundary, .direction = direction, .B = B, .T = T, .steps = steps, .dev = dev};
     RB_TRY(rb_model_wire(m, b, direction, &out->wire, err));
-    RB_TRY(size_parts(out, err));
+    RB_TRY(rb_port_resize(out, err));
     RB_TRY(rb_alloc(dev, out->packed_bytes, &out->bytes, err));
     if (!learns(out)) return RESBM_OK;
     int64_t k = rb_count(steps);

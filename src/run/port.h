@@ -30,6 +30,8 @@ typedef struct rb_port {
 resbm_status rb_port_open(rb_device *dev, const rb_model_config *m, const rb_boundary_config *b, int boundary,
                           int direction, int64_t B, int64_t T, rb_view steps, rb_port *out, rb_err *err);
 void rb_port_close(rb_port *p);
+/* For a copy of a port whose B or T was made smaller: sizes computed again, on the same memory. */
+resbm_status rb_port_resize(rb_port *p, rb_err *err);
 /* Both ends of a boundary in one stage: p works on the bytes of `with` from now on. */
 void rb_port_share(rb_port *p, const rb_port *with);
 

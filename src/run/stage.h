@@ -44,6 +44,7 @@ typedef struct rb_stage {
     rb_queue *q;
     rb_stage_model *model;
     rb_optim *optim;
+    rb_kv_cache *cache; /* generation */
     int *rows, row_count;       /* hosted rows of the table */
     rb_schedule train, eval;
     rb_seat *seat;              /* (hosted) */

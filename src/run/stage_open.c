@@ -66,17 +66,7 @@ static resbm_status open_model(rb_stage *s, int slots, rb_err *err) {
 }
 
 static resbm_status open_optim(rb_stage *s, rb_err *err) {
-    const rb_optim_settings *o = &s->cfg.optim;
-    rb_optim_config c = rb_optim_defaults();
-    snprintf(c.kind, sizeof c.kind, "%s", o->kind);
-    c.lr = o->lr;
-    c.adamw_lr = o->adamw_lr;
-    c.weight_decay = o->weight_decay;
-    c.beta1 = o->beta1;
-    c.beta2 = o->beta2;
-    c.eps = o->eps;
-    c.momentum = o->momentum;
-    c.scaling = o->scaling;
+    rb_optim_config c = s->cfg.optim.rule;
     RB_TRY(rb_optim_check(&c, &s->table, err));
     rb_optim_tensor *t = calloc((size_t)s->row_count + 1, sizeof *t);
     if (!t) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d tensors", s->row_count);
@@ -201,6 +191,7 @@ void rb_stage_close(rb_stage *s) {
     for (int i = 0; s->seat && i < s->hosted; i++) rb_seat_close(&s->seat[i]);
     free(s->seat);
     rb_optim_close(s->optim);
+    rb_kv_cache_close(s->cache);
     rb_stage_model_close(s->model);
     if (s->dev) {
         rb_free(s->dev, s->tokens.data);

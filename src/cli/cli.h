@@ -1,0 +1,32 @@
+/* Commands of the program: each file one, thin over run/. A command gets its own argv (argv[0] "resbm NAME") and
+ * returns the exit status: 0; 1 a fault (its sentence is on standard error); 2 wrong use; 130 Ctrl-C. */
+#ifndef RB_CLI_CLI_H
+#define RB_CLI_CLI_H
+
+#include "core/err.h"
+#include "run/config.h"
+
+typedef struct rb_command {
+    const char *name, *summary;
+    int (*run)(int argc, char **argv);
+    bool hidden;
+} rb_command;
+
+extern const rb_command rb_commands[]; /* ends with a NULL name */
+
+int rb_cmd_data(int argc, char **argv);
+int rb_cmd_train(int argc, char **argv);
+int rb_cmd_eval(int argc, char **argv);
+int rb_cmd_generate(int argc, char **argv);
+int rb_cmd_report(int argc, char **argv);
+int rb_cmd_bench(int argc, char **argv);
+int rb_cmd_doctor(int argc, char **argv);
+int rb_cmd_verify(int argc, char **argv);
+int rb_cmd_stage(int argc, char **argv);
+
+/* Prints "resbm: sentence" and gives the exit status of a fault. */
+int rb_cli_fail(resbm_status st, const rb_err *err);
+/* Path of this program, to start stages from. */
+const char *rb_cli_program(char out[4096]);
+
+#endif

@@ -1,0 +1,59 @@
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "cli/cli.h"
+
+const rb_command rb_commands[] = {
+    {"data", "text files to token shards", rb_cmd_data, false},
+    {"train", "train a model as a pipeline of stages", rb_cmd_train, false},
+    {"eval", "loss of a checkpoint on validation data", rb_cmd_eval, false},
+    {"generate", "continue a text with a checkpoint", rb_cmd_generate, false},
+    {"report", "table and report.html of one run or several", rb_cmd_report, false},
+    {"verify", "one stage against several, bit for bit", rb_cmd_verify, false},
+    {"doctor", "what this build and this machine can do", rb_cmd_doctor, false},
+    {"bench", "measure kernels, codec, links", rb_cmd_bench, false},
+    {"stage", "a stage process (started by the others)", rb_cmd_stage, true},
+    {NULL, NULL, NULL, false},
+};
+
+int rb_cli_fail(resbm_status st, const rb_err *err) {
+    fprintf(stderr, "resbm: %s\n", *err->text ? err->text : resbm_status_text(st));
+    return st == RESBM_E_CANCELLED ? 130 : 1;
+}
+
+const char *rb_cli_program(char out[4096]) {
+    ssize_t n = readlink("/proc/self/exe", out, 4095);
+    if (n <= 0) return "resbm";
+    out[n] = 0;
+    return out;
+}
+
+static void usage(FILE *f) {
+    fprintf(f, "resbm %s: trains transformer language models as a pipeline of stages over slow networks\n\n"
+               "usage: resbm COMMAND [...]      (resbm COMMAND --help tells more)\n\n", resbm_version());
+    for (const rb_command *c = rb_commands; c->name; c++)
+        if (!c->hidden) fprintf(f, "  %-9s %s\n", c->name, c->summary);
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2) {
+        usage(stderr);
+        return 2;
+    }
+    if (!strcmp(argv[1], "--version")) return printf("resbm %s\n", resbm_version()) < 0;
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "help")) {
+        usage(stdout);
+        return 0;
+    }
+    for (const rb_command *c = rb_commands; c->name; c++) {
+        if (strcmp(c->name, argv[1])) continue;
+        char name[64];
+        snprintf(name, sizeof name, "resbm %s", c->name);
+        argv[1] = name;
+        return c->run(argc - 1, argv + 1);
+    }
+    fprintf(stderr, "resbm: there is no command \"%s\"\n\n", argv[1]);
+    usage(stderr);
+    return 2;
+}

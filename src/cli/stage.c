@@ -1,0 +1,42 @@
+#include <argp.h>
+#include <stdlib.h>
+#include "cli/cli.h"
+#include "run/stage.h"
+
+typedef struct arguments {
+    const char *control;
+    int stage;
+} arguments;
+
+static const struct argp_option options[] = {
+    {"control", 'c', "ADDRESS", 0, "of the coordinator", 0},
+    {"stage", 's', "N", 0, "number of this stage", 0},
+    {0},
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    arguments *a = state->input;
+    if (key == 'c')
+        a->control = arg;
+    else if (key == 's')
+        a->stage = atoi(arg);
+    else
+        return ARGP_ERR_UNKNOWN;
+    return 0;
+}
+
+int rb_cmd_stage(int argc, char **argv) {
+    const struct argp argp = {options, parse, NULL, "A stage process; its coordinator starts it and gives it the run's "
+                                                    "secret on standard input.", NULL, NULL, NULL};
+    arguments a = {.stage = -1};
+    unsigned long long token;
+    rb_err err = {0};
+    if (argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;
+    if (!a.control || a.stage < 0 || scanf("%16llx", &token) != 1) {
+        fprintf(stderr, "resbm stage: needs --control, --stage and the run's secret on standard input\n");
+        return 2;
+    }
+    /* The coordinator prints the fault; a stage that cannot reach it is the only one to speak. */
+    resbm_status st = rb_stage_main(a.control, a.stage, token, &err);
+    return st == RESBM_OK ? 0 : 1;
+}

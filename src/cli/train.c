@@ -1,0 +1,120 @@
+#include <argp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "cli/cli.h"
+#include "core/buf.h"
+#include "run/record.h"
+#include "run/train.h"
+
+typedef struct arguments {
+    const char *file, *dir;
+    const char **set;
+    int sets;
+    bool resume, quiet, keys;
+} arguments;
+
+static const struct argp_option options[] = {
+    {"out", 'o', "DIR", 0, "folder of the run (default runs/NAME of the configuration)", 0},
+    {"resume", 'r', 0, 0, "go on from the newest whole snapshot in DIR", 0},
+    {"quiet", 'q', 0, 0, "no list of parameters and rules", 0},
+    {"keys", 'k', 0, 0, "print every configuration key, and end", 0},
+    {0},
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    arguments *a = state->input;
+    switch (key) {
+    case 'o': a->dir = arg; break;
+    case 'r': a->resume = true; break;
+    case 'q': a->quiet = true; break;
+    case 'k': a->keys = true; break;
+    case ARGP_KEY_ARG:
+        if (strchr(arg, '='))
+            a->set[a->sets++] = arg;
+        else if (a->file)
+            argp_error(state, "two configurations: %s and %s (an override looks like section.key=value)", a->file, arg);
+        else
+            a->file = arg;
+        break;
+    case ARGP_KEY_END:
+        if (!a->file && !a->keys) argp_error(state, "name a configuration (RUN.yaml)");
+        break;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+static atomic_int stop;
+
+/* The first Ctrl-C asks for a snapshot and an end; the second ends at once. */
+static void on_signal(int sig) {
+    if (atomic_fetch_add(&stop, 1)) {
+        signal(sig, SIG_DFL);
+        raise(sig);
+    }
+}
+
+static resbm_status load(const arguments *a, rb_config *c, rb_err *err) {
+    RB_TRY(rb_config_defaults(c, err));
+    RB_TRY(rb_config_load_file(c, a->file, err));
+    for (int i = 0; i < a->sets; i++) RB_TRY(rb_config_override(c, a->set[i], err));
+    return rb_config_validate(c, err);
+}
+
+static resbm_status train(const arguments *a, const rb_config *c, const char *dir, rb_err *err) {
+    char program[4096];
+    rb_record *rec;
+    rb_train_summary sum;
+    RB_TRY(rb_make_dirs(dir, err));
+    RB_TRY(rb_record_open(c, dir, stderr, a->quiet, &rec, err));
+    rb_train_options o = {.cfg = c, .dir = dir, .program = rb_cli_program(program), .resume = a->resume, .stop = &stop,
+                          .hooks = rb_record_hooks(rec)};
+    resbm_status st = rb_train(&o, &sum, err);
+    rb_err late = {0};
+    bool whole = st == RESBM_OK || st == RESBM_E_CANCELLED;
+    resbm_status closed = rb_record_close(rec, &sum, whole, st ? &late : err);
+    if (st || closed) return st ? st : closed;
+    printf("%lld steps, %lld tokens", (long long)sum.steps, (long long)sum.tokens);
+    if (sum.has_val) printf(", validation loss %.4f", sum.val_loss);
+    printf(", %.0f tokens/s, %s\n", sum.tokens_per_s, dir);
+    return RESBM_OK;
+}
+
+static void default_dir(const char *file, char *out, size_t size) {
+    const char *name = strrchr(file, '/');
+    snprintf(out, size, "runs/%s", name ? name + 1 : file);
+    char *dot = strrchr(out, '.');
+    if (dot) *dot = 0;
+}
+
+static int print_keys(void) {
+    rb_buf page = {0};
+    rb_err err = {0};
+    resbm_status st = rb_config_reference(&page, &err);
+    if (!st) fputs(page.data, stdout);
+    rb_buf_free(&page);
+    return st ? rb_cli_fail(st, &err) : 0;
+}
+
+int rb_cmd_train(int argc, char **argv) {
+    const struct argp argp = {options, parse, "RUN.yaml [section.key=value ...]", "Trains a model as a pipeline of stages.",
+                              NULL, NULL, NULL};
+    arguments a = {.set = calloc((size_t)argc, sizeof *a.set)};
+    char dir[4096];
+    rb_err err = {0};
+    if (!a.set || argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;
+    if (a.keys) return print_keys();
+    rb_config *c = calloc(1, sizeof *c);
+    if (!c) return rb_cli_fail(rb_fail(&err, RESBM_E_MEMORY, "no memory for a configuration"), &err);
+    default_dir(a.file, dir, sizeof dir);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGINT, on_signal);
+    signal(SIGTERM, on_signal);
+    resbm_status st = load(&a, c, &err);
+    if (!st) st = train(&a, c, a.dir ? a.dir : dir, &err);
+    free(c);
+    free(a.set);
+    return st ? rb_cli_fail(st, &err) : 0;
+}

@@ -1,0 +1,128 @@
+/* eval and generate. */
+#include <argp.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include "cli/cli.h"
+#include "data/tokenizer.h"
+#include "run/train.h"
+
+typedef struct arguments {
+    const char *dir, *data, *prompt;
+    const char **set;
+    int sets;
+    int64_t sequences, n;
+    double temperature, top_p;
+    uint64_t seed;
+} arguments;
+
+static const struct argp_option eval_options[] = {
+    {"data", 'd', "PATTERN", 0, "validation shards (default: the run's data.val)", 0},
+    {"sequences", 's', "N", 0, "how many sequences (default: the run's train.eval_sequences)", 0},
+    {0},
+};
+
+static const struct argp_option generate_options[] = {
+    {"prompt", 'p', "TEXT", 0, "text to continue", 0},
+    {"tokens", 'n', "N", 0, "how many tokens (default 200)", 0},
+    {"temperature", 't', "X", 0, "0 takes the likeliest token (default 0.8)", 0},
+    {"top-p", 'P', "X", 0, "draws from the likeliest tokens of this much probability (default 0.95)", 0},
+    {"seed", 'S', "N", 0, "of the draws (default 1)", 0},
+    {0},
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    arguments *a = state->input;
+    switch (key) {
+    case 'd': a->data = arg; break;
+    case 's': a->sequences = atoll(arg); break;
+    case 'p': a->prompt = arg; break;
+    case 'n': a->n = atoll(arg); break;
+    case 't': a->temperature = atof(arg); break;
+    case 'P': a->top_p = atof(arg); break;
+    case 'S': a->seed = strtoull(arg, NULL, 10); break;
+    case ARGP_KEY_ARG:
+        if (strchr(arg, '='))
+            a->set[a->sets++] = arg;
+        else
+            a->dir = arg;
+        break;
+    case ARGP_KEY_END:
+        if (!a->dir) argp_error(state, "name a run's folder, or a step-N in it");
+        break;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+/* The checkpoint's configuration with the given overrides; links are unshaped unless an override shapes them. */
+static resbm_status load(const arguments *a, rb_config *c, char folder[4096], rb_err *err) {
+    rb_buf notes = {0};
+    resbm_status st = rb_checkpoint_config(a->dir, c, folder, &notes, err);
+    if (notes.len) fprintf(stderr, "%s", notes.data);
+    rb_buf_free(&notes);
+    RB_TRY(st);
+    c->link = (rb_shape_options){0};
+    if (a->data) snprintf(c->data.val, sizeof c->data.val, "%s", a->data);
+    for (int i = 0; i < a->sets; i++) RB_TRY(rb_config_override(c, a->set[i], err));
+    return rb_config_validate(c, err);
+}
+
+static resbm_status eval(const arguments *a, rb_config *c, rb_err *err) {
+    char folder[4096], program[4096];
+    rb_eval_result r;
+    RB_TRY(load(a, c, folder, err));
+    RB_TRY(rb_eval(c, rb_cli_program(program), folder, a->sequences ? a->sequences : c->train.eval_sequences, &r, err));
+    printf("step %lld  loss %.9g  perplexity %.6g per token", (long long)r.step, r.loss, exp(r.loss));
+    if (!strcmp(c->data.tokenizer, "bytes")) printf("  %.6g bits per byte", r.loss / log(2));
+    printf("  (%lld tokens)\n", (long long)r.tokens);
+    return RESBM_OK;
+}
+
+static resbm_status emit(void *ctx, int32_t id, rb_err *err) {
+    rb_buf b = {0};
+    resbm_status st = rb_tokenizer_decode(ctx, id, &b, err);
+    if (!st) fwrite(b.data, 1, b.len, stdout);
+    fflush(stdout);
+    rb_buf_free(&b);
+    return st;
+}
+
+static resbm_status generate(const arguments *a, rb_config *c, rb_err *err) {
+    char folder[4096], program[4096];
+    rb_tokenizer tok;
+    rb_ids ids = {0};
+    RB_TRY(load(a, c, folder, err));
+    RB_TRY(rb_tokenizer_open(c->data.tokenizer, &tok, err));
+    resbm_status st = rb_tokenizer_encode(&tok, a->prompt, strlen(a->prompt), &ids, err);
+    rb_generate_options o = {.prompt = ids.data, .prompt_len = ids.len, .n = a->n, .temperature = a->temperature,
+                             .top_p = a->top_p, .seed = a->seed, .eos = tok.eos, .emit = emit, .ctx = &tok};
+    if (!st) fputs(a->prompt, stdout);
+    if (!st) st = rb_generate(c, rb_cli_program(program), folder, &o, err);
+    putchar('\n');
+    rb_ids_free(&ids);
+    rb_tokenizer_close(&tok);
+    return st;
+}
+
+static int use(int argc, char **argv, const struct argp *argp, resbm_status (*what)(const arguments *, rb_config *, rb_err *)) {
+    arguments a = {.set = calloc((size_t)argc, sizeof *a.set), .prompt = "The ", .n = 200, .temperature = 0.8, .top_p = 0.95,
+                   .seed = 1};
+    rb_err err = {0};
+    rb_config *c = calloc(1, sizeof *c);
+    if (!a.set || !c || argp_parse(argp, argc, argv, 0, NULL, &a)) return 2;
+    resbm_status st = what(&a, c, &err);
+    free(c);
+    free(a.set);
+    return st ? rb_cli_fail(st, &err) : 0;
+}
+
+int rb_cmd_eval(int argc, char **argv) {
+    const struct argp argp = {eval_options, parse, "DIR [section.key=value ...]", "Loss of a checkpoint.", NULL, NULL, NULL};
+    return use(argc, argv, &argp, eval);
+}
+
+int rb_cmd_generate(int argc, char **argv) {
+    const struct argp argp = {generate_options, parse, "DIR [section.key=value ...]", "Continues a text.", NULL, NULL, NULL};
+    return use(argc, argv, &argp, generate);
+}

@@ -1,0 +1,246 @@
+#include "run/crew.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "core/clock.h"
+#include "run/control.h"
+
+static const rb_link_limits limits = {
+    .frame_bytes = (size_t)64 << 20, .queued_bytes = (size_t)64 << 20, .inbox_bytes = (size_t)64 << 20};
+
+static bool over_tcp(const rb_crew *c) { return c->o.cfg->pipeline.transport == RB_TRANSPORT_TCP; }
+
+/* Where stages reach the coordinator: beside them, or with a launcher by a named address (the first stage's host
+ * knows the way by pipeline.addresses; without one, this machine). */
+static resbm_status listen_control(rb_crew *c, rb_listener **out, rb_err *err) {
+    char address[128];
+    if (over_tcp(c)) {
+        const char *host = c->o.cfg->pipeline.control;
+        snprintf(address, sizeof address, "tcp:%s", *host ? host : "127.0.0.1:0");
+    } else {
+        snprintf(c->folder, sizeof c->folder, "/tmp/resbm-XXXXXX");
+        if (!mkdtemp(c->folder)) {
+            c->folder[0] = 0;
+            return rb_fail_errno(err, errno, "cannot make a folder for sockets in /tmp");
+        }
+        snprintf(address, sizeof address, "unix:%s/control", c->folder);
+    }
+    return rb_listen(address, out, err);
+}
+
+static int64_t threads_per_stage(const rb_config *c) {
+    if (c->pipeline.threads > 0) return c->pipeline.threads;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    int64_t share = *c->pipeline.launcher ? cores : cores / c->pipeline.stages; /* launched elsewhere: all of it */
+    return share > 0 ? share : 1;
+}
+
+static void stage_address(const rb_crew *c, int stage, char *out, size_t size) {
+    const rb_pipeline_config *p = &c->o.cfg->pipeline;
+    if (!over_tcp(c))
+        snprintf(out, size, "unix:%s/%d", c->folder, stage);
+    else if (p->addresses)
+        snprintf(out, size, "tcp:%s", p->address[stage]);
+    else
+        snprintf(out, size, "tcp:127.0.0.1:0");
+}
+
+static resbm_status send_config(rb_crew *c, int stage, const char *text, rb_err *err) {
+    char listen[192];
+    stage_address(c, stage, listen, sizeof listen);
+    json_t *j = json_pack("{s:s, s:s, s:I, s:b, s:I, s:s, s:s*}", "t", "config", "config", text, "epoch",
+                          (json_int_t)c->o.epoch, "training", c->o.training, "threads",
+                          (json_int_t)threads_per_stage(c->o.cfg), "listen", listen, "load", c->o.load);
+    return rb_control_send(c->control, stage, j, rb_now_ns() + 10 * RB_SEC, err);
+}
+
+/* The child that ended badly, if any: a fault that explains the others. */
+static resbm_status dead_child(rb_crew *c, rb_err *err) {
+    rb_children_poll(c->child, c->stages);
+    for (int i = 0; i < c->stages; i++) {
+        char how[96];
+        if (!c->child[i].ended || !WIFSIGNALED(c->child[i].status)) continue;
+        rb_child_describe(&c->child[i], how, sizeof how);
+        return rb_fail(err, RESBM_E_PEER, "stage %d (process %d) %s %s", i, (int)c->child[i].pid, how, c->doing);
+    }
+    return RESBM_OK;
+}
+
+static bool secondary(resbm_status st) { return st == RESBM_E_PEER || st == RESBM_E_TIMEOUT || st == RESBM_E_CANCELLED; }
+
+/* `st` came first to the ear, but need not be the cause: a stage that was killed, or that has a fault of its own,
+ * makes its neighbours complain too. Listens a little longer for it. */
+static resbm_status find_cause(rb_crew *c, resbm_status st, rb_err *err) {
+    int64_t until = rb_now_ns() + RB_SEC;
+    while (rb_now_ns() < until && secondary(st)) {
+        if (dead_child(c, err)) return err ? err->code : RESBM_E_PEER;
+        rb_err other;
+        json_t *j = NULL;
+        int from;
+        resbm_status got = rb_control_recv(c->control, RB_PEER_ANY, rb_now_ns() + 50 * RB_MS, &from, &j, &other);
+        json_decref(j);
+        if (got == RESBM_OK || secondary(got)) {
+            rb_sleep_ns(10 * RB_MS);
+            continue;
+        }
+        st = got;
+        if (err) *err = other;
+    }
+    return st;
+}
+
+static resbm_status ended_early(rb_crew *c, rb_err *err) {
+    RB_TRY(dead_child(c, err));
+    for (int i = 0; i < c->stages; i++) {
+        char how[96];
+        if (!c->child[i].ended) continue;
+        rb_child_describe(&c->child[i], how, sizeof how);
+        return rb_fail(err, RESBM_E_PEER, "stage %d (process %d) %s %s", i, (int)c->child[i].pid, how, c->doing);
+    }
+    return RESBM_OK;
+}
+
+static resbm_status accept_all(rb_crew *c, rb_listener *l, int64_t deadline, rb_err *err) {
+    for (int i = 0; i < c->stages;) {
+        int peer;
+        resbm_status st = rb_link_accept(c->control, l, rb_now_ns() + 100 * RB_MS, &peer, err);
+        if (!st) {
+            i++;
+            continue;
+        }
+        if (st != RESBM_E_TIMEOUT) return st;
+        RB_TRY(ended_early(c, err));
+        if (rb_now_ns() > deadline)
+            return rb_fail(err, RESBM_E_TIMEOUT, "%d of %d stages have joined within pipeline.startup_deadline", i, c->stages);
+    }
+    return RESBM_OK;
+}
+
+static resbm_status introduce(rb_crew *c, int64_t deadline, rb_err *err) {
+    json_t *replies[RB_MAX_STAGES] = {0};
+    RB_TRY(rb_crew_gather(c, "listening", -1, deadline, replies, err));
+    json_t *addresses = json_array();
+    for (int i = 0; i < c->stages; i++) json_array_append(addresses, json_object_get(replies[i], "address"));
+    rb_crew_drop(c, replies);
+    RB_TRY(rb_crew_tell(c, json_pack("{s:s, s:o}", "t", "peers", "addresses", addresses), err));
+    RB_TRY(rb_crew_gather(c, "ready", -1, deadline, replies, err));
+    rb_crew_drop(c, replies);
+    return RESBM_OK;
+}
+
+static resbm_status start(rb_crew *c, rb_listener *l, uint64_t token, rb_err *err) {
+    int64_t deadline = rb_now_ns() + c->o.cfg->pipeline.startup_deadline_ns;
+    for (int i = 0; i < c->stages; i++)
+        RB_TRY(rb_spawn_stage(c->o.program, c->o.cfg->pipeline.launcher, rb_listener_address(l), i, token, &c->child[i],
+                              err));
+    RB_TRY(accept_all(c, l, deadline, err));
+    rb_buf text = {0};
+    rb_config_print(c->o.cfg, &text);
+    resbm_status st = rb_buf_status(&text, err);
+    for (int i = 0; i < c->stages && !st; i++) st = send_config(c, i, text.data, err);
+    rb_buf_free(&text);
+    return st ? st : introduce(c, deadline, err);
+}
+
+resbm_status rb_crew_open(const rb_crew_options *o, rb_crew **out, rb_err *err) {
+    rb_crew *c = calloc(1, sizeof *c);
+    uint64_t token = 0;
+    rb_listener *l = NULL;
+    *out = NULL;
+    if (c) c->child = calloc((size_t)o->cfg->pipeline.stages, sizeof *c->child);
+    if (!c || !c->child) {
+        free(c);
+        return rb_fail(err, RESBM_E_MEMORY, "no memory for %lld stages", (long long)o->cfg->pipeline.stages);
+    }
+    c->o = *o;
+    c->stages = (int)o->cfg->pipeline.stages;
+    snprintf(c->doing, sizeof c->doing, "while starting");
+    resbm_status st = getrandom(&token, sizeof token, 0) == sizeof token ? RESBM_OK : rb_fail_errno(err, errno, "getrandom");
+    rb_link_options lo = {.self = RB_PEER_COORDINATOR, .stages = c->stages, .token = token, .limits = limits};
+    if (!st) st = rb_link_open(&lo, &c->control, err);
+    if (!st) st = listen_control(c, &l, err);
+    if (!st) st = start(c, l, token, err);
+    rb_listener_close(l);
+    if (st)
+        rb_crew_close(c);
+    else
+        *out = c;
+    return st;
+}
+
+void rb_crew_close(rb_crew *c) {
+    if (!c) return;
+    bool finished = !strcmp(c->doing, "while finishing");
+    if (!finished) { /* first let go, so that stages in a wait hear of it */
+        if (c->control) rb_link_close(c->control);
+        rb_children_end(c->child, c->stages, rb_now_ns() + RB_SEC / 5);
+    } else {
+        rb_children_end(c->child, c->stages, rb_now_ns() + 5 * RB_SEC);
+    }
+    rb_link_fini(c->control);
+    if (*c->folder) rmdir(c->folder);
+    free(c->child);
+    free(c);
+}
+
+resbm_status rb_crew_tell(rb_crew *c, json_t *message, rb_err *err) {
+    resbm_status st = message ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for a control message");
+    for (int i = 0; i < c->stages && !st; i++)
+        st = rb_control_send(c->control, i, json_incref(message), rb_now_ns() + c->o.cfg->pipeline.deadline_ns, err);
+    json_decref(message);
+    return st ? find_cause(c, st, err) : RESBM_OK;
+}
+
+static bool complete(const rb_crew *c, int only, json_t **replies) {
+    if (only >= 0) return replies[only] != NULL;
+    for (int i = 0; i < c->stages; i++)
+        if (!replies[i]) return false;
+    return true;
+}
+
+static resbm_status silent(rb_crew *c, const char *type, int only, json_t **replies, rb_err *err) {
+    rb_buf who = {0};
+    for (int i = 0; i < c->stages; i++)
+        if (!replies[i] && (only < 0 || i == only)) rb_buf_printf(&who, who.len ? ", %d" : "%d", i);
+    resbm_status st = rb_fail(err, RESBM_E_TIMEOUT, "no \"%s\" from stage %s %s before the deadline", type,
+                              who.data ? who.data : "?", c->doing);
+    rb_buf_free(&who);
+    return st;
+}
+
+resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t deadline_ns, json_t **replies, rb_err *err) {
+    memset(replies, 0, (size_t)c->stages * sizeof *replies);
+    resbm_status st = RESBM_OK;
+    while (!complete(c, only, replies)) {
+        json_t *j;
+        int from;
+        st = rb_control_expect(c->control, RB_PEER_ANY, type, rb_now_ns() + 200 * RB_MS, &from, &j, err);
+        if (st == RESBM_E_TIMEOUT) {
+            st = ended_early(c, err);
+            if (!st && rb_now_ns() > deadline_ns) st = silent(c, type, only, replies, err);
+            if (!st) continue;
+        }
+        if (st) break;
+        if (from < 0 || from >= c->stages || replies[from]) {
+            json_decref(j);
+            st = rb_fail(err, RESBM_E_FORMAT, "stage %d answered \"%s\" twice", from, type);
+            break;
+        }
+        replies[from] = j;
+    }
+    if (!st) return RESBM_OK;
+    rb_crew_drop(c, replies);
+    return find_cause(c, st, err);
+}
+
+void rb_crew_drop(rb_crew *c, json_t **replies) {
+    for (int i = 0; i < c->stages; i++) {
+        json_decref(replies[i]);
+        replies[i] = NULL;
+    }
+}

@@ -1,0 +1,42 @@
+/* The crew: the stage processes of a run as their coordinator sees them. Starts them, speaks to all, gathers their
+ * answers, and when something goes wrong finds out whose fault came first. */
+#ifndef RB_RUN_CREW_H
+#define RB_RUN_CREW_H
+
+#include <jansson.h>
+#include <stdatomic.h>
+#include "run/config.h"
+#include "run/spawn.h"
+#include "link/link.h"
+
+typedef struct rb_crew_options {
+    const rb_config *cfg; /* validated; borrowed until close */
+    const char *program;  /* the resbm program, to start stages from */
+    const char *load;     /* checkpoint folder (DIR/step-N) or NULL */
+    uint32_t epoch;
+    bool training;
+} rb_crew_options;
+
+typedef struct rb_crew {
+    rb_crew_options o;
+    int stages;
+    rb_link *control;
+    rb_child *child;      /* (stages) */
+    char folder[64];      /* of Unix sockets; empty with TCP */
+    char doing[128];      /* for messages: "in step 17" */
+} rb_crew;
+
+/* Starts every stage and returns when all are ready for work, within pipeline.startup_deadline. */
+resbm_status rb_crew_open(const rb_crew_options *o, rb_crew **out, rb_err *err);
+/* Ends what still runs (after a finish: waits; else SIGTERM, SIGKILL), removes sockets. NULL is fine. */
+void rb_crew_close(rb_crew *c);
+
+/* Says the same to every stage; drops the caller's reference. */
+resbm_status rb_crew_tell(rb_crew *c, json_t *message, rb_err *err);
+/* One answer of type `type` from each stage (or only from stage `only` >= 0) into replies (stages), which the caller
+ * drops (rb_crew_drop). A stage that dies, reports a fault, or is silent past the deadline: the first fault, with its
+ * stage. */
+resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t deadline_ns, json_t **replies, rb_err *err);
+void rb_crew_drop(rb_crew *c, json_t **replies);
+
+#endif

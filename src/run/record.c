@@ -1,0 +1,230 @@
+#include "run/record.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <jansson.h>
+#include "core/clock.h"
+#include "run/metrics.h"
+#include "run/progress.h"
+#include "run/summary.h"
+#include "run/trace.h"
+
+typedef struct stage_spans {
+    rb_stage_span *span;
+    int n;
+} stage_spans;
+
+struct rb_record {
+    const rb_config *cfg;
+    char dir[PATH_MAX];
+    FILE *out;
+    bool quiet;
+    rb_metrics_writer *metrics;
+    rb_progress *progress;
+    stage_spans *stage; /* (stages) */
+    double val_loss;
+};
+
+resbm_status rb_record_open(const rb_config *cfg, const char *dir, FILE *out, bool quiet, rb_record **rec, rb_err *err) {
+    rb_record *r = calloc(1, sizeof *r);
+    *rec = NULL;
+    if (r) r->stage = calloc((size_t)cfg->pipeline.stages, sizeof *r->stage);
+    if (!r || !r->stage) {
+        free(r);
+        return rb_fail(err, RESBM_E_MEMORY, "no memory to record a run");
+    }
+    r->cfg = cfg;
+    r->out = out;
+    r->quiet = quiet;
+    r->val_loss = NAN;
+    snprintf(r->dir, sizeof r->dir, "%s", dir);
+    rb_progress_options p = rb_progress_detect(out);
+    resbm_status st = out ? rb_progress_new(&p, &r->progress, err) : RESBM_OK;
+    if (st) {
+        free(r->stage);
+        free(r);
+        return st;
+    }
+    *rec = r;
+    return RESBM_OK;
+}
+
+static resbm_status in_dir(const rb_record *r, const char *name, char out[PATH_MAX], rb_err *err) {
+    if (snprintf(out, PATH_MAX, "%s/%s", r->dir, name) < PATH_MAX) return RESBM_OK;
+    return rb_fail(err, RESBM_E_ARG, "path too long: %s/%s", r->dir, name);
+}
+
+static resbm_status ready(void *ctx, const char *rules, int64_t params, int64_t from, rb_err *err) {
+    rb_record *r = ctx;
+    char path[PATH_MAX];
+    RB_TRY(in_dir(r, "metrics.jsonl", path, err));
+    RB_TRY(rb_metrics_open(path, from > 0 ? from : 0, &r->metrics, err));
+    if (!r->out) return RESBM_OK;
+    if (!r->quiet) fputs(rules, r->out);
+    fprintf(r->out, "%lld parameters, %lld segments on %lld stages, boundary %s, forward %s, backward %s\n", (long long)params,
+            (long long)r->cfg->model.segments, (long long)r->cfg->pipeline.stages, r->cfg->boundary.kind,
+            r->cfg->boundary.codec_fwd, r->cfg->boundary.codec_bwd);
+    if (from >= 0) fprintf(r->out, "resumed after step %lld\n", (long long)from);
+    fflush(r->out);
+    return RESBM_OK;
+}
+
+/* Use of the busiest uplink and downlink: bytes of a middle stage against what its rate allows. */
+static double link_use(const rb_record *r, int64_t bytes, double seconds, double bits) {
+    int64_t links = r->cfg->pipeline.stages - 1;
+    if (bits <= 0 || links < 1 || seconds <= 0) return NAN;
+    return (double)bytes / (double)links * 8 / seconds / bits;
+}
+
+static double time_left(const rb_record *r, const rb_step_record *s) {
+    double by_steps = (double)(r->cfg->train.steps - s->step) * s->step_s;
+    double by_time = r->cfg->train.max_seconds - s->elapsed_s;
+    return r->cfg->train.max_seconds > 0 && by_time < by_steps ? by_time : by_steps;
+}
+
+static resbm_status step(void *ctx, const rb_step_record *s, rb_err *err) {
+    rb_record *r = ctx;
+    if (s->evaluated) r->val_loss = s->val_loss;
+    rb_step_metrics m = {.step = s->step, .tokens = s->tokens, .loss = s->loss, .val_loss = s->evaluated ? s->val_loss : NAN,
+                         .lr = s->lr, .grad_norm = s->grad_norm, .grad_norm_segments = s->grad_norm_segments,
+                         .segments = s->segments, .step_s = s->step_s, .tokens_per_s = s->tokens_per_s,
+                         .wire_bytes_fwd = (uint64_t)s->wire_bytes_fwd, .wire_bytes_bwd = (uint64_t)s->wire_bytes_bwd,
+                         .time_s = s->elapsed_s};
+    RB_TRY(rb_metrics_write(r->metrics, &m, err));
+    if (!r->progress) return RESBM_OK;
+    int64_t both = s->wire_bytes_fwd + s->wire_bytes_bwd;
+    rb_progress_state p = {.step = s->step, .steps = r->cfg->train.steps, .loss = s->loss, .val_loss = r->val_loss,
+                           .tokens_per_s = s->tokens_per_s, .up_use = link_use(r, both, s->step_s, r->cfg->link.up_bits),
+                           .down_use = link_use(r, both, s->step_s, r->cfg->link.down_bits), .left_s = time_left(r, s),
+                           .evaluated = s->evaluated};
+    rb_progress_update(r->progress, &p, rb_now_ns());
+    return RESBM_OK;
+}
+
+static void note(void *ctx, const char *text) {
+    rb_record *r = ctx;
+    if (r->progress) rb_progress_note(r->progress, text);
+}
+
+static resbm_status keep_spans(void *ctx, int stage, const rb_stage_span *span, int n, rb_err *err) {
+    rb_record *r = ctx;
+    stage_spans *s = &r->stage[stage];
+    s->span = malloc((size_t)n * sizeof *span + 1);
+    if (!s->span) return rb_fail(err, RESBM_E_MEMORY, "no memory for the trace of stage %d", stage);
+    memcpy(s->span, span, (size_t)n * sizeof *span);
+    s->n = n;
+    return RESBM_OK;
+}
+
+rb_train_hooks rb_record_hooks(rb_record *rec) {
+    return (rb_train_hooks){.ctx = rec, .ready = ready, .step = step, .note = note, .spans = keep_spans};
+}
+
+/* When the message a receive waited for was queued by its sender; 0 when no trace of it was kept. */
+static int64_t queued_at(const rb_record *r, const rb_stage_span *recv) {
+    int backward = recv->kind == RB_ACT_RECV_BACKWARD, boundary = backward ? recv->segment : recv->segment - 1;
+    int from = rb_stage_of(r->cfg, backward ? recv->segment + 1 : recv->segment - 1);
+    const stage_spans *s = &r->stage[from];
+    for (int i = 0; i < s->n; i++)
+        if (s->span[i].kind == (backward ? RB_SPAN_LINK_BACKWARD : RB_SPAN_LINK_FORWARD) && s->span[i].step == recv->step &&
+            s->span[i].segment == boundary && s->span[i].microbatch == recv->microbatch)
+            return s->span[i].queued_ns;
+    return 0;
+}
+
+static void name_event(const rb_stage_span *s, rb_trace_event *e) {
+    if (s->kind == RB_SPAN_OPTIMIZER)
+        snprintf(e->name, sizeof e->name, "optimizer");
+    else if (s->kind < RB_ACT_COUNT)
+        rb_action_print(e->name, sizeof e->name, (rb_action){(rb_action_kind)s->kind, s->segment, s->microbatch});
+    else
+        snprintf(e->name, sizeof e->name, "%d%s%d", s->segment, s->kind == RB_SPAN_LINK_FORWARD ? ">" : "<", s->microbatch);
+}
+
+static resbm_status add_span(const rb_record *r, rb_trace *t, int stage, const rb_stage_span *s, rb_err *err) {
+    rb_trace_event e = {.track = RB_TRACK_COMPUTE, .category = RB_TRACE_COMPUTE, .stage = stage, .segment = s->segment,
+                        .microbatch = s->microbatch, .step = (int64_t)s->step, .begin_ns = s->begin_ns, .end_ns = s->end_ns,
+                        .bytes = s->bytes};
+    name_event(s, &e);
+    if (s->kind == RB_SPAN_OPTIMIZER) e.category = RB_TRACE_OPTIMIZER;
+    if (s->kind == RB_SPAN_LINK_FORWARD || s->kind == RB_SPAN_LINK_BACKWARD) {
+        e.track = RB_TRACK_SEND;
+        e.category = RB_TRACE_SEND;
+    }
+    if (s->kind == RB_ACT_SEND_FORWARD || s->kind == RB_ACT_SEND_BACKWARD) return RESBM_OK; /* the link's span tells */
+    if (s->kind != RB_ACT_RECV_FORWARD && s->kind != RB_ACT_RECV_BACKWARD) return rb_trace_add(t, &e, 1, 0, err);
+    rb_trace_event split[2];
+    int n = rb_trace_split_wait(&e, queued_at(r, s), split);
+    return rb_trace_add(t, split, (size_t)n, 0, err);
+}
+
+static resbm_status write_trace(const rb_record *r, rb_err *err) {
+    char path[PATH_MAX];
+    rb_trace *t;
+    RB_TRY(in_dir(r, "trace.json", path, err));
+    RB_TRY(rb_trace_new(RB_TRACE_STEPS, &t, err));
+    resbm_status st = RESBM_OK;
+    for (int s = 0; s < r->cfg->pipeline.stages; s++)
+        for (int i = 0; i < r->stage[s].n && !st; i++) st = add_span(r, t, s, &r->stage[s].span[i], err);
+    if (!st) st = rb_trace_write(t, path, err);
+    rb_trace_free(t);
+    return st;
+}
+
+/* Bytes of text per validation token, from the meta.json beside the shards; NAN when there is none. */
+static double bytes_per_token(const char *val) {
+    char path[PATH_MAX];
+    const char *slash = strrchr(val, '/');
+    snprintf(path, sizeof path, "%.*s/meta.json", slash ? (int)(slash - val) : 1, slash ? val : ".");
+    json_t *j = json_load_file(path, 0, NULL), *v = json_object_get(j, "val");
+    double tokens = json_number_value(json_object_get(v, "tokens")), bytes = json_number_value(json_object_get(v, "bytes"));
+    json_decref(j);
+    return tokens > 0 && bytes > 0 ? bytes / tokens : NAN;
+}
+
+static void fill_links(const rb_record *r, const rb_train_summary *s, rb_summary *out, rb_link_bytes *link) {
+    for (int a = 0; a < s->stages; a++) {
+        const int64_t *b = s->sent[a];
+        int to = a + 1 < s->stages ? a + 1 : a - 1;
+        if (s->stages < 2) break;
+        link[out->links++] = (rb_link_bytes){.from = a, .to = to, .up_bits = r->cfg->link.up_bits,
+                                             .activations = (uint64_t)b[RB_TRAFFIC_ACTIVATION], .tokens = (uint64_t)b[RB_TRAFFIC_TOKENS]};
+        if (a > 0 && a + 1 < s->stages)
+            link[out->links++] = (rb_link_bytes){.from = a, .to = a - 1, .up_bits = r->cfg->link.up_bits};
+        link[out->links - 1].gradients = (uint64_t)b[RB_TRAFFIC_GRADIENT];
+        link[out->links - 1].control = (uint64_t)b[RB_TRAFFIC_CONTROL];
+    }
+}
+
+static resbm_status write_summary(const rb_record *r, const rb_train_summary *s, rb_err *err) {
+    uint64_t rss[RB_MAX_STAGES];
+    rb_link_bytes link[2 * RB_MAX_STAGES];
+    char path[PATH_MAX];
+    for (int i = 0; i < s->stages; i++) rss[i] = (uint64_t)s->peak_rss[i];
+    rb_summary o = {.val_loss = s->has_val ? s->val_loss : NAN, .steps = s->steps, .tokens = s->tokens,
+                    .tokens_per_s = s->tokens_per_s, .step_s = s->step_s, .bytes_per_token_fwd = s->bytes_per_token_fwd,
+                    .bytes_per_token_bwd = s->bytes_per_token_bwd, .ratio = s->ratio,
+                    .wire_ratio = s->wire_ratio > 0 ? s->wire_ratio : NAN, .bubble = s->bubble, .params = (uint64_t)s->params,
+                    .time_s = s->elapsed_s, .stages = s->stages, .peak_rss_bytes = rss, .link = link};
+    o.val_bpb = o.val_loss / log(2) / bytes_per_token(r->cfg->data.val);
+    snprintf(o.boundary, sizeof o.boundary, "%s", r->cfg->boundary.kind);
+    snprintf(o.codec_fwd, sizeof o.codec_fwd, "%s", r->cfg->boundary.codec_fwd);
+    snprintf(o.codec_bwd, sizeof o.codec_bwd, "%s", r->cfg->boundary.codec_bwd);
+    fill_links(r, s, &o, link);
+    RB_TRY(in_dir(r, "summary.json", path, err));
+    return rb_summary_write(path, &o, err);
+}
+
+resbm_status rb_record_close(rb_record *r, const rb_train_summary *s, bool finished, rb_err *err) {
+    if (!r) return RESBM_OK;
+    rb_progress_end(r->progress);
+    resbm_status st = rb_metrics_close(r->metrics, err);
+    if (!st && finished) st = write_summary(r, s, err);
+    if (!st && finished) st = write_trace(r, err);
+    for (int i = 0; i < r->cfg->pipeline.stages; i++) free(r->stage[i].span);
+    free(r->stage);
+    free(r);
+    return st;
+}

@@ -1,0 +1,411 @@
+#include "run/train.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include "checkpoint/checkpoint.h"
+#include "core/clock.h"
+#include "run/control.h"
+#include "run/crew.h"
+
+typedef struct training {
+    const rb_train_options *o;
+    const rb_config *cfg;
+    rb_train_summary *out;
+    rb_crew *crew;
+    rb_tensor_table table;
+    json_t *reply[RB_MAX_STAGES];
+    int64_t step, epoch, saved; /* steps done; run epoch; newest snapshot, -1 none */
+    uint64_t sequence, evals;
+    int64_t begin_ns;
+    double before_s;             /* training time of earlier parts of this run */
+    double *sumsq, *segment_norm, *scale, *step_s;
+    int64_t timed;
+    int64_t sent[RB_MAX_STAGES][RB_TRAFFIC_COUNT]; /* at the last look */
+    int64_t fwd, bwd, ids, bytes_tokens;           /* over training steps */
+    double busy, spent;
+} training;
+
+static double elapsed(const training *t) { return t->before_s + (double)(rb_now_ns() - t->begin_ns) * 1e-9; }
+
+static int64_t deadline(const training *t) { return rb_now_ns() + 2 * t->cfg->pipeline.deadline_ns; }
+
+/* What each stage has sent since the last look; sums over the stages. */
+static void read_traffic(training *t, int64_t delta[RB_TRAFFIC_COUNT]) {
+    memset(delta, 0, RB_TRAFFIC_COUNT * sizeof *delta);
+    for (int s = 0; s < t->crew->stages; s++) {
+        const json_t *a = json_object_get(t->reply[s], "sent");
+        for (int i = 0; i < RB_TRAFFIC_COUNT; i++) {
+            int64_t now = json_integer_value(json_array_get(a, (size_t)i));
+            delta[i] += now - t->sent[s][i];
+            t->sent[s][i] = now;
+        }
+    }
+}
+
+static resbm_status read_loss(training *t, double *loss, rb_err *err) {
+    int M = (int)t->cfg->train.microbatches;
+    double *part = calloc((size_t)M, sizeof *part), sum = 0;
+    if (!part) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d losses", M);
+    resbm_status st =
+        rb_json_get_doubles(json_object_get(t->reply[t->crew->stages - 1], "loss"), part, M, "done.loss", err);
+    for (int m = 0; m < M; m++) sum += part[m]; /* in microbatch order */
+    free(part);
+    *loss = sum / (double)(t->cfg->train.batch * t->cfg->model.context);
+    return st;
+}
+
+static int hosted_rows(const training *t, int stage, int *rows) {
+    int n = 0;
+    for (int i = 0; i < t->table.count; i++)
+        if (rb_stage_of(t->cfg, t->table.rows[i].segment) == stage) rows[n++] = i;
+    return n;
+}
+
+static resbm_status read_norms(training *t, rb_err *err) {
+    int *rows = calloc((size_t)t->table.count, sizeof *rows);
+    double *part = calloc((size_t)t->table.count, sizeof *part);
+    resbm_status st = rows && part ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for norms");
+    for (int s = 0; s < t->crew->stages && !st; s++) {
+        int n = hosted_rows(t, s, rows);
+        st = rb_json_get_doubles(json_object_get(t->reply[s], "sumsq"), part, n, "done.sumsq", err);
+        for (int i = 0; i < n && !st; i++) t->sumsq[rows[i]] = part[i];
+    }
+    free(rows);
+    free(part);
+    return st;
+}
+
+static resbm_status check_finite(const training *t, double loss, rb_err *err) {
+    for (int s = 0; s < t->crew->stages; s++) {
+        const char *bad = json_string_value(json_object_get(t->reply[s], "nonfinite"));
+        if (bad && *bad)
+            return rb_fail(err, RESBM_E_NUMERIC,
+                           "step %lld is not finite (loss %g): first in %s on stage %d; the step was not applied. Lower "
+                           "optim.lr, set optim.clip, or go back to an earlier snapshot",
+                           (long long)t->step, loss, bad, s);
+    }
+    for (int i = 0; i < t->table.count; i++)
+        if (!isfinite(t->sumsq[i]))
+            return rb_fail(err, RESBM_E_NUMERIC, "step %lld: the gradient of %s is not finite; the step was not applied",
+                           (long long)t->step, t->table.rows[i].name);
+    if (isfinite(loss)) return RESBM_OK;
+    return rb_fail(err, RESBM_E_NUMERIC, "step %lld: the loss is %g; the step was not applied", (long long)t->step, loss);
+}
+
+static resbm_status commit(training *t, double lr, double *norm, rb_err *err) {
+    int n = (int)t->cfg->model.segments;
+    *norm = rb_grad_norm(&t->table, t->sumsq, n, t->segment_norm);
+    for (int i = 0; i < n; i++)
+        t->scale[i] = (double)rb_clip_factor(t->cfg->optim.clip_scope == RB_CLIP_SEGMENT ? t->segment_norm[i] : *norm,
+                                             t->cfg->optim.clip);
+    return rb_crew_tell(t->crew, json_pack("{s:s, s:I, s:o, s:o}", "t", "commit", "step", (json_int_t)t->step, "lr",
+                                           rb_json_doubles(&lr, 1), "scale", rb_json_doubles(t->scale, n)), err);
+}
+
+static double idle_share(const training *t, double step_s) {
+    double busy = 0;
+    for (int s = 0; s < t->crew->stages; s++)
+        busy += (double)json_integer_value(json_object_get(t->reply[s], "busy_ns")) * 1e-9;
+    return fmax(0, 1 - busy / (step_s * t->crew->stages));
+}
+
+static resbm_status one_step(training *t, rb_step_record *r, rb_err *err) {
+    int64_t begin = rb_now_ns(), moved[RB_TRAFFIC_COUNT];
+    snprintf(t->crew->doing, sizeof t->crew->doing, "in step %lld", (long long)t->step);
+    r->lr = rb_lr_factor(&t->cfg->optim.rates, t->step);
+    RB_TRY(rb_crew_tell(t->crew, json_pack("{s:s, s:I, s:I}", "t", "step", "step", (json_int_t)t->step, "sequence",
+                                           (json_int_t)t->sequence), err));
+    RB_TRY(rb_crew_gather(t->crew, "done", -1, deadline(t) + 3600 * RB_SEC, t->reply, err));
+    RB_TRY(read_loss(t, &r->loss, err));
+    RB_TRY(read_norms(t, err));
+    RB_TRY(check_finite(t, r->loss, err));
+    RB_TRY(commit(t, r->lr, &r->grad_norm, err));
+    read_traffic(t, moved);
+    t->step++;
+    t->sequence += (uint64_t)t->cfg->train.batch;
+    int64_t tokens = t->cfg->train.batch * t->cfg->model.context;
+    r->step_s = (double)(rb_now_ns() - begin) * 1e-9;
+    r->bubble = idle_share(t, r->step_s);
+    rb_crew_drop(t->crew, t->reply);
+    r->step = t->step;
+    r->tokens = t->step * tokens;
+    r->lr *= t->cfg->optim.rule.lr;
+    r->tokens_per_s = (double)tokens / r->step_s;
+    r->elapsed_s = elapsed(t);
+    r->grad_norm_segments = t->segment_norm;
+    r->segments = (int)t->cfg->model.segments;
+    r->wire_bytes_fwd = moved[RB_TRAFFIC_ACTIVATION] + moved[RB_TRAFFIC_TOKENS];
+    r->wire_bytes_bwd = moved[RB_TRAFFIC_GRADIENT];
+    t->fwd += moved[RB_TRAFFIC_ACTIVATION];
+    t->ids += moved[RB_TRAFFIC_TOKENS];
+    t->bwd += moved[RB_TRAFFIC_GRADIENT];
+    t->bytes_tokens += tokens;
+    t->busy += (1 - r->bubble) * r->step_s;
+    t->spent += r->step_s;
+    t->step_s[t->timed++] = r->step_s;
+    return RESBM_OK;
+}
+
+static resbm_status evaluate(training *t, int64_t sequences, double *loss, int64_t *tokens, rb_err *err) {
+    int64_t moved[RB_TRAFFIC_COUNT];
+    double sum;
+    snprintf(t->crew->doing, sizeof t->crew->doing, "in the evaluation after step %lld", (long long)t->step);
+    RB_TRY(rb_crew_tell(t->crew, json_pack("{s:s, s:I, s:I}", "t", "eval", "sequences", (json_int_t)sequences, "number",
+                                           (json_int_t)t->evals), err));
+    t->evals += (uint64_t)sequences + 1;
+    RB_TRY(rb_crew_gather(t->crew, "evaled", -1, deadline(t) + 3600 * RB_SEC, t->reply, err));
+    const json_t *last = t->reply[t->crew->stages - 1];
+    resbm_status st = rb_json_get_doubles(json_object_get(last, "loss"), &sum, 1, "evaled.loss", err);
+    *tokens = json_integer_value(json_object_get(last, "tokens"));
+    *loss = *tokens ? sum / (double)*tokens : NAN;
+    read_traffic(t, moved);
+    rb_crew_drop(t->crew, t->reply);
+    return st;
+}
+
+static resbm_status add_files(const training *t, rb_manifest *m, rb_err *err) {
+    for (int s = 0; s < t->crew->stages; s++) {
+        const json_t *files = json_object_get(t->reply[s], "files"), *f;
+        size_t i;
+        json_array_foreach((json_t *)files, i, f) {
+            const char *name = json_string_value(json_array_get(f, 0)), *hash = json_string_value(json_array_get(f, 2));
+            rb_part_file *grown = realloc(m->files, (size_t)(m->file_count + 1) * sizeof *grown);
+            if (!grown || !name || !hash) {
+                m->files = grown ? grown : m->files;
+                return rb_fail(err, RESBM_E_FORMAT, "stage %d sent a broken list of files", s);
+            }
+            m->files = grown;
+            rb_part_file *p = &m->files[m->file_count++];
+            snprintf(p->name, sizeof p->name, "%s", name);
+            snprintf(p->sum.hash, sizeof p->sum.hash, "%s", hash);
+            p->sum.bytes = (uint64_t)json_integer_value(json_array_get(f, 1));
+        }
+    }
+    return RESBM_OK;
+}
+
+static resbm_status write_manifest(training *t, rb_err *err) {
+    rb_buf text = {0};
+    rb_config_print(t->cfg, &text);
+    rb_manifest m = {.step = t->step, .epoch = t->epoch, .cursor = (int64_t)t->sequence,
+                     .seed = (int64_t)t->cfg->train.seed, .config = text.data};
+    resbm_status st = rb_buf_status(&text, err);
+    if (!st) st = add_files(t, &m, err);
+    if (!st) st = rb_manifest_set(&m, "tokens", t->step * t->cfg->train.batch * t->cfg->model.context, err);
+    if (!st) st = rb_manifest_set(&m, "elapsed_ns", (int64_t)(elapsed(t) * 1e9), err);
+    if (!st) st = rb_manifest_set(&m, "evals", (int64_t)t->evals, err);
+    if (!st) st = rb_checkpoint_commit(t->o->dir, &m, t->cfg->train.keep, err);
+    free(m.files);
+    rb_buf_free(&text);
+    return st;
+}
+
+static resbm_status save(training *t, rb_err *err) {
+    char tmp[PATH_MAX];
+    if (t->saved == t->step) return RESBM_OK;
+    snprintf(t->crew->doing, sizeof t->crew->doing, "while writing the snapshot of step %lld", (long long)t->step);
+    RB_TRY(rb_checkpoint_begin(t->o->dir, t->step, tmp, err));
+    RB_TRY(rb_crew_tell(t->crew, json_pack("{s:s, s:I, s:s}", "t", "save", "step", (json_int_t)t->step, "dir", tmp), err));
+    RB_TRY(rb_crew_gather(t->crew, "saved", -1, deadline(t) + 600 * RB_SEC, t->reply, err));
+    resbm_status st = write_manifest(t, err);
+    rb_crew_drop(t->crew, t->reply);
+    if (!st) t->saved = t->step;
+    return st;
+}
+
+static bool asked_to_stop(const training *t) { return t->o->stop && atomic_load(t->o->stop); }
+
+static bool out_of_time(const training *t) {
+    return t->cfg->train.max_seconds > 0 && elapsed(t) >= t->cfg->train.max_seconds;
+}
+
+static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
+
+static resbm_status loop(training *t, rb_err *err) {
+    const rb_train_config *c = &t->cfg->train;
+    bool has_val = *t->cfg->data.val != 0;
+    while (t->step < c->steps && !asked_to_stop(t) && !out_of_time(t)) {
+        rb_step_record r = {0};
+        RB_TRY(one_step(t, &r, err));
+        bool last = t->step == c->steps || out_of_time(t);
+        if (has_val && (due(t->step, c->eval_every) || last)) {
+            int64_t pause = rb_now_ns(), tokens;
+            RB_TRY(evaluate(t, c->eval_sequences, &r.val_loss, &tokens, err));
+            t->begin_ns += rb_now_ns() - pause; /* training time does not count evaluations */
+            r.evaluated = true;
+            t->out->has_val = true;
+            t->out->val_loss = r.val_loss;
+            t->out->eval_tokens = tokens;
+        }
+        RB_TRY(t->o->hooks.step(t->o->hooks.ctx, &r, err));
+        if (due(t->step, c->checkpoint_every)) RB_TRY(save(t, err));
+    }
+    return save(t, err);
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static resbm_status hand_spans(training *t, int stage, rb_err *err) {
+    const json_t *a = json_object_get(t->reply[stage], "spans"), *e;
+    size_t n = json_array_size(a), i;
+    rb_stage_span *span = calloc(n + 1, sizeof *span);
+    if (!span) return rb_fail(err, RESBM_E_MEMORY, "no memory for the trace of stage %d", stage);
+    json_array_foreach((json_t *)a, i, e) {
+        int64_t v[8];
+        for (size_t k = 0; k < 8; k++) v[k] = json_integer_value(json_array_get(e, k));
+        span[i] = (rb_stage_span){v[0], v[1], v[2], (uint64_t)v[3], (uint64_t)v[4], (int)v[5], (int)v[6], (int)v[7]};
+    }
+    resbm_status st = t->o->hooks.spans(t->o->hooks.ctx, stage, span, (int)n, err);
+    free(span);
+    return st;
+}
+
+static int borders(const rb_config *c) {
+    int n = 0;
+    for (int i = 0; i + 1 < (int)c->model.segments; i++) n += rb_stage_of(c, i) != rb_stage_of(c, i + 1);
+    return n;
+}
+
+static void sum_up(training *t) {
+    rb_train_summary *o = t->out;
+    o->steps = t->step;
+    o->tokens = t->step * t->cfg->train.batch * t->cfg->model.context;
+    o->elapsed_s = elapsed(t);
+    qsort(t->step_s, (size_t)t->timed, sizeof *t->step_s, by_value);
+    o->step_s = t->timed ? t->step_s[t->timed / 2] : 0;
+    o->tokens_per_s = o->step_s > 0 ? (double)(t->cfg->train.batch * t->cfg->model.context) / o->step_s : 0;
+    o->bubble = t->spent > 0 ? 1 - t->busy / t->spent : 0;
+    double crossings = (double)t->bytes_tokens * borders(t->cfg);
+    o->ratio = t->cfg->boundary.k > 0 ? (double)t->cfg->model.d / (double)t->cfg->boundary.k : 1;
+    if (crossings <= 0) return;
+    o->bytes_per_token_fwd = (double)t->fwd / crossings;
+    o->bytes_per_token_bwd = (double)t->bwd / crossings;
+    o->token_bytes_per_token = (double)t->ids / crossings;
+    o->wire_ratio = 4.0 * (double)t->cfg->model.d / (o->bytes_per_token_fwd + o->bytes_per_token_bwd + o->token_bytes_per_token);
+}
+
+static resbm_status finish(training *t, rb_err *err) {
+    snprintf(t->crew->doing, sizeof t->crew->doing, "while finishing");
+    RB_TRY(rb_crew_tell(t->crew, json_pack("{s:s}", "t", "finish"), err));
+    RB_TRY(rb_crew_gather(t->crew, "stats", -1, deadline(t), t->reply, err));
+    resbm_status st = RESBM_OK;
+    for (int s = 0; s < t->crew->stages && !st; s++) {
+        t->out->peak_rss[s] = json_integer_value(json_object_get(t->reply[s], "rss"));
+        t->out->model_bytes[s] = json_integer_value(json_object_get(t->reply[s], "model_bytes"));
+        st = hand_spans(t, s, err);
+    }
+    int64_t moved[RB_TRAFFIC_COUNT];
+    read_traffic(t, moved);
+    memcpy(t->out->sent, t->sent, sizeof t->sent);
+    rb_crew_drop(t->crew, t->reply);
+    return st;
+}
+
+/* Where to go on: fills the cursor from the newest whole checkpoint. */
+static resbm_status find_start(training *t, char load[PATH_MAX], rb_err *err) {
+    rb_buf why = {0};
+    rb_checkpoint *c = NULL;
+    rb_config *saved = calloc(1, sizeof *saved);
+    int64_t step = -1;
+    resbm_status st = saved ? rb_checkpoint_find_latest(t->o->dir, &step, &why, err)
+                            : rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
+    if (why.len && t->o->hooks.note) t->o->hooks.note(t->o->hooks.ctx, why.data);
+    rb_buf_free(&why);
+    if (!st && step < 0) st = rb_fail(err, RESBM_E_CONFIG, "--resume: %s holds no snapshot; start it without --resume", t->o->dir);
+    if (!st) st = rb_checkpoint_path(t->o->dir, step, load, err);
+    if (!st) st = rb_checkpoint_open(load, &c, err);
+    if (!st) {
+        const rb_manifest *m = rb_checkpoint_manifest(c);
+        t->step = t->saved = m->step;
+        t->sequence = (uint64_t)m->cursor;
+        t->epoch = m->epoch + 1;
+        t->before_s = (double)rb_manifest_get(m, "elapsed_ns") * 1e-9;
+        t->evals = (uint64_t)rb_manifest_get(m, "evals");
+        st = rb_config_defaults(saved, err);
+        if (!st) st = rb_config_load_text(saved, load, m->config, strlen(m->config), err);
+        if (!st) st = rb_config_validate(saved, err);
+        rb_buf warnings = {0};
+        if (!st) st = rb_config_resume_check(saved, t->cfg, &warnings, err);
+        if (warnings.len && t->o->hooks.note) t->o->hooks.note(t->o->hooks.ctx, warnings.data);
+        rb_buf_free(&warnings);
+    }
+    rb_checkpoint_close(c);
+    free(saved);
+    return st;
+}
+
+static resbm_status refuse_old_run(training *t, rb_err *err) {
+    int64_t step = -1;
+    rb_err ignored;
+    rb_checkpoint_find_latest(t->o->dir, &step, NULL, &ignored);
+    if (step < 0) return RESBM_OK;
+    return rb_fail(err, RESBM_E_STATE, "%s already holds a run (step %lld): go on with --resume, or choose another --out",
+                   t->o->dir, (long long)step);
+}
+
+static resbm_status announce(training *t, rb_err *err) {
+    rb_buf rules = {0};
+    t->out->params = 0;
+    for (int i = 0; i < t->table.count; i++)
+        if (t->table.rows[i].role != RB_ROLE_STEP) t->out->params += rb_tensor_count(&t->table.rows[i]);
+    rb_optim_describe(&t->cfg->optim.rule, &t->table, &rules);
+    resbm_status st = rb_buf_status(&rules, err);
+    if (!st) st = t->o->hooks.ready(t->o->hooks.ctx, rules.data, t->out->params, t->o->resume ? t->step : -1, err);
+    rb_buf_free(&rules);
+    return st;
+}
+
+static resbm_status prepare(training *t, rb_err *err) {
+    size_t rows = 0;
+    RB_TRY(rb_tensor_table_build(&t->cfg->model, &t->cfg->boundary, &t->table, err));
+    RB_TRY(rb_optim_check(&t->cfg->optim.rule, &t->table, err));
+    rows = (size_t)t->table.count;
+    t->sumsq = calloc(rows + 1, sizeof *t->sumsq);
+    t->segment_norm = calloc((size_t)t->cfg->model.segments, sizeof *t->segment_norm);
+    t->scale = calloc((size_t)t->cfg->model.segments, sizeof *t->scale);
+    t->step_s = calloc((size_t)t->cfg->train.steps + 1, sizeof *t->step_s);
+    if (!t->sumsq || !t->segment_norm || !t->scale || !t->step_s)
+        return rb_fail(err, RESBM_E_MEMORY, "no memory for the norms of %zu tensors", rows);
+    return RESBM_OK;
+}
+
+static resbm_status run(training *t, rb_err *err) {
+    char load[PATH_MAX] = "";
+    RB_TRY(prepare(t, err));
+    RB_TRY(t->o->resume ? find_start(t, load, err) : refuse_old_run(t, err));
+    rb_crew_options o = {t->cfg, t->o->program, *load ? load : NULL, (uint32_t)t->epoch, true};
+    RB_TRY(rb_crew_open(&o, &t->crew, err));
+    RB_TRY(announce(t, err));
+    t->begin_ns = rb_now_ns();
+    RB_TRY(loop(t, err));
+    sum_up(t);
+    t->out->stopped_early = t->step < t->cfg->train.steps;
+    RB_TRY(finish(t, err));
+    if (!asked_to_stop(t) || t->step >= t->cfg->train.steps) return RESBM_OK;
+    return rb_fail(err, RESBM_E_CANCELLED, "stopped on request after step %lld", (long long)t->step);
+}
+
+resbm_status rb_train(const rb_train_options *o, rb_train_summary *out, rb_err *err) {
+    training t = {.o = o, .cfg = o->cfg, .out = out, .saved = -1};
+    *out = (rb_train_summary){.stages = (int)o->cfg->pipeline.stages};
+    resbm_status st = run(&t, err);
+    rb_crew_close(t.crew);
+    rb_tensor_table_free(&t.table);
+    free(t.sumsq);
+    free(t.segment_norm);
+    free(t.scale);
+    free(t.step_s);
+    if (st && err && t.saved >= 0) {
+        size_t n = strlen(err->text);
+        snprintf(err->text + n, sizeof err->text - n, ". The last snapshot is %s/step-%lld: go on with --resume", o->dir,
+                 (long long)t.saved);
+    }
+    return st;
+}

@@ -1,0 +1,83 @@
+/* Training as its coordinator runs it: every step is a transaction. The stages compute; their norms and losses are
+ * agreed here; the commit is told; all apply it. What happens is handed to the caller through rb_train_hooks. */
+#ifndef RB_RUN_TRAIN_H
+#define RB_RUN_TRAIN_H
+
+#include <stdatomic.h>
+#include "run/config.h"
+#include "run/stage.h"
+
+/* One training step as it was committed. */
+typedef struct rb_step_record {
+    int64_t step, tokens;      /* steps and tokens done, this one included */
+    double loss, lr, grad_norm;
+    const double *grad_norm_segments;
+    int segments;
+    bool evaluated;
+    double val_loss;
+    double step_s, tokens_per_s, elapsed_s; /* elapsed: training time since the run began, resumed parts included */
+    int64_t wire_bytes_fwd, wire_bytes_bwd; /* over all links, headers included; token ids count as forward */
+    double bubble;             /* share of the stages' time of this step without computation */
+} rb_step_record;
+
+/* What the whole run came to. */
+typedef struct rb_train_summary {
+    int64_t steps, tokens, params, eval_tokens;
+    bool has_val;
+    double val_loss, step_s, tokens_per_s, bubble, elapsed_s; /* step_s, tokens_per_s: medians */
+    double bytes_per_token_fwd, bytes_per_token_bwd, token_bytes_per_token; /* per boundary crossed by a link */
+    double ratio, wire_ratio;
+    int stages;
+    int64_t peak_rss[RB_MAX_STAGES], model_bytes[RB_MAX_STAGES];
+    int64_t sent[RB_MAX_STAGES][RB_TRAFFIC_COUNT];
+    bool stopped_early; /* by request or train.max_seconds */
+} rb_train_summary;
+
+typedef struct rb_train_hooks {
+    void *ctx;
+    /* Once everything is ready: which rule each parameter gets, parameter count; resumed_from < 0: a new run. */
+    resbm_status (*ready)(void *ctx, const char *rules, int64_t params, int64_t resumed_from, rb_err *err);
+    resbm_status (*step)(void *ctx, const rb_step_record *r, rb_err *err);
+    void (*note)(void *ctx, const char *text); /* one line for people */
+    /* Spans of one stage, for the trace. */
+    resbm_status (*spans)(void *ctx, int stage, const rb_stage_span *span, int n, rb_err *err);
+} rb_train_hooks;
+
+typedef struct rb_train_options {
+    const rb_config *cfg;  /* validated */
+    const char *dir;       /* of checkpoints */
+    const char *program;   /* the resbm program */
+    bool resume;
+    const atomic_int *stop; /* becomes 1: snapshot after the present step and end (RESBM_E_CANCELLED); may be NULL */
+    rb_train_hooks hooks;
+} rb_train_options;
+
+/* Blocks until the run has ended. On a fault the text names the last snapshot. out is filled as far as it got. */
+resbm_status rb_train(const rb_train_options *o, rb_train_summary *out, rb_err *err);
+
+/* Loss of a checkpoint (DIR or DIR/step-N) on the validation data, on cfg's stages. */
+typedef struct rb_eval_result {
+    int64_t step, tokens;
+    double loss;
+} rb_eval_result;
+resbm_status rb_eval(const rb_config *cfg, const char *program, const char *checkpoint, int64_t sequences,
+                     rb_eval_result *out, rb_err *err);
+
+/* Continues `prompt` (ids) by up to n tokens; each new id is handed to `emit`. */
+typedef struct rb_generate_options {
+    const int32_t *prompt;
+    int64_t prompt_len, n;
+    double temperature, top_p;
+    uint64_t seed;
+    int32_t eos; /* ends the text; -1: none */
+    resbm_status (*emit)(void *ctx, int32_t id, rb_err *err);
+    void *ctx;
+} rb_generate_options;
+resbm_status rb_generate(const rb_config *cfg, const char *program, const char *checkpoint,
+                         const rb_generate_options *o, rb_err *err);
+
+/* The configuration a checkpoint was written with, and which folder it is: path may be a run's DIR (its newest whole
+ * checkpoint is taken; damaged ones are named in notes) or a step-N folder itself. */
+resbm_status rb_checkpoint_config(const char *path, rb_config *cfg, char folder[4096], rb_buf *notes, rb_err *err);
+
+#endif
