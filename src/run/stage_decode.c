@@ -156,7 +156,7 @@ static resbm_status decode_step(rb_stage *s, const json_t *in, float *logits, in
 
 resbm_status rb_stage_decode(rb_stage *s, const json_t *in, json_t **reply, rb_err *err) {
     int64_t T = 0;
-    int32_t id;
+    int32_t id = 0;
     float *logits = malloc((size_t)s->cfg.model.vocab * sizeof *logits);
     if (!logits) return rb_fail(err, RESBM_E_MEMORY, "no memory for logits");
     resbm_status st = decode_step(s, in, logits, &T, err);

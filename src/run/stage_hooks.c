@@ -39,7 +39,7 @@ static resbm_status hand_over_backward(rb_stage *s, int i, int microbatch, const
 
 static resbm_status forward(void *ctx, int segment, int microbatch, rb_err *err) {
     rb_stage *s = ctx;
-    rb_berth *b;
+    rb_berth *b = NULL;
     int i, slot;
     RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
     rb_segment_io io = {.tokens = row_of(s->tokens, microbatch, s->B, s->T),
@@ -62,7 +62,7 @@ static resbm_status gradients(rb_stage *s, int i, int microbatch, rb_berth *b, c
 
 static resbm_status backward(void *ctx, int segment, int microbatch, rb_err *err) {
     rb_stage *s = ctx;
-    rb_berth *b;
+    rb_berth *b = NULL;
     int i, slot;
     RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
     rb_segment_io io = {.grad_scale = s->grad_scale};
@@ -76,7 +76,7 @@ static resbm_status backward(void *ctx, int segment, int microbatch, rb_err *err
 
 static resbm_status backward_input(void *ctx, int segment, int microbatch, rb_err *err) {
     rb_stage *s = ctx;
-    rb_berth *b;
+    rb_berth *b = NULL;
     int i, slot;
     RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
     rb_segment_io io = {.grad_scale = s->grad_scale};
@@ -88,7 +88,7 @@ static resbm_status backward_input(void *ctx, int segment, int microbatch, rb_er
 
 static resbm_status backward_weight(void *ctx, int segment, int microbatch, rb_err *err) {
     rb_stage *s = ctx;
-    rb_berth *b;
+    rb_berth *b = NULL;
     int i, slot;
     RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
     RB_TRY(rb_segment_backward_weight(s->model, s->q, segment, slot, err));
@@ -153,7 +153,7 @@ static resbm_status recv_parts(rb_stage *s, rb_port *p, int from, int microbatch
 
 static resbm_status send_forward(void *ctx, int segment, int microbatch, rb_err *err) {
     rb_stage *s = ctx;
-    rb_berth *b;
+    rb_berth *b = NULL;
     int i, slot;
     RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
     RB_TRY(send_parts(s, &s->out_port[i], rb_stage_of(&s->cfg, segment + 1), microbatch, b->out, err));
@@ -163,7 +163,7 @@ static resbm_status send_forward(void *ctx, int segment, int microbatch, rb_err 
 
 static resbm_status recv_forward(void *ctx, int segment, int microbatch, rb_err *err) {
     rb_stage *s = ctx;
-    rb_berth *b;
+    rb_berth *b = NULL;
     int i, slot;
     RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
     return recv_parts(s, &s->in_port[i], rb_stage_of(&s->cfg, segment - 1), microbatch, b->in, err);
@@ -171,7 +171,7 @@ static resbm_status recv_forward(void *ctx, int segment, int microbatch, rb_err 
 
 static resbm_status send_backward(void *ctx, int segment, int microbatch, rb_err *err) {
     rb_stage *s = ctx;
-    rb_berth *b;
+    rb_berth *b = NULL;
     int i, slot;
     RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
     RB_TRY(send_parts(s, &s->grad_out_port[i], rb_stage_of(&s->cfg, segment - 1), microbatch, b->grad_out, err));
@@ -181,7 +181,7 @@ static resbm_status send_backward(void *ctx, int segment, int microbatch, rb_err
 
 static resbm_status recv_backward(void *ctx, int segment, int microbatch, rb_err *err) {
     rb_stage *s = ctx;
-    rb_berth *b;
+    rb_berth *b = NULL;
     int i, slot;
     RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
     return recv_parts(s, &s->grad_in_port[i], rb_stage_of(&s->cfg, segment + 1), microbatch, b->grad_in, err);
