@@ -1,6 +1,6 @@
-/* Every device of the registry against the reference, every kind of operation: odd sizes, strided views, absent
- * operands, outputs that share memory with inputs where ops.h allows it, NaN and inf told apart, guard bands round
- * every buffer, and the same bits for 1, 2 and 3 threads. */
+/* Every device of the registry against the reference, every kind of operation: odd sizes, strided views,
+ * absent operands, outputs that share memory with inputs where ops.h allows it, NaN and inf told apart, guard
+ * bands round every buffer, and the same bits for 1, 2 and 3 threads. */
 #include <math.h>
 #include <stdlib.h>
 #include "rb_cmocka.h"
@@ -13,17 +13,29 @@
 
 enum { GUARD = 128 /* bytes on each side of a buffer */, SENTINEL = 0xA5, PARTS = RB_MAX_VIEWS };
 
-typedef enum init { NORMAL, POSITIVE, ANGLE_COS, ANGLE_SIN, NAN_FILL, IDS, TARGETS, BYTES, ZERO, SPECIAL } init;
+typedef enum init {
+    NORMAL,
+    POSITIVE,
+    ANGLE_COS,
+    ANGLE_SIN,
+    NAN_FILL,
+    IDS,
+    TARGETS,
+    BYTES,
+    ZERO,
+    SPECIAL
+} init;
 
-/* One operand: its view's shape, extra elements between rows, contents, and the operand whose memory it shares. */
+/* One operand: its view's shape, extra elements between rows, contents, and the operand whose memory it
+ * shares. */
 typedef struct part {
     rb_dtype dtype;
     int rank;
     int64_t shape[4], gap;
     init init;
-    int64_t range;   /* ids below this */
-    int shares;      /* operand number + 1; 0 = memory of its own */
-    void *host;      /* whole buffer with guards and gaps */
+    int64_t range; /* ids below this */
+    int shares;    /* operand number + 1; 0 = memory of its own */
+    void *host;    /* whole buffer with guards and gaps */
     size_t bytes;
 } part;
 
@@ -62,29 +74,54 @@ static size_t bytes_of(const part *p) {
 static double initial(const part *p, rb_rng *r, int64_t i) {
     float normal;
     switch (p->init) {
-    case NORMAL: rb_normal_fill(r->key, &normal, 1, 0, 1); r->key++; return (double)normal;
-    case POSITIVE: return 0.1 + rb_rng_uniform(r);
-    case ANGLE_COS: return cos((double)i * 0.37);
-    case ANGLE_SIN: return sin((double)i * 0.37);
-    case NAN_FILL: return NAN;
-    case IDS: return (double)rb_rng_below(r, (uint64_t)p->range);
-    case TARGETS: return (double)rb_rng_below(r, (uint64_t)p->range + 1) - 1;
-    case BYTES: return (double)rb_rng_below(r, 256);
-    case ZERO: return 0;
-    case SPECIAL: break;
+    case NORMAL:
+        rb_normal_fill(r->key, &normal, 1, 0, 1);
+        r->key++;
+        return (double)normal;
+    case POSITIVE:
+        return 0.1 + rb_rng_uniform(r);
+    case ANGLE_COS:
+        return cos((double)i * 0.37);
+    case ANGLE_SIN:
+        return sin((double)i * 0.37);
+    case NAN_FILL:
+        return NAN;
+    case IDS:
+        return (double)rb_rng_below(r, (uint64_t)p->range);
+    case TARGETS:
+        return (double)rb_rng_below(r, (uint64_t)p->range + 1) - 1;
+    case BYTES:
+        return (double)rb_rng_below(r, 256);
+    case ZERO:
+        return 0;
+    case SPECIAL:
+        break;
     }
-    static const double odd[] = {1.5, INFINITY, -2, -INFINITY, NAN, 0, -0.0, 88, -88, 3e38, -1e-40, 1000, -1000};
+    static const double odd[] = {1.5, INFINITY, -2,   -INFINITY, NAN,  0,    -0.0,
+                                 88,  -88,      3e38, -1e-40,    1000, -1000};
     return odd[i % (int64_t)(sizeof odd / sizeof *odd)];
 }
 
 static void put(const rb_view *v, int64_t at, double x) {
     switch (v->dtype) {
-    case RB_F32: ((float *)v->data)[at] = (float)x; break;
-    case RB_BF16: ((uint16_t *)v->data)[at] = isnan(x) ? 0x7fc0 : (uint16_t)(0x3f80 + (int)(x * 16)); break;
-    case RB_I32: ((int32_t *)v->data)[at] = (int32_t)x; break;
-    case RB_U8: ((uint8_t *)v->data)[at] = (uint8_t)x; break;
-    case RB_F64: ((double *)v->data)[at] = x; break;
-    default: ((int64_t *)v->data)[at] = (int64_t)x; break;
+    case RB_F32:
+        ((float *)v->data)[at] = (float)x;
+        break;
+    case RB_BF16:
+        ((uint16_t *)v->data)[at] = isnan(x) ? 0x7fc0 : (uint16_t)(0x3f80 + (int)(x * 16));
+        break;
+    case RB_I32:
+        ((int32_t *)v->data)[at] = (int32_t)x;
+        break;
+    case RB_U8:
+        ((uint8_t *)v->data)[at] = (uint8_t)x;
+        break;
+    case RB_F64:
+        ((double *)v->data)[at] = x;
+        break;
+    default:
+        ((int64_t *)v->data)[at] = (int64_t)x;
+        break;
     }
 }
 
@@ -92,15 +129,20 @@ static double get(const rb_view *v, int64_t at) {
     uint32_t u;
     float f;
     switch (v->dtype) {
-    case RB_F32: return (double)((const float *)v->data)[at];
+    case RB_F32:
+        return (double)((const float *)v->data)[at];
     case RB_BF16:
         u = (uint32_t)((const uint16_t *)v->data)[at] << 16;
         memcpy(&f, &u, 4);
         return (double)f;
-    case RB_I32: return ((const int32_t *)v->data)[at];
-    case RB_U8: return ((const uint8_t *)v->data)[at];
-    case RB_F64: return ((const double *)v->data)[at];
-    default: return (double)((const int64_t *)v->data)[at];
+    case RB_I32:
+        return ((const int32_t *)v->data)[at];
+    case RB_U8:
+        return ((const uint8_t *)v->data)[at];
+    case RB_F64:
+        return ((const double *)v->data)[at];
+    default:
+        return (double)((const int64_t *)v->data)[at];
     }
 }
 
@@ -122,7 +164,8 @@ static void make_case(test_case *c) {
     int n = snprintf(c->name, sizeof c->name, "%s", rb_op_info(c->op.kind)->name);
     for (int j = 0; j < views; j++)
         for (int i = 0; i < c->t[j].rank && n < (int)sizeof c->name - 8; i++)
-            n += snprintf(c->name + n, sizeof c->name - (size_t)n, i ? "x%lld" : " %lld", (long long)c->t[j].shape[i]);
+            n += snprintf(c->name + n, sizeof c->name - (size_t)n, i ? "x%lld" : " %lld",
+                          (long long)c->t[j].shape[i]);
 }
 
 static void free_case(test_case *c) {
@@ -181,7 +224,8 @@ static void compare_values(const test_case *c, int j, const char *device, void *
             int64_t at = rb_row_offset(&w, r) + i;
             if (!close_enough(get(&w, at), get(&g, at), c->tolerance, size))
                 fail_msg("%s on %s: %s row %lld column %lld is %.9g, reference %.9g", c->name, device,
-                         rb_op_view_name(c->op.kind, j), (long long)r, (long long)i, get(&g, at), get(&w, at));
+                         rb_op_view_name(c->op.kind, j), (long long)r, (long long)i, get(&g, at),
+                         get(&w, at));
         }
 }
 
@@ -198,8 +242,8 @@ static void compare_untouched(const test_case *c, int j, const char *device, con
     }
     for (size_t i = 0; i < p->bytes; i++)
         if (want[i] != ((const unsigned char *)got)[i])
-            fail_msg("%s on %s: byte %zu of %s's buffer (%zu bytes, guards of %d) was overwritten", c->name, device, i,
-                     rb_op_view_name(c->op.kind, j), p->bytes, GUARD);
+            fail_msg("%s on %s: byte %zu of %s's buffer (%zu bytes, guards of %d) was overwritten", c->name,
+                     device, i, rb_op_view_name(c->op.kind, j), p->bytes, GUARD);
     free(want);
 }
 
@@ -227,12 +271,13 @@ typedef struct fixture {
     int devices, cases[RB_OP_COUNT];
 } fixture;
 
-/* cpu at 1, 2 and 3 threads stands together: those must agree bit for bit. Sets this processor lacks are left out. */
+/* cpu at 1, 2 and 3 threads stands together: those must agree bit for bit. Sets this processor lacks are left
+ * out. */
 static int setup(void **state) {
     static const struct {
         const char *name;
         int threads;
-    } wanted[DEVICES] = {{"ref", 1},    {"cpu", 1},    {"cpu", 2},      {"cpu", 3},     {"cpu:v3", 2},
+    } wanted[DEVICES] = {{"ref", 1},    {"cpu", 1},  {"cpu", 2},      {"cpu", 3}, {"cpu:v3", 2},
                          {"cpu:v2", 2}, {"late", 1}, {"late:cpu", 2}, {"ref", 1}};
     fixture *f = calloc(1, sizeof *f);
     rb_err err;
@@ -266,7 +311,8 @@ static int teardown(void **state) {
     return 0;
 }
 
-static void check_device(const test_case *c, const open_device *d, void *want[PARTS], void *same_bits[PARTS]) {
+static void check_device(const test_case *c, const open_device *d, void *want[PARTS],
+                         void *same_bits[PARTS]) {
     void *got[PARTS];
     char label[64];
     int views = rb_op_info(c->op.kind)->views;
@@ -277,7 +323,8 @@ static void check_device(const test_case *c, const open_device *d, void *want[PA
         compare_untouched(c, j, label, got[j], is_written(c, j));
         if (is_written(c, j)) compare_values(c, j, label, want[j], got[j]);
         if (same_bits[j] && memcmp(same_bits[j], got[j], c->t[j].bytes))
-            fail_msg("%s on %s: %s has other bits than with one thread", c->name, label, rb_op_view_name(c->op.kind, j));
+            fail_msg("%s on %s: %s has other bits than with one thread", c->name, label,
+                     rb_op_view_name(c->op.kind, j));
     }
     free_results(got, views);
 }
@@ -299,31 +346,71 @@ static void check(fixture *f, test_case *c) {
     free_case(c);
 }
 
-#define P1(a, what)          {RB_F32, 1, {a}, 0, what, 0, 0, NULL, 0}
-#define P2(a, b, gap, what)  {RB_F32, 2, {a, b}, gap, what, 0, 0, NULL, 0}
-#define ABSENT               {RB_F32, 0, {0}, 0, ZERO, 0, 0, NULL, 0}
-#define SHARED2(a, b, gap, of) {RB_F32, 2, {a, b}, gap, ZERO, 0, (of) + 1, NULL, 0}
-#define IDS1(n, range, what) {RB_I32, 1, {n}, 0, what, range, 0, NULL, 0}
+#define P1(a, what)                                                                                          \
+    { RB_F32, 1, {a}, 0, what, 0, 0, NULL, 0 }
+#define P2(a, b, gap, what)                                                                                  \
+    { RB_F32, 2, {a, b}, gap, what, 0, 0, NULL, 0 }
+#define ABSENT                                                                                               \
+    { RB_F32, 0, {0}, 0, ZERO, 0, 0, NULL, 0 }
+#define SHARED2(a, b, gap, of)                                                                               \
+    { RB_F32, 2, {a, b}, gap, ZERO, 0, (of) + 1, NULL, 0 }
+#define IDS1(n, range, what)                                                                                 \
+    { RB_I32, 1, {n}, 0, what, range, 0, NULL, 0 }
 
 static void test_gemm(void **state) {
-    static const int64_t size[][3] = {{1, 1, 1},     {1, 300, 64}, {5, 7, 3},    {64, 64, 64},   {130, 70, 33},
-                                      {257, 96, 40}, {33, 520, 9}, {520, 33, 65}, {3, 1030, 130}, {600, 5, 200}};
+    static const int64_t size[][3] = {{1, 1, 1},      {1, 300, 64},  {5, 7, 3},    {64, 64, 64},
+                                      {130, 70, 33},  {257, 96, 40}, {33, 520, 9}, {520, 33, 65},
+                                      {3, 1030, 130}, {600, 5, 200}};
     for (size_t i = 0; i < sizeof size / sizeof *size; i++)
         for (int t = 0; t < 4; t++) {
-            int64_t M = size[i][0], N = size[i][1], K = size[i][2], ta = t & 1, tb = t >> 1, gap = i % 2 ? 3 : 0;
+            int64_t M = size[i][0], N = size[i][1], K = size[i][2], ta = t & 1, tb = t >> 1,
+                    gap = i % 2 ? 3 : 0;
             test_case c = {{.kind = RB_OP_GEMM, .f = {t == 1 ? 0.5f : 1, t == 3 ? 1.f : 0}, .i = {ta, tb}},
-                           {P2(M, N, gap, t == 3 ? NORMAL : NAN_FILL), P2(ta ? K : M, ta ? M : K, gap, NORMAL),
-                            P2(tb ? N : K, tb ? K : N, 0, NORMAL)},
-                           1e-5, "", 0};
+                           {P2(M, N, gap, t == 3 ? NORMAL : NAN_FILL),
+                            P2(ta ? K : M, ta ? M : K, gap, NORMAL), P2(tb ? N : K, tb ? K : N, 0, NORMAL)},
+                           1e-5,
+                           "",
+                           0};
             check(*state, &c);
         }
+}
+
+/* Tiles large enough that oneDNN would cut them by the number of threads if it were let. */
+static void test_gemm_bits_of_large_tiles(void **state) {
+    fixture *f = *state;
+    enum { M = 1024, N = 256, K = 1000 };
+    for (int t = 0; t < 4; t++) {
+        int ta = t & 1, tb = t >> 1;
+        test_case c = {{.kind = RB_OP_GEMM, .f = {1, 0}, .i = {ta, tb}},
+                       {P2(M, N, 0, NAN_FILL), P2(ta ? K : M, ta ? M : K, 0, NORMAL),
+                        P2(tb ? N : K, tb ? K : N, 0, NORMAL)},
+                       0,
+                       "",
+                       0};
+        void *one[PARTS] = {NULL}, *got[PARTS];
+        make_case(&c);
+        for (int i = 0; i < f->devices; i++) {
+            if (strcmp(f->d[i].name, "cpu")) continue;
+            run_case(&c, f->d[i].dev, f->d[i].q, one[0] ? got : one);
+            if (f->d[i].threads == 1) continue;
+            if (memcmp(one[0], got[0], c.t[0].bytes))
+                fail_msg("%s: other bits with %d threads", c.name, f->d[i].threads);
+            free_results(got, 3);
+        }
+        free_results(one, 3);
+        free_case(&c);
+    }
 }
 
 static void test_fill_and_axpby(void **state) {
     static const rb_dtype types[] = {RB_F32, RB_F64, RB_I32, RB_I64, RB_U8};
     for (int i = 0; i < 5; i++)
         for (int64_t n = 1; n < 30000; n = n * 7 + 2) {
-            test_case c = {{.kind = RB_OP_FILL, .f = {3}}, {{types[i], 2, {n, 3}, n % 3, NORMAL, 0, 0, NULL, 0}}, 0, "", 0};
+            test_case c = {{.kind = RB_OP_FILL, .f = {3}},
+                           {{types[i], 2, {n, 3}, n % 3, NORMAL, 0, 0, NULL, 0}},
+                           0,
+                           "",
+                           0};
             check(*state, &c);
         }
     for (int mix = 0; mix < 8; mix++)
@@ -333,10 +420,13 @@ static void test_fill_and_axpby(void **state) {
             test_case c = {{.kind = RB_OP_AXPBY, .f = {beta != 0 ? 1.f : 2.f, beta}},
                            {{y, 3, {2, n, 5}, n % 2, beta != 0 ? POSITIVE : NAN_FILL, 0, 0, NULL, 0},
                             {x, 3, {2, n, 5}, n % 5, POSITIVE, 0, 0, NULL, 0}},
-                           y == RB_BF16 ? 1. / 128 : 1e-6, "", 0};
+                           y == RB_BF16 ? 1. / 128 : 1e-6,
+                           "",
+                           0};
             check(*state, &c);
         }
-    test_case own = {{.kind = RB_OP_AXPBY, .f = {2, 1}}, {P2(9, 5000, 0, NORMAL), SHARED2(9, 5000, 0, 0)}, 1e-6, "", 0};
+    test_case own = {
+        {.kind = RB_OP_AXPBY, .f = {2, 1}}, {P2(9, 5000, 0, NORMAL), SHARED2(9, 5000, 0, 0)}, 1e-6, "", 0};
     check(*state, &own);
 }
 
@@ -345,9 +435,15 @@ static void test_embed(void **state) {
     for (size_t i = 0; i < sizeof size / sizeof *size; i++) {
         int64_t n = size[i][0], d = size[i][1], V = size[i][2];
         test_case f = {{.kind = RB_OP_EMBED_FWD},
-                       {P2(n, d, 2, NAN_FILL), P2(V, d, 1, NORMAL), IDS1(n, V, IDS)}, 0, "", 0};
+                       {P2(n, d, 2, NAN_FILL), P2(V, d, 1, NORMAL), IDS1(n, V, IDS)},
+                       0,
+                       "",
+                       0};
         test_case b = {{.kind = RB_OP_EMBED_BWD},
-                       {P2(V, d, 0, NORMAL), P2(n, d, 3, NORMAL), IDS1(n, V, IDS)}, 1e-6, "", 0};
+                       {P2(V, d, 0, NORMAL), P2(n, d, 3, NORMAL), IDS1(n, V, IDS)},
+                       1e-6,
+                       "",
+                       0};
         check(*state, &f);
         check(*state, &b);
     }
@@ -360,14 +456,16 @@ static void test_rmsnorm(void **state) {
             int64_t n = size[i][0], d = size[i][1], gap = i % 3;
             part rows = P2(n, d, gap, NORMAL), w = P1(d, NORMAL), rstd = P1(n, POSITIVE), none = ABSENT;
             if (mode & 1) w = none;
-            if (mode & 2) rows = (part){RB_F32, 3, {n, 2, d}, gap, NORMAL, 0, 0, NULL, 0}, rstd.shape[0] = 2 * n;
+            if (mode & 2)
+                rows = (part){RB_F32, 3, {n, 2, d}, gap, NORMAL, 0, 0, NULL, 0}, rstd.shape[0] = 2 * n;
             part y = rows, dw = P1(d, NORMAL), inplace = rows;
             y.init = NAN_FILL;
             inplace.shares = 2;
             test_case f = {{.kind = RB_OP_RMSNORM_FWD, .f = {1e-5f}}, {y, rstd, rows, w}, 3e-6, "", 0};
             test_case b = {{.kind = RB_OP_RMSNORM_BWD_X, .f = {0}}, {y, rows, rows, w, rstd}, 3e-6, "", 0};
             test_case a = {{.kind = RB_OP_RMSNORM_BWD_X, .f = {1}}, {rows, rows, rows, w, rstd}, 3e-6, "", 0};
-            test_case s = {{.kind = RB_OP_RMSNORM_BWD_X, .f = {0}}, {inplace, rows, rows, w, rstd}, 3e-6, "", 0};
+            test_case s = {
+                {.kind = RB_OP_RMSNORM_BWD_X, .f = {0}}, {inplace, rows, rows, w, rstd}, 3e-6, "", 0};
             test_case g = {{.kind = RB_OP_RMSNORM_BWD_W}, {dw, rows, rows, rstd}, 1e-5, "", 0};
             test_case *all[] = {&f, &b, &a, &s, &g};
             for (int j = 0; j < 5; j++) check(*state, all[j]);
@@ -382,8 +480,11 @@ static void test_rope(void **state) {
             int64_t offset = (int64_t)i * 3;
             test_case c = {{.kind = RB_OP_ROPE, .i = {offset, inverse}},
                            {{RB_F32, 4, {s[0], s[1], s[2], s[3]}, (int64_t)i, NORMAL, 0, 0, NULL, 0},
-                            P2(s[1] + offset, s[3] / 2, 1, ANGLE_COS), P2(s[1] + offset, s[3] / 2, 1, ANGLE_SIN)},
-                           1e-6, "", 0};
+                            P2(s[1] + offset, s[3] / 2, 1, ANGLE_COS),
+                            P2(s[1] + offset, s[3] / 2, 1, ANGLE_SIN)},
+                           1e-6,
+                           "",
+                           0};
             check(*state, &c);
         }
 }
@@ -391,10 +492,10 @@ static void test_rope(void **state) {
 typedef struct heads {
     int64_t B, T, H, G, D, offset;
 } heads;
-static const heads attention_sizes[] = {{1, 1, 1, 1, 1, 0},   {2, 7, 2, 1, 8, 0},     {1, 65, 4, 2, 32, 0},
-                                        {3, 50, 3, 3, 20, 0}, {1, 130, 6, 2, 64, 0},  {2, 97, 1, 1, 128, 0},
-                                        {1, 1, 4, 2, 64, 77}, {2, 5, 2, 2, 33, 100},  {1, 260, 2, 1, 16, 0},
-                                        {17, 20, 1, 1, 4, 3}, {1, 49, 2, 2, 65, 0},   {1, 300, 1, 1, 32, 13}};
+static const heads attention_sizes[] = {{1, 1, 1, 1, 1, 0},   {2, 7, 2, 1, 8, 0},    {1, 65, 4, 2, 32, 0},
+                                        {3, 50, 3, 3, 20, 0}, {1, 130, 6, 2, 64, 0}, {2, 97, 1, 1, 128, 0},
+                                        {1, 1, 4, 2, 64, 77}, {2, 5, 2, 2, 33, 100}, {1, 260, 2, 1, 16, 0},
+                                        {17, 20, 1, 1, 4, 3}, {1, 49, 2, 2, 65, 0},  {1, 300, 1, 1, 32, 13}};
 
 static part rows_of(const heads *s, int64_t T, int64_t H, int64_t gap, init what) {
     return (part){RB_F32, 4, {s->B, T, H, s->D}, gap, what, 0, 0, NULL, 0};
@@ -405,7 +506,8 @@ static test_case attention_forward_case(const heads *s) {
     return (test_case){{.kind = RB_OP_ATTN_FWD, .i = {s->offset}, .f = {1 / sqrtf((float)s->D)}},
                        {rows_of(s, s->T, s->H, 0, NAN_FILL),
                         {RB_F32, 3, {s->B, s->H, s->T}, 0, NAN_FILL, 0, 0, NULL, 0},
-                        rows_of(s, s->T, s->H, 3, NORMAL), rows_of(s, S, s->G, 1, NORMAL),
+                        rows_of(s, s->T, s->H, 3, NORMAL),
+                        rows_of(s, S, s->G, 1, NORMAL),
                         rows_of(s, S, s->G, 2, NORMAL)},
                        5e-6,
                        "",
@@ -431,9 +533,11 @@ static void test_attention_backward(void **state) {
         run_case(&fwd, f->d[0].dev, f->d[0].q, done);
         test_case c = {{.kind = RB_OP_ATTN_BWD, .f = {fwd.op.f[0]}},
                        {rows_of(&s, s.T, s.H, 1, NAN_FILL), rows_of(&s, s.T, s.G, 0, NAN_FILL),
-                        rows_of(&s, s.T, s.G, 2, NAN_FILL), rows_of(&s, s.T, s.H, 4, NORMAL), fwd.t[0], fwd.t[1],
-                        fwd.t[2], fwd.t[3], fwd.t[4]},
-                       2e-5, "", 0.1};
+                        rows_of(&s, s.T, s.G, 2, NAN_FILL), rows_of(&s, s.T, s.H, 4, NORMAL), fwd.t[0],
+                        fwd.t[1], fwd.t[2], fwd.t[3], fwd.t[4]},
+                       2e-5,
+                       "",
+                       0.1};
         make_case(&c);
         for (int j = 4; j < 9; j++) memcpy(c.t[j].host, done[j - 4], c.t[j].bytes);
         check(f, &c);
@@ -463,7 +567,10 @@ static void test_activations(void **state) {
         }
     test_case odd[] = {{{.kind = RB_OP_SILU_FWD}, {P2(3, 39, 0, ZERO), P2(3, 39, 0, SPECIAL)}, 2e-6, "", 0},
                        {{.kind = RB_OP_SWIGLU_FWD},
-                        {P2(3, 39, 0, ZERO), P2(3, 39, 0, SPECIAL), P2(3, 39, 0, POSITIVE)}, 2e-6, "", 0}};
+                        {P2(3, 39, 0, ZERO), P2(3, 39, 0, SPECIAL), P2(3, 39, 0, POSITIVE)},
+                        2e-6,
+                        "",
+                        0}};
     for (int j = 0; j < 2; j++) check(*state, &odd[j]);
 }
 
@@ -473,10 +580,14 @@ static void test_xent(void **state) {
         for (int g = 0; g < 2; g++) {
             int64_t n = size[i][0], V = size[i][1];
             test_case c = {{.kind = RB_OP_XENT, .f = {g ? 1.f / 64 : 0}},
-                           {P1(n, NAN_FILL), P2(n, V, (int64_t)i, NORMAL), IDS1(n, V, TARGETS)}, 5e-6, "", 0};
+                           {P1(n, NAN_FILL), P2(n, V, (int64_t)i, NORMAL), IDS1(n, V, TARGETS)},
+                           5e-6,
+                           "",
+                           0};
             check(*state, &c);
         }
-    test_case odd = {{.kind = RB_OP_XENT, .f = {1}}, {P1(4, ZERO), P2(4, 5, 0, SPECIAL), IDS1(4, 5, IDS)}, 5e-6, "", 0};
+    test_case odd = {
+        {.kind = RB_OP_XENT, .f = {1}}, {P1(4, ZERO), P2(4, 5, 0, SPECIAL), IDS1(4, 5, IDS)}, 5e-6, "", 0};
     check(*state, &odd);
 }
 
@@ -497,12 +608,18 @@ static void test_reductions(void **state) {
 static void test_optimizers(void **state) {
     for (int64_t n = 1; n < 40000; n = n * 13 + 2) {
         test_case a = {{.kind = RB_OP_ADAMW, .f = {0.999f, 0.1f, 0.95f, 0.05f, 1e-2f, 0.3f, 1e-8f, 0.5f}},
-                       {P1(n, NORMAL), P1(n, NORMAL), P1(n, POSITIVE), P1(n, NORMAL)}, 2e-6, "", 0};
+                       {P1(n, NORMAL), P1(n, NORMAL), P1(n, POSITIVE), P1(n, NORMAL)},
+                       2e-6,
+                       "",
+                       0};
         check(*state, &a);
         for (int m = 0; m < 4; m++) {
             part update = P2(n, 3, 0, NAN_FILL), shared = SHARED2(n, 3, 2, 2);
             test_case c = {{.kind = RB_OP_MUON_MOMENTUM, .f = {0.95f, 0.5f}, .i = {m & 1}},
-                           {P2(n, 3, 1, NORMAL), m & 2 ? shared : update, P2(n, 3, 2, NORMAL)}, 2e-6, "", 0};
+                           {P2(n, 3, 1, NORMAL), m & 2 ? shared : update, P2(n, 3, 2, NORMAL)},
+                           2e-6,
+                           "",
+                           0};
             check(*state, &c);
         }
     }
@@ -525,7 +642,10 @@ static void check_code(fixture *f, int code, int scale, const heads *s, int stoc
     test_case pack = {op, {bytes, x, steps}, 0, "", 0}, unpack = {op, {out, bytes, steps}, 0, "", 0};
     unpack.op.kind = RB_OP_UNPACK;
     test_case stats = {{.kind = RB_OP_CODE_STATS, .i = {code, scale, s->B, s->T}},
-                       {{RB_I64, 1, {s->D}, 0, ZERO, 0, 0, NULL, 0}, bytes}, 0, "", 0};
+                       {{RB_I64, 1, {s->D}, 0, ZERO, 0, 0, NULL, 0}, bytes},
+                       0,
+                       "",
+                       0};
     void *packed[PARTS];
     make_case(&pack);
     run_case(&pack, f->d[0].dev, f->d[0].q, packed);
@@ -543,7 +663,8 @@ static void check_code(fixture *f, int code, int scale, const heads *s, int stoc
 }
 
 static void test_codec(void **state) {
-    static const heads sizes[] = {{1, 1, 0, 0, 1, 0}, {2, 5, 0, 0, 8, 0}, {1, 33, 0, 0, 3, 0}, {3, 70, 0, 0, 16, 0}};
+    static const heads sizes[] = {
+        {1, 1, 0, 0, 1, 0}, {2, 5, 0, 0, 8, 0}, {1, 33, 0, 0, 3, 0}, {3, 70, 0, 0, 16, 0}};
     for (int code = 0; code < RB_CODE_COUNT; code++)
         for (int scale = 0; scale < RB_SCALE_COUNT; scale++)
             for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
@@ -611,8 +732,10 @@ static void test_wrong_shapes_are_refused(void **state) {
     rb_err err;
     float x[64] = {0};
     int32_t ids[4] = {0, 1, 2, 9};
-    rb_view m = rb_view2(x, RB_F32, 4, 4), narrow = rb_view2(x, RB_F32, 4, 3), tall = rb_view2(x, RB_F32, 5, 4);
-    rb_view v4 = rb_view1(x, RB_F32, 4), h = rb_view4(x, RB_F32, 1, 2, 3, 2), g2 = rb_view4(x, RB_F32, 1, 2, 2, 2);
+    rb_view m = rb_view2(x, RB_F32, 4, 4), narrow = rb_view2(x, RB_F32, 4, 3),
+            tall = rb_view2(x, RB_F32, 5, 4);
+    rb_view v4 = rb_view1(x, RB_F32, 4), h = rb_view4(x, RB_F32, 1, 2, 3, 2),
+            g2 = rb_view4(x, RB_F32, 1, 2, 2, 2);
     rb_view lse = rb_view3(x, RB_F32, 1, 3, 2), gappy = m, id = rb_view1(ids, RB_I32, 4), zero = m;
     gappy.stride[1] = 2;
     zero.shape[0] = 0;
@@ -620,18 +743,22 @@ static void test_wrong_shapes_are_refused(void **state) {
         rb_queue *q = f->d[i].q;
         assert_fails(rb_gemm(q, false, false, 1, m, m, 0, narrow, &err), RESBM_E_ARG, "gemm: c is 4x3", &err);
         assert_fails(rb_gemm(q, false, true, 1, m, narrow, 0, m, &err), RESBM_E_ARG, "gemm", &err);
-        assert_fails(rb_swiglu_forward(q, m, tall, m, &err), RESBM_E_ARG, "swiglu_forward: gate is 5x4", &err);
+        assert_fails(rb_swiglu_forward(q, m, tall, m, &err), RESBM_E_ARG, "swiglu_forward: gate is 5x4",
+                     &err);
         assert_fails(rb_silu_forward(q, m, narrow, &err), RESBM_E_ARG, "silu_forward: x", &err);
         assert_fails(rb_silu_forward(q, m, gappy, &err), RESBM_E_ARG, "stride 2", &err);
         assert_fails(rb_silu_forward(q, zero, m, &err), RESBM_E_ARG, "dimension 0 of y is 0", &err);
-        assert_fails(rb_silu_forward(q, m, rb_none(), &err), RESBM_E_ARG, "x has rank 0 (it is absent)", &err);
-        assert_fails(rb_embed_forward(q, m, m, v4, &err), RESBM_E_ARG, "embed_forward: ids has element type", &err);
+        assert_fails(rb_silu_forward(q, m, rb_none(), &err), RESBM_E_ARG, "x has rank 0 (it is absent)",
+                     &err);
+        assert_fails(rb_embed_forward(q, m, m, v4, &err), RESBM_E_ARG, "embed_forward: ids has element type",
+                     &err);
         assert_fails(rb_embed_forward(q, tall, m, id, &err), RESBM_E_ARG, "embed_forward: ids is 4", &err);
         assert_fails(rb_rope(q, h, narrow, narrow, 0, false, &err), RESBM_E_ARG, "rope", &err);
         assert_fails(rb_rope(q, h, rb_view2(x, RB_F32, 4, 1), rb_view2(x, RB_F32, 4, 1), 3, false, &err),
                      RESBM_E_ARG, "positions 3..4", &err);
         assert_fails(rb_attention_forward(q, h, lse, h, g2, g2, 0, 1, &err), RESBM_E_ARG, "3 heads", &err);
-        assert_fails(rb_attention_forward(q, h, lse, h, h, h, 1, 1, &err), RESBM_E_ARG, "from offset 1", &err);
+        assert_fails(rb_attention_forward(q, h, lse, h, h, h, 1, 1, &err), RESBM_E_ARG, "from offset 1",
+                     &err);
         assert_fails(rb_rmsnorm_forward(q, m, v4, m, rb_view1(x, RB_F32, 3), 0, &err), RESBM_E_ARG,
                      "rmsnorm_forward: w is 3", &err);
         assert_fails(rb_run(q, &(rb_op){.kind = RB_OP_COUNT}, &err), RESBM_E_ARG, "operation", &err);
@@ -647,6 +774,7 @@ static void test_wrong_shapes_are_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gemm),
+        cmocka_unit_test(test_gemm_bits_of_large_tiles),
         cmocka_unit_test(test_fill_and_axpby),
         cmocka_unit_test(test_embed),
         cmocka_unit_test(test_rmsnorm),
