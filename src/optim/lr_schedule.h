@@ -17,9 +17,8 @@ typedef struct rb_lr_schedule {
     double floor;          /* wsd and cosine end here */
 } rb_lr_schedule;
 
-/* Factor of step 0 <= step. Warm-up step i gets (i + 1) / warmup. The last step of wsd and cosine gets the
- * floor's neighbour: they would reach the floor at step == steps, which is not trained (and stay there behind
- * it). */
+/* Factor of step (from 0). Warm-up step i gets (i + 1) / warmup. wsd and cosine reach the floor at step == steps, one
+ * behind the last that is trained, and stay there. */
 double rb_lr_factor(const rb_lr_schedule *s, int64_t step);
 
 #endif
