@@ -20,8 +20,8 @@ static int peak_round(int threads, const float *ab, float *c) {
         rb_sgemm_one_thread();
         float *own = c + (int64_t)rb_thread_number() * PEAK_N * PEAK_N;
         for (int i = 0; i < PEAK_CALLS; i++) {
-            int st = dnnl_sgemm('N', 'N', PEAK_N, PEAK_N, PEAK_N, 1, ab, PEAK_N, ab + PEAK_N * PEAK_N, PEAK_N, 0, own,
-                                PEAK_N);
+            int st = dnnl_sgemm('N', 'N', PEAK_N, PEAK_N, PEAK_N, 1, ab, PEAK_N, ab + PEAK_N * PEAK_N, PEAK_N,
+                                0, own, PEAK_N);
             if (st > worst) worst = st;
         }
     }
@@ -81,7 +81,8 @@ static void free_arrays(bench *b) {
 }
 
 /* Times one record and prints its line. flops > 0: GF/s and share of peak; else bytes: GB/s. */
-static resbm_status time_op(bench *b, const char *label, const rb_op *op, double flops, double bytes, rb_err *err) {
+static resbm_status time_op(bench *b, const char *label, const rb_op *op, double flops, double bytes,
+                            rb_err *err) {
     double best = INFINITY, limit = (b->s.seconds > 0 ? b->s.seconds : 0.1) * 1e9;
     int64_t start = rb_now_ns();
     for (int i = 0; i < 3 || (double)(rb_now_ns() - start) < limit; i++) {
@@ -123,16 +124,18 @@ static resbm_status bench_attention(bench *b, rb_err *err) {
     const rb_bench_sizes *s = &b->s;
     int64_t B = s->batch, T = s->context, H = s->heads, G = s->kv_heads, D = s->d / s->heads, n = B * T;
     void *p[9];
-    int64_t size[] = {n * H * D, n * G * D, n * G * D, n * H * D, n * H * D, n * H, n * H * D, n * G * D, n * G * D};
+    int64_t size[] = {n * H * D, n * G * D, n * G * D, n * H * D, n * H * D,
+                      n * H,     n * H * D, n * G * D, n * G * D};
     for (int i = 0; i < 9; i++) RB_TRY(array(b, size[i], false, &p[i], err));
-#define HEADS(i) rb_view4(p[i], RB_F32, B, T, H, D)
+#define HEADS(i)  rb_view4(p[i], RB_F32, B, T, H, D)
 #define GROUPS(i) rb_view4(p[i], RB_F32, B, T, G, D)
     rb_view lse = rb_view3(p[5], RB_F32, B, H, T);
     float scale = 1 / sqrtf((float)D);
     rb_op fwd = {.kind = RB_OP_ATTN_FWD, .t = {HEADS(4), lse, HEADS(6), GROUPS(7), GROUPS(8)}, .f = {scale}};
-    rb_op bwd = {.kind = RB_OP_ATTN_BWD,
-                 .t = {HEADS(0), GROUPS(1), GROUPS(2), HEADS(3), HEADS(4), lse, HEADS(6), GROUPS(7), GROUPS(8)},
-                 .f = {scale}};
+    rb_op bwd = {
+        .kind = RB_OP_ATTN_BWD,
+        .t = {HEADS(0), GROUPS(1), GROUPS(2), HEADS(3), HEADS(4), lse, HEADS(6), GROUPS(7), GROUPS(8)},
+        .f = {scale}};
 #undef HEADS
 #undef GROUPS
     double pairs = 0.5 * (double)(B * H * T * (T + 1)); /* only what causality leaves */
@@ -151,7 +154,8 @@ static resbm_status bench_rowwise(bench *b, rb_err *err) {
     RB_TRY(array(b, n * s->d, false, &z, err));
     RB_TRY(array(b, s->d + s->context * D, false, &w, err));
     RB_TRY(array(b, n, false, &rstd, err));
-    rb_view vx = rb_view2(x, RB_F32, n, s->d), vy = rb_view2(y, RB_F32, n, s->d), vz = rb_view2(z, RB_F32, n, s->d);
+    rb_view vx = rb_view2(x, RB_F32, n, s->d), vy = rb_view2(y, RB_F32, n, s->d),
+            vz = rb_view2(z, RB_F32, n, s->d);
     rb_view vw = rb_view1(w, RB_F32, s->d), vr = rb_view1(rstd, RB_F32, n);
     rb_view angle = rb_view2((float *)w + s->d, RB_F32, s->context, D / 2);
     rb_view heads = rb_view4(x, RB_F32, s->batch, s->context, s->heads, D);
@@ -161,8 +165,8 @@ static resbm_status bench_rowwise(bench *b, rb_err *err) {
                   {.kind = RB_OP_RMSNORM_BWD_W, .t = {vw, vy, vx, vr}},
                   {.kind = RB_OP_ROPE, .t = {heads, angle, angle}},
                   {.kind = RB_OP_AXPBY, .t = {vy, vx}, .f = {0.5f, 0.5f}}};
-    static const char *const name[] = {"rmsnorm forward", "rmsnorm backward, input", "rmsnorm backward, weight", "rope",
-                                       "axpby (n,d)"};
+    static const char *const name[] = {"rmsnorm forward", "rmsnorm backward, input",
+                                       "rmsnorm backward, weight", "rope", "axpby (n,d)"};
     static const double moved[] = {2, 4, 2, 2, 3};
     for (int i = 0; i < 5; i++) RB_TRY(time_op(b, name[i], &op[i], 0, moved[i] * each, err));
     free_arrays(b);
@@ -193,10 +197,10 @@ static resbm_status bench_loss_and_embedding(bench *b, rb_err *err) {
     RB_TRY(array(b, V * d, false, &table, err));
     RB_TRY(array(b, n * d, false, &x, err));
     rb_view vi = rb_view1(ids, RB_I32, n), vt = rb_view2(table, RB_F32, V, d), vx = rb_view2(x, RB_F32, n, d);
-    rb_op xent = {.kind = RB_OP_XENT,
-                  .t = {rb_view1(loss, RB_F32, n), rb_view2(logits, RB_F32, n, V), vi},
-                  .f = {1}};
-    rb_op fwd = {.kind = RB_OP_EMBED_FWD, .t = {vx, vt, vi}}, bwd = {.kind = RB_OP_EMBED_BWD, .t = {vt, vx, vi}};
+    rb_op xent = {
+        .kind = RB_OP_XENT, .t = {rb_view1(loss, RB_F32, n), rb_view2(logits, RB_F32, n, V), vi}, .f = {1}};
+    rb_op fwd = {.kind = RB_OP_EMBED_FWD, .t = {vx, vt, vi}},
+          bwd = {.kind = RB_OP_EMBED_BWD, .t = {vt, vx, vi}};
     RB_TRY(time_op(b, "cross-entropy with gradient", &xent, 0, 8.0 * (double)(n * V), err));
     RB_TRY(time_op(b, "embedding forward", &fwd, 0, 8.0 * (double)(n * d), err));
     RB_TRY(time_op(b, "embedding backward", &bwd, 0, 8.0 * (double)(n * d), err));
@@ -211,9 +215,8 @@ static resbm_status bench_optimizers(bench *b, rb_err *err) {
     RB_TRY(array(b, 2, false, &norm, err));
     rb_view v[4], one = rb_view1(norm, RB_F64, 1);
     for (int i = 0; i < 4; i++) v[i] = rb_view1(p[i], RB_F32, n);
-    rb_op adamw = {.kind = RB_OP_ADAMW,
-                   .t = {v[0], v[1], v[2], v[3]},
-                   .f = {1, 0.1f, 0.95f, 0.05f, 1e-6f, 1, 1e-8f, 1}};
+    rb_op adamw = {
+        .kind = RB_OP_ADAMW, .t = {v[0], v[1], v[2], v[3]}, .f = {1, 0.1f, 0.95f, 0.05f, 1e-6f, 1, 1e-8f, 1}};
     rb_op muon = {.kind = RB_OP_MUON_MOMENTUM, .t = {v[0], v[1], v[3]}, .f = {0.95f, 1}, .i = {1}};
     rb_op sumsq = {.kind = RB_OP_SUMSQ, .t = {one, v[3]}};
     RB_TRY(time_op(b, "adamw (d x ffn)", &adamw, 0, 28.0 * (double)n, err));
@@ -246,7 +249,8 @@ resbm_status rb_bench_kernels(rb_device *dev, const rb_bench_sizes *sizes, rb_bu
     RB_TRY(rb_bench_sgemm_peak(dev->opt.threads, &b.peak, err));
     rb_buf_printf(out, "device %s, %d threads, %lld x %lld tokens, d %lld, ffn %lld, heads %lld/%lld\n",
                   dev->table->name, dev->opt.threads, (long long)sizes->batch, (long long)sizes->context,
-                  (long long)sizes->d, (long long)sizes->ffn, (long long)sizes->heads, (long long)sizes->kv_heads);
+                  (long long)sizes->d, (long long)sizes->ffn, (long long)sizes->heads,
+                  (long long)sizes->kv_heads);
     rb_buf_printf(out, "%-34s %22.1f GF/s\n", "peak of dnnl_sgemm", b.peak);
     RB_TRY(rb_queue_open(dev, &b.q, err));
     resbm_status st = run_all(&b, err);

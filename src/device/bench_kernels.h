@@ -7,12 +7,12 @@
 
 typedef struct rb_bench_sizes {
     int64_t batch, context, d, heads, kv_heads, ffn, vocab; /* rows of the products: batch * context */
-    double seconds; /* time spent on each operation; 0 = 0.1 */
+    double seconds;                                         /* time spent on each operation; 0 = 0.1 */
 } rb_bench_sizes;
 
 /* Runs every operation of a block, forward and backward, and the optimizers on an open device and appends one
- * line each: milliseconds, GF/s or GB/s, and for products the share of the peak. The peak is dnnl_sgemm's own on
- * 512 x 512 x 512, one product per thread at once, measured at the start. Takes some seconds. */
+ * line each: milliseconds, GF/s or GB/s, and for products the share of the peak. The peak is dnnl_sgemm's own
+ * on 512 x 512 x 512, one product per thread at once, measured at the start. Takes some seconds. */
 resbm_status rb_bench_kernels(rb_device *dev, const rb_bench_sizes *sizes, rb_buf *out, rb_err *err);
 
 /* That peak, in GF/s, for this many threads. */

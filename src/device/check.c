@@ -3,10 +3,10 @@
 #include <stdio.h>
 #include <string.h>
 
-/* One operand: its types, one letter each (f f32, h bf16, i i32, b u8, d f64, l i64), and its shape, one letter
- * per dimension. Equal letters within an operation mean equal sizes. Beside letters: 1 is the size one, a
- * leading * any number of dimensions whose product is n, = the shape of the first operand, ~ any shape, . a size
- * left to the operation's own check. */
+/* One operand: its types, one letter each (f f32, h bf16, i i32, b u8, d f64, l i64), and its shape, one
+ * letter per dimension. Equal letters within an operation mean equal sizes. Beside letters: 1 is the size
+ * one, a leading * any number of dimensions whose product is n, = the shape of the first operand, ~ any
+ * shape, . a size left to the operation's own check. */
 typedef struct operand {
     const char *name, *types, *dims;
 } operand;
@@ -43,8 +43,8 @@ static resbm_status check_rope(const rb_op *op, rb_err *err) {
 
 static resbm_status check_groups(const char *name, int64_t H, int64_t G, rb_err *err) {
     if (H % G == 0) return RESBM_OK;
-    return rb_fail(err, RESBM_E_ARG, "%s: %lld heads are no multiple of %lld key/value heads", name, (long long)H,
-                   (long long)G);
+    return rb_fail(err, RESBM_E_ARG, "%s: %lld heads are no multiple of %lld key/value heads", name,
+                   (long long)H, (long long)G);
 }
 
 static resbm_status check_attention_forward(const rb_op *op, rb_err *err) {
@@ -62,7 +62,9 @@ static resbm_status check_attention_backward(const rb_op *op, rb_err *err) {
 static const spec specs[RB_OP_COUNT] = {
     [RB_OP_FILL] = {{"fill", 1, BIT(0), 0, 0}, {{"x", "fdlib", "~"}}, NULL},
     [RB_OP_AXPBY] = {{"axpby", 2, BIT(0), BIT(0), 0}, {{"y", "fh", "~"}, {"x", "fh", "="}}, NULL},
-    [RB_OP_GEMM] = {{"gemm", 3, BIT(0), BIT(0), 0}, {{"c", "f", ".."}, {"a", "f", ".."}, {"b", "f", ".."}}, check_gemm},
+    [RB_OP_GEMM] = {{"gemm", 3, BIT(0), BIT(0), 0},
+                    {{"c", "f", ".."}, {"a", "f", ".."}, {"b", "f", ".."}},
+                    check_gemm},
     [RB_OP_EMBED_FWD] = {{"embed_forward", 3, BIT(0), 0, 0},
                          {{"out", "f", "nd"}, {"table", "f", "Vd"}, {"ids", "i", "n"}},
                          NULL},
@@ -135,7 +137,9 @@ static const spec specs[RB_OP_COUNT] = {
     [RB_OP_UNPACK] = {{"unpack", 3, BIT(0), 0, BIT(2)},
                       {{"x", "f", "BTk"}, {"bytes", "b", "y"}, {"steps", "f", "k"}},
                       NULL},
-    [RB_OP_CODE_STATS] = {{"code_stats", 2, BIT(0), BIT(0), 0}, {{"stats", "l", "k"}, {"bytes", "b", "y"}}, NULL},
+    [RB_OP_CODE_STATS] = {{"code_stats", 2, BIT(0), BIT(0), 0},
+                          {{"stats", "l", "k"}, {"bytes", "b", "y"}},
+                          NULL},
 };
 
 const rb_op_desc *rb_op_info(rb_op_kind kind) {
@@ -164,14 +168,16 @@ static const char *shape_text(const rb_view *v, char *text, size_t size) {
 static resbm_status check_view(const spec *s, int j, const rb_view *v, rb_err *err) {
     const char *op = s->desc.name, *name = s->t[j].name;
     if (v->rank < 1 || v->rank > 4)
-        return rb_fail(err, RESBM_E_ARG, "%s: %s has rank %d%s", op, name, v->rank, v->rank ? "" : " (it is absent)");
+        return rb_fail(err, RESBM_E_ARG, "%s: %s has rank %d%s", op, name, v->rank,
+                       v->rank ? "" : " (it is absent)");
     if (!type_fits(v->dtype, s->t[j].types))
-        return rb_fail(err, RESBM_E_ARG, "%s: %s has element type %d, which this operation does not take", op, name,
-                       (int)v->dtype);
+        return rb_fail(err, RESBM_E_ARG, "%s: %s has element type %d, which this operation does not take", op,
+                       name, (int)v->dtype);
     if (!v->data) return rb_fail(err, RESBM_E_ARG, "%s: %s has no memory", op, name);
     for (int i = 0; i < v->rank; i++) {
         if (v->shape[i] < 1)
-            return rb_fail(err, RESBM_E_ARG, "%s: dimension %d of %s is %lld", op, i, name, (long long)v->shape[i]);
+            return rb_fail(err, RESBM_E_ARG, "%s: dimension %d of %s is %lld", op, i, name,
+                           (long long)v->shape[i]);
         bool last = i == v->rank - 1;
         if (v->shape[i] > 1 && (last ? v->stride[i] != 1 : v->stride[i] < 1))
             return rb_fail(err, RESBM_E_ARG, "%s: dimension %d of %s has stride %lld%s", op, i, name,
@@ -182,8 +188,8 @@ static resbm_status check_view(const spec *s, int j, const rb_view *v, rb_err *e
 
 static resbm_status wrong_shape(const spec *s, int j, const rb_view *v, const char *why, rb_err *err) {
     char text[96];
-    return rb_fail(err, RESBM_E_ARG, "%s: %s is %s, %s", s->desc.name, s->t[j].name, shape_text(v, text, sizeof text),
-                   why);
+    return rb_fail(err, RESBM_E_ARG, "%s: %s is %s, %s", s->desc.name, s->t[j].name,
+                   shape_text(v, text, sizeof text), why);
 }
 
 /* Binds one size to its letter, or compares it with what the letter already is. */
@@ -204,7 +210,8 @@ static resbm_status check_shape(const spec *s, int j, const rb_op *op, int64_t *
     const char *dims = s->t[j].dims;
     if (*dims == '~') return RESBM_OK;
     if (*dims == '=') {
-        bool same = v->rank == first->rank && !memcmp(v->shape, first->shape, (size_t)v->rank * sizeof *v->shape);
+        bool same =
+            v->rank == first->rank && !memcmp(v->shape, first->shape, (size_t)v->rank * sizeof *v->shape);
         char text[96], why[128];
         snprintf(why, sizeof why, "but %s is %s", s->t[0].name, shape_text(first, text, sizeof text));
         return same ? RESBM_OK : wrong_shape(s, j, v, why, err);

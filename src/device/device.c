@@ -8,7 +8,9 @@
 const rb_device_table *const rb_devices[] = {&rb_ref_table, &rb_cpu_table, &rb_late_table, NULL};
 
 /* The part of a name before its colon. */
-static size_t base_length(const char *name) { return strcspn(name, ":"); }
+static size_t base_length(const char *name) {
+    return strcspn(name, ":");
+}
 
 const rb_device_table *rb_device_find(const char *name) {
     size_t n = base_length(name);
@@ -36,7 +38,8 @@ resbm_status rb_device_open_table(const rb_device_table *table, const rb_device_
                                   rb_err *err) {
     *out = NULL;
     if (opt->threads < 1)
-        return rb_fail(err, RESBM_E_ARG, "device %s: %d threads, at least 1 is needed", table->name, opt->threads);
+        return rb_fail(err, RESBM_E_ARG, "device %s: %d threads, at least 1 is needed", table->name,
+                       opt->threads);
     if (!table->open) return rb_fail(err, RESBM_E_INTERNAL, "device %s: slot open is empty", table->name);
     rb_device *dev = NULL;
     RB_TRY(table->open(opt, &dev, err));
@@ -53,7 +56,8 @@ resbm_status rb_device_open_table(const rb_device_table *table, const rb_device_
 resbm_status rb_device_open(const char *name, const rb_device_options *opt, rb_device **out, rb_err *err) {
     *out = NULL;
     const rb_device_table *table = rb_device_find(name);
-    if (!table) return rb_fail(err, RESBM_E_ARG, "there is no device \"%s\"; there are ref, cpu and late", name);
+    if (!table)
+        return rb_fail(err, RESBM_E_ARG, "there is no device \"%s\"; there are ref, cpu and late", name);
     rb_device_options o = *opt;
     size_t n = base_length(name);
     if (name[n]) o.variant = name + n + 1;

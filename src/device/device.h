@@ -9,8 +9,8 @@
  * device/ops.h has one typed function per kind; use those, never a raw record.
  *
  * Contract of every kernel:
- *  - it may complete later: results are there after rb_queue_sync() on its queue, and a later operation of the
- *    same queue sees them. Operations of one queue complete in order.
+ *  - it may complete later: results are there after rb_queue_sync() on its queue, and a later operation of
+ * the same queue sees them. Operations of one queue complete in order.
  *  - views live in the device's memory; the host must not touch them except through rb_upload/rb_download.
  *  - the record and its views are copied; the memory they point to must stay until the operation completes.
  *  - outputs may not overlap inputs unless ops.h says so.
@@ -91,16 +91,19 @@ const char *rb_op_view_name(rb_op_kind kind, int index);
 
 typedef struct rb_device rb_device;
 typedef struct rb_queue rb_queue;
-typedef struct rb_event { uint64_t ticket; } rb_event; /* a point in a queue's order */
+typedef struct rb_event {
+    uint64_t ticket;
+} rb_event; /* a point in a queue's order */
 
 typedef resbm_status (*rb_kernel)(rb_queue *q, const rb_op *op, rb_err *err);
 
 typedef struct rb_device_options {
-    int threads;      /* compute threads of this stage; >= 1 */
-    int index;        /* which accelerator */
-    int64_t late_ns;  /* device "late": how long each operation waits before it runs */
-    /* What follows the colon of a device's name, read during open only; NULL or "" = the best there is. cpu: the
-     * instruction set ("cpu:v3"; v2, v3, v4, plain or native as built). late: the device inside ("late:cpu"). */
+    int threads;     /* compute threads of this stage; >= 1 */
+    int index;       /* which accelerator */
+    int64_t late_ns; /* device "late": how long each operation waits before it runs */
+    /* What follows the colon of a device's name, read during open only; NULL or "" = the best there is. cpu:
+     * the instruction set ("cpu:v3"; v2, v3, v4, plain or native as built). late: the device inside
+     * ("late:cpu"). */
     const char *variant;
 } rb_device_options;
 
@@ -168,7 +171,9 @@ static inline rb_view rb_view3(void *p, rb_dtype t, int64_t a, int64_t b, int64_
 static inline rb_view rb_view4(void *p, rb_dtype t, int64_t a, int64_t b, int64_t c, int64_t e) {
     return (rb_view){p, t, 4, {a, b, c, e}, {b * c * e, c * e, e, 1}};
 }
-static inline rb_view rb_none(void) { return (rb_view){0}; }
+static inline rb_view rb_none(void) {
+    return (rb_view){0};
+}
 /* Columns [from, from+width) of a rank-2 view. */
 static inline rb_view rb_columns(rb_view v, int64_t from, int64_t width) {
     v.data = (char *)v.data + from * (int64_t)rb_dtype_size(v.dtype);

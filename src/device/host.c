@@ -29,7 +29,9 @@ resbm_status rb_host_queue_open(rb_device *dev, rb_queue **out, rb_err *err) {
     return RESBM_OK;
 }
 
-void rb_host_queue_close(rb_queue *q) { free(q); }
+void rb_host_queue_close(rb_queue *q) {
+    free(q);
+}
 
 resbm_status rb_host_upload(rb_queue *q, void *dst, const void *host, size_t bytes, rb_err *err) {
     (void)q, (void)err;

@@ -11,7 +11,8 @@ void rb_host_queue_close(rb_queue *q);
 resbm_status rb_host_upload(rb_queue *q, void *dst, const void *host, size_t bytes, rb_err *err);
 resbm_status rb_host_download(rb_queue *q, void *host, const void *src, size_t bytes, rb_err *err);
 resbm_status rb_host_event_record(rb_queue *q, rb_event *out, rb_err *err);
-resbm_status rb_host_event_wait(rb_queue *q, rb_event e, rb_err *err); /* faults were returned by the kernel itself */
+resbm_status rb_host_event_wait(rb_queue *q, rb_event e,
+                                rb_err *err); /* faults were returned by the kernel itself */
 
 #define RB_HOST_SLOTS                                                                                        \
     .alloc = rb_host_alloc, .free = rb_host_free, .queue_open = rb_host_queue_open,                          \

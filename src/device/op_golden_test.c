@@ -1,5 +1,5 @@
-/* Single operations, forward and backward, against PyTorch's numbers (tests/golden/make_ops.py), on every device
- * whose memory the host can read. */
+/* Single operations, forward and backward, against PyTorch's numbers (tests/golden/make_ops.py), on every
+ * device whose memory the host can read. */
 #include <math.h>
 #include <stdlib.h>
 #include "rb_cmocka.h"
@@ -67,8 +67,8 @@ static void expect(fixture *f, const char *name, const float *got, double tolera
     for (int64_t i = 0; i < r->count; i++) size = fmax(size, fabs((double)r->x[i]));
     for (int64_t i = 0; i < r->count; i++)
         if (!(fabs((double)got[i] - (double)r->x[i]) <= tolerance * size))
-            fail_msg("%s on %s: %s[%lld] is %.9g, PyTorch's is %.9g", name, f->dev->table->name, name, (long long)i,
-                     (double)got[i], (double)r->x[i]);
+            fail_msg("%s on %s: %s[%lld] is %.9g, PyTorch's is %.9g", name, f->dev->table->name, name,
+                     (long long)i, (double)got[i], (double)r->x[i]);
 }
 
 static void integers(fixture *f, const char *name, int32_t *out) {
@@ -79,7 +79,8 @@ static void integers(fixture *f, const char *name, int32_t *out) {
 static void check_gemm(fixture *f) {
     rb_err e;
     float y[99], da[117], db[143];
-    rb_view a = view(f, "gemm.a", 9, 13, 0, 0), b = view(f, "gemm.b", 11, 13, 0, 0), g = view(f, "gemm.dout", 9, 11, 0, 0);
+    rb_view a = view(f, "gemm.a", 9, 13, 0, 0), b = view(f, "gemm.b", 11, 13, 0, 0),
+            g = view(f, "gemm.dout", 9, 11, 0, 0);
     assert_ok(rb_gemm(f->q, false, true, 1, a, b, 0, rb_view2(y, RB_F32, 9, 11), &e), &e);
     assert_ok(rb_gemm(f->q, false, false, 1, g, b, 0, rb_view2(da, RB_F32, 9, 13), &e), &e);
     assert_ok(rb_gemm(f->q, true, false, 1, g, a, 0, rb_view2(db, RB_F32, 11, 13), &e), &e);
@@ -105,7 +106,8 @@ static void check_rmsnorm(fixture *f) {
 static void check_rope(fixture *f) {
     rb_err e;
     float x[240];
-    rb_view v = rb_view4(x, RB_F32, 2, 5, 3, 8), cos = view(f, "rope.cos", 5, 4, 0, 0), sin = view(f, "rope.sin", 5, 4, 0, 0);
+    rb_view v = rb_view4(x, RB_F32, 2, 5, 3, 8), cos = view(f, "rope.cos", 5, 4, 0, 0),
+            sin = view(f, "rope.sin", 5, 4, 0, 0);
     memcpy(x, find(f, "rope.x")->x, sizeof x);
     assert_ok(rb_rope(f->q, v, cos, sin, 0, false, &e), &e);
     expect(f, "rope.out", x, 1e-6);
@@ -139,7 +141,8 @@ static void check_attention(fixture *f, const char *op, int64_t G) {
     rb_view o = rb_view4(out, RB_F32, B, T, H, D), l = rb_view3(lse, RB_F32, B, H, T);
     assert_ok(rb_attention_forward(f->q, o, l, q, k, v, 0, scale, &e), &e);
     assert_ok(rb_attention_backward(f->q, rb_view4(dq, RB_F32, B, T, H, D), rb_view4(dk, RB_F32, B, T, G, D),
-                                    rb_view4(dv, RB_F32, B, T, G, D), g, o, l, q, k, v, scale, &e), &e);
+                                    rb_view4(dv, RB_F32, B, T, G, D), g, o, l, q, k, v, scale, &e),
+              &e);
     expect(f, named(op, "out"), out, 2e-6);
     expect(f, named(op, "lse"), lse, 2e-6);
     expect(f, named(op, "dq"), dq, 2e-6);
@@ -155,13 +158,15 @@ static void check_activations(fixture *f) {
     assert_ok(rb_swiglu_forward(f->q, vh, gate, up, &e), &e);
     expect(f, "swiglu.out", h, 1e-6);
     assert_ok(rb_swiglu_backward(f->q, rb_view2(dgate, RB_F32, 6, 17), rb_view2(dup, RB_F32, 6, 17), vh,
-                                 view(f, "swiglu.dout", 6, 17, 0, 0), gate, up, &e), &e);
+                                 view(f, "swiglu.dout", 6, 17, 0, 0), gate, up, &e),
+              &e);
     expect(f, "swiglu.out", h, 1e-6);
     expect(f, "swiglu.dgate", dgate, 1e-6);
     expect(f, "swiglu.dup", dup, 1e-6);
     assert_ok(rb_silu_forward(f->q, s, view(f, "silu.x", 5, 21, 0, 0), &e), &e);
     expect(f, "silu.out", h, 1e-6);
-    assert_ok(rb_silu_backward(f->q, s, view(f, "silu.dout", 5, 21, 0, 0), view(f, "silu.x", 5, 21, 0, 0), &e), &e);
+    assert_ok(
+        rb_silu_backward(f->q, s, view(f, "silu.dout", 5, 21, 0, 0), view(f, "silu.x", 5, 21, 0, 0), &e), &e);
     expect(f, "silu.dx", h, 1e-6);
 }
 
@@ -171,8 +176,12 @@ static void check_embedding(fixture *f) {
     float out[48], dtable[42] = {0};
     integers(f, "embedding.ids", ids);
     rb_view id = rb_view1(ids, RB_I32, 8);
-    assert_ok(rb_embed_forward(f->q, rb_view2(out, RB_F32, 8, 6), view(f, "embedding.table", 7, 6, 0, 0), id, &e), &e);
-    assert_ok(rb_embed_backward(f->q, rb_view2(dtable, RB_F32, 7, 6), view(f, "embedding.dout", 8, 6, 0, 0), id, &e), &e);
+    assert_ok(
+        rb_embed_forward(f->q, rb_view2(out, RB_F32, 8, 6), view(f, "embedding.table", 7, 6, 0, 0), id, &e),
+        &e);
+    assert_ok(rb_embed_backward(f->q, rb_view2(dtable, RB_F32, 7, 6), view(f, "embedding.dout", 8, 6, 0, 0),
+                                id, &e),
+              &e);
     expect(f, "embedding.out", out, 0);
     expect(f, "embedding.dtable", dtable, 1e-6);
 }
@@ -183,7 +192,8 @@ static void check_xent(fixture *f) {
     float loss[9], logits[297];
     integers(f, "xent.targets", targets);
     memcpy(logits, find(f, "xent.logits")->x, sizeof logits);
-    rb_view l = rb_view1(loss, RB_F32, 9), x = rb_view2(logits, RB_F32, 9, 33), t = rb_view1(targets, RB_I32, 9);
+    rb_view l = rb_view1(loss, RB_F32, 9), x = rb_view2(logits, RB_F32, 9, 33),
+            t = rb_view1(targets, RB_I32, 9);
     assert_ok(rb_xent(f->q, l, x, t, 0, &e), &e);
     expect(f, "xent.loss", loss, 1e-6);
     assert_memory_equal(logits, find(f, "xent.logits")->x, sizeof logits);
@@ -200,9 +210,11 @@ static void check_adamw(fixture *f) {
         char grad[] = "grad0", after[] = "p0";
         grad[4] = after[1] = (char)('0' + step);
         rb_adamw_args a = {0.01, 0.9, 0.95, 1e-8, 0.1, 1 - pow(0.9, step + 1), 1 - pow(0.95, step + 1), 0.25};
-        for (int i = 0; i < 40; i++) g[i] = 4 * find(f, named("adamw", grad))->x[i]; /* grad_scale takes it back */
+        for (int i = 0; i < 40; i++)
+            g[i] = 4 * find(f, named("adamw", grad))->x[i]; /* grad_scale takes it back */
         assert_ok(rb_adamw(f->q, rb_view1(p, RB_F32, 40), rb_view1(m, RB_F32, 40), rb_view1(v, RB_F32, 40),
-                           rb_view1(g, RB_F32, 40), &a, &e), &e);
+                           rb_view1(g, RB_F32, 40), &a, &e),
+                  &e);
         expect(f, named("adamw", after), p, 3e-7);
     }
     expect(f, "adamw.m", m, 1e-6);
@@ -216,7 +228,8 @@ static void check_muon(fixture *f) {
         char grad[] = "grad0", after[] = "buf0", up[] = "update0";
         grad[4] = after[3] = up[6] = (char)('0' + step);
         assert_ok(rb_muon_momentum(f->q, rb_view2(buf, RB_F32, 5, 8), rb_view2(update, RB_F32, 5, 8),
-                                   view(f, named("muon", grad), 5, 8, 0, 0), 0.95f, 1, true, &e), &e);
+                                   view(f, named("muon", grad), 5, 8, 0, 0), 0.95f, 1, true, &e),
+                  &e);
         expect(f, named("muon", after), buf, 1e-6);
         expect(f, named("muon", up), update, 1e-6);
     }

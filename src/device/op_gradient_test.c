@@ -23,8 +23,8 @@ enum { R = 5, W = 12 }; /* rows and columns of the elementwise problems */
 
 static resbm_status norm_forward(rb_queue *q, float *const *in, float *out, rb_err *err) {
     float rstd[R];
-    return rb_rmsnorm_forward(q, ROWS(out), rb_view1(rstd, RB_F32, R), ROWS(in[0]), rb_view1(in[1], RB_F32, W), 1e-3f,
-                              err);
+    return rb_rmsnorm_forward(q, ROWS(out), rb_view1(rstd, RB_F32, R), ROWS(in[0]),
+                              rb_view1(in[1], RB_F32, W), 1e-3f, err);
 }
 static resbm_status norm_backward(rb_queue *q, float *const *in, float *dout, float *const *d, rb_err *err) {
     float y[R * W], rstd[R];
@@ -39,7 +39,8 @@ static resbm_status bare_norm_forward(rb_queue *q, float *const *in, float *out,
     return rb_rmsnorm_forward(q, rb_view3(out, RB_F32, R, 3, W / 3), rb_view1(rstd, RB_F32, R * 3),
                               rb_view3(in[0], RB_F32, R, 3, W / 3), rb_none(), 1e-3f, err);
 }
-static resbm_status bare_norm_backward(rb_queue *q, float *const *in, float *dout, float *const *d, rb_err *err) {
+static resbm_status bare_norm_backward(rb_queue *q, float *const *in, float *dout, float *const *d,
+                                       rb_err *err) {
     float y[R * W], rstd[R * 3];
     rb_view x = rb_view3(in[0], RB_F32, R, 3, W / 3), v = x, g = x, dx = x, r = rb_view1(rstd, RB_F32, R * 3);
     v.data = y;
@@ -52,8 +53,10 @@ static resbm_status bare_norm_backward(rb_queue *q, float *const *in, float *dou
 static resbm_status swiglu_forward(rb_queue *q, float *const *in, float *out, rb_err *err) {
     return rb_swiglu_forward(q, ROWS(out), ROWS(in[0]), ROWS(in[1]), err);
 }
-static resbm_status swiglu_backward(rb_queue *q, float *const *in, float *dout, float *const *d, rb_err *err) {
-    return rb_swiglu_backward(q, ROWS(d[0]), ROWS(d[1]), rb_none(), ROWS(dout), ROWS(in[0]), ROWS(in[1]), err);
+static resbm_status swiglu_backward(rb_queue *q, float *const *in, float *dout, float *const *d,
+                                    rb_err *err) {
+    return rb_swiglu_backward(q, ROWS(d[0]), ROWS(d[1]), rb_none(), ROWS(dout), ROWS(in[0]), ROWS(in[1]),
+                              err);
 }
 
 static resbm_status silu_forward(rb_queue *q, float *const *in, float *out, rb_err *err) {
@@ -67,8 +70,8 @@ static resbm_status silu_backward(rb_queue *q, float *const *in, float *dout, fl
 static resbm_status rotate(rb_queue *q, float *x, bool inverse, rb_err *err) {
     float c[(R + 1) * 2], s[(R + 1) * 2];
     for (int i = 0; i < (R + 1) * 2; i++) c[i] = cosf((float)i), s[i] = sinf((float)i);
-    return rb_rope(q, rb_view4(x, RB_F32, 1, R, 3, W / 3), rb_view2(c, RB_F32, R + 1, 2), rb_view2(s, RB_F32, R + 1, 2),
-                   1, inverse, err);
+    return rb_rope(q, rb_view4(x, RB_F32, 1, R, 3, W / 3), rb_view2(c, RB_F32, R + 1, 2),
+                   rb_view2(s, RB_F32, R + 1, 2), 1, inverse, err);
 }
 static resbm_status rope_forward(rb_queue *q, float *const *in, float *out, rb_err *err) {
     memcpy(out, in[0], R * W * sizeof *out);
@@ -94,7 +97,8 @@ static resbm_status embed_backward(rb_queue *q, float *const *in, float *dout, f
 
 /* One loss per row; the gradient kernel takes one scale for all, so rows are weighted afterwards. */
 static resbm_status xent_forward(rb_queue *q, float *const *in, float *out, rb_err *err) {
-    return rb_xent(q, rb_view1(out, RB_F32, R), rb_view2(in[0], RB_F32, R, W), rb_view1(token, RB_I32, R), 0, err);
+    return rb_xent(q, rb_view1(out, RB_F32, R), rb_view2(in[0], RB_F32, R, W), rb_view1(token, RB_I32, R), 0,
+                   err);
 }
 static resbm_status xent_backward(rb_queue *q, float *const *in, float *dout, float *const *d, rb_err *err) {
     float loss[R];
@@ -105,7 +109,8 @@ static resbm_status xent_backward(rb_queue *q, float *const *in, float *dout, fl
 }
 
 static resbm_status gemm_forward(rb_queue *q, float *const *in, float *out, rb_err *err) {
-    return rb_gemm(q, false, true, 0.5f, ROWS(in[0]), rb_view2(in[1], RB_F32, 7, W), 0, rb_view2(out, RB_F32, R, 7), err);
+    return rb_gemm(q, false, true, 0.5f, ROWS(in[0]), rb_view2(in[1], RB_F32, 7, W), 0,
+                   rb_view2(out, RB_F32, R, 7), err);
 }
 static resbm_status gemm_backward(rb_queue *q, float *const *in, float *dout, float *const *d, rb_err *err) {
     rb_view g = rb_view2(dout, RB_F32, R, 7), w = rb_view2(in[1], RB_F32, 7, W);
@@ -118,26 +123,32 @@ enum { B = 2, T = 7, H = 4, G = 2, D = 6 };
 #define GROUPS(p) rb_view4(p, RB_F32, B, T, G, D)
 static resbm_status attention_forward(rb_queue *q, float *const *in, float *out, rb_err *err) {
     float lse[B * H * T];
-    return rb_attention_forward(q, HEADS(out), rb_view3(lse, RB_F32, B, H, T), HEADS(in[0]), GROUPS(in[1]), GROUPS(in[2]),
-                                0, 0.4f, err);
+    return rb_attention_forward(q, HEADS(out), rb_view3(lse, RB_F32, B, H, T), HEADS(in[0]), GROUPS(in[1]),
+                                GROUPS(in[2]), 0, 0.4f, err);
 }
-static resbm_status attention_backward(rb_queue *q, float *const *in, float *dout, float *const *d, rb_err *err) {
+static resbm_status attention_backward(rb_queue *q, float *const *in, float *dout, float *const *d,
+                                       rb_err *err) {
     float out[B * T * H * D], lse[B * H * T];
     rb_view l = rb_view3(lse, RB_F32, B, H, T);
     RB_TRY(rb_attention_forward(q, HEADS(out), l, HEADS(in[0]), GROUPS(in[1]), GROUPS(in[2]), 0, 0.4f, err));
-    return rb_attention_backward(q, HEADS(d[0]), GROUPS(d[1]), GROUPS(d[2]), HEADS(dout), HEADS(out), l, HEADS(in[0]),
-                                 GROUPS(in[1]), GROUPS(in[2]), 0.4f, err);
+    return rb_attention_backward(q, HEADS(d[0]), GROUPS(d[1]), GROUPS(d[2]), HEADS(dout), HEADS(out), l,
+                                 HEADS(in[0]), GROUPS(in[1]), GROUPS(in[2]), 0.4f, err);
 }
 
 static const problem problems[] = {
     {"gemm", 2, {R * W, 7 * W}, R * 7, gemm_forward, gemm_backward},
-    {"embedding", 1, {V * W}, R * W, embed_forward, embed_backward},
-    {"rmsnorm", 2, {R * W, W}, R * W, norm_forward, norm_backward},
-    {"rmsnorm without weight, rank 3", 1, {R * W}, R * W, bare_norm_forward, bare_norm_backward},
-    {"rope", 1, {R * W}, R * W, rope_forward, rope_backward},
-    {"attention", 3, {B * T * H * D, B * T * G * D, B * T * G * D}, B * T * H * D, attention_forward, attention_backward},
-    {"swiglu", 2, {R * W, R * W}, R * W, swiglu_forward, swiglu_backward},
-    {"silu", 1, {R * W}, R * W, silu_forward, silu_backward},
+    {"embedding", 1, {V * W}, R *W, embed_forward, embed_backward},
+    {"rmsnorm", 2, {R * W, W}, R *W, norm_forward, norm_backward},
+    {"rmsnorm without weight, rank 3", 1, {R * W}, R *W, bare_norm_forward, bare_norm_backward},
+    {"rope", 1, {R * W}, R *W, rope_forward, rope_backward},
+    {"attention",
+     3,
+     {B * T * H * D, B *T *G *D, B *T *G *D},
+     B *T *H *D,
+     attention_forward,
+     attention_backward},
+    {"swiglu", 2, {R * W, R *W}, R *W, swiglu_forward, swiglu_backward},
+    {"silu", 1, {R * W}, R *W, silu_forward, silu_backward},
     {"xent", 1, {R * W}, R, xent_forward, xent_backward},
 };
 

@@ -23,7 +23,8 @@ resbm_status rb_embed_backward(rb_queue *q, rb_view dtable, rb_view dout, rb_vie
     return rb_run(q, &(rb_op){.kind = RB_OP_EMBED_BWD, .t = {dtable, dout, ids}}, err);
 }
 
-resbm_status rb_rmsnorm_forward(rb_queue *q, rb_view y, rb_view rstd, rb_view x, rb_view w, float eps, rb_err *err) {
+resbm_status rb_rmsnorm_forward(rb_queue *q, rb_view y, rb_view rstd, rb_view x, rb_view w, float eps,
+                                rb_err *err) {
     return rb_run(q, &(rb_op){.kind = RB_OP_RMSNORM_FWD, .t = {y, rstd, x, w}, .f = {eps}}, err);
 }
 
@@ -32,11 +33,13 @@ resbm_status rb_rmsnorm_backward_x(rb_queue *q, rb_view dx, float beta, rb_view 
     return rb_run(q, &(rb_op){.kind = RB_OP_RMSNORM_BWD_X, .t = {dx, dy, x, w, rstd}, .f = {beta}}, err);
 }
 
-resbm_status rb_rmsnorm_backward_w(rb_queue *q, rb_view dw, rb_view dy, rb_view x, rb_view rstd, rb_err *err) {
+resbm_status rb_rmsnorm_backward_w(rb_queue *q, rb_view dw, rb_view dy, rb_view x, rb_view rstd,
+                                   rb_err *err) {
     return rb_run(q, &(rb_op){.kind = RB_OP_RMSNORM_BWD_W, .t = {dw, dy, x, rstd}}, err);
 }
 
-resbm_status rb_rope(rb_queue *q, rb_view x, rb_view cos, rb_view sin, int64_t offset, bool inverse, rb_err *err) {
+resbm_status rb_rope(rb_queue *q, rb_view x, rb_view cos, rb_view sin, int64_t offset, bool inverse,
+                     rb_err *err) {
     return rb_run(q, &(rb_op){.kind = RB_OP_ROPE, .t = {x, cos, sin}, .i = {offset, inverse}}, err);
 }
 
@@ -69,7 +72,8 @@ resbm_status rb_silu_backward(rb_queue *q, rb_view dx, rb_view dy, rb_view x, rb
     return rb_run(q, &(rb_op){.kind = RB_OP_SILU_BWD, .t = {dx, dy, x}}, err);
 }
 
-resbm_status rb_xent(rb_queue *q, rb_view loss, rb_view logits, rb_view targets, float grad_scale, rb_err *err) {
+resbm_status rb_xent(rb_queue *q, rb_view loss, rb_view logits, rb_view targets, float grad_scale,
+                     rb_err *err) {
     return rb_run(q, &(rb_op){.kind = RB_OP_XENT, .t = {loss, logits, targets}, .f = {grad_scale}}, err);
 }
 
@@ -86,7 +90,8 @@ resbm_status rb_normalize(rb_queue *q, rb_view y, rb_view x, rb_view sumsq, floa
 }
 
 /* PyTorch derives these factors in double and rounds each to f32 once; so do we. */
-resbm_status rb_adamw(rb_queue *q, rb_view p, rb_view m, rb_view v, rb_view g, const rb_adamw_args *a, rb_err *err) {
+resbm_status rb_adamw(rb_queue *q, rb_view p, rb_view m, rb_view v, rb_view g, const rb_adamw_args *a,
+                      rb_err *err) {
     rb_op op = {.kind = RB_OP_ADAMW,
                 .t = {p, m, v, g},
                 .f = {(float)(1 - a->lr * a->weight_decay), (float)(1 - a->beta1), (float)a->beta2,
@@ -95,8 +100,8 @@ resbm_status rb_adamw(rb_queue *q, rb_view p, rb_view m, rb_view v, rb_view g, c
     return rb_run(q, &op, err);
 }
 
-resbm_status rb_muon_momentum(rb_queue *q, rb_view buf, rb_view update, rb_view g, float momentum, float grad_scale,
-                              bool nesterov, rb_err *err) {
+resbm_status rb_muon_momentum(rb_queue *q, rb_view buf, rb_view update, rb_view g, float momentum,
+                              float grad_scale, bool nesterov, rb_err *err) {
     rb_op op = {
         .kind = RB_OP_MUON_MOMENTUM, .t = {buf, update, g}, .f = {momentum, grad_scale}, .i = {nesterov}};
     return rb_run(q, &op, err);

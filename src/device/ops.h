@@ -18,7 +18,8 @@ resbm_status rb_axpby(rb_queue *q, float alpha, rb_view x, float beta, rb_view y
 resbm_status rb_gemm(rb_queue *q, bool ta, bool tb, float alpha, rb_view a, rb_view b, float beta, rb_view c,
                      rb_err *err);
 
-/* out (n,d) = table (V,d) rows picked by ids (n) i32. An id outside [0,V) is RESBM_E_ARG on host-side devices. */
+/* out (n,d) = table (V,d) rows picked by ids (n) i32. An id outside [0,V) is RESBM_E_ARG on host-side
+ * devices. */
 resbm_status rb_embed_forward(rb_queue *q, rb_view out, rb_view table, rb_view ids, rb_err *err);
 /* dtable (V,d) += dout (n,d) by ids (n), tokens in ascending order. */
 resbm_status rb_embed_backward(rb_queue *q, rb_view dtable, rb_view dout, rb_view ids, rb_err *err);
@@ -26,19 +27,21 @@ resbm_status rb_embed_backward(rb_queue *q, rb_view dtable, rb_view dout, rb_vie
 /* y = x * rstd * w per row of the last dimension, rstd = 1/sqrt(mean(x^2) + eps) (Zhang & Sennrich 2019).
  * x, y (n,d) or (n,H,D) (rows = the leading dimensions); rstd (rows) out; w (d) or absent. y may be x only if
  * the caller never needs x again. */
-resbm_status rb_rmsnorm_forward(rb_queue *q, rb_view y, rb_view rstd, rb_view x, rb_view w, float eps, rb_err *err);
+resbm_status rb_rmsnorm_forward(rb_queue *q, rb_view y, rb_view rstd, rb_view x, rb_view w, float eps,
+                                rb_err *err);
 /* dx = beta dx + the input gradient; dx, dy, x as above; dx may be dy. */
 resbm_status rb_rmsnorm_backward_x(rb_queue *q, rb_view dx, float beta, rb_view dy, rb_view x, rb_view w,
                                    rb_view rstd, rb_err *err);
 /* dw (d) += sum over rows of dy * x * rstd, in pieces of 64 rows combined in order. */
 resbm_status rb_rmsnorm_backward_w(rb_queue *q, rb_view dw, rb_view dy, rb_view x, rb_view rstd, rb_err *err);
 
-/* Rotary embedding in place on x (B,T,H,D), pairs (i, i+D/2) as in Hugging Face's Llama; cos, sin (>= offset+T,
- * D/2); row t uses table row offset+t. inverse rotates back (the backward). */
-resbm_status rb_rope(rb_queue *q, rb_view x, rb_view cos, rb_view sin, int64_t offset, bool inverse, rb_err *err);
+/* Rotary embedding in place on x (B,T,H,D), pairs (i, i+D/2) as in Hugging Face's Llama; cos, sin (>=
+ * offset+T, D/2); row t uses table row offset+t. inverse rotates back (the backward). */
+resbm_status rb_rope(rb_queue *q, rb_view x, rb_view cos, rb_view sin, int64_t offset, bool inverse,
+                     rb_err *err);
 
-/* Causal attention, blocked (no B,H,T,T tensor): out (B,T,H,D), lse (B,H,T) out, q (B,T,H,D), k, v (B,S,G,D), H a
- * multiple of G; query t sees keys 0..offset+t, offset + T <= S. scale multiplies the scores. */
+/* Causal attention, blocked (no B,H,T,T tensor): out (B,T,H,D), lse (B,H,T) out, q (B,T,H,D), k, v (B,S,G,D),
+ * H a multiple of G; query t sees keys 0..offset+t, offset + T <= S. scale multiplies the scores. */
 resbm_status rb_attention_forward(rb_queue *q, rb_view out, rb_view lse, rb_view qv, rb_view k, rb_view v,
                                   int64_t offset, float scale, rb_err *err);
 /* dq, dk, dv (written, not added) from dout; offset is 0 and S = T. */
@@ -51,12 +54,15 @@ resbm_status rb_swiglu_forward(rb_queue *q, rb_view h, rb_view gate, rb_view up,
  * and h may be dh (same view exactly). */
 resbm_status rb_swiglu_backward(rb_queue *q, rb_view dgate, rb_view dup, rb_view h, rb_view dh, rb_view gate,
                                 rb_view up, rb_err *err);
-resbm_status rb_silu_forward(rb_queue *q, rb_view y, rb_view x, rb_err *err);              /* y may be x */
-resbm_status rb_silu_backward(rb_queue *q, rb_view dx, rb_view dy, rb_view x, rb_err *err); /* dx may be dy or x */
+resbm_status rb_silu_forward(rb_queue *q, rb_view y, rb_view x, rb_err *err); /* y may be x */
+resbm_status rb_silu_backward(rb_queue *q, rb_view dx, rb_view dy, rb_view x,
+                              rb_err *err); /* dx may be dy or x */
 
-/* Softmax cross-entropy on a chunk of logits (n,V): loss (n) = -log softmax(logits)[target]; when grad_scale is
- * not 0, logits become grad_scale * (softmax - onehot). targets (n) i32; a target < 0 gives loss 0, gradient 0. */
-resbm_status rb_xent(rb_queue *q, rb_view loss, rb_view logits, rb_view targets, float grad_scale, rb_err *err);
+/* Softmax cross-entropy on a chunk of logits (n,V): loss (n) = -log softmax(logits)[target]; when grad_scale
+ * is not 0, logits become grad_scale * (softmax - onehot). targets (n) i32; a target < 0 gives loss 0,
+ * gradient 0. */
+resbm_status rb_xent(rb_queue *q, rb_view loss, rb_view logits, rb_view targets, float grad_scale,
+                     rb_err *err);
 
 /* out (1) f64 = sum of x / of x^2 (x f32, rank 1..2), in pieces of 4096 elements of the flattened tensor
  * combined in order, double accumulation inside and across. */
@@ -65,17 +71,18 @@ resbm_status rb_sumsq(rb_queue *q, rb_view out, rb_view x, rb_err *err);
 /* y = x / max(sqrt(sumsq (1) f64), eps); y may be x. */
 resbm_status rb_normalize(rb_queue *q, rb_view y, rb_view x, rb_view sumsq, float eps, rb_err *err);
 
-/* One AdamW update (Loshchilov & Hutter 2019, PyTorch's order of operations): g is scaled by grad_scale first;
- * p *= 1 - lr*wd; m, v moments; p -= lr/bias1 * m / (sqrt(v)/sqrt(bias2) + eps), bias1 = 1-beta1^t,
+/* One AdamW update (Loshchilov & Hutter 2019, PyTorch's order of operations): g is scaled by grad_scale
+ * first; p *= 1 - lr*wd; m, v moments; p -= lr/bias1 * m / (sqrt(v)/sqrt(bias2) + eps), bias1 = 1-beta1^t,
  * bias2 = 1-beta2^t. All flat (count) views of the same size. */
 typedef struct rb_adamw_args {
     double lr, beta1, beta2, eps, weight_decay, bias1, bias2, grad_scale;
 } rb_adamw_args;
-resbm_status rb_adamw(rb_queue *q, rb_view p, rb_view m, rb_view v, rb_view g, const rb_adamw_args *a, rb_err *err);
-/* buf = momentum*buf + (1-momentum)*g*grad_scale; update = nesterov ? momentum*buf + (1-momentum)*g*grad_scale
- * : buf (torch.optim.Muon's lerp form). Flat or (m,n). update may be g. */
-resbm_status rb_muon_momentum(rb_queue *q, rb_view buf, rb_view update, rb_view g, float momentum, float grad_scale,
-                              bool nesterov, rb_err *err);
+resbm_status rb_adamw(rb_queue *q, rb_view p, rb_view m, rb_view v, rb_view g, const rb_adamw_args *a,
+                      rb_err *err);
+/* buf = momentum*buf + (1-momentum)*g*grad_scale; update = nesterov ? momentum*buf +
+ * (1-momentum)*g*grad_scale : buf (torch.optim.Muon's lerp form). Flat or (m,n). update may be g. */
+resbm_status rb_muon_momentum(rb_queue *q, rb_view buf, rb_view update, rb_view g, float momentum,
+                              float grad_scale, bool nesterov, rb_err *err);
 
 /* Transport codec: latents to bytes and back (DESIGN of formats: codec/codec.h). */
 typedef enum rb_code { RB_CODE_F32, RB_CODE_BF16, RB_CODE_INT8, RB_CODE_INT4, RB_CODE_COUNT } rb_code;
@@ -89,20 +96,22 @@ typedef enum rb_scale {
 typedef struct rb_pack_args {
     rb_code code;
     rb_scale scale;
-    bool stochastic;      /* stochastic rounding, else to nearest even */
-    uint64_t seed, step;  /* with boundary and direction: the key of the random bits */
-    uint64_t sequence;    /* number of the first sequence in the run's whole order; row b is sequence + b */
+    bool stochastic;     /* stochastic rounding, else to nearest even */
+    uint64_t seed, step; /* with boundary and direction: the key of the random bits */
+    uint64_t sequence;   /* number of the first sequence in the run's whole order; row b is sequence + b */
     uint32_t boundary, direction; /* direction 0 forward, 1 backward */
 } rb_pack_args;
 /* Bytes of a packed (B,T,k) tensor: exact, and a multiple of nothing. -1 for an impossible combination. */
 int64_t rb_packed_bytes(const rb_pack_args *a, int64_t B, int64_t T, int64_t k);
 /* bytes (u8, rb_packed_bytes) from x (B,T,k); steps (k) or absent. */
-resbm_status rb_pack(rb_queue *q, rb_view bytes, rb_view x, rb_view steps, const rb_pack_args *a, rb_err *err);
+resbm_status rb_pack(rb_queue *q, rb_view bytes, rb_view x, rb_view steps, const rb_pack_args *a,
+                     rb_err *err);
 /* x (B,T,k) from bytes; the exact inverse map of the codes. */
-resbm_status rb_unpack(rb_queue *q, rb_view x, rb_view bytes, rb_view steps, const rb_pack_args *a, rb_err *err);
-/* stats (k) i64 += sum over tokens of code^2 per coordinate, from packed bytes of RB_SCALE_STEP int8/int4: what
- * both ends of a link can see alike, from which the learned steps are updated. shape gives (B,T,k). */
-resbm_status rb_code_stats(rb_queue *q, rb_view stats, rb_view bytes, int64_t B, int64_t T, const rb_pack_args *a,
-                           rb_err *err);
+resbm_status rb_unpack(rb_queue *q, rb_view x, rb_view bytes, rb_view steps, const rb_pack_args *a,
+                       rb_err *err);
+/* stats (k) i64 += sum over tokens of code^2 per coordinate, from packed bytes of RB_SCALE_STEP int8/int4:
+ * what both ends of a link can see alike, from which the learned steps are updated. shape gives (B,T,k). */
+resbm_status rb_code_stats(rb_queue *q, rb_view stats, rb_view bytes, int64_t B, int64_t T,
+                           const rb_pack_args *a, rb_err *err);
 
 #endif

@@ -5,7 +5,9 @@
 #include "device/device.h"
 
 /* Length of a row: the last dimension. */
-static inline int64_t rb_row_width(const rb_view *v) { return v->shape[v->rank - 1]; }
+static inline int64_t rb_row_width(const rb_view *v) {
+    return v->shape[v->rank - 1];
+}
 
 static inline int64_t rb_row_count(const rb_view *v) {
     int64_t n = 1;
@@ -23,7 +25,9 @@ static inline int64_t rb_row_offset(const rb_view *v, int64_t r) {
     return v->rank > 1 ? at + r * v->stride[0] : 0;
 }
 
-static inline float *rb_row_f32(const rb_view *v, int64_t r) { return (float *)v->data + rb_row_offset(v, r); }
+static inline float *rb_row_f32(const rb_view *v, int64_t r) {
+    return (float *)v->data + rb_row_offset(v, r);
+}
 
 /* Row (b, t, h) of a (B,T,H,D) view. */
 static inline float *rb_head_row(const rb_view *v, int64_t b, int64_t t, int64_t h) {
@@ -31,7 +35,9 @@ static inline float *rb_head_row(const rb_view *v, int64_t b, int64_t t, int64_t
 }
 
 /* Element of a rank-1 view. */
-static inline float *rb_at1(const rb_view *v, int64_t i) { return (float *)v->data + i * v->stride[0]; }
+static inline float *rb_at1(const rb_view *v, int64_t i) {
+    return (float *)v->data + i * v->stride[0];
+}
 
 /* No gaps between its elements: it can be walked as one flat array. */
 static inline bool rb_is_flat(const rb_view *v) {

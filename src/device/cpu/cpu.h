@@ -9,7 +9,9 @@
 #include <omp.h>
 #define rb_thread_number omp_get_thread_num
 #else
-static inline int rb_thread_number(void) { return 0; }
+static inline int rb_thread_number(void) {
+    return 0;
+}
 #endif
 
 typedef struct rb_cpu_device {

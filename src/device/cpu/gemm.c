@@ -2,16 +2,20 @@
 #include "device/cpu/cpu.h"
 #include "device/cpu/sgemm.h"
 
-/* The cut of C (M,N) into tiles, from its shape alone: about PIECES row tiles, and column tiles where the rows are
- * too few to share out. Row tiles of 8 and column tiles of 48 rows fit oneDNN's AVX-512 kernel. */
+/* The cut of C (M,N) into tiles, from its shape alone: about PIECES row tiles, and column tiles where the
+ * rows are too few to share out. Row tiles of 8 and column tiles of 48 rows fit oneDNN's AVX-512 kernel. */
 typedef struct cut {
     int64_t rows, cols, row_tiles, col_tiles;
 } cut;
 
 enum { PIECES = 8, ROW_UNIT = 8, COL_UNIT = 48, MIN_ROWS = 64, MIN_COLS = 192 };
 
-static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+static int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+static int64_t round_up(int64_t a, int64_t b) {
+    return ceil_div(a, b) * b;
+}
 
 static cut cut_of(int64_t M, int64_t N) {
     cut c;
@@ -54,6 +58,6 @@ resbm_status rb_cpu_gemm(rb_queue *q, const rb_op *op, rb_err *err) {
     }
     if (worst == dnnl_success) return RESBM_OK;
     return rb_fail(err, worst == dnnl_out_of_memory ? RESBM_E_MEMORY : RESBM_E_INTERNAL,
-                   "gemm: oneDNN returned status %d for a product of %lldx%lld", worst, (long long)c->shape[0],
-                   (long long)c->shape[1]);
+                   "gemm: oneDNN returned status %d for a product of %lldx%lld", worst,
+                   (long long)c->shape[0], (long long)c->shape[1]);
 }

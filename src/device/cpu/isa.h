@@ -10,8 +10,8 @@
 #define RB_ISA native
 #endif
 #define RB_ISA_PASTE2(f, isa) f##_##isa
-#define RB_ISA_PASTE(f, isa) RB_ISA_PASTE2(f, isa)
-#define RB_ISA_NAME(f) RB_ISA_PASTE(f, RB_ISA)
+#define RB_ISA_PASTE(f, isa)  RB_ISA_PASTE2(f, isa)
+#define RB_ISA_NAME(f)        RB_ISA_PASTE(f, RB_ISA)
 
 /* Puts this instruction set's kernels into a table (cpu/isa/slots.c). */
 void RB_ISA_NAME(rb_cpu_slots)(rb_device_table *t);

@@ -5,7 +5,9 @@
 #ifdef _OPENMP
 #include <omp.h>
 /* For use inside a parallel region: a team's task owns its own thread count, others' are untouched. */
-static inline void rb_sgemm_one_thread(void) { omp_set_num_threads(1); }
+static inline void rb_sgemm_one_thread(void) {
+    omp_set_num_threads(1);
+}
 #else
 /* Without OpenMP here the library still brings its own runtime, if it was built with one. */
 extern void omp_set_num_threads(int n) __attribute__((weak));

@@ -1,5 +1,5 @@
-/* How elementwise kernels cut equal-shaped views: rows where any of them has gaps, else fixed pieces of the flat
- * array. The cut depends on the views only, so it is the same for any number of threads. */
+/* How elementwise kernels cut equal-shaped views: rows where any of them has gaps, else fixed pieces of the
+ * flat array. The cut depends on the views only, so it is the same for any number of threads. */
 #ifndef RB_DEVICE_CPU_SPANS_H
 #define RB_DEVICE_CPU_SPANS_H
 

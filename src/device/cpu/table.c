@@ -18,7 +18,9 @@ void rb_cpu_slots_v2(rb_device_table *t);
 void rb_cpu_slots_v3(rb_device_table *t);
 void rb_cpu_slots_v4(rb_device_table *t);
 
-static bool has_v2(void) { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); }
+static bool has_v2(void) {
+    return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
+}
 static bool has_v3(void) {
     return has_v2() && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
            __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
@@ -28,11 +30,14 @@ static bool has_v4(void) {
            __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl");
 }
-static const isa isas[] = {{"v4", has_v4, rb_cpu_slots_v4}, {"v3", has_v3, rb_cpu_slots_v3}, {"v2", has_v2, rb_cpu_slots_v2}};
+static const isa isas[] = {
+    {"v4", has_v4, rb_cpu_slots_v4}, {"v3", has_v3, rb_cpu_slots_v3}, {"v2", has_v2, rb_cpu_slots_v2}};
 #else
 #define STRING2(x) #x
 #define STRING(x)  STRING2(x)
-static bool always(void) { return true; }
+static bool always(void) {
+    return true;
+}
 static const isa isas[] = {{STRING(RB_ISA), always, RB_ISA_NAME(rb_cpu_slots)}};
 #endif
 
@@ -44,11 +49,15 @@ static resbm_status choose(const char *variant, const isa **out, rb_err *err) {
         *out = &isas[i];
         if (isas[i].supported()) return RESBM_OK;
         if (!any)
-            return rb_fail(err, RESBM_E_UNSUPPORTED, "device cpu: this processor lacks instruction set %s", variant);
+            return rb_fail(err, RESBM_E_UNSUPPORTED, "device cpu: this processor lacks instruction set %s",
+                           variant);
     }
-    if (any) return rb_fail(err, RESBM_E_UNSUPPORTED, "device cpu: this processor has none of the instruction sets built in");
-    return rb_fail(err, RESBM_E_ARG, "device cpu: instruction set \"%s\" is not built in; the best one here is %s",
-                   variant, isas[0].name);
+    if (any)
+        return rb_fail(err, RESBM_E_UNSUPPORTED,
+                       "device cpu: this processor has none of the instruction sets built in");
+    return rb_fail(err, RESBM_E_ARG,
+                   "device cpu: instruction set \"%s\" is not built in; the best one here is %s", variant,
+                   isas[0].name);
 }
 
 typedef struct cpu_queue {
@@ -83,7 +92,9 @@ resbm_status rb_cpu_scratch(rb_queue *base, size_t bytes, void **out, rb_err *er
     return RESBM_OK;
 }
 
-static void cpu_close(rb_device *dev) { free(dev); }
+static void cpu_close(rb_device *dev) {
+    free(dev);
+}
 
 static resbm_status cpu_open(const rb_device_options *opt, rb_device **out, rb_err *err) {
     const isa *set = NULL;

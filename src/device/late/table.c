@@ -1,5 +1,5 @@
-/* Device "late" (tests): another device whose operations complete late, on a worker thread per queue, and whose
- * memory the host cannot read.
+/* Device "late" (tests): another device whose operations complete late, on a worker thread per queue, and
+ * whose memory the host cannot read.
  *
  *     alloc hands out   [ PROT_NONE ...... ]      an address inside it means nothing to the host
  *     and keeps         [ inner memory ... ]      the worker adds the difference before it runs a record
@@ -55,7 +55,9 @@ typedef struct late_queue {
     rb_err fault; /* the first; code 0 = none */
 } late_queue;
 
-static late_device *device_of(rb_device *d) { return (late_device *)d; }
+static late_device *device_of(rb_device *d) {
+    return (late_device *)d;
+}
 
 /* Address of the memory behind [p, p + bytes), NULL where that is not one block's. */
 static void *real_address(late_device *d, const void *p, size_t bytes) {
@@ -173,13 +175,15 @@ static resbm_status late_kernel(rb_queue *base, const rb_op *op, rb_err *err) {
         if (!v->rank) continue;
         v->data = real_address(d, v->data, view_bytes(v));
         if (!v->data)
-            return rb_fail(err, RESBM_E_ARG, "%s: %s does not lie in this device's memory (rb_upload missing?)",
+            return rb_fail(err, RESBM_E_ARG,
+                           "%s: %s does not lie in this device's memory (rb_upload missing?)",
                            rb_op_info(op->kind)->name, rb_op_view_name(op->kind, j));
     }
     return push((late_queue *)base, &it, err);
 }
 
-static resbm_status queue_copy(rb_queue *base, void *to, const void *from, size_t bytes, bool upload, rb_err *err) {
+static resbm_status queue_copy(rb_queue *base, void *to, const void *from, size_t bytes, bool upload,
+                               rb_err *err) {
     late_device *d = device_of(base->dev);
     item it = {.kind = ITEM_COPY, .to = to, .from = from, .bytes = bytes, .upload = upload};
     void *real = real_address(d, upload ? to : from, bytes);
@@ -269,7 +273,8 @@ static resbm_status late_open(const rb_device_options *opt, rb_device **out, rb_
     if (!d) return rb_fail(err, RESBM_E_MEMORY, "device late: no memory");
     rb_device_options inner = *opt;
     inner.variant = NULL;
-    resbm_status st = rb_device_open(opt->variant && *opt->variant ? opt->variant : "ref", &inner, &d->inner, err);
+    resbm_status st =
+        rb_device_open(opt->variant && *opt->variant ? opt->variant : "ref", &inner, &d->inner, err);
     if (st != RESBM_OK) {
         free(d);
         return st;

@@ -18,7 +18,8 @@ static void store(float *to, const double *from, int64_t n) {
 }
 
 /* Query (b,t,h) against keys 0..last of head g: softmax in two passes. p: last+1 scores; acc: D. */
-static void forward_row(const rb_op *op, int64_t b, int64_t t, int64_t h, int64_t last, double *p, double *acc) {
+static void forward_row(const rb_op *op, int64_t b, int64_t t, int64_t h, int64_t last, double *p,
+                        double *acc) {
     const rb_view *out = &op->t[0], *lse = &op->t[1], *q = &op->t[2], *k = &op->t[3], *v = &op->t[4];
     int64_t D = q->shape[3], g = h / (q->shape[2] / k->shape[2]);
     double top = -INFINITY, sum = 0;

@@ -10,13 +10,26 @@ static double load(const rb_view *v, int64_t at) {
 
 static void store(const rb_view *v, int64_t at, double value) {
     switch (v->dtype) {
-    case RB_F32: ((float *)v->data)[at] = (float)value; break;
-    case RB_BF16: ((uint16_t *)v->data)[at] = rb_bf16_from_f32((float)value); break;
-    case RB_I32: ((int32_t *)v->data)[at] = (int32_t)value; break;
-    case RB_U8: ((uint8_t *)v->data)[at] = (uint8_t)value; break;
-    case RB_F64: ((double *)v->data)[at] = value; break;
-    case RB_I64: ((int64_t *)v->data)[at] = (int64_t)value; break;
-    case RB_DTYPE_COUNT: break;
+    case RB_F32:
+        ((float *)v->data)[at] = (float)value;
+        break;
+    case RB_BF16:
+        ((uint16_t *)v->data)[at] = rb_bf16_from_f32((float)value);
+        break;
+    case RB_I32:
+        ((int32_t *)v->data)[at] = (int32_t)value;
+        break;
+    case RB_U8:
+        ((uint8_t *)v->data)[at] = (uint8_t)value;
+        break;
+    case RB_F64:
+        ((double *)v->data)[at] = value;
+        break;
+    case RB_I64:
+        ((int64_t *)v->data)[at] = (int64_t)value;
+        break;
+    case RB_DTYPE_COUNT:
+        break;
     }
 }
 
@@ -41,9 +54,15 @@ resbm_status rb_ref_axpby(rb_queue *q, const rb_op *op, rb_err *err) {
     return RESBM_OK;
 }
 
-static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
-static double silu(double x) { return x * sigmoid(x); }
-static double silu_slope(double x) { return sigmoid(x) * (1 + x * (1 - sigmoid(x))); }
+static double sigmoid(double x) {
+    return 1 / (1 + exp(-x));
+}
+static double silu(double x) {
+    return x * sigmoid(x);
+}
+static double silu_slope(double x) {
+    return sigmoid(x) * (1 + x * (1 - sigmoid(x)));
+}
 
 resbm_status rb_ref_swiglu_forward(rb_queue *q, const rb_op *op, rb_err *err) {
     (void)q, (void)err;
@@ -72,8 +91,7 @@ resbm_status rb_ref_silu_forward(rb_queue *q, const rb_op *op, rb_err *err) {
     (void)q, (void)err;
     const rb_view *y = &op->t[0], *x = &op->t[1];
     for (int64_t r = 0; r < rb_row_count(x); r++)
-        for (int64_t i = 0; i < rb_row_width(x); i++)
-            rb_row_f32(y, r)[i] = (float)silu(rb_row_f32(x, r)[i]);
+        for (int64_t i = 0; i < rb_row_width(x); i++) rb_row_f32(y, r)[i] = (float)silu(rb_row_f32(x, r)[i]);
     return RESBM_OK;
 }
 

@@ -13,7 +13,8 @@ resbm_status rb_ref_adamw(rb_queue *q, const rb_op *op, rb_err *err) {
         double vi = (double)v[i] * (double)f[2] + g * g * (double)f[3];
         m[i] = (float)mi;
         v[i] = (float)vi;
-        p[i] = (float)((double)p[i] * (double)f[0] - (double)f[4] * mi / (sqrt(vi) / (double)f[5] + (double)f[6]));
+        p[i] = (float)((double)p[i] * (double)f[0] -
+                       (double)f[4] * mi / (sqrt(vi) / (double)f[5] + (double)f[6]));
     }
     return RESBM_OK;
 }

@@ -15,7 +15,9 @@ static resbm_status ref_open(const rb_device_options *opt, rb_device **out, rb_e
     return RESBM_OK;
 }
 
-static void ref_close(rb_device *dev) { free(dev); }
+static void ref_close(rb_device *dev) {
+    free(dev);
+}
 
 const rb_device_table rb_ref_table = {
     .name = "ref",

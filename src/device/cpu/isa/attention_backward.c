@@ -1,12 +1,12 @@
-/* Causal attention backward, scores computed again from lse (Dao et al., "FlashAttention", 2022). A task is one
- * (sequence, key/value head); its query heads, then blocks of KB keys, then blocks of QB queries run in ascending
- * order, so every sum has one fixed order:
+/* Causal attention backward, scores computed again from lse (Dao et al., "FlashAttention", 2022). A task is
+ * one (sequence, key/value head); its query heads, then blocks of KB keys, then blocks of QB queries run in
+ * ascending order, so every sum has one fixed order:
  *
  *     P = e^(scale Q K^T - lse)     dP = dO V^T     dS = P (dP - delta),  delta = rowsum(dO O)
  *     dV += P^T dO                  dK += dS^T Q scale                    dQ += dS K scale
  *
- * On the diagonal, strips of RB_MR queries stop at their last visible key, and strips of keys start at the first
- * strip of queries that sees them.
+ * On the diagonal, strips of RB_MR queries stop at their last visible key, and strips of keys start at the
+ * first strip of queries that sees them.
  */
 #include <math.h>
 #include "device/cpu/cpu.h"
@@ -21,20 +21,24 @@ _Static_assert(KB % RB_PANEL == 0, "a block of keys is whole panels");
 typedef struct task {
     const rb_op *op;
     int64_t b, T, D, Dp;
-    float *kt, *vt;            /* K^T, V^T in panels */
-    float *k, *dk, *dv;        /* (T,Dp), of the key/value head */
-    float *q, *dout, *dq;      /* (T,Dp), of the query head; q is scaled */
-    float *lse, *delta;        /* (T) */
-    float *p, *ds;             /* (QB,KB) */
+    float *kt, *vt;       /* K^T, V^T in panels */
+    float *k, *dk, *dv;   /* (T,Dp), of the key/value head */
+    float *q, *dout, *dq; /* (T,Dp), of the query head; q is scaled */
+    float *lse, *delta;   /* (T) */
+    float *p, *ds;        /* (QB,KB) */
 } task;
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
 
 /* Floats of one task's memory, and its cut into the arrays above when m is given. */
 static int64_t lay_out(task *k, float *m) {
     int64_t T = k->T, rows = T * k->Dp, panels = rb_panel_floats(T, k->D);
-    float **array[] = {&k->kt, &k->vt, &k->k, &k->dk, &k->dv, &k->q, &k->dout, &k->dq, &k->lse, &k->delta, &k->p, &k->ds};
-    int64_t size[] = {panels, panels, rows, rows, rows, rows, rows, rows, rb_pad(T), rb_pad(T), QB * KB, QB * KB};
+    float **array[] = {&k->kt,   &k->vt, &k->k,   &k->dk,    &k->dv, &k->q,
+                       &k->dout, &k->dq, &k->lse, &k->delta, &k->p,  &k->ds};
+    int64_t size[] = {panels, panels, rows,      rows,      rows,    rows,
+                      rows,   rows,   rb_pad(T), rb_pad(T), QB * KB, QB * KB};
     int64_t at = 0;
     for (size_t i = 0; i < sizeof size / sizeof *size; i++) {
         if (m) *array[i] = m + at;
@@ -104,7 +108,8 @@ static void backward_head(const task *k) {
         int64_t keys = least(KB, k->T - s);
         for (int64_t t = s / QB * QB; t < k->T; t += QB) {
             int64_t rows = least(QB, k->T - t);
-            for (int64_t r = 0; r < rows; r += RB_MR) query_strip(k, t + r, least(RB_MR, rows - r), r, s, keys);
+            for (int64_t r = 0; r < rows; r += RB_MR)
+                query_strip(k, t + r, least(RB_MR, rows - r), r, s, keys);
             key_strips(k, t, rows, s, keys);
         }
     }

@@ -1,6 +1,6 @@
-/* Causal attention forward. A task is one (sequence, key/value head, run of queries): it packs the head's keys
- * transposed and its values once, then takes strips of RB_MR queries: scores against all keys they may see, softmax
- * over whole rows, times the values. Only RB_MR x S scores exist at a time per thread.
+/* Causal attention forward. A task is one (sequence, key/value head, run of queries): it packs the head's
+ * keys transposed and its values once, then takes strips of RB_MR queries: scores against all keys they may
+ * see, softmax over whole rows, times the values. Only RB_MR x S scores exist at a time per thread.
  *
  *        keys ->
  *   q    ######............      a strip stops at its last visible key, padded to a vector
@@ -18,7 +18,7 @@ enum { TASKS = 16 /* enough for any sensible team; a shape with fewer heads cuts
 
 typedef struct task {
     const rb_op *op;
-    int64_t b, g, first, last;  /* queries [first, last) */
+    int64_t b, g, first, last;    /* queries [first, last) */
     float *kt, *v, *scores, *out; /* panels of keys, (S,Dp), (RB_MR,Sp), (RB_MR,Dp) */
 } task;
 
@@ -72,8 +72,15 @@ resbm_status RB_ISA_NAME(rb_cpu_attention_forward)(rb_queue *q, const rb_op *op,
     for (int64_t i = 0; i < B * G * runs; i++) {
         int64_t first = i % runs * length, head = i / runs;
         float *m = (float *)memory + rb_thread_number() * each;
-        task k = {op, head / G, head % G, first, first + length < T ? first + length : T,
-                  m, m + kt, m + kt + S * Dp, m + kt + S * Dp + RB_MR * Sp};
+        task k = {op,
+                  head / G,
+                  head % G,
+                  first,
+                  first + length < T ? first + length : T,
+                  m,
+                  m + kt,
+                  m + kt + S * Dp,
+                  m + kt + S * Dp + RB_MR * Sp};
         forward_task(&k);
     }
     return RESBM_OK;

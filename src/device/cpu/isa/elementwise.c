@@ -12,11 +12,21 @@
 
 static void fill_span(const rb_view *x, int64_t at, int64_t n, float value) {
     switch (x->dtype) {
-    case RB_F32: FILL_ROW(float); break;
-    case RB_F64: FILL_ROW(double); break;
-    case RB_I32: FILL_ROW(int32_t); break;
-    case RB_I64: FILL_ROW(int64_t); break;
-    default: FILL_ROW(uint8_t); break;
+    case RB_F32:
+        FILL_ROW(float);
+        break;
+    case RB_F64:
+        FILL_ROW(double);
+        break;
+    case RB_I32:
+        FILL_ROW(int32_t);
+        break;
+    case RB_I64:
+        FILL_ROW(int64_t);
+        break;
+    default:
+        FILL_ROW(uint8_t);
+        break;
     }
 }
 
@@ -40,8 +50,8 @@ static void axpby_f32(float *y, const float *x, int64_t n, float alpha, float be
     }
 }
 
-static void axpby_mixed(const rb_view *y, int64_t y_at, const rb_view *x, int64_t x_at, int64_t n, float alpha,
-                        float beta) {
+static void axpby_mixed(const rb_view *y, int64_t y_at, const rb_view *x, int64_t x_at, int64_t n,
+                        float alpha, float beta) {
     const float *xf = (const float *)x->data + x_at;
     const uint16_t *xh = (const uint16_t *)x->data + x_at;
     float *yf = (float *)y->data + y_at;

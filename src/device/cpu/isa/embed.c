@@ -7,8 +7,8 @@ static resbm_status check_ids(const char *name, const rb_view *ids, int64_t V, r
     const int32_t *id = ids->data;
     for (int64_t i = 0; i < ids->shape[0]; i++)
         if (id[i] < 0 || id[i] >= V)
-            return rb_fail(err, RESBM_E_ARG, "%s: token %lld is %d, the table has %lld rows", name, (long long)i,
-                           id[i], (long long)V);
+            return rb_fail(err, RESBM_E_ARG, "%s: token %lld is %d, the table has %lld rows", name,
+                           (long long)i, id[i], (long long)V);
     return RESBM_OK;
 }
 
@@ -18,7 +18,8 @@ resbm_status RB_ISA_NAME(rb_cpu_embed_forward)(rb_queue *q, const rb_op *op, rb_
     const int32_t *ids = op->t[2].data;
     RB_TRY(check_ids("embed_forward", &op->t[2], table->shape[0], err));
     size_t bytes = (size_t)out->shape[1] * sizeof(float);
-#pragma omp parallel for num_threads(q->dev->opt.threads) if (rb_count(*out) > RB_SPAWN_ELEMENTS) schedule(static)
+#pragma omp parallel for num_threads(q->dev->opt.threads) if (rb_count(*out) > RB_SPAWN_ELEMENTS)            \
+    schedule(static)
     for (int64_t i = 0; i < out->shape[0]; i++) memcpy(rb_row_f32(out, i), rb_row_f32(table, ids[i]), bytes);
     return RESBM_OK;
 }
@@ -32,7 +33,8 @@ resbm_status RB_ISA_NAME(rb_cpu_embed_backward)(rb_queue *q, const rb_op *op, rb
     const int32_t *ids = op->t[2].data;
     RB_TRY(check_ids("embed_backward", &op->t[2], dtable->shape[0], err));
     int64_t d = dout->shape[1], pieces = (d + COLUMNS - 1) / COLUMNS;
-#pragma omp parallel for num_threads(q->dev->opt.threads) if (rb_count(*dout) > RB_SPAWN_ELEMENTS) schedule(static)
+#pragma omp parallel for num_threads(q->dev->opt.threads) if (rb_count(*dout) > RB_SPAWN_ELEMENTS)           \
+    schedule(static)
     for (int64_t c = 0; c < pieces; c++) {
         int64_t from = c * COLUMNS, n = c == pieces - 1 ? d - from : COLUMNS;
         for (int64_t i = 0; i < dout->shape[0]; i++) {

@@ -32,6 +32,8 @@ static inline float rb_expf(float x) {
     return x != x ? x : e;
 }
 
-static inline float rb_sigmoidf(float x) { return 1.0f / (1.0f + rb_expf(-x)); }
+static inline float rb_sigmoidf(float x) {
+    return 1.0f / (1.0f + rb_expf(-x));
+}
 
 #endif

@@ -1,6 +1,6 @@
-/* Small matrix products in registers, for attention's blocks: C (M,N) = [C +] A (M,K) B (K,N), where A is read one
- * number at a time (any strides, so it may be a transpose) and rows of B and C are whole aligned vectors: N, ldb and
- * ldc are multiples of RB_VL, b and c aligned to it.
+/* Small matrix products in registers, for attention's blocks: C (M,N) = [C +] A (M,K) B (K,N), where A is
+ * read one number at a time (any strides, so it may be a transpose) and rows of B and C are whole aligned
+ * vectors: N, ldb and ldc are multiples of RB_VL, b and c aligned to it.
  *
  * A tile of RB_MR x RB_NV vectors of C stays in registers over all of K; its sums run in ascending k. */
 #ifndef RB_DEVICE_CPU_ISA_MICRO_H
@@ -33,20 +33,23 @@ typedef float rb_vec_unaligned __attribute__((vector_size(4 * RB_VL), may_alias,
 #define RB_UNROLL _Pragma("GCC unroll 16")
 #endif
 
-static inline int64_t rb_pad(int64_t n) { return (n + RB_VL - 1) / RB_VL * RB_VL; }
+static inline int64_t rb_pad(int64_t n) {
+    return (n + RB_VL - 1) / RB_VL * RB_VL;
+}
 
 typedef struct rb_strided { /* A: element (i, k) at p[i * row + k * col] */
     const float *p;
     int64_t row, col;
 } rb_strided;
 
-RB_INLINE void rb_tile(int mr, int nv, int64_t K, rb_strided a, const float *b, int64_t ldb, float *c, int64_t ldc,
-                       bool add) {
+RB_INLINE void rb_tile(int mr, int nv, int64_t K, rb_strided a, const float *b, int64_t ldb, float *c,
+                       int64_t ldc, bool add) {
     rb_vec acc[RB_MR][RB_NV];
     RB_UNROLL
     for (int i = 0; i < mr; i++) {
         RB_UNROLL
-        for (int j = 0; j < nv; j++) acc[i][j] = add ? *(const rb_vec *)(c + i * ldc + j * RB_VL) : (rb_vec){0};
+        for (int j = 0; j < nv; j++)
+            acc[i][j] = add ? *(const rb_vec *)(c + i * ldc + j * RB_VL) : (rb_vec){0};
     }
     for (int64_t k = 0; k < K; k++) {
         const float *pa = a.p + k * a.col;
@@ -75,15 +78,27 @@ RB_INLINE void rb_strip_of(int mr, int64_t N, int64_t K, rb_strided a, const flo
     for (; j < N; j += RB_VL) rb_tile(mr, 1, K, a, b + j, ldb, c + j, ldc, add);
 }
 
-static inline void rb_strip(int64_t rows, int64_t N, int64_t K, rb_strided a, const float *b, int64_t ldb, float *c,
-                            int64_t ldc, bool add) {
+static inline void rb_strip(int64_t rows, int64_t N, int64_t K, rb_strided a, const float *b, int64_t ldb,
+                            float *c, int64_t ldc, bool add) {
     switch (rows) {
-    case 1: rb_strip_of(1, N, K, a, b, ldb, c, ldc, add); break;
-    case 2: rb_strip_of(2, N, K, a, b, ldb, c, ldc, add); break;
-    case 3: rb_strip_of(3, N, K, a, b, ldb, c, ldc, add); break;
-    case 4: rb_strip_of(4, N, K, a, b, ldb, c, ldc, add); break;
-    case 5: rb_strip_of(5, N, K, a, b, ldb, c, ldc, add); break;
-    default: rb_strip_of(RB_MR, N, K, a, b, ldb, c, ldc, add); break;
+    case 1:
+        rb_strip_of(1, N, K, a, b, ldb, c, ldc, add);
+        break;
+    case 2:
+        rb_strip_of(2, N, K, a, b, ldb, c, ldc, add);
+        break;
+    case 3:
+        rb_strip_of(3, N, K, a, b, ldb, c, ldc, add);
+        break;
+    case 4:
+        rb_strip_of(4, N, K, a, b, ldb, c, ldc, add);
+        break;
+    case 5:
+        rb_strip_of(5, N, K, a, b, ldb, c, ldc, add);
+        break;
+    default:
+        rb_strip_of(RB_MR, N, K, a, b, ldb, c, ldc, add);
+        break;
     }
 }
 
@@ -124,11 +139,13 @@ static inline void rb_transpose_square(float *to, int64_t ldt, const float *from
 }
 
 /* to (cols, rb_pad(rows)) = from (rows, cols)^T, zeros in the padding. */
-static inline void rb_transpose(float *to, int64_t ldt, const float *from, int64_t ldf, int64_t rows, int64_t cols) {
+static inline void rb_transpose(float *to, int64_t ldt, const float *from, int64_t ldf, int64_t rows,
+                                int64_t cols) {
     int64_t r = 0;
     for (; r + RB_VL <= rows; r += RB_VL) {
         int64_t c = 0;
-        for (; c + RB_VL <= cols; c += RB_VL) rb_transpose_square(to + c * ldt + r, ldt, from + r * ldf + c, ldf);
+        for (; c + RB_VL <= cols; c += RB_VL)
+            rb_transpose_square(to + c * ldt + r, ldt, from + r * ldf + c, ldf);
         for (; c < cols; c++)
             for (int64_t i = 0; i < RB_VL; i++) to[c * ldt + r + i] = from[(r + i) * ldf + c];
     }
@@ -137,8 +154,8 @@ static inline void rb_transpose(float *to, int64_t ldt, const float *from, int64
 }
 
 /* to (rows, cols) = scale * from; with zeros up to rb_pad(cols) when pad is set. */
-static inline void rb_copy_rows(float *to, int64_t ldt, const float *from, int64_t ldf, int64_t rows, int64_t cols,
-                                float scale, bool pad) {
+static inline void rb_copy_rows(float *to, int64_t ldt, const float *from, int64_t ldf, int64_t rows,
+                                int64_t cols, float scale, bool pad) {
     for (int64_t r = 0; r < rows; r++) {
         float *t = to + r * ldt;
         const float *f = from + r * ldf;
@@ -148,8 +165,9 @@ static inline void rb_copy_rows(float *to, int64_t ldt, const float *from, int64
     }
 }
 
-/* Panels: a transposed (rows, cols) matrix as ceil(rows / RB_PANEL) blocks of (cols, RB_PANEL) numbers, so that a tile
- * walks memory in order. Rows missing from the last panel's last vector are zeros; vectors beyond it are not written. */
+/* Panels: a transposed (rows, cols) matrix as ceil(rows / RB_PANEL) blocks of (cols, RB_PANEL) numbers, so
+ * that a tile walks memory in order. Rows missing from the last panel's last vector are zeros; vectors beyond
+ * it are not written. */
 enum { RB_PANEL = RB_NV * RB_VL };
 
 static inline int64_t rb_panel_floats(int64_t rows, int64_t cols) {
@@ -158,12 +176,13 @@ static inline int64_t rb_panel_floats(int64_t rows, int64_t cols) {
 
 static inline void rb_pack_panels(float *to, const float *from, int64_t ldf, int64_t rows, int64_t cols) {
     for (int64_t r = 0; r < rows; r += RB_PANEL)
-        rb_transpose(to + r * cols, RB_PANEL, from + r * ldf, ldf, rows - r < RB_PANEL ? rows - r : RB_PANEL, cols);
+        rb_transpose(to + r * cols, RB_PANEL, from + r * ldf, ldf, rows - r < RB_PANEL ? rows - r : RB_PANEL,
+                     cols);
 }
 
 /* C (rows, N) = [C +] A (rows, K) B (K, N), B in panels, rows <= RB_MR. */
-static inline void rb_strip_panels(int64_t rows, int64_t N, int64_t K, rb_strided a, const float *panels, float *c,
-                                   int64_t ldc, bool add) {
+static inline void rb_strip_panels(int64_t rows, int64_t N, int64_t K, rb_strided a, const float *panels,
+                                   float *c, int64_t ldc, bool add) {
     for (int64_t j = 0; j < N; j += RB_PANEL)
         rb_strip(rows, N - j < RB_PANEL ? N - j : RB_PANEL, K, a, panels + j * K, RB_PANEL, c + j, ldc, add);
 }

@@ -29,7 +29,8 @@ resbm_status RB_ISA_NAME(rb_cpu_rmsnorm_forward)(rb_queue *q, const rb_op *op, r
 }
 
 /* dx = s (w dy) - x s^3/d sum(w dy x), plus beta dx; dx may be dy. */
-static void backward_row(float *dx, const float *dy, const float *x, const float *w, int64_t d, float s, float beta) {
+static void backward_row(float *dx, const float *dy, const float *x, const float *w, int64_t d, float s,
+                         float beta) {
     float dot = 0;
     if (w) {
 #pragma omp simd reduction(+ : dot)
@@ -52,8 +53,8 @@ resbm_status RB_ISA_NAME(rb_cpu_rmsnorm_backward_x)(rb_queue *q, const rb_op *op
     int64_t d = rb_row_width(x), rows = rb_row_count(x);
 #pragma omp parallel for num_threads(q->dev->opt.threads) if (rows * d > RB_SPAWN_ELEMENTS) schedule(static)
     for (int64_t r = 0; r < rows; r++)
-        backward_row(rb_row_f32(dx, r), rb_row_f32(dy, r), rb_row_f32(x, r), op->t[3].data, d, *rb_at1(rstd, r),
-                     op->f[0]);
+        backward_row(rb_row_f32(dx, r), rb_row_f32(dy, r), rb_row_f32(x, r), op->t[3].data, d,
+                     *rb_at1(rstd, r), op->f[0]);
     return RESBM_OK;
 }
 

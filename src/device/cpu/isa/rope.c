@@ -17,7 +17,8 @@ resbm_status RB_ISA_NAME(rb_cpu_rope)(rb_queue *q, const rb_op *op, rb_err *err)
     const rb_view *x = &op->t[0], *cos = &op->t[1], *sin = &op->t[2];
     int64_t B = x->shape[0], T = x->shape[1], H = x->shape[2], D = x->shape[3];
     float sign = op->i[1] ? -1 : 1;
-#pragma omp parallel for num_threads(q->dev->opt.threads) if (rb_count(*x) > RB_SPAWN_ELEMENTS) schedule(static)
+#pragma omp parallel for num_threads(q->dev->opt.threads) if (rb_count(*x) > RB_SPAWN_ELEMENTS)              \
+    schedule(static)
     for (int64_t r = 0; r < B * T; r++)
         for (int64_t h = 0; h < H; h++)
             rotate(rb_head_row(x, r / T, r % T, h), rb_row_f32(cos, op->i[0] + r % T),
