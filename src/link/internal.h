@@ -112,6 +112,7 @@ struct rb_link {
     rb_shape shape;
     rb_node *up_head, *up_tail;
     rb_list pending; /* taken in through the downlink, visible at visible_ns */
+    bool again;      /* something was queued after its turn */
     bool up_turn;    /* half duplex: sending goes first next time */
     int64_t armed_ns;
 };
@@ -147,8 +148,13 @@ void *rb_io_main(void *link);
 void rb_io_fault(rb_link *l, rb_conn *c, resbm_status code, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
+/* probe.c: the answer to a probe; NULL when there is no memory. */
+rb_message *rb_probe_answer(const rb_link *l, const rb_frame_header *asked);
+
 /* transmit.c */
 void rb_transmit_take(rb_link *l, rb_list *submitted);
+/* Sends a message of the I/O thread's own, unless the peer already has more unsent than its credit. */
+void rb_transmit_own(rb_link *l, rb_conn *c, rb_message *m);
 void rb_transmit_drop(rb_link *l, rb_conn *c); /* forgets what is queued for a broken connection */
 /* Moves queued bytes through the uplink; returns when it wants to be called again. */
 int64_t rb_transmit_uplink(rb_link *l, int64_t now);

@@ -141,7 +141,9 @@ void *rb_io_main(void *link) {
     rb_link *l = link;
     while (take_orders(l)) {
         bool more = false;
+        l->again = false;
         int64_t next = turn(l, rb_now_ns(), &more);
+        more = more || l->again;
         wait_events(l, next, more);
     }
     for (rb_conn *c = l->conns; c; c = c->next) shutdown(c->fd, SHUT_RDWR);

@@ -60,12 +60,21 @@ static bool inbox_wants(rb_link *l, rb_node *n) {
     return true;
 }
 
+/* A probe never reaches the inbox: this thread answers it. */
+static bool answer_probe(rb_link *l, const rb_node *n) {
+    if (n->msg.head.kind != RB_FRAME_PROBE || n->msg.head.direction != 0) return false;
+    rb_message *m = rb_probe_answer(l, &n->msg.head);
+    if (m) rb_transmit_own(l, n->conn, m);
+    return true;
+}
+
 static void deliver(rb_link *l, rb_node *n) {
     rb_peer *p = n->conn->peer;
+    bool probe = answer_probe(l, n);
     pthread_mutex_lock(&l->lock);
     p->stats.frames_received++;
     p->heard_ns = rb_now_ns();
-    bool wanted = inbox_wants(l, n);
+    bool wanted = !probe && inbox_wants(l, n);
     if (wanted) {
         n->visible_ns = p->heard_ns;
         rb_list_push(&p->inbox, n);

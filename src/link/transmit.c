@@ -27,6 +27,25 @@ void rb_transmit_take(rb_link *l, rb_list *submitted) {
     }
 }
 
+void rb_transmit_own(rb_link *l, rb_conn *c, rb_message *m) {
+    rb_node *n = rb_node_of(m);
+    rb_frame_put(n->head, &m->head, m->payload);
+    n->total = RB_FRAME_HEADER_BYTES + m->head.payload_bytes;
+    n->queued_ns = rb_now_ns();
+    n->conn = c;
+    pthread_mutex_lock(&l->lock);
+    bool room = c->peer->unsent <= l->opt.limits.queued_bytes && !c->broken_tx;
+    if (room) c->peer->unsent += n->total;
+    pthread_mutex_unlock(&l->lock);
+    if (!room) {
+        rb_message_free(m);
+        return;
+    }
+    rb_list own = {.head = n, .tail = n};
+    rb_transmit_take(l, &own);
+    l->again = true;
+}
+
 static void uplink_forget(rb_link *l, const rb_conn *c) {
     rb_node *n = l->up_head;
     l->up_head = l->up_tail = NULL;

@@ -1,0 +1,76 @@
+/* The bench runs and its figures are possible ones; a probe measures what the shape was told. */
+#include "rb_cmocka.h"
+
+#include <stdlib.h>
+#include "core/clock.h"
+#include "link/bench_link.h"
+#include "link/pair.h"
+#include "link/probe.h"
+
+static void tables(void **state) {
+    (void)state;
+    rb_buf b = {0};
+    rb_err err;
+    const char *seconds = getenv("RESBM_BENCH_SECONDS");
+    assert_ok(rb_bench_link(&b, seconds ? atof(seconds) : 0, &err), &err);
+    fputs(b.data, stdout); /* print_message cuts */
+    double asked, measured;
+    const char *row = strstr(b.data, "cpu, both ends\n");
+    assert_non_null(row);
+    assert_int_equal(sscanf(row + 15, "%lf %lf", &asked, &measured), 2);
+    assert_true(asked == 1 && measured > 0.8 && measured < 1.03);
+    rb_buf_free(&b);
+}
+
+static rb_link_probe_result probe(const rb_shape_options *a, const rb_shape_options *b) {
+    rb_link_pair p;
+    rb_link_probe_result r;
+    rb_err err;
+    assert_ok(rb_link_pair_open("tcp:127.0.0.1:0", a, b, &p, &err), &err);
+    assert_ok(rb_link_probe(p.a, 2, rb_now_ns() + 5 * RB_SEC, &r, &err), &err);
+    rb_link_pair_close(&p);
+    return r;
+}
+
+static void probe_finds_the_shape(void **state) {
+    (void)state;
+    rb_shape_options a = {.up_bits = 5e6, .down_bits = 20e6, .latency_ns = 10 * RB_MS},
+                     b = {.latency_ns = 5 * RB_MS};
+    rb_link_probe_result r = {0};
+    for (int tries = 0; tries < 3; tries++) {
+        r = probe(&a, &b);
+        assert_true(r.round_trip_ns >= 15 * RB_MS && r.typical_ns >= r.round_trip_ns);
+        if (r.round_trip_ns < 18 * RB_MS && r.up_bits > 4.5e6 && r.up_bits < 5e6 && r.down_bits > 18e6 &&
+            r.down_bits < 20e6)
+            return;
+    }
+    fail_msg("round trip %g ms, %g up, %g down", (double)r.round_trip_ns / 1e6, r.up_bits, r.down_bits);
+}
+
+static void probe_of_an_unshaped_link(void **state) {
+    (void)state;
+    rb_link_probe_result r = probe(NULL, NULL);
+    assert_true(r.round_trip_ns > 0 && r.round_trip_ns < 50 * RB_MS);
+    assert_true(r.up_bits > 100e6 && r.down_bits > 100e6);
+}
+
+static void probe_of_nobody(void **state) {
+    (void)state;
+    rb_link *l;
+    rb_err err;
+    rb_link_probe_result r;
+    assert_ok(rb_link_pair_end(1, NULL, &l, &err), &err);
+    assert_fails(rb_link_probe(l, 2, rb_now_ns() + RB_SEC, &r, &err), RESBM_E_STATE,
+                 "no connection to stage 2", &err);
+    rb_link_fini(l);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(tables),
+        cmocka_unit_test(probe_finds_the_shape),
+        cmocka_unit_test(probe_of_an_unshaped_link),
+        cmocka_unit_test(probe_of_nobody),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
