@@ -5,12 +5,13 @@
 
 typedef struct arguments {
     const char *control;
-    int stage;
+    int stage, stages;
 } arguments;
 
 static const struct argp_option options[] = {
     {"control", 'c', "ADDRESS", 0, "of the coordinator", 0},
     {"stage", 's', "N", 0, "number of this stage", 0},
+    {"stages", 'n', "N", 0, "how many there are", 0},
     {0},
 };
 
@@ -20,6 +21,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         a->control = arg;
     else if (key == 's')
         a->stage = atoi(arg);
+    else if (key == 'n')
+        a->stages = atoi(arg);
     else
         return ARGP_ERR_UNKNOWN;
     return 0;
@@ -33,10 +36,12 @@ int rb_cmd_stage(int argc, char **argv) {
     rb_err err = {0};
     if (argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;
     if (!a.control || a.stage < 0 || scanf("%16llx", &token) != 1) {
-        fprintf(stderr, "resbm stage: needs --control, --stage and the run's secret on standard input\n");
+        fprintf(stderr, "resbm stage: needs --control, --stage, --stages and the run's secret on standard input\n");
         return 2;
     }
     /* The coordinator prints the fault; a stage that cannot reach it is the only one to speak. */
-    resbm_status st = rb_stage_main(a.control, a.stage, token, &err);
+    bool told;
+    resbm_status st = rb_stage_main(a.control, a.stage, a.stages, token, &told, &err);
+    if (st && !told) fprintf(stderr, "resbm stage %d: %s\n", a.stage, err.text);
     return st == RESBM_OK ? 0 : 1;
 }

@@ -96,6 +96,15 @@ static resbm_status find_cause(rb_crew *c, resbm_status st, rb_err *err) {
 
 static resbm_status ended_early(rb_crew *c, rb_err *err) {
     RB_TRY(dead_child(c, err));
+    json_t *j = NULL;
+    int from;
+    rb_err said;
+    resbm_status st = rb_control_recv(c->control, RB_PEER_ANY, rb_now_ns(), &from, &j, &said);
+    json_decref(j);
+    if (st && !secondary(st)) { /* a stage says why it ended */
+        if (err) *err = said;
+        return st;
+    }
     for (int i = 0; i < c->stages; i++) {
         char how[96];
         if (!c->child[i].ended) continue;
@@ -136,8 +145,8 @@ static resbm_status introduce(rb_crew *c, int64_t deadline, rb_err *err) {
 static resbm_status start(rb_crew *c, rb_listener *l, uint64_t token, rb_err *err) {
     int64_t deadline = rb_now_ns() + c->o.cfg->pipeline.startup_deadline_ns;
     for (int i = 0; i < c->stages; i++)
-        RB_TRY(rb_spawn_stage(c->o.program, c->o.cfg->pipeline.launcher, rb_listener_address(l), i, token, &c->child[i],
-                              err));
+        RB_TRY(rb_spawn_stage(c->o.program, c->o.cfg->pipeline.launcher, rb_listener_address(l), i, c->stages, token,
+                              &c->child[i], err));
     RB_TRY(accept_all(c, l, deadline, err));
     rb_buf text = {0};
     rb_config_print(c->o.cfg, &text);

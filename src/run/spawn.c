@@ -22,7 +22,7 @@ static int split_launcher(const char *launcher, int stage, char *text, size_t si
     for (const char *p = launcher; *p;) {
         while (*p == ' ') p++;
         if (!*p) break;
-        if (words == max_words - 8) return -1;
+        if (words == max_words - 10) return -1;
         argv[words++] = text + used;
         while (*p && *p != ' ') {
             char number[16] = {*p, 0};
@@ -55,13 +55,14 @@ static int spawn_with_stdin(char **argv, int in, pid_t *pid) {
     return bad;
 }
 
-resbm_status rb_spawn_stage(const char *program, const char *launcher, const char *control, int stage,
+resbm_status rb_spawn_stage(const char *program, const char *launcher, const char *control, int stage, int stages,
                             uint64_t token, rb_child *out, rb_err *err) {
-    char text[4096], number[16], line[32], *argv[max_words];
+    char text[4096], number[16], all[16], line[32], *argv[max_words];
     int words = split_launcher(launcher, stage, text, sizeof text, argv);
     if (words < 0) return rb_fail(err, RESBM_E_CONFIG, "pipeline.launcher is too long: \"%s\"", launcher);
     snprintf(number, sizeof number, "%d", stage);
-    char *own[] = {(char *)program, "stage", "--control", (char *)control, "--stage", number, NULL};
+    snprintf(all, sizeof all, "%d", stages);
+    char *own[] = {(char *)program, "stage", "--control", (char *)control, "--stage", number, "--stages", all, NULL};
     memcpy(argv + words, own, sizeof own);
     int ends[2];
     if (pipe2(ends, O_CLOEXEC)) return rb_fail_errno(err, errno, "cannot make a pipe for stage %d", stage);

@@ -13,10 +13,10 @@ typedef struct rb_child {
     int status;  /* of waitpid, once ended */
 } rb_child;
 
-/* Starts `program stage --control ADDRESS --stage N` behind `launcher` (a command prefix split at blanks, with
+/* Starts `program stage --control ADDRESS --stage N --stages M` behind `launcher` (a command prefix split at blanks, with
  * {stage} replaced; "" = none), hands it `token` as one line on its standard input. Standard output and error are
  * inherited. */
-resbm_status rb_spawn_stage(const char *program, const char *launcher, const char *control, int stage,
+resbm_status rb_spawn_stage(const char *program, const char *launcher, const char *control, int stage, int stages,
                             uint64_t token, rb_child *out, rb_err *err);
 /* Reaps children that have ended, without waiting. Returns the first newly ended one's index, or -1. */
 int rb_children_poll(rb_child *c, int n);

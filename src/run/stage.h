@@ -97,7 +97,7 @@ resbm_status rb_stage_upload_ids(rb_stage *s, int microbatch, rb_err *err);
 void rb_stage_add_span(rb_stage *s, rb_stage_span span);
 
 /* The stage process: joins the coordinator at `control` as stage `self`, works until it is told to finish or a
- * fault. The token is the run's secret. */
-resbm_status rb_stage_main(const char *control, int self, uint64_t token, rb_err *err);
+ * fault. The token is the run's secret. *told: the coordinator has been sent the fault. */
+resbm_status rb_stage_main(const char *control, int self, int stages, uint64_t token, bool *told, rb_err *err);
 
 #endif

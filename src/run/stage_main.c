@@ -12,7 +12,7 @@ static const rb_link_limits limits = {
     .frame_bytes = (size_t)1 << 30, .queued_bytes = (size_t)256 << 20, .inbox_bytes = (size_t)256 << 20};
 
 static resbm_status join(rb_stage *s, const char *control, uint64_t token, rb_err *err) {
-    rb_link_options o = {.self = s->self, .token = token, .limits = limits};
+    rb_link_options o = {.self = s->self, .stages = s->stages, .token = token, .limits = limits};
     RB_TRY(rb_link_open(&o, &s->control, err));
     return rb_link_connect(s->control, RB_PEER_COORDINATOR, control, rb_now_ns() + 60 * RB_SEC, err);
 }
@@ -22,6 +22,9 @@ static resbm_status read_config(rb_stage *s, const json_t *in, rb_err *err) {
     RB_TRY(rb_config_defaults(&s->cfg, err));
     RB_TRY(rb_config_load_text(&s->cfg, "run configuration", text ? text : "", text ? strlen(text) : 0, err));
     RB_TRY(rb_config_validate(&s->cfg, err));
+    if (s->cfg.pipeline.stages != s->stages)
+        return rb_fail(err, RESBM_E_CONFIG, "started as one of %d stages, the run has %lld", s->stages,
+                       (long long)s->cfg.pipeline.stages);
     s->epoch = (uint32_t)json_integer_value(json_object_get(in, "epoch"));
     s->training = json_is_true(json_object_get(in, "training"));
     s->cfg.pipeline.threads = json_integer_value(json_object_get(in, "threads"));
@@ -117,22 +120,24 @@ static resbm_status set_up(rb_stage *s, uint64_t token, rb_err *err) {
     return st;
 }
 
-resbm_status rb_stage_main(const char *control, int self, uint64_t token, rb_err *err) {
+resbm_status rb_stage_main(const char *control, int self, int stages, uint64_t token, bool *told, rb_err *err) {
+    *told = false;
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* no orphans: with its coordinator a stage has nothing left to do */
     signal(SIGINT, SIG_IGN);          /* the coordinator turns Ctrl-C into a snapshot */
     signal(SIGPIPE, SIG_IGN);
     rb_stage *s = calloc(1, sizeof *s);
     if (!s) return rb_fail(err, RESBM_E_MEMORY, "no memory for a stage");
     s->self = self;
+    s->stages = stages;
     resbm_status st = join(s, control, token, err);
     if (!st) {
         st = set_up(s, token, err);
         if (!st) st = work(s, err);
         if (st) {
             rb_err ignored;
-            rb_control_send(s->control, RB_PEER_COORDINATOR,
-                            json_pack("{s:s, s:i, s:s}", "t", "fault", "code", (int)st, "text", err->text),
-                            rb_now_ns() + RB_SEC, &ignored);
+            *told = !rb_control_send(s->control, RB_PEER_COORDINATOR,
+                                     json_pack("{s:s, s:i, s:s}", "t", "fault", "code", (int)st, "text", err->text),
+                                     rb_now_ns() + RB_SEC, &ignored);
             rb_link_stop(s->control, rb_now_ns() + RB_SEC, &ignored);
         }
     }
