@@ -65,13 +65,13 @@ static void load_head(const task *k, int64_t h) {
 
 /* P and dS of one query row: n visible keys of the block, zeros up to padded. */
 static void score_row(float *p, float *ds, int64_t n, int64_t padded, float lse, float delta) {
-#pragma omp simd
-    for (int64_t j = 0; j < n; j++) {
-        float e = rb_expf(p[j] - lse);
-        p[j] = e;
-        ds[j] = e * (ds[j] - delta);
+    for (int64_t j = 0; j < padded; j += RB_VL) {
+        rb_vec *vp = (rb_vec *)(p + j), *vd = (rb_vec *)(ds + j);
+        *vp = rb_exp_vec(*vp - lse);
+        *vd = *vp * (*vd - delta);
     }
-    for (int64_t j = n; j < padded; j++) p[j] = ds[j] = 0;
+    rb_fill_tail(p, n, padded, 0);
+    rb_fill_tail(ds, n, padded, 0);
 }
 
 /* Queries [t, t + rows) against keys [s, s + keys): scores, their gradients, and dQ. r0: row in the block. */
@@ -82,13 +82,13 @@ static void query_strip(const task *k, int64_t t, int64_t rows, int64_t r0, int6
         for (int64_t j = seen > 0 ? seen : 0; j < rb_pad(keys); j++) p[r * KB + j] = ds[r * KB + j] = 0;
     if (seen <= 0) return;
     rb_strided q = {k->q + t * Dp, Dp, 1}, g = {k->dout + t * Dp, Dp, 1}, a = {ds, KB, 1};
-    rb_strip_panels(rows, rb_pad(seen), k->D, q, k->kt + s * k->D, p, KB, false);
-    rb_strip_panels(rows, rb_pad(seen), k->D, g, k->vt + s * k->D, ds, KB, false);
+    rb_strip_panels(rows, rb_pad(seen), k->D, &q, k->kt + s * k->D, p, KB, false);
+    rb_strip_panels(rows, rb_pad(seen), k->D, &g, k->vt + s * k->D, ds, KB, false);
     for (int64_t r = 0; r < rows; r++) {
         int64_t n = least(seen, t + r - s + 1);
         score_row(p + r * KB, ds + r * KB, n > 0 ? n : 0, rb_pad(seen), k->lse[t + r], k->delta[t + r]);
     }
-    rb_strip(rows, Dp, seen, a, k->k + s * Dp, Dp, k->dq + t * Dp, Dp, true);
+    rb_strip(rows, Dp, seen, &a, k->k + s * Dp, Dp, k->dq + t * Dp, Dp, true);
 }
 
 /* dV += P^T dO and dK += dS^T Q for keys [s, s + keys) and queries [t, t + rows) of the block. */
@@ -98,8 +98,8 @@ static void key_strips(const task *k, int64_t t, int64_t rows, int64_t s, int64_
         int64_t n = least(RB_MR, keys - j), r = s + j > t ? least(s + j - t, rows) : 0;
         rb_strided p = {k->p + r * KB + j, 1, KB}, ds = {k->ds + r * KB + j, 1, KB};
         float *dv = k->dv + (s + j) * Dp, *dk = k->dk + (s + j) * Dp;
-        rb_strip(n, Dp, rows - r, p, k->dout + (t + r) * Dp, Dp, dv, Dp, true);
-        rb_strip(n, Dp, rows - r, ds, k->q + (t + r) * Dp, Dp, dk, Dp, true);
+        rb_strip(n, Dp, rows - r, &p, k->dout + (t + r) * Dp, Dp, dv, Dp, true);
+        rb_strip(n, Dp, rows - r, &ds, k->q + (t + r) * Dp, Dp, dk, Dp, true);
     }
 }
 

@@ -24,14 +24,19 @@ typedef struct task {
 
 /* Row of n visible scores -> e^(scale x - max), zeros up to padded; gives 1/sum and log-sum-exp. */
 static float softmax_row(float *x, int64_t n, int64_t padded, float scale, float *lse) {
-    float top = scale * x[0], sum = 0;
-#pragma omp simd reduction(max : top)
-    for (int64_t j = 0; j < n; j++) top = scale * x[j] > top ? scale * x[j] : top;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < n; j++) sum += x[j] = rb_expf(scale * x[j] - top);
-    for (int64_t j = n; j < padded; j++) x[j] = 0;
-    *lse = top + logf(sum);
-    return 1 / sum;
+    rb_vec *v = (rb_vec *)x, top = (rb_vec){0} - INFINITY, sum = {0};
+    int64_t vectors = padded / RB_VL;
+    rb_fill_tail(x, n, padded, scale < 0 ? INFINITY : -INFINITY);
+    for (int64_t j = 0; j < vectors; j++) top = rb_max_vec(v[j] * scale, top);
+    float most = top[0];
+    for (int i = 1; i < RB_VL; i++) most = top[i] > most ? top[i] : most;
+    for (int64_t j = 0; j < vectors; j++) {
+        v[j] = rb_exp_vec(v[j] * scale - most);
+        sum += v[j];
+    }
+    float total = rb_sum_vec(sum);
+    *lse = most + logf(total);
+    return 1 / total;
 }
 
 /* Queries [t, t + rows), rows <= RB_MR, of head h. */
@@ -41,10 +46,10 @@ static void forward_strip(const task *k, int64_t h, int64_t t, int64_t rows) {
     int64_t seen = k->op->i[0] + t + rows, padded = rb_pad(seen);
     float rest[RB_MR], *l = (float *)lse->data + k->b * lse->stride[0] + h * lse->stride[1] + t;
     rb_strided a = {rb_head_row(q, k->b, t, h), q->stride[1], 1}, p = {k->scores, Sp, 1};
-    rb_strip_panels(rows, padded, D, a, k->kt, k->scores, Sp, false);
+    rb_strip_panels(rows, padded, D, &a, k->kt, k->scores, Sp, false);
     for (int64_t r = 0; r < rows; r++)
         rest[r] = softmax_row(k->scores + r * Sp, seen - rows + r + 1, padded, k->op->f[0], l + r);
-    rb_strip(rows, Dp, seen, p, k->v, Dp, k->out, Dp, false);
+    rb_strip(rows, Dp, seen, &p, k->v, Dp, k->out, Dp, false);
     for (int64_t r = 0; r < rows; r++)
         rb_copy_rows(rb_head_row(out, k->b, t + r, h), 0, k->out + r * Dp, 0, 1, D, rest[r], false);
 }

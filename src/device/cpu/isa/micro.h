@@ -33,6 +33,48 @@ typedef float rb_vec_unaligned __attribute__((vector_size(4 * RB_VL), may_alias,
 #define RB_UNROLL _Pragma("GCC unroll 16")
 #endif
 
+typedef int32_t rb_ivec __attribute__((vector_size(4 * RB_VL), may_alias));
+
+/* rb_expf (math.h) of a whole vector, with the same polynomial. */
+RB_INLINE rb_vec rb_exp_vec(rb_vec x) {
+    const float shift = 12582912.0f;
+    rb_vec z = x * 1.44269504f + shift, n = z - shift;
+    rb_vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    rb_vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    rb_vec y = (p * r) * r + r + 1.0f;
+    rb_ivec e = (rb_ivec)y + (rb_ivec)((rb_ivec)z << 23);
+    rb_ivec low = x<-87.33654f, high = x> 88.72283f, nan = x != x, inf = (rb_ivec){0} + 0x7f800000;
+    e = (e & ~(low | high | nan)) | (inf & high) | ((rb_ivec)x & nan);
+    return (rb_vec)e;
+}
+
+/* The larger of each pair; b where either is NaN. */
+RB_INLINE rb_vec rb_max_vec(rb_vec a, rb_vec b) {
+    rb_ivec m = a > b;
+    return (rb_vec)(((rb_ivec)a & m) | ((rb_ivec)b & ~m));
+}
+
+/* row[j] = value for n <= j < padded (a multiple of RB_VL), by whole vectors: a narrower store would stall
+ * the vector load that follows. */
+RB_INLINE void rb_fill_tail(float *row, int64_t n, int64_t padded, float value) {
+    rb_ivec number;
+    for (int i = 0; i < RB_VL; i++) number[i] = i;
+    for (int64_t j = n / RB_VL * RB_VL; j < padded; j += RB_VL) {
+        rb_ivec *v = (rb_ivec *)(row + j), keep = number < (int32_t)(n - j);
+        *v = (*v & keep) | ((rb_ivec)((rb_vec){0} + value) & ~keep);
+    }
+}
+
+RB_INLINE float rb_sum_vec(rb_vec v) {
+    float sum = 0;
+    for (int i = 0; i < RB_VL; i++) sum += v[i];
+    return sum;
+}
+
 static inline int64_t rb_pad(int64_t n) {
     return (n + RB_VL - 1) / RB_VL * RB_VL;
 }
@@ -70,16 +112,17 @@ RB_INLINE void rb_tile(int mr, int nv, int64_t K, rb_strided a, const float *b, 
 }
 
 /* One strip of at most RB_MR rows, all of N. */
-RB_INLINE void rb_strip_of(int mr, int64_t N, int64_t K, rb_strided a, const float *b, int64_t ldb, float *c,
-                           int64_t ldc, bool add) {
+RB_INLINE void rb_strip_of(int mr, int64_t N, int64_t K, const rb_strided *a, const float *b, int64_t ldb,
+                           float *c, int64_t ldc, bool add) {
     int64_t j = 0;
-    for (; j + RB_NV * RB_VL <= N; j += RB_NV * RB_VL) rb_tile(mr, RB_NV, K, a, b + j, ldb, c + j, ldc, add);
-    for (; RB_NV > 2 && j + 2 * RB_VL <= N; j += 2 * RB_VL) rb_tile(mr, 2, K, a, b + j, ldb, c + j, ldc, add);
-    for (; j < N; j += RB_VL) rb_tile(mr, 1, K, a, b + j, ldb, c + j, ldc, add);
+    for (; j + RB_NV * RB_VL <= N; j += RB_NV * RB_VL) rb_tile(mr, RB_NV, K, *a, b + j, ldb, c + j, ldc, add);
+    for (; RB_NV > 2 && j + 2 * RB_VL <= N; j += 2 * RB_VL)
+        rb_tile(mr, 2, K, *a, b + j, ldb, c + j, ldc, add);
+    for (; j < N; j += RB_VL) rb_tile(mr, 1, K, *a, b + j, ldb, c + j, ldc, add);
 }
 
-static inline void rb_strip(int64_t rows, int64_t N, int64_t K, rb_strided a, const float *b, int64_t ldb,
-                            float *c, int64_t ldc, bool add) {
+static inline void rb_strip(int64_t rows, int64_t N, int64_t K, const rb_strided *a, const float *b,
+                            int64_t ldb, float *c, int64_t ldc, bool add) {
     switch (rows) {
     case 1:
         rb_strip_of(1, N, K, a, b, ldb, c, ldc, add);
@@ -181,8 +224,8 @@ static inline void rb_pack_panels(float *to, const float *from, int64_t ldf, int
 }
 
 /* C (rows, N) = [C +] A (rows, K) B (K, N), B in panels, rows <= RB_MR. */
-static inline void rb_strip_panels(int64_t rows, int64_t N, int64_t K, rb_strided a, const float *panels,
-                                   float *c, int64_t ldc, bool add) {
+static inline void rb_strip_panels(int64_t rows, int64_t N, int64_t K, const rb_strided *a,
+                                   const float *panels, float *c, int64_t ldc, bool add) {
     for (int64_t j = 0; j < N; j += RB_PANEL)
         rb_strip(rows, N - j < RB_PANEL ? N - j : RB_PANEL, K, a, panels + j * K, RB_PANEL, c + j, ldc, add);
 }
