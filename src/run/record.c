@@ -8,6 +8,7 @@
 #include "core/clock.h"
 #include "run/metrics.h"
 #include "run/progress.h"
+#include "run/run_folder.h"
 #include "run/summary.h"
 #include "run/trace.h"
 
@@ -40,8 +41,15 @@ resbm_status rb_record_open(const rb_config *cfg, const char *dir, FILE *out, bo
     r->quiet = quiet;
     r->val_loss = NAN;
     snprintf(r->dir, sizeof r->dir, "%s", dir);
-    rb_progress_options p = rb_progress_detect(out);
-    resbm_status st = out ? rb_progress_new(&p, &r->progress, err) : RESBM_OK;
+    rb_buf text = {0};
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/config.yaml", dir);
+    rb_config_print(cfg, &text);
+    resbm_status st = rb_buf_status(&text, err);
+    if (!st) st = rb_write_file_atomic(path, text.data, text.len, err);
+    rb_buf_free(&text);
+    rb_progress_options p = rb_progress_detect(out ? out : stderr);
+    if (!st && out) st = rb_progress_new(&p, &r->progress, err);
     if (st) {
         free(r->stage);
         free(r);
@@ -217,12 +225,20 @@ static resbm_status write_summary(const rb_record *r, const rb_train_summary *s,
     return rb_summary_write(path, &o, err);
 }
 
+static resbm_status write_report(const rb_record *r, rb_err *err) {
+    char path[PATH_MAX];
+    const char *dir = r->dir;
+    RB_TRY(in_dir(r, "report.html", path, err));
+    return rb_run_folders_report(&dir, 1, path, NULL, err);
+}
+
 resbm_status rb_record_close(rb_record *r, const rb_train_summary *s, bool finished, rb_err *err) {
     if (!r) return RESBM_OK;
     rb_progress_end(r->progress);
     resbm_status st = rb_metrics_close(r->metrics, err);
     if (!st && finished) st = write_summary(r, s, err);
     if (!st && finished) st = write_trace(r, err);
+    if (!st && finished) st = write_report(r, err);
     for (int i = 0; i < r->cfg->pipeline.stages; i++) free(r->stage[i].span);
     free(r->stage);
     free(r);

@@ -1,6 +1,7 @@
 /* From the configuration to memory, ports, schedules and data. */
 #include <stdlib.h>
 #include <string.h>
+#include "pipeline/inflight.h"
 #include "run/stage.h"
 
 int rb_stage_of(const rb_config *c, int segment) {
@@ -20,18 +21,57 @@ static void find_hosted(rb_stage *s) {
         }
 }
 
-static int extra_in_flight(const rb_stage *s) {
-    if (s->cfg.pipeline.inflight > 0) return (int)s->cfg.pipeline.inflight;
-    /* auto: enough that latency hides behind the forwards of twice as many microbatches as stages */
-    return s->cfg.link.latency_ns > 0 && s->stages > 1 ? s->stages : 0;
+/* Bytes of one message of a direction, header included. */
+static double message_bytes(const rb_stage *s, int direction) {
+    rb_wire w;
+    rb_err ignored;
+    double bytes = RB_FRAME_HEADER_BYTES;
+    if (rb_model_wire(&s->cfg.model, &s->cfg.boundary, direction, &w, &ignored)) return bytes;
+    for (int i = 0; i < w.parts; i++) bytes += (double)rb_packed_bytes(&w.part[i].pack, s->B, s->T, w.part[i].width);
+    return bytes;
+}
+
+/* pipeline.inflight: auto. Every stage must come to the same number before anything was measured, so compute is
+ * taken at a fixed 100 GFLOP/s a thread: a fast guess, which errs towards more in flight. */
+static resbm_status auto_in_flight(const rb_stage *s, const rb_schedule_kind *kind, rb_schedule_args *a, rb_err *err) {
+    const rb_model_config *m = &s->cfg.model;
+    int n = s->segments;
+    rb_segment_cost *cost = calloc((size_t)n, sizeof *cost);
+    rb_sim_port *port = calloc((size_t)s->stages, sizeof *port);
+    size_t *slot = calloc((size_t)n, sizeof *slot), *memory = calloc((size_t)s->stages, sizeof *memory);
+    resbm_status st = cost && port && slot && memory ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to plan");
+    for (int i = 0; i < n && !st; i++) {
+        double tokens = (double)(s->B * s->T), d = (double)m->d;
+        double block = d * d * (2 + 2 * (double)m->kv_heads / (double)m->heads) + 3 * d * (double)m->ffn;
+        cost[i].forward = 2 * tokens * block * (double)m->segment_layers[i] / (1e11 * (double)s->cfg.pipeline.threads);
+        cost[i].backward = 2 * cost[i].forward;
+        slot[i] = (size_t)(tokens * (double)m->segment_layers[i] * (8 * d + 2 * (double)m->ffn) * 4);
+    }
+    for (int i = 0; i < s->stages && !st; i++) {
+        port[i] = (rb_sim_port){s->cfg.link.up_bits / 8, s->cfg.link.down_bits / 8};
+        memory[i] = (size_t)s->cfg.pipeline.memory;
+    }
+    rb_sim_options o = {.cost = cost, .port = port, .half_duplex = s->cfg.link.half_duplex,
+                        .latency = (double)s->cfg.link.latency_ns * 1e-9, .bytes_forward = message_bytes(s, 0),
+                        .bytes_backward = message_bytes(s, 1)};
+    rb_inflight_limits limits = {slot, s->cfg.pipeline.memory > 0 ? memory : NULL};
+    if (!st) st = rb_schedule_auto_inflight(kind, a, &o, &limits, &a->extra, err);
+    free(cost);
+    free(port);
+    free(slot);
+    free(memory);
+    return st;
 }
 
 static resbm_status open_schedules(rb_stage *s, int *slots, rb_err *err) {
     rb_schedule_args a = {.stages = s->stages, .segments = s->segments, .microbatches = (int)s->M,
-                          .extra = extra_in_flight(s)};
+                          .extra = (int)s->cfg.pipeline.inflight};
     const rb_schedule_kind *kind = rb_schedule_find(s->cfg.pipeline.schedule);
     if (!kind)
         return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule \"%s\" does not exist", s->cfg.pipeline.schedule);
+    bool delayed = s->cfg.link.latency_ns > 0 || s->cfg.link.up_bits > 0 || s->cfg.link.down_bits > 0;
+    if (!s->cfg.pipeline.inflight && delayed && s->stages > 1 && s->training)
+        RB_TRY(auto_in_flight(s, kind, &a, err));
     int *flight = calloc((size_t)s->segments, sizeof *flight), *eval = calloc((size_t)s->segments, sizeof *eval);
     resbm_status st = flight && eval ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->segments);
     if (!st && s->training) st = rb_schedule_build(kind, &a, &s->train, flight, err);

@@ -1,0 +1,92 @@
+#include <argp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "cli/cli.h"
+#include "codec/bench_codec.h"
+#include "core/buf.h"
+#include "device/bench_kernels.h"
+#include "link/bench_link.h"
+
+typedef struct arguments {
+    const char *what, *device;
+    int threads;
+    double seconds;
+    rb_bench_sizes sizes;
+} arguments;
+
+enum { key_T = 300, key_B, key_d, key_heads, key_ffn, key_vocab };
+
+static const struct argp_option options[] = {
+    {"threads", 't', "N", 0, "threads (default: this machine's processors)", 0},
+    {"device", 'D', "NAME", 0, "device (default cpu)", 0},
+    {"seconds", 's', "S", 0, "codec and links: time per line (default 0.2)", 0},
+    {"B", key_B, "N", 0, "kernels: sequences (default 16)", 0},
+    {"T", key_T, "N", 0, "kernels: positions (default 256)", 0},
+    {"d", key_d, "N", 0, "kernels: width (default 256)", 0},
+    {"heads", key_heads, "N", 0, "kernels: heads (default 4)", 0},
+    {"ffn", key_ffn, "N", 0, "kernels: feed-forward width (default 704)", 0},
+    {"vocab", key_vocab, "N", 0, "kernels: vocabulary (default 256)", 0},
+    {0},
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    arguments *a = state->input;
+    switch (key) {
+    case 't': a->threads = atoi(arg); break;
+    case 'D': a->device = arg; break;
+    case 's': a->seconds = atof(arg); break;
+    case key_B: a->sizes.batch = atoll(arg); break;
+    case key_T: a->sizes.context = atoll(arg); break;
+    case key_d: a->sizes.d = atoll(arg); break;
+    case key_heads: a->sizes.heads = a->sizes.kv_heads = atoll(arg); break;
+    case key_ffn: a->sizes.ffn = atoll(arg); break;
+    case key_vocab: a->sizes.vocab = atoll(arg); break;
+    case ARGP_KEY_ARG: a->what = arg; break;
+    case ARGP_KEY_END:
+        if (!a->what) argp_error(state, "name what to measure: kernels, codec, links or flops");
+        break;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+static resbm_status kernels(const arguments *a, rb_buf *out, rb_err *err) {
+    rb_device_options o = {.threads = a->threads};
+    rb_device *d;
+    RB_TRY(rb_device_open(a->device, &o, &d, err));
+    resbm_status st = rb_bench_kernels(d, &a->sizes, out, err);
+    rb_device_close(d);
+    return st;
+}
+
+/* Sustained FLOP/s of matrix products, one number for scripts. */
+static resbm_status flops(const arguments *a, rb_buf *out, rb_err *err) {
+    double g;
+    RB_TRY(rb_bench_sgemm_peak(a->threads, &g, err));
+    rb_buf_printf(out, "%.4g\n", g * 1e9);
+    return RESBM_OK;
+}
+
+int rb_cmd_bench(int argc, char **argv) {
+    const struct argp argp = {options, parse, "kernels|codec|links|flops", "Measures this machine.", NULL, NULL, NULL};
+    arguments a = {.device = "cpu", .threads = (int)sysconf(_SC_NPROCESSORS_ONLN), .seconds = 0.2,
+                   .sizes = {.batch = 16, .context = 256, .d = 256, .heads = 4, .kv_heads = 4, .ffn = 704, .vocab = 256}};
+    rb_err err = {0};
+    rb_buf out = {0};
+    resbm_status st;
+    if (argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;
+    if (!strcmp(a.what, "kernels"))
+        st = kernels(&a, &out, &err);
+    else if (!strcmp(a.what, "codec"))
+        st = rb_bench_codec(&out, a.seconds, &err);
+    else if (!strcmp(a.what, "links"))
+        st = rb_bench_link(&out, a.seconds, &err);
+    else if (!strcmp(a.what, "flops"))
+        st = flops(&a, &out, &err);
+    else
+        st = rb_fail(&err, RESBM_E_ARG, "there is no benchmark \"%s\": kernels, codec, links or flops", a.what);
+    if (out.data) fputs(out.data, stdout);
+    rb_buf_free(&out);
+    return st ? rb_cli_fail(st, &err) : 0;
+}

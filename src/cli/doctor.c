@@ -1,0 +1,82 @@
+/* What this build and this machine can do. */
+#include <argp.h>
+#include <stdlib.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+#include "cli/cli.h"
+#include "codec/codec.h"
+#include "data/tokenizer.h"
+#include "device/bench_kernels.h"
+#include "link/bench_link.h"
+#include "optim/optim.h"
+#include "pipeline/schedules.h"
+
+static void names(const char *what) { printf("%-14s", what); }
+
+static resbm_status devices(rb_err *err) {
+    for (int i = 0; rb_devices[i]; i++) {
+        rb_device_options o = {.threads = 1};
+        rb_device *d;
+        resbm_status st = rb_device_open(rb_devices[i]->name, &o, &d, err);
+        names(i ? "" : "devices");
+        printf("%s: %s%s%s\n", rb_devices[i]->name, rb_devices[i]->summary, st ? "; not usable here: " : "", st ? err->text : "");
+        if (!st) rb_device_close(d);
+    }
+    return RESBM_OK;
+}
+
+static void registries(void) {
+    names("boundaries");
+    for (int i = 0; rb_boundary_kinds[i]; i++) printf("%s ", rb_boundary_kinds[i]->name);
+    puts("");
+    names("codecs");
+    for (int i = 0; i < RB_CODE_COUNT; i++) printf("%s ", rb_codecs[i].name);
+    puts("");
+    names("schedules");
+    for (int i = 0; rb_schedules[i]; i++)
+        if (!rb_schedules[i]->forward_only) printf("%s ", rb_schedules[i]->name);
+    puts("");
+    names("optimizers");
+    for (int i = 0; rb_optims[i]; i++) printf("%s ", rb_optims[i]->name);
+    puts("");
+    for (int i = 0; rb_tokenizers[i]; i++) {
+        names(i ? "" : "tokenizers");
+        printf("%s: %s\n", rb_tokenizers[i]->name, rb_tokenizers[i]->summary);
+    }
+}
+
+static resbm_status machine(rb_err *err) {
+    struct sysinfo s;
+    double one, all;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    sysinfo(&s);
+    names("machine");
+    printf("%ld processors, %.1f GB memory, %.1f GB free\n", cores, (double)s.totalram * s.mem_unit * 1e-9,
+           (double)s.freeram * s.mem_unit * 1e-9);
+    RB_TRY(rb_bench_sgemm_peak(1, &one, err));
+    RB_TRY(rb_bench_sgemm_peak((int)cores, &all, err));
+    names("products");
+    printf("%.0f GFLOP/s on one thread, %.0f on %ld (dnnl_sgemm, f32)\n", one, all, cores);
+    return RESBM_OK;
+}
+
+static resbm_status links(rb_err *err) {
+    rb_buf b = {0};
+    resbm_status st = rb_bench_link(&b, 0.2, err);
+    if (!st) printf("links on this machine\n%s", b.data ? b.data : "");
+    rb_buf_free(&b);
+    return st;
+}
+
+int rb_cmd_doctor(int argc, char **argv) {
+    const struct argp argp = {NULL, NULL, NULL, "What this build and this machine can do: devices, kinds, tokenizers, speed "
+                                                "of products, and of the links between processes here.", NULL, NULL, NULL};
+    rb_err err = {0};
+    if (argp_parse(&argp, argc, argv, 0, NULL, NULL)) return 2;
+    printf("resbm %s\n", resbm_version());
+    registries();
+    resbm_status st = devices(&err);
+    if (!st) st = machine(&err);
+    if (!st) st = links(&err);
+    return st ? rb_cli_fail(st, &err) : 0;
+}
