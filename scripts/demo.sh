@@ -1,0 +1,76 @@
+#!/bin/sh
+# The demonstration behind `make demo [TEXT=file]`: one model, four stages, slow links, the same wall time twice: once
+# with whole activations (bf16) over the links, once through residual boundaries at 128x in 4 bits.
+#   scripts/demo.sh [TEXTFILE ...]
+# BUILD: the build folder. DEMO_DIR (demo): where shards, runs and report go. DEMO_SECONDS (80): wall time of each run.
+# DEMO_SET: further section.key=value overrides for both runs.
+set -eu
+cd "$(dirname "$0")/.."
+resbm=${BUILD:-build}/resbm
+dir=${DEMO_DIR:-demo}
+seconds=${DEMO_SECONDS:-80}
+run=examples/demo.yaml
+[ -x "$resbm" ] || { echo "demo: $resbm is missing; run make first" >&2; exit 1; }
+
+# Figures of a command's lines stay aligned with the table at the end.
+say() { printf '\n== %s\n' "$*"; }
+
+# value KEY: a number of a model in the run's file, written {..., KEY: N, ...}
+value() {
+    v=$(sed -n "s/^[a-z]*: *{.*[{ ]$1: *\([0-9]*\)[,}].*/\1/p" "$run" | head -n 1)
+    [ -n "$v" ] || { echo "demo: $run has no number $1" >&2; exit 1; }
+    echo "$v"
+}
+
+if [ $# -eq 0 ]; then
+    set -- /usr/share/dictd/gcide.dict.dz
+    [ -r "$1" ] || { echo "demo: $1 is missing; install dict-gcide or name a text file: make demo TEXT=file" >&2; exit 1; }
+fi
+say "text to token shards: $*"
+mkdir -p "$dir"
+rm -rf "$dir/corpus" "$dir/uncompressed" "$dir/residual-128x"
+"$resbm" data --out "$dir/corpus" --tokenizer bytes "$@"
+
+# How slow must a link be on this machine to be to it what 80 Mbit/s is to a GPU? Kept equal is
+#     c = (bytes per token / rate) / (FLOPs per token / FLOP/s),
+# the time a token's activation takes on the wire over the time a stage computes on it.
+# There: four blocks of Llama 3 8B (d 4096, feed-forward 14336, 8 of 32 heads for keys and values), bf16, a 24 GB
+# RTX 4090 at 40% of its 165.2 TFLOP/s (dense bf16, f32 sums). Here: this model's blocks of one stage, 40% of the
+# matrix-product speed measured now, shared by the stages. FLOPs: 6 per weight, forward and backward.
+say "the links"
+peak=$("$resbm" bench flops)
+rate=$(awk -v peak="$peak" -v stages="$(value stages)" -v d="$(value d)" -v ffn="$(value ffn)" \
+    -v layers="$(value layers)" '
+    function weights(d, kv, ffn) { return 2 * d * d + 2 * d * kv + 3 * d * ffn }
+    BEGIN {
+        there_flops = 6 * 4 * weights(4096, 1024, 14336); there_speed = 0.4 * 165.2e12
+        c = (2 * 4096 / 10e6) / (there_flops / there_speed)
+        here_flops = 6 * layers / stages * weights(d, d, ffn); here_speed = 0.4 * peak / stages
+        rate = 8 * 2 * d / (c * here_flops / here_speed)
+        printf "there: %.2f GFLOP per token and stage at %.1f TFLOP/s, 8192 bytes over 80 Mbit/s: c = %.1f\n", \
+            there_flops / 1e9, there_speed / 1e12, c >"/dev/stderr"
+        printf "here:  %.2f MFLOP per token and stage at %.1f GFLOP/s (40%% of %.0f, over %d stages), %d bytes: " \
+            "c = %.1f at %.2f Mbit/s\n", here_flops / 1e6, here_speed / 1e9, peak / 1e9, stages, 2 * d, c, rate / 1e6 \
+            >"/dev/stderr"
+        printf "%d\n", rate
+    }')
+echo "every stage gets an uplink and a downlink of that rate, 10 ms away from the next"
+
+# train NAME OVERRIDES...
+train() {
+    name=$1
+    shift
+    # shellcheck disable=SC2086
+    "$resbm" train "$run" --quiet --out "$dir/$name" "data.train=$dir/corpus/train-*.bin" \
+        "data.val=$dir/corpus/val-*.bin" "link.up=${rate}bit" "link.down=${rate}bit" "train.max_seconds=$seconds" \
+        "$@" ${DEMO_SET:-}
+}
+say "uncompressed: bf16 activations and gradients, $seconds s"
+train uncompressed boundary.kind=none boundary.codec_fwd=bf16 boundary.codec_bwd=bf16
+say "residual boundaries, 128x narrower, 4 bits, $seconds s"
+train residual-128x
+
+say "the same wall time, the same links"
+"$resbm" report "$dir/uncompressed" "$dir/residual-128x" --out "$dir/report.html"
+echo
+echo "curves, links and pipeline: $dir/report.html"
