@@ -94,12 +94,13 @@ static resbm_status find_cause(rb_crew *c, resbm_status st, rb_err *err) {
     return st;
 }
 
-static resbm_status ended_early(rb_crew *c, rb_err *err) {
+/* A stage that ended before it gave its answer (replies NULL: any). */
+static resbm_status ended_early(rb_crew *c, json_t **replies, rb_err *err) {
     RB_TRY(dead_child(c, err));
     json_t *j = NULL;
     int from;
     rb_err said;
-    resbm_status st = rb_control_recv(c->control, RB_PEER_ANY, rb_now_ns(), &from, &j, &said);
+    resbm_status st = replies ? RESBM_OK : rb_control_recv(c->control, RB_PEER_ANY, rb_now_ns(), &from, &j, &said);
     json_decref(j);
     if (st && !secondary(st)) { /* a stage says why it ended */
         if (err) *err = said;
@@ -107,7 +108,7 @@ static resbm_status ended_early(rb_crew *c, rb_err *err) {
     }
     for (int i = 0; i < c->stages; i++) {
         char how[96];
-        if (!c->child[i].ended) continue;
+        if (!c->child[i].ended || (replies && replies[i])) continue;
         rb_child_describe(&c->child[i], how, sizeof how);
         return rb_fail(err, RESBM_E_PEER, "stage %d (process %d) %s %s", i, (int)c->child[i].pid, how, c->doing);
     }
@@ -123,7 +124,7 @@ static resbm_status accept_all(rb_crew *c, rb_listener *l, int64_t deadline, rb_
             continue;
         }
         if (st != RESBM_E_TIMEOUT) return st;
-        RB_TRY(ended_early(c, err));
+        RB_TRY(ended_early(c, NULL, err));
         if (rb_now_ns() > deadline)
             return rb_fail(err, RESBM_E_TIMEOUT, "%d of %d stages have joined within pipeline.startup_deadline", i, c->stages);
     }
@@ -222,15 +223,29 @@ static resbm_status silent(rb_crew *c, const char *type, int only, json_t **repl
     return st;
 }
 
+/* The next answer. A stage that has answered its last question may be gone already: only the fault of one that still
+ * owes an answer counts. */
+static resbm_status next_answer(rb_crew *c, const char *type, int only, json_t **replies, int *from, json_t **out,
+                                rb_err *err) {
+    resbm_status st = rb_control_expect(c->control, RB_PEER_ANY, type, rb_now_ns() + 200 * RB_MS, from, out, err);
+    if (st != RESBM_E_PEER) return st;
+    for (int i = 0; i < c->stages; i++) {
+        if (replies[i] || (only >= 0 && i != only)) continue;
+        st = rb_control_expect(c->control, i, type, rb_now_ns() + RB_MS, from, out, err);
+        if (st != RESBM_E_TIMEOUT) return st;
+    }
+    return RESBM_E_TIMEOUT;
+}
+
 resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t deadline_ns, json_t **replies, rb_err *err) {
     memset(replies, 0, (size_t)c->stages * sizeof *replies);
     resbm_status st = RESBM_OK;
     while (!complete(c, only, replies)) {
         json_t *j;
         int from;
-        st = rb_control_expect(c->control, RB_PEER_ANY, type, rb_now_ns() + 200 * RB_MS, &from, &j, err);
+        st = next_answer(c, type, only, replies, &from, &j, err);
         if (st == RESBM_E_TIMEOUT) {
-            st = ended_early(c, err);
+            st = ended_early(c, replies, err);
             if (!st && rb_now_ns() > deadline_ns) st = silent(c, type, only, replies, err);
             if (!st) continue;
         }

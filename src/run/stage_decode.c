@@ -58,6 +58,7 @@ static resbm_status choose(rb_stage *s, const json_t *in, const float *logits, i
 /* Packs what segment first+i gives, hands it over or sends it. T is that of the tokens fed. */
 static resbm_status pass_on(rb_stage *s, int i, int64_t T, const rb_view *parts, rb_view *next, rb_err *err) {
     rb_port p = s->out_port[i];
+    p.B = 1;
     p.T = T;
     RB_TRY(rb_port_resize(&p, err));
     rb_port_key key = {s->cfg.train.seed, 0, 0};
@@ -79,6 +80,7 @@ static resbm_status pass_on(rb_stage *s, int i, int64_t T, const rb_view *parts,
 
 static resbm_status take_in(rb_stage *s, int64_t T, rb_view *parts, rb_err *err) {
     rb_port p = s->in_port[0];
+    p.B = 1;
     p.T = T;
     RB_TRY(rb_port_resize(&p, err));
     rb_frame_header want = {.kind = RB_FRAME_FORWARD, .epoch = s->epoch, .boundary = (uint16_t)p.boundary,
