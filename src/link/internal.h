@@ -95,7 +95,8 @@ typedef struct rb_conn {
 struct rb_link {
     rb_link_options opt; /* constant */
     pthread_mutex_t lock;
-    pthread_cond_t changed; /* inbox, credit, fault, close; waited for with the lock */
+    pthread_cond_t arrived; /* inbox, fault, close; waited for with the lock */
+    pthread_cond_t left;    /* credit, fault, close */
     pthread_t thread;
     bool started;
     int wake_fd, timer_fd, epoll_fd;
@@ -137,6 +138,7 @@ rb_traffic rb_traffic_of(const rb_frame_header *h);
 bool rb_seen_before(rb_seen *s, const rb_frame_header *h);
 
 /* link.c */
+void rb_link_all_changed(rb_link *l); /* with the lock: wakes every waiting call */
 rb_peer *rb_link_peer(rb_link *l, int number);
 void rb_link_wake(rb_link *l); /* with the lock */
 /* Makes the socket the peer's connection; RESBM_E_CANCELLED when the link was closed meanwhile. */

@@ -27,11 +27,16 @@ void rb_link_wake(rb_link *l) {
     (void)!write(l->wake_fd, &one, sizeof one);
 }
 
+void rb_link_all_changed(rb_link *l) {
+    pthread_cond_broadcast(&l->arrived);
+    pthread_cond_broadcast(&l->left);
+}
+
 /* Waits for a change, with the lock; false once the deadline has passed. */
-static bool wait_change(rb_link *l, int64_t deadline_ns) {
+static bool wait_change(rb_link *l, pthread_cond_t *change, int64_t deadline_ns) {
     struct timespec t = {.tv_sec = deadline_ns / RB_SEC, .tv_nsec = deadline_ns % RB_SEC};
     if (deadline_ns <= 0) return false;
-    return pthread_cond_timedwait(&l->changed, &l->lock, &t) != ETIMEDOUT;
+    return pthread_cond_timedwait(change, &l->lock, &t) != ETIMEDOUT;
 }
 
 static resbm_status check_options(const rb_link_options *o, rb_err *err) {
@@ -50,7 +55,8 @@ static void init_sync(rb_link *l) {
     pthread_mutex_init(&l->lock, NULL);
     pthread_condattr_init(&a);
     pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
-    pthread_cond_init(&l->changed, &a);
+    pthread_cond_init(&l->arrived, &a);
+    pthread_cond_init(&l->left, &a);
     pthread_condattr_destroy(&a);
 }
 
@@ -192,7 +198,7 @@ static resbm_status fail_credit(const rb_link *l, const rb_peer *p, const rb_fra
 static resbm_status wait_credit(rb_link *l, rb_peer *p, const rb_frame_header *h, int64_t deadline_ns,
                                 rb_err *err) {
     int64_t since = rb_now_ns();
-    for (bool in_time = true;; in_time = wait_change(l, deadline_ns)) {
+    for (bool in_time = true;; in_time = wait_change(l, &l->left, deadline_ns)) {
         if (l->closed) return fail_closed(l, "sending", h, err);
         if (!p->conn) return fail_unconnected(l, p, err);
         if (p->fault) return fail_fault(l, p, "was sending", h, err);
@@ -273,7 +279,7 @@ static resbm_status fail_late(const rb_link *l, const rb_peer *p, const rb_frame
 static resbm_status wait_message(rb_link *l, rb_peer *p, const rb_frame_header *want, matcher matches,
                                  int64_t deadline_ns, rb_node **out, rb_err *err) {
     int64_t since = rb_now_ns();
-    for (bool in_time = true;; in_time = wait_change(l, deadline_ns)) {
+    for (bool in_time = true;; in_time = wait_change(l, &l->arrived, deadline_ns)) {
         if (l->closed) return fail_closed(l, "waiting for", want, err);
         if ((*out = inbox_take(l, p, want, matches))) return RESBM_OK;
         if (!p->conn) return fail_unconnected(l, p, err);
@@ -337,7 +343,7 @@ static resbm_status wait_any(rb_link *l, const rb_frame_header *want, int64_t de
                              rb_node **out, rb_err *err) {
     char me[RB_WHO_TEXT], what[RB_WHAT_TEXT];
     int64_t since = rb_now_ns();
-    for (bool in_time = true;; in_time = wait_change(l, deadline_ns)) {
+    for (bool in_time = true;; in_time = wait_change(l, &l->arrived, deadline_ns)) {
         if (l->closed) return fail_closed(l, "waiting for", want, err);
         rb_peer *p = oldest_inbox(l, want);
         if (p) {
@@ -419,7 +425,7 @@ static resbm_status wait_drained(rb_link *l, const rb_peer *p, int64_t deadline_
     char me[RB_WHO_TEXT], who[RB_WHO_TEXT];
     rb_who(me, l->opt.self);
     rb_who(who, p->number);
-    for (bool in_time = true;; in_time = wait_change(l, deadline_ns)) {
+    for (bool in_time = true;; in_time = wait_change(l, &l->left, deadline_ns)) {
         if (p->undelivered)
             return rb_fail(err, p->fault, "%s; %llu bytes of %s for it were never sent", p->fault_text,
                            (unsigned long long)p->undelivered, me);
@@ -469,7 +475,7 @@ resbm_status rb_link_stop(rb_link *l, int64_t deadline_ns, rb_err *err) {
 void rb_link_close(rb_link *l) {
     pthread_mutex_lock(&l->lock);
     l->closed = true;
-    pthread_cond_broadcast(&l->changed);
+    rb_link_all_changed(l);
     rb_link_wake(l);
     pthread_mutex_unlock(&l->lock);
 }
@@ -507,7 +513,8 @@ void rb_link_fini(rb_link *l) {
     close_fd(l->epoll_fd);
     close_fd(l->wake_fd);
     close_fd(l->timer_fd);
-    pthread_cond_destroy(&l->changed);
+    pthread_cond_destroy(&l->arrived);
+    pthread_cond_destroy(&l->left);
     pthread_mutex_destroy(&l->lock);
     free(l);
 }

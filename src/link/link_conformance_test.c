@@ -581,6 +581,22 @@ static void peer_that_stops_within_a_frame(void **state) {
     rb_link_fini(s.l);
 }
 
+/* A process that dies with unread bytes resets a TCP connection instead of ending it. */
+static void peer_that_resets(void **state) {
+    stranger s = open_stranger(*state);
+    struct linger now = {.l_onoff = 1};
+    rb_frame_header want = forward(1, 4);
+    rb_err err;
+    rb_message *m;
+    put(s.l, 2, forward(1, 1), 5000);
+    assert_true(rb_socket_wait(s.fd, 1 /* POLLIN */, in_ms(1000)));
+    assert_int_equal(setsockopt(s.fd, SOL_SOCKET, SO_LINGER, &now, sizeof now), 0);
+    close(s.fd);
+    assert_fails(rb_link_recv(s.l, 2, &want, in_ms(2000), &m, &err), RESBM_E_PEER,
+                 "stage 2 closed the connection while stage 1 waited", &err);
+    rb_link_fini(s.l);
+}
+
 /* A peer that takes nothing: the sender's deadline ends the wait, not a hang. */
 static void peer_that_does_not_read(void **state) {
     stranger s = open_stranger(*state);
@@ -737,6 +753,7 @@ int main(void) {
         STAMP(bad_frames_are_refused),
         STAMP(peer_that_stops_within_a_frame),
         STAMP(peer_that_does_not_read),
+        STAMP(peer_that_resets),
         STAMP(strangers_are_refused),
         STAMP(refusal_reaches_the_caller),
         STAMP(nobody_listens),

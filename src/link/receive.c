@@ -24,7 +24,7 @@ void rb_receive_stop(rb_link *l, rb_conn *c) {
     shutdown(c->fd, SHUT_RDWR);
     pthread_mutex_lock(&l->lock);
     c->peer->deaf = true;
-    pthread_cond_broadcast(&l->changed);
+    rb_link_all_changed(l);
     pthread_mutex_unlock(&l->lock);
 }
 
@@ -79,10 +79,12 @@ static void deliver(rb_link *l, rb_node *n) {
         n->visible_ns = p->heard_ns;
         rb_list_push(&p->inbox, n);
         p->inbox_bytes += sizeof *n + n->capacity;
-        pthread_cond_broadcast(&l->changed);
     }
     pthread_mutex_unlock(&l->lock);
-    if (!wanted) rb_message_free(&n->msg);
+    if (wanted)
+        pthread_cond_broadcast(&l->arrived);
+    else
+        rb_message_free(&n->msg);
 }
 
 int64_t rb_receive_deliver(rb_link *l, int64_t now) {

@@ -25,7 +25,7 @@ static bool shell(const char *fmt, ...) {
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    snprintf(line, sizeof line, "%s >/dev/null 2>&1", text);
+    snprintf(line, sizeof line, "{ %s; } >/dev/null 2>&1", text);
     return system(line) == 0;
 }
 
@@ -34,7 +34,8 @@ static bool make_end(net *n, int i) {
     char path[80];
     snprintf(path, sizeof path, "/var/run/netns/%s", s);
     n->fd[i] = open(path, O_RDONLY | O_CLOEXEC);
-    return n->fd[i] >= 0 && shell("ip netns exec %s sysctl -w net.ipv6.conf.all.disable_ipv6=1 || true", s) &&
+    return n->fd[i] >= 0 &&
+           shell("ip netns exec %s sysctl -qw net.ipv6.conf.all.disable_ipv6=1 || true", s) &&
            shell("ip -n %s addr add 10.203.77.%d/24 dev veth0", s, i + 1) &&
            shell("ip -n %s link set veth0 up", s) &&
            shell("ip -n %s link set veth0 gso_max_segs 1 || true", s);
@@ -132,22 +133,39 @@ static rb_link_pair open_across(const net *n, const rb_shape_options *shape) {
     return p;
 }
 
-/* Bits of payload per second between the first frame's arrival and the last one's (tbf's bucket is empty by
- * the first). All frames are handed over at once. */
+/* Takes frames as they come; the clock starts at frame number `skip`. */
+typedef struct taking {
+    rb_link *from;
+    int frames, skip;
+    int64_t first_ns, last_ns;
+    resbm_status st;
+    rb_err err;
+} taking;
+
+static void *take_all(void *arg) {
+    taking *t = arg;
+    for (int i = 0; i < t->frames && t->st == RESBM_OK; i++) {
+        t->st = rb_link_pair_take(t->from, 1, (uint32_t)i, &t->err);
+        if (i + 1 == t->skip) t->first_ns = rb_now_ns();
+    }
+    t->last_ns = rb_now_ns();
+    return NULL;
+}
+
+/* Bits of frames per second from when tbf's bucket is empty to the last arrival; all are handed over at once.
+ */
 static double measure(const net *n, const rb_shape_options *shape, size_t bytes, int frames) {
     rb_link_pair p = open_across(n, shape);
     rb_err err;
-    int64_t first = 0;
+    pthread_t thread;
+    double frame = (double)(bytes + RB_FRAME_HEADER_BYTES);
+    taking t = {.from = p.b, .frames = frames, .skip = (int)(6000 / frame) + 1};
+    assert_int_equal(pthread_create(&thread, NULL, take_all, &t), 0);
     for (int i = 0; i < frames; i++) assert_ok(rb_link_pair_send(p.a, 2, (uint32_t)i, bytes, &err), &err);
-    int skip_frames = (int)(6000 / (bytes + RB_FRAME_HEADER_BYTES)) + 1;
-    for (int i = 0; i < frames; i++) {
-        assert_ok(rb_link_pair_take(p.b, 1, (uint32_t)i, &err), &err);
-        if (i + 1 == skip_frames) first = rb_now_ns();
-    }
-    int64_t last = rb_now_ns();
+    pthread_join(thread, NULL);
+    assert_ok(t.st, &t.err);
     rb_link_pair_close(&p);
-    return (double)(frames - skip_frames) * (double)(bytes + RB_FRAME_HEADER_BYTES) * 8e9 /
-           (double)(last - first);
+    return (frames - t.skip) * frame * 8e9 / (double)(t.last_ns - t.first_ns);
 }
 
 static double off(double bits, double tbf) {

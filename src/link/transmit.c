@@ -65,7 +65,7 @@ void rb_transmit_drop(rb_link *l, rb_conn *c) {
     pthread_mutex_lock(&l->lock);
     c->peer->unsent -= bytes;
     c->peer->undelivered += bytes;
-    pthread_cond_broadcast(&l->changed);
+    rb_link_all_changed(l);
     pthread_mutex_unlock(&l->lock);
 }
 
@@ -226,8 +226,8 @@ static void advance(rb_link *l, rb_conn *c, size_t bytes, int64_t now) {
         record_event(l, n, rb_now_ns());
         rb_list_push(&done, rb_list_pop(&c->queue));
     }
-    pthread_cond_broadcast(&l->changed);
     pthread_mutex_unlock(&l->lock);
+    pthread_cond_broadcast(&l->left);
     rb_list_free(&done);
 }
 
