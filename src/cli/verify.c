@@ -133,7 +133,8 @@ static resbm_status verify(const arguments *a, rb_config *c, rb_err *err) {
     c->train.steps = a->steps;
     c->train.eval_every = c->train.checkpoint_every = 0;
     c->train.max_seconds = 0;
-    c->optim.rates.warmup = c->optim.rates.warmup < a->steps ? c->optim.rates.warmup : a->steps;
+    c->optim.rates.warmup = 0;
+    c->optim.rates.decay = RB_DECAY_CONSTANT;
     *c->data.val = 0;
     c->link = (rb_shape_options){0};
     RB_TRY(rb_config_validate(c, err));

@@ -64,6 +64,9 @@ resbm_status rb_spawn_stage(const char *program, const char *launcher, const cha
     snprintf(all, sizeof all, "%d", stages);
     char *own[] = {(char *)program, "stage", "--control", (char *)control, "--stage", number, "--stages", all, NULL};
     memcpy(argv + words, own, sizeof own);
+    /* OpenMP's threads spin at the end of a region; where processors are shared (more stages than cores, a computer in
+     * use) a long spin takes the time away from the one that is waited for. */
+    if (!getenv("OMP_WAIT_POLICY")) setenv("GOMP_SPINCOUNT", "20000", 0);
     int ends[2];
     if (pipe2(ends, O_CLOEXEC)) return rb_fail_errno(err, errno, "cannot make a pipe for stage %d", stage);
     int n = snprintf(line, sizeof line, "%016llx\n", (unsigned long long)token);

@@ -67,7 +67,9 @@ static resbm_status pass_on(rb_stage *s, int i, int64_t T, const rb_view *parts,
     rb_message *m = rb_message_new(p.packed_bytes);
     if (!m) return rb_fail(err, RESBM_E_MEMORY, "no memory for a message of %zu bytes", p.packed_bytes);
     m->head = (rb_frame_header){.kind = RB_FRAME_FORWARD, .epoch = s->epoch, .boundary = (uint16_t)p.boundary,
-                                .step = s->step, .B = 1, .T = (uint32_t)T, .payload_bytes = p.packed_bytes};
+                                .code = (uint8_t)p.wire.part[0].pack.code, .scale = (uint8_t)p.wire.part[0].pack.scale,
+                                .step = s->step, .B = 1, .T = (uint32_t)T, .k = (uint32_t)p.wire.part[0].width,
+                                .payload_bytes = p.packed_bytes};
     m->traffic = RB_TRAFFIC_ACTIVATION;
     resbm_status st = rb_download(s->q, m->payload, p.bytes, p.packed_bytes, err);
     if (!st) st = rb_queue_sync(s->q, err);
@@ -84,7 +86,9 @@ static resbm_status take_in(rb_stage *s, int64_t T, rb_view *parts, rb_err *err)
     p.T = T;
     RB_TRY(rb_port_resize(&p, err));
     rb_frame_header want = {.kind = RB_FRAME_FORWARD, .epoch = s->epoch, .boundary = (uint16_t)p.boundary,
-                            .step = s->step, .B = 1, .T = (uint32_t)T, .payload_bytes = p.packed_bytes};
+                            .code = (uint8_t)p.wire.part[0].pack.code, .scale = (uint8_t)p.wire.part[0].pack.scale,
+                            .step = s->step, .B = 1, .T = (uint32_t)T, .k = (uint32_t)p.wire.part[0].width,
+                            .payload_bytes = p.packed_bytes};
     rb_message *m;
     RB_TRY(rb_link_recv(s->link, rb_stage_of(&s->cfg, p.boundary), &want, rb_now_ns() + s->cfg.pipeline.deadline_ns, &m,
                         err));
