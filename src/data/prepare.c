@@ -3,13 +3,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <jansson.h>
 #include <zlib.h>
 #include "core/buf.h"
 #include "data/shard.h"
 #include "data/tokenizer.h"
 
-enum { piece_bytes = 1 << 16 };
+enum { piece_bytes = 1 << 16, least_piece = 64 };
 static const char *const names[2] = {"train", "val"};
 
 typedef struct preparation {
@@ -18,7 +19,7 @@ typedef struct preparation {
     rb_tokenizer tok;
     rb_shard_writer *w[2];
     rb_ids ids;
-    int64_t shard_tokens, every, pieces, read;
+    int64_t shard_tokens, every, pieces, read, piece; /* piece: bytes of text that go to one part at a time */
 } preparation;
 
 static resbm_status next_shard(preparation *p, int part, rb_err *err) {
@@ -63,7 +64,7 @@ static resbm_status add_file(preparation *p, const char *path, char *buf, rb_err
     resbm_status st = RESBM_OK;
     size_t have = 0;
     for (int got = 1; !st && got > 0;) {
-        int64_t room = piece_bytes - (int64_t)have;
+        int64_t room = p->piece - (int64_t)have;
         if (p->o->max_bytes && room > p->o->max_bytes - p->read) room = p->o->max_bytes - p->read;
         got = room > 0 ? gzread(f, buf + have, (unsigned)room) : 0;
         if (got < 0) {
@@ -73,7 +74,7 @@ static resbm_status add_file(preparation *p, const char *path, char *buf, rb_err
         }
         p->read += got;
         have += (size_t)got;
-        bool more = got > 0 && have == piece_bytes;
+        bool more = got > 0 && (int64_t)have == p->piece;
         if (!have || (got > 0 && !more)) continue;
         size_t cut = more ? cut_at(buf, have) : have;
         st = add_piece(p, buf, cut, err);
@@ -99,10 +100,23 @@ static resbm_status write_meta(const preparation *p, rb_err *err) {
     return st;
 }
 
+/* Short texts are cut into shorter pieces, so that they too have a validation part (of about four pieces). */
+static int64_t piece_size(const preparation *p) {
+    int64_t total = 0;
+    for (int i = 0; i < p->o->count; i++) {
+        struct stat s;
+        if (stat(p->o->inputs[i], &s) == 0) total += s.st_size;
+    }
+    if (p->o->max_bytes && total > p->o->max_bytes) total = p->o->max_bytes;
+    int64_t piece = total / (4 * p->every);
+    return piece < least_piece ? least_piece : piece < piece_bytes ? piece : piece_bytes;
+}
+
 static resbm_status run(preparation *p, rb_err *err) {
     RB_TRY(rb_tokenizer_open(p->o->tokenizer, &p->tok, err));
     RB_TRY(rb_make_dirs(p->o->out, err));
     p->r->vocab = p->tok.vocab;
+    p->piece = piece_size(p);
     char *buf = malloc(piece_bytes);
     if (!buf) return rb_fail(err, RESBM_E_MEMORY, "no memory to read texts");
     resbm_status st = RESBM_OK;
