@@ -39,7 +39,8 @@ static void bad_shards_are_named(void **state) {
     assert_fails(rb_shards_open("nothing-*.bin", 0, &s, &err), RESBM_E_IO, "resbm data", &err);
     make_shard("cut.bin", 2, 0, 100);
     assert_int_equal(truncate("cut.bin", 1024 + 150), 0);
-    assert_fails(rb_shards_open("cut.bin", 0, &s, &err), RESBM_E_CORRUPT, "cut.bin: it is truncated: 100 tokens", &err);
+    assert_fails(rb_shards_open("cut.bin", 0, &s, &err), RESBM_E_CORRUPT,
+                 "cut.bin: it is truncated: 100 tokens", &err);
     assert_int_equal(truncate("cut.bin", 10), 0);
     assert_fails(rb_shards_open("cut.bin", 0, &s, &err), RESBM_E_CORRUPT, "10 bytes", &err);
     FILE *f = fopen("foreign.bin", "wb");

@@ -24,7 +24,8 @@ typedef struct preparation {
 
 static resbm_status next_shard(preparation *p, int part, rb_err *err) {
     char path[4096];
-    if (snprintf(path, sizeof path, "%s/%s-%03d.bin", p->o->out, names[part], p->r->shards[part]) >= (int)sizeof path)
+    if (snprintf(path, sizeof path, "%s/%s-%03d.bin", p->o->out, names[part], p->r->shards[part]) >=
+        (int)sizeof path)
         return rb_fail(err, RESBM_E_ARG, "path too long: %s", p->o->out);
     p->r->shards[part]++;
     return rb_shard_create(path, p->tok.vocab <= 65536 ? 2 : 4, &p->w[part], err);
@@ -40,14 +41,16 @@ static resbm_status add_piece(preparation *p, const char *text, size_t n, rb_err
     int part = p->pieces++ % p->every == p->every - 1;
     p->ids.len = 0;
     RB_TRY(rb_tokenizer_encode(&p->tok, text, n, &p->ids, err));
-    if (p->w[part] && rb_shard_written(p->w[part]) + p->ids.len > p->shard_tokens) RB_TRY(finish_shard(p, part, err));
+    if (p->w[part] && rb_shard_written(p->w[part]) + p->ids.len > p->shard_tokens)
+        RB_TRY(finish_shard(p, part, err));
     if (!p->w[part]) RB_TRY(next_shard(p, part, err));
     p->r->bytes[part] += (int64_t)n;
     p->r->tokens[part] += p->ids.len;
     return rb_shard_write(p->w[part], p->ids.data, p->ids.len, err);
 }
 
-/* Where to cut text[0..n): behind the last line end, else the last blank, else before a started UTF-8 character. */
+/* Where to cut text[0..n): behind the last line end, else the last blank, else before a started UTF-8
+ * character. */
 static size_t cut_at(const char *text, size_t n) {
     for (size_t i = n; i > n / 2; i--)
         if (text[i - 1] == '\n') return i;
@@ -87,10 +90,10 @@ static resbm_status add_file(preparation *p, const char *path, char *buf, rb_err
 
 static resbm_status write_meta(const preparation *p, rb_err *err) {
     char path[4096];
-    json_t *j = json_pack("{s:i, s:s, s:I, s:{s:I, s:I}, s:{s:I, s:I}}", "version", 1, "tokenizer", p->o->tokenizer, "vocab",
-                          (json_int_t)p->tok.vocab, "train", "tokens", (json_int_t)p->r->tokens[0], "bytes",
-                          (json_int_t)p->r->bytes[0], "val", "tokens", (json_int_t)p->r->tokens[1], "bytes",
-                          (json_int_t)p->r->bytes[1]);
+    json_t *j = json_pack("{s:i, s:s, s:I, s:{s:I, s:I}, s:{s:I, s:I}}", "version", 1, "tokenizer",
+                          p->o->tokenizer, "vocab", (json_int_t)p->tok.vocab, "train", "tokens",
+                          (json_int_t)p->r->tokens[0], "bytes", (json_int_t)p->r->bytes[0], "val", "tokens",
+                          (json_int_t)p->r->tokens[1], "bytes", (json_int_t)p->r->bytes[1]);
     char *text = j ? json_dumps(j, JSON_INDENT(1)) : NULL;
     json_decref(j);
     if (!text) return rb_fail(err, RESBM_E_MEMORY, "no memory for meta.json");
@@ -125,7 +128,8 @@ static resbm_status run(preparation *p, rb_err *err) {
     RB_TRY(st);
     for (int part = 0; part < 2; part++) RB_TRY(finish_shard(p, part, err));
     if (!p->r->tokens[0] || !p->r->tokens[1])
-        return rb_fail(err, RESBM_E_CONFIG, "%lld bytes of text are too few to make a training and a validation part",
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "%lld bytes of text are too few to make a training and a validation part",
                        (long long)p->read);
     return write_meta(p, err);
 }
@@ -134,7 +138,8 @@ resbm_status rb_data_prepare(const rb_prepare_options *o, rb_prepare_result *out
     *out = (rb_prepare_result){0};
     preparation p = {.o = o, .r = out, .shard_tokens = o->shard_tokens ? o->shard_tokens : 100000000};
     double share = o->val_share ? o->val_share : 0.02;
-    if (share <= 0 || share > 0.5) return rb_fail(err, RESBM_E_ARG, "validation share %g is not in (0, 0.5]", share);
+    if (share <= 0 || share > 0.5)
+        return rb_fail(err, RESBM_E_ARG, "validation share %g is not in (0, 0.5]", share);
     p.every = (int64_t)(1 / share + 0.5);
     resbm_status st = run(&p, err);
     for (int part = 0; part < 2; part++) rb_shard_abandon(p.w[part]);

@@ -6,7 +6,8 @@ resbm_status rb_sampler_init(rb_sampler *s, const rb_shards *shards, int64_t T, 
     int64_t tokens = rb_shards_tokens(shards);
     *s = (rb_sampler){.shards = shards, .T = T, .windows = (tokens - 1) / T, .seed = seed};
     if (tokens < T + 1)
-        return rb_fail(err, RESBM_E_CONFIG, "the data has %lld tokens, one window of model.context %lld takes %lld",
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "the data has %lld tokens, one window of model.context %lld takes %lld",
                        (long long)tokens, (long long)T, (long long)T + 1);
     return RESBM_OK;
 }

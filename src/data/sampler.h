@@ -1,9 +1,9 @@
 /* Which tokens a sequence of the run is made of: a pure function of its number, so any stage can fetch any
  * sequence and the whole cursor of a run is the number of the next one.
  *
- * The data is cut into windows of T+1 tokens at stride T. Pass e over them takes them in an order of its own: a
- * permutation by a four-round Feistel network over the next power of four, walking until it lands inside (Black &
- * Rogaway, "Ciphers with arbitrary finite domains", 2002), keyed by (seed, e). */
+ * The data is cut into windows of T+1 tokens at stride T. Pass e over them takes them in an order of its own:
+ * a permutation by a four-round Feistel network over the next power of four, walking until it lands inside
+ * (Black & Rogaway, "Ciphers with arbitrary finite domains", 2002), keyed by (seed, e). */
 #ifndef RB_DATA_SAMPLER_H
 #define RB_DATA_SAMPLER_H
 

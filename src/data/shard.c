@@ -26,14 +26,15 @@ struct rb_shards {
 
 resbm_status rb_shard_parse_header(const uint8_t *head, uint64_t bytes, rb_shard_header *out, rb_err *err) {
     if (bytes < RB_SHARD_HEADER_BYTES)
-        return rb_fail(err, RESBM_E_CORRUPT, "it has %llu bytes, a shard's header alone has %d", (unsigned long long)bytes,
-                       RB_SHARD_HEADER_BYTES);
+        return rb_fail(err, RESBM_E_CORRUPT, "it has %llu bytes, a shard's header alone has %d",
+                       (unsigned long long)bytes, RB_SHARD_HEADER_BYTES);
     int32_t magic = (int32_t)rb_get32(head), version = (int32_t)rb_get32(head + 4);
     out->tokens = rb_get32(head + 8);
     out->width = magic == RB_SHARD_MAGIC16 ? 2 : 4;
     if (magic != RB_SHARD_MAGIC16 && magic != RB_SHARD_MAGIC32)
-        return rb_fail(err, RESBM_E_FORMAT, "it is no token shard (magic %d, not %d or %d); make shards with `resbm data`",
-                       magic, RB_SHARD_MAGIC16, RB_SHARD_MAGIC32);
+        return rb_fail(err, RESBM_E_FORMAT,
+                       "it is no token shard (magic %d, not %d or %d); make shards with `resbm data`", magic,
+                       RB_SHARD_MAGIC16, RB_SHARD_MAGIC32);
     if (version != (out->width == 2 ? 1 : 7))
         return rb_fail(err, RESBM_E_FORMAT, "it has version %d, not %d", version, out->width == 2 ? 1 : 7);
     uint64_t want = RB_SHARD_HEADER_BYTES + (uint64_t)out->tokens * (uint64_t)out->width;
@@ -119,9 +120,12 @@ void rb_shards_close(rb_shards *s) {
     free(s);
 }
 
-int64_t rb_shards_tokens(const rb_shards *s) { return s->tokens; }
+int64_t rb_shards_tokens(const rb_shards *s) {
+    return s->tokens;
+}
 
-static resbm_status read_part(const rb_shards *s, const shard *f, int64_t at, int64_t n, int32_t *out, rb_err *err) {
+static resbm_status read_part(const rb_shards *s, const shard *f, int64_t at, int64_t n, int32_t *out,
+                              rb_err *err) {
     const uint8_t *p = f->map + RB_SHARD_HEADER_BYTES + at * f->head.width;
     uint32_t top = 0;
     for (int64_t i = 0; i < n; i++, p += f->head.width) {
@@ -131,7 +135,8 @@ static resbm_status read_part(const rb_shards *s, const shard *f, int64_t at, in
     }
     if (top > INT32_MAX || (s->vocab && top >= (uint64_t)s->vocab))
         return rb_fail(err, RESBM_E_CONFIG,
-                       "shard %s has token id %u at or behind token %lld, the model's vocabulary has %lld: set model.vocab "
+                       "shard %s has token id %u at or behind token %lld, the model's vocabulary has %lld: "
+                       "set model.vocab "
                        "to that of the tokenizer that made the shards",
                        f->path, top, (long long)at, (long long)s->vocab);
     return RESBM_OK;

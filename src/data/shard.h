@@ -13,8 +13,9 @@ enum { RB_SHARD_HEADER_BYTES = 1024, RB_SHARD_MAGIC16 = 20240520, RB_SHARD_MAGIC
 
 typedef struct rb_shards rb_shards;
 
-/* `patterns`: glob patterns, comma separated; the files sorted by name within each. vocab: ids at or above it are
- * refused when read (0 = not checked). A missing, foreign or truncated file is refused with its name and numbers. */
+/* `patterns`: glob patterns, comma separated; the files sorted by name within each. vocab: ids at or above it
+ * are refused when read (0 = not checked). A missing, foreign or truncated file is refused with its name and
+ * numbers. */
 resbm_status rb_shards_open(const char *patterns, int64_t vocab, rb_shards **out, rb_err *err);
 void rb_shards_close(rb_shards *s);
 int64_t rb_shards_tokens(const rb_shards *s);

@@ -61,7 +61,8 @@ resbm_status rb_shard_create(const char *path, int width, rb_shard_writer **out,
 
 resbm_status rb_shard_write(rb_shard_writer *w, const int32_t *ids, int64_t n, rb_err *err) {
     uint8_t piece[4096];
-    if (w->tokens + n > INT32_MAX) return rb_fail(err, RESBM_E_ARG, "%s: a shard holds at most 2^31-1 tokens", w->path);
+    if (w->tokens + n > INT32_MAX)
+        return rb_fail(err, RESBM_E_ARG, "%s: a shard holds at most 2^31-1 tokens", w->path);
     for (int64_t done = 0; done < n;) {
         int64_t here = n - done < 1024 ? n - done : 1024;
         for (int64_t i = 0; i < here; i++)
@@ -77,10 +78,13 @@ resbm_status rb_shard_write(rb_shard_writer *w, const int32_t *ids, int64_t n, r
     return RESBM_OK;
 }
 
-int64_t rb_shard_written(const rb_shard_writer *w) { return w->tokens; }
+int64_t rb_shard_written(const rb_shard_writer *w) {
+    return w->tokens;
+}
 
 resbm_status rb_shard_finish(rb_shard_writer *w, rb_err *err) {
-    bool ok = fseek(w->file, 0, SEEK_SET) == 0 && put_header(w) && !fflush(w->file) && !fsync(fileno(w->file));
+    bool ok =
+        fseek(w->file, 0, SEEK_SET) == 0 && put_header(w) && !fflush(w->file) && !fsync(fileno(w->file));
     if (ok) ok = !rename(w->beside, w->path);
     resbm_status st = ok ? RESBM_OK : rb_fail_errno(err, errno, "cannot finish %s", w->path);
     if (ok)

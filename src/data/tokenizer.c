@@ -6,6 +6,8 @@
 
 const rb_tokenizer_kind *const rb_tokenizers[] = {
     &rb_tokenizer_bytes,
+    &rb_tokenizer_sentencepiece,
+    &rb_tokenizer_huggingface,
     NULL,
 };
 
@@ -26,23 +28,30 @@ void rb_ids_free(rb_ids *a) {
     *a = (rb_ids){0};
 }
 
+bool rb_spec_ends(const char *spec, const char *ending) {
+    size_t n = strlen(spec), k = strlen(ending);
+    return n >= k && !strcmp(spec + n - k, ending);
+}
+
 resbm_status rb_tokenizer_open(const char *spec, rb_tokenizer *out, rb_err *err) {
-    *out = (rb_tokenizer){.eos = -1};
+    *out = (rb_tokenizer){.bos = -1, .eos = -1};
     for (int i = 0; rb_tokenizers[i]; i++)
         if (rb_tokenizers[i]->accepts(spec)) {
             out->kind = rb_tokenizers[i];
             return out->kind->open(spec, out, err);
         }
-    return rb_fail(err, RESBM_E_CONFIG,
-                   "tokenizer \"%s\": it must be bytes, or end in .model (SentencePiece) or .json (Hugging Face)", spec);
+    return rb_fail(
+        err, RESBM_E_CONFIG,
+        "tokenizer \"%s\": it must be bytes, or end in .model (SentencePiece) or .json (Hugging Face)", spec);
 }
 
 void rb_tokenizer_close(rb_tokenizer *t) {
     if (t->kind) t->kind->close(t);
-    *t = (rb_tokenizer){.eos = -1};
+    *t = (rb_tokenizer){.bos = -1, .eos = -1};
 }
 
-resbm_status rb_tokenizer_encode(const rb_tokenizer *t, const char *text, size_t n, rb_ids *out, rb_err *err) {
+resbm_status rb_tokenizer_encode(const rb_tokenizer *t, const char *text, size_t n, rb_ids *out,
+                                 rb_err *err) {
     return t->kind->encode(t, text, n, out, err);
 }
 

@@ -30,7 +30,7 @@ typedef struct rb_tokenizer_kind {
 struct rb_tokenizer {
     const rb_tokenizer_kind *kind;
     int64_t vocab;
-    int32_t eos; /* -1: none */
+    int32_t bos, eos; /* what stands before and behind a text; -1: none */
     void *state;
 };
 

@@ -1,7 +1,9 @@
 #include <string.h>
 #include "data/tokenizer_kinds.h"
 
-static bool accepts(const char *spec) { return !strcmp(spec, "bytes"); }
+static bool accepts(const char *spec) {
+    return !strcmp(spec, "bytes");
+}
 
 static resbm_status open_bytes(const char *spec, rb_tokenizer *t, rb_err *err) {
     (void)spec, (void)err;
@@ -9,7 +11,9 @@ static resbm_status open_bytes(const char *spec, rb_tokenizer *t, rb_err *err) {
     return RESBM_OK;
 }
 
-static void close_bytes(rb_tokenizer *t) { (void)t; }
+static void close_bytes(rb_tokenizer *t) {
+    (void)t;
+}
 
 static resbm_status encode(const rb_tokenizer *t, const char *text, size_t n, rb_ids *out, rb_err *err) {
     (void)t;
@@ -25,6 +29,11 @@ static resbm_status decode(const rb_tokenizer *t, int32_t id, rb_buf *out, rb_er
 }
 
 const rb_tokenizer_kind rb_tokenizer_bytes = {
-    .name = "bytes", .summary = "every byte is a token; vocabulary 256", .accepts = accepts, .open = open_bytes,
-    .close = close_bytes, .encode = encode, .decode = decode,
+    .name = "bytes",
+    .summary = "every byte is a token; vocabulary 256",
+    .accepts = accepts,
+    .open = open_bytes,
+    .close = close_bytes,
+    .encode = encode,
+    .decode = decode,
 };
