@@ -7,7 +7,7 @@ double rb_steps_target(rb_code code) { return code == RB_CODE_INT4 ? 7.9032 : 10
 /* eta = 2^-halvings */
 static int halvings_of(double ratio, uint64_t updates) {
     if (updates < 8 || ratio < 0.25 || ratio > 4) return 0;
-    return updates < 32 ? 1 : updates < 128 ? 2 : 3;
+    return updates < 32 || ratio < 0.5 || ratio > 2 ? 1 : updates < 128 ? 2 : 3;
 }
 
 void rb_steps_update(float *steps, const int64_t *sums, int64_t k, int64_t tokens, rb_code code, uint64_t updates) {

@@ -5,7 +5,8 @@
  * the step (integer sums: the same however the step was cut into microbatches) and ratio = mean_sq / target,
  *
  *     step *= clamp(ratio, 1/16, 16)^(eta/2),   kept in [1e-8, 1e8]
- *     eta = 1 for updates 0..7, 1/2 to 31, 1/4 to 127, then 1/8; 1 again whenever ratio leaves [1/4, 4]
+ *     eta = 1 for updates 0..7, 1/2 to 31, 1/4 to 127, then 1/8;
+ *         at least 1/2 whenever ratio leaves [1/2, 2] and 1 whenever it leaves [1/4, 4]
  *
  * so one update moves a step by at most 4 either way, a fresh run finds its steps in a few updates, later ones follow
  * slowly, and a coordinate that dies or wakes is caught up with. eta is a power of two so that the power is a chain of
