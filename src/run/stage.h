@@ -69,6 +69,9 @@ typedef struct rb_stage {
     rb_stage_span *span;        /* ring of kept intervals */
     int spans, span_capacity;
     int64_t wait_ns;            /* in receives, of the step under way */
+    /* Bytes of frames handed to the link. A step ends only when its last message has been received, so at a commit
+     * these are the bytes that have left, while the link's own count of a stage that is done early may lag. */
+    uint64_t handed[RB_TRAFFIC_COUNT];
 } rb_stage;
 
 /* Everything below works on an opened stage; faults are the caller's to report. */

@@ -77,6 +77,7 @@ static resbm_status pass_on(rb_stage *s, int i, int64_t T, const rb_view *parts,
         rb_message_free(m);
         return st;
     }
+    s->handed[RB_TRAFFIC_ACTIVATION] += RB_FRAME_HEADER_BYTES + p.packed_bytes;
     return rb_link_send(s->link, rb_stage_of(&s->cfg, p.boundary + 1), m, rb_now_ns() + s->cfg.pipeline.deadline_ns, err);
 }
 

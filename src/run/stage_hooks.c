@@ -127,6 +127,8 @@ static resbm_status send_parts(rb_stage *s, rb_port *p, int to, int microbatch, 
         rb_message_free(m);
         return st;
     }
+    s->handed[m->traffic] += RB_FRAME_HEADER_BYTES + p->packed_bytes;
+    s->handed[RB_TRAFFIC_TOKENS] += ids;
     return rb_link_send(s->link, to, m, rb_now_ns() + s->cfg.pipeline.deadline_ns, err);
 }
 

@@ -97,10 +97,8 @@ static bool all_finite(const double *v, int64_t n) {
 }
 
 static json_t *traffic(const rb_stage *s) {
-    rb_link_stats t = {0};
-    if (s->link) rb_link_get_stats(s->link, RB_PEER_ANY, &t);
     json_t *a = json_array();
-    for (int i = 0; i < RB_TRAFFIC_COUNT; i++) json_array_append_new(a, json_integer((json_int_t)t.sent[i]));
+    for (int i = 0; i < RB_TRAFFIC_COUNT; i++) json_array_append_new(a, json_integer((json_int_t)s->handed[i]));
     return a;
 }
 
@@ -193,6 +191,14 @@ static json_t *span_json(const rb_stage_span *p) {
 }
 
 resbm_status rb_stage_stats(rb_stage *s, json_t **reply, rb_err *err) {
+    rb_link_stats sent = {0};
+    RB_TRY(rb_link_stop(s->link, rb_now_ns() + s->cfg.pipeline.deadline_ns, err));
+    rb_link_get_stats(s->link, RB_PEER_ANY, &sent);
+    for (int i = RB_TRAFFIC_ACTIVATION; i <= RB_TRAFFIC_TOKENS; i++)
+        if (sent.sent[i] != s->handed[i])
+            return rb_fail(err, RESBM_E_INTERNAL, "%llu bytes of traffic class %d were handed over, %llu have left",
+                           (unsigned long long)s->handed[i], i, (unsigned long long)sent.sent[i]);
+    s->handed[RB_TRAFFIC_CONTROL] = sent.sent[RB_TRAFFIC_CONTROL];
     json_t *spans = json_array();
     for (int i = 0; i < s->spans; i++) json_array_append_new(spans, span_json(&s->span[i]));
     *reply = json_pack("{s:s, s:I, s:I, s:o, s:o}", "t", "stats", "rss", peak_rss(), "model_bytes",
