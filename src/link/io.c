@@ -78,14 +78,24 @@ static void rotate(rb_link *l) {
     first->next = NULL;
 }
 
+/* Reads and sends through the shape. At half duplex the directions share one lane: the one that used it last
+ * goes second, so that neither waits for the other's end. */
+static int64_t use_lanes(rb_link *l, int64_t now, bool *more) {
+    const rb_shape_lane *up = l->shape.up;
+    int64_t next = RB_NEVER, before = up->free_ns;
+    if (l->up_turn) {
+        next = rb_transmit_uplink(l, now);
+        if (up->free_ns != before) l->up_turn = false;
+        return sooner(next, read_all(l, now, more));
+    }
+    next = read_all(l, now, more);
+    if (up->free_ns != before) l->up_turn = l->opt.shape.half_duplex;
+    return sooner(next, rb_transmit_uplink(l, now));
+}
+
 /* One turn for everybody; returns when the next one is due (RB_NEVER: on an event only). */
 static int64_t turn(rb_link *l, int64_t now, bool *more) {
-    int64_t next = RB_NEVER;
-    /* Half duplex: the directions share one lane, so the one that went second goes first next time. */
-    if (l->up_turn) next = rb_transmit_uplink(l, now);
-    next = sooner(next, read_all(l, now, more));
-    if (!l->up_turn) next = sooner(next, rb_transmit_uplink(l, now));
-    if (l->opt.shape.half_duplex) l->up_turn = !l->up_turn;
+    int64_t next = use_lanes(l, now, more);
     for (rb_conn *c = l->conns; c; c = c->next) next = sooner(next, rb_transmit_write(l, c, now, more));
     next = sooner(next, rb_receive_deliver(l, now));
     rotate(l);

@@ -281,17 +281,21 @@ static void one_latency_each_way(void **state) {
 typedef struct taking {
     rb_link *l;
     int from, frames;
-    int64_t last_ns;
+    int64_t fifth_ns, last_ns; /* when a fifth of them was there, and all */
 } taking;
 
 static void *take_thread(void *arg) {
     taking *t = arg;
-    t->last_ns = take_all(t->l, t->from, t->frames);
+    for (int i = 0; i < t->frames; i++) {
+        take(t->l, t->from, i);
+        if (i + 1 == t->frames / 5) t->fifth_ns = rb_now_ns();
+    }
+    t->last_ns = rb_now_ns();
     return NULL;
 }
 
 /* Both directions at once: at half duplex they share, at full duplex they do not. */
-static int64_t both_ways(rb_shape_options o, int frames) {
+static int64_t both_ways(rb_shape_options o, int frames, int64_t *fifth_ns) {
     rb_link_pair p = open_pair("unix:shape.sock", &o, &o);
     taking a = {.l = p.a, .from = 2, .frames = frames}, b = {.l = p.b, .from = 1, .frames = frames};
     pthread_t ta, tb;
@@ -303,6 +307,7 @@ static int64_t both_ways(rb_shape_options o, int frames) {
     pthread_join(ta, NULL);
     pthread_join(tb, NULL);
     rb_link_pair_close(&p);
+    *fifth_ns = (a.fifth_ns > b.fifth_ns ? a.fifth_ns : b.fifth_ns) - t0;
     return (a.last_ns > b.last_ns ? a.last_ns : b.last_ns) - t0;
 }
 
@@ -312,8 +317,11 @@ static void half_duplex_takes_twice_as_long(void **state) {
     half.half_duplex = true;
     double one = wire_ns(20e6, 25);
     int tries = TRIES;
-    while (!near(both_ways(o, 25), one, 0.03, 5 * RB_MS) ||
-           !near(both_ways(half, 25), 2 * one, 0.05, 5 * RB_MS))
+    int64_t full_fifth, half_fifth;
+    while (!near(both_ways(o, 25, &full_fifth), one, 0.03, 5 * RB_MS) ||
+           !near(full_fifth, one / 5, 0.1, 5 * RB_MS) ||
+           !near(both_ways(half, 25, &half_fifth), 2 * one, 0.05, 5 * RB_MS) ||
+           !near(half_fifth, 2 * one / 5, 0.2, 5 * RB_MS)) /* neither direction waits for the other's end */
         assert_true(--tries > 0);
 }
 
