@@ -8,7 +8,7 @@ typedef struct cut {
     int64_t rows, cols, row_tiles, col_tiles;
 } cut;
 
-enum { PIECES = 8, ROW_UNIT = 8, COL_UNIT = 48, MIN_ROWS = 64, MIN_COLS = 192 };
+enum { PIECES = 8, ROW_UNIT = 8, COL_UNIT = 48, MIN_ROWS = 64, MIN_COLS = 192, SPAWN_PRODUCTS = 1 << 18 };
 
 static int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
@@ -45,9 +45,10 @@ resbm_status rb_cpu_gemm(rb_queue *q, const rb_op *op, rb_err *err) {
     (void)q;
     const rb_view *c = &op->t[0];
     cut t = cut_of(c->shape[0], c->shape[1]);
-    int64_t tiles = t.row_tiles * t.col_tiles;
+    int64_t tiles = t.row_tiles * t.col_tiles, work = c->shape[0] * c->shape[1] * op->t[1].shape[!op->i[0]];
+    (void)work;
     int worst = dnnl_success;
-#pragma omp parallel num_threads(q->dev->opt.threads)
+#pragma omp parallel num_threads(q->dev->opt.threads) if (tiles > 1 && work > SPAWN_PRODUCTS)
     {
         rb_sgemm_one_thread();
 #pragma omp for schedule(dynamic, 1) reduction(max : worst)

@@ -19,9 +19,11 @@ resbm_status RB_ISA_NAME(rb_cpu_rope)(rb_queue *q, const rb_op *op, rb_err *err)
     float sign = op->i[1] ? -1 : 1;
 #pragma omp parallel for num_threads(q->dev->opt.threads) if (rb_count(*x) > RB_SPAWN_ELEMENTS)              \
     schedule(static)
-    for (int64_t r = 0; r < B * T; r++)
-        for (int64_t h = 0; h < H; h++)
-            rotate(rb_head_row(x, r / T, r % T, h), rb_row_f32(cos, op->i[0] + r % T),
-                   rb_row_f32(sin, op->i[0] + r % T), D / 2, sign);
+    for (int64_t r = 0; r < B * T; r++) {
+        int64_t t = r % T;
+        const float *c = rb_row_f32(cos, op->i[0] + t), *s = rb_row_f32(sin, op->i[0] + t);
+        float *row = rb_head_row(x, r / T, t, 0);
+        for (int64_t h = 0; h < H; h++) rotate(row + h * x->stride[2], c, s, D / 2, sign);
+    }
     return RESBM_OK;
 }
