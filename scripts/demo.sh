@@ -17,7 +17,7 @@ say() { printf '\n== %s\n' "$*"; }
 
 # value KEY: a number of a model in the run's file, written {..., KEY: N, ...}
 value() {
-    v=$(sed -n "s/^[a-z]*: *{.*[{ ]$1: *\([0-9]*\)[,}].*/\1/p" "$run" | head -n 1)
+    v=$(sed -n "s/^[a-z].*[{ ]$1: *\([0-9]*\)[,}].*/\1/p" "$run" | head -n 1)
     [ -n "$v" ] || { echo "demo: $run has no number $1" >&2; exit 1; }
     echo "$v"
 }
@@ -39,8 +39,8 @@ rm -rf "$dir/corpus" "$dir/uncompressed" "$dir/residual-128x"
 # matrix-product speed measured now, shared by the stages. FLOPs: 6 per weight, forward and backward.
 say "the links"
 peak=$("$resbm" bench flops)
-rate=$(awk -v peak="$peak" -v stages="$(value stages)" -v d="$(value d)" -v ffn="$(value ffn)" \
-    -v layers="$(value layers)" '
+stages=$(value stages) d=$(value d) ffn=$(value ffn) layers=$(value layers)
+rate=$(awk -v peak="$peak" -v stages="$stages" -v d="$d" -v ffn="$ffn" -v layers="$layers" '
     function weights(d, kv, ffn) { return 2 * d * d + 2 * d * kv + 3 * d * ffn }
     BEGIN {
         there_flops = 6 * 4 * weights(4096, 1024, 14336); there_speed = 0.4 * 165.2e12

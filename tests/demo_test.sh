@@ -7,11 +7,11 @@ resbm=$RB_BINARY_DIR/resbm
 here=$PWD
 rm -rf demo
 fail() { echo "$1"; cat "$here/log"; exit 1; }
-RB=${DEMO_TEST_TEXT:-/usr/share/dictd/gcide.dict.dz}
-[ -r "$RB" ] || { echo "dict-gcide is not installed"; exit 77; }
+text=${DEMO_TEST_TEXT:-/usr/share/dictd/gcide.dict.dz}
+[ -r "$text" ] || { echo "dict-gcide is not installed"; exit 77; }
 
 # Less text, fewer tokens a step: the sanitizers run this too.
-zcat -f "$RB" | head -c 1500000 >text
+zcat -f "$text" | head -c 1500000 >text
 BUILD=$RB_BINARY_DIR DEMO_DIR=$here/demo DEMO_SECONDS=${DEMO_TEST_SECONDS:-5} \
     DEMO_SET="model.context=64 train.batch=4 train.microbatches=4 train.eval_every=2 train.eval_sequences=4" \
     "$RB_SOURCE_DIR/scripts/demo.sh" "$here/text" >log 2>&1 || fail "the demo failed"
@@ -21,7 +21,7 @@ for run in uncompressed residual-128x; do
     for file in metrics.jsonl summary.json trace.json config.yaml; do
         [ -s "demo/$run/$file" ] || fail "$run left no $file"
     done
-    ls "demo/$run" | grep -q '^step-' || fail "$run left no snapshot"
+    [ -n "$(find "demo/$run" -path '*/step-*/manifest.json')" ] || fail "$run left no snapshot"
 done
 for row in 'validation loss' 'tokens/s' 'bytes per token forward' 'wire ratio' 'wall time to loss'; do
     grep -q "^$row" log || fail "the table lacks '$row'"

@@ -7,7 +7,7 @@
  *
  * val_loss stands only in the lines of steps after which the model was evaluated. wire_bytes_fwd and _bwd are sums
  * over all links within this step: what left the processes with forward activations and with gradients, headers
- * included. time_s is the time trained so far, evaluations and checkpoints included, over all resumes. */
+ * included. time_s is the time trained so far, over all resumes, evaluations not counted. */
 #ifndef RB_RUN_METRICS_H
 #define RB_RUN_METRICS_H
 
