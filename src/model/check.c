@@ -173,7 +173,7 @@ static resbm_status check_boundary(const rb_model_config *m, rb_boundary_config 
                        b->kind);
     if (kind->narrows) RB_TRY(check_width(m, b, err));
     RB_TRY(kind->check(b, &s, err));
-    RB_TRY(in_range("boundary.hidden", b->hidden, 0, 1 << 20, err));
+    RB_TRY(in_range("boundary.hidden", b->hidden, -1, 1 << 20, err));
     return rb_tokens_check(b, &s, err);
 }
 
