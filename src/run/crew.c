@@ -237,6 +237,19 @@ static resbm_status next_answer(rb_crew *c, const char *type, int only, json_t *
     return RESBM_E_TIMEOUT;
 }
 
+/* A stage may answer and end between two looks: takes the answers of stages that have ended well. */
+static bool last_words(rb_crew *c, const char *type, int only, json_t **replies) {
+    bool any = false;
+    rb_children_poll(c->child, c->stages);
+    for (int i = 0; i < c->stages; i++) {
+        int from;
+        rb_err ignored;
+        if (replies[i] || (only >= 0 && i != only) || !c->child[i].ended || c->child[i].status) continue;
+        any |= !rb_control_expect(c->control, i, type, rb_now_ns() + 200 * RB_MS, &from, &replies[i], &ignored);
+    }
+    return any;
+}
+
 resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t deadline_ns, json_t **replies, rb_err *err) {
     memset(replies, 0, (size_t)c->stages * sizeof *replies);
     resbm_status st = RESBM_OK;
@@ -244,6 +257,7 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
         json_t *j;
         int from;
         st = next_answer(c, type, only, replies, &from, &j, err);
+        if (st == RESBM_E_TIMEOUT && last_words(c, type, only, replies)) continue;
         if (st == RESBM_E_TIMEOUT) {
             st = ended_early(c, replies, err);
             if (!st && rb_now_ns() > deadline_ns) st = silent(c, type, only, replies, err);
