@@ -15,8 +15,9 @@ typedef struct row {
 } row;
 
 static const row rows[] = {
-    {RB_CODE_INT4, RB_SCALE_STEP, false},  {RB_CODE_INT4, RB_SCALE_TOKEN, false}, {RB_CODE_INT4, RB_SCALE_GROUP, false},
-    {RB_CODE_INT4, RB_SCALE_GROUP, true},  {RB_CODE_INT8, RB_SCALE_STEP, false},  {RB_CODE_INT8, RB_SCALE_GROUP, true},
+    {RB_CODE_INT4, RB_SCALE_STEP, false},  {RB_CODE_INT4, RB_SCALE_TOKEN, false},
+    {RB_CODE_INT4, RB_SCALE_GROUP, false}, {RB_CODE_INT4, RB_SCALE_GROUP, true},
+    {RB_CODE_INT8, RB_SCALE_STEP, false},  {RB_CODE_INT8, RB_SCALE_GROUP, true},
     {RB_CODE_BF16, RB_SCALE_NONE, false},
 };
 static const int widths[] = {8, 32, 64, 256};
@@ -26,7 +27,7 @@ enum { ROWS = sizeof rows / sizeof *rows, WIDTHS = sizeof widths / sizeof *width
 typedef struct rig {
     rb_device *dev[2]; /* cpu, ref */
     rb_queue *q[2];
-    float *x, *y[2];      /* (B,T,K_MOST) */
+    float *x, *y[2]; /* (B,T,K_MOST) */
     uint8_t *bytes[2];
     float steps[K_MOST];
     int64_t budget_ns; /* per measurement */
@@ -43,7 +44,8 @@ static resbm_status open_rig(rig *r, double seconds, rb_err *err) {
     for (int d = 0; d < 2; d++) {
         r->y[d] = calloc(values, sizeof(float));
         r->bytes[d] = calloc(values, sizeof(float));
-        if (!r->y[d] || !r->bytes[d]) return rb_fail(err, RESBM_E_MEMORY, "bench codec: no memory for %zu values", values);
+        if (!r->y[d] || !r->bytes[d])
+            return rb_fail(err, RESBM_E_MEMORY, "bench codec: no memory for %zu values", values);
         RB_TRY(rb_device_open(names[d], &(rb_device_options){.threads = 1}, &r->dev[d], err));
         RB_TRY(rb_queue_open(r->dev[d], &r->q[d], err));
     }
@@ -60,14 +62,17 @@ static void close_rig(rig *r) {
     free(r->x);
 }
 
-static resbm_status once(rig *r, int d, bool packing, const rb_pack_args *a, int64_t b, int64_t k, rb_err *err) {
-    rb_view bytes = rb_view1(r->bytes[d], RB_U8, rb_packed_bytes(a, b, T, k)), steps = rb_view1(r->steps, RB_F32, k);
+static resbm_status once(rig *r, int d, bool packing, const rb_pack_args *a, int64_t b, int64_t k,
+                         rb_err *err) {
+    rb_view bytes = rb_view1(r->bytes[d], RB_U8, rb_packed_bytes(a, b, T, k)),
+            steps = rb_view1(r->steps, RB_F32, k);
     if (packing) return rb_pack(r->q[d], bytes, rb_view3(r->x, RB_F32, b, T, k), steps, a, err);
     return rb_unpack(r->q[d], rb_view3(r->y[d], RB_F32, b, T, k), bytes, steps, a, err);
 }
 
 /* GB/s of f32, the fastest pass within the budget (at least three). */
-static resbm_status measure(rig *r, bool packing, const rb_pack_args *a, int64_t k, double *rate, rb_err *err) {
+static resbm_status measure(rig *r, bool packing, const rb_pack_args *a, int64_t k, double *rate,
+                            rb_err *err) {
     int64_t begin = rb_now_ns(), best = INT64_MAX;
     for (int pass = 0; pass < 3 || rb_now_ns() - begin < r->budget_ns; pass++) {
         int64_t from = rb_now_ns();
@@ -87,15 +92,23 @@ static resbm_status check(rig *r, const rb_pack_args *a, int64_t k, const char *
     RB_TRY(once(r, 1, false, a, some, k, err));
     if (memcmp(r->bytes[0], r->bytes[1], (size_t)rb_packed_bytes(a, some, T, k)) ||
         memcmp(r->y[0], r->y[1], (size_t)(some * T * k) * sizeof(float)))
-        return rb_fail(err, RESBM_E_INTERNAL, "bench codec: %s at k %lld differs from the reference", name, (long long)k);
+        return rb_fail(err, RESBM_E_INTERNAL, "bench codec: %s at k %lld differs from the reference", name,
+                       (long long)k);
     return RESBM_OK;
 }
 
 static resbm_status bench_row(rig *r, const row *w, rb_buf *out, rb_err *err) {
-    rb_pack_args a = {.code = w->code, .scale = w->scale, .stochastic = w->stochastic, .seed = 1, .step = 2,
-                      .sequence = 3, .boundary = 1, .direction = w->stochastic};
+    rb_pack_args a = {.code = w->code,
+                      .scale = w->scale,
+                      .stochastic = w->stochastic,
+                      .seed = 1,
+                      .step = 2,
+                      .sequence = 3,
+                      .boundary = 1,
+                      .direction = w->stochastic};
     const char *name = rb_codecs[w->code].name;
-    rb_buf_printf(out, "%-5s %-6s %-10s", name, scale_names[w->scale], w->stochastic ? "stochastic" : "nearest");
+    rb_buf_printf(out, "%-5s %-6s %-10s", name, scale_names[w->scale],
+                  w->stochastic ? "stochastic" : "nearest");
     for (int i = 0; i < WIDTHS; i++) {
         double pack, unpack;
         RB_TRY(measure(r, true, &a, widths[i], &pack, err));
@@ -110,8 +123,9 @@ static resbm_status bench_row(rig *r, const row *w, rb_buf *out, rb_err *err) {
 resbm_status rb_bench_codec(rb_buf *out, double seconds, rb_err *err) {
     rig r = {0};
     resbm_status st = open_rig(&r, seconds, err);
-    rb_buf_puts(out, "GB/s of f32 on one core, output equal to the reference's; pack and unpack at each width k\n"
-                     "code  scale  rounding  ");
+    rb_buf_puts(out,
+                "GB/s of f32 on one core, output equal to the reference's; pack and unpack at each width k\n"
+                "code  scale  rounding  ");
     for (int i = 0; i < WIDTHS; i++) rb_buf_printf(out, "       k = %-4d", widths[i]);
     rb_buf_puts(out, "\n");
     for (int i = 0; st == RESBM_OK && i < ROWS; i++) st = bench_row(&r, &rows[i], out, err);

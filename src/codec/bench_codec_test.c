@@ -15,8 +15,10 @@ static void table_is_whole(void **state) {
     assert_non_null(p);
     for (char *end; *p; p = end) {
         p += strcspn(p, ".\n");
-        if (*p == '.' && strtod(p - 1, &end) >= 0) rates++;
-        else end = (char *)p + (*p != 0);
+        if (*p == '.' && strtod(p - 1, &end) >= 0)
+            rates++;
+        else
+            end = (char *)p + (*p != 0);
     }
     assert_int_equal(lines, 2 + 7);
     assert_int_equal(rates, 7 * 4 * 2);

@@ -14,7 +14,8 @@ typedef struct rb_codec {
 extern const rb_codec rb_codecs[RB_CODE_COUNT];
 const rb_codec *rb_codec_find(const char *name); /* NULL when there is none */
 
-/* How `c` packs in a direction (0 forward: to nearest, `scale` for integers; 1 backward: stochastically in groups). */
+/* How `c` packs in a direction (0 forward: to nearest, `scale` for integers; 1 backward: stochastically in
+ * groups). */
 rb_pack_args rb_codec_args(const rb_codec *c, int direction, rb_scale scale);
 
 #endif

@@ -1,4 +1,5 @@
-/* Bytes and values against tests/golden/codec.bin, made by make_codec.py, which states the arithmetic on its own. */
+/* Bytes and values against tests/golden/codec.bin, made by make_codec.py, which states the arithmetic on its
+ * own. */
 #include <stdlib.h>
 #include "rb_cmocka.h"
 #include "core/buf.h"
@@ -16,8 +17,12 @@ static const uint8_t *take(reader *r, size_t n) {
     r->at += n;
     return r->at - n;
 }
-static uint32_t take32(reader *r) { return rb_get32(take(r, 4)); }
-static uint64_t take64(reader *r) { return rb_get64(take(r, 8)); }
+static uint32_t take32(reader *r) {
+    return rb_get32(take(r, 4));
+}
+static uint64_t take64(reader *r) {
+    return rb_get64(take(r, 8));
+}
 static void take_floats(reader *r, float *out, int64_t n) {
     assert_true(n <= MOST);
     for (int64_t i = 0; i < n; i++) {
@@ -47,8 +52,8 @@ static void check_case(reader *r, rb_queue *q, int number) {
     assert_ok(rb_pack(q, b, rb_view3(x, RB_F32, B, T, k), s, &a, &err), &err);
     for (int64_t i = 0; i < n; i++)
         if (packed[i] != bytes[i])
-            fail_msg("case %d (code %d, scale %d, stochastic %d): byte %lld is %02x, golden %02x", number, (int)a.code,
-                     (int)a.scale, a.stochastic, (long long)i, packed[i], bytes[i]);
+            fail_msg("case %d (code %d, scale %d, stochastic %d): byte %lld is %02x, golden %02x", number,
+                     (int)a.code, (int)a.scale, a.stochastic, (long long)i, packed[i], bytes[i]);
     assert_ok(rb_unpack(q, rb_view3(got, RB_F32, B, T, k), b, s, &a, &err), &err);
     assert_memory_equal(got, want, (size_t)(B * T * k) * sizeof *got);
     free(packed);

@@ -37,7 +37,8 @@ void rb_frame_put(uint8_t out[RB_FRAME_HEADER_BYTES], const rb_frame_header *h, 
 static resbm_status check_names(const rb_frame_header *h, rb_err *err) {
     if (!h->kind || h->kind >= RB_FRAME_KIND_END)
         return rb_fail(err, RESBM_E_FORMAT, "frame has unknown kind %d", h->kind);
-    if (h->direction > 1) return rb_fail(err, RESBM_E_FORMAT, "frame has direction %d, not 0 or 1", h->direction);
+    if (h->direction > 1)
+        return rb_fail(err, RESBM_E_FORMAT, "frame has direction %d, not 0 or 1", h->direction);
     if (h->code >= RB_CODE_COUNT || h->scale >= RB_SCALE_COUNT)
         return rb_fail(err, RESBM_E_FORMAT, "frame has unknown code %d with scale %d", h->code, h->scale);
     return RESBM_OK;
@@ -47,28 +48,40 @@ static resbm_status check_names(const rb_frame_header *h, rb_err *err) {
 static resbm_status check_tensor(const rb_frame_header *h, rb_err *err) {
     if (!h->B && !h->T && !h->k && !h->code && !h->scale) return RESBM_OK;
     if (h->kind != RB_FRAME_FORWARD && h->kind != RB_FRAME_BACKWARD)
-        return rb_fail(err, RESBM_E_CORRUPT, "frame of kind %d has shape (%u,%u,%u), but holds no tensor", h->kind, h->B,
-                       h->T, h->k);
+        return rb_fail(err, RESBM_E_CORRUPT, "frame of kind %d has shape (%u,%u,%u), but holds no tensor",
+                       h->kind, h->B, h->T, h->k);
     rb_pack_args a = {.code = (rb_code)h->code, .scale = (rb_scale)h->scale};
     int64_t want = rb_packed_bytes(&a, h->B, h->T, h->k);
     if (want < 0)
-        return rb_fail(err, RESBM_E_CORRUPT, "frame has shape (%u,%u,%u) in code %d with scale %d, which cannot be", h->B,
-                       h->T, h->k, h->code, h->scale);
+        return rb_fail(err, RESBM_E_CORRUPT,
+                       "frame has shape (%u,%u,%u) in code %d with scale %d, which cannot be", h->B, h->T,
+                       h->k, h->code, h->scale);
     if ((uint64_t)want <= h->payload_bytes) return RESBM_OK;
     return rb_fail(err, RESBM_E_CORRUPT,
-                   "frame has shape (%u,%u,%u) in code %d with scale %d, %lld bytes, but a payload of %llu", h->B, h->T,
-                   h->k, h->code, h->scale, (long long)want, (unsigned long long)h->payload_bytes);
+                   "frame has shape (%u,%u,%u) in code %d with scale %d, %lld bytes, but a payload of %llu",
+                   h->B, h->T, h->k, h->code, h->scale, (long long)want,
+                   (unsigned long long)h->payload_bytes);
 }
 
 resbm_status rb_frame_get(const uint8_t in[RB_FRAME_HEADER_BYTES], rb_frame_header *h, rb_err *err) {
     if (rb_get32(in) != magic)
         return rb_fail(err, RESBM_E_FORMAT, "frame begins with %08x, not with %08x", rb_get32(in), magic);
     if (in[4] != RB_FRAME_VERSION)
-        return rb_fail(err, RESBM_E_FORMAT, "frame has version %d, this program speaks %d", in[4], RB_FRAME_VERSION);
-    *h = (rb_frame_header){.kind = in[5], .direction = in[6], .code = in[7] & 15, .scale = in[7] >> 4,
-                           .epoch = rb_get32(in + 8), .boundary = rb_get16(in + 12), .attempt = rb_get16(in + 14),
-                           .step = rb_get64(in + 16), .microbatch = rb_get32(in + 24), .B = rb_get32(in + 28),
-                           .T = rb_get32(in + 32), .k = rb_get32(in + 36), .payload_bytes = rb_get64(in + 40),
+        return rb_fail(err, RESBM_E_FORMAT, "frame has version %d, this program speaks %d", in[4],
+                       RB_FRAME_VERSION);
+    *h = (rb_frame_header){.kind = in[5],
+                           .direction = in[6],
+                           .code = in[7] & 15,
+                           .scale = in[7] >> 4,
+                           .epoch = rb_get32(in + 8),
+                           .boundary = rb_get16(in + 12),
+                           .attempt = rb_get16(in + 14),
+                           .step = rb_get64(in + 16),
+                           .microbatch = rb_get32(in + 24),
+                           .B = rb_get32(in + 28),
+                           .T = rb_get32(in + 32),
+                           .k = rb_get32(in + 36),
+                           .payload_bytes = rb_get64(in + 40),
                            .checksum = rb_get64(in + 48)};
     RB_TRY(check_names(h, err));
     return check_tensor(h, err);
@@ -79,10 +92,11 @@ resbm_status rb_frame_check_payload(const rb_frame_header *h, const void *payloa
     put_fields(fields, h);
     uint64_t have = checksum(fields, h, payload);
     if (have == h->checksum) return RESBM_OK;
-    return rb_fail(err, RESBM_E_CORRUPT,
-                   "frame of boundary %d, microbatch %u, step %llu has checksum %016llx, its header says %016llx",
-                   h->boundary, h->microbatch, (unsigned long long)h->step, (unsigned long long)have,
-                   (unsigned long long)h->checksum);
+    return rb_fail(
+        err, RESBM_E_CORRUPT,
+        "frame of boundary %d, microbatch %u, step %llu has checksum %016llx, its header says %016llx",
+        h->boundary, h->microbatch, (unsigned long long)h->step, (unsigned long long)have,
+        (unsigned long long)h->checksum);
 }
 
 resbm_status rb_frame_expect(const rb_frame_header *got, const rb_frame_header *want, rb_err *err) {

@@ -7,9 +7,10 @@
  *   7  u8  code | scale << 4 28 u32 B             56 payload
  *   8  u32 run epoch
  *
- * code, scale: rb_code and rb_scale of the payload's first part, (B,T,k) its shape; all 0 where no tensor travels.
- * The first part (device/pack_layout.h, whose layout this version covers) begins the payload; further parts and
- * token ids may follow it. The checksum is rb_mix64(XXH3-64 of bytes 0..47, XXH3-64 of the payload or 0 without one).
+ * code, scale: rb_code and rb_scale of the payload's first part, (B,T,k) its shape; all 0 where no tensor
+ * travels. The first part (device/pack_layout.h, whose layout this version covers) begins the payload;
+ * further parts and token ids may follow it. The checksum is rb_mix64(XXH3-64 of bytes 0..47, XXH3-64 of the
+ * payload or 0 without one).
  */
 #ifndef RB_CODEC_FRAME_H
 #define RB_CODEC_FRAME_H
@@ -25,7 +26,7 @@ typedef enum rb_frame_kind {
     RB_FRAME_BACKWARD,    /* packed gradient */
     RB_FRAME_CONTROL,     /* JSON text between a stage and the coordinator */
     RB_FRAME_HELLO,
-    RB_FRAME_PROBE,       /* measuring a link */
+    RB_FRAME_PROBE, /* measuring a link */
     RB_FRAME_KIND_END
 } rb_frame_kind;
 
@@ -38,14 +39,15 @@ typedef struct rb_frame_header {
 
 /* Writes the header of a frame with this payload (payload_bytes of it). */
 void rb_frame_put(uint8_t out[RB_FRAME_HEADER_BYTES], const rb_frame_header *h, const void *payload);
-/* Reads a header. RESBM_E_FORMAT: wrong magic, version, kind, direction, code or scale. RESBM_E_CORRUPT: a shape that
- * cannot be, or whose packed bytes the payload is too short for, or a shape in a frame that holds no tensor. The
- * payload's length is otherwise any: the caller checks it against its limit before it takes memory. */
+/* Reads a header. RESBM_E_FORMAT: wrong magic, version, kind, direction, code or scale. RESBM_E_CORRUPT: a
+ * shape that cannot be, or whose packed bytes the payload is too short for, or a shape in a frame that holds
+ * no tensor. The payload's length is otherwise any: the caller checks it against its limit before it takes
+ * memory. */
 resbm_status rb_frame_get(const uint8_t in[RB_FRAME_HEADER_BYTES], rb_frame_header *out, rb_err *err);
 /* The payload against the header's checksum. RESBM_E_CORRUPT. */
 resbm_status rb_frame_check_payload(const rb_frame_header *h, const void *payload, rb_err *err);
-/* Is `got` the frame that was wanted: kind, epoch, step, boundary, direction, microbatch, shape, code, scale and
- * payload length. RESBM_E_CORRUPT names the first field that differs, with both values. */
+/* Is `got` the frame that was wanted: kind, epoch, step, boundary, direction, microbatch, shape, code, scale
+ * and payload length. RESBM_E_CORRUPT names the first field that differs, with both values. */
 resbm_status rb_frame_expect(const rb_frame_header *got, const rb_frame_header *want, rb_err *err);
 
 #endif

@@ -1,5 +1,6 @@
-/* libFuzzer: a header as it comes from a socket, then its payload. Whatever get accepts must survive being put again,
- * hold a shape its payload has room for, and unpack without a read beyond it. Corpus: tests/corpus/frame. */
+/* libFuzzer: a header as it comes from a socket, then its payload. Whatever get accepts must survive being
+ * put again, hold a shape its payload has room for, and unpack without a read beyond it. Corpus:
+ * tests/corpus/frame. */
 #include <stdlib.h>
 #include <string.h>
 #include "codec/frame.h"

@@ -6,9 +6,19 @@
 enum { PAYLOAD = 40 };
 
 static rb_frame_header header(void) {
-    return (rb_frame_header){.kind = RB_FRAME_FORWARD, .direction = 0, .code = RB_CODE_INT4, .scale = RB_SCALE_STEP,
-                             .boundary = 0x0102, .attempt = 0x0304, .epoch = 0x05060708, .microbatch = 0x090a0b0c, .B = 2,
-                             .T = 4, .k = 8, .step = 0x1112131415161718, .payload_bytes = PAYLOAD};
+    return (rb_frame_header){.kind = RB_FRAME_FORWARD,
+                             .direction = 0,
+                             .code = RB_CODE_INT4,
+                             .scale = RB_SCALE_STEP,
+                             .boundary = 0x0102,
+                             .attempt = 0x0304,
+                             .epoch = 0x05060708,
+                             .microbatch = 0x090a0b0c,
+                             .B = 2,
+                             .T = 4,
+                             .k = 8,
+                             .step = 0x1112131415161718,
+                             .payload_bytes = PAYLOAD};
 }
 
 static void fill(uint8_t *payload) {
@@ -17,10 +27,10 @@ static void fill(uint8_t *payload) {
 
 static void bytes_are_as_documented(void **state) {
     (void)state;
-    const uint8_t want[48] = {
-        'R',  'B',  'F',  '1',  1,    1,    0,    0x13, 0x08, 0x07, 0x06, 0x05, 0x02, 0x01, 0x04, 0x03,
-        0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11, 0x0c, 0x0b, 0x0a, 0x09, 2,    0,    0,    0,
-        4,    0,    0,    0,    8,    0,    0,    0,    40,   0,    0,    0,    0,    0,    0,    0};
+    const uint8_t want[48] = {'R',  'B',  'F',  '1',  1,    1,    0,    0x13, 0x08, 0x07, 0x06, 0x05,
+                              0x02, 0x01, 0x04, 0x03, 0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11,
+                              0x0c, 0x0b, 0x0a, 0x09, 2,    0,    0,    0,    4,    0,    0,    0,
+                              8,    0,    0,    0,    40,   0,    0,    0,    0,    0,    0,    0};
     uint8_t out[RB_FRAME_HEADER_BYTES + 8], payload[PAYLOAD];
     memset(out, 0xa5, sizeof out);
     fill(payload);
@@ -60,8 +70,10 @@ static void every_flipped_bit_is_noticed(void **state) {
     for (int i = 0; i < (int)sizeof b * 8; i++) {
         b[i / 8] ^= (uint8_t)(1 << i % 8);
         resbm_status st = rb_frame_get(b, &got, &err);
-        if (!st && got.payload_bytes <= PAYLOAD) st = rb_frame_check_payload(&got, b + RB_FRAME_HEADER_BYTES, &err);
-        else if (!st) st = RESBM_E_CORRUPT; /* a longer payload is the reader's limit to refuse */
+        if (!st && got.payload_bytes <= PAYLOAD)
+            st = rb_frame_check_payload(&got, b + RB_FRAME_HEADER_BYTES, &err);
+        else if (!st)
+            st = RESBM_E_CORRUPT; /* a longer payload is the reader's limit to refuse */
         if (!st) fail_msg("bit %d of byte %d went unnoticed", i % 8, i / 8);
         b[i / 8] ^= (uint8_t)(1 << i % 8);
     }
@@ -102,7 +114,9 @@ static void each_fault_has_its_sentence(void **state) {
         rb_frame_put(b, &h, b + RB_FRAME_HEADER_BYTES);
         b[faults[i].at] = faults[i].value;
         resbm_status st = rb_frame_get(b, &got, &err);
-        if (!st) st = rb_frame_check_payload(&got, b + RB_FRAME_HEADER_BYTES, &err); /* (2,5,8): 40 bytes, plausible */
+        if (!st)
+            st = rb_frame_check_payload(&got, b + RB_FRAME_HEADER_BYTES,
+                                        &err); /* (2,5,8): 40 bytes, plausible */
         if (st != faults[i].code || !strstr(err.text, faults[i].text))
             fail_msg("fault %zu: %d \"%s\", not %d \"%s\"", i, st, err.text, faults[i].code, faults[i].text);
     }
@@ -145,8 +159,10 @@ static void the_unexpected_is_named_with_both_values(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bytes_are_as_documented),     cmocka_unit_test(what_was_put_is_got),
-        cmocka_unit_test(every_flipped_bit_is_noticed), cmocka_unit_test(each_fault_has_its_sentence),
+        cmocka_unit_test(bytes_are_as_documented),
+        cmocka_unit_test(what_was_put_is_got),
+        cmocka_unit_test(every_flipped_bit_is_noticed),
+        cmocka_unit_test(each_fault_has_its_sentence),
         cmocka_unit_test(the_unexpected_is_named_with_both_values),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,5 @@
-/* pack, unpack and code_stats through the typed wrappers: every device's bytes are the reference's, and the promises
- * of device/pack_layout.h hold. */
+/* pack, unpack and code_stats through the typed wrappers: every device's bytes are the reference's, and the
+ * promises of device/pack_layout.h hold. */
 #include <math.h>
 #include <stdlib.h>
 #include "rb_cmocka.h"
@@ -56,12 +56,19 @@ static void spoil(float *x, int64_t n) {
 }
 
 static rb_pack_args args_of(int code, int scale, bool stochastic) {
-    return (rb_pack_args){.code = (rb_code)code, .scale = (rb_scale)scale, .stochastic = stochastic, .seed = 5, .step = 9,
-                          .sequence = 0xfffffffeu, .boundary = 2, .direction = stochastic};
+    return (rb_pack_args){.code = (rb_code)code,
+                          .scale = (rb_scale)scale,
+                          .stochastic = stochastic,
+                          .seed = 5,
+                          .step = 9,
+                          .sequence = 0xfffffffeu,
+                          .boundary = 2,
+                          .direction = stochastic};
 }
 
 /* Packs (B,T,k) with `gap` unused columns beside each row, into guarded memory; the caller frees. */
-static uint8_t *pack_on(rig *r, int d, const rb_pack_args *a, float *x, int64_t B, int64_t T, int64_t k, int64_t gap) {
+static uint8_t *pack_on(rig *r, int d, const rb_pack_args *a, float *x, int64_t B, int64_t T, int64_t k,
+                        int64_t gap) {
     rb_err err;
     int64_t n = rb_packed_bytes(a, B, T, k);
     uint8_t *out = malloc((size_t)n + 2 * GUARD);
@@ -69,7 +76,8 @@ static uint8_t *pack_on(rig *r, int d, const rb_pack_args *a, float *x, int64_t 
     memset(out, 0xa5, (size_t)n + 2 * GUARD);
     rb_view v = rb_view3(x, RB_F32, B, T, k + gap);
     v.shape[2] = k;
-    assert_ok(rb_pack(r->q[d], rb_view1(out + GUARD, RB_U8, n), v, rb_view1(r->steps, RB_F32, k), a, &err), &err);
+    assert_ok(rb_pack(r->q[d], rb_view1(out + GUARD, RB_U8, n), v, rb_view1(r->steps, RB_F32, k), a, &err),
+              &err);
     for (int i = 0; i < GUARD; i++) assert_true(out[i] == 0xa5 && out[n + GUARD + i] == 0xa5);
     return out;
 }
@@ -79,7 +87,8 @@ static void unpack_on(rig *r, int d, const rb_pack_args *a, uint8_t *bytes, int6
                       int64_t gap) {
     rb_err err;
     for (int64_t i = 0; i < B * T * (k + gap) + GUARD && i < MOST; i++) r->y[d][i] = 12345;
-    rb_view v = rb_view3(r->y[d], RB_F32, B, T, k + gap), b = rb_view1(bytes, RB_U8, rb_packed_bytes(a, B, T, k));
+    rb_view v = rb_view3(r->y[d], RB_F32, B, T, k + gap),
+            b = rb_view1(bytes, RB_U8, rb_packed_bytes(a, B, T, k));
     v.shape[2] = k;
     assert_ok(rb_unpack(r->q[d], v, b, rb_view1(r->steps, RB_F32, k), a, &err), &err);
     for (int64_t i = 0; i < B * T * (k + gap); i++)
@@ -88,13 +97,15 @@ static void unpack_on(rig *r, int d, const rb_pack_args *a, uint8_t *bytes, int6
         assert_true(r->y[d][i] == 12345);
 }
 
-static void same_stats(rig *r, int d, const rb_pack_args *a, uint8_t *bytes, int64_t B, int64_t T, int64_t k) {
+static void same_stats(rig *r, int d, const rb_pack_args *a, uint8_t *bytes, int64_t B, int64_t T,
+                       int64_t k) {
     static int64_t stats[2][K_MOST];
     rb_err err;
     int64_t n = rb_packed_bytes(a, B, T, k);
     for (int64_t j = 0; j < k; j++) stats[0][j] = stats[1][j] = j;
     for (int e = 0; e < 2; e++)
-        assert_ok(rb_code_stats(r->q[e ? d : 0], rb_view1(stats[e], RB_I64, k), rb_view1(bytes, RB_U8, n), B, T, a, &err),
+        assert_ok(rb_code_stats(r->q[e ? d : 0], rb_view1(stats[e], RB_I64, k), rb_view1(bytes, RB_U8, n), B,
+                                T, a, &err),
                   &err);
     assert_memory_equal(stats[0], stats[1], (size_t)k * sizeof **stats);
 }
@@ -108,9 +119,10 @@ static void check_devices(rig *r, const rb_pack_args *a, int64_t B, int64_t T, i
         uint8_t *got = pack_on(r, d, a, r->x, B, T, k, gap);
         for (int64_t i = 0; i < n; i++)
             if (got[GUARD + i] != want[GUARD + i])
-                fail_msg("%s, code %d, scale %d, stochastic %d, (%d,%d,%d), gap %d: byte %d is %02x, ref has %02x", names[d],
-                         (int)a->code, (int)a->scale, a->stochastic, (int)B, (int)T, (int)k, (int)gap, (int)i,
-                         got[GUARD + i], want[GUARD + i]);
+                fail_msg(
+                    "%s, code %d, scale %d, stochastic %d, (%d,%d,%d), gap %d: byte %d is %02x, ref has %02x",
+                    names[d], (int)a->code, (int)a->scale, a->stochastic, (int)B, (int)T, (int)k, (int)gap,
+                    (int)i, got[GUARD + i], want[GUARD + i]);
         unpack_on(r, d, a, want + GUARD, B, T, k, gap);
         assert_memory_equal(r->y[d], r->y[0], (size_t)(B * T * (k + gap)) * sizeof(float));
         if (a->scale == RB_SCALE_STEP) same_stats(r, d, a, want + GUARD, B, T, k);
@@ -120,9 +132,9 @@ static void check_devices(rig *r, const rb_pack_args *a, int64_t B, int64_t T, i
 }
 
 static void every_device_gives_the_bytes_of_ref(void **state) {
-    static const int64_t shapes[][3] = {{1, 1, 1}, {3, 2, 2}, {3, 5, 3},  {2, 1, 63}, {2, 1, 64},   {2, 13, 5},   {3, 40, 8},
-                                        {2, 33, 7}, {1, 64, 16}, {2, 40, 70}, {1, 9, 600}, {3, 1100, 8}, {1, 5003, 1},
-                                        {2, 700, 13}, {1, 3, 2500}};
+    static const int64_t shapes[][3] = {{1, 1, 1},   {3, 2, 2},    {3, 5, 3},    {2, 1, 63},   {2, 1, 64},
+                                        {2, 13, 5},  {3, 40, 8},   {2, 33, 7},   {1, 64, 16},  {2, 40, 70},
+                                        {1, 9, 600}, {3, 1100, 8}, {1, 5003, 1}, {2, 700, 13}, {1, 3, 2500}};
     rig *r = *state;
     int ran = 0;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
@@ -144,7 +156,8 @@ static float unit_of(const rig *r, const rb_pack_args *a, const uint8_t *bytes, 
     return rb_bf16_to_f32(rb_get16(bytes + 2 * (i / (a->scale == RB_SCALE_TOKEN ? k : 64))));
 }
 
-/* Within half a unit to the nearest, one unit stochastically; scales clip nothing and are at most 2^-7 too large. */
+/* Within half a unit to the nearest, one unit stochastically; scales clip nothing and are at most 2^-7 too
+ * large. */
 static void error_is_bounded(void **state) {
     rig *r = *state;
     enum { T = 40, k = 24 };
@@ -181,7 +194,8 @@ static void int4_repacks_to_the_same_bytes(void **state) {
     }
 }
 
-/* A value that is not finite reaches the receiver as NaN, and with learned steps or token scales only where it was. */
+/* A value that is not finite reaches the receiver as NaN, and with learned steps or token scales only where
+ * it was. */
 static void not_finite_stays_not_finite(void **state) {
     rig *r = *state;
     const float bad[] = {NAN, INFINITY, -INFINITY};
@@ -196,7 +210,9 @@ static void not_finite_stays_not_finite(void **state) {
             unpack_on(r, 1, &a, p + GUARD, 1, T, k, 0);
             assert_false(isfinite(r->y[1][at]));
             for (int i = 0; i < T * k; i++) {
-                int hit = a.scale == RB_SCALE_GROUP ? i / 64 == at / 64 : a.scale == RB_SCALE_TOKEN ? i / k == at / k : i == at;
+                int hit = a.scale == RB_SCALE_GROUP   ? i / 64 == at / 64
+                          : a.scale == RB_SCALE_TOKEN ? i / k == at / k
+                                                      : i == at;
                 assert_int_equal(!isfinite(r->y[1][i]), hit);
             }
             free(p);
@@ -232,8 +248,15 @@ static void edges_of_scales(void **state) {
     const struct {
         float x;
         uint16_t scale;
-    } edges[] = {{0, 0},      {-0.0f, 0},        {1e-44f, 0},          {0x1.fffffep-101f, 0}, {0x1p127f, 0x7fc0},
-                 {-3.4e38f, 0x7fc0}, {7, 0x3f80}, {7.0000005f, 0x3f81}, {-14, 0x4000}};
+    } edges[] = {{0, 0},
+                 {-0.0f, 0},
+                 {1e-44f, 0},
+                 {0x1.fffffep-101f, 0},
+                 {0x1p127f, 0x7fc0},
+                 {-3.4e38f, 0x7fc0},
+                 {7, 0x3f80},
+                 {7.0000005f, 0x3f81},
+                 {-14, 0x4000}};
     rb_pack_args a = args_of(RB_CODE_INT4, RB_SCALE_TOKEN, true);
     for (size_t i = 0; i < sizeof edges / sizeof *edges; i++) {
         r->x[0] = edges[i].x;
@@ -271,7 +294,8 @@ static void microbatches_do_not_matter(void **state) {
     }
 }
 
-/* All of seed, step, sequence (both words), boundary and direction key the bits; nothing does when to nearest. */
+/* All of seed, step, sequence (both words), boundary and direction key the bits; nothing does when to
+ * nearest. */
 static void bits_are_keyed(void **state) {
     rig *r = *state;
     enum { T = 64, k = 8 };
@@ -320,7 +344,8 @@ static void tokens_do_not_touch_each_other(void **state) {
         }
 }
 
-/* The mean of many roundings is the value, within four standard deviations, for fractions near and far from 0. */
+/* The mean of many roundings is the value, within four standard deviations, for fractions near and far from
+ * 0. */
 static void stochastic_rounding_has_no_bias(void **state) {
     rig *r = *state;
     const float fraction[] = {0.3f, -0.3f, 0.5f, 0.01f, -0.99f, 0.75f};
@@ -328,7 +353,8 @@ static void stochastic_rounding_has_no_bias(void **state) {
     for (int code = RB_CODE_INT8; code <= RB_CODE_INT4; code++)
         for (int f = 0; f < 6; f++) {
             rb_pack_args a = args_of(code, RB_SCALE_GROUP, true);
-            for (int i = 0; i < T * k; i++) r->x[i] = i % 64 ? fraction[f] : code == RB_CODE_INT8 ? 127 : 7; /* unit 1 */
+            for (int i = 0; i < T * k; i++)
+                r->x[i] = i % 64 ? fraction[f] : code == RB_CODE_INT8 ? 127 : 7; /* unit 1 */
             uint8_t *p = pack_on(r, 1, &a, r->x, 1, T, k, 0);
             unpack_on(r, 1, &a, p + GUARD, 1, T, k, 0);
             double sum = 0, q = fabs((double)fraction[f]);
@@ -372,14 +398,16 @@ static void stats_are_sums_of_squares(void **state) {
     uint8_t bytes[2 * 3];
     rb_view b = rb_view1(bytes, RB_U8, 6);
     memcpy(r->x, x, sizeof x);
-    assert_ok(rb_pack(r->q[1], b, rb_view3(r->x, RB_F32, B, T, k), rb_view1(ones, RB_F32, k), &a, &err), &err);
+    assert_ok(rb_pack(r->q[1], b, rb_view3(r->x, RB_F32, B, T, k), rb_view1(ones, RB_F32, k), &a, &err),
+              &err);
     assert_ok(rb_code_stats(r->q[1], rb_view1(stats, RB_I64, k), b, B, T, &a, &err), &err);
     for (int j = 0; j < k; j++) assert_int_equal(stats[j], want[j]);
 }
 
 static void bytes_per_token(void **state) {
     (void)state;
-    rb_pack_args f = args_of(RB_CODE_INT4, RB_SCALE_STEP, false), g = args_of(RB_CODE_INT4, RB_SCALE_GROUP, true);
+    rb_pack_args f = args_of(RB_CODE_INT4, RB_SCALE_STEP, false),
+                 g = args_of(RB_CODE_INT4, RB_SCALE_GROUP, true);
     assert_int_equal(rb_packed_bytes(&f, 4, 256, 8), 4096);
     assert_int_equal(rb_packed_bytes(&g, 4, 256, 8), 4096 + 256);
     assert_int_equal(rb_packed_bytes(&f, 1, 256, 2), 256);
@@ -404,7 +432,8 @@ static void registry(void **state) {
         assert_ptr_equal(rb_codec_find(rb_codecs[c].name), &rb_codecs[c]);
         for (int direction = 0; direction < 2; direction++) {
             rb_pack_args a = rb_codec_args(&rb_codecs[c], direction, RB_SCALE_STEP);
-            assert_int_equal(rb_packed_bytes(&a, 1, 16, 8), 16 * rb_codecs[c].bits + (a.scale == RB_SCALE_GROUP ? 4 : 0));
+            assert_int_equal(rb_packed_bytes(&a, 1, 16, 8),
+                             16 * rb_codecs[c].bits + (a.scale == RB_SCALE_GROUP ? 4 : 0));
             assert_int_equal(a.stochastic, direction && rb_codecs[c].integers);
             assert_int_equal(a.direction, direction);
         }
@@ -420,25 +449,29 @@ static void faults_are_named(void **state) {
     float steps[4] = {1, 1, 1, 1};
     int64_t stats[4] = {0};
     rb_queue *q = r->q[1];
-    rb_pack_args a = args_of(RB_CODE_INT4, RB_SCALE_STEP, false), g = args_of(RB_CODE_INT4, RB_SCALE_GROUP, false),
+    rb_pack_args a = args_of(RB_CODE_INT4, RB_SCALE_STEP, false),
+                 g = args_of(RB_CODE_INT4, RB_SCALE_GROUP, false),
                  wrong = args_of(RB_CODE_BF16, RB_SCALE_GROUP, false);
-    rb_view x = rb_view3(r->x, RB_F32, 1, 2, 4), four = rb_view1(bytes, RB_U8, 4), s = rb_view1(steps, RB_F32, 4);
+    rb_view x = rb_view3(r->x, RB_F32, 1, 2, 4), four = rb_view1(bytes, RB_U8, 4),
+            s = rb_view1(steps, RB_F32, 4);
     fill_x(r->x, 8, 1);
     assert_fails(rb_pack(q, rb_view1(bytes, RB_U8, 5), x, s, &a, &err), RESBM_E_ARG,
                  "bytes has 5, (1,2,4) in int4 with scale step is 4", &err);
     assert_fails(rb_unpack(q, x, four, s, &g, &err), RESBM_E_ARG, "scale group is 6", &err);
     assert_fails(rb_pack(q, four, x, rb_none(), &a, &err), RESBM_E_ARG, "scale step needs steps (4)", &err);
     assert_fails(rb_pack(q, four, x, rb_view1(steps, RB_F32, 3), &a, &err), RESBM_E_ARG, "steps", &err);
-    assert_fails(rb_pack(q, four, x, s, &wrong, &err), RESBM_E_ARG, "code bf16 takes no scale \"group\"; only none", &err);
-    assert_fails(rb_code_stats(q, rb_view1(stats, RB_I64, 4), rb_view1(bytes, RB_U8, 6), 1, 2, &g, &err), RESBM_E_ARG,
-                 "scale group has no learned steps", &err);
-    assert_fails(rb_code_stats(q, rb_view1(stats, RB_I64, 4), rb_view1(bytes, RB_U8, 6), 1, 2, &a, &err), RESBM_E_ARG,
-                 "bytes has 6", &err);
+    assert_fails(rb_pack(q, four, x, s, &wrong, &err), RESBM_E_ARG,
+                 "code bf16 takes no scale \"group\"; only none", &err);
+    assert_fails(rb_code_stats(q, rb_view1(stats, RB_I64, 4), rb_view1(bytes, RB_U8, 6), 1, 2, &g, &err),
+                 RESBM_E_ARG, "scale group has no learned steps", &err);
+    assert_fails(rb_code_stats(q, rb_view1(stats, RB_I64, 4), rb_view1(bytes, RB_U8, 6), 1, 2, &a, &err),
+                 RESBM_E_ARG, "bytes has 6", &err);
     const float bad[] = {0, -1, NAN, INFINITY, 1e-40f};
     for (int d = 0; d < 2; d++)
         for (int i = 0; i < 5; i++) {
             steps[2] = bad[i];
-            assert_fails(rb_pack(r->q[d], four, x, s, &a, &err), RESBM_E_NUMERIC, "learned step of coordinate 2 is ", &err);
+            assert_fails(rb_pack(r->q[d], four, x, s, &a, &err), RESBM_E_NUMERIC,
+                         "learned step of coordinate 2 is ", &err);
             assert_fails(rb_unpack(r->q[d], x, four, s, &a, &err), RESBM_E_NUMERIC, "unpack", &err);
         }
 }

@@ -2,7 +2,9 @@
 
 #include <math.h>
 
-double rb_steps_target(rb_code code) { return code == RB_CODE_INT4 ? 7.9032 : 1049.27; }
+double rb_steps_target(rb_code code) {
+    return code == RB_CODE_INT4 ? 7.9032 : 1049.27;
+}
 
 /* eta = 2^-halvings */
 static int halvings_of(double ratio, uint64_t updates) {
@@ -10,7 +12,8 @@ static int halvings_of(double ratio, uint64_t updates) {
     return updates < 32 || ratio < 0.5 || ratio > 2 ? 1 : updates < 128 ? 2 : 3;
 }
 
-void rb_steps_update(float *steps, const int64_t *sums, int64_t k, int64_t tokens, rb_code code, uint64_t updates) {
+void rb_steps_update(float *steps, const int64_t *sums, int64_t k, int64_t tokens, rb_code code,
+                     uint64_t updates) {
     double all = (double)tokens * rb_steps_target(code);
     for (int64_t i = 0; i < k && tokens > 0; i++) {
         double ratio = fmin(fmax((double)sums[i] / all, 1.0 / 16), 16);

@@ -31,8 +31,10 @@ static void targets_are_derived(void **state) {
             double a = lo + (hi - lo) / 3, b = hi - (hi - lo) / 3;
             quantiser(a, known[i].most, &left, &mean_sq);
             quantiser(b, known[i].most, &right, &mean_sq);
-            if (left < right) hi = b;
-            else lo = a;
+            if (left < right)
+                hi = b;
+            else
+                lo = a;
         }
         quantiser(lo, known[i].most, &error, &mean_sq);
         assert_true(fabs(lo / known[i].step - 1) < 1e-4);
@@ -88,8 +90,9 @@ static void late_changes_are_followed(void **state) {
     assert_true(step > 0.25f && step < 0.45f);
 }
 
-/* Bits both ends must share on any machine. The golden ones come from Python's float arithmetic, which is IEEE's:
- * min(max(sum / (256 * 7.9032), 1/16), 16), its square root once and then once per halving, times the f32 0.3. */
+/* Bits both ends must share on any machine. The golden ones come from Python's float arithmetic, which is
+ * IEEE's: min(max(sum / (256 * 7.9032), 1/16), 16), its square root once and then once per halving, times the
+ * f32 0.3. */
 static void bits_are_fixed(void **state) {
     (void)state;
     const struct {
@@ -97,18 +100,10 @@ static void bits_are_fixed(void **state) {
         uint64_t updates;
         uint32_t bits;
     } golden[] = {
-        {0, 0, 0x3d99999a},
-        {1, 7, 0x3d99999a},
-        {1000, 3, 0x3e57f920},
-        {3000, 7, 0x3ebb09ca},
-        {3000, 8, 0x3ea97f1d},
-        {3000, 31, 0x3ea97f1d},
-        {3000, 32, 0x3ea15a45},
-        {3000, 127, 0x3ea15a45},
-        {3000, 128, 0x3e9d6db9},
-        {1700, 1000000, 0x3e97f025},
-        {5000, 500, 0x3ec095d2},
-        {900, 200, 0x3e7ae208},
+        {0, 0, 0x3d99999a},          {1, 7, 0x3d99999a},      {1000, 3, 0x3e57f920},
+        {3000, 7, 0x3ebb09ca},       {3000, 8, 0x3ea97f1d},   {3000, 31, 0x3ea97f1d},
+        {3000, 32, 0x3ea15a45},      {3000, 127, 0x3ea15a45}, {3000, 128, 0x3e9d6db9},
+        {1700, 1000000, 0x3e97f025}, {5000, 500, 0x3ec095d2}, {900, 200, 0x3e7ae208},
         {12544, 300, 0x3f3f3b14},
     };
     for (size_t i = 0; i < sizeof golden / sizeof *golden; i++) {
@@ -132,8 +127,10 @@ static void limits_hold(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(targets_are_derived),       cmocka_unit_test(steps_converge),
-        cmocka_unit_test(late_changes_are_followed), cmocka_unit_test(bits_are_fixed),
+        cmocka_unit_test(targets_are_derived),
+        cmocka_unit_test(steps_converge),
+        cmocka_unit_test(late_changes_are_followed),
+        cmocka_unit_test(bits_are_fixed),
         cmocka_unit_test(limits_hold),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

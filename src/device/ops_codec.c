@@ -18,18 +18,20 @@ static rb_op record(rb_op_kind kind, rb_view t0, rb_view t1, rb_view steps, cons
                    .key = {a->seed, a->step, a->sequence}};
 }
 
-resbm_status rb_pack(rb_queue *q, rb_view bytes, rb_view x, rb_view steps, const rb_pack_args *a, rb_err *err) {
+resbm_status rb_pack(rb_queue *q, rb_view bytes, rb_view x, rb_view steps, const rb_pack_args *a,
+                     rb_err *err) {
     rb_op op = record(RB_OP_PACK, bytes, x, steps, a);
     return run_checked(q, &op, err);
 }
 
-resbm_status rb_unpack(rb_queue *q, rb_view x, rb_view bytes, rb_view steps, const rb_pack_args *a, rb_err *err) {
+resbm_status rb_unpack(rb_queue *q, rb_view x, rb_view bytes, rb_view steps, const rb_pack_args *a,
+                       rb_err *err) {
     rb_op op = record(RB_OP_UNPACK, x, bytes, steps, a);
     return run_checked(q, &op, err);
 }
 
-resbm_status rb_code_stats(rb_queue *q, rb_view stats, rb_view bytes, int64_t B, int64_t T, const rb_pack_args *a,
-                           rb_err *err) {
+resbm_status rb_code_stats(rb_queue *q, rb_view stats, rb_view bytes, int64_t B, int64_t T,
+                           const rb_pack_args *a, rb_err *err) {
     rb_op op = {.kind = RB_OP_CODE_STATS, .t = {stats, bytes}, .i = {a->code, a->scale, B, T}};
     return run_checked(q, &op, err);
 }

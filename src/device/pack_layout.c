@@ -8,16 +8,17 @@ static resbm_status check_kinds(rb_code code, rb_scale scale, rb_err *err) {
         return rb_fail(err, RESBM_E_ARG, "codec: there is no code %d with scale %d", (int)code, (int)scale);
     bool whole = code == RB_CODE_F32 || code == RB_CODE_BF16;
     if (whole == (scale == RB_SCALE_NONE)) return RESBM_OK;
-    return rb_fail(err, RESBM_E_ARG, "codec: code %s takes no scale \"%s\"; %s", code_names[code], scale_names[scale],
-                   whole ? "only none" : "step, token or group");
+    return rb_fail(err, RESBM_E_ARG, "codec: code %s takes no scale \"%s\"; %s", code_names[code],
+                   scale_names[scale], whole ? "only none" : "step, token or group");
 }
 
 /* Up to 2^34 values per sequence the random counter's first word suffices; in all, bytes stay in 63 bits. */
 static resbm_status check_shape(int64_t B, int64_t T, int64_t k, rb_err *err) {
     const int64_t most = (int64_t)1 << 34;
-    if (B >= 1 && T >= 1 && k >= 1 && k <= most && T <= most / k && B <= ((int64_t)1 << 48) / (T * k)) return RESBM_OK;
-    return rb_fail(err, RESBM_E_ARG, "codec: shape (%lld,%lld,%lld) is empty or too large", (long long)B, (long long)T,
-                   (long long)k);
+    if (B >= 1 && T >= 1 && k >= 1 && k <= most && T <= most / k && B <= ((int64_t)1 << 48) / (T * k))
+        return RESBM_OK;
+    return rb_fail(err, RESBM_E_ARG, "codec: shape (%lld,%lld,%lld) is empty or too large", (long long)B,
+                   (long long)T, (long long)k);
 }
 
 resbm_status rb_pack_sizes(rb_pack_plan *p, rb_code code, rb_scale scale, int64_t B, int64_t T, int64_t k,
@@ -49,7 +50,8 @@ static resbm_status check_bytes(const char *op, const rb_pack_plan *p, const rb_
 }
 
 static resbm_status stats_plan(const rb_op *op, rb_pack_plan *p, rb_err *err) {
-    RB_TRY(rb_pack_sizes(p, (rb_code)op->i[0], (rb_scale)op->i[1], op->i[2], op->i[3], op->t[0].shape[0], err));
+    RB_TRY(
+        rb_pack_sizes(p, (rb_code)op->i[0], (rb_scale)op->i[1], op->i[2], op->i[3], op->t[0].shape[0], err));
     if (p->scale != RB_SCALE_STEP)
         return rb_fail(err, RESBM_E_ARG, "code_stats: scale %s has no learned steps", scale_names[p->scale]);
     p->bytes = op->t[1].data;
@@ -61,7 +63,8 @@ resbm_status rb_pack_plan_of(const rb_op *op, rb_pack_plan *p, rb_err *err) {
     bool pack = op->kind == RB_OP_PACK;
     const char *name = pack ? "pack" : "unpack";
     const rb_view *x = &op->t[pack], *bytes = &op->t[!pack], *steps = &op->t[2];
-    RB_TRY(rb_pack_sizes(p, (rb_code)op->i[0], (rb_scale)op->i[1], x->shape[0], x->shape[1], x->shape[2], err));
+    RB_TRY(
+        rb_pack_sizes(p, (rb_code)op->i[0], (rb_scale)op->i[1], x->shape[0], x->shape[1], x->shape[2], err));
     RB_TRY(check_bytes(name, p, bytes, err));
     if (p->scale == RB_SCALE_STEP && !steps->data)
         return rb_fail(err, RESBM_E_ARG, "%s: scale step needs steps (%lld)", name, (long long)p->k);
@@ -81,7 +84,7 @@ resbm_status rb_pack_check_steps(const rb_op *op, const rb_pack_plan *p, rb_err 
     if (!p->steps) return RESBM_OK;
     for (int64_t j = 0; j < p->k; j++)
         if (!(p->steps[j] >= RB_UNIT_TINY && p->steps[j] <= RB_STEP_HUGE))
-            return rb_fail(err, RESBM_E_NUMERIC, "%s: learned step of coordinate %lld is %g", rb_op_info(op->kind)->name,
-                           (long long)j, (double)p->steps[j]);
+            return rb_fail(err, RESBM_E_NUMERIC, "%s: learned step of coordinate %lld is %g",
+                           rb_op_info(op->kind)->name, (long long)j, (double)p->steps[j]);
     return RESBM_OK;
 }

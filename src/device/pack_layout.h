@@ -1,7 +1,7 @@
 /* Packed latents, byte for byte. Layout version: part of the frame's version (codec/frame.h).
  *
- * Legend: B sequences, T positions, k coordinates, n = T*k values of one sequence, idx = position*k + coordinate
- * in [0, n) within its sequence. Everything is little-endian whatever the host.
+ * Legend: B sequences, T positions, k coordinates, n = T*k values of one sequence, idx = position*k +
+ * coordinate in [0, n) within its sequence. Everything is little-endian whatever the host.
  *
  *     packed (B,T,k)  =  sequence 0, sequence 1, ... sequence B-1; nothing before, between or behind
  *     one sequence    =  its scales, then its codes; both start at a byte
@@ -16,42 +16,41 @@
  *     f32     4 n                    its bits
  *     bf16    2 n                    upper half of the bits, rounded
  *     int8    n                      two's complement, -127..127; -128 = "was not finite"
- *     int4    ceil(n/2)              two's complement nibble, -7..7, -8 = "was not finite"; even idx in the low
- *                                    nibble. Rows follow each other without padding (k = 2 costs one byte per
- *                                    token, odd k works); the last nibble of an odd n is 0
+ *     int4    ceil(n/2)              two's complement nibble, -7..7, -8 = "was not finite"; even idx in the
+ * low nibble. Rows follow each other without padding (k = 2 costs one byte per token, odd k works); the last
+ * nibble of an odd n is 0
  *
- * Arithmetic, all in IEEE f32 with rounding to nearest even, one operation at a time. No line holds a product and a
- * sum that a fused multiply-add would round otherwise (the product in r is exact), so vector code and any compiler
- * setting short of -ffast-math give the same bits:
+ * Arithmetic, all in IEEE f32 with rounding to nearest even, one operation at a time. No line holds a product
+ * and a sum that a fused multiply-add would round otherwise (the product in r is exact), so vector code and
+ * any compiler setting short of -ffast-math give the same bits:
  *
  *     qmax = 7 (int4) or 127 (int8)
  *     TOKEN, GROUP:  a   = largest |x| of the token or group
- *                    u   = up(a / qmax)     up: to the next bf16 not below, so the largest value is not clipped
- *                    inv = 1 / u
- *                    a < 2^-100: u = 0, inv = 0, all codes 0 (no denormal ever takes part in the arithmetic)
- *                    a >= 2^127, infinite or NaN anywhere: u = NaN (0x7fc0), all codes 0: the receiver sees NaN in
- *                    the whole token or group and the run stops there
- *     STEP:          u = steps[coordinate], inv = 1 / u; u must lie in [2^-100, 2^100]. A value that is infinite
- *                    or NaN gets the code -8 / -128, which unpacks to NaN
- *     t = clamp(x * inv, -qmax, qmax)
- *     to nearest:    q = round half to even(t)
- *     stochastic:    q = floor(t + r), r = (h + 1/2) 2^-16, h = the value's 16 random bits
- *     unpack:        x = q * u; NaN (0x7fc00000) for the codes -8 / -128 and for a u that is infinite or NaN
+ *                    u   = up(a / qmax)     up: to the next bf16 not below, so the largest value is not
+ * clipped inv = 1 / u a < 2^-100: u = 0, inv = 0, all codes 0 (no denormal ever takes part in the arithmetic)
+ *                    a >= 2^127, infinite or NaN anywhere: u = NaN (0x7fc0), all codes 0: the receiver sees
+ * NaN in the whole token or group and the run stops there STEP:          u = steps[coordinate], inv = 1 / u;
+ * u must lie in [2^-100, 2^100]. A value that is infinite or NaN gets the code -8 / -128, which unpacks to
+ * NaN t = clamp(x * inv, -qmax, qmax) to nearest:    q = round half to even(t) stochastic:    q = floor(t +
+ * r), r = (h + 1/2) 2^-16, h = the value's 16 random bits unpack:        x = q * u; NaN (0x7fc00000) for the
+ * codes -8 / -128 and for a u that is infinite or NaN
  *
- *     bf16, to nearest: rb_bf16_from_f32. bf16, stochastic: (bits + h) >> 16 for finite x. f32 ignores rounding.
+ *     bf16, to nearest: rb_bf16_from_f32. bf16, stochastic: (bits + h) >> 16 for finite x. f32 ignores
+ * rounding.
  *
- * Nearest int4 of what nearest int4 unpacked to gives the same bytes again. (int8 with a scale need not: its unit
- * is rounded up by up to 2^-7, so the largest code may be 126 and the unit of the second pass smaller.)
+ * Nearest int4 of what nearest int4 unpacked to gives the same bytes again. (int8 with a scale need not: its
+ * unit is rounded up by up to 2^-7, so the largest code may be 126 and the unit of the second pass smaller.)
  *
- * Random bits: Philox4x32-10 (core/rng.h) with key = rb_mix64(seed, step) and counter = (idx / 8, low word of the
- * sequence's number, its high word, boundary << 1 | direction). Word (idx % 8) / 2 of the result; its low half
- * for even idx. They never depend on stage, microbatch or message.
+ * Random bits: Philox4x32-10 (core/rng.h) with key = rb_mix64(seed, step) and counter = (idx / 8, low word of
+ * the sequence's number, its high word, boundary << 1 | direction). Word (idx % 8) / 2 of the result; its low
+ * half for even idx. They never depend on stage, microbatch or message.
  *
  * Operation records (device.h):
  *     PACK        t0 bytes (u8), t1 x (B,T,k), t2 steps (k) or absent
  *     UNPACK      t0 x (B,T,k), t1 bytes (u8), t2 steps (k) or absent
- *                 i0 code, i1 scale, i2 stochastic, i3 boundary, i4 direction; key0 seed, key1 step, key2 sequence
- *     CODE_STATS  t0 stats (k) i64, t1 bytes (u8); i0 code, i1 scale, i2 B, i3 T. Codes -8 / -128 count as 64 / 16384
+ *                 i0 code, i1 scale, i2 stochastic, i3 boundary, i4 direction; key0 seed, key1 step, key2
+ * sequence CODE_STATS  t0 stats (k) i64, t1 bytes (u8); i0 code, i1 scale, i2 B, i3 T. Codes -8 / -128 count
+ * as 64 / 16384
  */
 #ifndef RB_DEVICE_PACK_LAYOUT_H
 #define RB_DEVICE_PACK_LAYOUT_H
@@ -64,24 +63,24 @@ enum { RB_GROUP = 64 };
 #define RB_UNIT_TINY 0x1p-100f /* largest values below it count as zero; smallest learned step */
 #define RB_UNIT_HUGE 0x1p127f  /* largest values from it on count as not finite */
 #define RB_STEP_HUGE 0x1p100f  /* largest learned step */
-#define RB_BF16_NAN 0x7fc0u
+#define RB_BF16_NAN  0x7fc0u
 
 /* A checked record: all sizes, and where the operands lie. */
 typedef struct rb_pack_plan {
     rb_code code;
     rb_scale scale;
     bool stochastic;
-    int qmax;                    /* 7, 127, or 0 for f32 and bf16 */
-    int64_t B, T, k, n;          /* n = T*k */
-    int64_t unit;                /* values that share one scale: k (TOKEN), 64 (GROUP), else 0 */
-    int64_t units;               /* scales per sequence */
+    int qmax;           /* 7, 127, or 0 for f32 and bf16 */
+    int64_t B, T, k, n; /* n = T*k */
+    int64_t unit;       /* values that share one scale: k (TOKEN), 64 (GROUP), else 0 */
+    int64_t units;      /* scales per sequence */
     int64_t scale_bytes, sequence_bytes;
-    const float *steps;          /* (k), STEP only */
-    float *x;                    /* (B,T,k) */
-    int64_t stride_b, stride_t;  /* of x, in elements */
+    const float *steps;         /* (k), STEP only */
+    float *x;                   /* (B,T,k) */
+    int64_t stride_b, stride_t; /* of x, in elements */
     uint8_t *bytes;
-    uint64_t key, sequence;      /* of the random bits */
-    uint32_t stream;             /* boundary << 1 | direction */
+    uint64_t key, sequence; /* of the random bits */
+    uint32_t stream;        /* boundary << 1 | direction */
 } rb_pack_plan;
 
 /* Sizes for args and shape. RESBM_E_ARG for a combination or a shape that cannot be. */
@@ -90,7 +89,8 @@ resbm_status rb_pack_sizes(rb_pack_plan *p, rb_code code, rb_scale scale, int64_
 /* The plan of a record of PACK, UNPACK or CODE_STATS whose views passed rb_check_op: sizes, length of bytes,
  * presence of steps. */
 resbm_status rb_pack_plan_of(const rb_op *op, rb_pack_plan *p, rb_err *err);
-/* Every learned step must be usable; RESBM_E_NUMERIC names the coordinate. Reads device memory: kernels only. */
+/* Every learned step must be usable; RESBM_E_NUMERIC names the coordinate. Reads device memory: kernels only.
+ */
 resbm_status rb_pack_check_steps(const rb_op *op, const rb_pack_plan *p, rb_err *err);
 
 static inline uint32_t rb_f32_bits(float x) {
@@ -103,7 +103,9 @@ static inline float rb_f32_of(uint32_t u) {
     memcpy(&x, &u, 4);
     return x;
 }
-static inline bool rb_f32_finite(float x) { return (rb_f32_bits(x) & 0x7fffffffu) < 0x7f800000u; }
+static inline bool rb_f32_finite(float x) {
+    return (rb_f32_bits(x) & 0x7fffffffu) < 0x7f800000u;
+}
 
 /* One scale as it lies in the bytes, from the largest |x| (bits of it, NaN and infinity included). */
 static inline uint16_t rb_unit_bits(uint32_t absmax_bits, float qmax) {
@@ -126,7 +128,9 @@ static inline uint16_t rb_bf16_stochastic(float x, uint32_t h) {
     return rb_f32_finite(x) ? (uint16_t)((rb_f32_bits(x) + h) >> 16) : rb_bf16_from_f32(x);
 }
 
-static inline uint8_t *rb_pack_scales(const rb_pack_plan *p, int64_t b) { return p->bytes + b * p->sequence_bytes; }
+static inline uint8_t *rb_pack_scales(const rb_pack_plan *p, int64_t b) {
+    return p->bytes + b * p->sequence_bytes;
+}
 static inline uint8_t *rb_pack_codes(const rb_pack_plan *p, int64_t b) {
     return p->bytes + b * p->sequence_bytes + p->scale_bytes;
 }

@@ -16,7 +16,9 @@ static uint32_t random_bits(const rb_pack_plan *p, int64_t b, int64_t idx) {
     return idx % 2 ? word >> 16 : word & 0xffffu;
 }
 
-static float clamp(float t, float most) { return t > most ? most : t < -most ? -most : t; }
+static float clamp(float t, float most) {
+    return t > most ? most : t < -most ? -most : t;
+}
 
 static int quantize(const rb_pack_plan *p, int64_t b, int64_t idx, float inv) {
     float x = *element(p, b, idx);
@@ -28,9 +30,12 @@ static int quantize(const rb_pack_plan *p, int64_t b, int64_t idx, float inv) {
 }
 
 static void put_code(const rb_pack_plan *p, uint8_t *codes, int64_t idx, int q) {
-    if (p->code == RB_CODE_INT8) codes[idx] = (uint8_t)q;
-    else if (idx % 2) codes[idx / 2] = (uint8_t)(codes[idx / 2] | (q & 15) << 4);
-    else codes[idx / 2] = (uint8_t)(q & 15);
+    if (p->code == RB_CODE_INT8)
+        codes[idx] = (uint8_t)q;
+    else if (idx % 2)
+        codes[idx / 2] = (uint8_t)(codes[idx / 2] | (q & 15) << 4);
+    else
+        codes[idx / 2] = (uint8_t)(q & 15);
 }
 
 static int get_code(const rb_pack_plan *p, const uint8_t *codes, int64_t idx) {
@@ -43,8 +48,11 @@ static void pack_whole(const rb_pack_plan *p, int64_t b) {
     uint8_t *codes = rb_pack_codes(p, b);
     for (int64_t i = 0; i < p->n; i++) {
         float x = *element(p, b, i);
-        if (p->code == RB_CODE_F32) rb_put32(codes + 4 * i, rb_f32_bits(x));
-        else rb_put16(codes + 2 * i, p->stochastic ? rb_bf16_stochastic(x, random_bits(p, b, i)) : rb_bf16_from_f32(x));
+        if (p->code == RB_CODE_F32)
+            rb_put32(codes + 4 * i, rb_f32_bits(x));
+        else
+            rb_put16(codes + 2 * i,
+                     p->stochastic ? rb_bf16_stochastic(x, random_bits(p, b, i)) : rb_bf16_from_f32(x));
     }
 }
 
@@ -64,7 +72,8 @@ static void pack_unit(const rb_pack_plan *p, int64_t b, int64_t unit, int64_t fr
     }
     uint16_t scale = rb_unit_bits(absmax, (float)p->qmax);
     rb_put16(rb_pack_scales(p, b) + 2 * unit, scale);
-    for (int64_t i = from; i < to; i++) put_code(p, rb_pack_codes(p, b), i, quantize(p, b, i, rb_unit_inverse(scale)));
+    for (int64_t i = from; i < to; i++)
+        put_code(p, rb_pack_codes(p, b), i, quantize(p, b, i, rb_unit_inverse(scale)));
 }
 
 static void pack_sequence(const rb_pack_plan *p, int64_t b) {
@@ -88,7 +97,8 @@ static void unpack_sequence(const rb_pack_plan *p, int64_t b) {
     }
     for (int64_t i = 0; i < p->n; i++) {
         int q = get_code(p, rb_pack_codes(p, b), i);
-        float u = p->steps ? p->steps[i % p->k] : rb_unit_value(rb_get16(rb_pack_scales(p, b) + 2 * (i / p->unit)));
+        float u =
+            p->steps ? p->steps[i % p->k] : rb_unit_value(rb_get16(rb_pack_scales(p, b) + 2 * (i / p->unit)));
         *element(p, b, i) = q < -p->qmax ? rb_f32_of(0x7fc00000u) : (float)q * u;
     }
 }

@@ -1,14 +1,18 @@
 /* The codec of pack_layout.h in vector code, bytes equal to the reference's.
  *
- * A sequence is cut into pieces of about 4096 values (whole tokens for TOKEN, whole groups for GROUP), each done by
- * one thread in chunks of 512: multipliers, random bits, codes. Pieces begin at a multiple of 8 values, so a chunk
- * begins at a byte and at a whole random block. */
+ * A sequence is cut into pieces of about 4096 values (whole tokens for TOKEN, whole groups for GROUP), each
+ * done by one thread in chunks of 512: multipliers, random bits, codes. Pieces begin at a multiple of 8
+ * values, so a chunk begins at a byte and at a whole random block. */
 #include <string.h>
 #include "device/cpu/isa.h"
 #include "device/cpu/isa/pack_vec.h"
 #include "device/pack_layout.h"
 
-enum { PIECE = 4096, STEPS_MOST = 1024, SPAWN_VALUES = 16384 /* below this a team costs more than it gives */ };
+enum {
+    PIECE = 4096,
+    STEPS_MOST = 1024,
+    SPAWN_VALUES = 16384 /* below this a team costs more than it gives */
+};
 
 typedef struct job {
     const rb_pack_plan *p;
@@ -87,12 +91,18 @@ static void find_absmax(const piece *w, uint32_t *most, int64_t units) {
     for (int64_t u = 0, from = w->from; u < units; u++, from += p->unit) {
         int64_t n = w->to - from < p->unit ? w->to - from : p->unit;
         const float *x = buf;
-        if (w->j->flat) x = p->x + w->b * p->stride_b + from;
-        else if (p->scale == RB_SCALE_TOKEN) x = row_at(p, w->b, from);
-        else gather(p, w->b, from, n, buf);
-        if (n == RB_GROUP) most[u] = vec_absmax(x, RB_GROUP);
-        else if (n == 8) most[u] = vec_absmax(x, 8);
-        else most[u] = vec_absmax(x, n);
+        if (w->j->flat)
+            x = p->x + w->b * p->stride_b + from;
+        else if (p->scale == RB_SCALE_TOKEN)
+            x = row_at(p, w->b, from);
+        else
+            gather(p, w->b, from, n, buf);
+        if (n == RB_GROUP)
+            most[u] = vec_absmax(x, RB_GROUP);
+        else if (n == 8)
+            most[u] = vec_absmax(x, 8);
+        else
+            most[u] = vec_absmax(x, n);
     }
 }
 
@@ -121,21 +131,30 @@ static void unpack_units(piece *w) {
 static void quantize(const rb_pack_plan *p, uint8_t *out, const float *x, const float *m, const uint16_t *h,
                      int64_t n) {
     vec_range range = {(float)p->qmax, p->steps ? -p->qmax - 1 : 0};
-    if (p->code == RB_CODE_INT4 && h) vec_quantize4(out, x, m, h, n, range);
-    else if (p->code == RB_CODE_INT4) vec_quantize4(out, x, m, NULL, n, range);
-    else if (h) vec_quantize8(out, x, m, h, n, range);
-    else vec_quantize8(out, x, m, NULL, n, range);
+    if (p->code == RB_CODE_INT4 && h)
+        vec_quantize4(out, x, m, h, n, range);
+    else if (p->code == RB_CODE_INT4)
+        vec_quantize4(out, x, m, NULL, n, range);
+    else if (h)
+        vec_quantize8(out, x, m, h, n, range);
+    else
+        vec_quantize8(out, x, m, NULL, n, range);
 }
 
 static const uint16_t *random_bits(const piece *w, int64_t from, int64_t n, uint16_t *buf) {
     const rb_pack_plan *p = w->j->p;
     if (!p->stochastic) return NULL;
-    vec_random_bits(buf, n, (vec_random){p->key, p->sequence + (uint64_t)w->b, (uint32_t)(from / 8), p->stream});
+    vec_random_bits(buf, n,
+                    (vec_random){p->key, p->sequence + (uint64_t)w->b, (uint32_t)(from / 8), p->stream});
     return buf;
 }
 
-static int64_t code_bytes(const rb_pack_plan *p, int64_t n) { return p->code == RB_CODE_INT4 ? (n + 1) / 2 : n; }
-static int64_t padded(int64_t n) { return (n + 63) / 64 * 64; }
+static int64_t code_bytes(const rb_pack_plan *p, int64_t n) {
+    return p->code == RB_CODE_INT4 ? (n + 1) / 2 : n;
+}
+static int64_t padded(int64_t n) {
+    return (n + 63) / 64 * 64;
+}
 
 static void pack_chunk(const piece *w, int64_t from, int64_t n) {
     const rb_pack_plan *p = w->j->p;
@@ -144,8 +163,10 @@ static void pack_chunk(const piece *w, int64_t from, int64_t n) {
     uint8_t codes[RB_CHUNK], *out = rb_pack_codes(p, w->b) + code_bytes(p, from);
     int64_t full = padded(n);
     const float *x = values;
-    if (w->j->flat && full == n) x = row_at(p, w->b, from);
-    else gather(p, w->b, from, n, values);
+    if (w->j->flat && full == n)
+        x = row_at(p, w->b, from);
+    else
+        gather(p, w->b, from, n, values);
     if (full != n) {
         memset(values + n, 0, (size_t)(full - n) * sizeof *values);
         memset(m + n, 0, (size_t)(full - n) * sizeof *m);
@@ -167,16 +188,26 @@ static void unpack_chunk(const piece *w, int64_t from, int64_t n) {
         codes = memcpy(tail, codes, (size_t)code_bytes(p, n));
     }
     float *x = direct ? row_at(p, w->b, from) : values;
-    if (p->code == RB_CODE_INT4) vec_dequantize4(x, codes, multipliers(w, from, n, m), full);
-    else vec_dequantize8(x, codes, multipliers(w, from, n, m), full);
+    if (p->code == RB_CODE_INT4)
+        vec_dequantize4(x, codes, multipliers(w, from, n, m), full);
+    else
+        vec_dequantize8(x, codes, multipliers(w, from, n, m), full);
     if (!direct) scatter(p, w->b, from, n, values);
 }
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-static void put_words16(uint8_t *out, const uint16_t *v, int64_t n) { memcpy(out, v, (size_t)n * 2); }
-static void get_words16(uint16_t *v, const uint8_t *in, int64_t n) { memcpy(v, in, (size_t)n * 2); }
-static void put_floats(uint8_t *out, const float *v, int64_t n) { memcpy(out, v, (size_t)n * 4); }
-static void get_floats(float *v, const uint8_t *in, int64_t n) { memcpy(v, in, (size_t)n * 4); }
+static void put_words16(uint8_t *out, const uint16_t *v, int64_t n) {
+    memcpy(out, v, (size_t)n * 2);
+}
+static void get_words16(uint16_t *v, const uint8_t *in, int64_t n) {
+    memcpy(v, in, (size_t)n * 2);
+}
+static void put_floats(uint8_t *out, const float *v, int64_t n) {
+    memcpy(out, v, (size_t)n * 4);
+}
+static void get_floats(float *v, const uint8_t *in, int64_t n) {
+    memcpy(v, in, (size_t)n * 4);
+}
 #else
 static void put_words16(uint8_t *out, const uint16_t *v, int64_t n) {
     for (int64_t i = 0; i < n; i++) rb_put16(out + 2 * i, v[i]);
@@ -228,8 +259,10 @@ static void run_piece(const job *j, int64_t number) {
     w.b = number / j->pieces;
     w.from = number % j->pieces * j->piece;
     w.to = w.from + j->piece < j->p->n ? w.from + j->piece : j->p->n;
-    if (j->packing) pack_units(&w);
-    else unpack_units(&w);
+    if (j->packing)
+        pack_units(&w);
+    else
+        unpack_units(&w);
     bool whole = j->p->scale == RB_SCALE_NONE;
     void (*chunk)(const piece *, int64_t, int64_t) =
         j->packing ? (whole ? pack_whole : pack_chunk) : (whole ? unpack_whole : unpack_chunk);
@@ -250,8 +283,12 @@ static resbm_status run(rb_queue *q, const rb_op *op, bool packing, rb_err *err)
     return RESBM_OK;
 }
 
-resbm_status RB_ISA_NAME(rb_cpu_pack)(rb_queue *q, const rb_op *op, rb_err *err) { return run(q, op, true, err); }
-resbm_status RB_ISA_NAME(rb_cpu_unpack)(rb_queue *q, const rb_op *op, rb_err *err) { return run(q, op, false, err); }
+resbm_status RB_ISA_NAME(rb_cpu_pack)(rb_queue *q, const rb_op *op, rb_err *err) {
+    return run(q, op, true, err);
+}
+resbm_status RB_ISA_NAME(rb_cpu_unpack)(rb_queue *q, const rb_op *op, rb_err *err) {
+    return run(q, op, false, err);
+}
 
 static void get_codes(const rb_pack_plan *p, const uint8_t *codes, int64_t n, int8_t *out) {
     if (p->code == RB_CODE_INT8) {

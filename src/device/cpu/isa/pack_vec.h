@@ -1,5 +1,5 @@
-/* The inner loops of the codec on runs of n values, n a multiple of 64: AVX-512, AVX2 and plain C, with exactly the
- * roundings of pack_layout.h. Callers pad their buffers. */
+/* The inner loops of the codec on runs of n values, n a multiple of 64: AVX-512, AVX2 and plain C, with
+ * exactly the roundings of pack_layout.h. Callers pad their buffers. */
 #ifndef RB_DEVICE_CPU_ISA_PACK_VEC_H
 #define RB_DEVICE_CPU_ISA_PACK_VEC_H
 
@@ -41,14 +41,17 @@ static inline uint32_t vec_absmax(const float *x, int64_t n) {
 
 #if defined(RB_VEC_512)
 
-static inline __m512i high_half(__m512i v) { return _mm512_srli_epi64(v, 32); }
+static inline __m512i high_half(__m512i v) {
+    return _mm512_srli_epi64(v, 32);
+}
 
-/* Eight blocks side by side, each word in the low half of a 64-bit lane (what is above it does not matter): the
- * widening multiply then needs no shuffles. */
+/* Eight blocks side by side, each word in the low half of a 64-bit lane (what is above it does not matter):
+ * the widening multiply then needs no shuffles. */
 static inline void vec_random_bits(uint16_t *h, int64_t n, vec_random r) {
     const __m512i m0 = _mm512_set1_epi64(RB_PHILOX_M0), m1 = _mm512_set1_epi64(RB_PHILOX_M1);
     const __m512i lane = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0), low = _mm512_set1_epi64(0xffffffff);
-    const __m512i first = _mm512_set_epi64(11, 3, 10, 2, 9, 1, 8, 0), last = _mm512_set_epi64(15, 7, 14, 6, 13, 5, 12, 4);
+    const __m512i first = _mm512_set_epi64(11, 3, 10, 2, 9, 1, 8, 0),
+                  last = _mm512_set_epi64(15, 7, 14, 6, 13, 5, 12, 4);
     for (int64_t i = 0; i < n; i += 64) {
         __m512i c0 = _mm512_add_epi64(_mm512_set1_epi64(r.block + i / 8), lane);
         __m512i c1 = _mm512_set1_epi64((int64_t)(r.sequence & 0xffffffffu));
@@ -74,7 +77,8 @@ static inline __m512i vec_quantize16(const float *x, const float *m, const uint1
     t = _mm512_min_ps(_mm512_max_ps(t, _mm512_set1_ps(-range.most)), _mm512_set1_ps(range.most));
     __m512i q;
     if (h) {
-        __m512 r = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)h)));
+        __m512 r =
+            _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)h)));
         r = _mm512_mul_ps(_mm512_add_ps(r, _mm512_set1_ps(0.5f)), _mm512_set1_ps(0x1p-16f));
         q = _mm512_cvt_roundps_epi32(_mm512_add_ps(t, r), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
     } else {
@@ -87,7 +91,8 @@ static inline __m512i vec_quantize16(const float *x, const float *m, const uint1
 static inline void vec_quantize4(uint8_t *out, const float *x, const float *m, const uint16_t *h, int64_t n,
                                  vec_range range) {
     for (int64_t i = 0; i < n; i += 16) {
-        __m512i q = _mm512_and_epi32(vec_quantize16(x + i, m + i, h ? h + i : NULL, range), _mm512_set1_epi32(15));
+        __m512i q =
+            _mm512_and_epi32(vec_quantize16(x + i, m + i, h ? h + i : NULL, range), _mm512_set1_epi32(15));
         q = _mm512_or_epi64(q, _mm512_srli_epi64(q, 28));
         _mm_storel_epi64((__m128i *)(void *)(out + i / 2), _mm512_cvtepi64_epi8(q));
     }
@@ -123,8 +128,12 @@ static inline void vec_dequantize8(float *x, const uint8_t *codes, const float *
 
 #elif defined(RB_VEC_256)
 
-static inline __m256i high_half(__m256i v) { return _mm256_srli_epi64(v, 32); }
-static inline __m256i xor3(__m256i a, __m256i b, __m256i c) { return _mm256_xor_si256(_mm256_xor_si256(a, b), c); }
+static inline __m256i high_half(__m256i v) {
+    return _mm256_srli_epi64(v, 32);
+}
+static inline __m256i xor3(__m256i a, __m256i b, __m256i c) {
+    return _mm256_xor_si256(_mm256_xor_si256(a, b), c);
+}
 
 /* As above, four blocks side by side. */
 static inline void vec_random_bits(uint16_t *h, int64_t n, vec_random r) {
@@ -155,7 +164,8 @@ static inline __m256i vec_quantize(const float *x, const float *m, const uint16_
     __m256 v = _mm256_loadu_ps(x), t = _mm256_mul_ps(v, _mm256_loadu_ps(m));
     t = _mm256_min_ps(_mm256_max_ps(t, _mm256_set1_ps(-range.most)), _mm256_set1_ps(range.most));
     if (h) {
-        __m256 r = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)h)));
+        __m256 r =
+            _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)h)));
         r = _mm256_mul_ps(_mm256_add_ps(r, _mm256_set1_ps(0.5f)), _mm256_set1_ps(0x1p-16f));
         t = _mm256_floor_ps(_mm256_add_ps(t, r));
     } else {
@@ -177,7 +187,8 @@ static inline __m256i vec_quantize32(const float *x, const float *m, const uint1
 static inline void vec_quantize4(uint8_t *out, const float *x, const float *m, const uint16_t *h, int64_t n,
                                  vec_range range) {
     for (int64_t i = 0; i < n; i += 32) {
-        __m256i b = _mm256_and_si256(vec_quantize32(x + i, m + i, h ? h + i : NULL, range), _mm256_set1_epi8(15));
+        __m256i b =
+            _mm256_and_si256(vec_quantize32(x + i, m + i, h ? h + i : NULL, range), _mm256_set1_epi8(15));
         b = _mm256_maddubs_epi16(b, _mm256_set1_epi16(0x1001)); /* even + 16 odd */
         b = _mm256_permute4x64_epi64(_mm256_packus_epi16(b, b), 0x08);
         _mm_storeu_si128((__m128i *)(void *)(out + i / 2), _mm256_castsi256_si128(b));
@@ -187,7 +198,8 @@ static inline void vec_quantize4(uint8_t *out, const float *x, const float *m, c
 static inline void vec_quantize8(uint8_t *out, const float *x, const float *m, const uint16_t *h, int64_t n,
                                  vec_range range) {
     for (int64_t i = 0; i < n; i += 32)
-        _mm256_storeu_si256((__m256i *)(void *)(out + i), vec_quantize32(x + i, m + i, h ? h + i : NULL, range));
+        _mm256_storeu_si256((__m256i *)(void *)(out + i),
+                            vec_quantize32(x + i, m + i, h ? h + i : NULL, range));
 }
 
 static inline void vec_put_values(float *x, __m256i q, const float *m, int marker) {
@@ -208,15 +220,17 @@ static inline void vec_dequantize4(float *x, const uint8_t *codes, const float *
 
 static inline void vec_dequantize8(float *x, const uint8_t *codes, const float *m, int64_t n) {
     for (int64_t i = 0; i < n; i += 8)
-        vec_put_values(x + i, _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(codes + i))), m + i,
-                       -128);
+        vec_put_values(x + i,
+                       _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(codes + i))),
+                       m + i, -128);
 }
 
 #else
 
 static inline void vec_random_bits(uint16_t *h, int64_t n, vec_random r) {
     for (int64_t i = 0; i < n; i += 8) {
-        rb_philox c = {{r.block + (uint32_t)(i / 8), (uint32_t)r.sequence, (uint32_t)(r.sequence >> 32), r.stream}};
+        rb_philox c = {
+            {r.block + (uint32_t)(i / 8), (uint32_t)r.sequence, (uint32_t)(r.sequence >> 32), r.stream}};
         c = rb_philox4x32(c, r.key);
         for (int j = 0; j < 8; j++) h[i + j] = (uint16_t)(c.v[j / 2] >> (j % 2 * 16));
     }
