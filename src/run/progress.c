@@ -33,7 +33,7 @@ typedef struct line {
 
 rb_progress_options rb_progress_detect(FILE *file) {
     const char *term = getenv("TERM"), *no_colour = getenv("NO_COLOR");
-    bool terminal = isatty(fileno(file)) && term && strcmp(term, "dumb") != 0;
+    bool terminal = file && isatty(fileno(file)) && term && strcmp(term, "dumb") != 0;
     return (rb_progress_options){
         .file = file, .terminal = terminal, .colour = terminal && !(no_colour && *no_colour)};
 }

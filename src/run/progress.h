@@ -19,7 +19,7 @@ typedef struct rb_progress_options {
     double every_s; /* between plain lines; 0 = 10 */
 } rb_progress_options;
 
-/* What file, the environment (NO_COLOR, TERM=dumb) and the terminal suggest. */
+/* What file (NULL: no terminal), the environment (NO_COLOR, TERM=dumb) and the terminal suggest. */
 rb_progress_options rb_progress_detect(FILE *file);
 
 /* NAN = unknown or not applicable: left out. */

@@ -48,7 +48,7 @@ resbm_status rb_record_open(const rb_config *cfg, const char *dir, FILE *out, bo
     resbm_status st = rb_buf_status(&text, err);
     if (!st) st = rb_write_file_atomic(path, text.data, text.len, err);
     rb_buf_free(&text);
-    rb_progress_options p = rb_progress_detect(out ? out : stderr);
+    rb_progress_options p = rb_progress_detect(out);
     if (!st && out) st = rb_progress_new(&p, &r->progress, err);
     if (st) {
         free(r->stage);
