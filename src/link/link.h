@@ -1,26 +1,27 @@
 /* Links: what carries messages between the stages of a run, and between each stage and its coordinator.
  *
  * An endpoint (rb_link) belongs to one process. It has one input/output thread; compute threads only hand
- * messages over and pick them up, so sending overlaps computation and shaping never sleeps on a compute thread.
+ * messages over and pick them up, so sending overlaps computation and shaping never sleeps on a compute
+ * thread.
  *
  * Contract
- *  - Addressing: a message is a frame (codec/frame.h) whose header names run epoch, step, boundary, direction,
- *    microbatch and attempt; receivers ask for exactly that address. Frames of an older epoch are dropped and
- *    counted; a second forward or backward frame of the same address and attempt is dropped and counted (control
- *    frames have no address, they only have an order).
- *  - Ownership: a message handed to rb_link_send belongs to the link from then on, also when the call fails. A
- *    message that rb_link_recv returns belongs to the caller (rb_message_free).
- *  - Blocking: rb_link_send blocks only while the endpoint holds more than limits.queued_bytes unsent bytes for
- *    that peer (credit), at most until the deadline. rb_link_recv blocks until the message is there, the peer is
- *    gone, the link is cancelled, or the deadline passes: RESBM_E_TIMEOUT says who waited for which message of
- *    which microbatch from whom, for how long.
+ *  - Addressing: a message is a frame (codec/frame.h) whose header names run epoch, step, boundary,
+ * direction, microbatch and attempt; receivers ask for exactly that address. Frames of an older epoch are
+ * dropped and counted; a second forward or backward frame of the same address and attempt is dropped and
+ * counted (control frames have no address, they only have an order).
+ *  - Ownership: a message handed to rb_link_send belongs to the link from then on, also when the call fails.
+ * A message that rb_link_recv returns belongs to the caller (rb_message_free).
+ *  - Blocking: rb_link_send blocks only while the endpoint holds more than limits.queued_bytes unsent bytes
+ * for that peer (credit), at most until the deadline. rb_link_recv blocks until the message is there, the
+ * peer is gone, the link is cancelled, or the deadline passes: RESBM_E_TIMEOUT says who waited for which
+ * message of which microbatch from whom, for how long.
  *  - Order: messages to one peer leave in the order of their rb_link_send calls.
  *  - Faults: a peer that closes, or sends a frame with a wrong checksum, version, size, is shut off; every
- *    waiting and later call concerning it returns RESBM_E_PEER, RESBM_E_CORRUPT or RESBM_E_FORMAT with the first
- *    fault's sentence; messages that had come whole before it can still be picked up. A peer that comes back may
- *    connect again: counters, inbox and addresses seen go on.
- *  - close does not block and makes every waiting call return RESBM_E_CANCELLED; stop waits until what was sent
- *    has left (or the deadline); fini frees.
+ *    waiting and later call concerning it returns RESBM_E_PEER, RESBM_E_CORRUPT or RESBM_E_FORMAT with the
+ * first fault's sentence; messages that had come whole before it can still be picked up. A peer that comes
+ * back may connect again: counters, inbox and addresses seen go on.
+ *  - close does not block and makes every waiting call return RESBM_E_CANCELLED; stop waits until what was
+ * sent has left (or the deadline); fini frees.
  */
 #ifndef RB_LINK_LINK_H
 #define RB_LINK_LINK_H
@@ -35,8 +36,13 @@ enum { RB_PEER_COORDINATOR = -1, RB_PEER_ANY = -2 };
 
 /* What reported bytes are split into. Counted when they leave (enter) the process, frame headers included. */
 typedef enum rb_traffic {
-    RB_TRAFFIC_ACTIVATION, RB_TRAFFIC_GRADIENT, RB_TRAFFIC_TOKENS, RB_TRAFFIC_SYNC, RB_TRAFFIC_SNAPSHOT,
-    RB_TRAFFIC_CONTROL, RB_TRAFFIC_COUNT
+    RB_TRAFFIC_ACTIVATION,
+    RB_TRAFFIC_GRADIENT,
+    RB_TRAFFIC_TOKENS,
+    RB_TRAFFIC_SYNC,
+    RB_TRAFFIC_SNAPSHOT,
+    RB_TRAFFIC_CONTROL,
+    RB_TRAFFIC_COUNT
 } rb_traffic;
 
 typedef struct rb_message {
@@ -57,13 +63,14 @@ typedef struct rb_link_limits {
 } rb_link_limits;
 
 typedef struct rb_link_options {
-    int self;             /* this stage's number, or RB_PEER_COORDINATOR */
+    int self; /* this stage's number, or RB_PEER_COORDINATOR */
     int stages;
     uint32_t epoch;
-    uint64_t token;       /* secret of the run: a peer whose hello carries another one is refused */
+    uint64_t token; /* secret of the run: a peer whose hello carries another one is refused */
     rb_link_limits limits;
-    rb_shape_options shape; /* of this endpoint's up- and downlink, shared by all stage peers; control is not shaped */
-    bool record_events;   /* keep rb_link_event records for the trace */
+    rb_shape_options
+        shape; /* of this endpoint's up- and downlink, shared by all stage peers; control is not shaped */
+    bool record_events; /* keep rb_link_event records for the trace */
 } rb_link_options;
 
 typedef struct rb_link rb_link;
@@ -75,26 +82,28 @@ const char *rb_listener_address(const rb_listener *l); /* the real one, port fil
 void rb_listener_close(rb_listener *l);                /* removes a Unix socket's file */
 
 resbm_status rb_link_open(const rb_link_options *opt, rb_link **out, rb_err *err);
-/* Dials until the deadline (the peer may not listen yet) and exchanges hellos (version, token, stage numbers). */
+/* Dials until the deadline (the peer may not listen yet) and exchanges hellos (version, token, stage
+ * numbers). */
 resbm_status rb_link_connect(rb_link *l, int peer, const char *address, int64_t deadline_ns, rb_err *err);
 /* Accepts one peer; *peer gets its number. A stranger (bad hello) is closed and the wait goes on. */
 resbm_status rb_link_accept(rb_link *l, rb_listener *from, int64_t deadline_ns, int *peer, rb_err *err);
 
 resbm_status rb_link_send(rb_link *l, int peer, rb_message *m, int64_t deadline_ns, rb_err *err);
 /* The message of `want`'s kind, epoch, step, boundary, direction, microbatch (and attempt) from peer. */
-resbm_status rb_link_recv(rb_link *l, int peer, const rb_frame_header *want, int64_t deadline_ns, rb_message **out,
-                          rb_err *err);
+resbm_status rb_link_recv(rb_link *l, int peer, const rb_frame_header *want, int64_t deadline_ns,
+                          rb_message **out, rb_err *err);
 /* The oldest message of kind `kind` from peer (or RB_PEER_ANY; *from tells): the control channel's way. With
- * RB_PEER_ANY the end of each peer is reported once, *from naming it, and the others can be waited for again. */
-resbm_status rb_link_recv_any(rb_link *l, int peer, uint8_t kind, int64_t deadline_ns, int *from, rb_message **out,
-                              rb_err *err);
+ * RB_PEER_ANY the end of each peer is reported once, *from naming it, and the others can be waited for again.
+ */
+resbm_status rb_link_recv_any(rb_link *l, int peer, uint8_t kind, int64_t deadline_ns, int *from,
+                              rb_message **out, rb_err *err);
 
 typedef struct rb_link_stats {
     uint64_t sent[RB_TRAFFIC_COUNT], received[RB_TRAFFIC_COUNT]; /* bytes */
     uint64_t frames_sent, frames_received, dropped_epoch, dropped_double, retransmitted_bytes;
 } rb_link_stats;
-/* Totals with one peer, or with all stage peers (RB_PEER_ANY). The hellos of a connection (48 bytes each way) are
- * control. Which bytes of a payload are token ids only its sender knows: `received` counts them with the
+/* Totals with one peer, or with all stage peers (RB_PEER_ANY). The hellos of a connection (48 bytes each way)
+ * are control. Which bytes of a payload are token ids only its sender knows: `received` counts them with the
  * activation. */
 void rb_link_get_stats(rb_link *l, int peer, rb_link_stats *out);
 /* The socket of a peer, for TCP_INFO in tests; -1 when there is none. */
@@ -104,7 +113,8 @@ int rb_link_fd(rb_link *l, int peer);
 typedef struct rb_link_event {
     int peer;
     rb_frame_header head;
-    int64_t queued_ns, started_ns, left_ns; /* handed over; first byte through the uplink; last byte written */
+    int64_t queued_ns, started_ns,
+        left_ns; /* handed over; first byte through the uplink; last byte written */
 } rb_link_event;
 /* Moves up to max recorded events to out; returns how many. */
 int rb_link_take_events(rb_link *l, rb_link_event *out, int max);

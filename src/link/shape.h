@@ -43,8 +43,8 @@ typedef struct rb_shape {
     rb_shape_lane *up, *down;
 } rb_shape;
 
-/* What one peer's stream remembers: segments sent so far and the last arrival (arrivals never overtake); of the
- * way in, how many bytes the last segment could still hold. */
+/* What one peer's stream remembers: segments sent so far and the last arrival (arrivals never overtake); of
+ * the way in, how many bytes the last segment could still hold. */
 typedef struct rb_shape_stream {
     uint64_t key, segments;
     int64_t last_arrival_ns;
@@ -71,8 +71,8 @@ uint64_t rb_shape_wire_bytes(uint64_t bytes);
 /* Sends the next segment of `bytes` (1..1448) that was ready at ready_ns: advances the uplink and the stream.
  */
 rb_shape_trip rb_shape_send(rb_shape *s, rb_shape_stream *t, int64_t ready_ns, int bytes);
-/* Takes `bytes` that were there at ready_ns in through the downlink; returns when they are in. Bytes that follow
- * others without a pause fill up their last segment, as TCP's do. */
+/* Takes `bytes` that were there at ready_ns in through the downlink; returns when they are in. Bytes that
+ * follow others without a pause fill up their last segment, as TCP's do. */
 int64_t rb_shape_receive(rb_shape *s, rb_shape_stream *t, int64_t ready_ns, uint64_t bytes);
 
 #endif
