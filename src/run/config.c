@@ -164,6 +164,9 @@ static resbm_status check_stages(const rb_config *c, rb_err *err) {
             err, RESBM_E_CONFIG,
             "%spipeline.stages = %lld, but model.segments = %lld: a stage hosts at least one segment",
             where(c, "pipeline", "stages", at), (long long)p->stages, (long long)c->model.segments);
+    if (*p->control && p->transport != RB_TRANSPORT_TCP)
+        return rb_fail(err, RESBM_E_CONFIG, "%spipeline.control needs pipeline.transport: tcp",
+                       where(c, "pipeline", "control", at));
     if (!p->addresses) return RESBM_OK;
     where(c, "pipeline", "addresses", at);
     if (p->transport != RB_TRANSPORT_TCP)

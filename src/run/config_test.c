@@ -131,6 +131,8 @@ static const char *other_value(const rb_key *k) {
         return !strcmp(k->fallback, "true") ? "false" : "true";
     case RB_KEY_STRING:
         return "a \"b\" \\c: #d, [é] 'x'";
+    case RB_KEY_ADDRESS:
+        return "[::1]:0";
     case RB_KEY_RATE:
         return "1234567.1kbit";
     case RB_KEY_DURATION:
@@ -284,6 +286,7 @@ static void faults_say_where_and_what(void **state) {
         {"pipeline: {memory: 8Q}\n", "run.yaml:1:20:", "known unit"},
         {"pipeline: {addresses: [here]}\n", "run.yaml:1:23:", "host:port"},
         {"pipeline: {addresses: ['a:99999']}\n", "run.yaml:1:23:", "host:port"},
+        {"pipeline: {control: here}\n", "run.yaml:1:21:", "not host:port"},
         {"pipeline: {addresses: a:1}\n", "run.yaml:1:23:", "takes a list"},
         {"data: {train: \"a\\tb\"}\n", "run.yaml:1:15:", "control character"},
         {"data: {train: \"a\\0b\"}\n", "run.yaml:1:15:", "NUL"},
@@ -323,6 +326,7 @@ static void keys_that_contradict_each_other(void **state) {
         {"train: {steps: 20}\n", "optim.warmup = 30"},
         {"train: {steps: 35}\n", "overlap"},
         {"pipeline: {addresses: [a:1, b:1, c:1, d:1]}\n", "transport: tcp"},
+        {"pipeline: {control: a:0}\n", "pipeline.control needs pipeline.transport: tcp"},
         {"pipeline: {transport: tcp, addresses: [a:1]}\n", "1 entries for pipeline.stages = 4"},
         {"pipeline: {transport: tcp, addresses: [a:1, b:1, a:1, d:1]}\n", "stages 0 and 2 share a:1"},
         {"pipeline: {deadline: 1s}\nlink: {latency: 600ms}\n", "round trip of 1.2s"},

@@ -187,8 +187,9 @@ const rb_key rb_keys[] = {
           "Unix sockets (one machine) or TCP."),
     PLAIN(RB_KEY_ADDRESSES, "pipeline", "addresses", pipeline, "[]", DEPLOYMENT,
           "host:port of each stage with transport: tcp; empty: loopback, ports chosen by the system."),
-    PLAIN(RB_KEY_STRING, "pipeline", "control", pipeline.control, "", DEPLOYMENT,
-          "host:port where stages reach the coordinator with transport: tcp; empty: loopback, port chosen by the system."),
+    PLAIN(RB_KEY_ADDRESS, "pipeline", "control", pipeline.control, "", DEPLOYMENT,
+          "host:port where stages reach the coordinator with transport: tcp (port 0: chosen by the system); "
+          "empty: loopback."),
     PLAIN(RB_KEY_STRING, "pipeline", "launcher", pipeline.launcher, "", DEPLOYMENT,
           "Command put before a stage's own, {stage} replaced by its number: \"ip netns exec s{stage}\"."),
     WORDY(RB_KEY_NAME, "pipeline", "device", pipeline.device, "cpu", "cpu|ref", DEPLOYMENT,

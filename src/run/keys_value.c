@@ -80,6 +80,7 @@ void rb_key_allowed(const rb_key *k, rb_buf *out) {
         [RB_KEY_BOOL] = "true or false",
         [RB_KEY_STRING] = "text",
         [RB_KEY_SEGMENTS] = "a count from 1 to 1024, or a list of blocks per segment",
+        [RB_KEY_ADDRESS] = "host:port",
         [RB_KEY_ADDRESSES] = "a list of host:port",
     };
     if (k->choices) {
@@ -284,12 +285,12 @@ static resbm_status set_segments(rb_config *c, const rb_key *k, const char *cons
     return RESBM_OK;
 }
 
-static bool is_address(const char *text) {
+static bool is_address(const char *text, long least_port) {
     const char *colon = strrchr(text, ':');
     if (!colon || colon == text) return false;
     char *end;
     long port = strtol(colon + 1, &end, 10);
-    return colon[1] >= '0' && colon[1] <= '9' && !*end && port > 0 && port < 65536;
+    return colon[1] >= '0' && colon[1] <= '9' && !*end && port >= least_port && port < 65536;
 }
 
 static resbm_status set_addresses(rb_config *c, const rb_key *k, const char *const *items, int n,
@@ -299,7 +300,7 @@ static resbm_status set_addresses(rb_config *c, const rb_key *k, const char *con
                        n, RB_MAX_STAGES);
     memset(c->pipeline.address, 0, sizeof c->pipeline.address);
     for (int i = 0; i < n; i++) {
-        if (!is_address(items[i])) return refuse(k, items[i], place, "which is not host:port", err);
+        if (!is_address(items[i], 1)) return refuse(k, items[i], place, "which is not host:port", err);
         RB_TRY(set_string(c->pipeline.address[i], sizeof c->pipeline.address[i], k, items[i], place, err));
     }
     c->pipeline.addresses = n;
@@ -321,6 +322,10 @@ resbm_status rb_key_set(rb_config *c, const rb_key *k, const char *const *items,
     case RB_KEY_ENUM:
     case RB_KEY_NAME:
         return set_choice(c, k, items[0], place, err);
+    case RB_KEY_ADDRESS:
+        if (*items[0] && !is_address(items[0], 0))
+            return refuse(k, items[0], place, "which is not host:port", err);
+        return set_string(field(c, k), k->size, k, items[0], place, err);
     case RB_KEY_STRING:
         return set_string(field(c, k), k->size, k, items[0], place, err);
     default:
@@ -407,6 +412,7 @@ void rb_key_print(const rb_config *c, const rb_key *k, rb_buf *out) {
     case RB_KEY_NAME:
         rb_buf_puts(out, p);
         break;
+    case RB_KEY_ADDRESS:
     case RB_KEY_STRING:
         print_quoted(p, out);
         break;
