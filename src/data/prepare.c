@@ -1,16 +1,19 @@
 #include "data/prepare.h"
 
+#include <dirent.h>
+#include <errno.h>
+#include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <unistd.h>
 #include <jansson.h>
-#include <zlib.h>
 #include "core/buf.h"
 #include "data/shard.h"
+#include "data/text_source.h"
 #include "data/tokenizer.h"
 
-enum { piece_bytes = 1 << 16, least_piece = 64 };
+enum { least_piece = 1 << 10, most_piece = 1 << 16, most_shards = 1000, train = 0, val = 1 };
 static const char *const names[2] = {"train", "val"};
 
 typedef struct preparation {
@@ -19,16 +22,18 @@ typedef struct preparation {
     rb_tokenizer tok;
     rb_shard_writer *w[2];
     rb_ids ids;
-    int64_t shard_tokens, every, pieces, read, piece; /* piece: bytes of text that go to one part at a time */
+    double share;
+    int64_t shard_tokens, taken; /* bytes of text so far */
+    char beside[3800];           /* DIR/.partial */
 } preparation;
 
 static resbm_status next_shard(preparation *p, int part, rb_err *err) {
     char path[4096];
-    if (snprintf(path, sizeof path, "%s/%s-%03d.bin", p->o->out, names[part], p->r->shards[part]) >=
-        (int)sizeof path)
-        return rb_fail(err, RESBM_E_ARG, "path too long: %s", p->o->out);
-    p->r->shards[part]++;
-    return rb_shard_create(path, p->tok.vocab <= 65536 ? 2 : 4, &p->w[part], err);
+    if (p->r->shards[part] == most_shards)
+        return rb_fail(err, RESBM_E_ARG, "more than %d %s shards of %lld tokens; raise the shard size",
+                       most_shards, names[part], (long long)p->shard_tokens);
+    snprintf(path, sizeof path, "%s/%s-%03d.bin", p->beside, names[part], p->r->shards[part]++);
+    return rb_shard_create(path, rb_tokenizer_token_bytes(&p->tok), &p->w[part], err);
 }
 
 static resbm_status finish_shard(preparation *p, int part, rb_err *err) {
@@ -37,112 +42,157 @@ static resbm_status finish_shard(preparation *p, int part, rb_err *err) {
     return w ? rb_shard_finish(w, err) : RESBM_OK;
 }
 
-static resbm_status add_piece(preparation *p, const char *text, size_t n, rb_err *err) {
-    int part = p->pieces++ % p->every == p->every - 1;
-    p->ids.len = 0;
-    RB_TRY(rb_tokenizer_encode(&p->tok, text, n, &p->ids, err));
-    if (p->w[part] && rb_shard_written(p->w[part]) + p->ids.len > p->shard_tokens)
-        RB_TRY(finish_shard(p, part, err));
-    if (!p->w[part]) RB_TRY(next_shard(p, part, err));
-    p->r->bytes[part] += (int64_t)n;
-    p->r->tokens[part] += p->ids.len;
-    return rb_shard_write(p->w[part], p->ids.data, p->ids.len, err);
-}
-
-/* Where to cut text[0..n): behind the last line end, else the last blank, else before a started UTF-8
- * character. */
-static size_t cut_at(const char *text, size_t n) {
-    for (size_t i = n; i > n / 2; i--)
-        if (text[i - 1] == '\n') return i;
-    for (size_t i = n; i > n / 2; i--)
-        if (text[i - 1] == ' ') return i - 1;
-    size_t i = n;
-    while (i > n - 4 && ((unsigned char)text[i - 1] & 0xc0) == 0x80) i--;
-    return i > n - 4 && (unsigned char)text[i - 1] >= 0xc0 ? i - 1 : n;
-}
-
-static resbm_status add_file(preparation *p, const char *path, char *buf, rb_err *err) {
-    gzFile f = gzopen(path, "rb");
-    if (!f) return rb_fail(err, RESBM_E_IO, "cannot open text %s", path);
-    resbm_status st = RESBM_OK;
-    size_t have = 0;
-    for (int got = 1; !st && got > 0;) {
-        int64_t room = p->piece - (int64_t)have;
-        if (p->o->max_bytes && room > p->o->max_bytes - p->read) room = p->o->max_bytes - p->read;
-        got = room > 0 ? gzread(f, buf + have, (unsigned)room) : 0;
-        if (got < 0) {
-            int code;
-            st = rb_fail(err, RESBM_E_CORRUPT, "cannot read text %s: %s", path, gzerror(f, &code));
-            break;
-        }
-        p->read += got;
-        have += (size_t)got;
-        bool more = got > 0 && (int64_t)have == p->piece;
-        if (!have || (got > 0 && !more)) continue;
-        size_t cut = more ? cut_at(buf, have) : have;
-        st = add_piece(p, buf, cut, err);
-        memmove(buf, buf + cut, have - cut);
-        have -= cut;
+/* Writes n ids, filling each shard to the brim. */
+static resbm_status put_ids(preparation *p, int part, const int32_t *ids, int64_t n, rb_err *err) {
+    p->r->tokens[part] += n;
+    while (n > 0) {
+        if (!p->w[part]) RB_TRY(next_shard(p, part, err));
+        int64_t room = p->shard_tokens - rb_shard_written(p->w[part]), k = n < room ? n : room;
+        RB_TRY(rb_shard_write(p->w[part], ids, k, err));
+        if (k == room) RB_TRY(finish_shard(p, part, err));
+        ids += k;
+        n -= k;
     }
-    gzclose(f);
+    return RESBM_OK;
+}
+
+static resbm_status put_piece(preparation *p, const char *text, size_t n, bool first, rb_err *err) {
+    p->taken += (int64_t)n;
+    int part = (double)(p->r->bytes[val] + (int64_t)n) <= p->share * (double)p->taken ? val : train;
+    int32_t mark = p->tok.bos >= 0 ? p->tok.bos : p->tok.eos;
+    p->r->bytes[part] += (int64_t)n;
+    p->ids.len = 0;
+    if (first && mark >= 0) RB_TRY(rb_ids_add(&p->ids, mark, err));
+    RB_TRY(rb_tokenizer_encode(&p->tok, text, n, &p->ids, err));
+    return put_ids(p, part, p->ids.data, p->ids.len, err);
+}
+
+/* Bytes the next piece should have: half of the validation part's due, so that the parts' shares come out
+ * right soon and long texts are cut seldom. */
+static size_t piece_size(const preparation *p) {
+    double n = p->share * (double)p->taken / 2;
+    return n < least_piece ? least_piece : n > most_piece ? most_piece : (size_t)n;
+}
+
+static resbm_status put_source(preparation *p, rb_text_source *s, char *buf, rb_err *err) {
+    size_t have = 0;
+    for (bool first = true, more = true; more; first = false) {
+        size_t want = piece_size(p), got = 0;
+        if (p->o->max_bytes && (int64_t)want > p->o->max_bytes - p->taken)
+            want = (size_t)(p->o->max_bytes - p->taken);
+        if (want > have) RB_TRY(rb_text_read(s, buf + have, want - have, &got, err));
+        have += got;
+        more = have == want && want >= least_piece;
+        if (!have) break;
+        size_t cut = more ? rb_text_cut(buf, have) : have;
+        RB_TRY(put_piece(p, buf, cut, first, err));
+        have -= cut;
+        memmove(buf, buf + cut, have);
+    }
+    return RESBM_OK;
+}
+
+static resbm_status put_files(preparation *p, rb_err *err) {
+    char *buf = malloc(most_piece);
+    if (!buf) return rb_fail(err, RESBM_E_MEMORY, "no memory to read texts");
+    resbm_status st = RESBM_OK;
+    for (int i = 0; i < p->o->count && !st && (!p->o->max_bytes || p->taken < p->o->max_bytes); i++) {
+        rb_text_source *s = NULL;
+        st = rb_text_open(p->o->inputs[i], p->o->raw, &s, err);
+        if (!st) st = put_source(p, s, buf, err);
+        rb_text_close(s);
+    }
+    free(buf);
+    for (int part = 0; part < 2 && !st; part++) st = finish_shard(p, part, err);
     return st;
+}
+
+static void remove_matching(const char *folder, const char *pattern) {
+    DIR *d = opendir(folder);
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (!fnmatch(pattern, e->d_name, 0)) unlinkat(dirfd(d), e->d_name, 0);
+    if (d) closedir(d);
+}
+
+static void remove_shards(const char *folder) {
+    for (int part = 0; part < 2; part++) {
+        char pattern[64];
+        snprintf(pattern, sizeof pattern, "%s-[0-9][0-9][0-9].bin", names[part]);
+        remove_matching(folder, pattern);
+    }
+}
+
+static void remove_partial(const preparation *p) {
+    remove_shards(p->beside);
+    remove_matching(p->beside, "*.bin.tmp");
+    rmdir(p->beside);
 }
 
 static resbm_status write_meta(const preparation *p, rb_err *err) {
     char path[4096];
     json_t *j = json_pack("{s:i, s:s, s:I, s:{s:I, s:I}, s:{s:I, s:I}}", "version", 1, "tokenizer",
                           p->o->tokenizer, "vocab", (json_int_t)p->tok.vocab, "train", "tokens",
-                          (json_int_t)p->r->tokens[0], "bytes", (json_int_t)p->r->bytes[0], "val", "tokens",
-                          (json_int_t)p->r->tokens[1], "bytes", (json_int_t)p->r->bytes[1]);
+                          (json_int_t)p->r->tokens[train], "bytes", (json_int_t)p->r->bytes[train], "val",
+                          "tokens", (json_int_t)p->r->tokens[val], "bytes", (json_int_t)p->r->bytes[val]);
     char *text = j ? json_dumps(j, JSON_INDENT(1)) : NULL;
     json_decref(j);
-    if (!text) return rb_fail(err, RESBM_E_MEMORY, "no memory for meta.json");
+    if (!text)
+        return rb_fail(err, RESBM_E_MEMORY,
+                       "cannot write meta.json: no memory, or the tokenizer's path \"%s\" is no UTF-8",
+                       p->o->tokenizer);
     snprintf(path, sizeof path, "%s/meta.json", p->o->out);
     resbm_status st = rb_write_file_atomic(path, text, strlen(text), err);
     free(text);
     return st;
 }
 
-/* Short texts are cut into shorter pieces, so that they too have a validation part (of about four pieces). */
-static int64_t piece_size(const preparation *p) {
-    int64_t total = 0;
-    for (int i = 0; i < p->o->count; i++) {
-        struct stat s;
-        if (stat(p->o->inputs[i], &s) == 0) total += s.st_size;
-    }
-    if (p->o->max_bytes && total > p->o->max_bytes) total = p->o->max_bytes;
-    int64_t piece = total / (4 * p->every);
-    return piece < least_piece ? least_piece : piece < piece_bytes ? piece : piece_bytes;
+/* The whole new set in place of an older one. */
+static resbm_status move_in(const preparation *p, rb_err *err) {
+    char from[4096], to[4096];
+    remove_matching(p->o->out, "meta.json");
+    remove_shards(p->o->out);
+    for (int part = 0; part < 2; part++)
+        for (int i = 0; i < p->r->shards[part]; i++) {
+            snprintf(from, sizeof from, "%s/%s-%03d.bin", p->beside, names[part], i);
+            snprintf(to, sizeof to, "%s/%s-%03d.bin", p->o->out, names[part], i);
+            if (rename(from, to)) return rb_fail_errno(err, errno, "cannot rename %s to %s", from, to);
+        }
+    return write_meta(p, err);
 }
 
 static resbm_status run(preparation *p, rb_err *err) {
     RB_TRY(rb_tokenizer_open(p->o->tokenizer, &p->tok, err));
-    RB_TRY(rb_make_dirs(p->o->out, err));
     p->r->vocab = p->tok.vocab;
-    p->piece = piece_size(p);
-    char *buf = malloc(piece_bytes);
-    if (!buf) return rb_fail(err, RESBM_E_MEMORY, "no memory to read texts");
-    resbm_status st = RESBM_OK;
-    for (int i = 0; i < p->o->count && !st; i++) st = add_file(p, p->o->inputs[i], buf, err);
-    free(buf);
-    RB_TRY(st);
-    for (int part = 0; part < 2; part++) RB_TRY(finish_shard(p, part, err));
-    if (!p->r->tokens[0] || !p->r->tokens[1])
+    RB_TRY(rb_make_dirs(p->beside, err));
+    remove_shards(p->beside);
+    RB_TRY(put_files(p, err));
+    if (!p->r->tokens[train] || !p->r->tokens[val])
         return rb_fail(err, RESBM_E_CONFIG,
-                       "%lld bytes of text are too few to make a training and a validation part",
-                       (long long)p->read);
-    return write_meta(p, err);
+                       "%lld bytes of text are too few for a training and a validation part (share %g); give "
+                       "more text or a "
+                       "larger share",
+                       (long long)p->taken, p->share);
+    return move_in(p, err);
 }
 
 resbm_status rb_data_prepare(const rb_prepare_options *o, rb_prepare_result *out, rb_err *err) {
     *out = (rb_prepare_result){0};
-    preparation p = {.o = o, .r = out, .shard_tokens = o->shard_tokens ? o->shard_tokens : 100000000};
-    double share = o->val_share ? o->val_share : 0.02;
-    if (share <= 0 || share > 0.5)
-        return rb_fail(err, RESBM_E_ARG, "validation share %g is not in (0, 0.5]", share);
-    p.every = (int64_t)(1 / share + 0.5);
+    preparation p = {.o = o,
+                     .r = out,
+                     .share = o->val_share ? o->val_share : 0.02,
+                     .shard_tokens = o->shard_tokens ? o->shard_tokens : 100000000};
+    if (!(p.share > 0 && p.share <= 0.5))
+        return rb_fail(err, RESBM_E_ARG, "validation share %g is not in (0, 0.5]", p.share);
+    if (p.shard_tokens < 1 || p.shard_tokens > INT32_MAX)
+        return rb_fail(err, RESBM_E_ARG, "%lld tokens per shard; it must be 1 to %d",
+                       (long long)p.shard_tokens, INT32_MAX);
+    if (o->max_bytes < 0)
+        return rb_fail(err, RESBM_E_ARG, "at most %lld bytes of text", (long long)o->max_bytes);
+    if (snprintf(p.beside, sizeof p.beside, "%s/.partial", o->out) >= (int)sizeof p.beside)
+        return rb_fail(err, RESBM_E_ARG, "path too long: %s", o->out);
     resbm_status st = run(&p, err);
     for (int part = 0; part < 2; part++) rb_shard_abandon(p.w[part]);
+    remove_partial(&p);
     rb_ids_free(&p.ids);
     rb_tokenizer_close(&p.tok);
     return st;

@@ -1,12 +1,18 @@
 /* Text files to token shards: what `resbm data` does.
  *
- * The texts are read one after the other (plain or gzip, which Debian's .dict.dz is), encoded piece by piece
- * (cut at line ends), and pieces are dealt to train and val: of every `1/val_share` pieces one goes to val,
- * so validation text comes from everywhere. Writes DIR/train-000.bin ..., DIR/val-000.bin and DIR/meta.json
- * (tokenizer, vocabulary, tokens and bytes of each part, so that bits per byte can be told). */
+ * The texts (text_source.h tells which kinds) are read one after the other and encoded piece by piece; pieces
+ * grow with the text from 1 KB to 64 KB and end where the tokenizer does not notice. Each piece goes to
+ * validation when the validation part is still short of its share of all text so far, else to training: so
+ * validation text comes from everywhere, in contiguous pieces, and short texts have some too. Where the
+ * tokenizer has a token for the start or, failing that, the end of a text, it is put before each file.
+ *
+ * DIR/train-000.bin ..., DIR/val-000.bin ... and DIR/meta.json (tokenizer, vocabulary, tokens and bytes of
+ * each part, for bits per byte) are made in DIR/.partial and put in place of older ones when all are whole,
+ * meta.json last. */
 #ifndef RB_DATA_PREPARE_H
 #define RB_DATA_PREPARE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include "core/err.h"
 
@@ -14,9 +20,10 @@ typedef struct rb_prepare_options {
     const char *const *inputs;
     int count;
     const char *out, *tokenizer;
-    double val_share;     /* (0, 0.5]; 0 = 1/50 */
+    double val_share;     /* (0, 0.5]; 0 = 0.02 */
     int64_t shard_tokens; /* 0 = 100 million */
-    int64_t max_bytes;    /* of text read in all; 0 = no limit */
+    int64_t max_bytes;    /* of text taken in all; 0 = no limit */
+    bool raw;             /* leave dictionaries as they are */
 } rb_prepare_options;
 
 typedef struct rb_prepare_result {

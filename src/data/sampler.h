@@ -19,7 +19,8 @@ typedef struct rb_sampler {
 resbm_status rb_sampler_init(rb_sampler *s, const rb_shards *shards, int64_t T, uint64_t seed, rb_err *err);
 /* T+1 tokens of training sequence `number`. */
 resbm_status rb_sampler_window(const rb_sampler *s, uint64_t number, int32_t *out, rb_err *err);
-/* T+1 tokens of evaluation sequence i of n: windows spread evenly over the data, always the same ones. */
+/* T+1 tokens of evaluation sequence i of n: windows spread evenly over the data, always the same ones. Of
+ * more sequences than there are windows the later ones begin again. */
 resbm_status rb_sampler_eval_window(const rb_sampler *s, int64_t i, int64_t n, int32_t *out, rb_err *err);
 /* Window of a training sequence: the permutation itself, in [0, windows). */
 int64_t rb_sampler_pick(const rb_sampler *s, uint64_t number);

@@ -2,6 +2,9 @@
  *
  *   256 int32, little-endian: magic, version, number of tokens, zeros; then the tokens.
  *   magic 20240520, version 1: uint16 tokens. magic 20240801, version 7: uint32 tokens.
+ *
+ * A file must be exactly as long as its header says. A file that another program cuts short while it is
+ * mapped raises SIGBUS, as with every mmap: shards are written beside and renamed, never changed in place.
  */
 #ifndef RB_DATA_SHARD_H
 #define RB_DATA_SHARD_H
@@ -19,6 +22,8 @@ typedef struct rb_shards rb_shards;
 resbm_status rb_shards_open(const char *patterns, int64_t vocab, rb_shards **out, rb_err *err);
 void rb_shards_close(rb_shards *s);
 int64_t rb_shards_tokens(const rb_shards *s);
+/* The patterns it was opened with, for messages. */
+const char *rb_shards_name(const rb_shards *s);
 /* Tokens [pos, pos+n) of all shards in a row. */
 resbm_status rb_shards_read(const rb_shards *s, int64_t pos, int64_t n, int32_t *out, rb_err *err);
 

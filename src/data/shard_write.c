@@ -59,10 +59,19 @@ resbm_status rb_shard_create(const char *path, int width, rb_shard_writer **out,
     return RESBM_OK;
 }
 
+static resbm_status check_ids(const rb_shard_writer *w, const int32_t *ids, int64_t n, rb_err *err) {
+    for (int64_t i = 0; i < n; i++)
+        if (ids[i] < 0 || (w->width == 2 && ids[i] > UINT16_MAX))
+            return rb_fail(err, RESBM_E_ARG, "%s: token id %d does not fit %d bytes", w->path, ids[i],
+                           w->width);
+    return RESBM_OK;
+}
+
 resbm_status rb_shard_write(rb_shard_writer *w, const int32_t *ids, int64_t n, rb_err *err) {
     uint8_t piece[4096];
     if (w->tokens + n > INT32_MAX)
         return rb_fail(err, RESBM_E_ARG, "%s: a shard holds at most 2^31-1 tokens", w->path);
+    RB_TRY(check_ids(w, ids, n, err));
     for (int64_t done = 0; done < n;) {
         int64_t here = n - done < 1024 ? n - done : 1024;
         for (int64_t i = 0; i < here; i++)

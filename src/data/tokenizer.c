@@ -60,3 +60,17 @@ resbm_status rb_tokenizer_decode(const rb_tokenizer *t, int32_t id, rb_buf *out,
         return rb_fail(err, RESBM_E_ARG, "token id %d: the vocabulary has %lld", id, (long long)t->vocab);
     return t->kind->decode(t, id, out, err);
 }
+
+int rb_tokenizer_token_bytes(const rb_tokenizer *t) {
+    return t->vocab <= UINT16_MAX + 1 ? 2 : 4;
+}
+
+size_t rb_utf8_whole(const char *p, size_t n) {
+    for (size_t back = 1; back <= 3 && back <= n; back++) {
+        unsigned char c = (unsigned char)p[n - back];
+        if ((c & 0xc0) == 0x80) continue;
+        size_t whole = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : c >= 0xc0 ? 2 : 1;
+        return whole > back ? n - back : n;
+    }
+    return n;
+}

@@ -1,4 +1,6 @@
-/* Tokenizers: text to token ids and back. One table of functions per kind, one registry line each. */
+/* Tokenizers: text to token ids and back. One table of functions per kind, one registry line each (and one in
+ * tokenizer_kinds.h). Text is bytes; what is no valid UTF-8 is no error. Ids that stand for no text (special
+ * tokens) decode to nothing. A tokenizer may keep a cache: one thread at a time encodes with it. */
 #ifndef RB_DATA_TOKENIZER_H
 #define RB_DATA_TOKENIZER_H
 
@@ -41,5 +43,10 @@ resbm_status rb_tokenizer_open(const char *spec, rb_tokenizer *out, rb_err *err)
 void rb_tokenizer_close(rb_tokenizer *t);
 resbm_status rb_tokenizer_encode(const rb_tokenizer *t, const char *text, size_t n, rb_ids *out, rb_err *err);
 resbm_status rb_tokenizer_decode(const rb_tokenizer *t, int32_t id, rb_buf *out, rb_err *err);
+/* Bytes of a shard's token: 2 when every id fits, else 4. */
+int rb_tokenizer_token_bytes(const rb_tokenizer *t);
+/* How many of the n bytes can be shown now: all but a UTF-8 character at the end whose rest may still come.
+ */
+size_t rb_utf8_whole(const char *p, size_t n);
 
 #endif
