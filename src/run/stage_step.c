@@ -61,12 +61,14 @@ static int64_t record(rb_stage *s, int actions) {
     }
     rb_link_event e[64];
     for (int n; s->link && (n = rb_link_take_events(s->link, e, 64)) > 0;)
-        for (int i = 0; i < n && traced(s); i++)
+        for (int i = 0; i < n; i++) { /* a step's last messages may leave after it; evaluations have bit 63 set */
+            if (e[i].head.step < 1 || e[i].head.step > RB_TRACE_STEPS) continue;
             rb_stage_add_span(s, (rb_stage_span){.begin_ns = e[i].started_ns, .end_ns = e[i].left_ns,
-                                                 .queued_ns = e[i].queued_ns, .step = s->step,
+                                                 .queued_ns = e[i].queued_ns, .step = e[i].head.step,
                                                  .bytes = e[i].head.payload_bytes + RB_FRAME_HEADER_BYTES,
                                                  .kind = e[i].head.direction ? RB_SPAN_LINK_BACKWARD : RB_SPAN_LINK_FORWARD,
                                                  .segment = e[i].head.boundary, .microbatch = (int)e[i].head.microbatch});
+        }
     return busy;
 }
 
