@@ -67,10 +67,10 @@ static resbm_status put_piece(preparation *p, const char *text, size_t n, bool f
     return put_ids(p, part, p->ids.data, p->ids.len, err);
 }
 
-/* Bytes the next piece should have: half of the validation part's due, so that the parts' shares come out
- * right soon and long texts are cut seldom. */
+/* Bytes the next piece should have: an eighth of the validation part's due, so that the parts' shares come
+ * out right soon and long texts are cut seldom. */
 static size_t piece_size(const preparation *p) {
-    double n = p->share * (double)p->taken / 2;
+    double n = p->share * (double)p->taken / 8;
     return n < least_piece ? least_piece : n > most_piece ? most_piece : (size_t)n;
 }
 
