@@ -24,6 +24,7 @@ typedef struct preparation {
     rb_ids ids;
     double share;
     int64_t shard_tokens, taken; /* bytes of text so far */
+    size_t least;                /* bytes of the smallest piece */
     char beside[3800];           /* DIR/.partial */
 } preparation;
 
@@ -71,20 +72,27 @@ static resbm_status put_piece(preparation *p, const char *text, size_t n, bool f
  * out right soon and long texts are cut seldom. */
 static size_t piece_size(const preparation *p) {
     double n = p->share * (double)p->taken / 8;
-    return n < least_piece ? least_piece : n > most_piece ? most_piece : (size_t)n;
+    return n < (double)p->least ? p->least : n > most_piece ? most_piece : (size_t)n;
+}
+
+/* A text of which all is in sight is cut finely enough to give validation something. */
+static void set_least(preparation *p, size_t in_sight) {
+    double n = p->share * (double)in_sight / 4;
+    p->least = in_sight == most_piece || n > least_piece ? least_piece : n < 16 ? 16 : (size_t)n;
 }
 
 static resbm_status put_source(preparation *p, rb_text_source *s, char *buf, rb_err *err) {
     size_t have = 0;
-    for (bool first = true, more = true; more; first = false) {
-        size_t want = piece_size(p), got = 0;
-        if (p->o->max_bytes && (int64_t)want > p->o->max_bytes - p->taken)
-            want = (size_t)(p->o->max_bytes - p->taken);
-        if (want > have) RB_TRY(rb_text_read(s, buf + have, want - have, &got, err));
+    for (bool first = true, more = true; more || have; first = false) {
+        size_t got = 0, room = most_piece - have;
+        int64_t left = p->o->max_bytes ? p->o->max_bytes - p->taken - (int64_t)have : (int64_t)room;
+        if (left < (int64_t)room) room = (size_t)left;
+        if (more) RB_TRY(rb_text_read(s, buf + have, room, &got, err));
         have += got;
-        more = have == want && want >= least_piece;
+        more = more && room && got == room;
+        if (!p->taken) set_least(p, have);
         if (!have) break;
-        size_t cut = more ? rb_text_cut(buf, have) : have;
+        size_t piece = piece_size(p), cut = piece < have ? rb_text_cut(buf, piece) : have;
         RB_TRY(put_piece(p, buf, cut, first, err));
         have -= cut;
         memmove(buf, buf + cut, have);
