@@ -34,6 +34,7 @@ def stage(rank, port, stages, d, layers, heads, ffn, vocab, context, batch, micr
     run = Schedule1F1B(pipe, microbatches,
                        loss_fn=lambda y, t: F.cross_entropy(y.reshape(-1, vocab), t.reshape(-1)))
     ids = torch.randint(vocab, (batch, context + 1))
+    inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
     seconds = []
     for _ in range(steps):
         dist.barrier()
@@ -41,9 +42,9 @@ def stage(rank, port, stages, d, layers, heads, ffn, vocab, context, batch, micr
         for o in opts:
             o.zero_grad()
         if first:
-            run.step(ids[:, :-1])
+            run.step(inputs)
         elif last:
-            run.step(target=ids[:, 1:])
+            run.step(target=targets)
         else:
             run.step()
         for o in opts:

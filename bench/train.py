@@ -57,10 +57,6 @@ class Resbm:
         return steps_of(out), json.loads((out / "summary.json").read_text())
 
 
-def median_after_first(values):
-    return statistics.median(values[1:] or values)
-
-
 def load():
     return "load %.1f" % os.getloadavg()[0]
 
@@ -117,7 +113,7 @@ def two_stages(r, rounds):
     print(f"\n{load()}", flush=True)
 
 
-def start_up(r):
+def start_up(r, _rounds):
     times = []
     for _ in range(5):
         begin = time.monotonic()
@@ -131,12 +127,12 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("--program", default="build/resbm")
     p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--parts", default="one,two,start", help="of one, two, start")
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         r = Resbm(Path(a.program).resolve(), Path(folder))
-        one_process(r, a.rounds)
-        two_stages(r, a.rounds)
-        start_up(r)
+        for part in a.parts.split(","):
+            {"one": one_process, "two": two_stages, "start": start_up}[part](r, a.rounds)
     print("\nCodec\n\n```\n" + call(a.program, "bench", "codec") + "```")
 
 
