@@ -3,6 +3,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { most_tokens = 1 << 16 };
+
+static int by_id(const void *a, const void *b) {
+    int32_t x = ((const rb_added_token *)a)->id, y = ((const rb_added_token *)b)->id;
+    return (x > y) - (x < y);
+}
+
 static resbm_status load_one(rb_added_tokens *a, const json_t *o, int64_t limit, rb_err *err) {
     static const char *const strange[] = {"single_word", "lstrip", "rstrip"};
     const json_t *content = json_object_get(o, "content"), *id = json_object_get(o, "id");
@@ -33,11 +40,19 @@ resbm_status rb_added_load(rb_added_tokens *a, const json_t *list, int64_t limit
     *a = (rb_added_tokens){0};
     if (!list || json_is_null(list)) return RESBM_OK;
     if (!json_is_array(list)) return rb_fail(err, RESBM_E_FORMAT, "\"added_tokens\" is no list");
+    if (json_array_size(list) > most_tokens)
+        return rb_fail(err, RESBM_E_UNSUPPORTED, "it has %zu added tokens; at most %d are supported",
+                       json_array_size(list), most_tokens);
     a->item = calloc(json_array_size(list) + 1, sizeof *a->item);
     if (!a->item)
         return rb_fail(err, RESBM_E_MEMORY, "no memory for %zu added tokens", json_array_size(list));
     for (size_t i = 0; i < json_array_size(list); i++)
         RB_TRY(load_one(a, json_array_get(list, i), limit, err));
+    qsort(a->item, (size_t)a->count, sizeof *a->item, by_id);
+    for (int i = 1; i < a->count; i++)
+        if (a->item[i].id == a->item[i - 1].id)
+            return rb_fail(err, RESBM_E_FORMAT, "added tokens \"%.60s\" and \"%.60s\" share id %d",
+                           a->item[i - 1].text, a->item[i].text, a->item[i].id);
     return RESBM_OK;
 }
 
@@ -69,9 +84,8 @@ const rb_added_token *rb_added_find(const rb_added_tokens *a, bool normalized, c
 }
 
 const rb_added_token *rb_added_by_id(const rb_added_tokens *a, int32_t id) {
-    for (int i = 0; i < a->count; i++)
-        if (a->item[i].id == id) return &a->item[i];
-    return NULL;
+    const rb_added_token key = {.id = id};
+    return a->count ? bsearch(&key, a->item, (size_t)a->count, sizeof key, by_id) : NULL;
 }
 
 int32_t rb_added_special(const rb_added_tokens *a, const char *text) {

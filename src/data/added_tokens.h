@@ -16,7 +16,7 @@ typedef struct rb_added_token {
 } rb_added_token;
 
 typedef struct rb_added_tokens {
-    rb_added_token *item;
+    rb_added_token *item; /* in the order of their ids, which differ */
     int count;
     bool first[2][256]; /* [normalized][byte]: some token starts with it */
 } rb_added_tokens;

@@ -78,9 +78,13 @@ static resbm_status load_vocab(const json_t *vocab, rb_tokenizer *t, rb_err *err
     json_object_foreach((json_t *)vocab, text, value) {
         int32_t id = (int32_t)json_integer_value(value);
         const rb_added_token *added = rb_added_by_id(&h->added, id);
-        if (*text && unmap(text, &bytes))
+        if (added && strcmp(added->text, text))
+            st = rb_fail(err, RESBM_E_FORMAT,
+                         "id %d is \"%.60s\" in the vocabulary and \"%.60s\" among the added tokens", id,
+                         text, added->text);
+        else if (*text && unmap(text, &bytes))
             st = rb_bpe_set(h->bpe, id, bytes.data, bytes.len, err);
-        else if (!added || strcmp(added->text, text))
+        else if (!added)
             st = rb_fail(err, RESBM_E_FORMAT,
                          "vocabulary entry \"%.60s\" (id %d) is not written in byte-level characters", text,
                          id);

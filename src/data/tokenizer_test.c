@@ -252,6 +252,8 @@ static void unknown_parts_are_refused_by_name(void **state) {
         {"post_processor/processors/1/single/0/SpecialToken/id", "\"<s>\"", RESBM_E_FORMAT, "<s>"},
         {"added_tokens/0/lstrip", "true", RESBM_E_UNSUPPORTED, "lstrip"},
         {"added_tokens/0/id", "4194304", RESBM_E_FORMAT, "4194304"},
+        {"added_tokens/1/id", "606", RESBM_E_FORMAT, "share id 606"},
+        {"added_tokens/0/id", "70", RESBM_E_FORMAT, "id 70 is"},
         {"added_tokens/0/content", "\"\"", RESBM_E_FORMAT, "added token 0"},
         {"added_tokens/2/content", "\"A\"", RESBM_E_FORMAT, "among the added tokens"},
     };
