@@ -55,35 +55,29 @@ static resbm_status forward(void *ctx, int segment, int microbatch, rb_err *err)
     return rb_queue_sync(s->q, err);
 }
 
-static resbm_status gradients(rb_stage *s, int i, int microbatch, rb_berth *b, const rb_segment_io *io, rb_err *err) {
-    memcpy(b->grad_out, io->out, sizeof b->grad_out);
-    return i > 0 ? hand_over_backward(s, i, microbatch, b->grad_out, err) : RESBM_OK;
+typedef resbm_status (*backward_fn)(rb_stage_model *m, rb_queue *q, int segment, int slot, rb_segment_io *io, rb_err *err);
+
+/* A whole backward, or its input half: afterwards the gradient of the segment's input is there to be handed over. */
+static resbm_status go_back(rb_stage *s, int segment, int microbatch, backward_fn run, bool whole, rb_err *err) {
+    rb_berth *b = NULL;
+    int i, slot;
+    RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
+    rb_segment_io io = {.grad_scale = s->grad_scale};
+    memcpy(io.in, b->grad_in, sizeof io.in);
+    RB_TRY(run(s->model, s->q, segment, slot, &io, err));
+    memcpy(b->grad_out, io.out, sizeof b->grad_out);
+    if (i > 0) RB_TRY(hand_over_backward(s, i, microbatch, b->grad_out, err));
+    b->whole = whole;
+    if (whole && (i > 0 || segment == 0)) rb_seat_leave(&s->seat[i], microbatch);
+    return rb_queue_sync(s->q, err);
 }
 
 static resbm_status backward(void *ctx, int segment, int microbatch, rb_err *err) {
-    rb_stage *s = ctx;
-    rb_berth *b = NULL;
-    int i, slot;
-    RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
-    rb_segment_io io = {.grad_scale = s->grad_scale};
-    memcpy(io.in, b->grad_in, sizeof io.in);
-    RB_TRY(rb_segment_backward(s->model, s->q, segment, slot, &io, err));
-    RB_TRY(gradients(s, i, microbatch, b, &io, err));
-    b->whole = true;
-    if (i > 0 || segment == 0) rb_seat_leave(&s->seat[i], microbatch);
-    return rb_queue_sync(s->q, err);
+    return go_back(ctx, segment, microbatch, rb_segment_backward, true, err);
 }
 
 static resbm_status backward_input(void *ctx, int segment, int microbatch, rb_err *err) {
-    rb_stage *s = ctx;
-    rb_berth *b = NULL;
-    int i, slot;
-    RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
-    rb_segment_io io = {.grad_scale = s->grad_scale};
-    memcpy(io.in, b->grad_in, sizeof io.in);
-    RB_TRY(rb_segment_backward_input(s->model, s->q, segment, slot, &io, err));
-    RB_TRY(gradients(s, i, microbatch, b, &io, err));
-    return rb_queue_sync(s->q, err);
+    return go_back(ctx, segment, microbatch, rb_segment_backward_input, false, err);
 }
 
 static resbm_status backward_weight(void *ctx, int segment, int microbatch, rb_err *err) {
