@@ -69,28 +69,34 @@ static resbm_status count_ids(const json_t *vocab, rb_tokenizer *t, rb_err *err)
     return RESBM_OK;
 }
 
+/* Gives an entry its bytes. An added token stands for its own text: where its characters would read as other
+ * bytes, it gets none. */
+static resbm_status load_entry(huggingface *h, const char *text, int32_t id, rb_buf *bytes, rb_err *err) {
+    const rb_added_token *added = rb_added_by_id(&h->added, id);
+    if (added && strcmp(added->text, text))
+        return rb_fail(err, RESBM_E_FORMAT,
+                       "id %d is \"%.60s\" in the vocabulary and \"%.60s\" among the added tokens", id, text,
+                       added->text);
+    bool mapped = *text && unmap(text, bytes);
+    RB_TRY(rb_buf_status(bytes, err));
+    if (added && (!mapped || bytes->len != added->len || memcmp(bytes->data, added->text, added->len)))
+        return RESBM_OK;
+    if (!mapped)
+        return rb_fail(err, RESBM_E_FORMAT,
+                       "vocabulary entry \"%.60s\" (id %d) is not written in byte-level characters", text,
+                       id);
+    return rb_bpe_set(h->bpe, id, bytes->data, bytes->len, err);
+}
+
 static resbm_status load_vocab(const json_t *vocab, rb_tokenizer *t, rb_err *err) {
-    huggingface *h = t->state;
     rb_buf bytes = {0};
     const char *text;
     json_t *value;
     resbm_status st = RESBM_OK;
     json_object_foreach((json_t *)vocab, text, value) {
-        int32_t id = (int32_t)json_integer_value(value);
-        const rb_added_token *added = rb_added_by_id(&h->added, id);
-        if (added && strcmp(added->text, text))
-            st = rb_fail(err, RESBM_E_FORMAT,
-                         "id %d is \"%.60s\" in the vocabulary and \"%.60s\" among the added tokens", id,
-                         text, added->text);
-        else if (*text && unmap(text, &bytes))
-            st = rb_bpe_set(h->bpe, id, bytes.data, bytes.len, err);
-        else if (!added)
-            st = rb_fail(err, RESBM_E_FORMAT,
-                         "vocabulary entry \"%.60s\" (id %d) is not written in byte-level characters", text,
-                         id);
+        st = load_entry(t->state, text, (int32_t)json_integer_value(value), &bytes, err);
         if (st) break;
     }
-    if (!st) st = rb_buf_status(&bytes, err);
     rb_buf_free(&bytes);
     return st;
 }
@@ -137,6 +143,12 @@ static resbm_status load_merge(const json_t *vocab, const json_t *m, size_t i, r
                        a < 0   ? "the first"
                        : b < 0 ? "the second"
                                : "what they join to");
+    size_t bytes;
+    if (!rb_bpe_bytes(bpe, (int32_t)joined, &bytes))
+        return rb_fail(
+            err, RESBM_E_FORMAT,
+            "merge %zu (\"%.*s\" and \"%.60s\") joins to an added token that stands for other text", i,
+            nl < 60 ? (int)nl : 60, left, right);
     rb_bpe_merge(bpe, (int32_t)a, (int32_t)b, (int32_t)joined);
     return RESBM_OK;
 }
