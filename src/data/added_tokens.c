@@ -64,10 +64,11 @@ void rb_added_free(rb_added_tokens *a) {
 
 static const rb_added_token *longest_at(const rb_added_tokens *a, bool normalized, const char *p, size_t n) {
     const rb_added_token *best = NULL;
-    for (const rb_added_token *t = a->item; t < a->item + a->count; t++)
-        if (t->normalized == normalized && t->len <= n && (!best || t->len > best->len) &&
-            !memcmp(t->text, p, t->len))
-            best = t;
+    for (int i = 0; i < a->count; i++) {
+        const rb_added_token *t = &a->item[i];
+        bool longer = t->normalized == normalized && t->len <= n && (!best || t->len > best->len);
+        if (longer && !memcmp(t->text, p, t->len)) best = t;
+    }
     return best;
 }
 

@@ -103,7 +103,8 @@ static resbm_status load_vocab(const json_t *vocab, rb_tokenizer *t, rb_err *err
 
 /* An added token that the vocabulary also lists must have the same id there. */
 static resbm_status check_added(const json_t *vocab, const huggingface *h, rb_err *err) {
-    for (const rb_added_token *a = h->added.item; a < h->added.item + h->added.count; a++) {
+    for (int i = 0; i < h->added.count; i++) {
+        const rb_added_token *a = &h->added.item[i];
         const json_t *id = json_object_get(vocab, a->text);
         if (id && json_integer_value(id) != a->id)
             return rb_fail(err, RESBM_E_FORMAT,
