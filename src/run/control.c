@@ -30,7 +30,11 @@ resbm_status rb_control_recv(rb_link *l, int peer, int64_t deadline_ns, int *fro
     rb_message *m;
     json_error_t e;
     *out = NULL;
-    RB_TRY(rb_link_recv_any(l, peer, RB_FRAME_CONTROL, deadline_ns, from, &m, err));
+    resbm_status got = rb_link_recv_any(l, peer, RB_FRAME_CONTROL, deadline_ns, from, &m, err);
+    if (got) {
+        *from = RB_PEER_ANY;
+        return got;
+    }
     json_t *j = json_loadb((const char *)m->payload, m->head.payload_bytes, JSON_REJECT_DUPLICATES, &e);
     rb_message_free(m);
     const char *type = json_string_value(json_object_get(j, "t"));

@@ -9,7 +9,8 @@
 /* Sends and drops the caller's reference. */
 resbm_status rb_control_send(rb_link *l, int peer, json_t *message, int64_t deadline_ns, rb_err *err);
 /* Next message from peer (RB_PEER_ANY: *from tells). The caller drops the reference. A message {"t":"fault"} is
- * turned into the fault it carries. */
+ * turned into the fault it carries. After a fault *from is the stage whose it is, RB_PEER_ANY where it is this side's (a
+ * deadline, a closed connection). */
 resbm_status rb_control_recv(rb_link *l, int peer, int64_t deadline_ns, int *from, json_t **out, rb_err *err);
 /* The same, and it must be a `type`. */
 resbm_status rb_control_expect(rb_link *l, int peer, const char *type, int64_t deadline_ns, int *from, json_t **out,

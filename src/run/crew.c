@@ -71,23 +71,24 @@ static resbm_status dead_child(rb_crew *c, rb_err *err) {
     return RESBM_OK;
 }
 
-static bool secondary(resbm_status st) { return st == RESBM_E_PEER || st == RESBM_E_TIMEOUT || st == RESBM_E_CANCELLED; }
+/* How much a fault explains: one of a stage's own most, then who waited in vain, then who lost a peer. */
+static int weight(resbm_status st) {
+    return st == RESBM_E_CANCELLED ? 0 : st == RESBM_E_PEER ? 1 : st == RESBM_E_TIMEOUT ? 2 : 3;
+}
 
 /* `st` came first to the ear, but need not be the cause: a stage that was killed, or that has a fault of its own,
  * makes its neighbours complain too. Listens a little longer for it. */
 static resbm_status find_cause(rb_crew *c, resbm_status st, rb_err *err) {
     int64_t until = rb_now_ns() + RB_SEC;
-    while (rb_now_ns() < until && secondary(st)) {
+    while (rb_now_ns() < until && weight(st) < 3) {
         if (dead_child(c, err)) return err ? err->code : RESBM_E_PEER;
         rb_err other;
         json_t *j = NULL;
         int from;
         resbm_status got = rb_control_recv(c->control, RB_PEER_ANY, rb_now_ns() + 50 * RB_MS, &from, &j, &other);
         json_decref(j);
-        if (got == RESBM_OK || secondary(got)) {
-            rb_sleep_ns(10 * RB_MS);
-            continue;
-        }
+        if (from < 0) rb_sleep_ns(10 * RB_MS); /* nothing was said */
+        if (got == RESBM_OK || from < 0 || weight(got) <= weight(st)) continue;
         st = got;
         if (err) *err = other;
     }
@@ -102,7 +103,7 @@ static resbm_status ended_early(rb_crew *c, json_t **replies, rb_err *err) {
     rb_err said;
     resbm_status st = replies ? RESBM_OK : rb_control_recv(c->control, RB_PEER_ANY, rb_now_ns(), &from, &j, &said);
     json_decref(j);
-    if (st && !secondary(st)) { /* a stage says why it ended */
+    if (st && from >= 0 && weight(st) > 1) { /* a stage says why it ended */
         if (err) *err = said;
         return st;
     }
@@ -228,11 +229,11 @@ static resbm_status silent(rb_crew *c, const char *type, int only, json_t **repl
 static resbm_status next_answer(rb_crew *c, const char *type, int only, json_t **replies, int *from, json_t **out,
                                 rb_err *err) {
     resbm_status st = rb_control_expect(c->control, RB_PEER_ANY, type, rb_now_ns() + 200 * RB_MS, from, out, err);
-    if (st != RESBM_E_PEER) return st;
+    if (st != RESBM_E_PEER || *from >= 0) return st;
     for (int i = 0; i < c->stages; i++) {
         if (replies[i] || (only >= 0 && i != only)) continue;
         st = rb_control_expect(c->control, i, type, rb_now_ns() + RB_MS, from, out, err);
-        if (st != RESBM_E_TIMEOUT) return st;
+        if (st != RESBM_E_TIMEOUT || *from >= 0) return st;
     }
     return RESBM_E_TIMEOUT;
 }
@@ -257,8 +258,9 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
         json_t *j;
         int from;
         st = next_answer(c, type, only, replies, &from, &j, err);
-        if (st == RESBM_E_TIMEOUT && last_words(c, type, only, replies)) continue;
-        if (st == RESBM_E_TIMEOUT) {
+        bool quiet = st == RESBM_E_TIMEOUT && from < 0; /* nobody spoke; a stage's own deadline is a fault */
+        if (quiet && last_words(c, type, only, replies)) continue;
+        if (quiet) {
             st = ended_early(c, replies, err);
             if (!st && rb_now_ns() > deadline_ns) st = silent(c, type, only, replies, err);
             if (!st) continue;
