@@ -1,0 +1,78 @@
+#!/bin/sh
+# ctest: timeout=240 serial
+# Resume changes nothing, however the run ended and on whatever stages it goes on; eval and generate agree with training
+# on any number of stages.
+set -u
+. "$RB_SOURCE_DIR/tests/run_common.sh"
+make_corpus
+make_config
+
+long="train.steps=12 train.eval_every=3 train.checkpoint_every=6"
+# shellcheck disable=SC2086
+train straight $long || { miss "the straight run"; cat straight.log; verdict; }
+
+# Ends at a snapshot of its own accord, then goes on: here, on fewer stages and with other threads.
+resumed() { # DIR deployment ...
+    dir=$1
+    shift
+    # shellcheck disable=SC2086
+    train "$dir" $long --resume "$@" || { miss "resume of $dir with $*"; cat "$dir.log"; return; }
+    same straight "$dir"
+}
+halfway() {
+    # shellcheck disable=SC2086
+    train "$1" $long train.checkpoint_every=3 || { miss "$1"; cat "$1.log"; }
+    rm -rf "$1/step-12"
+}
+halfway plain
+[ -d plain/step-9 ] || miss "no snapshot of step 9"
+resumed plain
+halfway moved
+resumed moved pipeline.stages=2 pipeline.schedule=gpipe pipeline.threads=2
+halfway alone
+resumed alone pipeline.stages=1
+
+# Killed in the middle, coordinator and all: what was done after the snapshot is done again, the same.
+settle() { # PATTERN: until no process has it in its command line
+    i=0
+    while pgrep -f "$1" >/dev/null && [ $i -lt 100 ]; do
+        sleep 0.05
+        i=$((i + 1))
+    done
+    [ $i -lt 100 ] || miss "processes of $1 are left"
+}
+for deployment in pipeline.stages=4 pipeline.stages=3; do
+    rm -rf killed
+    # shellcheck disable=SC2086
+    "$resbm" train -q run.yaml --out "$PWD/killed" $long train.checkpoint_every=2 link.latency=10ms >killed.log 2>&1 &
+    pid=$!
+    i=0
+    while ! grep -q '"step":5,' killed/metrics.jsonl 2>/dev/null && [ $i -lt 600 ]; do
+        sleep 0.02
+        i=$((i + 1))
+    done
+    kill -KILL $pid
+    wait $pid 2>/dev/null
+    settle "$PWD/killed"
+    [ ! -d killed/step-12 ] || miss "the run had ended before it was killed"
+    resumed killed "$deployment"
+done
+
+# Eval says what the run said; so do eval and generate on any stages.
+said=$(sed -n 's/.*"step":12,.*"val_loss":\([0-9.e+-]*\).*/\1/p' straight/metrics.jsonl)
+[ -n "$said" ] || miss "the last step was not evaluated"
+for n in 1 2 3 4; do
+    "$resbm" eval straight pipeline.stages=$n >eval 2>&1 || { miss "eval on $n stages"; cat eval; }
+    grep -q "step 12  loss $said " eval || miss "eval on $n stages says $(cat eval), the run $said"
+    for how in "-t 0" "-t 1 -P 0.9 -S 5"; do
+        # shellcheck disable=SC2086
+        "$resbm" generate straight -p 'the slow ' -n 60 $how pipeline.stages=$n >"said.$n" 2>generate.log ||
+            { miss "generate on $n stages"; cat generate.log; }
+        [ "$n" = 1 ] && cp said.1 "first$(echo "$how" | tr -d ' ')"
+        cmp -s "said.$n" "first$(echo "$how" | tr -d ' ')" || miss "generate $how on $n stages says something else"
+    done
+done
+[ "$(wc -c <first-t0)" -gt 40 ] || miss "generate says nothing"
+"$resbm" generate straight -p 'the slow ' -n 60 -t 1 -P 0.9 -S 6 >other 2>/dev/null
+cmp -s other first-t1-P0.9-S5 && miss "another seed says the same"
+verdict

@@ -1,0 +1,53 @@
+# For tests that run the program whole: sourced, not run. Makes a small corpus and configuration in the working folder.
+resbm=$RB_BINARY_DIR/resbm
+[ -x "$resbm" ] || { echo "$resbm was not built"; exit 1; }
+failures=0
+miss() { failures=$((failures + 1)); echo "FAILED: $*"; }
+verdict() { [ $failures = 0 ] || { echo "$failures failed"; exit 1; }; echo "all held"; }
+now_ms() { date +%s%3N; }
+
+# Prose-like bytes, the same everywhere: no package needed, and a model can learn it.
+make_corpus() {
+    awk 'BEGIN { s = 7; n = split("the of a slow link carries latent gradients between stages and every segment learns", w, " ")
+        for (i = 0; i < 30000; i++) { s = (s * 16807) % 2147483647; printf "%s%s", w[s % n + 1], s % 11 ? " " : ".\n" } }' >text
+    rm -rf corpus
+    "$resbm" data --out corpus text >data.log 2>&1 || { cat data.log; exit 1; }
+}
+
+make_config() {
+    cat >run.yaml <<'YAML'
+model:    {d: 128, layers: 4, heads: 4, ffn: 64, vocab: 256, context: 32, segments: 4}
+boundary: {kind: residual, ratio: 16, codec_fwd: int4, codec_bwd: int4}
+data:     {train: "corpus/train-*.bin", val: "corpus/val-*.bin", tokenizer: bytes}
+optim:    {warmup: 2}
+train:    {seed: 3, steps: 3, batch: 6, microbatches: 3, eval_every: 2, eval_sequences: 5, checkpoint_every: 0}
+pipeline: {stages: 4, schedule: 1f1b, threads: 1}
+YAML
+}
+
+# train DIR [section.key=value | --flag ...]: a run from scratch; its output is DIR.log.
+train() {
+    dir=$1
+    shift
+    case " $* " in *" --resume "*) ;; *) rm -rf "$dir" ;; esac
+    "$resbm" train -q run.yaml --out "$dir" "$@" >"$dir.log" 2>&1
+}
+
+# What may not depend on where a run was computed: every column but times and traffic.
+losses() { sed -E 's/,"(step_s|tokens_per_s|wire_bytes_fwd|wire_bytes_bwd|time_s)":[^,}]*//g' "$1/metrics.jsonl"; }
+
+# Name and hash of every file of the newest snapshot.
+weights() {
+    newest=$(find "$1" -maxdepth 1 -name 'step-*' | sed 's/.*step-//' | sort -n | tail -n 1)
+    awk -F'"' '/"name":/ { name = $4 } /"hash":/ && name { print name, $4; name = "" }' "$1/step-$newest/manifest.json" | sort
+}
+
+# same A B: equal losses and equal files, and there are some.
+same() {
+    losses "$1" >a.losses && losses "$2" >b.losses && weights "$1" >a.weights && weights "$2" >b.weights
+    [ -s a.losses ] && [ -s a.weights ] || { miss "$1 is empty"; return; }
+    cmp -s a.losses b.losses || { miss "$1 and $2 have other losses"; diff a.losses b.losses | head -n 4; }
+    cmp -s a.weights b.weights || { miss "$1 and $2 have other weights"; diff a.weights b.weights | head -n 4; }
+}
+
+number() { sed -n "s/^ *\"$2\": \([-0-9.e+]*\).*/\1/p" "$1/summary.json"; }

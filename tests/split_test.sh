@@ -1,0 +1,78 @@
+#!/bin/sh
+# ctest: timeout=300 serial
+# Splitting changes nothing: losses (as text) and the files of the last snapshot (by hash) of one stage and one thread
+# come out of every number of stages and threads, every schedule, transport and way to spread the data.
+set -u
+. "$RB_SOURCE_DIR/tests/run_common.sh"
+make_corpus
+make_config
+
+# family NAME "MODEL SETTINGS" "DEPLOYMENT" ...: the model on one stage of one thread, then on each deployment.
+runs=0
+family() {
+    name=$1 model=$2
+    shift 2
+    # shellcheck disable=SC2086 # settings are words
+    train "$name" $model pipeline.stages=1 || { miss "$name"; cat "$name.log"; return; }
+    for deployment; do
+        runs=$((runs + 1)) before=$failures
+        # shellcheck disable=SC2086
+        if train other $model $deployment; then same "$name" other; else
+            miss "$name with $deployment"
+            cat other.log
+        fi
+        [ "$failures" = "$before" ] || { echo "  in family $name: $model, with $deployment"; return; }
+    done
+}
+stages() { printf 'pipeline.stages=%s' "$1"; }
+four="pipeline.stages=4 pipeline.threads=2"
+gpipe="pipeline.stages=3 pipeline.schedule=gpipe pipeline.threads=3"
+
+family int4 "" "$(stages 2)" "$(stages 3)" "$(stages 4)" "$four" "$gpipe" "pipeline.stages=1 pipeline.threads=2" \
+    "pipeline.stages=1 pipeline.threads=3" "pipeline.stages=2 pipeline.threads=3 pipeline.schedule=gpipe" \
+    "pipeline.stages=4 pipeline.transport=tcp" "pipeline.stages=4 train.recompute=true" \
+    "pipeline.stages=1 train.recompute=true pipeline.threads=2" "pipeline.stages=3 data.distribute=wire" \
+    "pipeline.stages=4 pipeline.schedule=gpipe data.distribute=wire pipeline.transport=tcp" \
+    "pipeline.stages=4 pipeline.inflight=3" "pipeline.stages=4 link.latency=2ms link.jitter=1ms link.up=20mbit link.loss=0.02"
+for codec in f32 bf16 int8; do
+    family "$codec" "boundary.codec_fwd=$codec boundary.codec_bwd=$codec" "$four" "$gpipe" "$(stages 2)"
+done
+family mixed "boundary.codec_fwd=int8 boundary.codec_bwd=bf16" "$four" "$gpipe"
+family per-token "boundary.scale_fwd=token" "$four" "$gpipe"
+family linear "boundary.kind=linear" "$four" "$gpipe"
+family linear-f32 "boundary.kind=linear boundary.codec_fwd=f32 boundary.codec_bwd=int8" "$four"
+family none "boundary.kind=none boundary.codec_fwd=auto boundary.codec_bwd=auto" "$four" "$gpipe" \
+    "pipeline.stages=4 data.distribute=wire"
+family none-int4 "boundary.kind=none" "$four"
+family split "boundary.identity=split boundary.identity_width=1" "$four" "$gpipe"
+family full "boundary.identity=full" "$four" "$gpipe"
+family no-identity "boundary.identity=none boundary.hidden=0" "$four" "$gpipe"
+family embedding "boundary.tokens=embedding" "$four" "$gpipe" "pipeline.stages=2 data.distribute=shared"
+family trunk "boundary.tokens=trunk boundary.trunk_width=32 boundary.trunk_heads=2" "$four" "$gpipe" \
+    "pipeline.stages=3 data.distribute=shared train.recompute=true"
+family unequal "model.layers=6 model.segments=[1,3,2]" "pipeline.stages=3" "$gpipe" "pipeline.stages=2"
+family few-microbatches "train.microbatches=1" "$four" "$gpipe"
+family two-microbatches "train.microbatches=2" "$four" "$gpipe"
+family adamw "optim.kind=adamw optim.lr=0.002 optim.clip_scope=segment optim.schedule=cosine model.kv_heads=2 model.qk_norm=true" \
+    "$four" "$gpipe"
+family d256 "model.d=256 model.ffn=704 model.context=64 boundary.ratio=128 train.steps=2 optim.warmup=1" "$four" "$gpipe"
+family d1024 "model.d=1024 model.ffn=512 model.heads=8 model.layers=2 model.segments=2 model.context=40 boundary.ratio=128
+    train.steps=2 optim.warmup=1 train.batch=2 train.microbatches=2 optim.ns_steps=2" "pipeline.stages=2 pipeline.threads=2" \
+    "pipeline.stages=2 pipeline.schedule=gpipe pipeline.threads=3"
+
+# A list of blocks per segment has all its layers in the snapshot.
+train unequal model.layers=6 'model.segments=[1,3,2]' pipeline.stages=3 || miss "unequal segments"
+for layer in 0 1 2 3 4 5; do
+    grep -aq "model.layers.$layer.self_attn.q_proj.weight" unequal/step-3/segment-?.safetensors || miss "layer $layer is lost"
+done
+
+# Another number of microbatches: the same sums in another order.
+close_to() { # FILE FILE: losses within 1e-6 relative
+    paste -d, "$1" "$2" | awk -F'"loss":' '{ a = $2 + 0; b = $3 + 0; d = a > b ? a - b : b - a
+        if (a <= 0 || b <= 0 || d > 1e-6 * a) { print "  " a " against " b; bad = 1 } } END { exit bad || !NR }'
+}
+train m2 train.batch=8 train.microbatches=2 optim.kind=adamw optim.lr=0.002 boundary.codec_fwd=f32 boundary.codec_bwd=f32 || miss m2
+train m4 train.batch=8 train.microbatches=4 optim.kind=adamw optim.lr=0.002 boundary.codec_fwd=f32 boundary.codec_bwd=f32 || miss m4
+close_to m2/metrics.jsonl m4/metrics.jsonl || miss "2 and 4 microbatches differ by more than 1e-6"
+echo "$runs deployments compared"
+verdict
