@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "cli/cli.h"
+#include "data/prepare.h"
 #include "data/tokenizer.h"
 #include "run/train.h"
 
@@ -74,7 +75,8 @@ static resbm_status eval(const arguments *a, rb_config *c, rb_err *err) {
     RB_TRY(load(a, c, folder, err));
     RB_TRY(rb_eval(c, rb_cli_program(program), folder, a->sequences ? a->sequences : c->train.eval_sequences, &r, err));
     printf("step %lld  loss %.9g  perplexity %.6g per token", (long long)r.step, r.loss, exp(r.loss));
-    if (!strcmp(c->data.tokenizer, "bytes")) printf("  %.6g bits per byte", r.loss / log(2));
+    double bytes = rb_data_bytes_per_token(c->data.tokenizer, c->data.val);
+    if (bytes > 0) printf("  %.6g bits per byte", r.loss / log(2) / bytes);
     printf("  (%lld tokens)\n", (long long)r.tokens);
     return RESBM_OK;
 }

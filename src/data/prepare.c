@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fnmatch.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -152,6 +153,20 @@ static resbm_status write_meta(const preparation *p, rb_err *err) {
     resbm_status st = rb_write_file_atomic(path, text, strlen(text), err);
     free(text);
     return st;
+}
+
+double rb_data_bytes_per_token(const char *tokenizer, const char *val_pattern) {
+    if (!strcmp(tokenizer, "bytes")) return 1;
+    char path[4096];
+    int n = (int)strcspn(val_pattern, ",");
+    const char *slash = memrchr(val_pattern, '/', (size_t)n);
+    snprintf(path, sizeof path, "%.*s/meta.json", slash ? (int)(slash - val_pattern) : 1,
+             slash ? val_pattern : ".");
+    json_t *j = json_load_file(path, 0, NULL), *v = json_object_get(j, names[val]);
+    double tokens = json_number_value(json_object_get(v, "tokens"));
+    double bytes = json_number_value(json_object_get(v, "bytes"));
+    json_decref(j);
+    return tokens > 0 && bytes > 0 ? bytes / tokens : NAN;
 }
 
 /* The whole new set in place of an older one. */

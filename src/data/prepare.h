@@ -32,6 +32,10 @@ typedef struct rb_prepare_result {
     int64_t vocab;
 } rb_prepare_result;
 
+/* Bytes of text per token of validation shards: 1 for the byte tokenizer, else from the meta.json beside the
+ * first shard; NaN where that tells nothing. Bits per byte = loss / ln 2 / this. */
+double rb_data_bytes_per_token(const char *tokenizer, const char *val_pattern);
+
 resbm_status rb_data_prepare(const rb_prepare_options *o, rb_prepare_result *out, rb_err *err);
 
 #endif

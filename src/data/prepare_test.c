@@ -226,6 +226,10 @@ static void meta_tells_tokens_and_bytes(void **state) {
         assert_int_equal(number(j, parts[p], "bytes"), r.bytes[p]);
     }
     assert_int_equal(number(j, "train", "bytes") + number(j, "val", "bytes"), 2 * text.len);
+    double per_token = rb_data_bytes_per_token("x.json", "meta/val-*.bin,elsewhere/x.bin");
+    assert_true(per_token == (double)r.bytes[1] / (double)r.tokens[1]);
+    assert_true(isnan(rb_data_bytes_per_token("x.json", "val-*.bin")));
+    assert_true(rb_data_bytes_per_token("bytes", "val-*.bin") == 1);
     assert_int_equal(marks, 2); /* <|begin_of_text|> before each file */
     json_decref(j);
     rb_buf_free(&text);

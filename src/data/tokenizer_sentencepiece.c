@@ -9,6 +9,7 @@ static bool accepts(const char *spec) {
 }
 
 #ifdef RB_HAVE_SENTENCEPIECE
+#define SUMMARY "a SentencePiece .model"
 
 #include <stdlib.h>
 #include "data/sentencepiece_shim.h"
@@ -78,6 +79,7 @@ static resbm_status decode(const rb_tokenizer *t, int32_t id, rb_buf *out, rb_er
 }
 
 #else
+#define SUMMARY "(this build lacks libsentencepiece)"
 
 static resbm_status open_model(const char *spec, rb_tokenizer *t, rb_err *err) {
     (void)t;
@@ -104,7 +106,7 @@ static resbm_status decode(const rb_tokenizer *t, int32_t id, rb_buf *out, rb_er
 
 const rb_tokenizer_kind rb_tokenizer_sentencepiece = {
     .name = "sentencepiece",
-    .summary = "a SentencePiece .model",
+    .summary = SUMMARY,
     .accepts = accepts,
     .open = open_model,
     .close = close_model,

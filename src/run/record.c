@@ -4,8 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <jansson.h>
 #include "core/clock.h"
+#include "data/prepare.h"
 #include "run/metrics.h"
 #include "run/progress.h"
 #include "run/run_folder.h"
@@ -182,16 +182,6 @@ static resbm_status write_trace(const rb_record *r, rb_err *err) {
 }
 
 /* Bytes of text per validation token, from the meta.json beside the shards; NAN when there is none. */
-static double bytes_per_token(const char *val) {
-    char path[PATH_MAX];
-    const char *slash = strrchr(val, '/');
-    snprintf(path, sizeof path, "%.*s/meta.json", slash ? (int)(slash - val) : 1, slash ? val : ".");
-    json_t *j = json_load_file(path, 0, NULL), *v = json_object_get(j, "val");
-    double tokens = json_number_value(json_object_get(v, "tokens")), bytes = json_number_value(json_object_get(v, "bytes"));
-    json_decref(j);
-    return tokens > 0 && bytes > 0 ? bytes / tokens : NAN;
-}
-
 static void fill_links(const rb_record *r, const rb_train_summary *s, rb_summary *out, rb_link_bytes *link) {
     for (int a = 0; a < s->stages; a++) {
         const int64_t *b = s->sent[a];
@@ -216,7 +206,7 @@ static resbm_status write_summary(const rb_record *r, const rb_train_summary *s,
                     .bytes_per_token_bwd = s->bytes_per_token_bwd, .ratio = s->ratio,
                     .wire_ratio = s->wire_ratio > 0 ? s->wire_ratio : NAN, .bubble = s->bubble, .params = (uint64_t)s->params,
                     .time_s = s->elapsed_s, .stages = s->stages, .peak_rss_bytes = rss, .link = link};
-    o.val_bpb = o.val_loss / log(2) / bytes_per_token(r->cfg->data.val);
+    o.val_bpb = o.val_loss / log(2) / rb_data_bytes_per_token(r->cfg->data.tokenizer, r->cfg->data.val);
     snprintf(o.boundary, sizeof o.boundary, "%s", r->cfg->boundary.kind);
     snprintf(o.codec_fwd, sizeof o.codec_fwd, "%s", r->cfg->boundary.codec_fwd);
     snprintf(o.codec_bwd, sizeof o.codec_bwd, "%s", r->cfg->boundary.codec_bwd);
