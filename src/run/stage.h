@@ -100,7 +100,8 @@ resbm_status rb_stage_upload_ids(rb_stage *s, int microbatch, rb_err *err);
 void rb_stage_add_span(rb_stage *s, rb_stage_span span);
 
 /* The stage process: joins the coordinator at `control` as stage `self`, works until it is told to finish or a
- * fault. The token is the run's secret. *told: the coordinator has been sent the fault. */
+ * fault. The token is the run's secret. *told: the coordinator was reached, and reports
+ * faults; otherwise this process is the only one that can. */
 resbm_status rb_stage_main(const char *control, int self, int stages, uint64_t token, bool *told, rb_err *err);
 
 #endif

@@ -130,14 +130,15 @@ resbm_status rb_stage_main(const char *control, int self, int stages, uint64_t t
     s->self = self;
     s->stages = stages;
     resbm_status st = join(s, control, token, err);
+    *told = st == RESBM_OK;
     if (!st) {
         st = set_up(s, token, err);
         if (!st) st = work(s, err);
         if (st) {
             rb_err ignored;
-            *told = !rb_control_send(s->control, RB_PEER_COORDINATOR,
-                                     json_pack("{s:s, s:i, s:s}", "t", "fault", "code", (int)st, "text", err->text),
-                                     rb_now_ns() + RB_SEC, &ignored);
+            rb_control_send(s->control, RB_PEER_COORDINATOR,
+                            json_pack("{s:s, s:i, s:s}", "t", "fault", "code", (int)st, "text", err->text),
+                            rb_now_ns() + RB_SEC, &ignored);
             rb_link_stop(s->control, rb_now_ns() + RB_SEC, &ignored);
         }
     }
