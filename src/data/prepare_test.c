@@ -139,6 +139,37 @@ static void text_comes_back_from_shards(void **state) {
     rb_buf_free(&all);
 }
 
+#ifdef RB_HAVE_SENTENCEPIECE
+/* The words of a text, one a line. */
+static rb_buf words_of(const rb_buf *text) {
+    rb_buf out = {0};
+    for (size_t i = 0; i <= text->len; i++) {
+        bool gap = i == text->len || text->data[i] == ' ' || text->data[i] == '\n';
+        if (!gap) rb_buf_add(&out, text->data + i, 1);
+        if (gap && out.len && out.data[out.len - 1] != '\n') rb_buf_add(&out, "\n", 1);
+    }
+    return out;
+}
+
+/* SentencePiece puts a blank of its own before each piece; the words are the text's. */
+static void words_come_back_from_sentencepiece(void **state) {
+    (void)state;
+    rb_buf text = {0}, part[2] = {0};
+    numbered_text(&text, 0, 9000);
+    write_plain("s.txt", &text);
+    const char *inputs[] = {"s.txt"};
+    prepare(inputs, 1, "pieces", TOKENIZERS "bpe.model", 0.1, 0);
+    decode_part("pieces", "train", TOKENIZERS "bpe.model", &part[0]);
+    decode_part("pieces", "val", TOKENIZERS "bpe.model", &part[1]);
+    assert_true(part[0].len + part[1].len < text.len + text.len / 200);
+    rb_buf want = words_of(&text), train = words_of(&part[0]), val = words_of(&part[1]);
+    assert_int_equal(train.len + val.len, want.len);
+    assert_true(interleave(&want, &train, &val));
+    rb_buf *all[] = {&text, &part[0], &part[1], &want, &train, &val};
+    for (int i = 0; i < 6; i++) rb_buf_free(all[i]);
+}
+#endif
+
 static void arbitrary_bytes_come_back(void **state) {
     (void)state;
     rb_buf text = {0}, train = {0}, val = {0};
@@ -301,10 +332,16 @@ static void only_so_many_bytes_are_taken(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(text_comes_back_from_shards),  cmocka_unit_test(arbitrary_bytes_come_back),
-        cmocka_unit_test(shards_are_filled_in_order),   cmocka_unit_test(meta_tells_tokens_and_bytes),
-        cmocka_unit_test(faults_leave_the_old_set),     cmocka_unit_test(options_out_of_range_are_refused),
+        cmocka_unit_test(text_comes_back_from_shards),
+        cmocka_unit_test(arbitrary_bytes_come_back),
+        cmocka_unit_test(shards_are_filled_in_order),
+        cmocka_unit_test(meta_tells_tokens_and_bytes),
+        cmocka_unit_test(faults_leave_the_old_set),
+        cmocka_unit_test(options_out_of_range_are_refused),
         cmocka_unit_test(only_so_many_bytes_are_taken),
+#ifdef RB_HAVE_SENTENCEPIECE
+        cmocka_unit_test(words_come_back_from_sentencepiece),
+#endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
