@@ -3,6 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "cli/cli.h"
+#include "cli/number.h"
 #include "codec/bench_codec.h"
 #include "core/buf.h"
 #include "device/bench_kernels.h"
@@ -33,18 +34,23 @@ static const struct argp_option options[] = {
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
-    case 't': a->threads = atoi(arg); break;
+    case 't': a->threads = (int)rb_cli_int("threads", arg, 1, 1024, state); break;
     case 'D': a->device = arg; break;
-    case 's': a->seconds = atof(arg); break;
-    case key_B: a->sizes.batch = atoll(arg); break;
-    case key_T: a->sizes.context = atoll(arg); break;
-    case key_d: a->sizes.d = atoll(arg); break;
-    case key_heads: a->sizes.heads = a->sizes.kv_heads = atoll(arg); break;
-    case key_ffn: a->sizes.ffn = atoll(arg); break;
-    case key_vocab: a->sizes.vocab = atoll(arg); break;
-    case ARGP_KEY_ARG: a->what = arg; break;
+    case 's': a->seconds = rb_cli_real("seconds", arg, 0.001, 3600, state); break;
+    case key_B: a->sizes.batch = rb_cli_int("B", arg, 1, 1 << 16, state); break;
+    case key_T: a->sizes.context = rb_cli_int("T", arg, 1, 1 << 20, state); break;
+    case key_d: a->sizes.d = rb_cli_int("d", arg, 1, 1 << 16, state); break;
+    case key_heads: a->sizes.heads = a->sizes.kv_heads = rb_cli_int("heads", arg, 1, 1 << 12, state); break;
+    case key_ffn: a->sizes.ffn = rb_cli_int("ffn", arg, 1, 1 << 18, state); break;
+    case key_vocab: a->sizes.vocab = rb_cli_int("vocab", arg, 2, 1 << 20, state); break;
+    case ARGP_KEY_ARG:
+        if (a->what) argp_error(state, "one at a time: %s or %s", a->what, arg);
+        a->what = arg;
+        break;
     case ARGP_KEY_END:
         if (!a->what) argp_error(state, "name what to measure: kernels, codec, links or flops");
+        if (a->what && a->sizes.d % a->sizes.heads)
+            argp_error(state, "--heads %lld does not divide --d %lld", (long long)a->sizes.heads, (long long)a->sizes.d);
         break;
     default: return ARGP_ERR_UNKNOWN;
     }

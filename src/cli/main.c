@@ -1,3 +1,4 @@
+#include <argp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,6 +38,7 @@ static void usage(FILE *f) {
 }
 
 int main(int argc, char **argv) {
+    argp_err_exit_status = 2; /* wrong use, for every command */
     if (argc < 2) {
         usage(stderr);
         return 2;
@@ -53,7 +55,6 @@ int main(int argc, char **argv) {
         argv[1] = name;
         return c->run(argc - 1, argv + 1);
     }
-    fprintf(stderr, "resbm: there is no command \"%s\"\n\n", argv[1]);
-    usage(stderr);
+    fprintf(stderr, "resbm: there is no command \"%s\"; resbm --help lists them\n", argv[1]);
     return 2;
 }

@@ -1,6 +1,7 @@
 #include <argp.h>
 #include <stdlib.h>
 #include "cli/cli.h"
+#include "cli/number.h"
 #include "run/stage.h"
 
 typedef struct arguments {
@@ -20,9 +21,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     if (key == 'c')
         a->control = arg;
     else if (key == 's')
-        a->stage = atoi(arg);
+        a->stage = (int)rb_cli_int("stage", arg, 0, RB_MAX_STAGES - 1, state);
     else if (key == 'n')
-        a->stages = atoi(arg);
+        a->stages = (int)rb_cli_int("stages", arg, 1, RB_MAX_STAGES, state);
     else
         return ARGP_ERR_UNKNOWN;
     return 0;

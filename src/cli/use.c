@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "cli/cli.h"
+#include "cli/number.h"
 #include "data/prepare.h"
 #include "data/tokenizer.h"
 #include "run/train.h"
@@ -24,7 +25,7 @@ static const struct argp_option eval_options[] = {
 };
 
 static const struct argp_option generate_options[] = {
-    {"prompt", 'p', "TEXT", 0, "text to continue", 0},
+    {"prompt", 'p', "TEXT", 0, "text to continue (default \"The \")", 0},
     {"tokens", 'n', "N", 0, "how many tokens (default 200)", 0},
     {"temperature", 't', "X", 0, "0 takes the likeliest token (default 0.8)", 0},
     {"top-p", 'P', "X", 0, "draws from the likeliest tokens of this much probability (default 0.95)", 0},
@@ -36,15 +37,17 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
     case 'd': a->data = arg; break;
-    case 's': a->sequences = atoll(arg); break;
+    case 's': a->sequences = rb_cli_int("sequences", arg, 1, INT32_MAX, state); break;
     case 'p': a->prompt = arg; break;
-    case 'n': a->n = atoll(arg); break;
-    case 't': a->temperature = atof(arg); break;
-    case 'P': a->top_p = atof(arg); break;
-    case 'S': a->seed = strtoull(arg, NULL, 10); break;
+    case 'n': a->n = rb_cli_int("tokens", arg, 1, 1 << 24, state); break;
+    case 't': a->temperature = rb_cli_real("temperature", arg, 0, 100, state); break;
+    case 'P': a->top_p = rb_cli_real("top-p", arg, 0, 1, state); break;
+    case 'S': a->seed = rb_cli_uint("seed", arg, state); break;
     case ARGP_KEY_ARG:
         if (strchr(arg, '='))
             a->set[a->sets++] = arg;
+        else if (a->dir)
+            argp_error(state, "two folders: %s and %s (an override looks like section.key=value)", a->dir, arg);
         else
             a->dir = arg;
         break;

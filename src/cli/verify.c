@@ -7,6 +7,7 @@
 #include <unistd.h>
 #include "checkpoint/checkpoint.h"
 #include "cli/cli.h"
+#include "cli/number.h"
 #include "core/buf.h"
 #include "run/gradcheck.h"
 #include "run/train.h"
@@ -25,10 +26,12 @@ static const struct argp_option options[] = {
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
-    case 's': a->steps = atoi(arg); break;
+    case 's': a->steps = (int)rb_cli_int("steps", arg, 1, 1000, state); break;
     case ARGP_KEY_ARG:
         if (strchr(arg, '='))
             a->set[a->sets++] = arg;
+        else if (a->file)
+            argp_error(state, "two configurations: %s and %s (an override looks like section.key=value)", a->file, arg);
         else
             a->file = arg;
         break;
