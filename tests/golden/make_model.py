@@ -93,23 +93,33 @@ def model(p, tokens, c):
     return x @ p.get(head, c["vocab"], c["d"]).T
 
 
+def config_record(c):
+    keys = "B T d layers heads kv_heads ffn vocab segments k hidden qk_norm tied theta eps".split()
+    return "config", [float(c[key]) for key in keys]
+
+
+def write_records(file, records):
+    with open(pathlib.Path(__file__).with_name(file), "wb") as f:
+        for key, values in records:
+            f.write(struct.pack("<I", len(key)) + key.encode())
+            f.write(struct.pack(f"<I{len(values)}f", len(values), *values))
+
+
 def write(name, c):
     tokens = (weight("tokens", (c["B"], c["T"] + 1)) * 1e6).long().abs() % c["vocab"]
     p = Params()
     logits = model(p, tokens[:, :-1], c)
     loss = F.cross_entropy(logits.reshape(-1, c["vocab"]), tokens[:, 1:].reshape(-1))
     loss.backward()
-    keys = "B T d layers heads kv_heads ffn vocab segments k hidden qk_norm tied theta eps".split()
-    records = [("config", [float(c[key]) for key in keys]), ("tokens", tokens.flatten().tolist()), ("loss", [loss.item()])]
+    records = [config_record(c), ("tokens", tokens.flatten().tolist()), ("loss", [loss.item()])]
     records += [(key, value.grad.flatten().tolist()) for key, value in p.items()]
-    with open(pathlib.Path(__file__).parent / f"model_{name}.golden", "wb") as f:
-        for key, values in records:
-            f.write(struct.pack("<I", len(key)) + key.encode())
-            f.write(struct.pack(f"<I{len(values)}f", len(values), *values))
+    write_records(f"model_{name}.golden", records)
 
 
 BASE = dict(B=2, T=12, d=32, layers=2, heads=4, kv_heads=4, ffn=40, vocab=29, segments=1, k=8, hidden=16,
             qk_norm=False, tied=False, theta=10000.0, eps=2.0**-16)
-write("plain", dict(BASE, layers=1))
-write("gqa_qknorm_tied", dict(BASE, layers=1, kv_heads=2, qk_norm=True, tied=True))
-write("three_segments", dict(BASE, layers=3, segments=3, kv_heads=2))
+
+if __name__ == "__main__":
+    write("plain", dict(BASE, layers=1))
+    write("gqa_qknorm_tied", dict(BASE, layers=1, kv_heads=2, qk_norm=True, tied=True))
+    write("three_segments", dict(BASE, layers=3, segments=3, kv_heads=2))

@@ -40,15 +40,18 @@ def newton_schulz(x, steps=5, a=3.4445, b=-4.7750, c=2.0315):
     return x.T if tall else x
 
 
+def muon_step(w, buf, g, lr, momentum, nesterov=True, decay=0.0, match_rms=False):
+    rows, columns = w.shape
+    scale = 0.2 * math.sqrt(max(w.shape)) if match_rms else math.sqrt(max(1, rows / columns))
+    buf.lerp_(g, 1 - momentum)
+    update = newton_schulz(g.lerp(buf, momentum) if nesterov else buf)
+    w.mul_(1 - lr * decay).add_(update, alpha=-lr * scale)
+
+
 def muon_f32(name, shape, lr, momentum, nesterov=True, decay=0.0, match_rms=False):
     w, buf = tensor(name, shape), torch.zeros(shape)
-    rows, columns = shape
-    scale = 0.2 * math.sqrt(max(shape)) if match_rms else math.sqrt(max(1, rows / columns))
     for step in range(STEPS):
-        g = tensor(f"{name}.g{step}", shape)
-        buf.lerp_(g, 1 - momentum)
-        update = newton_schulz(g.lerp(buf, momentum) if nesterov else buf)
-        w.mul_(1 - lr * decay).add_(update, alpha=-lr * scale)
+        muon_step(w, buf, tensor(f"{name}.g{step}", shape), lr, momentum, nesterov, decay, match_rms)
     return w
 
 
