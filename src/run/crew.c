@@ -95,9 +95,26 @@ static resbm_status find_cause(rb_crew *c, resbm_status st, rb_err *err) {
     return st;
 }
 
-/* A stage that ended before it gave its answer (replies NULL: any). */
+/* A process of this machine that somebody stopped. Its neighbours' deadlines come first where they wait for it; here
+ * it is the coordinator alone that waits (a snapshot, the last answer of a step). */
+static resbm_status stopped_child(rb_crew *c, json_t **replies, rb_err *err) {
+    for (int i = 0; i < c->stages; i++) {
+        const rb_child *s = &c->child[i];
+        if (!s->stopped_ns || (replies && replies[i])) continue;
+        int64_t since = rb_now_ns() - s->stopped_ns;
+        if (since > 2 * c->o.cfg->pipeline.deadline_ns)
+            return rb_fail(err, RESBM_E_TIMEOUT,
+                           "the coordinator waited for stage %d (process %d), which a signal stopped %.1f s ago, %s; "
+                           "let it run (kill -CONT), or raise pipeline.deadline",
+                           i, (int)s->pid, (double)since * 1e-9, c->doing);
+    }
+    return RESBM_OK;
+}
+
+/* A stage that ended, or was stopped, before it gave its answer (replies NULL: any). */
 static resbm_status ended_early(rb_crew *c, json_t **replies, rb_err *err) {
     RB_TRY(dead_child(c, err));
+    RB_TRY(stopped_child(c, replies, err));
     json_t *j = NULL;
     int from;
     rb_err said;

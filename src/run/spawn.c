@@ -75,20 +75,20 @@ resbm_status rb_spawn_stage(const char *program, const char *launcher, const cha
     close(ends[0]);
     close(ends[1]);
     out->ended = false;
+    out->stopped_ns = 0;
     if (!bad) return RESBM_OK;
     out->pid = 0;
     return rb_fail_errno(err, bad, "cannot start stage %d (%s)", stage, argv[0]);
 }
 
-int rb_children_poll(rb_child *c, int n) {
-    int first = -1;
+void rb_children_poll(rb_child *c, int n) {
     for (int i = 0; i < n; i++) {
-        if (!c[i].pid || c[i].ended) continue;
-        if (waitpid(c[i].pid, &c[i].status, WNOHANG) != c[i].pid) continue;
-        c[i].ended = true;
-        if (first < 0) first = i;
+        if (!c[i].pid) continue;
+        while (!c[i].ended && waitpid(c[i].pid, &c[i].status, WNOHANG | WUNTRACED | WCONTINUED) == c[i].pid) {
+            c[i].stopped_ns = WIFSTOPPED(c[i].status) ? rb_now_ns() : 0;
+            c[i].ended = WIFEXITED(c[i].status) || WIFSIGNALED(c[i].status);
+        }
     }
-    return first;
 }
 
 static bool all_ended(rb_child *c, int n, int64_t deadline_ns) {

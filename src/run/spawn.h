@@ -11,6 +11,7 @@ typedef struct rb_child {
     pid_t pid;   /* 0: not running */
     bool ended;
     int status;  /* of waitpid, once ended */
+    int64_t stopped_ns; /* since when it has been stopped by a signal (SIGSTOP, a debugger); 0: it runs */
 } rb_child;
 
 /* Starts `program stage --control ADDRESS --stage N --stages M` behind `launcher` (a command prefix split at blanks, with
@@ -18,8 +19,8 @@ typedef struct rb_child {
  * inherited. */
 resbm_status rb_spawn_stage(const char *program, const char *launcher, const char *control, int stage, int stages,
                             uint64_t token, rb_child *out, rb_err *err);
-/* Reaps children that have ended, without waiting. Returns the first newly ended one's index, or -1. */
-int rb_children_poll(rb_child *c, int n);
+/* Reaps children that have ended, and notes which are stopped, without waiting. */
+void rb_children_poll(rb_child *c, int n);
 /* Waits until every child has ended or the deadline; then SIGTERM, half a second later SIGKILL. All are reaped on
  * return. */
 void rb_children_end(rb_child *c, int n, int64_t deadline_ns);
