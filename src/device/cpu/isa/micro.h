@@ -34,6 +34,7 @@ typedef float rb_vec_unaligned __attribute__((vector_size(4 * RB_VL), may_alias,
 #endif
 
 typedef int32_t rb_ivec __attribute__((vector_size(4 * RB_VL), may_alias));
+typedef uint32_t rb_uvec __attribute__((vector_size(4 * RB_VL), may_alias));
 
 /* rb_expf (math.h) of a whole vector, with the same polynomial. */
 RB_INLINE rb_vec rb_exp_vec(rb_vec x) {
@@ -46,7 +47,7 @@ RB_INLINE rb_vec rb_exp_vec(rb_vec x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     rb_vec y = (p * r) * r + r + 1.0f;
-    rb_ivec e = (rb_ivec)y + (rb_ivec)((rb_ivec)z << 23);
+    rb_ivec e = (rb_ivec)((rb_uvec)y + ((rb_uvec)z << 23)); /* wraps for what is replaced below */
     rb_ivec low = x<-87.33654f, high = x> 88.72283f, nan = x != x, inf = (rb_ivec){0} + 0x7f800000;
     e = (e & ~(low | high | nan)) | (inf & high) | ((rb_ivec)x & nan);
     return (rb_vec)e;
