@@ -1,87 +1,108 @@
 #!/bin/sh
-# ctest: timeout=400 serial
-# Splitting changes nothing: any number of stages and threads, both schedules, every codec, boundary, identity and token
-# path, unequal segments, shared data or ids over the wire, recomputation, Unix sockets or TCP: the losses of
-# metrics.jsonl are equal as text, and every file of the snapshot has the same hash.
-set -eu
-resbm=$RB_BINARY_DIR/resbm
-rm -rf work && mkdir work && cd work
-seq 1 60000 | awk '{print $1 * $1 " of the " $1 " parts, as Dr. Johnson has it, are said to be " $1 % 97}' >text
-"$resbm" data --out corpus text >/dev/null
+# ctest: timeout=300 serial
+# Splitting changes nothing: losses (as text) and the files of the last snapshot (by hash) of one stage and one thread
+# come out of every number of stages and threads, every schedule, transport and way to spread the data.
+set -u
+. "$RB_SOURCE_DIR/tests/run_common.sh"
+make_corpus
+make_config
 
-cat >run.yaml <<'Y'
-model:    {d: 128, layers: 5, heads: 4, kv_heads: 2, ffn: 192, vocab: 256, context: 32, segments: 4}
-boundary: {kind: residual, ratio: 16}
-data:     {train: "corpus/train-*.bin", val: "corpus/val-*.bin", tokenizer: bytes}
-optim:    {warmup: 2, clip: 1.0, schedule: cosine}
-train:    {steps: 4, batch: 8, microbatches: 4, eval_every: 2, eval_sequences: 8, checkpoint_every: 0}
-Y
+# family NAME "MODEL SETTINGS" "DEPLOYMENT" ...: the model on one stage of one thread, then on each deployment.
+runs=0
+family() {
+    name=$1 model=$2
+    shift 2
+    # shellcheck disable=SC2086 # settings are words
+    train "$name" $model pipeline.stages=1 || { miss "$name"; cat "$name.log"; return; }
+    for deployment; do
+        runs=$((runs + 1)) before=$failures
+        # shellcheck disable=SC2086
+        if train other $model $deployment; then same "$name" other; else
+            miss "$name with $deployment"
+            cat other.log
+        fi
+        [ "$failures" = "$before" ] || { echo "  in family $name: $model, with $deployment"; return; }
+    done
+}
+stages() { printf 'pipeline.stages=%s' "$1"; }
+four="pipeline.stages=4 pipeline.threads=2"
+gpipe="pipeline.stages=3 pipeline.schedule=gpipe pipeline.threads=3"
 
-# losses DIR: the columns that must be equal, and the hashes of the snapshot's files.
-result() {
-    sed 's/"step_s.*"wire_bytes_fwd.*//' "$1/metrics.jsonl"
-    sed -n '/"files"/,$p' "$1"/step-*/manifest.json | grep -E '"(name|bytes)"|^ *"hash"' | head -n -1
-}
-# run NAME OVERRIDES...
-run() {
-    name=$1
-    shift
-    rm -rf "$name"
-    "$resbm" train run.yaml --quiet --out "$name" "$@" >"$name.log" 2>&1 || { cat "$name.log"; exit 1; }
-    result "$name" >"$name.txt"
-    [ "$(grep -c '"loss"' "$name.txt")" -ge 1 ] && [ "$(grep -c hash "$name.txt")" -ge 1 ]
-}
-# same WHAT DEPLOYMENT... -- MODEL...: one stage against this deployment of the same model
-count=0
-same() {
-    deployment=
-    while [ "$1" != -- ]; do deployment="$deployment $1"; shift; done
-    shift
-    run one pipeline.stages=1 pipeline.threads=1 "$@"
-    # shellcheck disable=SC2086
-    run many $deployment "$@"
-    cmp -s one.txt many.txt || { echo "differs:$deployment -- $*"; diff one.txt many.txt | head -5; exit 1; }
-    count=$((count + 1))
-}
-
-for stages in 2 3 4; do same pipeline.stages=$stages --; done
-same pipeline.stages=1 pipeline.threads=2 --
-same pipeline.stages=2 pipeline.threads=3 --
-same pipeline.stages=4 pipeline.schedule=gpipe --
-same pipeline.stages=3 pipeline.schedule=1f1b -- train.recompute=true
-same pipeline.stages=4 pipeline.transport=tcp --
-same pipeline.stages=4 data.distribute=wire -- boundary.tokens=embedding
-same pipeline.stages=2 pipeline.inflight=3 -- boundary.tokens=trunk
-same pipeline.stages=4 link.up=50mbit link.down=50mbit link.latency=1ms --
-for codec in f32 bf16 int8 int4; do
-    same pipeline.stages=4 -- boundary.codec_fwd=$codec boundary.codec_bwd=$codec
-    same pipeline.stages=2 -- boundary.kind=none boundary.codec_fwd=$codec boundary.codec_bwd=$codec
+family int4 "" "$(stages 2)" "$(stages 3)" "$(stages 4)" "$four" "$gpipe" "pipeline.stages=1 pipeline.threads=2" \
+    "pipeline.stages=1 pipeline.threads=3" "pipeline.stages=2 pipeline.threads=3 pipeline.schedule=gpipe" \
+    "pipeline.stages=4 pipeline.transport=tcp" "pipeline.stages=4 train.recompute=true" \
+    "pipeline.stages=1 train.recompute=true pipeline.threads=2" "pipeline.stages=3 data.distribute=wire" \
+    "pipeline.stages=4 pipeline.schedule=gpipe data.distribute=wire pipeline.transport=tcp" \
+    "pipeline.stages=4 pipeline.inflight=3" "pipeline.stages=4 link.latency=2ms link.jitter=1ms link.up=20mbit link.loss=0.02"
+for codec in f32 bf16 int8; do
+    family "$codec" "boundary.codec_fwd=$codec boundary.codec_bwd=$codec" "$four" "$gpipe" "$(stages 2)"
 done
-for identity in split full none; do
-    same pipeline.stages=4 -- boundary.identity=$identity boundary.identity_width=2 boundary.ratio=8
+family mixed "boundary.codec_fwd=int8 boundary.codec_bwd=bf16" "$four" "$gpipe"
+family per-token "boundary.scale_fwd=token" "$four" "$gpipe"
+family linear "boundary.kind=linear" "$four" "$gpipe"
+family linear-f32 "boundary.kind=linear boundary.codec_fwd=f32 boundary.codec_bwd=int8" "$four"
+family none "boundary.kind=none boundary.codec_fwd=auto boundary.codec_bwd=auto" "$four" "$gpipe" \
+    "pipeline.stages=4 data.distribute=wire"
+for codec in f32 int8; do
+    family "none-$codec" "boundary.kind=none boundary.codec_fwd=$codec boundary.codec_bwd=$codec" "$four"
 done
-same pipeline.stages=4 -- boundary.kind=linear boundary.scale_fwd=token
-same pipeline.stages=4 -- 'model.segments=[2,1,1,1]' optim.kind=adamw optim.clip_scope=segment
-same pipeline.stages=4 -- train.microbatches=2 # fewer microbatches than stages
-same pipeline.stages=4 -- model.d=256 model.ffn=320 train.steps=3 optim.warmup=1
-same pipeline.stages=4 pipeline.threads=2 -- model.d=1024 model.ffn=512 model.layers=4 model.heads=8 train.steps=2 \
-    train.eval_every=0 optim.warmup=1 boundary.ratio=128
+family none-int4 "boundary.kind=none" "$four"
+family split "boundary.identity=split boundary.identity_width=2 boundary.ratio=8" "$four" "$gpipe"
+family full "boundary.identity=full" "$four" "$gpipe"
+family no-identity "boundary.identity=none boundary.hidden=0" "$four" "$gpipe"
+family embedding "boundary.tokens=embedding" "$four" "$gpipe" "pipeline.stages=2 data.distribute=shared"
+family trunk "boundary.tokens=trunk boundary.trunk_width=32 boundary.trunk_heads=2" "$four" "$gpipe" \
+    "pipeline.stages=3 data.distribute=shared train.recompute=true"
+family unequal "model.layers=6 model.segments=[1,3,2]" "pipeline.stages=3" "$gpipe" "pipeline.stages=2"
+family few-microbatches "train.microbatches=1" "$four" "$gpipe"
+family two-microbatches "train.microbatches=2" "$four" "$gpipe"
+family adamw "optim.kind=adamw optim.lr=0.002 optim.clip_scope=segment optim.schedule=cosine model.kv_heads=2 model.qk_norm=true" \
+    "$four" "$gpipe"
+family d256 "model.d=256 model.ffn=704 model.context=64 boundary.ratio=128 train.steps=2 optim.warmup=1" "$four" "$gpipe"
+family d1024 "model.d=1024 model.ffn=512 model.heads=8 model.layers=2 model.segments=2 model.context=40 boundary.ratio=128
+    train.steps=2 optim.warmup=1 train.batch=2 train.microbatches=2 optim.ns_steps=2" "pipeline.stages=2 pipeline.threads=2" \
+    "pipeline.stages=2 pipeline.schedule=gpipe pipeline.threads=3"
 
-# recomputation changes no bit; another count of microbatches agrees within 1e-6
-run plain
-run again train.recompute=true
-cmp plain.txt again.txt
-run halves train.microbatches=2 boundary.codec_fwd=f32 boundary.codec_bwd=f32 train.steps=1 optim.warmup=1
-run quarters train.microbatches=4 boundary.codec_fwd=f32 boundary.codec_bwd=f32 train.steps=1 optim.warmup=1
-for f in halves quarters; do sed -n 's/.*"loss":\([0-9.e+-]*\).*/\1/p' $f.txt | head -1; done |
-    awk '{x[NR] = $1} END {d = (x[1] - x[2]) / x[1]; exit !(d * d < 1e-12)}'
+# A list of blocks per segment has all its layers in the snapshot.
+train unequal model.layers=6 'model.segments=[1,3,2]' pipeline.stages=3 || miss "unequal segments"
+for layer in 0 1 2 3 4 5; do
+    grep -aq "model.layers.$layer.self_attn.q_proj.weight" unequal/step-3/segment-?.safetensors || miss "layer $layer is lost"
+done
 
-# the wire at d 1024, k 8, int4, a microbatch of 1024 tokens: at most 4.5 bytes a token each way
-run wide model.d=1024 model.ffn=256 model.layers=2 model.segments=2 model.heads=8 model.context=128 train.batch=16 \
-    train.microbatches=2 train.steps=1 train.eval_every=0 optim.warmup=1 boundary.ratio=128 pipeline.stages=2 \
-    boundary.codec_fwd=int4 boundary.codec_bwd=int4
+# Another number of microbatches: the same sums in another order.
+close_to() { # FILE FILE: losses within 1e-6 relative
+    paste -d, "$1" "$2" | awk -F'"loss":' '{ a = $2 + 0; b = $3 + 0; d = a > b ? a - b : b - a
+        if (a <= 0 || b <= 0 || d > 1e-6 * a) { print "  " a " against " b; bad = 1 } } END { exit bad || !NR }'
+}
+train m2 train.batch=8 train.microbatches=2 optim.kind=adamw optim.lr=0.002 boundary.codec_fwd=f32 boundary.codec_bwd=f32 || miss m2
+train m4 train.batch=8 train.microbatches=4 optim.kind=adamw optim.lr=0.002 boundary.codec_fwd=f32 boundary.codec_bwd=f32 || miss m4
+close_to m2/metrics.jsonl m4/metrics.jsonl || miss "2 and 4 microbatches differ by more than 1e-6"
+
+# What crosses a boundary at d 1024, k 8, int4 and microbatches of 1024 tokens, byte for byte: a frame of 56 bytes, half
+# a byte a value, and backward a scale of 2 bytes for every 64 values. More than 4.5 bytes a token is too much.
+train wide model.d=1024 model.ffn=256 model.layers=2 model.segments=2 model.heads=8 model.context=128 train.batch=16 \
+    train.microbatches=2 train.steps=2 train.eval_every=0 train.eval_sequences=1 optim.warmup=1 optim.kind=adamw \
+    boundary.ratio=128 pipeline.stages=2 || { miss wide; cat wide.log; }
+is() { awk -v a="$2" -v b="$3" 'BEGIN { exit !(a != "" && a - b < 1e-9 * b && b - a < 1e-9 * b) }' || miss "$1: $2, not $3"; }
+is "bytes per token forward" "$(number wide bytes_per_token_fwd)" "$(awk 'BEGIN { printf "%.6g", (56 + 4096) / 1024 }')"
+is "bytes per token backward" "$(number wide bytes_per_token_bwd)" "$(awk 'BEGIN { printf "%.6g", (56 + 4096 + 256) / 1024 }')"
 for way in fwd bwd; do
-    sed -n "s/.*bytes_per_token_$way\": *\([0-9.]*\).*/\1/p" wide/summary.json | awk -v way=$way '
-        {print "bytes per token " way ": " $1; exit !($1 > 4 && $1 <= 4.5)}'
+    number wide bytes_per_token_$way | awk '{ exit !($1 > 4 && $1 <= 4.5) }' || miss "more than 4.5 bytes per token $way"
 done
-echo "$count deployments equal to one stage, bit for bit"
+grep -q '"wire_bytes_fwd":8304,"wire_bytes_bwd":8816' wide/metrics.jsonl || miss "the bytes of a step are not those of its frames"
+# Token ids, where they travel, are one byte each at this vocabulary, and the label after the last.
+train ids data.distribute=wire || { miss ids; cat ids.log; }
+train plain || miss plain
+wire() { sed -n '$s/.*"wire_bytes_fwd":\([0-9]*\),.*/\1/p' "$1/metrics.jsonl"; }
+is "bytes of token ids of a step" $(($(wire ids) - $(wire plain))) $((3 * 6 * 33))
+
+# Not a test of speed (the machine may be busy): how long until four stages have done their first step.
+rm -rf first
+begin=$(now_ms)
+"$resbm" train -q run.yaml --out first train.steps=1 optim.warmup=1 train.eval_every=0 data.val= >first.log 2>&1 || {
+    miss first
+    cat first.log
+}
+echo "four stages, started, one step, snapshot, end: $(($(now_ms) - begin)) ms (the step: $(number first step_s) s)"
+echo "$runs deployments compared"
+verdict
