@@ -143,6 +143,7 @@ static void tokens_outside_the_vocabulary(void **state) {
     rb_shards_close(s);
     assert_ok(rb_shards_open("wide.bin", 100000, &s, &err), &err);
     assert_ok(rb_shards_read(s, 0, 2, out, &err), &err);
+    assert_fails(rb_shards_read(s, 2, 1, out, &err), RESBM_E_CONFIG, "token 2 has id 100000", &err);
     assert_fails(rb_shards_read(s, 1, 3, out, &err), RESBM_E_CONFIG, "wide.bin: token 2 has id 100000", &err);
     rb_shards_close(s);
     assert_ok(rb_shard_create("narrow.bin", 2, &w, &err), &err);

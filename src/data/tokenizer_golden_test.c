@@ -3,6 +3,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include "rb_cmocka.h"
+#include "data/pretokenize.h"
 #include "data/tokenizer_kinds.h"
 
 #define GOLDEN RB_SOURCE_DIR "/tests/golden/tokenizers/"
@@ -90,6 +91,30 @@ static void qwen2(void **state) {
     check_file("qwen2", ".json", 504);
 }
 
+/* Every class of characters, at the borders of each of its ranges. */
+static void words_at_class_borders(void **state) {
+    (void)state;
+    size_t i;
+    json_t *j = json_load_file(GOLDEN "words.json", JSON_ALLOW_NUL, NULL), *one;
+    assert_int_equal(json_array_size(j), 3);
+    json_array_foreach(j, i, one) {
+        const json_t *text = json_array_get(one, 1), *want = json_array_get(one, 2);
+        rb_pattern p = rb_pattern_of_regex(json_string_value(json_array_get(one, 0)));
+        const char *at = json_string_value(text);
+        size_t left = json_string_length(text);
+        assert_int_not_equal(p, RB_PATTERN_NONE);
+        for (size_t k = 0; left; k++) {
+            size_t n = rb_pattern_word(p, at, left);
+            if ((json_int_t)n != json_integer_value(json_array_get(want, k)))
+                fail_msg("pattern %zu, word %zu at \"%.20s\": %zu bytes, not %lld", i, k, at, n,
+                         (long long)json_integer_value(json_array_get(want, k)));
+            at += n;
+            left -= n;
+        }
+    }
+    json_decref(j);
+}
+
 static void ends_of_a_text(void **state) {
     (void)state;
     rb_err err;
@@ -100,7 +125,7 @@ static void ends_of_a_text(void **state) {
     rb_tokenizer_close(&t);
     assert_ok(rb_tokenizer_open(GOLDEN "llama3.json", &t, &err), &err);
     assert_int_equal(t.bos, 606);
-    assert_int_equal(t.eos, 607);
+    assert_int_equal(t.eos, 608);
     rb_tokenizer_close(&t);
 }
 
@@ -118,6 +143,7 @@ int main(void) {
         cmocka_unit_test(llama3),
         cmocka_unit_test(qwen2),
         cmocka_unit_test(ends_of_a_text),
+        cmocka_unit_test(words_at_class_borders),
 #ifdef RB_HAVE_SENTENCEPIECE
         cmocka_unit_test(sentencepiece_models),
 #endif

@@ -78,6 +78,7 @@ static void words_of_the_patterns(void **state) {
     (void)state;
     word_lengths(RB_PATTERN_GPT2, "It's  a 1234 DON'T!\n\n x", "It|'s| | a| 1234| DON|'|T|!|\n\n| x|");
     word_lengths(RB_PATTERN_LLAMA3, "It's  a 1234 DON'T!\n\n x", "It|'s| | a| |123|4| DON|'T|!\n\n| x|");
+    word_lengths(RB_PATTERN_LLAMA3, "it'ſx", "it|'ſ|x|"); /* the long s is an s when case is ignored */
     word_lengths(RB_PATTERN_QWEN2, "a12 \n \n b", "a|1|2| \n \n| b|");
     /* Bytes that are no UTF-8 are no letters: they part a word and hold together with punctuation. */
     word_lengths(RB_PATTERN_GPT2, "ab\xff\xfe!cd \xe6\x9d", "ab|\xff\xfe!|cd| \xe6\x9d|");

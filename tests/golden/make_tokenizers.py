@@ -5,7 +5,8 @@ packages `tokenizers` and `sentencepiece` make of some hundred texts. src/data/t
 gpt2.json, llama3.json, qwen2.json: byte-level BPE with the pre-tokenizers of those models, gpt2 with merges as
 "a b" and one special token; llama3 with ignore_merges, a template and words in the vocabulary that no merge makes;
 qwen2 with added tokens that are not special. bpe.model, unigram.model: SentencePiece with and without byte fallback.
-NAME.cases.json is a list of [text, [ids]]. Needs the packages of tests/requirements.txt."""
+NAME.cases.json is a list of [text, [ids]]. words.json is a list of [regular expression, text, [bytes of each word]],
+whose texts hold the first and last character of every range of letters, numbers and spaces, and their neighbours. Needs the packages of tests/requirements.txt."""
 import io
 import json
 import pathlib
@@ -24,10 +25,10 @@ WORDS = ("the of and a to in is that it was for on are with as his they be at on
          "some so these would other into has more her two like him see time could no make than first been its who now "
          "people my made over did down only way find use may water long little very after words called just where most "
          "know internationalization straße naïve café Ωμέγα здравствуйте мир 東京 こんにちは 안녕하세요 नमस्ते עברית العربية").split()
-ODD = ["don't", "I'LL", "we'Ve", "it'S", "'ſ", "'d've", "''s", "x'", "'", "12", "1234567", "3.14159", "½²Ⅷ", "٣٤٥", "1a2b3c", "e\u0301",
+ODD = ["don't", "I'LL", "we'Ve", "it'S", "'ſ", "it'ſx", "'d've", "''s", "x'", "'", "12", "1234567", "3.14159", "½²Ⅷ", "٣٤٥", "1a2b3c", "e\u0301",
        "👍", "👩‍👩‍👧", "🇩🇪", "…", "—", "\u00a0", "\u2003", "\u3000x", "\u0085", "\u1680", "\u200b", "\ufeff", "\ufffd", "\ufffe", "\U0010ffff",
        "\x00", "\x01\x7f", "\x1c", "\t", "\t\tif", "\r", "\r\n", "\n", "\n\n", " \n ", "  ", "   ", "\n  \n\tx", "!?", "...\n\n", "$%^&*()",
-       "<|endoftext|>", "<|begin_of_text|>", "<|", "endoftext|>", "<tool>", "<tool><tool", "<|end", "snake_case", "CamelCase", "ALLCAPS",
+       "<|endoftext|>", "<|begin_of_text|>", "<|end_of_text|>", "<|", "endoftext|>", "<tool>", "<tool><tool", "<|end", "snake_case", "CamelCase", "ALLCAPS",
        "#include <stdio.h>\n", "http://a.b/c?d=e", "\u0100\u0120", "Ġ", "ǅ", "ª", "ʼ", "ⅻ", "𐞀", "𞤀", "𝟘𝟙", "ー", "々", "ሀ", "\u0300", "a\u0300\u0301b"]
 
 
@@ -95,7 +96,7 @@ def llama3():
         vocab.setdefault(word, len(vocab))
     j["model"]["ignore_merges"] = True
     t = Tokenizer.from_str(json.dumps(j))
-    t.add_special_tokens(["<|begin_of_text|>", "<|end_of_text|>", "<|end"])
+    t.add_special_tokens(["<|begin_of_text|>", "<|end", "<|end_of_text|>"])
     t.post_processor = processors.Sequence([
         processors.ByteLevel(trim_offsets=False),
         processors.TemplateProcessing(single="<|begin_of_text|> $A", pair="<|begin_of_text|> $A <|begin_of_text|> $B:1",
@@ -123,10 +124,30 @@ def sentence_model(name, kind, fallback, seed):
     write_cases(name, [[s, t.encode(s)] for s in texts(seed, 150) if "\x00" not in s])
 
 
+def class_borders():
+    points = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    text, borders = "".join(map(chr, points)), set()
+    for pattern in (r"\p{L}", r"\p{N}", r"\s"):
+        for _, (a, b) in pre_tokenizers.Split(Regex(pattern), "removed").pre_tokenize_str(text):
+            borders.update(points[max(a - 1, 0):a + 1] + points[b - 1:b + 1])
+    return "".join(f"a{chr(c)}1{chr(c)} {chr(c)}" for c in sorted(borders))
+
+
+def words():
+    gpt2_pattern = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+    text = class_borders()
+    out = []
+    for pattern in (gpt2_pattern, LLAMA3, QWEN2):
+        split = pre_tokenizers.Split(Regex(pattern), "isolated").pre_tokenize_str(text)
+        out.append([pattern, text, [len(w.encode()) for w, _ in split]])
+    (HERE / "words.json").write_text(json.dumps(out, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
     HERE.mkdir(exist_ok=True)
     gpt2()
     llama3()
     qwen2()
+    words()
     sentence_model("bpe", "bpe", True, 5)
     sentence_model("unigram", "unigram", False, 6)
