@@ -1,3 +1,4 @@
+#!/bin/sh
 # For tests that run the program whole: sourced, not run. Makes a small corpus and configuration in the working folder.
 resbm=$RB_BINARY_DIR/resbm
 [ -x "$resbm" ] || { echo "$resbm was not built"; exit 1; }

@@ -76,6 +76,16 @@ static int weight(resbm_status st) {
     return st == RESBM_E_CANCELLED ? 0 : st == RESBM_E_PEER ? 1 : st == RESBM_E_TIMEOUT ? 2 : 3;
 }
 
+/* Where deadlines are alike, the first to complain may have waited for a stage that itself waits: says who is stopped. */
+static void name_stopped(const rb_crew *c, rb_err *err) {
+    for (int i = 0; i < c->stages && err; i++) {
+        size_t n = strlen(err->text);
+        if (c->child[i].stopped_ns && !c->child[i].ended)
+            snprintf(err->text + n, sizeof err->text - n, "; a signal has stopped stage %d (process %d)", i,
+                     (int)c->child[i].pid);
+    }
+}
+
 /* `st` came first to the ear, but need not be the cause: a stage that was killed, or that has a fault of its own,
  * makes its neighbours complain too. Listens a little longer for it. */
 static resbm_status find_cause(rb_crew *c, resbm_status st, rb_err *err) {
@@ -92,6 +102,7 @@ static resbm_status find_cause(rb_crew *c, resbm_status st, rb_err *err) {
         st = got;
         if (err) *err = other;
     }
+    if (st == RESBM_E_TIMEOUT) name_stopped(c, err);
     return st;
 }
 
@@ -104,9 +115,8 @@ static resbm_status stopped_child(rb_crew *c, json_t **replies, rb_err *err) {
         int64_t since = rb_now_ns() - s->stopped_ns;
         if (since > 2 * c->o.cfg->pipeline.deadline_ns)
             return rb_fail(err, RESBM_E_TIMEOUT,
-                           "the coordinator waited for stage %d (process %d), which a signal stopped %.1f s ago, %s; "
-                           "let it run (kill -CONT), or raise pipeline.deadline",
-                           i, (int)s->pid, (double)since * 1e-9, c->doing);
+                           "the coordinator waited %.1f s for stage %d %s; let it run (kill -CONT %d), or raise "
+                           "pipeline.deadline", (double)since * 1e-9, i, c->doing, (int)s->pid);
     }
     return RESBM_OK;
 }

@@ -1,0 +1,86 @@
+#!/bin/sh
+# ctest: timeout=120 serial
+# Wrong input and worlds that do not fit: a message that says what, where and what to do, a status other than zero, and
+# what was there before stays as it was.
+set -u
+. "$RB_SOURCE_DIR/tests/run_common.sh"
+make_corpus
+make_config
+
+# refused PATTERN [key=value | --flag ...]: training must end so, quickly.
+refused() {
+    pattern=$1
+    shift
+    timeout 30 "$resbm" train -q run.yaml "$@" >refused.log 2>&1
+    status=$?
+    [ $status = 1 ] || miss "status $status of: $*"
+    grep -Eq -- "$pattern" refused.log || { miss "nothing says '$pattern' of: $*"; tail -n 3 refused.log; }
+}
+rm -rf x nan small
+refused "'lrr' in section optim: did you mean lr" --out x optim.lrr=1
+refused "'microbatch'.*did you mean microbatches" --out x train.microbatch=2
+refused "'modle'.*did you mean model" --out x modle.d=3
+refused 'ratio.*100' --out x boundary.ratio=100
+refused 'stages.*9.*segments.*4|stages.*segments' --out x pipeline.stages=9
+refused 'microbatches.*4.*batch.*6|microbatches.*batch' --out x train.microbatches=4
+refused 'heads' --out x model.heads=5
+refused 'lr' --out x optim.lr=-1
+refused 'codec_fwd.*int3.*int4|int4' --out x boundary.codec_fwd=int3
+refused 'nothing-.*resbm data' --out x 'data.train=nothing-*.bin'
+refused 'vocab.* 60' --out x model.vocab=60
+refused 'cannot.*(/proc/none|proc)' --out /proc/none/run
+refused 'no snapshot' --out empty --resume
+train=$(find corpus -name 'train-*.bin' | sort | head -n 1)
+head -c 2000 "$train" >cut.bin
+refused 'cut.bin.*truncated' --out x data.train=cut.bin
+head -c 100 "$train" >stub.bin
+refused 'stub.bin' --out x data.train=stub.bin
+sed 's/^train:/trian:/' run.yaml >typo.yaml
+"$resbm" train typo.yaml --out x >refused.log 2>&1 && miss "typo.yaml was accepted"
+grep -Eq 'typo.yaml:5.*trian.*train' refused.log || { miss "the misspelt section is not named"; cat refused.log; }
+[ -z "$(find x -name 'step-*' 2>/dev/null)" ] || miss "a refused run left a snapshot"
+
+# An older run is not overwritten.
+train old train.checkpoint_every=1 train.keep=9 || { miss old; cat old.log; }
+cksum old/metrics.jsonl old/step-*/* >before
+refused 'old already holds a run.*--resume.*--out' --out old
+cksum old/metrics.jsonl old/step-*/* | cmp -s - before || miss "a refused run changed the older one"
+refused 'd.*256|model' --out old --resume model.d=256
+
+# Not finite: the step and the first tensor; the last snapshot is one of finite numbers.
+refused 'step [0-9]+.*(not finite).*(model\.|boundary\.|lm_head|logits|loss)' --out nan optim.lr=100 optim.adamw_lr=100 \
+    optim.clip=0 train.steps=40 train.checkpoint_every=1
+refused 'already holds' --out nan
+
+# A damaged snapshot is named, and the one before it is used, bit for bit.
+for damage in flip cut manifest; do
+    rm -rf damaged
+    cp -r old damaged
+    part=damaged/step-3/segment-1.safetensors
+    case $damage in
+    flip) printf '\125' | dd of=$part bs=1 seek=3000 conv=notrunc 2>/dev/null ;;
+    cut) head -c 5000 $part >part && cp part $part ;;
+    manifest) sed -i 's/"cursor": 18/"cursor": 19/' damaged/step-3/manifest.json ;;
+    esac
+    train damaged --resume || { miss "resume after $damage"; cat damaged.log; continue; }
+    [ $damage = manifest ] || grep -q 'step-3.*segment-1.safetensors' damaged.log || { miss "$damage: no name"; cat damaged.log; }
+    grep -q 'step-3' damaged.log || miss "$damage: no name"
+    grep -q 'resumed after step 2' damaged.log || { miss "$damage: not resumed after step 2"; cat damaged.log; }
+    same old damaged
+done
+rm -rf half && cp -r old half && rm half/step-3/manifest.json
+train half --resume && same old half
+grep -q 'resumed after step 2' half.log || miss "a snapshot without a manifest was used"
+rm -f damaged/step-*/segment-0.safetensors
+"$resbm" eval damaged >refused.log 2>&1 && miss "eval of a run without a whole snapshot"
+grep -q 'segment-0.safetensors' refused.log || { miss "the missing file is not named"; cat refused.log; }
+
+# A full disk: named, and the earlier snapshot is whole.
+if [ "$(id -u)" = 0 ] && mkdir -p small && mount -t tmpfs -o size=7m tmpfs small 2>/dev/null; then
+    trap 'umount small' EXIT
+    refused 'small/.*No space left' --out small/run train.steps=40 train.checkpoint_every=1 train.keep=9
+    "$resbm" eval small/run >eval.log 2>&1 || { miss "nothing was left to evaluate"; cat eval.log; }
+else
+    echo "full disk: not tried (no permission to mount a small file system)"
+fi
+verdict
