@@ -69,7 +69,7 @@ train uncompressed "train.max_seconds=$seconds" boundary.kind=none boundary.code
 
 # A run ends with a whole step, and steps are long here: the second run gets the time that the first one took.
 seconds=$(sed -n 's/^ *"time_s": \([0-9.]*\).*/\1/p' "$dir/uncompressed/summary.json")
-say "residual boundaries, 128x narrower, 4 bits, $seconds s"
+say "residual boundaries, 128x narrower, 4 bits, $(printf %.0f "$seconds") s"
 train residual-128x "train.max_seconds=$seconds"
 
 say "the same wall time, the same links"
