@@ -56,8 +56,8 @@ typedef struct resbm_config resbm_config;
 
 /* All defaults. The caller frees it. */
 RESBM_API resbm_status resbm_config_new(resbm_config **out, resbm_error *err);
-/* Lays a YAML file over what is there. RESBM_E_IO: it cannot be read. RESBM_E_CONFIG names file, line, key, value and what is allowed; after a fault
- * the configuration may be half changed and is only good for resbm_config_free. */
+/* Lays a YAML file over what is there. RESBM_E_IO: it cannot be read. RESBM_E_CONFIG names file, line, key, value and
+ * what is allowed; after a fault the configuration may be half changed and is only good for resbm_config_free. */
 RESBM_API resbm_status resbm_config_load(resbm_config *c, const char *path, resbm_error *err);
 /* "section.key=value", as on the command line. */
 RESBM_API resbm_status resbm_config_set(resbm_config *c, const char *assignment, resbm_error *err);
