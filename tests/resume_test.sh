@@ -62,8 +62,8 @@ done
 said=$(sed -n 's/.*"step":12,.*"val_loss":\([0-9.e+-]*\).*/\1/p' straight/metrics.jsonl)
 [ -n "$said" ] || miss "the last step was not evaluated"
 for n in 1 2 3 4; do
-    "$resbm" eval straight pipeline.stages=$n >eval 2>&1 || { miss "eval on $n stages"; cat eval; }
-    grep -q "step 12  loss $said " eval || miss "eval on $n stages says $(cat eval), the run $said"
+    "$resbm" eval straight pipeline.stages=$n >eval.log 2>&1 || { miss "eval on $n stages"; cat eval.log; }
+    grep -q "step 12  loss $said " eval.log || miss "eval on $n stages says $(cat eval.log), the run $said"
     for how in "-t 0" "-t 1 -P 0.9 -S 5"; do
         # shellcheck disable=SC2086
         "$resbm" generate straight -p 'the slow ' -n 60 $how pipeline.stages=$n >"said.$n" 2>generate.log ||

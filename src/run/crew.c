@@ -59,9 +59,8 @@ static resbm_status send_config(rb_crew *c, int stage, const char *text, rb_err 
     return rb_control_send(c->control, stage, j, rb_now_ns() + 10 * RB_SEC, err);
 }
 
-/* The child that ended badly, if any: a fault that explains the others. */
+/* The child that ended badly by the last poll, if any: a fault that explains the others. */
 static resbm_status dead_child(rb_crew *c, rb_err *err) {
-    rb_children_poll(c->child, c->stages);
     for (int i = 0; i < c->stages; i++) {
         char how[96];
         if (!c->child[i].ended || !WIFSIGNALED(c->child[i].status)) continue;
@@ -91,6 +90,7 @@ static void name_stopped(const rb_crew *c, rb_err *err) {
 static resbm_status find_cause(rb_crew *c, resbm_status st, rb_err *err) {
     int64_t until = rb_now_ns() + RB_SEC;
     while (rb_now_ns() < until && weight(st) < 3) {
+        rb_children_poll(c->child, c->stages);
         if (dead_child(c, err)) return err ? err->code : RESBM_E_PEER;
         rb_err other;
         json_t *j = NULL;
@@ -121,7 +121,8 @@ static resbm_status stopped_child(rb_crew *c, json_t **replies, rb_err *err) {
     return RESBM_OK;
 }
 
-/* A stage that ended, or was stopped, before it gave its answer (replies NULL: any). */
+/* A stage that ended, or was stopped, before it gave its answer (replies NULL: any). Looks at the last poll, not at a new
+ * one: whoever ended since may have left its answer behind. */
 static resbm_status ended_early(rb_crew *c, json_t **replies, rb_err *err) {
     RB_TRY(dead_child(c, err));
     RB_TRY(stopped_child(c, replies, err));
@@ -152,6 +153,7 @@ static resbm_status accept_all(rb_crew *c, rb_listener *l, int64_t deadline, rb_
             continue;
         }
         if (st != RESBM_E_TIMEOUT) return st;
+        rb_children_poll(c->child, c->stages);
         RB_TRY(ended_early(c, NULL, err));
         if (rb_now_ns() > deadline)
             return rb_fail(err, RESBM_E_TIMEOUT, "%d of %d stages have joined within pipeline.startup_deadline", i, c->stages);
@@ -286,7 +288,10 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
         int from;
         st = next_answer(c, type, only, replies, &from, &j, err);
         bool quiet = st == RESBM_E_TIMEOUT && from < 0; /* nobody spoke; a stage's own deadline is a fault */
-        if (quiet && last_words(c, type, only, replies)) continue;
+        if (quiet && last_words(c, type, only, replies)) {
+            st = RESBM_OK;
+            continue;
+        }
         if (quiet) {
             st = ended_early(c, replies, err);
             if (!st && rb_now_ns() > deadline_ns) st = silent(c, type, only, replies, err);
