@@ -50,9 +50,12 @@ static atomic_int stop;
 
 /* The first Ctrl-C asks for a snapshot and an end; the second ends at once. */
 static void on_signal(int sig) {
+    static const char told[] = "\nresbm: stopping after this step, with a snapshot; once more ends at once\n";
     if (atomic_fetch_add(&stop, 1)) {
         signal(sig, SIG_DFL);
         raise(sig);
+    } else if (write(STDERR_FILENO, told, sizeof told - 1) < 0) {
+        return; /* nobody reads it: the run ends all the same */
     }
 }
 

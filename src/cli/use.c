@@ -9,6 +9,8 @@
 #include "data/tokenizer.h"
 #include "run/train.h"
 
+enum { MAX_TOKENS = 1 << 24 };
+
 typedef struct arguments {
     const char *dir, *data, *prompt;
     const char **set;
@@ -39,7 +41,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case 'd': a->data = arg; break;
     case 's': a->sequences = rb_cli_int("sequences", arg, 1, INT32_MAX, state); break;
     case 'p': a->prompt = arg; break;
-    case 'n': a->n = rb_cli_int("tokens", arg, 1, 1 << 24, state); break;
+    case 'n': a->n = rb_cli_int("tokens", arg, 1, MAX_TOKENS, state); break;
     case 't': a->temperature = rb_cli_real("temperature", arg, 0, 100, state); break;
     case 'P': a->top_p = rb_cli_real("top-p", arg, 0, 1, state); break;
     case 'S': a->seed = rb_cli_uint("seed", arg, state); break;
@@ -84,10 +86,18 @@ static resbm_status eval(const arguments *a, rb_config *c, rb_err *err) {
     return RESBM_OK;
 }
 
+typedef struct writer {
+    rb_tokenizer tok;
+    const char *prompt; /* not yet written: a fault before the first token leaves standard output empty */
+} writer;
+
 static resbm_status emit(void *ctx, int32_t id, rb_err *err) {
+    writer *w = ctx;
     rb_buf b = {0};
-    resbm_status st = rb_tokenizer_decode(ctx, id, &b, err);
-    if (!st) fwrite(b.data, 1, b.len, stdout);
+    resbm_status st = rb_tokenizer_decode(&w->tok, id, &b, err);
+    if (w->prompt) fputs(w->prompt, stdout);
+    w->prompt = NULL;
+    if (!st && b.len) fwrite(b.data, 1, b.len, stdout);
     fflush(stdout);
     rb_buf_free(&b);
     return st;
@@ -95,18 +105,17 @@ static resbm_status emit(void *ctx, int32_t id, rb_err *err) {
 
 static resbm_status generate(const arguments *a, rb_config *c, rb_err *err) {
     char folder[4096], program[4096];
-    rb_tokenizer tok;
+    writer w = {.prompt = a->prompt};
     rb_ids ids = {0};
     RB_TRY(load(a, c, folder, err));
-    RB_TRY(rb_tokenizer_open(c->data.tokenizer, &tok, err));
-    resbm_status st = rb_tokenizer_encode(&tok, a->prompt, strlen(a->prompt), &ids, err);
+    RB_TRY(rb_tokenizer_open(c->data.tokenizer, &w.tok, err));
+    resbm_status st = rb_tokenizer_encode(&w.tok, a->prompt, strlen(a->prompt), &ids, err);
     rb_generate_options o = {.prompt = ids.data, .prompt_len = ids.len, .n = a->n, .temperature = a->temperature,
-                             .top_p = a->top_p, .seed = a->seed, .eos = tok.eos, .emit = emit, .ctx = &tok};
-    if (!st) fputs(a->prompt, stdout);
+                             .top_p = a->top_p, .seed = a->seed, .eos = w.tok.eos, .emit = emit, .ctx = &w};
     if (!st) st = rb_generate(c, rb_cli_program(program), folder, &o, err);
-    putchar('\n');
+    if (!w.prompt) putchar('\n');
     rb_ids_free(&ids);
-    rb_tokenizer_close(&tok);
+    rb_tokenizer_close(&w.tok);
     return st;
 }
 
