@@ -83,7 +83,7 @@ launch stopped pipeline.deadline=1s link.latency=100ms
 kill -STOP "$(stage 2)"
 ends stopped 15
 [ $status = 1 ] || miss "stage 2 stopped: status $status"
-says stopped.log "stage [0-3] waited [0-9.]+ s for the (activation|gradient) of boundary [0-2], microbatch [0-2], step [0-9]+"
+says stopped.log "stage [0-3] waited [0-9.]+ s for the (forward )?(activation|gradient) of boundary [0-2], microbatch [0-2], step [0-9]+"
 says stopped.log "stopped stage 2"
 says stopped.log "go on with --resume"
 goes_on stopped
