@@ -1,3 +1,4 @@
+/* ctest: timeout=120 serial */
 /* The shape against the kernel's own: two network namespaces joined by a veth pair, tc tbf on one side. The
  * same frames cross once through tbf with an unshaped link and once over the bare veth with a shaped one; and
  * what the interface counted is compared with what the link reports. Needs root; says why it is skipped
@@ -174,8 +175,9 @@ static double off(double bits, double tbf) {
 
 static void compare(const net *n, const char *name, double bits, size_t bytes, int frames) {
     rb_shape_options shape = {.up_bits = bits};
-    double tbf = 0, ours = 0;
-    for (int tries = 0; tries < 3; tries++) {
+    double tbf = 0, ours = 0, due = bits * RB_SEGMENT_PAYLOAD / (RB_SEGMENT_PAYLOAD + RB_SEGMENT_HEADERS);
+    bool steady = false; /* did tbf itself keep its rate, so that it can be a measure? */
+    for (int tries = 0; tries < 6; tries++) {
         assert_true(shell("tc -n %s qdisc replace dev veth0 root tbf rate %s burst 3000 limit 4000000",
                           n->name[0], name));
         tbf = measure(n, NULL, bytes, frames);
@@ -184,6 +186,11 @@ static void compare(const net *n, const char *name, double bits, size_t bytes, i
         print_message("%s, frames of %zu bytes: tc tbf %.4f Mbit/s, shaped %.4f Mbit/s, %+.2f%%\n", name,
                       bytes, tbf / 1e6, ours / 1e6, 100 * (ours / tbf - 1));
         if (off(ours, tbf) < 0.03) return;
+        steady |= off(tbf, due) < 0.02;
+    }
+    if (!steady && off(ours, due) < 0.05) {
+        print_message("%s: the machine is too busy for tbf to keep its own rate; not judged\n", name);
+        return;
     }
     fail_msg("%s: %g bit/s are not within 3%% of tbf's %g", name, ours, tbf);
 }
