@@ -79,11 +79,18 @@ static resbm_status ready(void *ctx, const char *rules, int64_t params, int64_t 
     return RESBM_OK;
 }
 
-/* Use of the busiest uplink and downlink: bytes of a middle stage against what its rate allows. */
-static double link_use(const rb_record *r, int64_t bytes, double seconds, double bits) {
+/* Bytes of the busiest uplink, which are those of the busiest downlink too: a middle stage sends both ways, of two
+ * stages each sends one way only. */
+static double busiest(const rb_record *r, const rb_step_record *s) {
     int64_t links = r->cfg->pipeline.stages - 1;
-    if (bits <= 0 || links < 1 || seconds <= 0) return NAN;
-    return (double)bytes / (double)links * 8 / seconds / bits;
+    if (links < 2) return fmax((double)s->wire_bytes_fwd, (double)s->wire_bytes_bwd);
+    return (double)(s->wire_bytes_fwd + s->wire_bytes_bwd) / (double)links;
+}
+
+/* Share of what the rate allows; NaN without links or a rate. */
+static double link_use(const rb_record *r, double bytes, double seconds, double bits) {
+    if (bits <= 0 || r->cfg->pipeline.stages < 2 || seconds <= 0) return NAN;
+    return bytes * 8 / seconds / bits;
 }
 
 static double time_left(const rb_record *r, const rb_step_record *s) {
@@ -102,10 +109,10 @@ static resbm_status step(void *ctx, const rb_step_record *s, rb_err *err) {
                          .time_s = s->elapsed_s};
     RB_TRY(rb_metrics_write(r->metrics, &m, err));
     if (!r->progress) return RESBM_OK;
-    int64_t both = s->wire_bytes_fwd + s->wire_bytes_bwd;
+    double bytes = busiest(r, s);
     rb_progress_state p = {.step = s->step, .steps = r->cfg->train.steps, .loss = s->loss, .val_loss = r->val_loss,
-                           .tokens_per_s = s->tokens_per_s, .up_use = link_use(r, both, s->step_s, r->cfg->link.up_bits),
-                           .down_use = link_use(r, both, s->step_s, r->cfg->link.down_bits), .left_s = time_left(r, s),
+                           .tokens_per_s = s->tokens_per_s, .up_use = link_use(r, bytes, s->step_s, r->cfg->link.up_bits),
+                           .down_use = link_use(r, bytes, s->step_s, r->cfg->link.down_bits), .left_s = time_left(r, s),
                            .evaluated = s->evaluated};
     rb_progress_update(r->progress, &p, rb_now_ns());
     return RESBM_OK;
@@ -181,7 +188,7 @@ static resbm_status write_trace(const rb_record *r, rb_err *err) {
     return st;
 }
 
-/* Bytes of text per validation token, from the meta.json beside the shards; NAN when there is none. */
+/* Bytes by direction, each stage's control bytes on its last line. */
 static void fill_links(const rb_record *r, const rb_train_summary *s, rb_summary *out, rb_link_bytes *link) {
     for (int a = 0; a < s->stages; a++) {
         const int64_t *b = s->sent[a];
