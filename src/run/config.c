@@ -146,7 +146,7 @@ static resbm_status check_rates(const rb_config *c, rb_err *err) {
     char at[300];
     const rb_lr_schedule *r = &c->optim.rates;
     if (r->warmup > r->steps)
-        return rb_fail(err, RESBM_E_CONFIG, "%soptim.warmup = %lld steps is longer than train.steps = %lld",
+        return rb_fail(err, RESBM_E_CONFIG, "%soptim.warmup = %lld steps is longer than train.steps = %lld; lower it",
                        where(c, "optim", "warmup", at), (long long)r->warmup, (long long)r->steps);
     if (r->decay == RB_DECAY_WSD && (double)r->warmup + r->share * (double)r->steps > (double)r->steps)
         return rb_fail(
