@@ -1,5 +1,6 @@
 #include "run/control.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "core/buf.h"
@@ -23,7 +24,10 @@ static resbm_status fault_of(const json_t *j, int from, rb_err *err) {
     const char *text = json_string_value(json_object_get(j, "text"));
     int code = (int)json_integer_value(json_object_get(j, "code"));
     if (code <= RESBM_OK || code > RESBM_E_INTERNAL) code = RESBM_E_PEER;
-    return rb_fail(err, (resbm_status)code, "stage %d: %s", from, text ? text : "fault without a text");
+    char who[24];
+    snprintf(who, sizeof who, "stage %d", from);
+    if (text && !strncmp(text, who, strlen(who))) return rb_fail(err, (resbm_status)code, "%s", text); /* says so itself */
+    return rb_fail(err, (resbm_status)code, "%s: %s", who, text ? text : "fault without a text");
 }
 
 resbm_status rb_control_recv(rb_link *l, int peer, int64_t deadline_ns, int *from, json_t **out, rb_err *err) {
