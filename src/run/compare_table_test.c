@@ -21,7 +21,7 @@ static void write_run(const char *dir, int count, int every, double step_s, doub
     assert_ok(rb_metrics_close(w, &err), &err);
     rb_summary s = {.val_loss = 6 - fall * count, .val_bpb = NAN, .steps = count, .tokens = 100 * count,
                     .tokens_per_s = 100 / step_s, .step_s = step_s, .bytes_per_token_fwd = 4.25,
-                    .bytes_per_token_bwd = 4.5, .ratio = 128, .wire_ratio = 120.4, .bubble = 0.25,
+                    .bytes_per_token_bwd = 4.5, .token_bytes_per_token = 1.03, .ratio = 128, .wire_ratio = 120.4, .bubble = 0.25,
                     .time_s = step_s * count, .boundary = "residual", .codec_fwd = "int4", .codec_bwd = "int8"};
     snprintf(path, sizeof path, "%s/summary.json", dir);
     assert_ok(rb_summary_write(path, &s, &err), &err);
@@ -67,7 +67,7 @@ static void table_names_every_figure(void **state) {
     load_two(r);
     rb_compare_table(r, 2, &t);
     const char *parts[] = {"slow", "fast", "residual int4/int8", "validation loss", "5.0000", "3.0000", "steps", "100",
-                           "4.25", "4.50", "128x", "120x", "25%", "1 min 20 s", "wall time to loss 5.0000", "33.3 s"};
+                           "4.25", "4.50", "1.03", "128x", "120x", "25%", "1 min 20 s", "wall time to loss 5.0000", "33.3 s"};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (!strstr(t.data, parts[i])) fail_msg("the table lacks \"%s\":\n%s", parts[i], t.data);
     /* Columns stand under each other: all lines are equally long. */

@@ -210,7 +210,8 @@ static resbm_status write_summary(const rb_record *r, const rb_train_summary *s,
     for (int i = 0; i < s->stages; i++) rss[i] = (uint64_t)s->peak_rss[i];
     rb_summary o = {.val_loss = s->has_val ? s->val_loss : NAN, .steps = s->steps, .tokens = s->tokens,
                     .tokens_per_s = s->tokens_per_s, .step_s = s->step_s, .bytes_per_token_fwd = s->bytes_per_token_fwd,
-                    .bytes_per_token_bwd = s->bytes_per_token_bwd, .ratio = s->ratio,
+                    .bytes_per_token_bwd = s->bytes_per_token_bwd,
+                    .token_bytes_per_token = s->token_bytes_per_token, .ratio = s->ratio,
                     .wire_ratio = s->wire_ratio > 0 ? s->wire_ratio : NAN, .bubble = s->bubble, .params = (uint64_t)s->params,
                     .time_s = s->elapsed_s, .stages = s->stages, .peak_rss_bytes = rss, .link = link};
     o.val_bpb = o.val_loss / log(2) / rb_data_bytes_per_token(r->cfg->data.tokenizer, r->cfg->data.val);

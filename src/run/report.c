@@ -70,6 +70,7 @@ static void print_summary(rb_buf *b, const rb_summary *s) {
     member(b, "step_s", s->step_s);
     member(b, "bytes_per_token_fwd", s->bytes_per_token_fwd);
     member(b, "bytes_per_token_bwd", s->bytes_per_token_bwd);
+    member(b, "token_bytes_per_token", s->token_bytes_per_token);
     member(b, "ratio", s->ratio);
     member(b, "wire_ratio", s->wire_ratio);
     member(b, "bubble", s->bubble);

@@ -50,6 +50,7 @@ static void print_summary(rb_buf *b, const rb_summary *s) {
     rb_buf_printf(b, "  \"params\": %" PRIu64 ",\n", s->params);
     rb_buf_printf(b, "  \"boundary\": \"%s\",\n  \"codec_fwd\": \"%s\",\n  \"codec_bwd\": \"%s\",\n", s->boundary,
                   s->codec_fwd, s->codec_bwd);
+    member(b, "token_bytes_per_token", s->token_bytes_per_token, 9);
     member(b, "time_s", s->time_s, 9);
     print_links(b, s);
 }
@@ -111,6 +112,7 @@ static void get_scalars(const json_t *root, rb_summary *s) {
     s->step_s = rb_json_get(root, "step_s");
     s->bytes_per_token_fwd = rb_json_get(root, "bytes_per_token_fwd");
     s->bytes_per_token_bwd = rb_json_get(root, "bytes_per_token_bwd");
+    s->token_bytes_per_token = rb_json_get(root, "token_bytes_per_token");
     s->ratio = rb_json_get(root, "ratio");
     s->wire_ratio = rb_json_get(root, "wire_ratio");
     s->bubble = rb_json_get(root, "bubble");

@@ -1,7 +1,7 @@
 /* summary.json: what a run came to, one object. Unknown numbers are null.
  *
  *     val_loss val_ppl val_bpb steps tokens tokens_per_s step_s bytes_per_token_fwd bytes_per_token_bwd ratio
- *     wire_ratio peak_rss_bytes bubble params boundary codec_fwd codec_bwd time_s links
+ *     wire_ratio peak_rss_bytes bubble params token_bytes_per_token boundary codec_fwd codec_bwd time_s links
  *
  * links is an array of {from, to, up_bits, activations, gradients, tokens, sync, snapshots, control}: the bytes that
  * left stage `from` for stage `to`, headers included, by what they carried, over the whole run. */
@@ -26,6 +26,7 @@ typedef struct rb_summary {
     int64_t steps, tokens;
     double tokens_per_s, step_s;                     /* medians over the steps */
     double bytes_per_token_fwd, bytes_per_token_bwd; /* per boundary, headers included */
+    double token_bytes_per_token;                    /* ids that travel beside the activations, per boundary */
     double ratio, wire_ratio;                        /* d / k; bf16 bytes / bytes really sent */
     double bubble;                                   /* share of the stages' time spent idle, 0..1 */
     uint64_t params;

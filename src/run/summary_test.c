@@ -16,6 +16,7 @@ static rb_summary sample(uint64_t rss[4], rb_link_bytes link[2]) {
                         .step_s = 0.33,
                         .bytes_per_token_fwd = 4.25,
                         .bytes_per_token_bwd = 4.5,
+                        .token_bytes_per_token = 1.25,
                         .ratio = 128,
                         .wire_ratio = 482.1,
                         .bubble = 0.25,
@@ -58,7 +59,7 @@ static void roundtrip(void **state) {
     rb_summary s = sample(rss, link), r;
     assert_ok(rb_summary_write("round.json", &s, &err), &err);
     assert_ok(rb_summary_read("round.json", &r, &err), &err);
-    assert_true(r.val_loss == 2.0 && isnan(r.val_bpb) && r.ratio == 128 && r.time_s == 120 && r.bubble == 0.25);
+    assert_true(r.val_loss == 2.0 && isnan(r.val_bpb) && r.ratio == 128 && r.token_bytes_per_token == 1.25 && r.time_s == 120 && r.bubble == 0.25);
     assert_int_equal(r.steps, 350);
     assert_int_equal(r.params, 6553600);
     assert_string_equal(r.boundary, "residual");
