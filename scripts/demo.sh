@@ -65,11 +65,12 @@ train() {
         "data.val=$dir/corpus/val-*.bin" "link.up=${rate}bit" "link.down=${rate}bit" "$@" ${DEMO_SET:-}
 }
 say "uncompressed: bf16 activations and gradients, $seconds s"
-train uncompressed "train.max_seconds=$seconds" boundary.kind=none boundary.codec_fwd=bf16 boundary.codec_bwd=bf16
+train uncompressed "train.max_seconds=$seconds" boundary.kind=none boundary.tokens=none \
+    boundary.codec_fwd=bf16 boundary.codec_bwd=bf16
 
 # A run ends with a whole step, and steps are long here: the second run gets the time that the first one took.
 seconds=$(sed -n 's/^ *"time_s": \([0-9.]*\).*/\1/p' "$dir/uncompressed/summary.json")
-say "residual boundaries, 128x narrower, 4 bits, $(printf %.0f "$seconds") s"
+say "residual boundaries, 128x narrower, 4 bits, token ids beside them, $(printf %.0f "$seconds") s"
 train residual-128x "train.max_seconds=$seconds"
 
 say "the same wall time, the same links"
