@@ -32,6 +32,18 @@ resumed moved pipeline.stages=2 pipeline.schedule=gpipe pipeline.threads=2
 halfway alone
 resumed alone pipeline.stages=1
 
+# Auxiliary losses fade out while the run is broken off.
+plain_long=$long
+long="$long boundary.aux=stream train.aux_until=0.9"
+# shellcheck disable=SC2086
+train straight-aux $long || { miss "the straight run with auxiliary losses"; cat straight-aux.log; }
+halfway aux
+# shellcheck disable=SC2086
+train aux $long --resume pipeline.stages=2 || { miss "resume with auxiliary losses"; cat aux.log; }
+same straight-aux aux
+[ "$(grep -c aux_loss straight-aux/metrics.jsonl)" = 11 ] || miss "auxiliary losses in $(grep -c aux_loss straight-aux/metrics.jsonl) steps"
+long=$plain_long
+
 # Killed in the middle, coordinator and all: what was done after the snapshot is done again, the same.
 settle() { # PATTERN: until no process has it in its command line
     i=0

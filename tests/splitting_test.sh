@@ -53,6 +53,10 @@ family no-identity "boundary.identity=none boundary.hidden=0" "$four" "$gpipe"
 family embedding "boundary.tokens=embedding" "$four" "$gpipe" "pipeline.stages=2 data.distribute=shared"
 family trunk "boundary.tokens=trunk boundary.trunk_width=32 boundary.trunk_heads=2" "$four" "$gpipe" \
     "pipeline.stages=3 data.distribute=shared train.recompute=true"
+family aux "boundary.aux=stream train.aux_until=0.7" "$four" "$gpipe" "pipeline.stages=2 train.recompute=true" \
+    "pipeline.stages=3 data.distribute=wire"
+family aux-rank "boundary.aux=stream boundary.aux_rank=16 boundary.kind=none boundary.codec_fwd=auto boundary.codec_bwd=auto" \
+    "$four" "$gpipe"
 family unequal "model.layers=6 model.segments=[1,3,2]" "pipeline.stages=3" "$gpipe" "pipeline.stages=2"
 family few-microbatches "train.microbatches=1" "$four" "$gpipe"
 family two-microbatches "train.microbatches=2" "$four" "$gpipe"

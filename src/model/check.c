@@ -1,6 +1,7 @@
 /* Configurations that cannot be, refused with the key's name and the nearest value that works. */
 #include <stdio.h>
 #include <string.h>
+#include "boundary/aux.h"
 #include "codec/codec.h"
 #include "model/stage.h"
 
@@ -174,7 +175,8 @@ static resbm_status check_boundary(const rb_model_config *m, rb_boundary_config 
     if (kind->narrows) RB_TRY(check_width(m, b, err));
     RB_TRY(kind->check(b, &s, err));
     RB_TRY(in_range("boundary.hidden", b->hidden, -1, 1 << 20, err));
-    return rb_tokens_check(b, &s, err);
+    RB_TRY(rb_tokens_check(b, &s, err));
+    return rb_aux_check(b, &s, err);
 }
 
 resbm_status rb_model_check(rb_model_config *m, rb_boundary_config *b, rb_err *err) {

@@ -85,11 +85,16 @@ typedef struct rb_segment_io {
     rb_view out[RB_MAX_WIRE_PARTS]; /* filled in: views into the slot that stay valid until the slot is used
                                        again */
     rb_view tokens;                 /* (B,T) i32: segment 0's input, and every receiver's token path */
-    rb_view targets;  /* (B,T) i32: last segment. The memory of both must stay as it is until the
-                         slot's backward is done; backward does not look at io for them */
+    rb_view targets;  /* (B,T) i32: last segment, and in training every segment with an auxiliary loss. The
+                         memory of both must stay as it is until the slot's backward is done; backward does
+                         not look at io for them */
     rb_view loss;     /* last segment's forward, filled in: (1) f64 in the slot, sum over the
                          microbatch's tokens */
     float grad_scale; /* last segment: 1 / (tokens of the whole step); 0 = evaluation */
+    float aux_scale;  /* backward with boundary.aux, not the last segment: the loss's weight / (tokens of the
+                         whole step); 0 = leave it out */
+    rb_view aux_loss; /* backward, filled in: (1) f64, sum over the microbatch's tokens, not weighted, valid
+                         until the stage's next backward; absent when there is none */
 } rb_segment_io;
 
 /* RESBM_E_STATE when a call does not follow the one it needs: backward after a forward of the same slot with

@@ -76,7 +76,7 @@ static resbm_status take_ids(const rb_stage_model *m, const rb_segment *s, const
 static resbm_status take_inputs(rb_stage_model *m, const rb_segment *s, rb_queue *q, rb_slot *slot,
                                 const rb_segment_io *io, rb_err *err) {
     if (s->first || rb_has_tokens(m)) RB_TRY(take_ids(m, s, "tokens", io->tokens, &slot->tokens, err));
-    if (s->last) RB_TRY(take_ids(m, s, "targets", io->targets, &slot->targets, err));
+    if (s->last || rb_has_aux(m, s)) RB_TRY(take_ids(m, s, "targets", io->targets, &slot->targets, err));
     if (s->first) return RESBM_OK;
     RB_TRY(take_parts(m, s, io, slot->parts, err));
     for (int i = 0; i < m->parts.count; i++)
@@ -160,12 +160,17 @@ static rb_block_kept kept_of(const rb_slot *slot, int64_t i) {
 
 /* dx[L] from what is behind the segment. */
 static resbm_status exit_input(rb_stage_model *m, const rb_segment *s, rb_queue *q, rb_slot *slot,
-                               const rb_segment_io *io, rb_err *err) {
+                               rb_segment_io *io, rb_err *err) {
     rb_view x = slot->acts.x[s->layers], dx = slot->kept.dx[s->layers], dparts[RB_MAX_WIRE_PARTS];
-    if (s->last) return rb_head_backward_input(&s->head, q, dx, x, &slot->head, err);
+    if (s->last) return rb_head_backward_input(&s->head, q, dx, 0, x, &slot->head, err);
     rb_boundary_end enc = rb_end_of(&s->enc, q, &slot->acts.enc, &slot->kept.enc, &m->scratch.end);
     RB_TRY(take_parts(m, s, io, dparts, err));
-    return m->kind->encode_backward_input(&enc, dx, dparts, x, err);
+    RB_TRY(m->kind->encode_backward_input(&enc, dx, dparts, x, err));
+    io->aux_loss = rb_none();
+    if (!rb_has_aux(m, s)) return RESBM_OK;
+    if (io->aux_scale != 0) io->aux_loss = slot->kept.aux.head.loss;
+    return rb_aux_backward_input(&s->aux, q, dx, x, slot->targets, io->aux_scale, &slot->kept.aux, &m->scratch.aux,
+                                 err);
 }
 
 static resbm_status exit_weight(rb_stage_model *m, const rb_segment *s, rb_queue *q, rb_slot *slot,
@@ -174,7 +179,9 @@ static resbm_status exit_weight(rb_stage_model *m, const rb_segment *s, rb_queue
     if (s->last)
         return rb_head_backward_weight(&s->head, q, x, slot->targets, &slot->head, &m->scratch.head, err);
     rb_boundary_end enc = rb_end_of(&s->enc, q, &slot->acts.enc, &slot->kept.enc, &m->scratch.end);
-    return m->kind->encode_backward_weight(&enc, x, err);
+    RB_TRY(m->kind->encode_backward_weight(&enc, x, err));
+    if (!rb_has_aux(m, s)) return RESBM_OK;
+    return rb_aux_backward_weight(&s->aux, q, x, slot->targets, &slot->kept.aux, &m->scratch.aux, err);
 }
 
 /* Gradient of what came in, from dx[0]. */

@@ -93,10 +93,22 @@ static int decoder_rows(const rb_stage_model *m, rb_err *err, resbm_status *st) 
     return rows;
 }
 
+/* The rows of the auxiliary loss are the last ones of the encoder's part. */
+static rb_aux bind_aux(rb_stage_model *m, int boundary) {
+    rb_aux a = {.cfg = &m->boundary, .dims = rb_model_boundary_dims(&m->model)};
+    int row = rb_table_find(&m->table, RB_PART_ENCODER, boundary), end = row;
+    while (end >= 0 && end < m->table.count && m->table.rows[end].part == RB_PART_ENCODER) end++;
+    row = end - rb_aux_rows(&m->boundary);
+    a.w = at_row(m->weight, row);
+    a.dw = at_row(m->grad, row);
+    return a;
+}
+
 static resbm_status bind_segment(rb_stage_model *m, rb_segment *s, rb_err *err) {
     resbm_status st = RESBM_OK;
     bind_blocks(m, s);
     if (!s->last) s->enc = bind_end(m, true, s->index);
+    if (rb_has_aux(m, s)) s->aux = bind_aux(m, s->index);
     if (s->first) return RESBM_OK;
     s->dec = bind_end(m, false, s->index - 1);
     if (!rb_has_tokens(m)) return RESBM_OK;
@@ -139,6 +151,7 @@ static void plan_kept(const rb_stage_model *m, const rb_segment *s, rb_plan *p, 
         rb_block_plan_kept(&dims, n, m->shared_acts, true, p, &k->block[i]);
     if (!s->last) m->kind->plan_kept(&s->enc, n, p, &k->enc);
     if (!s->first) m->kind->plan_kept(&s->dec, n, p, &k->dec);
+    if (rb_has_aux(m, s)) rb_aux_plan_kept(&s->aux, n, p, &k->aux);
 }
 
 /* One gradient of the stream and one block's buffers, for all blocks, segments and slots. */
@@ -148,6 +161,7 @@ static void plan_shared_kept(rb_stage_model *m, rb_plan *p) {
     m->scratch.dx = rb_plan2(p, n, m->model.d);
     rb_block_plan_kept(&dims, n, false, false, p, &m->scratch.kept);
     bool enc = false, dec = false;
+    if (rb_has_aux(m, &m->segment[0])) rb_aux_plan_kept(&m->segment[0].aux, n, p, &m->scratch.aux_kept);
     for (int i = 0; i < m->opt.segments; i++) {
         rb_segment *s = &m->segment[i];
         if (!s->last && !enc) m->kind->plan_kept(&s->enc, n, p, &m->scratch.enc), enc = true;
@@ -160,6 +174,7 @@ static void share_kept(const rb_stage_model *m, const rb_segment *s, rb_segment_
     for (int64_t i = 0; i < s->layers; i++) k->block[i] = m->scratch.kept;
     k->enc = m->scratch.enc;
     k->dec = m->scratch.dec;
+    k->aux = m->scratch.aux_kept;
 }
 
 static void plan_slot(const rb_stage_model *m, const rb_segment *s, rb_plan *p, rb_slot *slot) {
@@ -207,6 +222,7 @@ static void plan_scratch(rb_stage_model *m, rb_plan *p) {
     if (!last->first && rb_has_tokens(m))
         rb_tokens_plan_scratch(&last->tokens, n, m->opt.training, p, &m->scratch.tokens);
     if (last->last) rb_head_plan_scratch(m->model.d, m->model.vocab, n, m->opt.training, p, &m->scratch.head);
+    if (rb_has_aux(m, first)) rb_aux_plan_scratch(&first->aux, n, p, &m->scratch.aux);
     if (m->opt.training && !m->opt.split_backward) plan_shared_kept(m, p);
 }
 
@@ -384,6 +400,10 @@ resbm_status rb_stage_zero_grads(rb_stage_model *m, rb_queue *q, rb_err *err) {
 
 bool rb_has_tokens(const rb_stage_model *m) {
     return m->model.segments > 1 && m->boundary.tokens != RB_TOKENS_NONE;
+}
+
+bool rb_has_aux(const rb_stage_model *m, const rb_segment *s) {
+    return m->opt.training && !s->last && m->boundary.aux != RB_AUX_NONE;
 }
 
 resbm_status rb_find_segment(const rb_stage_model *m, int segment, rb_segment **out, rb_err *err) {

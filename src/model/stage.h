@@ -2,6 +2,7 @@
 #ifndef RB_MODEL_STAGE_H
 #define RB_MODEL_STAGE_H
 
+#include "boundary/aux.h"
 #include "boundary/tokens.h"
 #include "model/model.h"
 #include "nn/head.h"
@@ -19,6 +20,7 @@ typedef struct rb_segment_kept {
     rb_view *dx; /* (L+1) of (n,d): gradient of acts.x; one and the same where halves are not apart */
     rb_block_kept *block; /* (L) */
     rb_end_buffers enc, dec;
+    rb_aux_kept aux;
 } rb_segment_kept;
 
 typedef enum rb_slot_state { RB_SLOT_EMPTY, RB_SLOT_FORWARD, RB_SLOT_INPUT } rb_slot_state;
@@ -46,6 +48,7 @@ typedef struct rb_segment {
     rb_boundary_end enc;   /* not last */
     rb_boundary_end dec;   /* not first */
     rb_tokens tokens;
+    rb_aux aux; /* not last */
     rb_slot *slot;
 } rb_segment;
 
@@ -54,6 +57,8 @@ typedef struct rb_stage_scratch {
     rb_view dx;              /* (n,d), with fused backward: the gradient of the stream, */
     rb_block_kept kept;      /* one block's kept buffers */
     rb_end_buffers enc, dec; /* and those of the ends */
+    rb_aux_kept aux_kept;    /* and of the auxiliary loss */
+    rb_aux_scratch aux;
     rb_end_buffers end;
     rb_tokens_scratch tokens;
     rb_head_scratch head;
@@ -84,6 +89,8 @@ rb_boundary_dims rb_model_boundary_dims(const rb_model_config *m);
 int rb_table_find(const rb_tensor_table *t, rb_part_kind part, int index);
 int64_t rb_first_layer(const rb_model_config *m, int segment);
 bool rb_has_tokens(const rb_stage_model *m);
+/* Is there an auxiliary loss behind the segment, on this stage opened for training? */
+bool rb_has_aux(const rb_stage_model *m, const rb_segment *s);
 
 /* decode (and token path) or embedding: the segment's stream x (n,d) from parts and tokens. saved and scratch
  * are in the ends; cache for the trunk or NULL. */

@@ -1,6 +1,7 @@
 /* Tensor table: segment 0, encoder 0, decoder 0, segment 1, ... */
 #include <math.h>
 #include <stdio.h>
+#include "boundary/aux.h"
 #include "codec/steps.h"
 #include "model/stage.h"
 
@@ -56,6 +57,8 @@ static void list_boundary(const rb_model_config *m, const rb_boundary_config *b,
     snprintf(prefix, sizeof prefix, "boundary.%d.encoder.", i);
     kind->list_encoder(b, &s, prefix, l);
     list_steps(w, prefix, l);
+    snprintf(prefix, sizeof prefix, "boundary.%d.aux.", i);
+    rb_aux_list(b, &s, prefix, l);
     l->part = RB_PART_DECODER, l->segment = i + 1;
     snprintf(prefix, sizeof prefix, "boundary.%d.decoder.", i);
     kind->list_decoder(b, &s, prefix, l);

@@ -22,6 +22,8 @@ typedef struct world {
     bool codec, split;
     int slots;
     uint64_t step;
+    float aux_scale;
+    double aux_loss[8]; /* of the last backward, by boundary */
     rb_segment_io io[8];
 } world;
 
@@ -172,9 +174,14 @@ static inline void world_backward(world *w, int slot, how h) {
     rb_err err;
     for (int s = (int)w->model.segments - 1; s >= 0; s--) {
         rb_segment_io *io = &w->io[s];
+        io->aux_scale = w->aux_scale;
         if (s + 1 < w->model.segments) cross(w, &w->io[s + 1], io, s, 1, w->B, w->T);
         if (h == FUSED) assert_ok(rb_segment_backward(w->stage, w->q, s, slot, io, &err), &err);
         if (h == HALVES) assert_ok(rb_segment_backward_input(w->stage, w->q, s, slot, io, &err), &err);
+        if (!io->aux_loss.data) continue;
+        double *loss = get(w, io->aux_loss);
+        w->aux_loss[s] = *loss;
+        free(loss);
     }
     for (int s = 0; h == HALVES && s < w->model.segments; s++)
         assert_ok(rb_segment_backward_weight(w->stage, w->q, s, slot, &err), &err);

@@ -54,11 +54,11 @@ static resbm_status check_gradient(const rb_head_saved *s, rb_err *err) {
                    "backward of the head, but the forward pass of this slot had grad_scale 0 (evaluation)");
 }
 
-resbm_status rb_head_backward_input(const rb_head *h, rb_queue *q, rb_view dx, rb_view x,
+resbm_status rb_head_backward_input(const rb_head *h, rb_queue *q, rb_view dx, float beta, rb_view x,
                                     const rb_head_saved *s, rb_err *err) {
     RB_TRY(check_gradient(s, err));
     RB_TRY(rb_rmsnorm_backward_w(q, h->dnorm, s->dnormed, x, s->rstd, err));
-    return rb_rmsnorm_backward_x(q, dx, 0, s->dnormed, x, h->norm, s->rstd, err);
+    return rb_rmsnorm_backward_x(q, dx, beta, s->dnormed, x, h->norm, s->rstd, err);
 }
 
 resbm_status rb_head_backward_weight(const rb_head *h, rb_queue *q, rb_view x, rb_view targets,

@@ -47,8 +47,8 @@ void rb_head_plan_scratch(int64_t d, int64_t vocab, int64_t n, bool training, rb
  * saved->dnormed as well. Gradient buffers are not touched. */
 resbm_status rb_head_forward(const rb_head *h, rb_queue *q, rb_view x, rb_view targets, float grad_scale,
                              rb_head_saved *s, const rb_head_scratch *tmp, rb_err *err);
-/* dx (n,d) written; adds to dnorm. RESBM_E_STATE after a forward pass without grad_scale. */
-resbm_status rb_head_backward_input(const rb_head *h, rb_queue *q, rb_view dx, rb_view x,
+/* dx (n,d) = beta dx + the gradient; adds to dnorm. RESBM_E_STATE after a forward pass without grad_scale. */
+resbm_status rb_head_backward_input(const rb_head *h, rb_queue *q, rb_view dx, float beta, rb_view x,
                                     const rb_head_saved *s, rb_err *err);
 /* Adds to dhead. */
 resbm_status rb_head_backward_weight(const rb_head *h, rb_queue *q, rb_view x, rb_view targets,

@@ -54,7 +54,7 @@ static void run_head(fixture *f, rb_head *h, rb_view x, rb_view targets, rb_view
     assert_int_equal(!!s.logits.data, n <= CHUNK);
     rb_view part = rb_rows(x, from, n), ids = rb_rows(targets, from, n);
     assert_ok(rb_head_forward(h, f->q, part, ids, 0.01f, &s, &tmp, &err), &err);
-    assert_ok(rb_head_backward_input(h, f->q, rb_rows(dx, from, n), part, &s, &err), &err);
+    assert_ok(rb_head_backward_input(h, f->q, rb_rows(dx, from, n), 0, part, &s, &err), &err);
     assert_ok(rb_head_backward_weight(h, f->q, part, ids, &s, &tmp, &err), &err);
     double sum = 0;
     download(f, &sum, s.loss);

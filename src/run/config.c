@@ -211,3 +211,9 @@ resbm_status rb_config_validate(rb_config *c, rb_err *err) {
     resbm_status st = rb_model_check(&c->model, &c->boundary, err);
     return st == RESBM_OK || !*c->file ? st : rb_err_context(err, st, "%s: ", c->file);
 }
+
+double rb_aux_weight(const rb_config *c, int64_t step) {
+    double until = c->train.aux_until * (double)c->train.steps;
+    if (c->boundary.aux == RB_AUX_NONE || c->model.segments < 2 || (double)step >= until) return 0;
+    return c->train.aux_weight * (1 - (double)step / until);
+}

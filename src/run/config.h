@@ -45,6 +45,7 @@ typedef struct rb_train_config {
     int64_t steps;
     double max_seconds; /* 0 = no limit */
     int64_t batch, microbatches;
+    double aux_weight, aux_until; /* what rb_aux_weight takes */
     int64_t eval_every, eval_sequences; /* eval_every 0 = only at the end */
     int64_t checkpoint_every, keep;     /* checkpoint_every 0 = only at the end */
     bool recompute;
@@ -93,6 +94,10 @@ resbm_status rb_config_override(rb_config *c, const char *assignment, rb_err *er
  * rb_model_check. Fills derived values in (model.seed, boundary.k, what auto means where the configuration
  * alone decides it); call it last, and again after further overrides. */
 resbm_status rb_config_validate(rb_config *c, rb_err *err);
+
+/* Weight of the auxiliary losses at a step (from 0): falls in a line to 0 at step aux_until * steps and stays there;
+ * 0 without boundary.aux. */
+double rb_aux_weight(const rb_config *c, int64_t step);
 
 /* Every key in table order, as YAML that loads back to the same values. */
 void rb_config_print(const rb_config *c, rb_buf *out);

@@ -91,6 +91,12 @@ const rb_key rb_keys[] = {
              "Heads of tokens: trunk; must divide trunk_width."),
     AUTO_INT("boundary", "trunk_ffn", boundary.trunk_ffn, "auto", 1, 1 << 20, "auto", 0, FIXED,
              "Feed-forward width of tokens: trunk."),
+    WORDY(RB_KEY_ENUM, "boundary", "aux", boundary.aux, "none", "none|stream", FIXED,
+          "A next-token head of its own before each boundary, whose loss helps to train the segment while "
+          "train.aux_weight lasts: on the segment's output stream, or none."),
+    AUTO_INT("boundary", "aux_rank", boundary.aux_rank, "auto", 0, 65536, "auto", -1, FIXED,
+             "Width the stream is mapped down to before that head; 0: full width; auto: 64 from 2048 tokens of "
+             "vocabulary on, else 0."),
     WORDY(RB_KEY_NAME, "boundary", "codec_fwd", boundary.codec_fwd, "auto", "auto|f32|bf16|int8|int4", FIXED,
           "How latents become bytes; auto: int4, and bf16 with kind: none."),
     WORDY(RB_KEY_NAME, "boundary", "codec_bwd", boundary.codec_bwd, "auto", "auto|f32|bf16|int8|int4", FIXED,
@@ -150,6 +156,10 @@ const rb_key rb_keys[] = {
         "Sequences per step, over all microbatches."),
     INT("train", "microbatches", train.microbatches, "8", 1, 4096, TRAINING,
         "Pieces a step's batch is cut into; must divide batch."),
+    REAL("train", "aux_weight", train.aux_weight, "0.5", 0, 100, NULL, TRAINING,
+         "Weight of each boundary's auxiliary loss at the first step (boundary.aux)."),
+    REAL("train", "aux_until", train.aux_until, "0.5", 0, 1, NULL, TRAINING,
+         "Share of train.steps over which that weight falls to 0, in a line."),
     INT("train", "eval_every", train.eval_every, "50", 0, EXACT, DEPLOYMENT,
         "Steps between evaluations; 0: only at the end."),
     INT("train", "eval_sequences", train.eval_sequences, "64", 1, 1 << 24, DEPLOYMENT,

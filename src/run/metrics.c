@@ -77,6 +77,11 @@ static void print_step(rb_buf *b, const rb_step_metrics *m) {
         rb_buf_puts(b, ",\"val_loss\":");
         rb_json_number(b, m->val_loss, 9);
     }
+    for (int i = 0; m->aux_loss && i + 1 < m->segments; i++) {
+        rb_buf_puts(b, i ? "," : ",\"aux_loss\":[");
+        rb_json_number(b, m->aux_loss[i], 9);
+    }
+    if (m->aux_loss && m->segments > 1) rb_buf_puts(b, "]");
     rb_buf_puts(b, ",\"lr\":");
     rb_json_number(b, m->lr, 9);
     rb_buf_puts(b, ",\"grad_norm\":");

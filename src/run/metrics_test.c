@@ -70,6 +70,22 @@ static void line_has_every_key_in_order(void **state) {
     rb_buf_free(&text);
 }
 
+static void auxiliary_losses_by_boundary(void **state) {
+    (void)state;
+    rb_err err = {0};
+    rb_metrics_writer *w = NULL;
+    rb_buf text = {0};
+    rb_step_metrics m = step(1);
+    const double aux[2] = {3.5, 2.25};
+    m.aux_loss = aux;
+    assert_ok(rb_metrics_open("aux.jsonl", 0, &w, &err), &err);
+    assert_ok(rb_metrics_write(w, &m, &err), &err);
+    assert_ok(rb_metrics_close(w, &err), &err);
+    assert_ok(rb_read_file("aux.jsonl", 4096, &text, &err), &err);
+    assert_non_null(strstr(text.data, "\"loss\":5.4000001,\"aux_loss\":[3.5,2.25],\"lr\":0.02,"));
+    rb_buf_free(&text);
+}
+
 /* A run that was resumed at step 3 and went on leaves the same file as one that was never broken, even when the
  * crash tore its last line. */
 static void resuming_cuts_later_lines(void **state) {
@@ -181,6 +197,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(roundtrip),
         cmocka_unit_test(line_has_every_key_in_order),
+        cmocka_unit_test(auxiliary_losses_by_boundary),
         cmocka_unit_test(resuming_cuts_later_lines),
         cmocka_unit_test(fresh_start_empties_the_file),
         cmocka_unit_test(not_a_number_is_null),

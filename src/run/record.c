@@ -104,7 +104,7 @@ static resbm_status step(void *ctx, const rb_step_record *s, rb_err *err) {
     if (s->evaluated) r->val_loss = s->val_loss;
     rb_step_metrics m = {.step = s->step, .tokens = s->tokens, .loss = s->loss, .val_loss = s->evaluated ? s->val_loss : NAN,
                          .lr = s->lr, .grad_norm = s->grad_norm, .grad_norm_segments = s->grad_norm_segments,
-                         .segments = s->segments, .step_s = s->step_s, .tokens_per_s = s->tokens_per_s,
+                         .segments = s->segments, .aux_loss = s->aux_loss, .step_s = s->step_s, .tokens_per_s = s->tokens_per_s,
                          .wire_bytes_fwd = (uint64_t)s->wire_bytes_fwd, .wire_bytes_bwd = (uint64_t)s->wire_bytes_bwd,
                          .time_s = s->elapsed_s};
     RB_TRY(rb_metrics_write(r->metrics, &m, err));

@@ -60,11 +60,12 @@ typedef struct rb_stage {
     rb_view tokens, targets;    /* (M,B*T) i32, device */
     rb_view losses;             /* (M) f64, device */
     double *host_losses;        /* (M) */
+    double *host_aux;           /* (hosted,M) auxiliary losses behind each segment */
     rb_view sums;               /* (rows) f64 */
     /* the step under way */
     uint64_t step, sequence;    /* sequence: number of its first one */
     bool evaluating;
-    float grad_scale;
+    float grad_scale, aux_scale;
     rb_action_trace *trace;
     rb_stage_span *span;        /* ring of kept intervals */
     int spans, span_capacity;

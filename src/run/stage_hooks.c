@@ -62,9 +62,11 @@ static resbm_status go_back(rb_stage *s, int segment, int microbatch, backward_f
     rb_berth *b = NULL;
     int i, slot;
     RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
-    rb_segment_io io = {.grad_scale = s->grad_scale};
+    rb_segment_io io = {.grad_scale = s->grad_scale, .aux_scale = s->aux_scale};
     memcpy(io.in, b->grad_in, sizeof io.in);
     RB_TRY(run(s->model, s->q, segment, slot, &io, err));
+    if (io.aux_loss.data)
+        RB_TRY(rb_download(s->q, &s->host_aux[i * s->M + microbatch], io.aux_loss.data, sizeof(double), err));
     memcpy(b->grad_out, io.out, sizeof b->grad_out);
     if (i > 0) RB_TRY(hand_over_backward(s, i, microbatch, b->grad_out, err));
     b->whole = whole;

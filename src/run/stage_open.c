@@ -196,7 +196,8 @@ static resbm_status open_buffers(rb_stage *s, rb_err *err) {
     s->ids = calloc((size_t)(s->M * s->B * (s->T + 1)), sizeof *s->ids);
     s->host_tokens = calloc((size_t)(2 * s->M * n), sizeof *s->host_tokens);
     s->host_losses = calloc((size_t)s->M, sizeof *s->host_losses);
-    if (!s->ids || !s->host_tokens || !s->host_losses) return rb_fail(err, RESBM_E_MEMORY, "no memory for token ids");
+    s->host_aux = calloc((size_t)(s->hosted * s->M), sizeof *s->host_aux);
+    if (!s->ids || !s->host_tokens || !s->host_losses || !s->host_aux) return rb_fail(err, RESBM_E_MEMORY, "no memory for token ids");
     RB_TRY(alloc_view(s, RB_I32, s->M, n, &s->tokens, err));
     RB_TRY(alloc_view(s, RB_I32, s->M, n, &s->targets, err));
     return alloc_view(s, RB_F64, s->row_count + 1, 1, &s->sums, err);
@@ -249,6 +250,7 @@ void rb_stage_close(rb_stage *s) {
     free(s->ids);
     free(s->host_tokens);
     free(s->host_losses);
+    free(s->host_aux);
     free(s->trace);
     free(s->span);
 }

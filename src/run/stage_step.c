@@ -24,7 +24,8 @@ resbm_status rb_stage_upload_ids(rb_stage *s, int microbatch, rb_err *err) {
 static bool reads_data(const rb_stage *s) {
     if (s->first == 0) return true;
     if (s->wire_tokens) return false;
-    return s->first + s->hosted == s->segments || s->cfg.boundary.tokens != RB_TOKENS_NONE;
+    return s->first + s->hosted == s->segments || s->cfg.boundary.tokens != RB_TOKENS_NONE ||
+           s->cfg.boundary.aux != RB_AUX_NONE;
 }
 
 /* Sequences from..from+M*B of training (eval_of 0) or of an evaluation over eval_of sequences. */
@@ -116,7 +117,9 @@ resbm_status rb_stage_step(rb_stage *s, const json_t *in, json_t **reply, rb_err
     s->step = (uint64_t)json_integer_value(json_object_get(in, "step"));
     s->sequence = (uint64_t)json_integer_value(json_object_get(in, "sequence"));
     s->evaluating = false;
-    s->grad_scale = (float)(1.0 / (double)(s->M * s->B * s->T));
+    double tokens = (double)(s->M * s->B * s->T);
+    s->grad_scale = (float)(1.0 / tokens);
+    s->aux_scale = (float)(rb_aux_weight(&s->cfg, (int64_t)s->step) / tokens);
     RB_TRY(load_ids(s, (int64_t)s->sequence, 0, err));
     RB_TRY(rb_stage_zero_grads(s->model, s->q, err));
     RB_TRY(run_list(s, &s->train, &busy, err));
@@ -126,8 +129,9 @@ resbm_status rb_stage_step(rb_stage *s, const json_t *in, json_t **reply, rb_err
     if (!st && !(all_finite(sums, s->row_count) && all_finite(s->host_losses, s->M)))
         st = rb_stage_find_nonfinite(s->model, s->q, bad, sizeof bad, err);
     if (!st)
-        *reply = json_pack("{s:s, s:I, s:o, s:o, s:I, s:I, s:I, s:o, s:s, s:I}", "t", "done", "step", (json_int_t)s->step,
-                           "loss", rb_json_doubles(s->host_losses, (int)s->M), "sumsq", rb_json_doubles(sums, s->row_count),
+        *reply = json_pack("{s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:s, s:I}", "t", "done", "step",
+                           (json_int_t)s->step, "loss", rb_json_doubles(s->host_losses, (int)s->M), "aux",
+                           rb_json_doubles(s->host_aux, (int)(s->hosted * s->M)), "sumsq", rb_json_doubles(sums, s->row_count),
                            "busy_ns", (json_int_t)busy, "wait_ns", (json_int_t)s->wait_ns, "step_ns",
                            (json_int_t)(rb_now_ns() - begin), "sent", traffic(s), "nonfinite", bad, "rss", peak_rss());
     free(sums);

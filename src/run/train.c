@@ -22,7 +22,7 @@ typedef struct training {
     uint64_t sequence, evals;
     int64_t begin_ns;
     double before_s;             /* training time of earlier parts of this run */
-    double *sumsq, *segment_norm, *scale, *step_s;
+    double *sumsq, *segment_norm, *scale, *step_s, *aux;
     int64_t timed;
     int64_t sent[RB_MAX_STAGES][RB_TRAFFIC_COUNT]; /* at the last look */
     int64_t fwd, bwd, ids, bytes_tokens;           /* over training steps */
@@ -55,6 +55,27 @@ static resbm_status read_loss(training *t, double *loss, rb_err *err) {
     for (int m = 0; m < M; m++) sum += part[m]; /* in microbatch order */
     free(part);
     *loss = sum / (double)(t->cfg->train.batch * t->cfg->model.context);
+    return st;
+}
+
+/* Auxiliary losses per token, of every boundary; a stage sends those of its segments, (hosted, microbatches). */
+static resbm_status read_aux(training *t, rb_err *err) {
+    int M = (int)t->cfg->train.microbatches, n = (int)t->cfg->model.segments;
+    double *part = calloc((size_t)(n * M), sizeof *part);
+    resbm_status st = part ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for %d losses", n * M);
+    for (int s = 0; s < t->crew->stages && !st; s++) {
+        const double *next = part;
+        int hosted = 0;
+        for (int i = 0; i < n; i++) hosted += rb_stage_of(t->cfg, i) == s;
+        st = rb_json_get_doubles(json_object_get(t->reply[s], "aux"), part, hosted * M, "done.aux", err);
+        for (int i = 0; i < n && !st; i++) {
+            if (rb_stage_of(t->cfg, i) != s) continue;
+            t->aux[i] = 0;
+            for (int m = 0; m < M; m++) t->aux[i] += *next++; /* in microbatch order */
+            t->aux[i] /= (double)(t->cfg->train.batch * t->cfg->model.context);
+        }
+    }
+    free(part);
     return st;
 }
 
@@ -122,6 +143,8 @@ static resbm_status one_step(training *t, rb_step_record *r, rb_err *err) {
     RB_TRY(rb_crew_gather(t->crew, "done", -1, deadline(t) + 3600 * RB_SEC, t->reply, err));
     RB_TRY(read_loss(t, &r->loss, err));
     RB_TRY(read_norms(t, err));
+    RB_TRY(read_aux(t, err));
+    if (rb_aux_weight(t->cfg, t->step) > 0) r->aux_loss = t->aux;
     RB_TRY(check_finite(t, r->loss, err));
     RB_TRY(commit(t, r->lr, &r->grad_norm, err));
     read_traffic(t, moved);
@@ -370,8 +393,9 @@ static resbm_status prepare(training *t, rb_err *err) {
     t->sumsq = calloc(rows + 1, sizeof *t->sumsq);
     t->segment_norm = calloc((size_t)t->cfg->model.segments, sizeof *t->segment_norm);
     t->scale = calloc((size_t)t->cfg->model.segments, sizeof *t->scale);
+    t->aux = calloc((size_t)t->cfg->model.segments, sizeof *t->aux);
     t->step_s = calloc((size_t)t->cfg->train.steps + 1, sizeof *t->step_s);
-    if (!t->sumsq || !t->segment_norm || !t->scale || !t->step_s)
+    if (!t->sumsq || !t->segment_norm || !t->scale || !t->step_s || !t->aux)
         return rb_fail(err, RESBM_E_MEMORY, "no memory for the norms of %zu tensors", rows);
     return RESBM_OK;
 }
@@ -401,6 +425,7 @@ resbm_status rb_train(const rb_train_options *o, rb_train_summary *out, rb_err *
     free(t.sumsq);
     free(t.segment_norm);
     free(t.scale);
+    free(t.aux);
     free(t.step_s);
     if (st && err && t.saved >= 0) {
         size_t n = strlen(err->text);

@@ -13,6 +13,7 @@ typedef struct rb_step_record {
     double loss, lr, grad_norm;
     const double *grad_norm_segments;
     int segments;
+    const double *aux_loss; /* (segments - 1) per token, not weighted; NULL in steps without auxiliary losses */
     bool evaluated;
     double val_loss;
     double step_s, tokens_per_s, elapsed_s; /* elapsed: training time since the run began, resumed parts included */
