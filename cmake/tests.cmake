@@ -13,6 +13,9 @@ function(rb_test_marks name file)
 endfunction()
 
 if(RESBM_TESTS)
+  add_executable(frame_proxy tests/frame_proxy.c)
+  target_link_libraries(frame_proxy PRIVATE rb_link)
+
   file(GLOB scripts CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/*_test.sh)
   foreach(file ${scripts})
     get_filename_component(stem ${file} NAME_WE)

@@ -65,12 +65,40 @@ static void probe_of_nobody(void **state) {
     rb_link_fini(l);
 }
 
+/* The peer's program takes no part in it, and the answer lies in nobody's way. */
+static void sign_of_life(void **state) {
+    (void)state;
+    rb_link_pair p;
+    rb_err err;
+    rb_message *m;
+    int from;
+    assert_ok(rb_link_pair_open("tcp:127.0.0.1:0", NULL, NULL, &p, &err), &err);
+    assert_int_equal(rb_link_heard_ns(p.a, 2), 0);
+    for (int i = 0; i < 3; i++) {
+        int64_t asked = rb_now_ns(), give_up = asked + 5 * RB_SEC;
+        rb_link_ask(p.a, 2);
+        while (rb_link_heard_ns(p.a, 2) < asked && rb_now_ns() < give_up) rb_sleep_ns(RB_MS);
+        assert_true(rb_link_heard_ns(p.a, 2) >= asked);
+    }
+    assert_fails(rb_link_recv_any(p.a, 2, RB_FRAME_PROBE, rb_now_ns() + RB_MS, &from, &m, &err), RESBM_E_TIMEOUT,
+                 "waited", &err);
+    rb_link_close(p.b);
+    assert_fails(rb_link_recv_any(p.a, 2, RB_FRAME_CONTROL, rb_now_ns() + 5 * RB_SEC, &from, &m, &err), RESBM_E_PEER,
+                 "closed the connection", &err);
+    int64_t then = rb_link_heard_ns(p.a, 2);
+    rb_link_ask(p.a, 2);
+    rb_link_ask(p.a, 77); /* nobody */
+    assert_int_equal(rb_link_heard_ns(p.a, 2), then);
+    rb_link_pair_close(&p);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tables),
         cmocka_unit_test(probe_finds_the_shape),
         cmocka_unit_test(probe_of_an_unshaped_link),
         cmocka_unit_test(probe_of_nobody),
+        cmocka_unit_test(sign_of_life),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

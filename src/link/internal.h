@@ -152,6 +152,7 @@ void rb_io_fault(rb_link *l, rb_conn *c, resbm_status code, const char *fmt, ...
 
 /* probe.c: the answer to a probe; NULL when there is no memory. */
 rb_message *rb_probe_answer(const rb_link *l, const rb_frame_header *asked);
+bool rb_probe_is_sign_of_life(const rb_frame_header *h);
 
 /* transmit.c */
 void rb_transmit_take(rb_link *l, rb_list *submitted);

@@ -262,9 +262,13 @@ static rb_node *inbox_take(rb_link *l, rb_peer *p, const rb_frame_header *want, 
 
 static resbm_status fail_late(const rb_link *l, const rb_peer *p, const rb_frame_header *want, int64_t since,
                               rb_err *err) {
-    char me[RB_WHO_TEXT], who[RB_WHO_TEXT], what[RB_WHAT_TEXT], heard[128];
+    char me[RB_WHO_TEXT], who[RB_WHO_TEXT], what[RB_WHAT_TEXT], other[RB_WHAT_TEXT], heard[RB_WHAT_TEXT + 64];
     int64_t now = rb_now_ns();
-    if (p->paused)
+    const rb_node *instead = p->inbox.head; /* a frame with a wrong step or microbatch has come whole and lies there */
+    while (instead && instead->msg.head.kind != want->kind) instead = instead->next;
+    if (instead && want->kind != RB_FRAME_CONTROL)
+        snprintf(heard, sizeof heard, "instead came %s, which nobody asks for", rb_what(other, &instead->msg.head));
+    else if (p->paused)
         snprintf(heard, sizeof heard, "its inbox is full with %zu bytes that nobody asks for",
                  p->inbox_bytes);
     else if (p->heard_ns)

@@ -14,7 +14,7 @@
  *  - Blocking: rb_link_send blocks only while the endpoint holds more than limits.queued_bytes unsent bytes
  * for that peer (credit), at most until the deadline. rb_link_recv blocks until the message is there, the
  * peer is gone, the link is cancelled, or the deadline passes: RESBM_E_TIMEOUT says who waited for which
- * message of which microbatch from whom, for how long.
+ * message of which microbatch from whom, for how long, and which message lies there instead.
  *  - Order: messages to one peer leave in the order of their rb_link_send calls.
  *  - Faults: a peer that closes, or sends a frame with a wrong checksum, version, size, is shut off; every
  *    waiting and later call concerning it returns RESBM_E_PEER, RESBM_E_CORRUPT or RESBM_E_FORMAT with the
@@ -106,6 +106,11 @@ typedef struct rb_link_stats {
  * are control. Which bytes of a payload are token ids only its sender knows: `received` counts them with the
  * activation. */
 void rb_link_get_stats(rb_link *l, int peer, rb_link_stats *out);
+/* Asks the peer's input/output thread for a sign of life and does not wait; its answer is dropped once it has counted
+ * as heard. A peer that cannot be asked is not heard either. */
+void rb_link_ask(rb_link *l, int peer);
+/* When the last frame of any kind came from the peer (rb_now_ns); 0: none yet. */
+int64_t rb_link_heard_ns(rb_link *l, int peer);
 /* The socket of a peer, for TCP_INFO in tests; -1 when there is none. */
 int rb_link_fd(rb_link *l, int peer);
 

@@ -5,6 +5,7 @@
 #include "core/clock.h"
 #include "link/internal.h"
 
+enum { ASKING = 1 }; /* attempt of a probe whose answer nobody waits for */
 enum { ROUND_TRIPS = 9, FIRST_BYTES = 4096 };
 #define LONG_ENOUGH_NS (100 * RB_MS)
 
@@ -21,6 +22,27 @@ rb_message *rb_probe_answer(const rb_link *l, const rb_frame_header *asked) {
     m->head.payload_bytes = bytes;
     m->traffic = RB_TRAFFIC_CONTROL;
     return m;
+}
+
+bool rb_probe_is_sign_of_life(const rb_frame_header *h) {
+    return h->kind == RB_FRAME_PROBE && h->direction == 1 && h->attempt == ASKING;
+}
+
+void rb_link_ask(rb_link *l, int peer) {
+    rb_err not_heard_either;
+    rb_message *m = rb_message_new(0);
+    if (!m) return;
+    m->head = (rb_frame_header){.kind = RB_FRAME_PROBE, .epoch = l->opt.epoch, .attempt = ASKING};
+    m->traffic = RB_TRAFFIC_CONTROL;
+    rb_link_send(l, peer, m, rb_now_ns(), &not_heard_either);
+}
+
+int64_t rb_link_heard_ns(rb_link *l, int peer) {
+    rb_peer *p = rb_link_peer(l, peer);
+    pthread_mutex_lock(&l->lock);
+    int64_t at = p ? p->heard_ns : 0;
+    pthread_mutex_unlock(&l->lock);
+    return at;
 }
 
 /* One message of `up` bytes there and one of `down` bytes back. */

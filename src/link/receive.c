@@ -43,7 +43,7 @@ static void read_failed(rb_link *l, rb_conn *c, ssize_t n, int why) {
 
 static void refuse_frame(rb_link *l, rb_conn *c, const rb_err *e) {
     char who[RB_WHO_TEXT];
-    rb_io_fault(l, c, e->code, "%s sent a bad frame: %s", rb_who(who, c->peer->number), e->text);
+    rb_io_fault(l, c, e->code, "%s sent a bad frame (changed on its way, or by another version of the program): %s", rb_who(who, c->peer->number), e->text);
     rb_receive_stop(l, c);
 }
 
@@ -70,7 +70,7 @@ static bool answer_probe(rb_link *l, const rb_node *n) {
 
 static void deliver(rb_link *l, rb_node *n) {
     rb_peer *p = n->conn->peer;
-    bool probe = answer_probe(l, n);
+    bool probe = answer_probe(l, n) || rb_probe_is_sign_of_life(&n->msg.head);
     pthread_mutex_lock(&l->lock);
     p->stats.frames_received++;
     p->heard_ns = rb_now_ns();

@@ -106,26 +106,24 @@ static resbm_status find_cause(rb_crew *c, resbm_status st, rb_err *err) {
     return st;
 }
 
-/* A process of this machine that somebody stopped. Its neighbours' deadlines come first where they wait for it; here
- * it is the coordinator alone that waits (a snapshot, the last answer of a step). */
-static resbm_status stopped_child(rb_crew *c, json_t **replies, rb_err *err) {
+/* Every stage that owes an answer (replies NULL: any) is to give signs of life meanwhile. */
+static resbm_status all_alive(rb_crew *c, int only, json_t **replies, rb_err *err) {
     for (int i = 0; i < c->stages; i++) {
-        const rb_child *s = &c->child[i];
-        if (!s->stopped_ns || (replies && replies[i])) continue;
-        int64_t since = rb_now_ns() - s->stopped_ns;
-        if (since > 2 * c->o.cfg->pipeline.deadline_ns)
-            return rb_fail(err, RESBM_E_TIMEOUT,
-                           "the coordinator waited %.1f s for stage %d %s; let it run (kill -CONT %d), or raise "
-                           "pipeline.deadline", (double)since * 1e-9, i, c->doing, (int)s->pid);
+        if (replies[i] || (only >= 0 && i != only) || c->child[i].ended) continue;
+        int64_t silent_ns;
+        if (rb_sign_look(&c->sign[i], c->control, i, c->o.cfg->pipeline.deadline_ns, &silent_ns)) continue;
+        return rb_fail(err, RESBM_E_TIMEOUT,
+                       "the coordinator waited %.1f s for a sign of life from stage %d %s: its process is stopped, or its "
+                       "machine or the network to it is gone; see to it, or raise pipeline.deadline",
+                       (double)silent_ns * 1e-9, i, c->doing);
     }
     return RESBM_OK;
 }
 
-/* A stage that ended, or was stopped, before it gave its answer (replies NULL: any). Looks at the last poll, not at a new
+/* A stage that ended before it gave its answer (replies NULL: any). Looks at the last poll, not at a new
  * one: whoever ended since may have left its answer behind. */
 static resbm_status ended_early(rb_crew *c, json_t **replies, rb_err *err) {
     RB_TRY(dead_child(c, err));
-    RB_TRY(stopped_child(c, replies, err));
     json_t *j = NULL;
     int from;
     rb_err said;
@@ -193,7 +191,10 @@ resbm_status rb_crew_open(const rb_crew_options *o, rb_crew **out, rb_err *err) 
     rb_listener *l = NULL;
     *out = NULL;
     if (c) c->child = calloc((size_t)o->cfg->pipeline.stages, sizeof *c->child);
-    if (!c || !c->child) {
+    if (c) c->sign = calloc((size_t)o->cfg->pipeline.stages, sizeof *c->sign);
+    if (!c || !c->child || !c->sign) {
+        if (c) free(c->child);
+        if (c) free(c->sign);
         free(c);
         return rb_fail(err, RESBM_E_MEMORY, "no memory for %lld stages", (long long)o->cfg->pipeline.stages);
     }
@@ -225,6 +226,7 @@ void rb_crew_close(rb_crew *c) {
     rb_link_fini(c->control);
     if (*c->folder) rmdir(c->folder);
     free(c->child);
+    free(c->sign);
     free(c);
 }
 
@@ -257,7 +259,9 @@ static resbm_status silent(rb_crew *c, const char *type, int only, json_t **repl
  * owes an answer counts. */
 static resbm_status next_answer(rb_crew *c, const char *type, int only, json_t **replies, int *from, json_t **out,
                                 rb_err *err) {
-    resbm_status st = rb_control_expect(c->control, RB_PEER_ANY, type, rb_now_ns() + 200 * RB_MS, from, out, err);
+    int64_t slice = rb_sign_slice(c->o.cfg->pipeline.deadline_ns);
+    if (slice > 200 * RB_MS) slice = 200 * RB_MS;
+    resbm_status st = rb_control_expect(c->control, RB_PEER_ANY, type, rb_now_ns() + slice, from, out, err);
     if (st != RESBM_E_PEER || *from >= 0) return st;
     for (int i = 0; i < c->stages; i++) {
         if (replies[i] || (only >= 0 && i != only)) continue;
@@ -282,6 +286,7 @@ static bool last_words(rb_crew *c, const char *type, int only, json_t **replies)
 
 resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t deadline_ns, json_t **replies, rb_err *err) {
     memset(replies, 0, (size_t)c->stages * sizeof *replies);
+    for (int i = 0; i < c->stages; i++) rb_sign_begin(&c->sign[i]);
     resbm_status st = RESBM_OK;
     while (!complete(c, only, replies)) {
         json_t *j;
@@ -294,6 +299,7 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
         }
         if (quiet) {
             st = ended_early(c, replies, err);
+            if (!st) st = all_alive(c, only, replies, err);
             if (!st && rb_now_ns() > deadline_ns) st = silent(c, type, only, replies, err);
             if (!st) continue;
         }

@@ -6,8 +6,8 @@
 #include <jansson.h>
 #include <stdatomic.h>
 #include "run/config.h"
+#include "run/sign.h"
 #include "run/spawn.h"
-#include "link/link.h"
 
 typedef struct rb_crew_options {
     const rb_config *cfg; /* validated; borrowed until close */
@@ -24,6 +24,7 @@ typedef struct rb_crew {
     rb_child *child;      /* (stages) */
     char folder[64];      /* of Unix sockets; empty with TCP */
     char doing[128];      /* for messages: "in step 17" */
+    rb_sign *sign;        /* (stages) of life */
 } rb_crew;
 
 /* Starts every stage and returns when all are ready for work, within pipeline.startup_deadline. */
@@ -34,8 +35,8 @@ void rb_crew_close(rb_crew *c);
 /* Says the same to every stage; drops the caller's reference. */
 resbm_status rb_crew_tell(rb_crew *c, json_t *message, rb_err *err);
 /* One answer of type `type` from each stage (or only from stage `only` >= 0) into replies (stages), which the caller
- * drops (rb_crew_drop). A stage that dies, reports a fault, or is silent past the deadline: the first fault, with its
- * stage. */
+ * drops (rb_crew_drop). A stage that dies, reports a fault, gives no sign of life for pipeline.deadline, or is
+ * silent past the deadline: the first fault, with its stage. */
 resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t deadline_ns, json_t **replies, rb_err *err);
 void rb_crew_drop(rb_crew *c, json_t **replies);
 

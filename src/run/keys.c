@@ -205,7 +205,8 @@ const rb_key rb_keys[] = {
     WORDY(RB_KEY_NAME, "pipeline", "device", pipeline.device, "cpu", "cpu|ref", DEPLOYMENT,
           "cpu: oneDNN and vector code; ref: plain C."),
     DURATION("pipeline", "deadline", pipeline.deadline_ns, "60s", 1e6,
-             "Longest wait for another stage before the run ends with a message."),
+             "Longest wait for another stage's message, and for a sign of life from a stage that computes or writes, before "
+             "the run ends with a message."),
     DURATION("pipeline", "startup_deadline", pipeline.startup_deadline_ns, "60s", 1e6,
              "Longest wait for all stages to be there."),
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 #include "core/clock.h"
 #include "run/control.h"
+#include "run/sign.h"
 #include "run/stage.h"
 
 static const rb_link_limits limits = {
@@ -89,12 +90,26 @@ static resbm_status answer(rb_stage *s, json_t *reply, rb_err *err) {
 }
 
 /* Waits for the coordinator as long as it lives: between steps it may be busy with things of its own. */
+static resbm_status next_order(rb_stage *s, json_t **in, rb_err *err) {
+    rb_sign sign;
+    rb_sign_begin(&sign);
+    for (;;) {
+        int from;
+        int64_t silent_ns, deadline = s->cfg.pipeline.deadline_ns;
+        resbm_status st =
+            rb_control_recv(s->control, RB_PEER_COORDINATOR, rb_now_ns() + rb_sign_slice(deadline), &from, in, err);
+        if (st != RESBM_E_TIMEOUT) return st;
+        if (!rb_sign_look(&sign, s->control, RB_PEER_COORDINATOR, deadline, &silent_ns))
+            return rb_fail(err, RESBM_E_TIMEOUT, "stage %d waited %.1f s for a sign of life from the coordinator", s->self,
+                           (double)silent_ns * 1e-9);
+    }
+}
+
 static resbm_status work(rb_stage *s, rb_err *err) {
     for (bool finished = false; !finished;) {
         json_t *in, *reply = NULL;
-        int from;
-        resbm_status st = rb_control_recv(s->control, RB_PEER_COORDINATOR, rb_now_ns() + 3600 * RB_SEC, &from, &in, err);
-        if (st) return st;
+        RB_TRY(next_order(s, &in, err));
+        resbm_status st;
         finished = !strcmp(json_string_value(json_object_get(in, "t")), "finish");
         st = dispatch(s, in, &reply, err);
         json_decref(in);
