@@ -57,6 +57,9 @@ family aux "boundary.aux=stream train.aux_until=0.7" "$four" "$gpipe" "pipeline.
     "pipeline.stages=3 data.distribute=wire"
 family aux-rank "boundary.aux=stream boundary.aux_rank=16 boundary.kind=none boundary.codec_fwd=auto boundary.codec_bwd=auto" \
     "$four" "$gpipe"
+family aux-latent "boundary.aux=latent" "$four" "$gpipe" "pipeline.stages=2 train.recompute=true"
+family aux-latent-tokens "boundary.aux=latent boundary.tokens=embedding boundary.identity=split boundary.identity_width=2
+    boundary.ratio=8" "$four" "$gpipe"
 family unequal "model.layers=6 model.segments=[1,3,2]" "pipeline.stages=3" "$gpipe" "pipeline.stages=2"
 family few-microbatches "train.microbatches=1" "$four" "$gpipe"
 family two-microbatches "train.microbatches=2" "$four" "$gpipe"

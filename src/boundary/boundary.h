@@ -26,7 +26,7 @@ typedef enum rb_identity {
     RB_IDENTITY_FULL,
     RB_IDENTITY_NONE
 } rb_identity;
-typedef enum rb_aux_kind { RB_AUX_NONE, RB_AUX_STREAM } rb_aux_kind;
+typedef enum rb_aux_kind { RB_AUX_NONE, RB_AUX_STREAM, RB_AUX_LATENT } rb_aux_kind;
 typedef enum rb_token_path { RB_TOKENS_NONE, RB_TOKENS_EMBEDDING, RB_TOKENS_TRUNK } rb_token_path;
 
 /* boundary.* of the configuration; the same for every boundary of a model. */
@@ -41,7 +41,7 @@ typedef struct rb_boundary_config {
     rb_token_path tokens;
     int64_t trunk_blocks, trunk_width, trunk_heads, trunk_ffn; /* 0 = chosen from d, see boundary/tokens.c */
     rb_aux_kind aux; /* the auxiliary loss of boundary/aux.h */
-    int64_t aux_rank; /* 0 = a head of full width; < 0 = chosen from the vocabulary */
+    int64_t aux_rank; /* 0 = a head of full width (stream); < 0 = chosen, see boundary/aux.c */
     char codec_fwd[16], codec_bwd[16]; /* registry names of codec/codec.h; "" or auto = the kind's default */
     char scale_fwd[16];                /* step or token; "" or auto = step where k is narrow */
 } rb_boundary_config;

@@ -4,8 +4,10 @@
 #include "model/stage.h"
 #include "model/testing.h"
 
-enum { VARIANTS = 4 };
-static const char *const variants[VARIANTS] = {"stream", "stream of rank 5", "stream, linear", "stream of rank 5, none"};
+enum { VARIANTS = 7 };
+static const char *const variants[VARIANTS] = {
+    "stream",           "stream of rank 5", "stream, linear", "stream of rank 5, none",
+    "latent, split, embedding", "latent",           "latent, linear"};
 
 static world variant_world(int i) {
     world w = {.model = small_model(), .boundary = small_boundary(), .B = 2, .T = 7, .aux_scale = 0.3f};
@@ -13,6 +15,10 @@ static world variant_world(int i) {
     w.boundary.aux_rank = i % 2 ? 5 : 0;
     if (i == 1) w.boundary.tokens = RB_TOKENS_EMBEDDING;
     if (i == 2) snprintf(w.boundary.kind, sizeof w.boundary.kind, "linear");
+    if (i >= 4) w.boundary.aux = RB_AUX_LATENT, w.boundary.aux_rank = 6;
+    if (i == 4) w.boundary.tokens = RB_TOKENS_EMBEDDING, w.boundary.identity = RB_IDENTITY_SPLIT;
+    if (i == 4) w.boundary.identity_width = 1, w.boundary.ratio = 2;
+    if (i == 6) snprintf(w.boundary.kind, sizeof w.boundary.kind, "linear");
     if (i == 3) w.boundary = (rb_boundary_config){.kind = "none", .aux = RB_AUX_STREAM, .aux_rank = 5};
     return w;
 }
@@ -137,6 +143,51 @@ static void plain_reference(void **state) {
     world_close(&w);
 }
 
+/* xent(W_h (silu(W_1 q) + E[token])) of one row. */
+static double plain_latent_row(const float *q, int64_t k, const float *w1, const float *e, const float *head, int64_t r,
+                               int64_t V, int target) {
+    double u[8], most = -INFINITY, sum = 0, logit[64];
+    for (int64_t j = 0; j < r; j++) {
+        double a = 0;
+        for (int64_t i = 0; i < k; i++) a += (double)w1[j * k + i] * q[i];
+        u[j] = a / (1 + exp(-a)) + e[j];
+    }
+    for (int64_t v = 0; v < V; v++) {
+        logit[v] = 0;
+        for (int64_t j = 0; j < r; j++) logit[v] += u[j] * head[v * r + j];
+        most = fmax(most, logit[v]);
+    }
+    for (int64_t v = 0; v < V; v++) sum += exp(logit[v] - most);
+    return most + log(sum) - logit[target];
+}
+
+/* Through the codec: the head reads what the receiver reads. */
+static void plain_latent_reference(void **state) {
+    (void)state;
+    world w = variant_world(4);
+    w.codec = true;
+    world_open(&w, "cpu", 2, true);
+    int64_t k = w.boundary.k, V = w.model.vocab, r = 6;
+    world_random_tokens(&w, 3);
+    world_forward(&w, 0, 1);
+    world_backward(&w, 0, FUSED);
+    float *w1 = get(&w, rb_stage_weight(w.stage, row_named(&w, "boundary.1.aux.down.weight")));
+    float *e = get(&w, rb_stage_weight(w.stage, row_named(&w, "boundary.1.aux.embed_tokens.weight")));
+    float *head = get(&w, rb_stage_weight(w.stage, row_named(&w, "boundary.1.aux.head.weight")));
+    float *steps = get(&w, rb_stage_weight(w.stage, row_named(&w, "boundary.1.encoder.steps")));
+    float *q = get(&w, w.io[1].latents);
+    int32_t *token = get(&w, rb_view1(w.tokens, RB_I32, 14)), *target = get(&w, rb_view1(w.targets, RB_I32, 14));
+    double want = 0;
+    for (int64_t i = 0; i < 14; i++) {
+        for (int64_t c = 0; c < k; c++) /* whole steps: these are the quantized ones */
+            assert_float_equal(q[i * k + c] / steps[c], roundf(q[i * k + c] / steps[c]), 1e-4);
+        if (target[i] >= 0) want += plain_latent_row(q + i * k, k, w1, e + token[i] * r, head, r, V, target[i]);
+    }
+    assert_float_equal(w.aux_loss[1], want, 1e-5 * want);
+    free(w1), free(e), free(head), free(steps), free(q), free(token), free(target);
+    world_close(&w);
+}
+
 /* --- bits ---------------------------------------------------------------------------------------------------------- */
 
 /* Two microbatches in two slots: forward, forward, backward, backward. */
@@ -222,6 +273,12 @@ static void refused(void **state) {
     w.boundary.aux_rank = -1;
     assert_ok(rb_model_check(&w.model, &w.boundary, &err), &err);
     assert_int_equal(w.boundary.aux_rank, 0);
+    w.boundary.aux = RB_AUX_LATENT, w.boundary.aux_rank = 0;
+    assert_fails(rb_model_check(&w.model, &w.boundary, &err), RESBM_E_CONFIG, "needs a width", &err);
+    w = variant_world(3);
+    w.boundary.aux = RB_AUX_LATENT;
+    assert_fails(rb_model_check(&w.model, &w.boundary, &err), RESBM_E_CONFIG, "kind none has no latents", &err);
+    w = variant_world(0);
     w.model.d = 128, w.model.vocab = 4096, w.boundary.aux_rank = -1;
     assert_ok(rb_model_check(&w.model, &w.boundary, &err), &err);
     assert_int_equal(w.boundary.aux_rank, 64);
@@ -229,8 +286,8 @@ static void refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(finite_differences), cmocka_unit_test(plain_reference), cmocka_unit_test(ways_agree),
-        cmocka_unit_test(weight_zero),        cmocka_unit_test(refused),
+        cmocka_unit_test(finite_differences), cmocka_unit_test(plain_reference), cmocka_unit_test(plain_latent_reference),
+        cmocka_unit_test(ways_agree),         cmocka_unit_test(weight_zero),     cmocka_unit_test(refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

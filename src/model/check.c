@@ -176,7 +176,7 @@ static resbm_status check_boundary(const rb_model_config *m, rb_boundary_config 
     RB_TRY(kind->check(b, &s, err));
     RB_TRY(in_range("boundary.hidden", b->hidden, -1, 1 << 20, err));
     RB_TRY(rb_tokens_check(b, &s, err));
-    return rb_aux_check(b, &s, err);
+    return rb_aux_check(b, &s, kind->narrows, err);
 }
 
 resbm_status rb_model_check(rb_model_config *m, rb_boundary_config *b, rb_err *err) {

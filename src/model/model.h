@@ -84,7 +84,8 @@ typedef struct rb_segment_io {
                                       last: absent */
     rb_view out[RB_MAX_WIRE_PARTS]; /* filled in: views into the slot that stay valid until the slot is used
                                        again */
-    rb_view tokens;                 /* (B,T) i32: segment 0's input, and every receiver's token path */
+    rb_view tokens;                 /* (B,T) i32: segment 0's input, every receiver's token path, and in training
+                                       boundary.aux latent beside one */
     rb_view targets;  /* (B,T) i32: last segment, and in training every segment with an auxiliary loss. The
                          memory of both must stay as it is until the slot's backward is done; backward does
                          not look at io for them */
@@ -93,6 +94,8 @@ typedef struct rb_segment_io {
     float grad_scale; /* last segment: 1 / (tokens of the whole step); 0 = evaluation */
     float aux_scale;  /* backward with boundary.aux, not the last segment: the loss's weight / (tokens of the
                          whole step); 0 = leave it out */
+    rb_view latents;  /* backward with boundary.aux latent and an aux_scale: part 0 of out as the receiver
+                         unpacks it, (B,T,k); stays until the slot's backward is done */
     rb_view aux_loss; /* backward, filled in: (1) f64, sum over the microbatch's tokens, not weighted, valid
                          until the stage's next backward; absent when there is none */
 } rb_segment_io;

@@ -158,6 +158,26 @@ static rb_block_kept kept_of(const rb_slot *slot, int64_t i) {
     return k;
 }
 
+static rb_aux_in aux_input(const rb_stage_model *m, const rb_segment *s, const rb_slot *slot) {
+    bool latent = m->boundary.aux == RB_AUX_LATENT;
+    return (rb_aux_in){latent ? slot->latents : slot->acts.x[s->layers], slot->tokens, slot->targets};
+}
+
+/* dparts[0] = a copy of itself with the gradient of the auxiliary loss. */
+static resbm_status aux_on_latents(rb_stage_model *m, const rb_segment *s, rb_queue *q, rb_slot *slot,
+                                   const rb_segment_io *io, rb_view *dparts, rb_err *err) {
+    int64_t n = m->opt.B * m->opt.T, k = m->parts.width[0];
+    if (io->aux_scale != 0) {
+        if (!io->latents.data || io->latents.dtype != RB_F32 || rb_count(io->latents) != n * k)
+            return wrong_view(s, "latents", io->latents, n, k, err);
+        slot->latents = rb_as2(io->latents, n, k);
+        RB_TRY(rb_copy(q, m->scratch.aux.dz, dparts[0], err));
+        dparts[0] = m->scratch.aux.dz;
+    }
+    rb_aux_in in = aux_input(m, s, slot);
+    return rb_aux_backward_input(&s->aux, q, dparts[0], &in, io->aux_scale, &slot->kept.aux, &m->scratch.aux, err);
+}
+
 /* dx[L] from what is behind the segment. */
 static resbm_status exit_input(rb_stage_model *m, const rb_segment *s, rb_queue *q, rb_slot *slot,
                                rb_segment_io *io, rb_err *err) {
@@ -165,12 +185,12 @@ static resbm_status exit_input(rb_stage_model *m, const rb_segment *s, rb_queue 
     if (s->last) return rb_head_backward_input(&s->head, q, dx, 0, x, &slot->head, err);
     rb_boundary_end enc = rb_end_of(&s->enc, q, &slot->acts.enc, &slot->kept.enc, &m->scratch.end);
     RB_TRY(take_parts(m, s, io, dparts, err));
+    io->aux_loss = io->aux_scale != 0 && rb_has_aux(m, s) ? slot->kept.aux.head.loss : rb_none();
+    if (m->boundary.aux == RB_AUX_LATENT) RB_TRY(aux_on_latents(m, s, q, slot, io, dparts, err));
     RB_TRY(m->kind->encode_backward_input(&enc, dx, dparts, x, err));
-    io->aux_loss = rb_none();
-    if (!rb_has_aux(m, s)) return RESBM_OK;
-    if (io->aux_scale != 0) io->aux_loss = slot->kept.aux.head.loss;
-    return rb_aux_backward_input(&s->aux, q, dx, x, slot->targets, io->aux_scale, &slot->kept.aux, &m->scratch.aux,
-                                 err);
+    if (m->boundary.aux != RB_AUX_STREAM) return RESBM_OK;
+    rb_aux_in in = aux_input(m, s, slot);
+    return rb_aux_backward_input(&s->aux, q, dx, &in, io->aux_scale, &slot->kept.aux, &m->scratch.aux, err);
 }
 
 static resbm_status exit_weight(rb_stage_model *m, const rb_segment *s, rb_queue *q, rb_slot *slot,
@@ -181,7 +201,8 @@ static resbm_status exit_weight(rb_stage_model *m, const rb_segment *s, rb_queue
     rb_boundary_end enc = rb_end_of(&s->enc, q, &slot->acts.enc, &slot->kept.enc, &m->scratch.end);
     RB_TRY(m->kind->encode_backward_weight(&enc, x, err));
     if (!rb_has_aux(m, s)) return RESBM_OK;
-    return rb_aux_backward_weight(&s->aux, q, x, slot->targets, &slot->kept.aux, &m->scratch.aux, err);
+    rb_aux_in in = aux_input(m, s, slot);
+    return rb_aux_backward_weight(&s->aux, q, &in, &slot->kept.aux, &m->scratch.aux, err);
 }
 
 /* Gradient of what came in, from dx[0]. */

@@ -36,6 +36,7 @@ typedef struct rb_slot {
     rb_view din[RB_MAX_WIRE_PARTS];   /* gradient of in */
     rb_view parts[RB_MAX_WIRE_PARTS]; /* what decode reads: in, or the caller's memory */
     rb_view tokens, targets;          /* (n) i32, the caller's memory */
+    rb_view latents;                  /* (n,k) of aux latent, likewise */
 } rb_slot;
 
 typedef struct rb_segment {

@@ -19,6 +19,7 @@ typedef struct world {
     void *tokens, *targets; /* (B,T) i32 */
     void *bytes;            /* one packed part */
     void *unpacked[RB_MAX_WIRE_PARTS];
+    void *latents[8]; /* by boundary, of the last backward */
     bool codec, split;
     int slots;
     uint64_t step;
@@ -76,6 +77,7 @@ static inline void world_open(world *w, const char *device, int threads, bool tr
     w->targets = device_memory(w, ids);
     w->bytes = device_memory(w, 2 * wide + 64);
     for (int i = 0; i < RB_MAX_WIRE_PARTS; i++) w->unpacked[i] = device_memory(w, wide);
+    for (int i = 0; i < 8; i++) w->latents[i] = w->boundary.aux == RB_AUX_LATENT ? device_memory(w, wide) : NULL;
 }
 
 static inline void world_close(world *w) {
@@ -85,6 +87,7 @@ static inline void world_close(world *w) {
     rb_free(w->dev, w->targets);
     rb_free(w->dev, w->bytes);
     for (int i = 0; i < RB_MAX_WIRE_PARTS; i++) rb_free(w->dev, w->unpacked[i]);
+    for (int i = 0; i < 8; i++) rb_free(w->dev, w->latents[i]);
     rb_device_close(w->dev);
     rb_tensor_table_free(&w->table);
 }
@@ -170,11 +173,21 @@ static inline double world_forward(world *w, int slot, float grad_scale) {
 
 typedef enum how { FUSED, HALVES } how;
 
+/* What boundary s carried, as its receiver saw it, for the auxiliary loss on latents. */
+static inline void keep_latents(world *w, int s) {
+    rb_err err;
+    rb_segment_io seen = {0};
+    cross(w, &w->io[s], &seen, s, 0, w->B, w->T);
+    w->io[s].latents = rb_view3(w->latents[s], RB_F32, w->B, w->T, w->boundary.k);
+    assert_ok(rb_axpby(w->q, 1, seen.in[0], 0, w->io[s].latents, &err), &err);
+}
+
 static inline void world_backward(world *w, int slot, how h) {
     rb_err err;
     for (int s = (int)w->model.segments - 1; s >= 0; s--) {
         rb_segment_io *io = &w->io[s];
         io->aux_scale = w->aux_scale;
+        if (w->latents[s] && s + 1 < w->model.segments) keep_latents(w, s);
         if (s + 1 < w->model.segments) cross(w, &w->io[s + 1], io, s, 1, w->B, w->T);
         if (h == FUSED) assert_ok(rb_segment_backward(w->stage, w->q, s, slot, io, &err), &err);
         if (h == HALVES) assert_ok(rb_segment_backward_input(w->stage, w->q, s, slot, io, &err), &err);

@@ -24,11 +24,19 @@ void rb_head_plan_scratch(int64_t d, int64_t vocab, int64_t n, bool training, rb
     out->logits = !training || rows < n ? rb_plan2(p, rows, vocab) : rb_none();
 }
 
+static resbm_status normed_input(const rb_head *h, rb_queue *q, rb_view x, const rb_head_saved *s,
+                                 const rb_head_scratch *tmp, rb_view *out, rb_err *err) {
+    *out = h->norm.data ? tmp->norm : x;
+    if (!h->norm.data) return RESBM_OK;
+    return rb_rmsnorm_forward(q, tmp->norm, s->rstd, x, h->norm, h->eps, err);
+}
+
 /* One chunk: rows [from, from+count). Leaves the gradient of the logits in the view it returns. */
-static resbm_status chunk(const rb_head *h, rb_queue *q, int64_t from, int64_t count, rb_view targets,
-                          const rb_head_saved *s, const rb_head_scratch *tmp, rb_view *logits, rb_err *err) {
+static resbm_status chunk(const rb_head *h, rb_queue *q, rb_view normed, int64_t from, int64_t count,
+                          rb_view targets, const rb_head_saved *s, const rb_head_scratch *tmp, rb_view *logits,
+                          rb_err *err) {
     *logits = rb_rows(s->logits.data ? s->logits : tmp->logits, 0, count);
-    RB_TRY(rb_linear_forward(q, *logits, 0, rb_rows(tmp->norm, from, count), h->head, err));
+    RB_TRY(rb_linear_forward(q, *logits, 0, rb_rows(normed, from, count), h->head, err));
     return rb_xent(q, rb_rows(tmp->losses, from, count), *logits, rb_rows(targets, from, count),
                    s->grad_scale, err);
 }
@@ -36,12 +44,12 @@ static resbm_status chunk(const rb_head *h, rb_queue *q, int64_t from, int64_t c
 resbm_status rb_head_forward(const rb_head *h, rb_queue *q, rb_view x, rb_view targets, float grad_scale,
                              rb_head_saved *s, const rb_head_scratch *tmp, rb_err *err) {
     int64_t n = x.shape[0], rows = rb_head_chunk_rows(h->vocab, n);
-    rb_view logits;
+    rb_view logits, normed;
     s->grad_scale = grad_scale;
-    RB_TRY(rb_rmsnorm_forward(q, tmp->norm, s->rstd, x, h->norm, h->eps, err));
+    RB_TRY(normed_input(h, q, x, s, tmp, &normed, err));
     for (int64_t r = 0; r < n; r += rows) {
         int64_t count = n - r < rows ? n - r : rows;
-        RB_TRY(chunk(h, q, r, count, targets, s, tmp, &logits, err));
+        RB_TRY(chunk(h, q, normed, r, count, targets, s, tmp, &logits, err));
         if (grad_scale == 0) continue;
         RB_TRY(rb_linear_backward_x(q, rb_rows(s->dnormed, r, count), 0, logits, h->head, err));
     }
@@ -57,6 +65,7 @@ static resbm_status check_gradient(const rb_head_saved *s, rb_err *err) {
 resbm_status rb_head_backward_input(const rb_head *h, rb_queue *q, rb_view dx, float beta, rb_view x,
                                     const rb_head_saved *s, rb_err *err) {
     RB_TRY(check_gradient(s, err));
+    if (!h->norm.data) return rb_axpby(q, 1, s->dnormed, beta, dx, err);
     RB_TRY(rb_rmsnorm_backward_w(q, h->dnorm, s->dnormed, x, s->rstd, err));
     return rb_rmsnorm_backward_x(q, dx, beta, s->dnormed, x, h->norm, s->rstd, err);
 }
@@ -64,14 +73,15 @@ resbm_status rb_head_backward_input(const rb_head *h, rb_queue *q, rb_view dx, f
 resbm_status rb_head_backward_weight(const rb_head *h, rb_queue *q, rb_view x, rb_view targets,
                                      const rb_head_saved *s, const rb_head_scratch *tmp, rb_err *err) {
     int64_t n = x.shape[0], rows = rb_head_chunk_rows(h->vocab, n);
+    rb_view normed;
     RB_TRY(check_gradient(s, err));
-    RB_TRY(rb_rmsnorm_forward(q, tmp->norm, s->rstd, x, h->norm, h->eps, err));
-    if (s->logits.data) return rb_linear_backward_w(q, h->dhead, s->logits, tmp->norm, err);
+    RB_TRY(normed_input(h, q, x, s, tmp, &normed, err));
+    if (s->logits.data) return rb_linear_backward_w(q, h->dhead, s->logits, normed, err);
     for (int64_t r = 0; r < n; r += rows) {
         rb_view logits;
         int64_t count = n - r < rows ? n - r : rows;
-        RB_TRY(chunk(h, q, r, count, targets, s, tmp, &logits, err));
-        RB_TRY(rb_linear_backward_w(q, h->dhead, logits, rb_rows(tmp->norm, r, count), err));
+        RB_TRY(chunk(h, q, normed, r, count, targets, s, tmp, &logits, err));
+        RB_TRY(rb_linear_backward_w(q, h->dhead, logits, rb_rows(normed, r, count), err));
     }
     return RESBM_OK;
 }

@@ -18,7 +18,7 @@ enum { RB_HEAD_CHUNK = 4 << 20 }; /* elements of logits in memory at once */
 typedef struct rb_head {
     int64_t d, vocab;
     float eps;
-    rb_view norm, head;   /* (d), (V,d) */
+    rb_view norm, head;   /* (d), (V,d); without a norm x is taken as it is */
     rb_view dnorm, dhead; /* absent without training */
 } rb_head;
 

@@ -91,12 +91,13 @@ const rb_key rb_keys[] = {
              "Heads of tokens: trunk; must divide trunk_width."),
     AUTO_INT("boundary", "trunk_ffn", boundary.trunk_ffn, "auto", 1, 1 << 20, "auto", 0, FIXED,
              "Feed-forward width of tokens: trunk."),
-    WORDY(RB_KEY_ENUM, "boundary", "aux", boundary.aux, "none", "none|stream", FIXED,
+    WORDY(RB_KEY_ENUM, "boundary", "aux", boundary.aux, "none", "none|stream|latent", FIXED,
           "A next-token head of its own before each boundary, whose loss helps to train the segment while "
-          "train.aux_weight lasts: on the segment's output stream, or none."),
+          "train.aux_weight lasts: on the segment's output stream, or on the latents that cross (and the token, "
+          "with a token path)."),
     AUTO_INT("boundary", "aux_rank", boundary.aux_rank, "auto", 0, 65536, "auto", -1, FIXED,
-             "Width the stream is mapped down to before that head; 0: full width; auto: 64 from 2048 tokens of "
-             "vocabulary on, else 0."),
+             "Width before that head; 0: the stream's own; auto: 64 on latents and from 2048 tokens of vocabulary "
+             "on, else 0."),
     WORDY(RB_KEY_NAME, "boundary", "codec_fwd", boundary.codec_fwd, "auto", "auto|f32|bf16|int8|int4", FIXED,
           "How latents become bytes; auto: int4, and bf16 with kind: none."),
     WORDY(RB_KEY_NAME, "boundary", "codec_bwd", boundary.codec_bwd, "auto", "auto|f32|bf16|int8|int4", FIXED,

@@ -86,12 +86,18 @@ resbm_status rb_port_pack(rb_port *p, rb_queue *q, const rb_view *parts, rb_port
     return RESBM_OK;
 }
 
+static resbm_status unpack_part(const rb_port *p, rb_queue *q, int part, rb_view out, rb_port_key key, rb_err *err) {
+    rb_pack_args a = keyed(p, part, key);
+    return rb_unpack(q, out, part_bytes(p, part), steps_of(p, part), &a, err);
+}
+
 resbm_status rb_port_unpack(rb_port *p, rb_queue *q, const rb_view *parts, rb_port_key key, rb_err *err) {
-    for (int i = 0; i < p->wire.parts; i++) {
-        rb_pack_args a = keyed(p, i, key);
-        RB_TRY(rb_unpack(q, parts[i], part_bytes(p, i), steps_of(p, i), &a, err));
-    }
+    for (int i = 0; i < p->wire.parts; i++) RB_TRY(unpack_part(p, q, i, parts[i], key, err));
     return RESBM_OK;
+}
+
+resbm_status rb_port_unpack_latents(rb_port *p, rb_queue *q, rb_view latents, rb_port_key key, rb_err *err) {
+    return unpack_part(p, q, 0, latents, key, err);
 }
 
 resbm_status rb_port_count(rb_port *p, rb_queue *q, rb_err *err) {

@@ -39,6 +39,8 @@ void rb_port_share(rb_port *p, const rb_port *with);
 resbm_status rb_port_pack(rb_port *p, rb_queue *q, const rb_view *parts, rb_port_key key, rb_err *err);
 /* p->bytes -> parts. */
 resbm_status rb_port_unpack(rb_port *p, rb_queue *q, const rb_view *parts, rb_port_key key, rb_err *err);
+/* Part 0 alone. */
+resbm_status rb_port_unpack_latents(rb_port *p, rb_queue *q, rb_view latents, rb_port_key key, rb_err *err);
 /* Adds the statistics of p->bytes to p->stats (training only: evaluation leaves learned steps alone). */
 resbm_status rb_port_count(rb_port *p, rb_queue *q, rb_err *err);
 /* At a step's commit: new steps from the statistics of `tokens` tokens, which are cleared. updates: how many came

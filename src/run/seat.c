@@ -12,7 +12,8 @@ static resbm_status alloc_parts(rb_device *dev, const rb_wire *w, int64_t B, int
 }
 
 resbm_status rb_seat_open(rb_device *dev, int segment, int slots, int64_t B, int64_t T, const rb_wire *before,
-                          const rb_wire *behind, bool training, rb_seat *out, rb_err *err) {
+                          const rb_wire *behind, bool training, bool keep_sent, rb_seat *out, rb_err *err) {
+    rb_wire latents = {.parts = 1, .part = {behind ? behind->part[0] : (rb_wire_part){0}}};
     *out = (rb_seat){.segment = segment, .slots = slots, .dev = dev};
     out->berth = calloc((size_t)slots, sizeof *out->berth);
     if (!out->berth) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d slots of segment %d", slots, segment);
@@ -20,16 +21,19 @@ resbm_status rb_seat_open(rb_device *dev, int segment, int slots, int64_t B, int
     for (int i = 0; i < slots; i++) {
         RB_TRY(alloc_parts(dev, before, B, T, out->berth[i].in, err));
         if (training) RB_TRY(alloc_parts(dev, behind, B, T, out->berth[i].grad_in, err));
+        if (training && keep_sent && behind) RB_TRY(alloc_parts(dev, &latents, B, T, &out->berth[i].sent, err));
     }
     return RESBM_OK;
 }
 
 void rb_seat_close(rb_seat *s) {
-    for (int i = 0; s->berth && i < s->slots; i++)
+    for (int i = 0; s->berth && i < s->slots; i++) {
+        rb_free(s->dev, s->berth[i].sent.data);
         for (int p = 0; p < RB_MAX_WIRE_PARTS; p++) {
             rb_free(s->dev, s->berth[i].in[p].data);
             rb_free(s->dev, s->berth[i].grad_in[p].data);
         }
+    }
     free(s->berth);
     *s = (rb_seat){0};
 }

@@ -11,6 +11,7 @@ typedef struct rb_berth { /* one slot */
     rb_view in[RB_MAX_WIRE_PARTS];       /* forward input, from the boundary before; owned */
     rb_view grad_in[RB_MAX_WIRE_PARTS];  /* gradient from the boundary behind; owned */
     rb_view out[RB_MAX_WIRE_PARTS];      /* forward output, in the model's slot */
+    rb_view sent;                        /* latents as the receiver unpacks them, with boundary.aux latent; owned */
     rb_view grad_out[RB_MAX_WIRE_PARTS]; /* gradient of the input, in the model's slot */
 } rb_berth;
 
@@ -21,9 +22,9 @@ typedef struct rb_seat {
 } rb_seat;
 
 /* before, behind: the wire formats of the boundaries on either side (NULL at the model's ends); behind is the
- * backward direction's. Gradients are allocated only for training. */
+ * backward direction's. Gradients (and, with keep_sent, what was sent) are allocated only for training. */
 resbm_status rb_seat_open(rb_device *dev, int segment, int slots, int64_t B, int64_t T, const rb_wire *before,
-                          const rb_wire *behind, bool training, rb_seat *out, rb_err *err);
+                          const rb_wire *behind, bool training, bool keep_sent, rb_seat *out, rb_err *err);
 void rb_seat_close(rb_seat *s);
 void rb_seat_clear(rb_seat *s); /* all berths free: a step that failed or was evaluation leaves none behind */
 /* The microbatch's slot, taking a free one if it has none. RESBM_E_INTERNAL when the schedule's bound was wrong. */

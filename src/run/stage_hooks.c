@@ -19,10 +19,19 @@ static resbm_status take(rb_stage *s, int segment, int microbatch, int *i, rb_be
     return RESBM_OK;
 }
 
+/* Packs what segment first+i gives, and keeps the latents as the receiver will see them where the backward pass asks
+ * for them. */
+static resbm_status pack_forward(rb_stage *s, int i, int microbatch, const rb_berth *b, rb_err *err) {
+    rb_port *p = &s->out_port[i];
+    RB_TRY(rb_port_pack(p, s->q, b->out, key_of(s, microbatch), err));
+    if (s->evaluating || !b->sent.data) return RESBM_OK;
+    return rb_port_unpack_latents(p, s->q, b->sent, key_of(s, microbatch), err);
+}
+
 /* The hand-over inside a stage: the bytes that would cross are made and read back. */
-static resbm_status hand_over_forward(rb_stage *s, int i, int microbatch, const rb_view *parts, rb_err *err) {
+static resbm_status hand_over_forward(rb_stage *s, int i, int microbatch, const rb_berth *b, rb_err *err) {
     int slot;
-    RB_TRY(rb_port_pack(&s->out_port[i], s->q, parts, key_of(s, microbatch), err));
+    RB_TRY(pack_forward(s, i, microbatch, b, err));
     RB_TRY(rb_seat_take(&s->seat[i + 1], microbatch, &slot, err));
     RB_TRY(rb_port_unpack(&s->in_port[i + 1], s->q, s->seat[i + 1].berth[slot].in, key_of(s, microbatch), err));
     if (s->evaluating) return RESBM_OK;
@@ -50,7 +59,7 @@ static resbm_status forward(void *ctx, int segment, int microbatch, rb_err *err)
     memcpy(b->out, io.out, sizeof b->out);
     if (segment == s->segments - 1)
         RB_TRY(rb_download(s->q, &s->host_losses[microbatch], io.loss.data, sizeof(double), err));
-    if (i + 1 < s->hosted) RB_TRY(hand_over_forward(s, i, microbatch, b->out, err));
+    if (i + 1 < s->hosted) RB_TRY(hand_over_forward(s, i, microbatch, b, err));
     if (s->evaluating && (i + 1 < s->hosted || segment == s->segments - 1)) rb_seat_leave(&s->seat[i], microbatch);
     return rb_queue_sync(s->q, err);
 }
@@ -62,7 +71,7 @@ static resbm_status go_back(rb_stage *s, int segment, int microbatch, backward_f
     rb_berth *b = NULL;
     int i, slot;
     RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
-    rb_segment_io io = {.grad_scale = s->grad_scale, .aux_scale = s->aux_scale};
+    rb_segment_io io = {.grad_scale = s->grad_scale, .aux_scale = s->aux_scale, .latents = b->sent};
     memcpy(io.in, b->grad_in, sizeof io.in);
     RB_TRY(run(s->model, s->q, segment, slot, &io, err));
     if (io.aux_loss.data)
@@ -106,9 +115,9 @@ static size_t id_payload(const rb_stage *s, const rb_port *p) {
     return s->wire_tokens && p->direction == 0 ? (size_t)(s->B * (s->T + 1)) * (size_t)s->id_bytes : 0;
 }
 
-static resbm_status send_parts(rb_stage *s, rb_port *p, int to, int microbatch, const rb_view *parts, rb_err *err) {
+/* Sends what p has packed. */
+static resbm_status send_packed(rb_stage *s, rb_port *p, int to, int microbatch, rb_err *err) {
     size_t ids = id_payload(s, p), payload = p->packed_bytes + ids;
-    RB_TRY(rb_port_pack(p, s->q, parts, key_of(s, microbatch), err));
     rb_message *m = rb_message_new(payload);
     if (!m) return rb_fail(err, RESBM_E_MEMORY, "no memory for a message of %zu bytes", payload);
     m->head = address(s, p, microbatch, payload);
@@ -154,7 +163,8 @@ static resbm_status send_forward(void *ctx, int segment, int microbatch, rb_err 
     rb_berth *b = NULL;
     int i, slot;
     RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
-    RB_TRY(send_parts(s, &s->out_port[i], rb_stage_of(&s->cfg, segment + 1), microbatch, b->out, err));
+    RB_TRY(pack_forward(s, i, microbatch, b, err));
+    RB_TRY(send_packed(s, &s->out_port[i], rb_stage_of(&s->cfg, segment + 1), microbatch, err));
     if (s->evaluating) rb_seat_leave(&s->seat[i], microbatch);
     return RESBM_OK;
 }
@@ -172,7 +182,8 @@ static resbm_status send_backward(void *ctx, int segment, int microbatch, rb_err
     rb_berth *b = NULL;
     int i, slot;
     RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
-    RB_TRY(send_parts(s, &s->grad_out_port[i], rb_stage_of(&s->cfg, segment - 1), microbatch, b->grad_out, err));
+    RB_TRY(rb_port_pack(&s->grad_out_port[i], s->q, b->grad_out, key_of(s, microbatch), err));
+    RB_TRY(send_packed(s, &s->grad_out_port[i], rb_stage_of(&s->cfg, segment - 1), microbatch, err));
     if (b->whole) rb_seat_leave(&s->seat[i], microbatch);
     return RESBM_OK;
 }

@@ -165,7 +165,8 @@ static resbm_status open_seats(rb_stage *s, const int *slots, rb_err *err) {
         int segment = s->first + i;
         const rb_wire *before = segment > 0 ? &s->in_port[i].wire : NULL;
         const rb_wire *behind = segment < s->segments - 1 ? &s->grad_in_port[i].wire : NULL;
-        RB_TRY(rb_seat_open(s->dev, segment, slots[i], s->B, s->T, before, behind, s->training, &s->seat[i], err));
+        RB_TRY(rb_seat_open(s->dev, segment, slots[i], s->B, s->T, before, behind, s->training,
+                            s->cfg.boundary.aux == RB_AUX_LATENT, &s->seat[i], err));
     }
     return RESBM_OK;
 }
