@@ -59,9 +59,12 @@ void rb_checkpoint_close(rb_checkpoint *c); /* NULL is fine */
 const rb_manifest *rb_checkpoint_manifest(const rb_checkpoint *c);
 /* By name, whichever file holds it; NULL: not there. Valid until close. */
 const rb_tensor_in *rb_checkpoint_find(const rb_checkpoint *c, const char *name);
-/* Copies a tensor out; RESBM_E_FORMAT when it is missing or its type or shape is another (both are in the
- * text). */
-resbm_status rb_checkpoint_load(const rb_checkpoint *c, const char *name, rb_dtype dtype, int rank,
-                                const int64_t *shape, void *dst, rb_err *err);
+/* Where a tensor's bytes are mapped, until close; RESBM_E_FORMAT when it is missing or its type or shape is another (both
+ * are in the text). */
+resbm_status rb_checkpoint_bytes(const rb_checkpoint *c, const char *name, rb_dtype dtype, int rank,
+                                 const int64_t *shape, const char **out, rb_err *err);
+/* n bytes from `data` on (inside what rb_checkpoint_bytes gave for that name) have been used: they need not stay in
+ * memory. */
+void rb_checkpoint_forget(const rb_checkpoint *c, const char *name, const void *data, size_t n);
 
 #endif

@@ -156,11 +156,20 @@ const rb_manifest *rb_checkpoint_manifest(const rb_checkpoint *c) {
     return &c->manifest;
 }
 
-const rb_tensor_in *rb_checkpoint_find(const rb_checkpoint *c, const char *name) {
+static const entry *entry_of(const rb_checkpoint *c, const char *name) {
     rb_tensor_in key = {.name = name};
     entry want = {&key, 0};
-    const entry *e = c->count ? bsearch(&want, c->index, (size_t)c->count, sizeof *e, entry_by_name) : NULL;
+    return c->count ? bsearch(&want, c->index, (size_t)c->count, sizeof *c->index, entry_by_name) : NULL;
+}
+
+const rb_tensor_in *rb_checkpoint_find(const rb_checkpoint *c, const char *name) {
+    const entry *e = entry_of(c, name);
     return e ? e->tensor : NULL;
+}
+
+void rb_checkpoint_forget(const rb_checkpoint *c, const char *name, const void *data, size_t n) {
+    const entry *e = entry_of(c, name);
+    if (e) rb_safetensors_forget(c->file[e->file], data, n);
 }
 
 /* "[4, 256]" */
@@ -172,8 +181,8 @@ static const char *shape_text(int rank, const int64_t *shape, char out[96]) {
     return out;
 }
 
-resbm_status rb_checkpoint_load(const rb_checkpoint *c, const char *name, rb_dtype dtype, int rank,
-                                const int64_t *shape, void *dst, rb_err *err) {
+resbm_status rb_checkpoint_bytes(const rb_checkpoint *c, const char *name, rb_dtype dtype, int rank,
+                                 const int64_t *shape, const char **out, rb_err *err) {
     char has[96], wants[96];
     const rb_tensor_in *t = rb_checkpoint_find(c, name);
     if (!t) return rb_fail(err, RESBM_E_FORMAT, "%s holds no tensor %s", c->path, name);
@@ -184,6 +193,6 @@ resbm_status rb_checkpoint_load(const rb_checkpoint *c, const char *name, rb_dty
                        "%s: tensor %s has type %d and shape %s, this model wants type %d and %s", c->path,
                        name, t->dtype, shape_text(t->rank, t->shape, has), dtype,
                        shape_text(rank, shape, wants));
-    if (t->bytes) memcpy(dst, t->data, t->bytes);
+    *out = t->data;
     return RESBM_OK;
 }

@@ -67,5 +67,8 @@ void rb_safetensors_close(rb_safetensors *s); /* NULL is fine */
 int rb_safetensors_count(const rb_safetensors *s);
 const rb_tensor_in *rb_safetensors_at(const rb_safetensors *s, int i); /* in the order of their data */
 const rb_tensor_in *rb_safetensors_find(const rb_safetensors *s, const char *name); /* NULL: not there */
+/* These bytes of a tensor's data are not needed for now: they leave this process and the page cache (where the file was
+ * mapped), and are read from disk again when they are looked at. */
+void rb_safetensors_forget(const rb_safetensors *s, const void *data, size_t n);
 
 #endif

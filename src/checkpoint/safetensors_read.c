@@ -15,6 +15,7 @@ struct rb_safetensors {
     char *name;
     void *map; /* NULL when parsed from memory */
     size_t map_bytes;
+    int fd; /* of the map */
     const uint8_t *data;
     uint64_t data_bytes;
     json_t *header; /* owns the names */
@@ -159,7 +160,7 @@ resbm_status rb_safetensors_parse(const void *p, size_t n, const char *name, rb_
     return st;
 }
 
-static resbm_status map_file(const char *path, void **map, size_t *bytes, rb_err *err) {
+static resbm_status map_file(const char *path, void **map, size_t *bytes, int *out, rb_err *err) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct stat sb;
     if (fd < 0 || fstat(fd, &sb)) {
@@ -173,33 +174,50 @@ static resbm_status map_file(const char *path, void **map, size_t *bytes, rb_err
     *bytes = (size_t)sb.st_size;
     if (st == RESBM_OK && (*map = mmap(NULL, *bytes, PROT_READ, MAP_PRIVATE, fd, 0)) == MAP_FAILED)
         st = rb_fail_errno(err, errno, "cannot map %s", path);
-    close(fd);
+    if (st != RESBM_OK) close(fd);
+    *out = fd;
     return st;
 }
 
 resbm_status rb_safetensors_open(const char *path, rb_safetensors **out, rb_err *err) {
     void *map = NULL;
     size_t bytes = 0;
+    int fd = -1;
     *out = NULL;
-    RB_TRY(map_file(path, &map, &bytes, err));
+    RB_TRY(map_file(path, &map, &bytes, &fd, err));
     resbm_status st = rb_safetensors_parse(map, bytes, path, out, err);
     if (st != RESBM_OK) {
         munmap(map, bytes);
+        close(fd);
         return st;
     }
     (*out)->map = map;
     (*out)->map_bytes = bytes;
+    (*out)->fd = fd;
     return RESBM_OK;
 }
 
 void rb_safetensors_close(rb_safetensors *s) {
     if (!s) return;
-    if (s->map) munmap(s->map, s->map_bytes);
+    if (s->map) {
+        munmap(s->map, s->map_bytes);
+        close(s->fd);
+    }
     json_decref(s->header);
     free(s->tensor);
     free(s->by_name);
     free(s->name);
     free(s);
+}
+
+/* Whole pages only: the others hold bytes of a neighbour, or are asked for with it. */
+void rb_safetensors_forget(const rb_safetensors *s, const void *data, size_t n) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t from = (size_t)((const char *)data - (const char *)s->map), to = (from + n) / page * page;
+    from = (from + page - 1) / page * page;
+    if (!s->map || to <= from) return;
+    madvise((char *)s->map + from, to - from, MADV_DONTNEED);
+    posix_fadvise(s->fd, (off_t)from, (off_t)(to - from), POSIX_FADV_DONTNEED);
 }
 
 int rb_safetensors_count(const rb_safetensors *s) {

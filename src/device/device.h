@@ -111,6 +111,7 @@ typedef struct rb_device_options {
  * with a hole and names the slot. */
 typedef struct rb_device_table {
     const char *name, *summary;
+    bool host_memory; /* the host may use this device's memory as its own, and the device the host's */
     /* Fills in table with a complete one, which need not be the one open was called from. */
     resbm_status (*open)(const rb_device_options *opt, rb_device **out, rb_err *err);
     void (*close)(rb_device *dev);

@@ -2,11 +2,7 @@
 #include "device/ops.h"
 #include "optim/rule.h"
 
-static rb_view flat(rb_view v) {
-    return rb_view1(v.data, v.dtype, rb_count(v));
-}
-
-static resbm_status update(rb_queue *q, const rb_rule_call *c, rb_err *err) {
+static resbm_status tile(rb_queue *q, const rb_rule_call *c, rb_err *err) {
     const rb_optim_config *k = c->config;
     rb_adamw_args a = {
         .lr = (float)c->lr,
@@ -18,8 +14,9 @@ static resbm_status update(rb_queue *q, const rb_rule_call *c, rb_err *err) {
         .bias2 = (float)(1 - pow(k->beta2, (double)c->t)),
         .grad_scale = c->grad_scale,
     };
-    return rb_adamw(q, flat(c->weight), flat(c->state[0]), flat(c->state[1]), flat(c->grad), &a, err);
+    rb_view weight = rb_view1((float *)c->weight.data + c->from, RB_F32, c->count);
+    return rb_adamw(q, weight, c->state[0], c->state[1], c->grad, &a, err);
 }
 
 const rb_rule_table rb_rule_adamw = {
-    .name = "adamw", .states = 2, .state = {"exp_avg", "exp_avg_sq"}, .update = update};
+    .name = "adamw", .states = 2, .state = {"exp_avg", "exp_avg_sq"}, .tile = tile};

@@ -25,7 +25,14 @@ static double scaling(const rb_optim_config *c, double rows, double columns) {
     return sqrt(fmax(1, rows / columns));
 }
 
-static resbm_status update(rb_queue *q, const rb_rule_call *c, rb_err *err) {
+/* The momentum and the update it gives, which gathers in scratch. */
+static resbm_status tile(rb_queue *q, const rb_rule_call *c, rb_err *err) {
+    const rb_optim_config *k = c->config;
+    rb_view x = rb_view1(c->scratch->matrix[0] + c->from, RB_F32, c->count);
+    return rb_muon_momentum(q, c->state[0], x, c->grad, (float)k->momentum, c->grad_scale, k->nesterov, err);
+}
+
+static resbm_status finish(rb_queue *q, const rb_rule_call *c, rb_err *err) {
     const rb_optim_config *k = c->config;
     const rb_rule_scratch *s = c->scratch;
     int64_t rows = c->weight.shape[0], columns = c->weight.shape[1], side = rows < columns ? rows : columns;
@@ -34,7 +41,6 @@ static resbm_status update(rb_queue *q, const rb_rule_call *c, rb_err *err) {
     rb_view gram = rb_view2(s->square[0], RB_F32, side, side),
             poly = rb_view2(s->square[1], RB_F32, side, side);
     rb_view sum = rb_view1(s->sum, RB_F64, 1);
-    RB_TRY(rb_muon_momentum(q, c->state[0], x, c->grad, (float)k->momentum, c->grad_scale, k->nesterov, err));
     RB_TRY(rb_sumsq(q, sum, x, err));
     RB_TRY(rb_normalize(q, x, x, sum, NORM_EPS, err));
     for (int i = 0; i < k->ns_steps; i++) {
@@ -47,4 +53,5 @@ static resbm_status update(rb_queue *q, const rb_rule_call *c, rb_err *err) {
     return rb_axpby(q, (float)-step, x, (float)(1 - c->lr * rb_decay_of(c)), c->weight, err);
 }
 
-const rb_rule_table rb_rule_muon = {.name = "muon", .states = 1, .state = {"momentum"}, .update = update};
+const rb_rule_table rb_rule_muon = {
+    .name = "muon", .states = 1, .state = {"momentum"}, .tile = tile, .finish = finish};

@@ -4,12 +4,14 @@
 #include <stdlib.h>
 #include "device/ops.h"
 #include "optim/groups.h"
+#include "optim/stream.h"
 
 typedef struct entry {
     rb_optim_tensor tensor;
     int given; /* its place in the array of rb_optim_open */
     rb_rule rule;
-    rb_view state[RB_MAX_STATES];
+    rb_view state[RB_MAX_STATES]; /* where they are not away */
+    int first_tile, tiles;        /* where they are */
 } entry;
 
 struct rb_optim {
@@ -21,6 +23,8 @@ struct rb_optim {
     int64_t steps;
     void *memory;
     rb_rule_scratch scratch;
+    rb_stream *stream; /* states that are away; else NULL */
+    int64_t tile;
 };
 
 /* Bytes taken so far, each piece on its own 64-byte line; the same walk measures and hands out. */
@@ -61,30 +65,43 @@ static void lay_out(rb_optim *o, carver *c) {
     for (int i = 0; i < o->count; i++) {
         entry *e = &o->entries[i];
         const rb_rule_table *rule = rb_rule_find(e->rule);
-        for (int s = 0; s < rule->states; s++) e->state[s] = state_view(c, e->tensor.tensor);
+        for (int s = 0; s < rule->states && !o->tile; s++) e->state[s] = state_view(c, e->tensor.tensor);
         if (e->rule == RB_RULE_MUON) grow_scratch(e->tensor.tensor, &matrix, &side);
     }
     carve_scratch(c, matrix, side, &o->scratch);
 }
 
-size_t rb_optim_bytes(const rb_optim_config *c, const rb_tensor *const *tensors, int count) {
-    const rb_optim_kind *kind = rb_optim_find(c->kind);
-    int64_t matrix = 0, side = 0;
-    carver sum = {0};
-    rb_rule_scratch scratch;
-    for (int i = 0; i < count; i++) {
-        rb_rule r = kind->rule_of(tensors[i]);
-        for (int s = 0; r && s < rb_rule_find(r)->states; s++) state_view(&sum, tensors[i]);
-        if (r == RB_RULE_MUON) grow_scratch(tensors[i], &matrix, &side);
-    }
-    carve_scratch(&sum, matrix, side, &scratch);
-    return sum.used;
+static int64_t tile_of(const rb_optim_place *place) {
+    return !place ? 0 : place->tile ? place->tile : RB_STREAM_TILE;
 }
 
-static bool fits(rb_view v, const rb_tensor *t) {
+rb_optim_need rb_optim_needs(const rb_device *dev, const rb_optim_config *c, const rb_tensor *const *tensors,
+                             int count, const rb_optim_place *place) {
+    const rb_optim_kind *kind = rb_optim_find(c->kind);
+    int64_t matrix = 0, side = 0, tile = tile_of(place);
+    carver sum = {0}, scratch_sum = {0};
+    rb_rule_scratch scratch;
+    rb_optim_need need = {0};
+    for (int i = 0; i < count; i++) {
+        rb_rule r = kind->rule_of(tensors[i]);
+        uint64_t bytes = (uint64_t)elements(tensors[i]) * sizeof(float);
+        for (int s = 0; r && s < rb_rule_find(r)->states; s++) {
+            if (!place) state_view(&sum, tensors[i]);
+            if (place) need.spill += rb_spill_round(bytes); /* all tiles but the last fill whole pages */
+        }
+        if (r == RB_RULE_MUON) grow_scratch(tensors[i], &matrix, &side);
+    }
+    carve_scratch(&scratch_sum, matrix, side, &scratch);
+    need.states = sum.used;
+    need.scratch = scratch_sum.used;
+    if (place) need.windows = rb_stream_window_bytes(dev, tile);
+    return need;
+}
+
+static bool fits(rb_view v, const rb_tensor *t, bool away) {
     rb_view want =
         t->rank == 2 ? rb_view2(NULL, RB_F32, t->shape[0], t->shape[1]) : rb_view1(NULL, RB_F32, t->shape[0]);
-    bool same = v.data && v.dtype == RB_F32 && v.rank == want.rank;
+    bool same = (v.data || away) && v.dtype == RB_F32 && v.rank == want.rank;
     for (int i = 0; same && i < want.rank; i++)
         same = v.shape[i] == want.shape[i] && v.stride[i] == want.stride[i];
     return same;
@@ -98,7 +115,7 @@ static resbm_status add_entries(rb_optim *o, const rb_optim_tensor *tensors, int
         const rb_tensor *t = tensors[i].tensor;
         rb_rule r = o->kind->rule_of(t);
         if (!r) continue;
-        if (!fits(tensors[i].weight, t) || !fits(tensors[i].grad, t))
+        if (!fits(tensors[i].weight, t, false) || !fits(tensors[i].grad, t, o->tile > 0))
             return rb_fail(err, RESBM_E_ARG,
                            "optimizer: weight and gradient of %s must be contiguous f32 of its shape",
                            t->name);
@@ -112,16 +129,44 @@ static resbm_status zero_states(rb_optim *o, rb_err *err) {
     rb_queue *q;
     RB_TRY(rb_queue_open(o->dev, &q, err));
     resbm_status st = RESBM_OK;
-    for (int i = 0; st == RESBM_OK && i < o->states; i++)
-        st = rb_fill(q, rb_optim_state_at(o, i).view, 0, err);
+    for (int i = 0; i < o->count; i++)
+        for (int k = 0; st == RESBM_OK && k < rb_rule_find(o->entries[i].rule)->states; k++)
+            st = rb_fill(q, o->entries[i].state[k], 0, err);
     if (st == RESBM_OK) st = rb_queue_sync(q, err);
     rb_queue_close(q);
     return st;
 }
 
-static resbm_status open_all(rb_optim *o, const rb_optim_tensor *tensors, int count, rb_err *err) {
+/* The tiles of all entries in the order of an update. */
+static resbm_status open_stream(rb_optim *o, const rb_optim_place *place, rb_err *err) {
+    int n = 0;
+    uint64_t at = place->at;
+    if (o->tile % RB_TILE_UNIT) return rb_fail(err, RESBM_E_ARG, "tiles of %lld elements", (long long)o->tile);
+    for (int i = 0; i < o->count; i++) {
+        entry *e = &o->entries[i];
+        e->first_tile = n;
+        n += e->tiles = (int)((elements(e->tensor.tensor) + o->tile - 1) / o->tile);
+    }
+    rb_tile *tiles = calloc((size_t)n + 1, sizeof *tiles), *t = tiles;
+    if (!tiles) return rb_fail(err, RESBM_E_MEMORY, "no memory for a list of %d tiles", n);
+    for (int i = 0; i < o->count; i++) {
+        const entry *e = &o->entries[i];
+        int64_t all = elements(e->tensor.tensor);
+        for (int64_t from = 0; from < all; from += o->tile, t++) {
+            *t = (rb_tile){.entry = i, .states = rb_rule_find(e->rule)->states, .from = from, .at = at,
+                           .count = all - from < o->tile ? all - from : o->tile, .grad_away = !e->tensor.grad.data,
+                           .grad_at = e->tensor.grad_at + (uint64_t)from * sizeof(float)};
+            at += rb_tile_stride(t) * (uint64_t)t->states;
+        }
+    }
+    return rb_stream_open(o->dev, place->spill, tiles, n, o->tile, &o->stream, err);
+}
+
+static resbm_status open_all(rb_optim *o, const rb_optim_tensor *tensors, int count, const rb_optim_place *place,
+                             rb_err *err) {
     RB_TRY(rb_optim_check_config(&o->config, err));
     o->kind = rb_optim_find(o->config.kind);
+    o->tile = tile_of(place);
     RB_TRY(add_entries(o, tensors, count, err));
     carver measure = {0};
     lay_out(o, &measure);
@@ -129,17 +174,17 @@ static resbm_status open_all(rb_optim *o, const rb_optim_tensor *tensors, int co
     if (st != RESBM_OK) return rb_err_context(err, st, "states of optimizer %s: ", o->kind->name);
     carver real = {.base = o->memory};
     lay_out(o, &real);
-    return zero_states(o, err);
+    return place ? open_stream(o, place, err) : zero_states(o, err);
 }
 
 resbm_status rb_optim_open(rb_device *dev, const rb_optim_config *c, const rb_optim_tensor *tensors,
-                           int count, rb_optim **out, rb_err *err) {
+                           int count, const rb_optim_place *place, rb_optim **out, rb_err *err) {
     rb_optim *o = calloc(1, sizeof *o);
     *out = NULL;
     if (!o) return rb_fail(err, RESBM_E_MEMORY, "no memory for an optimizer");
     o->dev = dev;
     o->config = *c;
-    resbm_status st = open_all(o, tensors, count, err);
+    resbm_status st = open_all(o, tensors, count, place, err);
     if (st == RESBM_OK)
         *out = o;
     else
@@ -149,13 +194,43 @@ resbm_status rb_optim_open(rb_device *dev, const rb_optim_config *c, const rb_op
 
 void rb_optim_close(rb_optim *o) {
     if (!o) return;
+    rb_stream_close(o->stream);
     if (o->memory) rb_free(o->dev, o->memory);
     free(o->entries);
     free(o);
 }
 
+static rb_view flat(rb_view v) {
+    return rb_view1(v.data, v.dtype, rb_count(v));
+}
+
+/* Everything in memory: one tile. */
+static resbm_status update_whole(const entry *e, rb_queue *q, rb_rule_call *c, rb_err *err) {
+    const rb_rule_table *rule = rb_rule_find(e->rule);
+    c->count = rb_count(e->tensor.weight);
+    c->grad = flat(e->tensor.grad);
+    for (int k = 0; k < rule->states; k++) c->state[k] = flat(e->state[k]);
+    RB_TRY(rule->tile(q, c, err));
+    return rule->finish ? rule->finish(q, c, err) : RESBM_OK;
+}
+
+static resbm_status update_streamed(const rb_optim *o, const entry *e, rb_queue *q, rb_rule_call *c, rb_err *err) {
+    const rb_rule_table *rule = rb_rule_find(e->rule);
+    int64_t all = rb_count(e->tensor.weight);
+    for (int i = 0; i < e->tiles; i++) {
+        c->from = i * o->tile;
+        c->count = all - c->from < o->tile ? all - c->from : o->tile;
+        if (e->tensor.grad.data) c->grad = rb_view1((float *)e->tensor.grad.data + c->from, RB_F32, c->count);
+        RB_TRY(rb_stream_get(o->stream, q, e->first_tile + i, c->state, &c->grad, err));
+        RB_TRY(rule->tile(q, c, err));
+        RB_TRY(rb_stream_put(o->stream, q, e->first_tile + i, err));
+    }
+    return rule->finish ? rule->finish(q, c, err) : RESBM_OK;
+}
+
 resbm_status rb_optim_step(rb_optim *o, rb_queue *q, double lr_factor, const float *scale, rb_err *err) {
     o->steps++;
+    if (o->stream) RB_TRY(rb_stream_begin(o->stream, err));
     for (int i = 0; i < o->count; i++) {
         const entry *e = &o->entries[i];
         rb_rule_call c = {.config = &o->config,
@@ -163,27 +238,79 @@ resbm_status rb_optim_step(rb_optim *o, rb_queue *q, double lr_factor, const flo
                           .lr = rb_rule_lr(&o->config, o->kind, e->rule) * lr_factor,
                           .grad_scale = scale ? scale[e->given] : 1,
                           .weight = e->tensor.weight,
-                          .grad = e->tensor.grad,
-                          .state = {e->state[0], e->state[1]},
                           .scratch = &o->scratch};
-        resbm_status st = rb_rule_find(e->rule)->update(q, &c, err);
+        resbm_status st = o->stream ? update_streamed(o, e, q, &c, err) : update_whole(e, q, &c, err);
         if (st != RESBM_OK)
             return rb_err_context(err, st, "optimizer step %lld, %s: ", (long long)o->steps,
                                   e->tensor.tensor->name);
     }
-    return RESBM_OK;
+    return o->stream ? rb_stream_end(o->stream, err) : RESBM_OK;
 }
 
 int rb_optim_state_count(const rb_optim *o) {
     return o->states;
 }
 
-rb_optim_state rb_optim_state_at(const rb_optim *o, int i) {
+/* The entry of state i, and which of its states it is. */
+static const entry *entry_of(const rb_optim *o, int *i) {
     const entry *e = o->entries;
-    while (i >= rb_rule_find(e->rule)->states) i -= rb_rule_find(e++->rule)->states;
-    rb_optim_state s = {.tensor = e->tensor.tensor, .view = e->state[i]};
+    while (*i >= rb_rule_find(e->rule)->states) *i -= rb_rule_find(e++->rule)->states;
+    return e;
+}
+
+rb_optim_state rb_optim_state_at(const rb_optim *o, int i) {
+    const entry *e = entry_of(o, &i);
+    rb_optim_state s = {.tensor = e->tensor.tensor};
     snprintf(s.name, sizeof s.name, "%s.%s", rb_rule_find(e->rule)->state[i], e->tensor.tensor->name);
     return s;
+}
+
+static resbm_status in_state(const entry *e, int64_t offset, size_t n, rb_err *err) {
+    uint64_t bytes = (uint64_t)elements(e->tensor.tensor) * sizeof(float);
+    if (offset >= 0 && n <= bytes && (uint64_t)offset <= bytes - n) return RESBM_OK;
+    return rb_fail(err, RESBM_E_ARG, "%zu bytes at %lld of the states of %s, which have %llu", n, (long long)offset,
+                   e->tensor.tensor->name, (unsigned long long)bytes);
+}
+
+/* Bytes from `offset` on that lie in one tile, n at most; *tile and *inside: which one, and where in it. */
+static size_t in_tile(const rb_optim *o, int64_t offset, size_t n, int *tile, int64_t *inside) {
+    int64_t bytes = o->tile * (int64_t)sizeof(float);
+    *tile = (int)(offset / bytes);
+    *inside = offset % bytes;
+    return n < (size_t)(bytes - *inside) ? n : (size_t)(bytes - *inside);
+}
+
+resbm_status rb_optim_state_read(rb_optim *o, rb_queue *q, int i, int64_t offset, void *dst, size_t n, rb_err *err) {
+    const entry *e = entry_of(o, &i);
+    RB_TRY(in_state(e, offset, n, err));
+    if (!o->stream) {
+        RB_TRY(rb_download(q, dst, (char *)e->state[i].data + offset, n, err));
+        return rb_queue_sync(q, err);
+    }
+    int tile = 0;
+    int64_t inside = 0;
+    for (size_t done = 0, k; done < n; done += k) {
+        k = in_tile(o, offset + (int64_t)done, n - done, &tile, &inside);
+        RB_TRY(rb_stream_peek(o->stream, e->first_tile + tile, i, inside, (char *)dst + done, k, err));
+    }
+    return RESBM_OK;
+}
+
+resbm_status rb_optim_state_write(rb_optim *o, rb_queue *q, int i, int64_t offset, const void *src, size_t n,
+                                  rb_err *err) {
+    const entry *e = entry_of(o, &i);
+    RB_TRY(in_state(e, offset, n, err));
+    if (!o->stream) {
+        RB_TRY(rb_upload(q, (char *)e->state[i].data + offset, src, n, err));
+        return rb_queue_sync(q, err);
+    }
+    int tile = 0;
+    int64_t inside = 0;
+    for (size_t done = 0, k; done < n; done += k) {
+        k = in_tile(o, offset + (int64_t)done, n - done, &tile, &inside);
+        RB_TRY(rb_stream_poke(o->stream, e->first_tile + tile, i, inside, (const char *)src + done, k, err));
+    }
+    return RESBM_OK;
 }
 
 int64_t rb_optim_steps_done(const rb_optim *o) {

@@ -13,6 +13,7 @@
 #define RB_OPTIM_OPTIM_H
 
 #include "core/buf.h"
+#include "core/spill.h"
 #include "device/device.h"
 #include "model/model.h"
 
@@ -54,37 +55,57 @@ resbm_status rb_optim_check(const rb_optim_config *c, const rb_tensor_table *t, 
 /* A few lines for people, one per rule (tensors, parameters, learning rate), then one per tensor: name,
  * shape, rule. rb_optim_check has passed. */
 void rb_optim_describe(const rb_optim_config *c, const rb_tensor_table *t, rb_buf *out);
-/* Device bytes that rb_optim_open takes for these tensors: states and scratch. */
-size_t rb_optim_bytes(const rb_optim_config *c, const rb_tensor *const *tensors, int count);
+/* What rb_optim_open takes for these tensors. */
+typedef struct rb_optim_need {
+    size_t states;   /* device bytes of the states; 0 when they are away, */
+    size_t windows;  /* through which they then pass (host and device) */
+    size_t scratch;  /* device bytes: Muon's matrices */
+    uint64_t spill;  /* bytes of the spill */
+} rb_optim_need;
+
+/* Where states are kept when it is not the device's memory (docs/offload.md). */
+typedef struct rb_optim_place {
+    rb_spill *spill; /* outlives the optimizer; all bytes of the states' region are still zero */
+    uint64_t at;     /* where that region begins; a multiple of RB_SPILL_ALIGN */
+    int64_t tile;    /* elements that pass at once, a multiple of 4096; 0: a good number */
+} rb_optim_place;
+/* place NULL: the states stay with the device. Of place only tile is read. */
+rb_optim_need rb_optim_needs(const rb_device *dev, const rb_optim_config *c, const rb_tensor *const *tensors,
+                             int count, const rb_optim_place *place);
 
 typedef struct rb_optim rb_optim;
 
 /* One hosted tensor: its row, and contiguous f32 views of weight and gradient. Rows without a rule are
- * skipped. */
+ * skipped. A gradient without memory (grad.data NULL) is in the place's spill, from byte grad_at on. */
 typedef struct rb_optim_tensor {
     const rb_tensor *tensor;
     rb_view weight, grad;
+    uint64_t grad_at;
 } rb_optim_tensor;
 
 /* Takes all memory at once and zeroes the states (blocks until they are). Tensor rows and memory behind the
- * views must outlive the optimizer; the array need not. */
+ * views must outlive the optimizer; the array need not. place: see above; it changes no bit. */
 resbm_status rb_optim_open(rb_device *dev, const rb_optim_config *c, const rb_optim_tensor *tensors,
-                           int count, rb_optim **out, rb_err *err);
+                           int count, const rb_optim_place *place, rb_optim **out, rb_err *err);
 void rb_optim_close(rb_optim *o); /* NULL is fine; no step may be under way on a queue */
 
 /* One update of every tensor, enqueued on q; gradients are read only. lr_factor multiplies the rates
- * (lr_schedule.h). scale (count, the order of open) multiplies each gradient first (clip.h); NULL: 1. */
+ * (lr_schedule.h). scale (count, the order of open) multiplies each gradient first (clip.h); NULL: 1. With a place it
+ * blocks until all but the last writes are done. */
 resbm_status rb_optim_step(rb_optim *o, rb_queue *q, double lr_factor, const float *scale, rb_err *err);
 
 /* States for checkpoints, in the order of the tensors: "exp_avg.<tensor>", "exp_avg_sq.<tensor>" of AdamW,
- * "momentum.<tensor>" of Muon, each of its tensor's shape. */
+ * "momentum.<tensor>" of Muon, each f32 of its tensor's shape. */
 typedef struct rb_optim_state {
     char name[112];
     const rb_tensor *tensor;
-    rb_view view;
 } rb_optim_state;
 int rb_optim_state_count(const rb_optim *o);
 rb_optim_state rb_optim_state_at(const rb_optim *o, int i);
+/* n bytes of state i from byte `offset` on, wherever they are; blocks until they are there. */
+resbm_status rb_optim_state_read(rb_optim *o, rb_queue *q, int i, int64_t offset, void *dst, size_t n, rb_err *err);
+resbm_status rb_optim_state_write(rb_optim *o, rb_queue *q, int i, int64_t offset, const void *src, size_t n,
+                                  rb_err *err);
 /* Updates done so far: AdamW's t, a part of the checkpoint. */
 int64_t rb_optim_steps_done(const rb_optim *o);
 void rb_optim_set_steps_done(rb_optim *o, int64_t steps);

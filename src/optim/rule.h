@@ -18,17 +18,25 @@ typedef struct rb_rule_call {
     int64_t t; /* this update's number, from 1 */
     double lr; /* schedule included */
     float grad_scale;
-    rb_view weight, grad;
-    rb_view state[RB_MAX_STATES];
+    rb_view weight; /* whole */
+    /* The tile: elements [from, from + count) of the tensor's flat order. */
+    int64_t from, count;
+    rb_view grad, state[RB_MAX_STATES]; /* (count) */
     const rb_rule_scratch *scratch;
 } rb_rule_call;
 
+/* An update goes through a tensor's gradient and states tile by tile, in ascending order: what is not in memory passes
+ * through a window. Tiles begin at multiples of RB_TILE_UNIT elements, so that their bits do not depend on the tiles'
+ * size. What needs a whole matrix keeps it in scratch. */
 typedef struct rb_rule_table {
     const char *name; /* for people */
     int states;
     const char *state[RB_MAX_STATES];
-    resbm_status (*update)(rb_queue *q, const rb_rule_call *c, rb_err *err);
+    resbm_status (*tile)(rb_queue *q, const rb_rule_call *c, rb_err *err);
+    resbm_status (*finish)(rb_queue *q, const rb_rule_call *c, rb_err *err); /* behind the last tile; or NULL */
 } rb_rule_table;
+
+enum { RB_TILE_UNIT = 4096 };
 
 extern const rb_rule_table rb_rule_adamw, rb_rule_muon;
 

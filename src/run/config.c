@@ -156,6 +156,19 @@ static resbm_status check_rates(const rb_config *c, rb_err *err) {
     return RESBM_OK;
 }
 
+static resbm_status check_offload(const rb_config *c, rb_err *err) {
+    char at[300];
+    if (!strcmp(c->optim.offload, "host"))
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "%soptim.offload = host is for accelerators: pipeline.device = %s keeps everything in the host's "
+                       "memory already; use disk to free it, or none",
+                       where(c, "optim", "offload", at), c->pipeline.device);
+    if (*c->optim.offload_dir && !strcmp(c->optim.offload, "none"))
+        return rb_fail(err, RESBM_E_CONFIG, "%soptim.offload_dir is set, but optim.offload = none; set it to disk",
+                       where(c, "optim", "offload_dir", at));
+    return RESBM_OK;
+}
+
 static resbm_status check_stages(const rb_config *c, rb_err *err) {
     char at[300];
     const rb_pipeline_config *p = &c->pipeline;
@@ -206,6 +219,7 @@ resbm_status rb_config_validate(rb_config *c, rb_err *err) {
     RB_TRY(check_ratio(c, err));
     RB_TRY(check_batch(c, err));
     RB_TRY(check_rates(c, err));
+    RB_TRY(check_offload(c, err));
     RB_TRY(check_stages(c, err));
     RB_TRY(check_link(c, err));
     resbm_status st = rb_model_check(&c->model, &c->boundary, err);

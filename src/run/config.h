@@ -39,6 +39,7 @@ typedef struct rb_optim_settings {
     double clip;          /* largest norm; 0 = no clipping */
     rb_clip_scope clip_scope;
     char offload[16];
+    char offload_dir[1024]; /* empty: the run's folder */
 } rb_optim_settings;
 
 typedef struct rb_train_config {

@@ -53,9 +53,9 @@ static void stage_address(const rb_crew *c, int stage, char *out, size_t size) {
 static resbm_status send_config(rb_crew *c, int stage, const char *text, rb_err *err) {
     char listen[192];
     stage_address(c, stage, listen, sizeof listen);
-    json_t *j = json_pack("{s:s, s:s, s:I, s:b, s:I, s:s, s:s*}", "t", "config", "config", text, "epoch",
+    json_t *j = json_pack("{s:s, s:s, s:I, s:b, s:I, s:s, s:s*, s:s*}", "t", "config", "config", text, "epoch",
                           (json_int_t)c->o.epoch, "training", c->o.training, "threads",
-                          (json_int_t)threads_per_stage(c->o.cfg), "listen", listen, "load", c->o.load);
+                          (json_int_t)threads_per_stage(c->o.cfg), "listen", listen, "load", c->o.load, "scratch", c->o.scratch);
     return rb_control_send(c->control, stage, j, rb_now_ns() + 10 * RB_SEC, err);
 }
 

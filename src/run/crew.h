@@ -15,6 +15,7 @@ typedef struct rb_crew_options {
     const char *load;     /* checkpoint folder (DIR/step-N) or NULL */
     uint32_t epoch;
     bool training;
+    const char *scratch;  /* folder for what stages keep on disk while they train, or NULL */
 } rb_crew_options;
 
 typedef struct rb_crew {

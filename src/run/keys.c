@@ -147,8 +147,12 @@ const rb_key rb_keys[] = {
          "Largest norm of the gradient; 0: no clipping."),
     WORDY(RB_KEY_ENUM, "optim", "clip_scope", optim.clip_scope, "global", "global|segment", TRAINING,
           "The norm is the whole model's, or each segment's own (no synchronisation between stages)."),
-    WORDY(RB_KEY_NAME, "optim", "offload", optim.offload, "none", "none", DEPLOYMENT,
-          "Where optimizer states live."),
+    WORDY(RB_KEY_NAME, "optim", "offload", optim.offload, "none", "none|disk|host", DEPLOYMENT,
+          "Where optimizer states live: with the weights, in a file per stage that streams through every update (disk), "
+          "or, for accelerators, in the host's memory."),
+    PLAIN(RB_KEY_STRING, "optim", "offload_dir", optim.offload_dir, "", DEPLOYMENT,
+          "Folder of the files of offload: disk; empty: the run's own. They have no names in it and are gone with the "
+          "stage."),
 
     INT("train", "steps", train.steps, "350", 1, EXACT, TRAINING, "Optimizer steps of the whole run."),
     REAL("train", "max_seconds", train.max_seconds, "0", 0, 1e9, "seconds", DEPLOYMENT,

@@ -5,6 +5,7 @@
  *   stage_hooks.c   what each action of a schedule does here
  *   stage_step.c    a training step (compute, report, commit), an evaluation
  *   stage_save.c    writing and reading this stage's part of a checkpoint
+ *   stage_offload.c what of it lives on disk
  *   stage_decode.c  generation, token by token
  *   stage_main.c    joining the run and the loop over the coordinator's messages
  */
@@ -21,6 +22,7 @@
 #include "run/port.h"
 #include "run/seat.h"
 
+enum { RB_STAGE_PATH = 4096 };
 enum { RB_TRACE_STEPS = 3 /* the first and the last so many steps are kept */ };
 
 /* One interval of this stage's time, for trace.json. */
@@ -44,6 +46,8 @@ typedef struct rb_stage {
     rb_queue *q;
     rb_stage_model *model;
     rb_optim *optim;
+    char scratch[RB_STAGE_PATH];  /* where offloaded states go unless optim.offload_dir says */
+    rb_spill *spill;              /* NULL: nothing is offloaded */
     rb_kv_cache *cache; /* generation */
     int *rows, row_count;       /* hosted rows of the table */
     rb_schedule train, eval;
@@ -78,6 +82,9 @@ typedef struct rb_stage {
 /* Everything below works on an opened stage; faults are the caller's to report. */
 resbm_status rb_stage_open(rb_stage *s, rb_err *err);    /* cfg, self, epoch, training, link are set */
 void rb_stage_close(rb_stage *s);
+
+/* The optimizer over the hosted tensors, its states where optim.offload says. */
+resbm_status rb_stage_open_optim(rb_stage *s, rb_err *err);
 
 /* stage of each segment; stages >= 1. Pure: the coordinator and every stage compute the same. */
 int rb_stage_of(const rb_config *c, int segment);

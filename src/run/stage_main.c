@@ -28,6 +28,8 @@ static resbm_status read_config(rb_stage *s, const json_t *in, rb_err *err) {
                        (long long)s->cfg.pipeline.stages);
     s->epoch = (uint32_t)json_integer_value(json_object_get(in, "epoch"));
     s->training = json_is_true(json_object_get(in, "training"));
+    const char *scratch = json_string_value(json_object_get(in, "scratch"));
+    snprintf(s->scratch, sizeof s->scratch, "%s", scratch ? scratch : ".");
     s->cfg.pipeline.threads = json_integer_value(json_object_get(in, "threads"));
     return RESBM_OK;
 }
@@ -140,6 +142,7 @@ resbm_status rb_stage_main(const char *control, int self, int stages, uint64_t t
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* no orphans: with its coordinator a stage has nothing left to do */
     signal(SIGINT, SIG_IGN);          /* the coordinator turns Ctrl-C into a snapshot */
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);         /* a file too large is an error of write */
     rb_stage *s = calloc(1, sizeof *s);
     if (!s) return rb_fail(err, RESBM_E_MEMORY, "no memory for a stage");
     s->self = self;

@@ -105,19 +105,6 @@ static resbm_status open_model(rb_stage *s, int slots, rb_err *err) {
     return RESBM_OK;
 }
 
-static resbm_status open_optim(rb_stage *s, rb_err *err) {
-    rb_optim_config c = s->cfg.optim.rule;
-    RB_TRY(rb_optim_check(&c, &s->table, err));
-    rb_optim_tensor *t = calloc((size_t)s->row_count + 1, sizeof *t);
-    if (!t) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d tensors", s->row_count);
-    for (int i = 0; i < s->row_count; i++)
-        t[i] = (rb_optim_tensor){&s->table.rows[s->rows[i]], rb_stage_weight(s->model, s->rows[i]),
-                                 rb_stage_grad(s->model, s->rows[i])};
-    resbm_status st = rb_optim_open(s->dev, &c, t, s->row_count, &s->optim, err);
-    free(t);
-    return st;
-}
-
 /* The learned steps of one end of a boundary; absent where it has none. */
 static rb_view steps_of(const rb_stage *s, rb_part_kind part, int boundary) {
     for (int i = 0; i < s->row_count; i++) {
@@ -213,7 +200,7 @@ resbm_status rb_stage_open(rb_stage *s, rb_err *err) {
     RB_TRY(open_schedules(s, slots, err));
     for (int i = 0; i < s->hosted; i++) most = slots[i] > most ? slots[i] : most;
     RB_TRY(open_model(s, most, err));
-    if (s->training) RB_TRY(open_optim(s, err));
+    if (s->training) RB_TRY(rb_stage_open_optim(s, err));
     RB_TRY(open_ports(s, err));
     RB_TRY(open_seats(s, slots, err));
     RB_TRY(open_data(s, err));
@@ -233,6 +220,7 @@ void rb_stage_close(rb_stage *s) {
     for (int i = 0; s->seat && i < s->hosted; i++) rb_seat_close(&s->seat[i]);
     free(s->seat);
     rb_optim_close(s->optim);
+    rb_spill_close(s->spill);
     rb_kv_cache_close(s->cache);
     rb_stage_model_close(s->model);
     if (s->dev) {

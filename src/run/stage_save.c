@@ -5,14 +5,16 @@
 #include "checkpoint/checkpoint.h"
 #include "run/stage.h"
 
-/* A tensor in device memory, read in pieces while its file is written. */
+/* A tensor in device memory, or an optimizer state wherever it is, read in pieces while its file is written. */
 typedef struct source {
     rb_stage *s;
     rb_view view;
+    int state; /* number of the optimizer state; -1: view */
 } source;
 
-static resbm_status read_device(void *ctx, int64_t offset, void *dst, size_t n, rb_err *err) {
+static resbm_status read_source(void *ctx, int64_t offset, void *dst, size_t n, rb_err *err) {
     source *src = ctx;
+    if (src->state >= 0) return rb_optim_state_read(src->s->optim, src->s->q, src->state, offset, dst, n, err);
     RB_TRY(rb_download(src->s->q, dst, (char *)src->view.data + offset, n, err));
     return rb_queue_sync(src->s->q, err);
 }
@@ -24,10 +26,10 @@ typedef struct part {
     int count;
 } part;
 
-static void add(part *p, const char *name, rb_view v, const rb_tensor *t) {
-    p->src[p->count] = (source){p->s, v};
+static void add(part *p, const char *name, source from, const rb_tensor *t) {
+    p->src[p->count] = from;
     rb_tensor_out *o = &p->out[p->count];
-    *o = (rb_tensor_out){.name = name, .dtype = RB_F32, .rank = t->rank, .read = read_device, .ctx = &p->src[p->count]};
+    *o = (rb_tensor_out){.name = name, .dtype = RB_F32, .rank = t->rank, .read = read_source, .ctx = &p->src[p->count]};
     memcpy(o->shape, t->shape, sizeof t->shape);
     p->count++;
 }
@@ -53,11 +55,11 @@ static resbm_status save_one(part *p, const char *dir, const rb_tensor *of, rb_o
     rb_stage *s = p->s;
     for (int i = 0; i < s->row_count; i++) {
         const rb_tensor *t = &s->table.rows[s->rows[i]];
-        if (same_part(t, of)) add(p, t->name, rb_stage_weight(s->model, s->rows[i]), t);
+        if (same_part(t, of)) add(p, t->name, (source){s, rb_stage_weight(s->model, s->rows[i]), -1}, t);
     }
     RB_TRY(write_part(p, dir, of, false, files, err));
     for (int i = 0; i < rb_optim_state_count(s->optim); i++)
-        if (same_part(states[i].tensor, of)) add(p, states[i].name, states[i].view, states[i].tensor);
+        if (same_part(states[i].tensor, of)) add(p, states[i].name, (source){.s = s, .state = i}, states[i].tensor);
     return write_part(p, dir, of, true, files, err);
 }
 
@@ -86,22 +88,36 @@ resbm_status rb_stage_save(rb_stage *s, const json_t *in, json_t **reply, rb_err
     return st;
 }
 
-static resbm_status load_view(rb_stage *s, rb_checkpoint *c, const char *name, const rb_tensor *t, rb_view v, void *buf,
-                              rb_err *err) {
-    RB_TRY(rb_checkpoint_load(c, name, RB_F32, t->rank, t->shape, buf, err));
-    RB_TRY(rb_upload(s->q, v.data, buf, (size_t)rb_tensor_count(t) * sizeof(float), err));
-    return rb_queue_sync(s->q, err);
+enum { PIECE = 4 << 20 };
+
+/* Tensor `name` of the checkpoint into a view, or into an optimizer state (state >= 0), piece by piece: neither a copy
+ * of it nor its cached pages pile up. */
+static resbm_status load_tensor(rb_stage *s, rb_checkpoint *c, const char *name, const rb_tensor *t, rb_view v, int state,
+                                rb_err *err) {
+    const char *from = NULL;
+    int64_t bytes = rb_tensor_count(t) * (int64_t)sizeof(float);
+    RB_TRY(rb_checkpoint_bytes(c, name, RB_F32, t->rank, t->shape, &from, err));
+    for (int64_t at = 0; at < bytes; at += PIECE) {
+        size_t n = bytes - at < PIECE ? (size_t)(bytes - at) : PIECE;
+        if (state >= 0)
+            RB_TRY(rb_optim_state_write(s->optim, s->q, state, at, from + at, n, err));
+        else
+            RB_TRY(rb_upload(s->q, (char *)v.data + at, from + at, n, err));
+        RB_TRY(rb_queue_sync(s->q, err));
+        rb_checkpoint_forget(c, name, from + at, n);
+    }
+    return RESBM_OK;
 }
 
-static resbm_status load_all(rb_stage *s, rb_checkpoint *c, void *buf, rb_err *err) {
+static resbm_status load_all(rb_stage *s, rb_checkpoint *c, rb_err *err) {
     for (int i = 0; i < s->row_count; i++) {
         const rb_tensor *t = &s->table.rows[s->rows[i]];
-        RB_TRY(load_view(s, c, t->name, t, rb_stage_weight(s->model, s->rows[i]), buf, err));
+        RB_TRY(load_tensor(s, c, t->name, t, rb_stage_weight(s->model, s->rows[i]), -1, err));
     }
     if (!s->training) return RESBM_OK;
     for (int i = 0; i < rb_optim_state_count(s->optim); i++) {
         rb_optim_state o = rb_optim_state_at(s->optim, i);
-        RB_TRY(load_view(s, c, o.name, o.tensor, o.view, buf, err));
+        RB_TRY(load_tensor(s, c, o.name, o.tensor, rb_none(), i, err));
     }
     rb_optim_set_steps_done(s->optim, rb_checkpoint_manifest(c)->step);
     return RESBM_OK;
@@ -109,15 +125,8 @@ static resbm_status load_all(rb_stage *s, rb_checkpoint *c, void *buf, rb_err *e
 
 resbm_status rb_stage_load(rb_stage *s, const char *path, rb_err *err) {
     rb_checkpoint *c;
-    int64_t most = 1;
-    for (int i = 0; i < s->row_count; i++) {
-        int64_t n = rb_tensor_count(&s->table.rows[s->rows[i]]);
-        most = n > most ? n : most;
-    }
     RB_TRY(rb_checkpoint_open(path, &c, err));
-    void *buf = malloc((size_t)most * sizeof(float));
-    resbm_status st = buf ? load_all(s, c, buf, err) : rb_fail(err, RESBM_E_MEMORY, "no memory to load %s", path);
-    free(buf);
+    resbm_status st = load_all(s, c, err);
     rb_checkpoint_close(c);
     return st;
 }

@@ -404,7 +404,7 @@ static resbm_status run(training *t, rb_err *err) {
     char load[PATH_MAX] = "";
     RB_TRY(prepare(t, err));
     RB_TRY(t->o->resume ? find_start(t, load, err) : refuse_old_run(t, err));
-    rb_crew_options o = {t->cfg, t->o->program, *load ? load : NULL, (uint32_t)t->epoch, true};
+    rb_crew_options o = {t->cfg, t->o->program, *load ? load : NULL, (uint32_t)t->epoch, true, t->o->dir};
     RB_TRY(rb_crew_open(&o, &t->crew, err));
     RB_TRY(announce(t, err));
     t->begin_ns = rb_now_ns();

@@ -1,0 +1,181 @@
+/* States and gradients that are away change no bit, wherever they are, for every kind and device; a resumed optimizer may
+ * keep them somewhere else than the one before. */
+#include <string.h>
+#include "core/clock.h"
+#include "optim/testing.h"
+
+enum { TILE = 4096 };
+static rb_err err;
+
+/* Larger and smaller than a tile, and tails that fill neither page nor vector. */
+static int offload_rows(rb_tensor *rows) {
+    int n = 0;
+    rows[n++] = make_row("q", 130, 257, RB_ROLE_MATRIX);
+    rows[n++] = make_row("norm", 130, 0, RB_ROLE_NORM);
+    rows[n++] = make_row("steps", 3, 0, RB_ROLE_STEP);
+    rows[n++] = make_row("up", 64, 64, RB_ROLE_MATRIX);
+    rows[n++] = make_row("embed", 513, 33, RB_ROLE_EMBEDDING);
+    return n;
+}
+
+/* An optimizer whose states, and with `grads` the gradients, are in a spill. */
+typedef struct away {
+    bench b;
+    rb_spill *spill;
+    bool grads;
+    char *memory; /* gradients on their way into the spill */
+} away;
+
+static void away_open(away *a, const char *device, const rb_optim_config *c, const rb_tensor *rows, int count,
+                      const char *dir, bool grads) {
+    const rb_tensor *list[MOST];
+    rb_optim_place place = {.tile = TILE};
+    a->grads = grads;
+    bench_device(&a->b, device, 2, rows, count);
+    for (int i = 0; i < count; i++) list[i] = &a->b.row[i];
+    uint64_t states = rb_optim_needs(a->b.dev, c, list, count, &place).spill, at = states + 3 * sizeof(float);
+    assert_int_equal(states % RB_SPILL_ALIGN, 0);
+    for (int i = 0; i < count; i++) { /* one straight behind the other, aligned to nothing */
+        a->b.tensor[i].grad_at = at;
+        at += (uint64_t)elements(&rows[i]) * sizeof(float);
+        if (!grads) continue;
+        rb_free(a->b.dev, a->b.tensor[i].grad.data);
+        a->b.tensor[i].grad.data = NULL;
+    }
+    rb_spill_options o = {.dir = dir, .bytes = grads ? at : states, .deadline_ns = 20 * RB_SEC};
+    assert_ok(rb_spill_open(&o, &a->spill, &err), &err);
+    place.spill = a->spill;
+    assert_ok(rb_optim_open(a->b.dev, c, a->b.tensor, count, &place, &a->b.optim, &err), &err);
+    a->memory = rb_spill_memory(at - states);
+}
+
+static void away_close(away *a) {
+    rb_optim_close(a->b.optim);
+    a->b.optim = NULL;
+    rb_spill_close(a->spill);
+    free(a->memory);
+    bench_close(&a->b);
+}
+
+static void put_gradients(away *a, int step, float factor) {
+    uint64_t first = a->b.tensor[0].grad_at / RB_SPILL_ALIGN * RB_SPILL_ALIGN, bytes = 0;
+    for (int i = 0; i < a->b.count; i++) {
+        char name[120];
+        uint64_t at = a->b.tensor[i].grad_at - first, n = (uint64_t)elements(&a->b.row[i]);
+        float *g = (float *)(void *)(a->memory + at);
+        snprintf(name, sizeof name, "%s.g%d", a->b.row[i].name, step);
+        make_weight(name, g, (int64_t)n);
+        for (uint64_t j = 0; j < n; j++) g[j] *= factor;
+        bytes = at + n * sizeof(float);
+    }
+    assert_ok(rb_spill_write(a->spill, first, a->memory, rb_spill_round(bytes), NULL, &err), &err);
+}
+
+static void away_steps(away *a, int from, int to, const float *scale) {
+    if (!a->grads) {
+        steps(&a->b, from, to, 0.5f, scale);
+        return;
+    }
+    for (int s = from; s < to; s++) {
+        put_gradients(a, s, 0.5f);
+        assert_ok(rb_optim_step(a->b.optim, a->b.q, 1, scale, &err), &err);
+        assert_ok(rb_queue_sync(a->b.q, &err), &err);
+    }
+}
+
+static void same_states(bench *a, bench *b) {
+    for (int i = 0; i < rb_optim_state_count(a->optim); i++) {
+        size_t n = (size_t)elements(rb_optim_state_at(a->optim, i).tensor) * 4;
+        char *x = malloc(n), *y = malloc(n);
+        assert_ok(rb_optim_state_read(a->optim, a->q, i, 0, x, n, &err), &err);
+        assert_ok(rb_optim_state_read(b->optim, b->q, i, 0, y, n, &err), &err);
+        assert_memory_equal(x, y, n);
+        free(x);
+        free(y);
+    }
+}
+
+static const float scale[MOST] = {1, 0.5f, 1, 0.25f, 0.125f};
+
+static void where_states_are_changes_no_bit(void **state) {
+    (void)state;
+    static const char *const devices[] = {"ref", "cpu", "late:cpu"}, *const dirs[] = {".", NULL};
+    rb_tensor rows[MOST] = {0};
+    int count = offload_rows(rows);
+    for (int k = 0; rb_optims[k]; k++)
+        for (int d = 0; d < 3; d++) {
+            rb_optim_config c = config_of(rb_optims[k]->name);
+            c.weight_decay = 0.01;
+            bench here;
+            bench_open(&here, devices[d], 2, &c, rows, count);
+            steps(&here, 0, 4, 0.5f, scale);
+            for (int form = 0; form < 4; form++) {
+                away a;
+                away_open(&a, devices[d], &c, rows, count, dirs[form / 2], form % 2);
+                away_steps(&a, 0, 4, scale);
+                assert_same_weights(&here, &a.b);
+                same_states(&here, &a.b);
+                away_close(&a);
+            }
+            bench_close(&here);
+        }
+}
+
+static void copy_all(bench *from, bench *to) {
+    for (int i = 0; i < rb_optim_state_count(from->optim); i++) copy_state(from, to, i);
+    for (int i = 0; i < from->count; i++) {
+        float *x = download(from, from->tensor[i].weight);
+        upload(to, to->tensor[i].weight, x);
+        free(x);
+    }
+    rb_optim_set_steps_done(to->optim, rb_optim_steps_done(from->optim));
+}
+
+static void resuming_may_move_the_states(void **state) {
+    (void)state;
+    rb_tensor rows[MOST] = {0};
+    int count = offload_rows(rows);
+    for (int k = 0; rb_optims[k]; k++) {
+        rb_optim_config c = config_of(rb_optims[k]->name);
+        bench whole, here;
+        away first, second;
+        bench_open(&whole, "cpu", 2, &c, rows, count);
+        bench_open(&here, "cpu", 2, &c, rows, count);
+        away_open(&first, "cpu", &c, rows, count, ".", true);
+        away_open(&second, "cpu", &c, rows, count, ".", false);
+        steps(&whole, 0, 6, 0.5f, NULL);
+        away_steps(&first, 0, 2, NULL);
+        copy_all(&first.b, &here);
+        steps(&here, 2, 4, 0.5f, NULL);
+        away_steps(&second, 0, 3, NULL); /* what it held before does not matter */
+        copy_all(&here, &second.b);
+        away_steps(&second, 4, 6, NULL);
+        assert_same_weights(&whole, &second.b);
+        same_states(&whole, &second.b);
+        bench_close(&whole);
+        bench_close(&here);
+        away_close(&first);
+        away_close(&second);
+    }
+}
+
+static void states_outside_their_tensor_are_refused(void **state) {
+    (void)state;
+    rb_tensor rows[] = {make_row("q", 8, 8, RB_ROLE_MATRIX)};
+    rb_optim_config c = config_of("adamw");
+    char x[300];
+    away a;
+    away_open(&a, "ref", &c, rows, 1, NULL, false);
+    assert_fails(rb_optim_state_read(a.b.optim, a.b.q, 1, 4, x, 256, &err), RESBM_E_ARG, "states of q", &err);
+    assert_fails(rb_optim_state_write(a.b.optim, a.b.q, 0, -1, x, 8, &err), RESBM_E_ARG, "states of q", &err);
+    away_close(&a);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(where_states_are_changes_no_bit),
+        cmocka_unit_test(resuming_may_move_the_states),
+        cmocka_unit_test(states_outside_their_tensor_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
