@@ -75,6 +75,58 @@ rm -f damaged/step-*/segment-0.safetensors
 "$resbm" eval damaged >refused.log 2>&1 && miss "eval of a run without a whole snapshot"
 grep -q 'segment-0.safetensors' refused.log || { miss "the missing file is not named"; cat refused.log; }
 
+# Sizes beyond all memory: which they are, and the keys to lower.
+huge="model.d=65536 model.heads=64 model.ffn=1048576 boundary.hidden=64 pipeline.stages=1"
+# shellcheck disable=SC2086
+refused 'stage 0: no memory for the weights, .* GB .*: lower model.d, model.ffn.*pipeline.stages' --out x $huge
+refused 'stage 0: no memory for the activations, .* GB .*: lower train.batch or model.context' --out x \
+    pipeline.stages=1 model.context=200000 train.batch=30000
+refused 'steps.*out of range; allowed: 1 to 1000000000' --out x train.steps=100000000000
+
+# Ctrl-C, and Ctrl-C again before the step is over: nothing is left behind but the earlier snapshots.
+TMPDIR=$(mktemp -d)
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
+# interrupted FILE PATTERN: signals the run $pid (a session of its own) as often as asked, and waits.
+interrupted() {
+    wait "$pid"
+    status=$?
+    [ $status = 130 ] || { miss "$1: status $status"; cat "$1"; }
+    grep -Eq -- "$2" "$1" || { miss "$1 does not say '$2'"; tail -n 3 "$1"; }
+    [ -z "$(ls -A "$TMPDIR")" ] || miss "$1 leaves $(find "$TMPDIR")"
+    i=0
+    while pgrep -s "$pid" >/dev/null && [ $i -lt 100 ]; do sleep 0.05 && i=$((i + 1)); done
+    [ $i -lt 100 ] || miss "$1 leaves processes: $(pgrep -s "$pid" -a)"
+}
+until_there() { i=0; while ! eval "$1" && [ $i -lt 400 ]; do sleep 0.02 && i=$((i + 1)); done; }
+slow="train.steps=40 train.checkpoint_every=2 train.eval_every=0 link.latency=300ms"
+rm -rf hasty
+# shellcheck disable=SC2086
+setsid "$resbm" train -q run.yaml --out hasty $slow >hasty.log 2>&1 &
+pid=$!
+until_there '[ -s hasty/step-2/manifest.json ]'
+kill -INT "$pid"
+until_there 'grep -q "once more ends at once" hasty.log'
+kill -INT "$pid"
+interrupted hasty.log 'stopped at once on request, in step [0-9]+. The last snapshot is hasty/step-2: go on with --resume'
+[ ! -e hasty/step-3 ] || miss "the second Ctrl-C waited for a snapshot"
+
+printf '#!/bin/sh\nexec sleep 60\n' >never
+chmod +x never
+setsid "$resbm" train -q run.yaml --out starting "pipeline.launcher=$PWD/never" >starting.log 2>&1 &
+pid=$!
+until_there 'pgrep -s "$pid" sleep >/dev/null'
+kill -INT "$pid"
+interrupted starting.log 'stopped at once on request, while starting'
+
+setsid "$resbm" verify run.yaml pipeline.stages=2 --steps 900 >verify.log 2>&1 &
+pid=$!
+until_there '[ -s "$TMPDIR"/resbm-verify-*/one/step-0/manifest.json ] || find "$TMPDIR" -name control | grep -q .'
+kill -INT "$pid"
+interrupted verify.log 'stopped (on request after step [0-9]+|at once on request, while starting)$'
+unset TMPDIR
+trap - EXIT
+
 # A full disk: named, and the earlier snapshot is whole.
 if [ "$(id -u)" = 0 ] && mkdir -p small && mount -t tmpfs -o size=7m tmpfs small 2>/dev/null; then
     trap 'umount small' EXIT

@@ -1,3 +1,5 @@
+#!/bin/sh
+# shellcheck disable=SC2154 # resbm is of run_common.sh
 # For tests of faults in whole runs: sourced, not run, after run_common.sh, make_corpus and make_config.
 trap 'for p in ${pid:-} ${family:-}; do kill -CONT "$p"; kill -KILL "$p"; done 2>/dev/null' EXIT
 stages=4

@@ -2,8 +2,8 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include "cli/cli.h"
+#include "cli/stop.h"
 #include "core/buf.h"
 #include "run/record.h"
 #include "run/train.h"
@@ -46,19 +46,6 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     return 0;
 }
 
-static atomic_int stop;
-
-/* The first Ctrl-C asks for a snapshot and an end; the second ends at once. */
-static void on_signal(int sig) {
-    static const char told[] = "\nresbm: stopping after this step, with a snapshot; once more ends at once\n";
-    if (atomic_fetch_add(&stop, 1)) {
-        signal(sig, SIG_DFL);
-        raise(sig);
-    } else if (write(STDERR_FILENO, told, sizeof told - 1) < 0) {
-        return; /* nobody reads it: the run ends all the same */
-    }
-}
-
 static resbm_status load(const arguments *a, rb_config *c, rb_err *err) {
     RB_TRY(rb_config_defaults(c, err));
     RB_TRY(rb_config_load_file(c, a->file, err));
@@ -72,11 +59,11 @@ static resbm_status train(const arguments *a, const rb_config *c, const char *di
     rb_train_summary sum;
     RB_TRY(rb_make_dirs(dir, err));
     RB_TRY(rb_record_open(c, dir, stderr, a->quiet, &rec, err));
-    rb_train_options o = {.cfg = c, .dir = dir, .program = rb_cli_program(program), .resume = a->resume, .stop = &stop,
+    rb_train_options o = {.cfg = c, .dir = dir, .program = rb_cli_program(program), .resume = a->resume, .stop = rb_cli_stop(),
                           .hooks = rb_record_hooks(rec)};
     resbm_status st = rb_train(&o, &sum, err);
     rb_err late = {0};
-    bool whole = st == RESBM_OK || st == RESBM_E_CANCELLED;
+    bool whole = st == RESBM_OK || (st == RESBM_E_CANCELLED && sum.stopped_early);
     resbm_status closed = rb_record_close(rec, &sum, whole, st ? &late : err);
     if (st || closed) return st ? st : closed;
     printf("%lld steps, %lld tokens", (long long)sum.steps, (long long)sum.tokens);
@@ -113,8 +100,6 @@ int rb_cmd_train(int argc, char **argv) {
     if (!c) return rb_cli_fail(rb_fail(&err, RESBM_E_MEMORY, "no memory for a configuration"), &err);
     default_dir(a.file, dir, sizeof dir);
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGINT, on_signal);
-    signal(SIGTERM, on_signal);
     resbm_status st = load(&a, c, &err);
     if (!st) st = train(&a, c, a.dir ? a.dir : dir, &err);
     free(c);

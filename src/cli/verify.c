@@ -2,12 +2,15 @@
  * and weights compared bit for bit. Then the gradients of a small copy by finite differences is what the test suite
  * does for every kind; here the run's own loss is checked along its gradient. */
 #include <argp.h>
+#include <errno.h>
+#include <ftw.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include "checkpoint/checkpoint.h"
 #include "cli/cli.h"
 #include "cli/number.h"
+#include "cli/stop.h"
 #include "core/buf.h"
 #include "run/gradcheck.h"
 #include "run/train.h"
@@ -74,7 +77,7 @@ static resbm_status short_run(const rb_config *base, int stages, const char *dir
     *c = *base;
     c->pipeline.stages = stages;
     c->pipeline.addresses = 0;
-    rb_train_options o = {.cfg = c, .dir = dir, .program = rb_cli_program(program),
+    rb_train_options o = {.cfg = c, .dir = dir, .program = rb_cli_program(program), .stop = rb_cli_stop(), .throwaway = true,
                           .hooks = {.ctx = l, .ready = ready, .step = keep_loss, .spans = no_spans}};
     resbm_status st = rb_train(&o, &sum, err);
     free(c);
@@ -101,10 +104,13 @@ static resbm_status same_weights(const char *a, const char *b, int64_t step, rb_
     return st;
 }
 
+static int remove_entry(const char *path, const struct stat *sb, int type, struct FTW *where) {
+    (void)sb, (void)type, (void)where;
+    return remove(path);
+}
+
 static void remove_folder(const char *dir) {
-    char command[4200];
-    snprintf(command, sizeof command, "rm -rf -- '%s'", dir);
-    if (system(command)) fprintf(stderr, "resbm: cannot remove %s\n", dir);
+    if (nftw(dir, remove_entry, 16, FTW_DEPTH | FTW_PHYS)) fprintf(stderr, "resbm: cannot remove %s\n", dir);
 }
 
 static resbm_status compare_stages(rb_config *c, const char *folder, rb_err *err) {
@@ -128,7 +134,9 @@ static resbm_status compare_stages(rb_config *c, const char *folder, rb_err *err
 }
 
 static resbm_status verify(const arguments *a, rb_config *c, rb_err *err) {
-    char folder[] = "/tmp/resbm-verify-XXXXXX";
+    const char *tmp = getenv("TMPDIR");
+    char folder[4000];
+    snprintf(folder, sizeof folder, "%s/resbm-verify-XXXXXX", tmp && *tmp ? tmp : "/tmp");
     rb_gradcheck g;
     RB_TRY(rb_config_defaults(c, err));
     RB_TRY(rb_config_load_file(c, a->file, err));
@@ -141,9 +149,10 @@ static resbm_status verify(const arguments *a, rb_config *c, rb_err *err) {
     *c->data.val = 0;
     c->link = (rb_shape_options){0};
     RB_TRY(rb_config_validate(c, err));
-    if (!mkdtemp(folder)) return rb_fail(err, RESBM_E_IO, "cannot make a folder in /tmp");
+    if (!mkdtemp(folder)) return rb_fail_errno(err, errno, "cannot make the folder %s", folder);
     resbm_status st = compare_stages(c, folder, err);
     remove_folder(folder);
+    rb_cli_stop_default();
     RB_TRY(st);
     RB_TRY(rb_gradcheck_run(c, &g, err));
     printf("gradients: along the gradient of all %lld parameters the loss of one microbatch changes by %.6g, finite "

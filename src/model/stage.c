@@ -28,12 +28,26 @@ static void plan_tensors(const rb_stage_model *m, bool gradients, rb_plan *p, rb
     }
 }
 
+/* Memory for `what`; where there is none, which settings it comes from. */
+static resbm_status take_memory(rb_stage_model *m, size_t bytes, const char *what, const char *remedy, void **out,
+                                rb_err *err) {
+    resbm_status st = rb_alloc(m->dev, bytes, out, err);
+    if (st != RESBM_E_MEMORY) return st;
+    return rb_fail(err, st, "no memory for %s, %.3g GB (segment %d and %d more): %s", what, (double)bytes * 1e-9,
+                   m->opt.first_segment, m->opt.segments - 1, remedy);
+}
+
+static const char smaller_model[] =
+    "lower model.d, model.ffn, model.vocab or model.layers, or spread them over more pipeline.stages and machines";
+static const char smaller_batch[] =
+    "lower train.batch or model.context, raise train.microbatches, or set train.recompute: true";
+
 static resbm_status alloc_tensors(rb_stage_model *m, bool gradients, rb_view *views, void **memory,
                                   size_t *size, rb_err *err) {
     rb_plan p = {0};
     plan_tensors(m, gradients, &p, views);
     *size = p.used;
-    RB_TRY(rb_alloc(m->dev, p.used, memory, err));
+    RB_TRY(take_memory(m, p.used, gradients ? "the gradients" : "the weights", smaller_model, memory, err));
     p = (rb_plan){.base = *memory};
     plan_tensors(m, gradients, &p, views);
     return RESBM_OK;
@@ -308,7 +322,7 @@ static resbm_status open_device(rb_stage_model *m, rb_err *err) {
     for (int i = 0; i < m->opt.segments; i++) RB_TRY(bind_segment(m, &m->segment[i], err));
     plan_buffers(m, &p);
     m->buffer_bytes = p.used;
-    RB_TRY(rb_alloc(m->dev, p.used, &m->buffers, err));
+    RB_TRY(take_memory(m, p.used, "the activations", smaller_batch, &m->buffers, err));
     p = (rb_plan){.base = m->buffers};
     plan_buffers(m, &p);
     return RESBM_OK;

@@ -18,19 +18,43 @@ static bool over_tcp(const rb_crew *c) { return c->o.cfg->pipeline.transport == 
 /* Where stages reach the coordinator: beside them, or with a launcher by a named address (the first stage's host
  * knows the way by pipeline.addresses; without one, this machine). */
 static resbm_status listen_control(rb_crew *c, rb_listener **out, rb_err *err) {
-    char address[128];
+    char address[192];
     if (over_tcp(c)) {
         const char *host = c->o.cfg->pipeline.control;
         snprintf(address, sizeof address, "tcp:%s", *host ? host : "127.0.0.1:0");
     } else {
-        snprintf(c->folder, sizeof c->folder, "/tmp/resbm-XXXXXX");
+        const char *where = getenv("TMPDIR");
+        if (!where || !*where || strlen(where) > 64) where = "/tmp"; /* a socket's path has at most 107 bytes */
+        snprintf(c->folder, sizeof c->folder, "%s/resbm-XXXXXX", where);
         if (!mkdtemp(c->folder)) {
+            int why = errno;
             c->folder[0] = 0;
-            return rb_fail_errno(err, errno, "cannot make a folder for sockets in /tmp");
+            return rb_fail_errno(err, why, "cannot make a folder for sockets in %s", where);
         }
         snprintf(address, sizeof address, "unix:%s/control", c->folder);
     }
     return rb_listen(address, out, err);
+}
+
+/* Once all have joined nothing is left in it; before, whoever is killed leaves its socket. */
+static void remove_sockets(rb_crew *c) {
+    char path[192];
+    if (!*c->folder) return;
+    for (int i = -1; i < c->stages; i++) {
+        if (i < 0)
+            snprintf(path, sizeof path, "%s/control", c->folder);
+        else
+            snprintf(path, sizeof path, "%s/%d", c->folder, i);
+        unlink(path);
+    }
+    rmdir(c->folder);
+    c->folder[0] = 0;
+}
+
+static resbm_status stopped(const rb_crew *c, rb_err *err) {
+    int asked = c->o.stop ? atomic_load(c->o.stop) : 0;
+    if (asked < (c->started ? 2 : 1)) return RESBM_OK;
+    return rb_fail(err, RESBM_E_CANCELLED, "stopped at once on request, %s", c->doing);
 }
 
 static int64_t threads_per_stage(const rb_config *c) {
@@ -151,6 +175,7 @@ static resbm_status accept_all(rb_crew *c, rb_listener *l, int64_t deadline, rb_
             continue;
         }
         if (st != RESBM_E_TIMEOUT) return st;
+        RB_TRY(stopped(c, err));
         rb_children_poll(c->child, c->stages);
         RB_TRY(ended_early(c, NULL, err));
         if (rb_now_ns() > deadline)
@@ -207,11 +232,14 @@ resbm_status rb_crew_open(const rb_crew_options *o, rb_crew **out, rb_err *err) 
     if (!st) st = listen_control(c, &l, err);
     if (!st) st = start(c, l, token, err);
     rb_listener_close(l);
-    if (st)
+    if (st) {
         rb_crew_close(c);
-    else
-        *out = c;
-    return st;
+        return st;
+    }
+    remove_sockets(c);
+    c->started = true;
+    *out = c;
+    return RESBM_OK;
 }
 
 void rb_crew_close(rb_crew *c) {
@@ -224,7 +252,7 @@ void rb_crew_close(rb_crew *c) {
         rb_children_end(c->child, c->stages, rb_now_ns() + 5 * RB_SEC);
     }
     rb_link_fini(c->control);
-    if (*c->folder) rmdir(c->folder);
+    remove_sockets(c);
     free(c->child);
     free(c->sign);
     free(c);
@@ -291,6 +319,10 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
     while (!complete(c, only, replies)) {
         json_t *j;
         int from;
+        if ((st = stopped(c, err))) {
+            rb_crew_drop(c, replies);
+            return st;
+        }
         st = next_answer(c, type, only, replies, &from, &j, err);
         bool quiet = st == RESBM_E_TIMEOUT && from < 0; /* nobody spoke; a stage's own deadline is a fault */
         if (quiet && last_words(c, type, only, replies)) {

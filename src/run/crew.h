@@ -16,6 +16,7 @@ typedef struct rb_crew_options {
     uint32_t epoch;
     bool training;
     const char *scratch;  /* folder for what stages keep on disk while they train, or NULL */
+    const atomic_int *stop; /* how often the user asked to stop: 1 ends the start, 2 every wait (RESBM_E_CANCELLED); or NULL */
 } rb_crew_options;
 
 typedef struct rb_crew {
@@ -23,7 +24,8 @@ typedef struct rb_crew {
     int stages;
     rb_link *control;
     rb_child *child;      /* (stages) */
-    char folder[64];      /* of Unix sockets; empty with TCP */
+    char folder[128];     /* of Unix sockets, while stages join; empty with TCP and afterwards */
+    bool started;
     char doing[128];      /* for messages: "in step 17" */
     rb_sign *sign;        /* (stages) of life */
 } rb_crew;

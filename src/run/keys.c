@@ -154,7 +154,7 @@ const rb_key rb_keys[] = {
           "Folder of the files of offload: disk; empty: the run's own. They have no names in it and are gone with the "
           "stage."),
 
-    INT("train", "steps", train.steps, "350", 1, EXACT, TRAINING, "Optimizer steps of the whole run."),
+    INT("train", "steps", train.steps, "350", 1, 1000000000, TRAINING, "Optimizer steps of the whole run."),
     REAL("train", "max_seconds", train.max_seconds, "0", 0, 1e9, "seconds", DEPLOYMENT,
          "Stop cleanly after so much wall time; 0: no limit."),
     INT("train", "batch", train.batch, "16", 1, 1 << 20, TRAINING,

@@ -118,7 +118,8 @@ void rb_children_end(rb_child *c, int n, int64_t deadline_ns) {
 
 void rb_child_describe(const rb_child *c, char *out, size_t size) {
     if (WIFSIGNALED(c->status))
-        snprintf(out, size, "was killed by signal %d (%s)", WTERMSIG(c->status), strsignal(WTERMSIG(c->status)));
+        snprintf(out, size, "was killed by signal %d (%s%s)", WTERMSIG(c->status), strsignal(WTERMSIG(c->status)),
+                 WTERMSIG(c->status) == SIGKILL ? "; the kernel does so when memory runs out" : "");
     else
         snprintf(out, size, "exited with status %d", WEXITSTATUS(c->status));
 }

@@ -24,7 +24,7 @@ void rb_children_poll(rb_child *c, int n);
 /* Waits until every child has ended or the deadline; then SIGTERM, half a second later SIGKILL. All are reaped on
  * return. */
 void rb_children_end(rb_child *c, int n, int64_t deadline_ns);
-/* "exited with status 3", "was killed by signal 9 (Killed)". */
+/* "exited with status 3", "was killed by signal 11 (Segmentation fault)". */
 void rb_child_describe(const rb_child *c, char *out, size_t size);
 
 #endif

@@ -396,7 +396,8 @@ static resbm_status prepare(training *t, rb_err *err) {
     t->aux = calloc((size_t)t->cfg->model.segments, sizeof *t->aux);
     t->step_s = calloc((size_t)t->cfg->train.steps + 1, sizeof *t->step_s);
     if (!t->sumsq || !t->segment_norm || !t->scale || !t->step_s || !t->aux)
-        return rb_fail(err, RESBM_E_MEMORY, "no memory for the norms of %zu tensors", rows);
+        return rb_fail(err, RESBM_E_MEMORY, "no memory for the norms of %zu tensors and the times of train.steps = %lld steps",
+                       rows, (long long)t->cfg->train.steps);
     return RESBM_OK;
 }
 
@@ -404,7 +405,8 @@ static resbm_status run(training *t, rb_err *err) {
     char load[PATH_MAX] = "";
     RB_TRY(prepare(t, err));
     RB_TRY(t->o->resume ? find_start(t, load, err) : refuse_old_run(t, err));
-    rb_crew_options o = {t->cfg, t->o->program, *load ? load : NULL, (uint32_t)t->epoch, true, t->o->dir};
+    rb_crew_options o = {.cfg = t->cfg, .program = t->o->program, .load = *load ? load : NULL, .epoch = (uint32_t)t->epoch,
+                         .training = true, .scratch = t->o->dir, .stop = t->o->stop};
     RB_TRY(rb_crew_open(&o, &t->crew, err));
     RB_TRY(announce(t, err));
     t->begin_ns = rb_now_ns();
@@ -427,7 +429,7 @@ resbm_status rb_train(const rb_train_options *o, rb_train_summary *out, rb_err *
     free(t.scale);
     free(t.aux);
     free(t.step_s);
-    if (st && err && t.saved >= 0) {
+    if (st && err && t.saved >= 0 && !o->throwaway) {
         size_t n = strlen(err->text);
         snprintf(err->text + n, sizeof err->text - n, ". The last snapshot is %s/step-%lld: go on with --resume", o->dir,
                  (long long)t.saved);

@@ -49,7 +49,8 @@ typedef struct rb_train_options {
     const char *dir;       /* of checkpoints */
     const char *program;   /* the resbm program */
     bool resume;
-    const atomic_int *stop; /* becomes 1: snapshot after the present step and end (RESBM_E_CANCELLED); may be NULL */
+    bool throwaway;        /* dir goes away afterwards: a fault does not speak of its snapshots */
+    const atomic_int *stop; /* becomes 1: snapshot after the present step and end; 2: end without. RESBM_E_CANCELLED; or NULL */
     rb_train_hooks hooks;
 } rb_train_options;
 

@@ -67,7 +67,7 @@ resbm_status rb_eval(const rb_config *cfg, const char *program, const char *fold
     const char *step = strrchr(folder, '-');
     *out = (rb_eval_result){.step = step ? atoll(step + 1) : 0};
     if (!*cfg->data.val) return rb_fail(err, RESBM_E_CONFIG, "data.val names no shards to evaluate on: give --data");
-    rb_crew_options o = {cfg, program, folder, 0, false, NULL};
+    rb_crew_options o = {.cfg = cfg, .program = program, .load = folder};
     RB_TRY(rb_crew_open(&o, &c, err));
     resbm_status st = eval_crew(c, cfg, sequences, out, err);
     if (!st) st = dismiss(c, err);
@@ -118,7 +118,7 @@ resbm_status rb_generate(const rb_config *cfg, const char *program, const char *
     if (o->prompt_len < 1) return rb_fail(err, RESBM_E_ARG, "the prompt is empty: give at least one token with --prompt");
     int32_t *text = calloc((size_t)(o->prompt_len + o->n + 1), sizeof *text);
     if (!text) return rb_fail(err, RESBM_E_MEMORY, "no memory for %lld tokens", (long long)(o->prompt_len + o->n));
-    rb_crew_options co = {cfg, program, folder, 0, false, NULL};
+    rb_crew_options co = {.cfg = cfg, .program = program, .load = folder};
     resbm_status st = rb_crew_open(&co, &c, err);
     if (!st) {
         st = continue_text(c, cfg, o, text, err);
