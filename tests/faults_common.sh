@@ -1,5 +1,5 @@
 #!/bin/sh
-# shellcheck disable=SC2154 # resbm is of run_common.sh
+# shellcheck disable=SC2154,SC2034 # resbm is of run_common.sh, status is the callers'
 # For tests of faults in whole runs: sourced, not run, after run_common.sh, make_corpus and make_config.
 trap 'for p in ${pid:-} ${family:-}; do kill -CONT "$p"; kill -KILL "$p"; done 2>/dev/null' EXIT
 stages=4
