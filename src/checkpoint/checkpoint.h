@@ -38,6 +38,8 @@ resbm_status rb_checkpoint_write_part(const char *tmp, const char *name, const r
 resbm_status rb_checkpoint_commit(const char *dir, const rb_manifest *m, int64_t keep, rb_err *err);
 /* Removes unfinished folders (step-N.tmp) of dir. Only for the one who writes there. */
 resbm_status rb_checkpoint_clean(const char *dir, rb_err *err);
+/* Removes every checkpoint of dir, unfinished ones too. Only for the one who writes there. */
+resbm_status rb_checkpoint_remove_all(const char *dir, rb_err *err);
 
 /* ---- reading */
 

@@ -42,6 +42,21 @@ resbm_status rb_checkpoint_clean(const char *dir, rb_err *err) {
     return rb_remove_unfinished(dir, err);
 }
 
+resbm_status rb_checkpoint_remove_all(const char *dir, rb_err *err) {
+    int64_t *steps;
+    int count;
+    char path[PATH_MAX];
+    RB_TRY(rb_remove_unfinished(dir, err));
+    RB_TRY(rb_list_steps(dir, &steps, &count, err));
+    resbm_status st = RESBM_OK;
+    for (int i = 0; i < count && !st; i++) {
+        st = rb_checkpoint_path(dir, steps[i], path, err);
+        if (!st) st = rb_remove_flat(path, err);
+    }
+    free(steps);
+    return st;
+}
+
 resbm_status rb_checkpoint_begin(const char *dir, int64_t step, char tmp[PATH_MAX], rb_err *err) {
     if (step < 0) return rb_fail(err, RESBM_E_ARG, "checkpoint of step %lld", (long long)step);
     RB_TRY(with_remedy(rb_make_dirs(dir, err), err));

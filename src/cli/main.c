@@ -11,6 +11,7 @@ const rb_command rb_commands[] = {
     {"eval", "loss of a checkpoint on validation data", rb_cmd_eval, false},
     {"generate", "continue a text with a checkpoint", rb_cmd_generate, false},
     {"report", "table and report.html of one run or several", rb_cmd_report, false},
+    {"compare", "train variants side by side: loss, bytes, time to loss", rb_cmd_compare, false},
     {"verify", "one stage against several, bit for bit", rb_cmd_verify, false},
     {"doctor", "what this build and this machine can do", rb_cmd_doctor, false},
     {"bench", "measure kernels, codec, links", rb_cmd_bench, false},

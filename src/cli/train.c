@@ -31,7 +31,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case 'q': a->quiet = true; break;
     case 'k': a->keys = true; break;
     case ARGP_KEY_ARG:
-        if (strchr(arg, '='))
+        if (strchr(arg, '=') && access(arg, F_OK)) /* a file's path may hold one */
             a->set[a->sets++] = arg;
         else if (a->file)
             argp_error(state, "two configurations: %s and %s (an override looks like section.key=value)", a->file, arg);

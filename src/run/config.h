@@ -110,5 +110,8 @@ resbm_status rb_config_reference(rb_buf *out, rb_err *err);
  * to warnings (may be NULL); a deployment key may differ silently. */
 resbm_status rb_config_resume_check(const rb_config *saved, const rb_config *now, rb_buf *warnings,
                                     rb_err *err);
+/* What makes two runs two, as "model.d: 256 -> 512; ...": every key but those of the deployment, and when the loss is
+ * measured. Returns how many there are. */
+int rb_config_loss_changes(const rb_config *a, const rb_config *b, rb_buf *out);
 
 #endif

@@ -114,3 +114,18 @@ resbm_status rb_config_resume_check(const rb_config *saved, const rb_config *now
     rb_buf_free(&fixed);
     return st;
 }
+
+static bool bears_on_loss(const rb_key *k) {
+    return k->class != RB_CLASS_DEPLOYMENT || (!strcmp(k->section, "train") && !strncmp(k->name, "eval_", 5));
+}
+
+int rb_config_loss_changes(const rb_config *a, const rb_config *b, rb_buf *out) {
+    int n = 0;
+    for (int i = 0; i < rb_key_count; i++) {
+        rb_buf change = {0};
+        if (bears_on_loss(&rb_keys[i]) && describe_change(a, b, &rb_keys[i], &change))
+            rb_buf_printf(out, "%s%s", n++ ? "; " : "", change.data ? change.data : "?");
+        rb_buf_free(&change);
+    }
+    return n;
+}

@@ -81,6 +81,30 @@ resbm_status rb_spawn_stage(const char *program, const char *launcher, const cha
     return rb_fail_errno(err, bad, "cannot start stage %d (%s)", stage, argv[0]);
 }
 
+resbm_status rb_spawn_logged(char *const *argv, const char *log, int lock, rb_child *out, rb_err *err) {
+    enum { held = 3 };
+    posix_spawn_file_actions_t acts;
+    posix_spawnattr_t attr;
+    sigset_t none;
+    sigemptyset(&none);
+    posix_spawn_file_actions_init(&acts);
+    posix_spawnattr_init(&attr);
+    posix_spawn_file_actions_addopen(&acts, 0, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_addopen(&acts, 1, log, O_WRONLY | O_CREAT | O_APPEND, 0666);
+    posix_spawn_file_actions_adddup2(&acts, 1, 2);
+    posix_spawn_file_actions_adddup2(&acts, lock, held);
+    posix_spawnattr_setsigmask(&attr, &none);
+    posix_spawnattr_setpgroup(&attr, 0);
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
+    *out = (rb_child){0};
+    int bad = posix_spawnp(&out->pid, argv[0], &acts, &attr, argv, environ);
+    posix_spawn_file_actions_destroy(&acts);
+    posix_spawnattr_destroy(&attr);
+    if (!bad) return RESBM_OK;
+    out->pid = 0;
+    return rb_fail_errno(err, bad, "cannot start %s %s", argv[0], argv[1]);
+}
+
 void rb_children_poll(rb_child *c, int n) {
     for (int i = 0; i < n; i++) {
         if (!c[i].pid) continue;

@@ -19,6 +19,10 @@ typedef struct rb_child {
  * inherited. */
 resbm_status rb_spawn_stage(const char *program, const char *launcher, const char *control, int stage, int stages,
                             uint64_t token, rb_child *out, rb_err *err);
+/* Starts argv (ends with NULL) in a process group of its own, so that a terminal's Ctrl-C reaches only the parent.
+ * Standard output and error are appended to `log`, standard input is empty; the child and its children hold `lock` (a file
+ * descriptor) open for as long as they live. */
+resbm_status rb_spawn_logged(char *const *argv, const char *log, int lock, rb_child *out, rb_err *err);
 /* Reaps children that have ended, and notes which are stopped, without waiting. */
 void rb_children_poll(rb_child *c, int n);
 /* Waits until every child has ended or the deadline; then SIGTERM, half a second later SIGKILL. All are reaped on

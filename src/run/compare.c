@@ -1,0 +1,174 @@
+#include "run/compare.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+#include "core/clock.h"
+#include "run/compare_result.h"
+#include "run/compare_study.h"
+
+enum { STOP_SECONDS = 600 }; /* a child may take so long for its step and snapshot */
+
+static void say(const rb_study *t, const char *line) {
+    if (t->o->say) t->o->say(t->o->ctx, line);
+}
+
+/* One comparison at a time in a folder. The lock goes with the process. */
+static resbm_status lock_dir(const char *dir, int *fd, rb_err *err) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/lock", dir);
+    *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (*fd < 0) return rb_fail_errno(err, errno, "cannot open %s", path);
+    if (!flock(*fd, LOCK_EX | LOCK_NB)) return RESBM_OK;
+    int why = errno;
+    close(*fd);
+    *fd = -1;
+    if (why != EWOULDBLOCK) return rb_fail_errno(err, why, "cannot lock %s", path);
+    return rb_fail(err, RESBM_E_STATE, "another resbm compare works in %s", dir);
+}
+
+static resbm_status open_study(rb_study *t, const rb_compare_options *o, rb_err *err) {
+    *t = (rb_study){.o = o, .s = o->spec};
+    t->base = calloc(1, sizeof *t->base);
+    t->state = calloc((size_t)o->spec->variants + 1, sizeof *t->state);
+    if (!t->base || !t->state) return rb_fail(err, RESBM_E_MEMORY, "no memory for a comparison");
+    for (int i = 0; i < o->spec->variants; i++) t->state[i].best = -1;
+    return rb_compare_base(o->spec, t->base, err);
+}
+
+/* ---- the children */
+
+static void start(rb_study *t, rb_compare_run *r) {
+    char line[1000];
+    rb_err err = {0};
+    rb_config *c = malloc(sizeof *c);
+    bool half = r->state == RB_RUN_HALF;
+    resbm_status st = c ? rb_study_config(t, r, c, &err) : rb_fail(&err, RESBM_E_MEMORY, "no memory for a configuration");
+    if (!st) st = rb_compare_run_start(r, c, t->o->program, &err);
+    free(c);
+    if (st) {
+        r->state = RB_RUN_FAILED;
+        snprintf(r->fault, sizeof r->fault, "%.680s", err.text);
+        snprintf(line, sizeof line, "%s: failed: %s", r->name, r->fault);
+    } else {
+        snprintf(line, sizeof line, "%s: %s", r->name, half ? "goes on" : "started");
+    }
+    say(t, line);
+}
+
+static void tell_end(rb_study *t, const rb_compare_run *r) {
+    char line[1000];
+    if (r->state == RB_RUN_DONE)
+        snprintf(line, sizeof line, "%s: %lld steps, loss %.4f", r->name, (long long)r->steps, r->loss);
+    else if (r->state == RB_RUN_FAILED)
+        snprintf(line, sizeof line, "%s: failed: %s", r->name, r->fault);
+    else
+        snprintf(line, sizeof line, "%s: stopped with a snapshot", r->name);
+    say(t, line);
+}
+
+/* Reaps what has ended; *any says whether something has. */
+static resbm_status reap(rb_study *t, bool *any, int *going, rb_err *err) {
+    *any = false;
+    *going = 0;
+    for (int i = 0; i < t->runs; i++) {
+        rb_compare_run *r = t->run[i];
+        bool ended = false;
+        if (r->state != RB_RUN_GOING) continue;
+        RB_TRY(rb_compare_run_poll(r, t->o->keep, &ended, err));
+        *any |= ended;
+        *going += !ended;
+        if (ended) tell_end(t, r);
+    }
+    return RESBM_OK;
+}
+
+/* Asks every child for a snapshot and an end, and waits for it; what is still there after that is ended at once. */
+static resbm_status stop_children(rb_study *t, rb_err *err) {
+    int going = 0;
+    bool any;
+    int64_t deadline = rb_now_ns() + STOP_SECONDS * RB_SEC;
+    for (int i = 0; i < t->runs; i++)
+        if (t->run[i]->state == RB_RUN_GOING) kill(t->run[i]->child.pid, SIGTERM);
+    for (;;) {
+        RB_TRY(reap(t, &any, &going, err));
+        if (!going || rb_now_ns() >= deadline) break;
+        rb_sleep_ns(10 * RB_MS);
+    }
+    for (int i = 0; i < t->runs; i++)
+        if (t->run[i]->state == RB_RUN_GOING) rb_children_end(&t->run[i]->child, 1, rb_now_ns());
+    return going ? reap(t, &any, &going, err) : RESBM_OK;
+}
+
+static bool startable(const rb_compare_run *r) { return r->state == RB_RUN_NEW || r->state == RB_RUN_HALF; }
+
+static int start_some(rb_study *t, const rb_run_list *l, int going) {
+    for (int i = 0; i < l->count && going < t->o->jobs; i++) {
+        if (!startable(l->run[i])) continue;
+        start(t, l->run[i]);
+        going += l->run[i]->state == RB_RUN_GOING;
+    }
+    return going;
+}
+
+static bool asked(const rb_study *t) { return t->o->stop && atomic_load(t->o->stop); }
+
+/* Until nothing is left, or it is time to end. */
+static resbm_status train_all(rb_study *t, int64_t deadline, bool *complete, rb_err *err) {
+    rb_run_list wanted = {0};
+    bool changed = true;
+    int going = 0;
+    resbm_status st = RESBM_OK;
+    while (!st && !asked(t) && (!deadline || rb_now_ns() < deadline)) {
+        if (changed) {
+            st = rb_study_wanted(t, &wanted, err);
+            if (!st) going = start_some(t, &wanted, going);
+            if (st || !going) break;
+        }
+        rb_sleep_ns(10 * RB_MS);
+        st = reap(t, &changed, &going, err);
+    }
+    rb_err late;
+    resbm_status stopped = stop_children(t, st ? &late : err);
+    if (!st) st = stopped;
+    if (!st) st = rb_study_wanted(t, &wanted, err);
+    *complete = true;
+    for (int i = 0; i < wanted.count; i++) *complete &= !startable(wanted.run[i]);
+    free(wanted.run);
+    return st;
+}
+
+static void count(const rb_study *t, rb_compare_outcome *out) {
+    for (int i = 0; i < t->runs; i++) {
+        out->runs++;
+        out->done += t->run[i]->state == RB_RUN_DONE;
+        out->failed += t->run[i]->state == RB_RUN_FAILED;
+    }
+}
+
+static resbm_status run(rb_study *t, rb_compare_outcome *out, rb_err *err) {
+    const rb_compare_options *o = t->o;
+    int64_t deadline = o->budget_s > 0 ? rb_now_ns() + (int64_t)(o->budget_s * 1e9) : 0;
+    RB_TRY(train_all(t, deadline, &out->complete, err));
+    out->stopped = asked(t);
+    count(t, out);
+    return rb_compare_write(t, &out->table, err);
+}
+
+resbm_status rb_compare(const rb_compare_options *o, rb_compare_outcome *out, rb_err *err) {
+    rb_study t = {0};
+    int lock = -1;
+    *out = (rb_compare_outcome){0};
+    RB_TRY(rb_make_dirs(o->dir, err));
+    RB_TRY(lock_dir(o->dir, &lock, err));
+    resbm_status st = open_study(&t, o, err);
+    if (!st) st = run(&t, out, err);
+    rb_study_free(&t);
+    close(lock);
+    return st;
+}

@@ -1,0 +1,154 @@
+#include "run/compare_config.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TIMED_STEPS = 6 };
+
+static resbm_status override_all(rb_config *c, const rb_overrides *o, rb_err *err) {
+    for (int i = 0; i < o->count; i++) RB_TRY(rb_config_override(c, o->text[i], err));
+    return RESBM_OK;
+}
+
+resbm_status rb_compare_base(const rb_compare_spec *s, rb_config *out, rb_err *err) {
+    RB_TRY(rb_config_defaults(out, err));
+    if (*s->base) RB_TRY(rb_config_load_file(out, s->base, err));
+    RB_TRY(override_all(out, &s->base_set, err));
+    return override_all(out, &s->set, err);
+}
+
+/* One machine, nothing between the stages. */
+static resbm_status here(rb_config *c, int64_t stages, rb_err *err) {
+    rb_config *plain = calloc(1, sizeof *plain);
+    if (!plain) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
+    resbm_status st = rb_config_defaults(plain, err);
+    c->pipeline.stages = stages;
+    c->pipeline.threads = 1;
+    c->pipeline.transport = plain->pipeline.transport;
+    c->pipeline.addresses = 0;
+    *c->pipeline.control = *c->pipeline.launcher = 0;
+    c->link = plain->link;
+    free(plain);
+    return st;
+}
+
+static resbm_status without_boundary(rb_config *c, rb_err *err) {
+    rb_config *plain = calloc(1, sizeof *plain);
+    if (!plain) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
+    resbm_status st = rb_config_defaults(plain, err);
+    c->boundary = plain->boundary;
+    strcpy(c->boundary.kind, "none");
+    free(plain);
+    return st;
+}
+
+/* Weights of a block of matrices: width, heads that share keys, feed-forward. */
+static double block_weights(double d, double kv_share, double ffn) { return d * d * (2 + 2 * kv_share) + 3 * d * ffn; }
+
+/* Blocks of the model that weigh what one receiver's trunk does. c is validated. */
+static double trunk_in_blocks(const rb_config *c) {
+    const rb_boundary_config *b = &c->boundary;
+    if (b->tokens != RB_TOKENS_TRUNK || c->model.segments < 2) return 0;
+    double trunk = (double)b->trunk_blocks * block_weights((double)b->trunk_width, 1, (double)b->trunk_ffn);
+    return trunk / block_weights((double)c->model.d, (double)c->model.kv_heads / (double)c->model.heads, (double)c->model.ffn);
+}
+
+static int64_t whole_blocks(double blocks) { return (int64_t)ceil(blocks - 1e-9); }
+
+/* Layers of the control; a share of a block counts as one, in the control's favour. */
+static resbm_status control_layers(const rb_compare_variant *v, const rb_config *of, int64_t *layers, rb_err *err) {
+    const rb_model_config *m = &of->model;
+    double trunk = trunk_in_blocks(of);
+    if (v->control == RB_CONTROL_ALONE) {
+        *layers = m->segment_layers[m->segments - 1] + whole_blocks(trunk);
+        return RESBM_OK;
+    }
+    *layers = m->layers + whole_blocks((double)(m->segments - 1) * trunk);
+    if (trunk > 0) return RESBM_OK;
+    return rb_fail(err, RESBM_E_CONFIG, "%s: %s has no trunk that adds blocks: 'same size as %s' is the uncompressed model",
+                   v->place, v->of, v->of);
+}
+
+static resbm_status apply_control(const rb_compare_variant *v, rb_config *c, rb_err *err) {
+    int64_t layers = 0;
+    rb_config *of = malloc(sizeof *of);
+    if (!of) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
+    *of = *c;
+    resbm_status st = here(of, 1, err);
+    if (!st && (st = rb_config_validate(of, err))) rb_err_context(err, st, "%s: variant %s: ", v->place, v->of);
+    if (!st) st = control_layers(v, of, &layers, err);
+    free(of);
+    RB_TRY(st);
+    c->model.layers = layers;
+    memset(c->model.segment_layers, 0, sizeof c->model.segment_layers);
+    if (v->control == RB_CONTROL_ALONE) c->model.segments = 1;
+    return without_boundary(c, err);
+}
+
+/* The variant's settings without its sweep. finish() has seen to it that the chain of likes and ofs ends. */
+static resbm_status build(const rb_compare_spec *s, const rb_config *base, int variant, rb_config *out, rb_err *err) {
+    const rb_compare_variant *v = &s->variant[variant];
+    const char *from = *v->of ? v->of : v->like;
+    if (*from)
+        RB_TRY(build(s, base, rb_compare_find(s, from), out, err));
+    else
+        *out = *base;
+    if (v->control == RB_CONTROL_UNCOMPRESSED) RB_TRY(without_boundary(out, err));
+    if (v->control == RB_CONTROL_ALONE || v->control == RB_CONTROL_SAME_SIZE) RB_TRY(apply_control(v, out, err));
+    return override_all(out, &v->set, err);
+}
+
+static resbm_status set_point(rb_config *c, const char *key, const char *value, rb_err *err) {
+    char text[256];
+    if (!key || !value) return RESBM_OK;
+    snprintf(text, sizeof text, "%s=%s", key, value);
+    return rb_config_override(c, text, err);
+}
+
+static resbm_status build_point(const rb_compare_spec *s, const rb_config *base, const rb_compare_which *w, rb_config *out,
+                                rb_err *err) {
+    RB_TRY(build(s, base, w->variant, out, err));
+    RB_TRY(set_point(out, w->of_key, w->of_point, err));
+    RB_TRY(set_point(out, s->variant[w->variant].sweep.key, w->point, err));
+    out->train.seed = w->seed;
+    out->train.max_seconds = 0;
+    out->train.keep = 1;
+    if (w->steps > 0) out->train.steps = w->steps;
+    if (w->share < 1) {
+        out->train.steps = (int64_t)fmax(1, round(w->share * (double)out->train.steps));
+        out->optim.rates.warmup = (int64_t)round(w->share * (double)out->optim.rates.warmup);
+    }
+    return RESBM_OK;
+}
+
+static resbm_status checked(const rb_compare_spec *s, int variant, rb_config *c, rb_err *err) {
+    resbm_status st = rb_config_validate(c, err);
+    if (st) rb_err_context(err, st, "%s: variant %s: ", s->variant[variant].place, s->variant[variant].name);
+    return st;
+}
+
+resbm_status rb_compare_config(const rb_compare_spec *s, const rb_config *base, const rb_compare_which *w, rb_config *out,
+                               rb_err *err) {
+    RB_TRY(build_point(s, base, w, out, err));
+    RB_TRY(here(out, 1, err));
+    return checked(s, w->variant, out, err);
+}
+
+resbm_status rb_compare_deployed(const rb_compare_spec *s, const rb_config *base, const rb_compare_which *w,
+                                 const rb_compare_link *link, rb_config *out, rb_err *err) {
+    RB_TRY(build_point(s, base, w, out, err));
+    RB_TRY(here(out, out->model.segments, err));
+    RB_TRY(override_all(out, &s->deploy, err));
+    if (out->pipeline.stages > out->model.segments) out->pipeline.stages = out->model.segments;
+    if (link) out->link = link->shape;
+    out->train.steps = TIMED_STEPS;
+    out->train.checkpoint_every = 0;
+    out->optim.rates.warmup = 0;
+    out->optim.rates.decay = RB_DECAY_CONSTANT;
+    *out->data.val = 0;
+    return checked(s, w->variant, out, err);
+}
+
+bool rb_compare_uncompressed(const rb_config *c) { return c->model.segments > 1 && !strcmp(c->boundary.kind, "none"); }

@@ -1,0 +1,45 @@
+/* The inside of a comparison: its runs, what of each variant is decided, and the results. Private to compare_*.c. */
+#ifndef RB_RUN_COMPARE_STUDY_H
+#define RB_RUN_COMPARE_STUDY_H
+
+#include "run/compare.h"
+#include "run/compare_config.h"
+#include "run/compare_run.h"
+
+/* What is known of a variant as a whole. */
+typedef struct rb_compare_state {
+    int best;     /* point of its sweep; -1: not decided yet, or none */
+    int edge;     /* the best lies at the sweep's lowest (-1) or highest (1) value */
+    int extended; /* points added to it */
+    int64_t steps; /* of ALONE_AS_LONG, once time was measured; 0: not yet */
+    bool failed;  /* no point of the sweep could be trained */
+} rb_compare_state;
+
+typedef struct rb_study {
+    const rb_compare_options *o;
+    rb_compare_spec *s;
+    rb_config *base;
+    rb_compare_state *state; /* (variants) */
+    rb_compare_run **run;    /* (runs) pointers that stay */
+    int runs, capacity;
+    rb_buf changed; /* runs of another configuration, a line each */
+} rb_study;
+
+/* A list of runs wanted now, most urgent first. */
+typedef struct rb_run_list {
+    rb_compare_run **run;
+    int count, capacity;
+} rb_run_list;
+
+/* Every run that the results so far call for, finished ones included; makes those it has not seen. */
+resbm_status rb_study_wanted(rb_study *t, rb_run_list *out, rb_err *err);
+/* The run, or NULL when it was never wanted. point "" where nothing is swept. */
+rb_compare_run *rb_study_find(const rb_study *t, int variant, const char *point, int seed, double share);
+/* The value of the variant's sweep that its seeds train with; "" where nothing is swept or nothing decided. */
+const char *rb_study_point(const rb_study *t, int variant);
+/* The runs of a variant's result: one per seed, NULL where there is none. */
+void rb_study_seeds(const rb_study *t, int variant, rb_compare_run *run[RB_COMPARE_SEEDS]);
+resbm_status rb_study_config(const rb_study *t, const rb_compare_run *r, rb_config *out, rb_err *err);
+void rb_study_free(rb_study *t);
+
+#endif

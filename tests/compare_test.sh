@@ -1,0 +1,91 @@
+#!/bin/sh
+# ctest: timeout=240 serial
+# resbm compare: one table, the same whether or not it was interrupted; the budget is kept; a child that fails is named
+# and the others go on; changed settings and misspelt ones are refused by name.
+set -u
+. "$RB_SOURCE_DIR/tests/run_common.sh"
+make_corpus
+rm -rf whole broken signalled
+
+cat >spec.yaml <<'YAML'
+base:
+  model:    {d: 64, layers: 4, heads: 2, ffn: 64, vocab: 256, context: 32, segments: 2}
+  boundary: {kind: residual, ratio: 16, tokens: trunk, trunk_blocks: 1, trunk_ffn: 64}
+  data:     {train: "corpus/train-*.bin", val: "corpus/val-*.bin"}
+  optim:    {warmup: 2}
+  train:    {steps: 16, batch: 4, microbatches: 2, eval_every: 4, eval_sequences: 8}
+seeds: 2
+target: best uncompressed + 5%
+variants:
+  plain:  {control: uncompressed, sweep: {optim.lr: [0.01, 0.02]}}
+  narrow: {}
+  alone:  {control: alone of narrow}
+YAML
+compare() { # DIR [--flag ...]
+    dir=$1
+    shift
+    "$resbm" compare spec.yaml --out "$dir" "$@" >"$dir.log" 2>"$dir.err"
+}
+compare whole || { miss "the comparison"; cat whole.err; }
+[ -s whole/compare.md ] && [ -s whole/compare.json ] || miss "no table"
+for row in plain narrow alone; do grep -q "^| $row .*±" whole/compare.md || miss "the table lacks $row"; done
+grep -q 'one segment, 3 blocks' whole/compare.md || miss "alone does not hold two blocks and the trunk's"
+grep -q 'WARNING: it is the highest' whole/compare.md || grep -q 'WARNING: it is the lowest' whole/compare.md ||
+    miss "of two values one must lie at the edge"
+[ -z "$(find whole -name 'step-*')" ] || miss "snapshots of finished runs are left"
+[ -s whole/runs/narrow/seed-2/run.yaml ] || miss "no resolved configuration"
+
+# A second look trains nothing.
+compare whole || miss "the second look"
+grep -q started whole.err && miss "the second look trained"
+
+# In pieces: by budget, by a signal in the middle.
+sessions=0
+status=3
+while [ $status = 3 ] && [ $sessions -lt 60 ]; do
+    compare broken --budget 0.7s
+    status=$?
+    sessions=$((sessions + 1))
+done
+[ $status = 0 ] && [ $sessions -gt 1 ] || miss "in pieces: status $status after $sessions sessions"
+cmp -s whole/compare.json broken/compare.json || { miss "in pieces it came to something else"; diff whole/compare.json broken/compare.json | head; }
+
+"$resbm" compare spec.yaml --out signalled --jobs 1 >signalled.log 2>&1 &
+pid=$!
+i=0
+while ! grep -q '"step":6,' signalled/runs/narrow/seed-1/metrics.jsonl 2>/dev/null && [ $i -lt 600 ]; do
+    sleep 0.02
+    i=$((i + 1))
+done
+kill -INT $pid
+wait $pid
+[ $? = 130 ] || miss "Ctrl-C gave another status"
+compare signalled || miss "going on after Ctrl-C"
+cmp -s whole/compare.json signalled/compare.json || miss "after Ctrl-C it came to something else"
+
+# Another setting is another run.
+sed 's/  narrow: {}/  narrow: {boundary.ratio: 8}/' spec.yaml >changed.yaml
+"$resbm" compare changed.yaml --out whole >changed.log 2>&1 && miss "changed settings were taken"
+grep -q 'narrow seed 1: boundary.ratio: 16 -> 8' changed.log || { miss "the change is not named"; cat changed.log; }
+"$resbm" compare changed.yaml --out whole --replace >changed.log 2>&1 || miss "--replace"
+grep -q 'narrow seed 1: started' changed.log || miss "--replace trained nothing"
+grep -q 'plain.*started' changed.log && miss "--replace trained what was done"
+
+# Slips are named where they stand.
+refused() { # what, sed expression, text of the message
+    sed "$2" spec.yaml >slip.yaml
+    "$resbm" compare slip.yaml --out slip >slip.log 2>&1 && miss "$1 was taken"
+    grep -q "$3" slip.log || { miss "$1 is not named"; cat slip.log; }
+    [ ! -d slip/runs ] || miss "$1 trained something"
+}
+refused "a misspelt key" 's/  narrow: {}/  narrow: {boundary.ratoi: 8}/' "slip.yaml:11:12: .*unknown key 'ratoi'.*did you mean ratio"
+refused "a misspelt entry" 's/^seeds/seedz/' "slip.yaml:7:1: unknown entry 'seedz': did you mean 'seeds'"
+refused "an unknown variant" 's/of narrow/of narow/' "variant alone: control of 'narow' is no other variant: did you mean 'narrow'"
+refused "a value out of range" 's/  narrow: {}/  narrow: {boundary.ratio: 7}/' "variant narrow: .*boundary.ratio"
+
+# One that cannot be trained is named; the others are.
+"$resbm" compare changed.yaml --out whole --variant 'broken:data.train=nowhere-*.bin' >broken.log 2>broken.err &&
+    miss "a failing run gave status 0"
+grep -q 'broken: 2 of 2 seeds failed: .*nowhere' broken.log || { miss "the failing run is not named"; cat broken.log; }
+grep -q '^| plain .*±' broken.log || miss "the others are not in the table"
+verdict
