@@ -28,14 +28,18 @@ stages() { printf 'pipeline.stages=%s' "$1"; }
 four="pipeline.stages=4 pipeline.threads=2"
 gpipe="pipeline.stages=3 pipeline.schedule=gpipe pipeline.threads=3"
 
-family int4 "" "$(stages 2)" "$(stages 3)" "$(stages 4)" "$four" "$gpipe" "pipeline.stages=1 pipeline.threads=2" \
+zb="pipeline.stages=3 pipeline.schedule=zb-h1"
+vshape="pipeline.stages=2 pipeline.schedule=zbv"
+round="pipeline.stages=2 pipeline.schedule=interleaved-1f1b train.recompute=true"
+
+family int4 "" "$(stages 2)" "$(stages 3)" "$(stages 4)" "$four" "$gpipe" "$zb" "$vshape" "pipeline.stages=1 pipeline.threads=2" \
     "pipeline.stages=1 pipeline.threads=3" "pipeline.stages=2 pipeline.threads=3 pipeline.schedule=gpipe" \
     "pipeline.stages=4 pipeline.transport=tcp" "pipeline.stages=4 train.recompute=true" \
     "pipeline.stages=1 train.recompute=true pipeline.threads=2" "pipeline.stages=3 data.distribute=wire" \
     "pipeline.stages=4 pipeline.schedule=gpipe data.distribute=wire pipeline.transport=tcp" \
     "pipeline.stages=4 pipeline.inflight=3" "pipeline.stages=4 link.latency=2ms link.jitter=1ms link.up=20mbit link.loss=0.02"
 for codec in f32 bf16 int8; do
-    family "$codec" "boundary.codec_fwd=$codec boundary.codec_bwd=$codec" "$four" "$gpipe" "$(stages 2)"
+    family "$codec" "boundary.codec_fwd=$codec boundary.codec_bwd=$codec" "$four" "$gpipe" "$vshape" "$(stages 2)"
 done
 family mixed "boundary.codec_fwd=int8 boundary.codec_bwd=bf16" "$four" "$gpipe"
 family per-token "boundary.scale_fwd=token" "$four" "$gpipe"
@@ -51,7 +55,7 @@ family split "boundary.identity=split boundary.identity_width=2 boundary.ratio=8
 family full "boundary.identity=full" "$four" "$gpipe"
 family no-identity "boundary.identity=none boundary.hidden=0" "$four" "$gpipe"
 family embedding "boundary.tokens=embedding" "$four" "$gpipe" "pipeline.stages=2 data.distribute=shared"
-family trunk "boundary.tokens=trunk boundary.trunk_width=32 boundary.trunk_heads=2" "$four" "$gpipe" \
+family trunk "boundary.tokens=trunk boundary.trunk_width=32 boundary.trunk_heads=2" "$four" "$gpipe" "$vshape" "$zb" \
     "pipeline.stages=3 data.distribute=shared train.recompute=true"
 family aux "boundary.aux=stream train.aux_until=0.7" "$four" "$gpipe" "pipeline.stages=2 train.recompute=true" \
     "pipeline.stages=3 data.distribute=wire"
@@ -62,7 +66,8 @@ family aux-latent-tokens "boundary.aux=latent boundary.tokens=embedding boundary
     boundary.ratio=8" "$four" "$gpipe"
 family unequal "model.layers=6 model.segments=[1,3,2]" "pipeline.stages=3" "$gpipe" "pipeline.stages=2"
 family few-microbatches "train.microbatches=1" "$four" "$gpipe"
-family two-microbatches "train.microbatches=2" "$four" "$gpipe"
+family two-microbatches "train.microbatches=2" "$four" "$gpipe" "$zb" "$vshape" "$round" "$round data.distribute=wire" \
+    "pipeline.stages=1 pipeline.schedule=interleaved-1f1b" "pipeline.stages=3 pipeline.schedule=zb-h1 train.recompute=true"
 family adamw "optim.kind=adamw optim.lr=0.002 optim.clip_scope=segment optim.schedule=cosine model.kv_heads=2 model.qk_norm=true" \
     "$four" "$gpipe"
 family d256 "model.d=256 model.ffn=704 model.context=64 boundary.ratio=128 train.steps=2 optim.warmup=1" "$four" "$gpipe"

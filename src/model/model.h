@@ -59,9 +59,11 @@ typedef struct rb_stage_options {
     const rb_model_config *model;
     const rb_boundary_config *boundary;
     const rb_tensor_table *table;
-    int first_segment, segments; /* hosted: a contiguous run (more general sets come with interleaving) */
+    int first_segment, segments; /* hosted: so many from there on, */
+    const int *hosted; /* or these (segments), ascending; NULL: the run. Read while opening only */
     int64_t B, T;                /* sequences and positions of a microbatch */
-    int slots;                   /* microbatches whose activations may be alive at once per segment */
+    int slots;                   /* microbatches whose activations may be alive at once per segment, */
+    const int *slots_of; /* or so many (segments) of each; NULL: slots of all. Read while opening only */
     bool training;               /* gradients and backward buffers are allocated */
     bool split_backward;         /* weight halves are called apart from input halves */
 } rb_stage_options;
@@ -77,7 +79,7 @@ rb_view rb_stage_weight(const rb_stage_model *m, int row);
 rb_view rb_stage_grad(const rb_stage_model *m, int row);
 resbm_status rb_stage_zero_grads(rb_stage_model *m, rb_queue *q, rb_err *err);
 
-/* One microbatch's way through one segment; slot in [0, slots). */
+/* One microbatch's way through one segment; slot in [0, the segment's slots). */
 typedef struct rb_segment_io {
     rb_view in[RB_MAX_WIRE_PARTS]; /* forward: unpacked parts (B,T,width) from the boundary before; segment 0:
                                       absent. backward: unpacked gradient parts from the boundary behind;

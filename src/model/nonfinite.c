@@ -38,7 +38,7 @@ static resbm_status search_rows(search *f, const rb_view *views, const char *wha
 /* Activation `stage` of every slot in use: 0 = the segment's input stream, 1.. = the output of block stage-1.
  */
 static resbm_status search_acts(search *f, const rb_segment *s, int64_t stage, bool *found, rb_err *err) {
-    for (int k = 0; k < f->m->opt.slots && !*found; k++) {
+    for (int k = 0; k < s->slots && !*found; k++) {
         const rb_slot *slot = &s->slot[k];
         bool live = f->m->shared_acts ? f->m->live_segment == s->index && f->m->live_slot == k
                                       : slot->tokens.data || slot->targets.data || slot->parts[0].data;

@@ -90,8 +90,8 @@ static resbm_status take_inputs(rb_stage_model *m, const rb_segment *s, rb_queue
 static resbm_status find_slot(rb_stage_model *m, int segment, int slot, rb_segment **s, rb_slot **out,
                               rb_err *err) {
     RB_TRY(rb_find_segment(m, segment, s, err));
-    if (slot < 0 || slot >= m->opt.slots)
-        return rb_fail(err, RESBM_E_ARG, "segment %d: slot %d of %d", segment, slot, m->opt.slots);
+    if (slot < 0 || slot >= (*s)->slots)
+        return rb_fail(err, RESBM_E_ARG, "segment %d: slot %d of %d", segment, slot, (*s)->slots);
     *out = &(*s)->slot[slot];
     return RESBM_OK;
 }

@@ -8,8 +8,7 @@
  */
 
 static bool hosted(const rb_stage_model *m, int row) {
-    int s = m->table.rows[row].segment - m->opt.first_segment;
-    return s >= 0 && s < m->opt.segments;
+    return m->local[m->table.rows[row].segment] >= 0;
 }
 
 /* Joined rows lie straight behind the row before; others begin on 64 bytes. */
@@ -211,7 +210,7 @@ static void plan_shared_acts(rb_stage_model *m, rb_plan *p) {
     size_t from = p->used, most = from;
     for (int i = 0; i < m->opt.segments; i++) {
         p->used = from;
-        for (int k = 0; k < m->opt.slots; k++) {
+        for (int k = 0; k < m->segment[i].slots; k++) {
             p->used = from;
             plan_acts(m, &m->segment[i], p, &m->segment[i].slot[k].acts);
         }
@@ -247,23 +246,43 @@ static void plan_buffers(rb_stage_model *m, rb_plan *p) {
     plan_scratch(m, p);
     if (m->shared_acts) plan_shared_acts(m, p);
     for (int i = 0; i < m->opt.segments; i++)
-        for (int k = 0; k < m->opt.slots; k++) plan_slot(m, &m->segment[i], p, &m->segment[i].slot[k]);
+        for (int k = 0; k < m->segment[i].slots; k++) plan_slot(m, &m->segment[i], p, &m->segment[i].slot[k]);
 }
 
 /* --- open and close ----------------------------------------------------------------------------------------
  */
+
+static int hosted_at(const rb_stage_options *o, int i) {
+    return o->hosted ? o->hosted[i] : o->first_segment + i;
+}
+
+static int slots_at(const rb_stage_options *o, int i) {
+    return o->slots_of ? o->slots_of[i] : o->slots;
+}
+
+static resbm_status check_list(const rb_stage_options *o, rb_err *err) {
+    for (int i = 0; i < o->segments; i++) {
+        int before = i ? hosted_at(o, i - 1) : -1, now = hosted_at(o, i);
+        if (now <= before || now >= o->model->segments)
+            return rb_fail(err, RESBM_E_ARG, "stage with segment %d after %d: they must ascend, of %lld", now,
+                           before, (long long)o->model->segments);
+        if (slots_at(o, i) < 1 || slots_at(o, i) > 1 << 16)
+            return rb_fail(err, RESBM_E_ARG, "stage with %d microbatches of segment %d at once",
+                           slots_at(o, i), now);
+    }
+    return RESBM_OK;
+}
 
 static resbm_status check_options(const rb_stage_options *o, rb_err *err) {
     const rb_model_config *m = o->model;
     if (o->segments < 1 || o->first_segment < 0 || o->first_segment > m->segments - o->segments)
         return rb_fail(err, RESBM_E_ARG, "stage with segments %d..%d: the model has %lld", o->first_segment,
                        o->first_segment + o->segments - 1, (long long)m->segments);
-    if (o->T < 1 || o->T > m->context || o->B < 1 || o->B > 1 << 24 || o->slots < 1 || o->slots > 1 << 16)
+    if (o->T < 1 || o->T > m->context || o->B < 1 || o->B > 1 << 24)
         return rb_fail(err, RESBM_E_ARG,
-                       "stage with microbatches of %lld sequences of %lld tokens (model.context %lld), "
-                       "%d at once",
-                       (long long)o->B, (long long)o->T, (long long)m->context, o->slots);
-    return RESBM_OK;
+                       "stage with microbatches of %lld sequences of %lld tokens (model.context %lld)",
+                       (long long)o->B, (long long)o->T, (long long)m->context);
+    return check_list(o, err);
 }
 
 static void *host_array(size_t count, size_t size, resbm_status *st) {
@@ -282,16 +301,18 @@ static void open_slot(const rb_stage_model *m, const rb_segment *s, rb_slot *slo
     slot->kept.block = host_array(L, sizeof(rb_block_kept), st);
 }
 
-static void open_segment(rb_stage_model *m, int i, resbm_status *st) {
+static void open_segment(rb_stage_model *m, const rb_stage_options *o, int i, resbm_status *st) {
     rb_segment *s = &m->segment[i];
-    s->index = m->opt.first_segment + i;
+    s->index = hosted_at(o, i);
+    m->local[s->index] = i;
     s->first = s->index == 0;
     s->last = s->index == m->model.segments - 1;
     s->first_layer = rb_first_layer(&m->model, s->index);
     s->layers = m->model.segment_layers[s->index];
     s->block = host_array((size_t)s->layers, sizeof *s->block, st);
-    s->slot = host_array((size_t)m->opt.slots, sizeof *s->slot, st);
-    for (int k = 0; s->slot && k < m->opt.slots; k++) open_slot(m, s, &s->slot[k], st);
+    s->slots = slots_at(o, i);
+    s->slot = host_array((size_t)s->slots, sizeof *s->slot, st);
+    for (int k = 0; s->slot && k < s->slots; k++) open_slot(m, s, &s->slot[k], st);
 }
 
 /* Everything on the host; device memory comes after. */
@@ -308,7 +329,9 @@ static resbm_status open_host(rb_stage_model *m, const rb_stage_options *o, rb_e
     m->weight = host_array(rows, sizeof *m->weight, &st);
     if (o->training) m->grad = host_array(rows, sizeof *m->grad, &st);
     m->segment = host_array((size_t)o->segments, sizeof *m->segment, &st);
-    for (int i = 0; st == RESBM_OK && i < o->segments; i++) open_segment(m, i, &st);
+    m->local = host_array((size_t)m->model.segments, sizeof *m->local, &st);
+    for (int64_t i = 0; m->local && i < m->model.segments; i++) m->local[i] = -1;
+    for (int i = 0; st == RESBM_OK && i < o->segments; i++) open_segment(m, o, i, &st);
     if (st != RESBM_OK) return rb_fail(err, st, "stage of %d segments: out of memory", o->segments);
     memcpy(m->table.rows, o->table->rows, rows * sizeof *m->table.rows);
     m->table.count = o->table->count;
@@ -356,6 +379,7 @@ resbm_status rb_stage_model_open(rb_device *dev, const rb_stage_options *opt, rb
     m->opt.boundary = &m->boundary;
     RB_TRY_GOTO(st, open_host(m, opt, err), fail);
     m->opt.table = &m->table;
+    m->opt.hosted = m->opt.slots_of = NULL;
     RB_TRY_GOTO(st, open_device(m, err), fail);
     RB_TRY_GOTO(st, fill(m, err), fail);
     *out = m;
@@ -365,8 +389,8 @@ fail:
     return st;
 }
 
-static void close_segment(rb_stage_model *m, rb_segment *s) {
-    for (int k = 0; s->slot && k < m->opt.slots; k++) {
+static void close_segment(rb_segment *s) {
+    for (int k = 0; s->slot && k < s->slots; k++) {
         free(s->slot[k].acts.x);
         free(s->slot[k].acts.block);
         free(s->slot[k].kept.dx);
@@ -378,11 +402,12 @@ static void close_segment(rb_stage_model *m, rb_segment *s) {
 
 void rb_stage_model_close(rb_stage_model *m) {
     if (!m) return;
-    for (int i = 0; m->segment && i < m->opt.segments; i++) close_segment(m, &m->segment[i]);
+    for (int i = 0; m->segment && i < m->opt.segments; i++) close_segment(&m->segment[i]);
     if (m->buffers) rb_free(m->dev, m->buffers);
     if (m->grads) rb_free(m->dev, m->grads);
     if (m->weights) rb_free(m->dev, m->weights);
     free(m->segment);
+    free(m->local);
     free(m->weight);
     free(m->grad);
     rb_tensor_table_free(&m->table);
@@ -421,10 +446,11 @@ bool rb_has_aux(const rb_stage_model *m, const rb_segment *s) {
 }
 
 resbm_status rb_find_segment(const rb_stage_model *m, int segment, rb_segment **out, rb_err *err) {
-    int i = segment - m->opt.first_segment;
-    if (i < 0 || i >= m->opt.segments)
-        return rb_fail(err, RESBM_E_ARG, "segment %d is not on this stage, which has %d..%d", segment,
-                       m->opt.first_segment, m->opt.first_segment + m->opt.segments - 1);
+    int i = segment >= 0 && segment < m->model.segments ? m->local[segment] : -1;
+    if (i < 0)
+        return rb_fail(err, RESBM_E_ARG, "segment %d is not on this stage, which has %d of %lld, %d to %d",
+                       segment, m->opt.segments, (long long)m->model.segments, m->segment[0].index,
+                       m->segment[m->opt.segments - 1].index);
     *out = &m->segment[i];
     return RESBM_OK;
 }

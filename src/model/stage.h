@@ -49,8 +49,9 @@ typedef struct rb_segment {
     rb_boundary_end enc;   /* not last */
     rb_boundary_end dec;   /* not first */
     rb_tokens tokens;
-    rb_aux aux; /* not last */
-    rb_slot *slot;
+    rb_aux aux;    /* not last */
+    rb_slot *slot; /* (slots) */
+    int slots;
 } rb_segment;
 
 typedef struct rb_stage_scratch {
@@ -74,7 +75,8 @@ struct rb_stage_model {
     rb_boundary_parts parts;
     rb_tensor_table table;  /* a copy: the caller's may go */
     rb_view *weight, *grad; /* (table.count) */
-    rb_segment *segment;    /* (opt.segments) */
+    rb_segment *segment;    /* (opt.segments), ascending */
+    int *local;             /* (model.segments) place in `segment`, -1 = hosted elsewhere */
     rb_rope_table rope, trunk_rope;
     rb_stage_scratch scratch;
     /* Shared activations hold the pass of this segment and slot (-1: nothing). */

@@ -10,14 +10,14 @@
 
 static resbm_status generate(const rb_schedule_args *a, rb_schedule *out, rb_err *err) {
     for (int s = 0; s < a->stages; s++) {
-        for (int m = 0; m < a->microbatches; m++) RB_TRY(rb_push_forward(out, s, m, err));
-        for (int m = 0; m < a->microbatches; m++) RB_TRY(rb_push_backward(out, s, m, err));
+        for (int m = 0; m < a->microbatches; m++) RB_TRY(rb_push_all(out, s, RB_ACT_FORWARD, m, err));
+        for (int m = 0; m < a->microbatches; m++) RB_TRY(rb_push_all(out, s, RB_ACT_BACKWARD, m, err));
     }
     return RESBM_OK;
 }
 
-static int in_flight(const rb_schedule_args *a, int stage) {
-    (void)stage;
+static int in_flight(const rb_schedule_args *a, int stage, int nth) {
+    (void)stage, (void)nth;
     return a->microbatches;
 }
 

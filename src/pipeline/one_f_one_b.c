@@ -14,20 +14,25 @@
 #include <stdint.h>
 #include "pipeline/schedules.h"
 
-static int in_flight(const rb_schedule_args *a, int stage) {
+int rb_1f1b_in_flight(const rb_schedule_args *a, int stage) {
     int hops = a->stages - 1, left = hops - stage;
     int extra = hops ? (int)(((int64_t)a->extra * left + hops - 1) / hops) : 0;
     int want = left + 1 + extra;
     return want < a->microbatches ? want : a->microbatches;
 }
 
+static int in_flight(const rb_schedule_args *a, int stage, int nth) {
+    (void)nth;
+    return rb_1f1b_in_flight(a, stage);
+}
+
 static resbm_status generate(const rb_schedule_args *a, rb_schedule *out, rb_err *err) {
     for (int s = 0; s < a->stages; s++) {
-        int ahead = in_flight(a, s) - 1;
-        for (int m = 0; m < ahead; m++) RB_TRY(rb_push_forward(out, s, m, err));
+        int ahead = rb_1f1b_in_flight(a, s) - 1;
+        for (int m = 0; m < ahead; m++) RB_TRY(rb_push_all(out, s, RB_ACT_FORWARD, m, err));
         for (int m = 0; m < a->microbatches; m++) {
-            if (m + ahead < a->microbatches) RB_TRY(rb_push_forward(out, s, m + ahead, err));
-            RB_TRY(rb_push_backward(out, s, m, err));
+            if (m + ahead < a->microbatches) RB_TRY(rb_push_all(out, s, RB_ACT_FORWARD, m + ahead, err));
+            RB_TRY(rb_push_all(out, s, RB_ACT_BACKWARD, m, err));
         }
     }
     return RESBM_OK;
@@ -38,7 +43,7 @@ static resbm_status generate(const rb_schedule_args *a, rb_schedule *out, rb_err
 static int queue_bound(const rb_schedule_args *a) {
     int most = 1;
     for (int s = 0; s + 1 < a->stages; s++) {
-        int ahead = in_flight(a, s) - in_flight(a, s + 1);
+        int ahead = rb_1f1b_in_flight(a, s) - rb_1f1b_in_flight(a, s + 1);
         if (ahead > most) most = ahead;
     }
     return most;

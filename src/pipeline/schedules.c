@@ -3,11 +3,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "pipeline/partition.h"
 #include "pipeline/validate.h"
 
-const rb_schedule_kind *const rb_schedules[] = {&rb_schedule_gpipe, &rb_schedule_1f1b, &rb_schedule_forward,
-                                                NULL};
+const rb_schedule_kind *const rb_schedules[] = {
+    &rb_schedule_gpipe, &rb_schedule_1f1b, &rb_schedule_interleaved, &rb_schedule_zb_h1,
+    &rb_schedule_zbv,   &rb_schedule_forward, NULL};
 
 const rb_schedule_kind *rb_schedule_find(const char *name) {
     for (const rb_schedule_kind *const *k = rb_schedules; *k; k++) {
@@ -17,7 +17,7 @@ const rb_schedule_kind *rb_schedule_find(const char *name) {
 }
 
 /* Bounds keep every count of actions far inside an int. */
-static resbm_status check_args(const rb_schedule_args *a, rb_err *err) {
+static resbm_status check_args(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_err *err) {
     if (a->stages < 1 || a->stages > 1024 || a->segments < 1 || a->segments > 1024)
         return rb_fail(err, RESBM_E_CONFIG, "%d stages and %d segments: each must be 1 to 1024", a->stages,
                        a->segments);
@@ -32,16 +32,34 @@ static resbm_status check_args(const rb_schedule_args *a, rb_err *err) {
                        a->microbatches);
     if (a->extra < 0 || a->extra > 65536)
         return rb_fail(err, RESBM_E_CONFIG, "pipeline.inflight is %d; it must be 0 to 65536", a->extra);
+    return kind->check ? kind->check(a, err) : RESBM_OK;
+}
+
+int rb_schedule_place(const rb_schedule_kind *kind, int stages, int segments, int segment) {
+    if (kind->place) return kind->place(stages, segments, segment);
+    int each = segments / stages, rest = segments % stages, longer = rest * (each + 1);
+    return segment < longer ? segment / (each + 1) : rest + (segment - longer) / each;
+}
+
+static resbm_status take_places(const rb_schedule_args *a, int *stage_of, rb_err *err) {
+    for (int i = 0; i < a->segments; i++) {
+        stage_of[i] = a->stage_of[i];
+        if (stage_of[i] < 0 || stage_of[i] >= a->stages)
+            return rb_fail(err, RESBM_E_CONFIG, "segment %d is given to stage %d of %d", i, stage_of[i], a->stages);
+    }
     return RESBM_OK;
 }
 
-static resbm_status spread(const rb_schedule_args *a, int *stage_of, rb_err *err) {
-    if (!a->stage_of) {
-        int sizes[1024];
-        RB_TRY(rb_partition_even(a->segments, a->stages, sizes, err));
-        rb_partition_owners(sizes, a->stages, stage_of);
-        return RESBM_OK;
+static resbm_status spread(const rb_schedule_kind *kind, const rb_schedule_args *a, int *stage_of,
+                           rb_err *err) {
+    for (int i = 0; i < a->segments; i++) {
+        stage_of[i] = rb_schedule_place(kind, a->stages, a->segments, i);
+        if (kind->place && a->stage_of && a->stage_of[i] != stage_of[i])
+            return rb_fail(err, RESBM_E_CONFIG, "segment %d is given to stage %d, but %s places it on stage %d", i,
+                           a->stage_of[i], kind->name, stage_of[i]);
     }
+    if (!a->stage_of || kind->place) return RESBM_OK;
+    if (kind->anywhere) return take_places(a, stage_of, err);
     for (int i = 0; i < a->segments; i++) {
         int before = i ? a->stage_of[i - 1] : 0, now = a->stage_of[i];
         if (now != before && (!i || now != before + 1))
@@ -60,7 +78,7 @@ static resbm_status spread(const rb_schedule_args *a, int *stage_of, rb_err *err
 resbm_status rb_schedule_generate(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_schedule *out,
                                   rb_err *err) {
     *out = (rb_schedule){0};
-    RB_TRY(check_args(a, err));
+    RB_TRY(check_args(kind, a, err));
     out->segments = a->segments;
     out->microbatches = a->microbatches;
     snprintf(out->name, sizeof out->name, "%s", kind->name);
@@ -69,8 +87,15 @@ resbm_status rb_schedule_generate(const rb_schedule_kind *kind, const rb_schedul
     if (!out->stage_of || !out->stage)
         return rb_fail(err, RESBM_E_MEMORY, "no memory for a schedule of %d stages", a->stages);
     out->stages = a->stages;
-    RB_TRY(spread(a, out->stage_of, err));
+    RB_TRY(spread(kind, a, out->stage_of, err));
     return kind->generate(a, out, err);
+}
+
+/* How many segments of the same stage come before this one. */
+static int nth_of(const rb_schedule *s, int segment) {
+    int nth = 0;
+    for (int g = 0; g < segment; g++) nth += s->stage_of[g] == s->stage_of[segment];
+    return nth;
 }
 
 resbm_status rb_schedule_build(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_schedule *out,
@@ -78,24 +103,17 @@ resbm_status rb_schedule_build(const rb_schedule_kind *kind, const rb_schedule_a
     RB_TRY(rb_schedule_generate(kind, a, out, err));
     RB_TRY(rb_schedule_communicate(out, err));
     int promised[1024];
-    for (int s = 0; s < a->stages; s++) promised[s] = kind->in_flight(a, s);
+    for (int g = 0; g < a->segments; g++) promised[g] = kind->in_flight(a, out->stage_of[g], nth_of(out, g));
     rb_validate_options o = {
         .queue_bound = kind->queue_bound(a), .forward_only = kind->forward_only, .promised = promised};
     return rb_schedule_validate(out, &o, in_flight, NULL, err);
 }
 
-resbm_status rb_push_forward(rb_schedule *s, int stage, int microbatch, rb_err *err) {
-    for (int g = 0; g < s->segments; g++) {
+resbm_status rb_push_all(rb_schedule *s, int stage, rb_action_kind kind, int microbatch, rb_err *err) {
+    for (int i = 0; i < s->segments; i++) {
+        int g = kind == RB_ACT_FORWARD ? i : s->segments - 1 - i;
         if (s->stage_of[g] != stage) continue;
-        RB_TRY(rb_action_push(&s->stage[stage], (rb_action){RB_ACT_FORWARD, g, microbatch}, err));
-    }
-    return RESBM_OK;
-}
-
-resbm_status rb_push_backward(rb_schedule *s, int stage, int microbatch, rb_err *err) {
-    for (int g = s->segments - 1; g >= 0; g--) {
-        if (s->stage_of[g] != stage) continue;
-        RB_TRY(rb_action_push(&s->stage[stage], (rb_action){RB_ACT_BACKWARD, g, microbatch}, err));
+        RB_TRY(rb_action_push(&s->stage[stage], (rb_action){kind, g, microbatch}, err));
     }
     return RESBM_OK;
 }

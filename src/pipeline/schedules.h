@@ -11,18 +11,23 @@
 typedef struct rb_schedule_args {
     int stages, segments, microbatches;
     int extra; /* forwards in flight on the first stage beyond what the schedule needs without latency */
-    const int *stage_of; /* (segments) stage of each, ascending without gaps; NULL: spread evenly, earlier
-                            stages get the remainder */
+    const int *stage_of; /* (segments) stage of each; NULL: where the kind places them. A kind with a place of
+                            its own takes no other; others take any that ascends without gaps */
 } rb_schedule_args;
 
 typedef struct rb_schedule_kind {
     const char *name, *summary;
     bool forward_only; /* evaluation: no backward, nothing is kept after a forward */
     bool takes_extra;  /* args.extra changes the list */
+    bool anywhere;     /* takes segments wherever args.stage_of puts them */
+    /* Stage of a segment; NULL: contiguous runs, spread evenly, earlier stages get the remainder. */
+    int (*place)(int stages, int segments, int segment);
+    /* RESBM_E_CONFIG names the rule that these arguments break and the remedy; NULL: there is none. */
+    resbm_status (*check)(const rb_schedule_args *a, rb_err *err);
     /* Lists of computation into out, whose stages, segments, stage_of are set and lists empty. */
     resbm_status (*generate)(const rb_schedule_args *a, rb_schedule *out, rb_err *err);
-    /* Promise: microbatches alive at once in each segment of the stage. */
-    int (*in_flight)(const rb_schedule_args *a, int stage);
+    /* Promise: microbatches alive at once in the nth segment (from 0) of the stage. */
+    int (*in_flight)(const rb_schedule_args *a, int stage, int nth);
     /* What it needs: messages sent and not yet received that a (sender, receiver) channel must be able to
      * hold, in the sender's queue and the receiver's inbox together, so that it cannot deadlock. */
     int (*queue_bound)(const rb_schedule_args *a);
@@ -30,7 +35,10 @@ typedef struct rb_schedule_kind {
 
 extern const rb_schedule_kind *const rb_schedules[];        /* NULL-terminated */
 const rb_schedule_kind *rb_schedule_find(const char *name); /* NULL when there is none */
-extern const rb_schedule_kind rb_schedule_gpipe, rb_schedule_1f1b, rb_schedule_forward;
+extern const rb_schedule_kind rb_schedule_gpipe, rb_schedule_1f1b, rb_schedule_interleaved, rb_schedule_zb_h1,
+    rb_schedule_zbv, rb_schedule_forward;
+/* The stage a kind gives a segment when arguments name none. */
+int rb_schedule_place(const rb_schedule_kind *kind, int stages, int segments, int segment);
 
 /* The whole way: checks the arguments, generates, inserts communication, validates. in_flight (segments),
  * when not NULL, gets the activation slots each segment needs. RESBM_E_CONFIG: impossible arguments, with the
@@ -44,8 +52,10 @@ resbm_status rb_schedule_generate(const rb_schedule_kind *kind, const rb_schedul
  * each whose output goes to one. A hand-over inside a stage needs neither. */
 resbm_status rb_schedule_communicate(rb_schedule *s, rb_err *err);
 
-/* For generators: one microbatch through all segments of a stage, in the order of the direction. */
-resbm_status rb_push_forward(rb_schedule *s, int stage, int microbatch, rb_err *err);
-resbm_status rb_push_backward(rb_schedule *s, int stage, int microbatch, rb_err *err);
+/* For generators: one microbatch through all segments of a stage, ascending when it goes forward, else
+ * descending. */
+resbm_status rb_push_all(rb_schedule *s, int stage, rb_action_kind kind, int microbatch, rb_err *err);
+/* 1F1B's depth, which others build on: microbatches in flight on a stage. */
+int rb_1f1b_in_flight(const rb_schedule_args *a, int stage);
 
 #endif

@@ -191,21 +191,23 @@ static rb_action matching_send(rb_action a) {
     return (rb_action){RB_ACT_SEND_BACKWARD, a.segment + 1, a.microbatch};
 }
 
-/* Walks each receiver's list: per sender, the places of the matching sends must rise. */
+/* Walks each receiver's list: per boundary and direction, the places of the matching sends must rise. last:
+ * (2, segments). */
 static resbm_status check_channels(const proof *p, int stage, int *last) {
     const rb_action_list *l = &p->s->stage[stage];
-    for (int i = 0; i < p->s->stages; i++) last[i] = -1;
+    for (int i = 0; i < 2 * p->s->segments; i++) last[i] = -1;
     for (int j = 0; j < l->count; j++) {
         if (!is_recv(l->items[j].kind)) continue;
         rb_action sent = matching_send(l->items[j]);
         int from = p->s->stage_of[sent.segment], at = *pos_of(p, sent.kind, sent.segment, sent.microbatch);
-        if (at < last[from]) {
+        int *before = &last[2 * sent.segment + (sent.kind == RB_ACT_SEND_BACKWARD)];
+        if (at < *before) {
             char text[RB_ACTION_TEXT];
-            rb_action_print(text, sizeof text, p->s->stage[from].items[last[from]]);
+            rb_action_print(text, sizeof text, p->s->stage[from].items[*before]);
             return cell_fails(p, stage, j, l->items[j],
                               "stage %d sends it before %s, which is received first", from, text);
         }
-        last[from] = at;
+        *before = at;
     }
     return RESBM_OK;
 }
@@ -245,10 +247,10 @@ static resbm_status count_in_flight(const proof *p, int stage, int *in_flight) {
             if (a.segment != g) continue;
             alive += a.kind == RB_ACT_FORWARD;
             if (alive > in_flight[g]) in_flight[g] = alive;
-            if (p->o->promised && alive > p->o->promised[stage])
+            if (p->o->promised && alive > p->o->promised[g])
                 return cell_fails(p, stage, j, a,
                                   "is microbatch %d alive in segment %d; at most %d are promised", alive, g,
-                                  p->o->promised[stage]);
+                                  p->o->promised[g]);
             alive -= release_of(p, g, a.microbatch) == j;
         }
     }
@@ -278,7 +280,7 @@ resbm_status rb_schedule_validate(const rb_schedule *s, const rb_validate_option
     size_t cells = (size_t)RB_ACT_COUNT * (size_t)s->segments * (size_t)s->microbatches;
     int *pos = malloc(cells * sizeof *pos);
     int *most = calloc((size_t)s->segments, sizeof *most);
-    int *scratch = calloc((size_t)s->stages, sizeof *scratch);
+    int *scratch = calloc(2 * (size_t)s->segments, sizeof *scratch);
     resbm_status st;
     if (pos && most && scratch) {
         memset(pos, -1, cells * sizeof *pos);

@@ -5,7 +5,7 @@
  *  3. inputs come before what needs them, outputs are sent after they are made, W follows I;
  *  4. gradients of a segment accumulate in ascending microbatch order, so that every schedule gives the same
  * bits;
- *  5. each (sender, receiver) channel is read in the order it is written;
+ *  5. what crosses one boundary in one direction is received in the order it is sent;
  *  6. no deadlock when a channel holds queue_bound messages, receives block, and sends block on a full
  * channel;
  *  7. no segment keeps more microbatches alive than promised. */
@@ -17,7 +17,7 @@
 typedef struct rb_validate_options {
     int queue_bound;     /* >= 1 */
     bool forward_only;   /* evaluation: no backward may occur, a forward keeps nothing alive */
-    const int *promised; /* (stages) microbatches alive per segment of the stage at most; NULL: not checked */
+    const int *promised; /* (segments) microbatches alive at most; NULL: not checked */
 } rb_validate_options;
 
 /* RESBM_E_STATE with the first failing cell named: "1f1b: stage 1, action 2B3 (7 of 24): ...". grid, when not

@@ -11,7 +11,7 @@ typedef struct machine {
     const rb_schedule *s;
     int bound, at[N], count[RB_ACT_COUNT][N][N], alive[N], graded[N];
     rb_action queue[N][N][4 * N * N]; /* from, to */
-    int head[N][N], tail[N][N];
+    int held[N][N];
     bool forward_only, illegal;
     const int *promised;
 } machine;
@@ -56,16 +56,18 @@ static int communicate(machine *k, int stage, rb_action a) {
     int other = k->s->stage_of[n];
     if (send) {
         if (!output_is_there(k, dir, a.segment, a.microbatch)) return k->illegal = true;
-        if (k->tail[stage][other] - k->head[stage][other] >= k->bound) return 0;
-        k->queue[stage][other][k->tail[stage][other]++] = (rb_action){a.kind, n, a.microbatch};
+        if (k->held[stage][other] >= k->bound) return 0;
+        k->queue[stage][other][k->held[stage][other]++] = (rb_action){a.kind, n, a.microbatch};
         return 1;
     }
-    if (k->head[other][stage] == k->tail[other][stage]) return 0;
-    rb_action got = k->queue[other][stage][k->head[other][stage]++];
-    bool right = got.segment == a.segment && got.microbatch == a.microbatch &&
-                 got.kind == (dir ? RB_ACT_SEND_BACKWARD : RB_ACT_SEND_FORWARD);
-    if (!right) k->illegal = true;
-    return 1;
+    rb_action *q = k->queue[other][stage];
+    for (int i = 0; i < k->held[other][stage]; i++) { /* the oldest of this boundary and direction */
+        if (q[i].segment != a.segment || q[i].kind != (dir ? RB_ACT_SEND_BACKWARD : RB_ACT_SEND_FORWARD)) continue;
+        if (q[i].microbatch != a.microbatch) return k->illegal = true;
+        memmove(&q[i], &q[i + 1], sizeof *q * (size_t)(--k->held[other][stage] - i));
+        return 1;
+    }
+    return 0;
 }
 
 static void count_alive(machine *k, rb_action a) {
@@ -74,7 +76,7 @@ static void count_alive(machine *k, rb_action a) {
     int graded = k->count[RB_ACT_BACKWARD][g][m] + k->count[RB_ACT_BACKWARD_WEIGHT][g][m];
     int used = k->forward_only ? k->count[RB_ACT_FORWARD][g][m] : graded;
     int sent = k->count[k->forward_only ? RB_ACT_SEND_FORWARD : RB_ACT_SEND_BACKWARD][g][m];
-    if (a.kind == RB_ACT_FORWARD && ++k->alive[g] > k->promised[k->s->stage_of[g]]) k->illegal = true;
+    if (a.kind == RB_ACT_FORWARD && ++k->alive[g] > k->promised[g]) k->illegal = true;
     rb_action_kind last_send = k->forward_only ? RB_ACT_SEND_FORWARD : RB_ACT_SEND_BACKWARD;
     bool uses = k->forward_only ? a.kind == RB_ACT_FORWARD
                                 : a.kind == RB_ACT_BACKWARD || a.kind == RB_ACT_BACKWARD_WEIGHT;
@@ -103,7 +105,7 @@ static bool everything_ran(const machine *k) {
     for (int i = 0; i < k->s->stages; i++) {
         if (k->at[i] != k->s->stage[i].count) return false;
         for (int j = 0; j < k->s->stages; j++) {
-            if (k->head[i][j] != k->tail[i][j]) return false;
+            if (k->held[i][j]) return false;
         }
     }
     for (int g = 0; g < k->s->segments; g++) {
@@ -205,8 +207,8 @@ static void mutate_schedule(const rb_schedule_kind *k, const rb_schedule_args *a
     rb_schedule s;
     rb_err err;
     int promised[N];
-    assert_ok(rb_schedule_build(k, a, &s, NULL, &err), &err);
-    for (int i = 0; i < a->stages; i++) promised[i] = k->in_flight(a, i);
+    if (k->check && k->check(a, &err)) return;
+    assert_ok(rb_schedule_build(k, a, &s, promised, &err), &err);
     rb_validate_options o = {k->queue_bound(a), k->forward_only, promised};
     assert_true(oracle(&s, &o));
     for (int round = 0; round < 6; round++) {

@@ -55,7 +55,7 @@ typedef struct rb_train_config {
 
 typedef struct rb_pipeline_config {
     int64_t stages;
-    char schedule[16]; /* registry name: gpipe, 1f1b */
+    char schedule[32]; /* registry name: gpipe, 1f1b, ... */
     int64_t inflight;  /* 0 = auto */
     int64_t memory;    /* bytes per stage that inflight: auto may plan with; 0 = auto */
     int64_t threads;   /* compute threads per stage; 0 = auto */

@@ -188,25 +188,54 @@ static resbm_status write_trace(const rb_record *r, rb_err *err) {
     return st;
 }
 
-/* Bytes by direction, each stage's control bytes on its last line. */
-static void fill_links(const rb_record *r, const rb_train_summary *s, rb_summary *out, rb_link_bytes *link) {
-    for (int a = 0; a < s->stages; a++) {
-        const int64_t *b = s->sent[a];
-        int to = a + 1 < s->stages ? a + 1 : a - 1;
-        if (s->stages < 2) break;
-        link[out->links++] = (rb_link_bytes){.from = a, .to = to, .up_bits = r->cfg->link.up_bits,
-                                             .activations = (uint64_t)b[RB_TRAFFIC_ACTIVATION], .tokens = (uint64_t)b[RB_TRAFFIC_TOKENS]};
-        if (a > 0 && a + 1 < s->stages)
-            link[out->links++] = (rb_link_bytes){.from = a, .to = a - 1, .up_bits = r->cfg->link.up_bits};
-        link[out->links - 1].gradients = (uint64_t)b[RB_TRAFFIC_GRADIENT];
-        link[out->links - 1].control = (uint64_t)b[RB_TRAFFIC_CONTROL];
+/* The line of a link, made when it is first asked for; NULL when there are more than a summary takes. */
+static rb_link_bytes *link_of(const rb_record *r, rb_summary *out, int from, int to) {
+    for (int i = 0; i < out->links; i++)
+        if (out->link[i].from == from && out->link[i].to == to) return &out->link[i];
+    if (out->links == RB_SUMMARY_MAX_LINKS) return NULL;
+    out->link[out->links] = (rb_link_bytes){.from = from, .to = to, .up_bits = r->cfg->link.up_bits};
+    return &out->link[out->links++];
+}
+
+/* Every message of a direction is as long, so a stage's bytes belong to its crossings in equal parts. */
+static void fill_stage_links(const rb_record *r, const int64_t *sent, int stage, rb_summary *out) {
+    int n = (int)r->cfg->model.segments, ahead = 0, back = 0;
+    for (int pass = 0; pass < 2; pass++)
+        for (int g = 0; g < n; g++) {
+            int up = g + 1 < n ? rb_stage_of(r->cfg, g + 1) : stage, down = g ? rb_stage_of(r->cfg, g - 1) : stage;
+            if (rb_stage_of(r->cfg, g) != stage) continue;
+            if (!pass) {
+                ahead += up != stage;
+                back += down != stage;
+                continue;
+            }
+            rb_link_bytes *forward = up != stage ? link_of(r, out, stage, up) : NULL;
+            rb_link_bytes *backward = down != stage ? link_of(r, out, stage, down) : NULL;
+            if (forward) {
+                forward->activations += (uint64_t)(sent[RB_TRAFFIC_ACTIVATION] / ahead);
+                forward->tokens += (uint64_t)(sent[RB_TRAFFIC_TOKENS] / ahead);
+            }
+            if (backward) backward->gradients += (uint64_t)(sent[RB_TRAFFIC_GRADIENT] / back);
+        }
+}
+
+/* Each stage's control bytes stand on its last line. */
+static void fill_links(const rb_record *r, const rb_train_summary *s, rb_summary *out) {
+    for (int a = 0; a < s->stages && s->stages > 1; a++) {
+        fill_stage_links(r, s->sent[a], a, out);
+        for (int i = out->links - 1; i >= 0; i--) {
+            if (out->link[i].from != a) continue;
+            out->link[i].control = (uint64_t)s->sent[a][RB_TRAFFIC_CONTROL];
+            break;
+        }
     }
 }
 
 static resbm_status write_summary(const rb_record *r, const rb_train_summary *s, rb_err *err) {
     uint64_t rss[RB_MAX_STAGES];
-    rb_link_bytes link[2 * RB_MAX_STAGES];
     char path[PATH_MAX];
+    rb_link_bytes *link = calloc(RB_SUMMARY_MAX_LINKS, sizeof *link);
+    if (!link) return rb_fail(err, RESBM_E_MEMORY, "no memory for a summary");
     for (int i = 0; i < s->stages; i++) rss[i] = (uint64_t)s->peak_rss[i];
     rb_summary o = {.val_loss = s->has_val ? s->val_loss : NAN, .steps = s->steps, .tokens = s->tokens,
                     .tokens_per_s = s->tokens_per_s, .step_s = s->step_s, .bytes_per_token_fwd = s->bytes_per_token_fwd,
@@ -218,9 +247,11 @@ static resbm_status write_summary(const rb_record *r, const rb_train_summary *s,
     snprintf(o.boundary, sizeof o.boundary, "%s", r->cfg->boundary.kind);
     snprintf(o.codec_fwd, sizeof o.codec_fwd, "%s", r->cfg->boundary.codec_fwd);
     snprintf(o.codec_bwd, sizeof o.codec_bwd, "%s", r->cfg->boundary.codec_bwd);
-    fill_links(r, s, &o, link);
-    RB_TRY(in_dir(r, "summary.json", path, err));
-    return rb_summary_write(path, &o, err);
+    fill_links(r, s, &o);
+    resbm_status st = in_dir(r, "summary.json", path, err);
+    if (!st) st = rb_summary_write(path, &o, err);
+    free(link);
+    return st;
 }
 
 static resbm_status write_report(const rb_record *r, rb_err *err) {

@@ -1,4 +1,4 @@
-/* A stage: one process of the pipeline. It hosts a run of segments, speaks with the coordinator over the control
+/* A stage: one process of the pipeline. It hosts segments, speaks with the coordinator over the control
  * channel and with its neighbours over shaped links, and does what it is told: a step, an evaluation, a snapshot.
  *
  *   stage_open.c    from the configuration to memory, ports, schedules, data
@@ -37,7 +37,7 @@ enum { RB_SPAN_OPTIMIZER = 100, RB_SPAN_EVAL, RB_SPAN_SAVE, RB_SPAN_LINK_FORWARD
 typedef struct rb_stage {
     rb_config cfg;
     int self, stages, segments; /* segments of the model */
-    int first, hosted;          /* first hosted segment, how many */
+    int *host, hosted;          /* (hosted) the segments hosted here, ascending */
     uint32_t epoch;
     bool training;
     rb_link *control, *link;
@@ -52,8 +52,8 @@ typedef struct rb_stage {
     int *rows, row_count;       /* hosted rows of the table */
     rb_schedule train, eval;
     rb_seat *seat;              /* (hosted) */
-    rb_port *out_port, *in_port;           /* (hosted) forward: behind segment first+i, before it */
-    rb_port *grad_out_port, *grad_in_port; /* (hosted) backward: before segment first+i, behind it */
+    rb_port *out_port, *in_port;           /* (hosted) forward: behind segment host[i], before it */
+    rb_port *grad_out_port, *grad_in_port; /* (hosted) backward: before segment host[i], behind it */
     int64_t B, T, M;            /* of a microbatch; microbatches */
     bool wire_tokens;           /* ids travel with the activations */
     int id_bytes;
@@ -91,8 +91,16 @@ int rb_stage_of(const rb_config *c, int segment);
 
 rb_executor_hooks rb_stage_hooks(rb_stage *s);
 static inline int rb_stage_local(const rb_stage *s, int segment) {
-    return segment >= s->first && segment < s->first + s->hosted ? segment - s->first : -1;
+    for (int i = 0; i < s->hosted; i++)
+        if (s->host[i] == segment) return i;
+    return -1;
 }
+/* Does the i-th hosted segment hand over to the next one inside this stage? */
+static inline bool rb_stage_hands_on(const rb_stage *s, int i) {
+    return i + 1 < s->hosted && s->host[i + 1] == s->host[i] + 1;
+}
+/* Is the model's last segment, which makes the loss, hosted here? */
+static inline bool rb_stage_has_loss(const rb_stage *s) { return s->host[s->hosted - 1] == s->segments - 1; }
 
 /* Answers to the coordinator's messages; each returns the reply. */
 resbm_status rb_stage_step(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);

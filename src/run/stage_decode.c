@@ -55,7 +55,7 @@ static resbm_status choose(rb_stage *s, const json_t *in, const float *logits, i
     return RESBM_OK;
 }
 
-/* Packs what segment first+i gives, hands it over or sends it. T is that of the tokens fed. */
+/* Packs what segment host[i] gives, hands it over or sends it. T is that of the tokens fed. */
 static resbm_status pass_on(rb_stage *s, int i, int64_t T, const rb_view *parts, rb_view *next, rb_err *err) {
     rb_port p = s->out_port[i];
     p.B = 1;
@@ -113,15 +113,15 @@ static void shorten(const rb_view *from, int64_t T, rb_view *to) {
 
 static resbm_status run_segments(rb_stage *s, int64_t T, int64_t offset, rb_view tokens, rb_view logits, rb_err *err) {
     rb_view in[RB_MAX_WIRE_PARTS] = {{0}}, next[RB_MAX_WIRE_PARTS] = {{0}};
-    if (s->first > 0) {
+    if (s->host[0] > 0) {
         shorten(s->seat[0].berth[0].in, T, in);
         RB_TRY(take_in(s, T, in, err));
     }
     for (int i = 0; i < s->hosted; i++) {
         rb_segment_io io = {.tokens = tokens};
         memcpy(io.in, in, sizeof io.in);
-        RB_TRY(rb_segment_decode(s->model, s->q, s->cache, s->first + i, offset, &io, logits, err));
-        if (s->first + i == s->segments - 1) break;
+        RB_TRY(rb_segment_decode(s->model, s->q, s->cache, s->host[i], offset, &io, logits, err));
+        if (s->host[i] == s->segments - 1) break;
         if (i + 1 < s->hosted) shorten(s->seat[i + 1].berth[0].in, T, next);
         RB_TRY(pass_on(s, i, T, io.out, next, err));
         memcpy(in, next, sizeof in);
@@ -164,10 +164,15 @@ static resbm_status decode_step(rb_stage *s, const json_t *in, float *logits, in
 resbm_status rb_stage_decode(rb_stage *s, const json_t *in, json_t **reply, rb_err *err) {
     int64_t T = 0;
     int32_t id = 0;
+    for (int i = 0; i + 1 < s->hosted; i++)
+        if (!rb_stage_hands_on(s, i))
+            return rb_fail(err, RESBM_E_CONFIG,
+                           "generation goes through the stages once, but stage %d hosts segments %d and %d: leave "
+                           "pipeline.schedule as it is", s->self, s->host[i], s->host[i + 1]);
     float *logits = malloc((size_t)s->cfg.model.vocab * sizeof *logits);
     if (!logits) return rb_fail(err, RESBM_E_MEMORY, "no memory for logits");
     resbm_status st = decode_step(s, in, logits, &T, err);
-    if (!st && s->first + s->hosted == s->segments) {
+    if (!st && rb_stage_has_loss(s)) {
         st = choose(s, in, logits, json_integer_value(json_object_get(in, "offset")) + T, &id, err);
         if (!st) *reply = json_pack("{s:s, s:i}", "t", "token", "id", id);
     }

@@ -59,8 +59,8 @@ static resbm_status forward(void *ctx, int segment, int microbatch, rb_err *err)
     memcpy(b->out, io.out, sizeof b->out);
     if (segment == s->segments - 1)
         RB_TRY(rb_download(s->q, &s->host_losses[microbatch], io.loss.data, sizeof(double), err));
-    if (i + 1 < s->hosted) RB_TRY(hand_over_forward(s, i, microbatch, b, err));
-    if (s->evaluating && (i + 1 < s->hosted || segment == s->segments - 1)) rb_seat_leave(&s->seat[i], microbatch);
+    if (rb_stage_hands_on(s, i)) RB_TRY(hand_over_forward(s, i, microbatch, b, err));
+    if (s->evaluating && (rb_stage_hands_on(s, i) || segment == s->segments - 1)) rb_seat_leave(&s->seat[i], microbatch);
     return rb_queue_sync(s->q, err);
 }
 
@@ -77,9 +77,10 @@ static resbm_status go_back(rb_stage *s, int segment, int microbatch, backward_f
     if (io.aux_loss.data)
         RB_TRY(rb_download(s->q, &s->host_aux[i * s->M + microbatch], io.aux_loss.data, sizeof(double), err));
     memcpy(b->grad_out, io.out, sizeof b->grad_out);
-    if (i > 0) RB_TRY(hand_over_backward(s, i, microbatch, b->grad_out, err));
+    bool inside = i > 0 && rb_stage_hands_on(s, i - 1);
+    if (inside) RB_TRY(hand_over_backward(s, i, microbatch, b->grad_out, err));
     b->whole = whole;
-    if (whole && (i > 0 || segment == 0)) rb_seat_leave(&s->seat[i], microbatch);
+    if (whole && (inside || segment == 0)) rb_seat_leave(&s->seat[i], microbatch);
     return rb_queue_sync(s->q, err);
 }
 

@@ -5,20 +5,19 @@
 #include "run/stage.h"
 
 int rb_stage_of(const rb_config *c, int segment) {
-    int stages = (int)c->pipeline.stages, n = (int)c->model.segments, each = n / stages, rest = n % stages;
-    int longer = rest * (each + 1);
-    return segment < longer ? segment / (each + 1) : rest + (segment - longer) / each;
+    const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
+    return rb_schedule_place(kind ? kind : &rb_schedule_forward, (int)c->pipeline.stages, (int)c->model.segments,
+                             segment);
 }
 
-static void find_hosted(rb_stage *s) {
+static resbm_status find_hosted(rb_stage *s, rb_err *err) {
     s->stages = (int)s->cfg.pipeline.stages;
     s->segments = (int)s->cfg.model.segments;
-    s->first = -1;
+    s->host = calloc((size_t)s->segments, sizeof *s->host);
+    if (!s->host) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->segments);
     for (int i = 0; i < s->segments; i++)
-        if (rb_stage_of(&s->cfg, i) == s->self) {
-            if (s->first < 0) s->first = i;
-            s->hosted = i + 1 - s->first;
-        }
+        if (rb_stage_of(&s->cfg, i) == s->self) s->host[s->hosted++] = i;
+    return RESBM_OK;
 }
 
 /* Bytes of one message of a direction, header included. */
@@ -69,15 +68,21 @@ static resbm_status open_schedules(rb_stage *s, int *slots, rb_err *err) {
     const rb_schedule_kind *kind = rb_schedule_find(s->cfg.pipeline.schedule);
     if (!kind)
         return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule \"%s\" does not exist", s->cfg.pipeline.schedule);
+    if (s->training && kind->forward_only)
+        return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule %s has no backward: choose another for training",
+                       kind->name);
     bool delayed = s->cfg.link.latency_ns > 0 || s->cfg.link.up_bits > 0 || s->cfg.link.down_bits > 0;
     if (!s->cfg.pipeline.inflight && delayed && s->stages > 1 && s->training)
         RB_TRY(auto_in_flight(s, kind, &a, err));
+    int place[RB_MAX_SEGMENTS];
+    for (int i = 0; i < s->segments; i++) place[i] = rb_stage_of(&s->cfg, i);
     int *flight = calloc((size_t)s->segments, sizeof *flight), *eval = calloc((size_t)s->segments, sizeof *eval);
     resbm_status st = flight && eval ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->segments);
     if (!st && s->training) st = rb_schedule_build(kind, &a, &s->train, flight, err);
+    a.stage_of = place;
     if (!st) st = rb_schedule_build(&rb_schedule_forward, &a, &s->eval, eval, err);
     for (int i = 0; i < s->hosted && !st; i++) {
-        slots[i] = flight[s->first + i] > 2 ? flight[s->first + i] : 2; /* evaluation keeps a hand-over's two */
+        slots[i] = flight[s->host[i]] > 2 ? flight[s->host[i]] : 2; /* evaluation keeps a hand-over's two */
     }
     free(flight);
     free(eval);
@@ -89,14 +94,22 @@ static resbm_status open_schedules(rb_stage *s, int *slots, rb_err *err) {
     return s->trace && s->span ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for traces");
 }
 
-static resbm_status open_model(rb_stage *s, int slots, rb_err *err) {
+/* Does this stage's list run input and weight halves apart? */
+static bool has_halves(const rb_stage *s) {
+    const rb_action_list *l = s->training ? &s->train.stage[s->self] : NULL;
+    for (int i = 0; l && i < l->count; i++)
+        if (l->items[i].kind == RB_ACT_BACKWARD_WEIGHT) return true;
+    return false;
+}
+
+static resbm_status open_model(rb_stage *s, const int *slots, rb_err *err) {
     rb_device_options o = {.threads = (int)s->cfg.pipeline.threads};
     RB_TRY(rb_tensor_table_build(&s->cfg.model, &s->cfg.boundary, &s->table, err));
     RB_TRY(rb_device_open(s->cfg.pipeline.device, &o, &s->dev, err));
     RB_TRY(rb_queue_open(s->dev, &s->q, err));
     rb_stage_options m = {.model = &s->cfg.model, .boundary = &s->cfg.boundary, .table = &s->table,
-                          .first_segment = s->first, .segments = s->hosted, .B = s->B, .T = s->T, .slots = slots,
-                          .training = s->training};
+                          .hosted = s->host, .segments = s->hosted, .B = s->B, .T = s->T, .slots_of = slots,
+                          .training = s->training, .split_backward = has_halves(s)};
     RB_TRY(rb_stage_model_open(s->dev, &m, &s->model, err));
     s->rows = calloc((size_t)s->table.count, sizeof *s->rows);
     if (!s->rows) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d tensors", s->table.count);
@@ -129,11 +142,11 @@ static resbm_status open_ports(rb_stage *s, rb_err *err) {
     if (!s->out_port || !s->in_port || !s->grad_out_port || !s->grad_in_port)
         return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->hosted);
     for (int i = 0; i < s->hosted; i++) {
-        int segment = s->first + i;
+        int segment = s->host[i];
         if (segment > 0) {
             RB_TRY(open_port(s, segment - 1, 0, RB_PART_DECODER, &s->in_port[i], err));
             RB_TRY(open_port(s, segment - 1, 1, RB_PART_DECODER, &s->grad_out_port[i], err));
-            if (i > 0) { /* inside the stage both ends work on the same bytes */
+            if (i > 0 && rb_stage_hands_on(s, i - 1)) { /* inside the stage both ends work on the same bytes */
                 rb_port_share(&s->in_port[i], &s->out_port[i - 1]);
                 rb_port_share(&s->grad_out_port[i], &s->grad_in_port[i - 1]);
             }
@@ -149,7 +162,7 @@ static resbm_status open_seats(rb_stage *s, const int *slots, rb_err *err) {
     s->seat = calloc((size_t)s->hosted, sizeof *s->seat);
     if (!s->seat) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->hosted);
     for (int i = 0; i < s->hosted; i++) {
-        int segment = s->first + i;
+        int segment = s->host[i];
         const rb_wire *before = segment > 0 ? &s->in_port[i].wire : NULL;
         const rb_wire *behind = segment < s->segments - 1 ? &s->grad_in_port[i].wire : NULL;
         RB_TRY(rb_seat_open(s->dev, segment, slots[i], s->B, s->T, before, behind, s->training,
@@ -162,7 +175,7 @@ static resbm_status open_data(rb_stage *s, rb_err *err) {
     const rb_data_config *d = &s->cfg.data;
     s->wire_tokens = d->distribute == RB_DISTRIBUTE_WIRE;
     s->id_bytes = rb_id_bytes(s->cfg.model.vocab);
-    if (s->wire_tokens && s->first > 0) return RESBM_OK; /* ids come with the activations */
+    if (s->wire_tokens && s->host[0] > 0) return RESBM_OK; /* ids come with the activations */
     if (s->training) {
         RB_TRY(rb_shards_open(d->train, s->cfg.model.vocab, &s->shards, err));
         RB_TRY(rb_sampler_init(&s->sampler, s->shards, s->T, s->cfg.train.seed, err));
@@ -192,14 +205,13 @@ static resbm_status open_buffers(rb_stage *s, rb_err *err) {
 }
 
 resbm_status rb_stage_open(rb_stage *s, rb_err *err) {
-    int slots[RB_MAX_SEGMENTS], most = 0;
+    int slots[RB_MAX_SEGMENTS];
     s->M = s->cfg.train.microbatches;
     s->B = s->cfg.train.batch / s->M;
     s->T = s->cfg.model.context;
-    find_hosted(s);
+    RB_TRY(find_hosted(s, err));
     RB_TRY(open_schedules(s, slots, err));
-    for (int i = 0; i < s->hosted; i++) most = slots[i] > most ? slots[i] : most;
-    RB_TRY(open_model(s, most, err));
+    RB_TRY(open_model(s, slots, err));
     if (s->training) RB_TRY(rb_stage_open_optim(s, err));
     RB_TRY(open_ports(s, err));
     RB_TRY(open_seats(s, slots, err));
@@ -235,6 +247,7 @@ void rb_stage_close(rb_stage *s) {
     rb_schedule_free(&s->eval);
     rb_shards_close(s->shards);
     rb_shards_close(s->val_shards);
+    free(s->host);
     free(s->rows);
     free(s->ids);
     free(s->host_tokens);

@@ -22,10 +22,9 @@ resbm_status rb_stage_upload_ids(rb_stage *s, int microbatch, rb_err *err) {
 
 /* Does this stage look at token ids that do not come over the wire? */
 static bool reads_data(const rb_stage *s) {
-    if (s->first == 0) return true;
+    if (s->host[0] == 0) return true;
     if (s->wire_tokens) return false;
-    return s->first + s->hosted == s->segments || s->cfg.boundary.tokens != RB_TOKENS_NONE ||
-           s->cfg.boundary.aux != RB_AUX_NONE;
+    return rb_stage_has_loss(s) || s->cfg.boundary.tokens != RB_TOKENS_NONE || s->cfg.boundary.aux != RB_AUX_NONE;
 }
 
 /* Sequences from..from+M*B of training (eval_of 0) or of an evaluation over eval_of sequences. */

@@ -46,12 +46,15 @@ static void read_traffic(training *t, int64_t delta[RB_TRAFFIC_COUNT]) {
     }
 }
 
+/* The stage of the model's last segment. */
+static int loss_stage(const training *t) { return rb_stage_of(t->cfg, (int)t->cfg->model.segments - 1); }
+
 static resbm_status read_loss(training *t, double *loss, rb_err *err) {
     int M = (int)t->cfg->train.microbatches;
     double *part = calloc((size_t)M, sizeof *part), sum = 0;
     if (!part) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d losses", M);
     resbm_status st =
-        rb_json_get_doubles(json_object_get(t->reply[t->crew->stages - 1], "loss"), part, M, "done.loss", err);
+        rb_json_get_doubles(json_object_get(t->reply[loss_stage(t)], "loss"), part, M, "done.loss", err);
     for (int m = 0; m < M; m++) sum += part[m]; /* in microbatch order */
     free(part);
     *loss = sum / (double)(t->cfg->train.batch * t->cfg->model.context);
@@ -181,7 +184,7 @@ static resbm_status evaluate(training *t, int64_t sequences, double *loss, int64
                                            (json_int_t)t->evals), err));
     t->evals += (uint64_t)sequences + 1;
     RB_TRY(rb_crew_gather(t->crew, "evaled", -1, deadline(t) + 3600 * RB_SEC, t->reply, err));
-    const json_t *last = t->reply[t->crew->stages - 1];
+    const json_t *last = t->reply[loss_stage(t)];
     resbm_status st = rb_json_get_doubles(json_object_get(last, "loss"), &sum, 1, "evaled.loss", err);
     *tokens = json_integer_value(json_object_get(last, "tokens"));
     *loss = *tokens ? sum / (double)*tokens : NAN;

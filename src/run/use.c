@@ -33,6 +33,8 @@ resbm_status rb_checkpoint_config(const char *path, rb_config *cfg, char folder[
     const char *text = rb_checkpoint_manifest(c)->config;
     resbm_status st = rb_config_defaults(cfg, err);
     if (!st) st = rb_config_load_text(cfg, folder, text, strlen(text), err);
+    /* Where training put the segments is its own affair: a run of neighbours on each stage is what is used here. */
+    snprintf(cfg->pipeline.schedule, sizeof cfg->pipeline.schedule, "%s", rb_schedule_forward.name);
     rb_checkpoint_close(c);
     return st;
 }
@@ -44,7 +46,7 @@ static resbm_status eval_crew(rb_crew *c, const rb_config *cfg, int64_t sequence
     RB_TRY(rb_crew_tell(c, json_pack("{s:s, s:I, s:I}", "t", "eval", "sequences", (json_int_t)sequences, "number",
                                      (json_int_t)0), err));
     RB_TRY(rb_crew_gather(c, "evaled", -1, rb_now_ns() + 3600 * RB_SEC, reply, err));
-    const json_t *last = reply[cfg->pipeline.stages - 1];
+    const json_t *last = reply[rb_stage_of(cfg, (int)cfg->model.segments - 1)];
     resbm_status st = rb_json_get_doubles(json_object_get(last, "loss"), &sum, 1, "evaled.loss", err);
     out->tokens = json_integer_value(json_object_get(last, "tokens"));
     out->loss = sum / (double)out->tokens;
