@@ -57,11 +57,11 @@ family no-identity "boundary.identity=none boundary.hidden=0" "$four" "$gpipe"
 family embedding "boundary.tokens=embedding" "$four" "$gpipe" "pipeline.stages=2 data.distribute=shared"
 family trunk "boundary.tokens=trunk boundary.trunk_width=32 boundary.trunk_heads=2" "$four" "$gpipe" "$vshape" "$zb" \
     "pipeline.stages=3 data.distribute=shared train.recompute=true"
-family aux "boundary.aux=stream train.aux_until=0.7" "$four" "$gpipe" "pipeline.stages=2 train.recompute=true" \
+family aux "boundary.aux=stream train.aux_until=0.7" "$four" "$gpipe" "$vshape" "$zb" "pipeline.stages=2 train.recompute=true" \
     "pipeline.stages=3 data.distribute=wire"
 family aux-rank "boundary.aux=stream boundary.aux_rank=16 boundary.kind=none boundary.codec_fwd=auto boundary.codec_bwd=auto" \
     "$four" "$gpipe"
-family aux-latent "boundary.aux=latent" "$four" "$gpipe" "pipeline.stages=2 train.recompute=true"
+family aux-latent "boundary.aux=latent" "$four" "$gpipe" "$vshape" "$zb" "pipeline.stages=2 train.recompute=true"
 family aux-latent-tokens "boundary.aux=latent boundary.tokens=embedding boundary.identity=split boundary.identity_width=2
     boundary.ratio=8" "$four" "$gpipe"
 family unequal "model.layers=6 model.segments=[1,3,2]" "pipeline.stages=3" "$gpipe" "pipeline.stages=2"
