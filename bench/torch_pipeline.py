@@ -1,8 +1,9 @@
 """The peer's pipeline: torch.distributed.pipelining, Schedule1F1B over gloo, one process and thread per stage.
 
-    torch_pipeline.py STAGES D LAYERS HEADS FFN VOCAB CONTEXT BATCH MICROBATCHES STEPS
+    torch_pipeline.py STAGES D LAYERS HEADS FFN VOCAB CONTEXT BATCH MICROBATCHES STEPS [RANK MASTER:PORT INTERFACE]
 
-Starts its own processes on loopback; prints one JSON object: seconds of each step on the last stage.
+Starts its own processes on loopback, or is the one process RANK of a group elsewhere, whose tensors cross INTERFACE.
+Prints one JSON object: seconds of each step on the last stage.
 """
 
 import json
@@ -20,8 +21,9 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch_llama import Llama, optimizers
 
 
-def stage(rank, port, stages, d, layers, heads, ffn, vocab, context, batch, microbatches, steps):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
+def stage(rank, master, interface, stages, d, layers, heads, ffn, vocab, context, batch, microbatches, steps):
+    host, port = master.split(":")
+    os.environ.update(MASTER_ADDR=host, MASTER_PORT=port, GLOO_SOCKET_IFNAME=interface)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=stages)
     torch.manual_seed(1)
@@ -58,10 +60,13 @@ def stage(rank, port, stages, d, layers, heads, ffn, vocab, context, batch, micr
 
 def main():
     numbers = list(map(int, sys.argv[1:11]))
+    if len(sys.argv) > 11:
+        rank, master, interface = sys.argv[11:]
+        return stage(int(rank), master, interface, *numbers)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    mp.spawn(stage, args=(port, *numbers), nprocs=numbers[0])
+    mp.spawn(stage, args=(f"127.0.0.1:{port}", "lo", *numbers), nprocs=numbers[0])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Training speed beside PyTorch, in one run: prints the tables of docs/benchmarks.md.
 
-    bench/train.py [--program build/resbm] [--rounds 3]
+    bench/train.py [--program build/resbm] [--rounds 3] [--parts one,two,slow,start,codec]
 
 A and B take turns, medians are compared, the load of the machine stands beside them. Needs torch (scripts/venv.sh torch).
 """
@@ -13,8 +13,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from namespaces import Namespaces
 
 HERE = Path(__file__).resolve().parent
 SIZES = [  # d, layers, heads, ffn, context, batch, steps
@@ -42,13 +43,13 @@ class Resbm:
         text.write_bytes(os.urandom(1 << 16) * 40)
         call(program, "data", "--out", folder / "corpus", text)
 
-    def train(self, size, stages, threads, microbatches, steps, *more):
+    def train(self, size, stages, threads, microbatches, steps, *more, prefix=()):
         d, layers, heads, ffn, context, batch, _ = size
         out = self.folder / "run"
         shutil.rmtree(out, ignore_errors=True)
         run = self.folder / "run.yaml"
         run.write_text("model: {segments: %d}\n" % max(stages, 1))
-        call(self.program, "train", run, "--quiet", "--out", out, f"model.d={d}", f"model.layers={layers}",
+        call(*prefix, self.program, "train", run, "--quiet", "--out", out, f"model.d={d}", f"model.layers={layers}",
              f"model.heads={heads}", f"model.ffn={ffn}", "model.vocab=256", f"model.context={context}",
              f"train.batch={batch}", f"train.microbatches={microbatches}", f"train.steps={steps}", "optim.warmup=1",
              "optim.schedule=constant", "train.eval_every=0", "train.checkpoint_every=0", "data.val=",
@@ -84,56 +85,106 @@ def one_process(r, rounds):
               f"{flops / a / peak:.0%} | {load()} |", flush=True)
 
 
+WHOLE = ("boundary.kind=none", "boundary.codec_fwd=f32", "boundary.codec_bwd=f32")
+NARROW = ("boundary.kind=residual", "boundary.ratio=128", "boundary.codec_fwd=int4", "boundary.codec_bwd=int4")
+RATE = "1mbit"
+
+
+def torch_over_namespaces(size, steps):
+    """Seconds of each step of PyTorch's pipeline with its tensors over the slow veth."""
+    d, layers, heads, ffn, context, batch, _ = size
+    with Namespaces(RATE) as n:
+        arguments = [2, d, layers, heads, ffn, 256, context, batch, 8, steps]
+        ranks = [subprocess.Popen([str(a) for a in (*n.command(i), sys.executable, HERE / "torch_pipeline.py", *arguments, i,
+                                                    f"{n.control(0)}:29500", "data")],
+                                  stdout=subprocess.PIPE, text=True) for i in range(2)]
+        out = [p.communicate()[0] for p in ranks]
+        if any(p.returncode for p in ranks):
+            sys.exit("PyTorch's pipeline failed in the namespaces")
+        return json.loads(out[1].splitlines()[-1])["step_s"]
+
+
+def resbm_over_namespaces(r, size, steps, *more):
+    """Seconds of each step of resbm over the same veth; nothing is shaped in user space."""
+    with Namespaces(RATE) as n:
+        launcher = r.folder / "launcher"
+        launcher.write_text("#!/bin/sh\nstage=$1\nshift\nexec ip netns exec %s$stage \"$@\"\n" % n.names[0][:-1])
+        launcher.chmod(0o755)
+        lines, _ = r.train(size, 2, 1, 8, steps, *more, "pipeline.transport=tcp", f"pipeline.launcher={launcher} {{stage}}",
+                           f'pipeline.addresses=["{n.data(0)}:7001", "{n.data(1)}:7002"]',
+                           f"pipeline.control={n.control(0)}:7003", prefix=n.command(0))
+        return [s["step_s"] for s in lines]
+
+
+def row(name, tokens, seconds, *ratios):
+    s = statistics.median(seconds)
+    print(f"| {name} | {tokens / s:.0f} | " + " | ".join("" if x is None else f"{statistics.median(x) / s:.3f}" for x in ratios)
+          + " |", flush=True)
+
+
 def two_stages(r, rounds):
+    for size in SIZES:
+        d, layers, heads, ffn, context, batch, steps = size
+        tokens = batch * context
+        peer_s, whole, narrow, slow = [], [], [], []
+        for _ in range(rounds):
+            peer_s += peer("torch_pipeline.py", 2, d, layers, heads, ffn, 256, context, batch, 8, steps)["step_s"][1:]
+            whole += [s["step_s"] for s in r.train(size, 2, 1, 8, steps, *WHOLE)[0][1:]]
+            narrow += [s["step_s"] for s in r.train(size, 2, 1, 8, steps, *NARROW)[0][1:]]
+            slow += [s["step_s"] for s in
+                     r.train(size, 2, 1, 8, steps, *NARROW, f"link.up={RATE}", f"link.down={RATE}")[0][1:]]
+        print(f"\nTwo stages of one thread each, 8 microbatches, d {d}, {layers} layers, context {context}, batch {batch}\n")
+        print("| | tokens/s | against PyTorch | against its own unshaped |\n|---|---|---|---|")
+        row("PyTorch 1F1B over gloo", tokens, peer_s, peer_s, None)
+        row("resbm, f32 over the link", tokens, whole, peer_s, None)
+        row("resbm 128x int4", tokens, narrow, peer_s, None)
+        row("resbm 128x int4 at 1 Mbit/s (shaped in user space)", tokens, slow, peer_s, narrow)
+        print(f"\n{load()}", flush=True)
+
+
+def namespaces(r, rounds):
+    why = Namespaces.missing()
+    if why:
+        print(f"\nTwo namespaces at 1 Mbit/s: not measured, {why}", flush=True)
+        return
     size = SIZES[0]
     d, layers, heads, ffn, context, batch, steps = size
     tokens = batch * context
-    whole = ("boundary.kind=none", "boundary.codec_fwd=f32", "boundary.codec_bwd=f32")
-    narrow = ("boundary.kind=residual", "boundary.ratio=128", "boundary.codec_fwd=int4", "boundary.codec_bwd=int4")
-    slow = ("link.up=1mbit", "link.down=1mbit")
-    rows = {"PyTorch 1F1B over gloo": [], "resbm, f32 over the link": [], "resbm 128x int4": [],
-            "resbm 128x int4 at 1 Mbit/s": []}
+    peer_s = peer("torch_pipeline.py", 2, d, layers, heads, ffn, 256, context, batch, 8, steps)["step_s"][1:]
+    slow_peer = torch_over_namespaces(size, 1)
+    narrow, slow = [], []
     for _ in range(rounds):
-        rows["PyTorch 1F1B over gloo"] += peer("torch_pipeline.py", 2, d, layers, heads, ffn, 256, context, batch, 8,
-                                               steps)["step_s"][1:]
-        rows["resbm, f32 over the link"] += [s["step_s"] for s in r.train(size, 2, 1, 8, steps, *whole)[0][1:]]
-        rows["resbm 128x int4"] += [s["step_s"] for s in r.train(size, 2, 1, 8, steps, *narrow)[0][1:]]
-        rows["resbm 128x int4 at 1 Mbit/s"] += [s["step_s"] for s in r.train(size, 2, 1, 8, steps, *narrow, *slow)[0][1:]]
-    base = statistics.median(rows["PyTorch 1F1B over gloo"])
-    free = statistics.median(rows["resbm 128x int4"])
-    print("\nTwo stages of one thread each, 8 microbatches, d 256, 8 layers, context 256, batch 16\n")
-    print("| | tokens/s | against PyTorch | against unshaped |\n|---|---|---|---|")
-    for name, values in rows.items():
-        s = statistics.median(values)
-        against = f"{free / s:.3f}" if "Mbit" in name else ""
-        print(f"| {name} | {tokens / s:.0f} | {base / s:.2f} | {against} |")
-    wire = 2 * tokens * d * 4 * 8 / 1e6  # forward and backward, f32, one border
-    print(f"| PyTorch at 1 Mbit/s, computed: its step + {wire:.0f} Mbit over one link both ways at once | "
-          f"{tokens / (base + wire / 2):.0f} | {base / (base + wire / 2):.3f} | |")
+        narrow += [s["step_s"] for s in r.train(size, 2, 1, 8, steps, *NARROW, "pipeline.transport=tcp")[0][1:]]
+        slow += resbm_over_namespaces(r, size, steps, *NARROW)[1:]
+    print(f"\nThe same at d {d} in two network namespaces joined by a veth pair with tc tbf at 1 Mbit/s each way\n")
+    print("| | tokens/s | seconds per step | against its own unshaped |\n|---|---|---|---|")
+    for name, seconds, own in (("PyTorch 1F1B over gloo", slow_peer, peer_s), ("resbm 128x int4", slow, narrow)):
+        s = statistics.median(seconds)
+        print(f"| {name} | {tokens / s:.0f} | {s:.2f} | {statistics.median(own) / s:.3f} |")
     print(f"\n{load()}", flush=True)
 
 
 def start_up(r, _rounds):
-    times = []
-    for _ in range(5):
-        begin = time.monotonic()
-        lines, _ = r.train(SIZES[0], 4, 1, 8, 1)
-        times.append(time.monotonic() - begin - lines[0]["step_s"])
-    print("\nFour-stage run, from start to end without its one step (start, first snapshot and farewell included): "
-          + ", ".join(f"{t:.2f} s" for t in times), flush=True)
+    runs = [r.train(SIZES[0], 4, 1, 8, 1)[1] for _ in range(5)]
+    print("\nFour stages, d 256, from the start of the program to the begin of the first step: "
+          + ", ".join(f"{s['start_s']:.2f} s" for s in runs) + "; to its end: "
+          + ", ".join(f"{s['first_step_s']:.2f} s" for s in runs) + f" ({load()})", flush=True)
+
+
+def codec(r, _rounds):
+    print("\nCodec\n\n```\n" + call(r.program, "bench", "codec") + "```", flush=True)
 
 
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--program", default="build/resbm")
     p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--parts", default="one,two,start", help="of one, two, start")
+    p.add_argument("--parts", default="one,two,slow,start,codec", help="some of one,two,slow,start,codec")
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         r = Resbm(Path(a.program).resolve(), Path(folder))
         for part in a.parts.split(","):
-            {"one": one_process, "two": two_stages, "start": start_up}[part](r, a.rounds)
-    print("\nCodec\n\n```\n" + call(a.program, "bench", "codec") + "```")
+            {"one": one_process, "two": two_stages, "slow": namespaces, "start": start_up, "codec": codec}[part](r, a.rounds)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 #include "cli/cli.h"
 #include "cli/stop.h"
 #include "core/buf.h"
+#include "core/clock.h"
 #include "run/record.h"
 #include "run/train.h"
 
@@ -59,7 +60,8 @@ static resbm_status train(const arguments *a, const rb_config *c, const char *di
     rb_train_summary sum;
     RB_TRY(rb_make_dirs(dir, err));
     RB_TRY(rb_record_open(c, dir, stderr, a->quiet, &rec, err));
-    rb_train_options o = {.cfg = c, .dir = dir, .program = rb_cli_program(program), .resume = a->resume, .stop = rb_cli_stop(),
+    rb_train_options o = {.cfg = c, .dir = dir, .program = rb_cli_program(program),
+                          .begun_ns = rb_process_start_ns(), .resume = a->resume, .stop = rb_cli_stop(),
                           .hooks = rb_record_hooks(rec)};
     resbm_status st = rb_train(&o, &sum, err);
     rb_err late = {0};

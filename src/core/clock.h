@@ -5,6 +5,8 @@
 #include <stdint.h>
 
 int64_t rb_now_ns(void);          /* CLOCK_MONOTONIC, the same in all processes of one machine */
+/* When the kernel started this process, to 10 ms; now, where /proc does not tell. */
+int64_t rb_process_start_ns(void);
 void rb_sleep_ns(int64_t ns);     /* sleeps the whole time, through signals; returns at once for ns <= 0 */
 
 #define RB_MS 1000000LL

@@ -1,5 +1,6 @@
 #include "rb_cmocka.h"
 #include "core/buf.h"
+#include "core/clock.h"
 #include "core/hash.h"
 #include "core/rng.h"
 
@@ -55,12 +56,21 @@ static void error_context(void **state) {
     assert_string_equal(err.text, "stage 2: disk 3");
 }
 
+static void process_start(void **state) {
+    (void)state;
+    int64_t age = rb_now_ns() - rb_process_start_ns();
+    assert_true(age >= 0 && age < 60 * RB_SEC);
+    rb_sleep_ns(50 * RB_MS);
+    assert_true(rb_now_ns() - rb_process_start_ns() >= age + 50 * RB_MS - 20 * RB_MS);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(philox_known_answers),
         cmocka_unit_test(normal_moments),
         cmocka_unit_test(atomic_write_and_read),
         cmocka_unit_test(error_context),
+        cmocka_unit_test(process_start),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -52,6 +52,8 @@ static void print_summary(rb_buf *b, const rb_summary *s) {
                   s->codec_fwd, s->codec_bwd);
     member(b, "token_bytes_per_token", s->token_bytes_per_token, 9);
     member(b, "time_s", s->time_s, 9);
+    member(b, "start_s", s->start_s, 6);
+    member(b, "first_step_s", s->first_step_s, 6);
     print_links(b, s);
 }
 
@@ -118,6 +120,8 @@ static void get_scalars(const json_t *root, rb_summary *s) {
     s->bubble = rb_json_get(root, "bubble");
     s->params = get_u64(root, "params");
     s->time_s = rb_json_get(root, "time_s");
+    s->start_s = rb_json_get(root, "start_s");
+    s->first_step_s = rb_json_get(root, "first_step_s");
     get_name(root, "boundary", s->boundary);
     get_name(root, "codec_fwd", s->codec_fwd);
     get_name(root, "codec_bwd", s->codec_bwd);

@@ -1,8 +1,10 @@
 /* summary.json: what a run came to, one object. Unknown numbers are null.
  *
  *     val_loss val_ppl val_bpb steps tokens tokens_per_s step_s bytes_per_token_fwd bytes_per_token_bwd ratio
- *     wire_ratio peak_rss_bytes bubble params token_bytes_per_token boundary codec_fwd codec_bwd time_s links
+ *     wire_ratio peak_rss_bytes bubble params token_bytes_per_token boundary codec_fwd codec_bwd time_s start_s
+ *     first_step_s links
  *
+ * start_s and first_step_s: seconds from the start of the program to the begin and to the end of its first step.
  * links is an array of {from, to, up_bits, activations, gradients, tokens, sync, snapshots, control}: the bytes that
  * left stage `from` for stage `to`, headers included, by what they carried, over the whole run. */
 #ifndef RB_RUN_SUMMARY_H
@@ -30,7 +32,7 @@ typedef struct rb_summary {
     double ratio, wire_ratio;                        /* d / k; bf16 bytes / bytes really sent */
     double bubble;                                   /* share of the stages' time spent idle, 0..1 */
     uint64_t params;
-    double time_s;
+    double time_s, start_s, first_step_s;
     char boundary[16], codec_fwd[16], codec_bwd[16];
     int stages;
     uint64_t *peak_rss_bytes; /* (stages) */

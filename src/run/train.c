@@ -20,7 +20,7 @@ typedef struct training {
     json_t *reply[RB_MAX_STAGES];
     int64_t step, epoch, saved; /* steps done; run epoch; newest snapshot, -1 none */
     uint64_t sequence, evals;
-    int64_t begin_ns;
+    int64_t called_ns, begin_ns;
     double before_s;             /* training time of earlier parts of this run */
     double *sumsq, *segment_norm, *scale, *step_s, *aux;
     int64_t timed;
@@ -251,12 +251,17 @@ static bool out_of_time(const training *t) {
 
 static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
 
+static double since_start(const training *t) { return (double)(rb_now_ns() - t->called_ns) * 1e-9; }
+
 static resbm_status loop(training *t, rb_err *err) {
     const rb_train_config *c = &t->cfg->train;
     bool has_val = *t->cfg->data.val != 0;
     while (t->step < c->steps && !asked_to_stop(t) && !out_of_time(t)) {
         rb_step_record r = {0};
+        bool first = isnan(t->out->start_s);
+        if (first) t->out->start_s = since_start(t);
         RB_TRY(one_step(t, &r, err));
+        if (first) t->out->first_step_s = since_start(t);
         bool last = t->step == c->steps || out_of_time(t);
         if (has_val && (due(t->step, c->eval_every) || last)) {
             int64_t pause = rb_now_ns(), tokens;
@@ -422,8 +427,8 @@ static resbm_status run(training *t, rb_err *err) {
 }
 
 resbm_status rb_train(const rb_train_options *o, rb_train_summary *out, rb_err *err) {
-    training t = {.o = o, .cfg = o->cfg, .out = out, .saved = -1};
-    *out = (rb_train_summary){.stages = (int)o->cfg->pipeline.stages};
+    training t = {.o = o, .cfg = o->cfg, .out = out, .saved = -1, .called_ns = o->begun_ns ? o->begun_ns : rb_now_ns()};
+    *out = (rb_train_summary){.stages = (int)o->cfg->pipeline.stages, .start_s = NAN, .first_step_s = NAN};
     resbm_status st = run(&t, err);
     rb_crew_close(t.crew);
     rb_tensor_table_free(&t.table);

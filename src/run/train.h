@@ -28,6 +28,7 @@ typedef struct rb_train_summary {
     double val_loss, step_s, tokens_per_s, bubble, elapsed_s; /* step_s, tokens_per_s: medians */
     double bytes_per_token_fwd, bytes_per_token_bwd, token_bytes_per_token; /* per boundary crossed by a link */
     double ratio, wire_ratio;
+    double start_s, first_step_s; /* from begun_ns to the begin and to the end of the first step; NAN without one */
     int stages;
     int64_t peak_rss[RB_MAX_STAGES], model_bytes[RB_MAX_STAGES];
     int64_t sent[RB_MAX_STAGES][RB_TRAFFIC_COUNT];
@@ -48,6 +49,7 @@ typedef struct rb_train_options {
     const rb_config *cfg;  /* validated */
     const char *dir;       /* of checkpoints */
     const char *program;   /* the resbm program */
+    int64_t begun_ns;      /* when the program was started, on rb_now_ns's clock; 0: with this call */
     bool resume;
     bool throwaway;        /* dir goes away afterwards: a fault does not speak of its snapshots */
     const atomic_int *stop; /* becomes 1: snapshot after the present step and end; 2: end without. RESBM_E_CANCELLED; or NULL */
