@@ -85,6 +85,8 @@ typedef struct rb_boundary_kind {
     /* k and d are set and 1 <= k <= d. Fills derived values in; RESBM_E_CONFIG names the key. */
     resbm_status (*check)(rb_boundary_config *c, const rb_boundary_dims *s, rb_err *err);
     void (*parts)(const rb_boundary_config *c, const rb_boundary_dims *s, rb_boundary_parts *out);
+    /* About how wide a latent's coordinate is at the start: what the codec's learned steps begin with. NULL: 1. */
+    double (*latent_std)(const rb_boundary_config *c, const rb_boundary_dims *s);
     /* Rows of the table; prefix "boundary.0.encoder." and "boundary.0.decoder.". */
     void (*list_encoder)(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
                          rb_tensor_list *l);

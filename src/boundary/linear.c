@@ -20,6 +20,11 @@ static void parts_of(const rb_boundary_config *c, const rb_boundary_dims *s, rb_
     *out = (rb_boundary_parts){1, {c->k}};
 }
 
+static double latent_std(const rb_boundary_config *c, const rb_boundary_dims *s) {
+    (void)c;
+    return s->std; /* the stream's, which begins as wide as the embedding */
+}
+
 /* Both maps keep the size of a coordinate: variance 1/d, 1/k. */
 static void list_encoder(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
                          rb_tensor_list *l) {
@@ -80,6 +85,7 @@ const rb_boundary_kind rb_boundary_linear = {
     .narrows = true,
     .check = check,
     .parts = parts_of,
+    .latent_std = latent_std,
     .list_encoder = list_encoder,
     .list_decoder = list_decoder,
     .plan_saved = plan_nothing,

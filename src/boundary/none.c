@@ -14,6 +14,11 @@ static void parts_of(const rb_boundary_config *c, const rb_boundary_dims *s, rb_
     *out = (rb_boundary_parts){1, {s->d}};
 }
 
+static double latent_std(const rb_boundary_config *c, const rb_boundary_dims *s) {
+    (void)c;
+    return s->std; /* the stream begins as wide as the embedding */
+}
+
 static void list_nothing(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
                          rb_tensor_list *l) {
     (void)c, (void)s, (void)prefix, (void)l;
@@ -61,6 +66,7 @@ const rb_boundary_kind rb_boundary_none = {
     .codec = "bf16",
     .check = check,
     .parts = parts_of,
+    .latent_std = latent_std,
     .list_encoder = list_nothing,
     .list_decoder = list_nothing,
     .plan_saved = plan_nothing,

@@ -42,6 +42,13 @@ static void parts_of(const rb_boundary_config *c, const rb_boundary_dims *s, rb_
     *out = (rb_boundary_parts){c->identity_width ? 2 : 1, {c->k, c->identity_width}};
 }
 
+/* E(x) of a normed x, by the maps' initial sizes (SiLU of a standard normal number has a mean square of 0.3558), and
+ * the coordinates of a stream that begins as wide as the embedding. */
+static double latent_std(const rb_boundary_config *c, const rb_boundary_dims *s) {
+    double normed = c->hidden ? sqrt(0.3558 * (double)c->hidden) : sqrt((double)s->d);
+    return s->std * sqrt(normed * normed + (c->identity == RB_IDENTITY_TRUNCATE));
+}
+
 /* The first map keeps the size of a coordinate, the last starts as small as a block's matrices. */
 static void list_encoder(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
                          rb_tensor_list *l) {
@@ -174,6 +181,7 @@ const rb_boundary_kind rb_boundary_residual = {
     .narrows = true,
     .check = check,
     .parts = parts_of,
+    .latent_std = latent_std,
     .list_encoder = list_encoder,
     .list_decoder = list_decoder,
     .plan_saved = plan_saved,

@@ -6,6 +6,10 @@ double rb_steps_target(rb_code code) {
     return code == RB_CODE_INT4 ? 7.9032 : 1049.27;
 }
 
+double rb_steps_start(rb_code code, double sigma) {
+    return sigma * (code == RB_CODE_INT4 ? 0.35341 : 0.030870);
+}
+
 /* eta = 2^-halvings */
 static int halvings_of(double ratio, uint64_t updates) {
     if (updates < 8 || ratio < 0.25 || ratio > 4) return 0;

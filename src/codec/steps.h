@@ -24,8 +24,10 @@
 #include <stdint.h>
 #include "device/ops.h"
 
-#define RB_STEP_START 0.3f
-
+/* The step of least mean square error for a Gaussian of width sigma; code int8 or int4. What a run begins with: steps
+ * far too wide round every latent to zero, and behind a stream of zeros every RMSNorm multiplies the gradient by
+ * 1 / sqrt(eps). */
+double rb_steps_start(rb_code code, double sigma);
 /* Mean square of codes the steps are driven to; code int8 or int4. */
 double rb_steps_target(rb_code code);
 

@@ -63,7 +63,8 @@ static void steps_converge(void **state) {
         bool four = i % 2;
         rb_code code = four ? RB_CODE_INT4 : RB_CODE_INT8;
         double want = sigma[i / 2] * (four ? 0.35341 : 0.030870);
-        float step = RB_STEP_START;
+        float step = 0.3f;
+        assert_float_equal(rb_steps_start(code, sigma[i / 2]), want, 1e-9 * want);
         for (uint64_t u = 0; u < 200; u++) {
             int64_t sum = sum_of(step, sigma[i / 2], four ? 7 : 127, 2048, u);
             float before = step;

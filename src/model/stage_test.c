@@ -95,6 +95,51 @@ static void initial_weights(void **state) {
     world_close(&w);
 }
 
+static double gradient_norm(const char *kind, int hidden, rb_identity identity, const char *codec) {
+    world w = {.model = small_model(), .boundary = small_boundary(), .B = 4, .T = 16, .codec = true};
+    double sum = 0;
+    w.model.d = 128, w.model.ffn = 64, w.model.init_std = 0.02;
+    w.boundary.hidden = hidden, w.boundary.identity = identity, w.boundary.ratio = 16, w.boundary.identity_width = 1;
+    snprintf(w.boundary.kind, sizeof w.boundary.kind, "%s", kind);
+    snprintf(w.boundary.codec_fwd, sizeof w.boundary.codec_fwd, "%s", codec);
+    snprintf(w.boundary.codec_bwd, sizeof w.boundary.codec_bwd, "f32");
+    world_open(&w, "cpu", 1, true);
+    world_random_tokens(&w, 1);
+    world_forward(&w, 0, 1.0f / 64);
+    world_backward(&w, 0, FUSED);
+    for (int r = 0; r < w.table.count; r++) {
+        rb_view g = rb_stage_grad(w.stage, r);
+        if (!g.data) continue;
+        float *x = get(&w, g);
+        for (int64_t i = 0; i < rb_count(g); i++) sum += (double)x[i] * x[i];
+        free(x);
+    }
+    world_close(&w);
+    return sqrt(sum);
+}
+
+/* The codec's first steps fit what the encoder gives at the start. Steps that round every latent to zero once made
+ * the first gradient a hundred thousand times as large, through the norms behind a stream of zeros. */
+static void first_steps_fit(void **state) {
+    static const struct {
+        const char *kind;
+        int hidden;
+        rb_identity identity;
+    } variant[] = {{"residual", 64, RB_IDENTITY_TRUNCATE}, {"residual", 0, RB_IDENTITY_TRUNCATE},
+                   {"residual", 64, RB_IDENTITY_SPLIT},    {"residual", 256, RB_IDENTITY_NONE},
+                   {"residual", 0, RB_IDENTITY_FULL},      {"linear", 0, RB_IDENTITY_NONE}};
+    (void)state;
+    for (int i = 0; i < 6; i++) {
+        double exact = gradient_norm(variant[i].kind, variant[i].hidden, variant[i].identity, "f32");
+        for (int c = 0; c < 2; c++) {
+            const char *codec = c ? "int4" : "int8";
+            double coded = gradient_norm(variant[i].kind, variant[i].hidden, variant[i].identity, codec);
+            if (!(coded < 2 * exact && coded > exact / 2))
+                fail_msg("%s, variant %d: the first gradient's norm is %g, with f32 latents %g", codec, i, coded, exact);
+        }
+    }
+}
+
 /* Joined rows are adjacent: one product makes q, k and v. */
 static void joined_rows(void **state) {
     (void)state;
@@ -252,6 +297,7 @@ static void first_nonfinite(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stages_change_nothing), cmocka_unit_test(initial_weights),
+        cmocka_unit_test(first_steps_fit),
         cmocka_unit_test(joined_rows),           cmocka_unit_test(memory),
         cmocka_unit_test(calls_out_of_order),    cmocka_unit_test(options_out_of_range),
         cmocka_unit_test(first_nonfinite),

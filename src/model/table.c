@@ -43,27 +43,29 @@ static void list_segment(const rb_model_config *m, int s, rb_tensor_list *l) {
 }
 
 /* Both ends remember the learned steps: each updates its own from the codes both have seen. */
-static void list_steps(const rb_wire *w, const char *prefix, rb_tensor_list *l) {
+static void list_steps(const rb_wire *w, double latent_std, const char *prefix, rb_tensor_list *l) {
+    double start = rb_steps_start(w->part[0].pack.code, latent_std);
     if (w->part[0].learned_steps)
-        rb_tensor_add(l, prefix, "steps", w->part[0].width, 0, RB_ROLE_STEP, RB_STEP_START, 0);
+        rb_tensor_add(l, prefix, "steps", w->part[0].width, 0, RB_ROLE_STEP, start, 0);
 }
 
 static void list_boundary(const rb_model_config *m, const rb_boundary_config *b, const rb_wire *w, int i,
                           rb_tensor_list *l) {
     const rb_boundary_kind *kind = rb_boundary_find(b->kind);
     rb_boundary_dims s = rb_model_boundary_dims(m);
+    double latent_std = kind->latent_std ? kind->latent_std(b, &s) : 1;
     char prefix[64];
     l->part = RB_PART_ENCODER, l->part_index = i, l->segment = i;
     snprintf(prefix, sizeof prefix, "boundary.%d.encoder.", i);
     kind->list_encoder(b, &s, prefix, l);
-    list_steps(w, prefix, l);
+    list_steps(w, latent_std, prefix, l);
     snprintf(prefix, sizeof prefix, "boundary.%d.aux.", i);
     rb_aux_list(b, &s, prefix, l);
     l->part = RB_PART_DECODER, l->segment = i + 1;
     snprintf(prefix, sizeof prefix, "boundary.%d.decoder.", i);
     kind->list_decoder(b, &s, prefix, l);
     rb_tokens_list(b, &s, prefix, l);
-    list_steps(w, prefix, l);
+    list_steps(w, latent_std, prefix, l);
 }
 
 resbm_status rb_tensor_table_build(const rb_model_config *m, const rb_boundary_config *b,
