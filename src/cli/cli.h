@@ -23,6 +23,7 @@ int rb_cmd_compare(int argc, char **argv);
 int rb_cmd_bench(int argc, char **argv);
 int rb_cmd_doctor(int argc, char **argv);
 int rb_cmd_verify(int argc, char **argv);
+int rb_cmd_schedule(int argc, char **argv);
 int rb_cmd_stage(int argc, char **argv);
 
 /* Prints "resbm: sentence" and gives the exit status of a fault. */

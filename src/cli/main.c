@@ -13,6 +13,7 @@ const rb_command rb_commands[] = {
     {"report", "table and report.html of one run or several", rb_cmd_report, false},
     {"compare", "train variants side by side: loss, bytes, time to loss", rb_cmd_compare, false},
     {"verify", "one stage against several, bit for bit", rb_cmd_verify, false},
+    {"schedule", "print a schedule: its picture and its list", rb_cmd_schedule, false},
     {"doctor", "what this build and this machine can do", rb_cmd_doctor, false},
     {"bench", "measure kernels, codec, links", rb_cmd_bench, false},
     {"stage", "a stage process (started by the others)", rb_cmd_stage, true},

@@ -77,6 +77,7 @@ static resbm_status short_run(const rb_config *base, int stages, const char *dir
     *c = *base;
     c->pipeline.stages = stages;
     c->pipeline.addresses = 0;
+    if (stages == 1) snprintf(c->pipeline.schedule, sizeof c->pipeline.schedule, "%s", rb_schedule_1f1b.name);
     rb_train_options o = {.cfg = c, .dir = dir, .program = rb_cli_program(program), .stop = rb_cli_stop(), .throwaway = true,
                           .hooks = {.ctx = l, .ready = ready, .step = keep_loss, .spans = no_spans}};
     resbm_status st = rb_train(&o, &sum, err);

@@ -4,7 +4,12 @@
  * Text form, as torch.distributed.pipelining prints it: <segment><kind><microbatch>: "2F0" forward, "2B0"
  * full backward, "2I0" input half, "2W0" weight half; communication "2SF0" send the forward output of segment
  * 2's microbatch 0, "2RF0" receive segment 2's forward input, "2SB0" send the gradient of segment 2's input,
- * "2RB0" receive the gradient of segment 2's output. A cell that idles is ".". */
+ * "2RB0" receive the gradient of segment 2's output. A cell that idles is ".".
+ *
+ * Lists without "U" leave the update to the end of the step, when all stages have agreed on it. In lists with it,
+ * "2U3" updates segment 2 with the gradients since its last update, microbatch 3's the newest. A forward sees the
+ * weights its stage has then, or with "2F5-1" those one update older; the backward of a microbatch sees the
+ * weights its forward saw. */
 #ifndef RB_PIPELINE_ACTION_H
 #define RB_PIPELINE_ACTION_H
 
@@ -18,6 +23,7 @@ typedef enum rb_action_kind {
     RB_ACT_BACKWARD,
     RB_ACT_BACKWARD_INPUT,
     RB_ACT_BACKWARD_WEIGHT,
+    RB_ACT_UPDATE,
     RB_ACT_SEND_FORWARD,
     RB_ACT_RECV_FORWARD,
     RB_ACT_SEND_BACKWARD,
@@ -28,7 +34,12 @@ typedef enum rb_action_kind {
 typedef struct rb_action {
     rb_action_kind kind;
     int segment, microbatch;
+    int behind; /* forward: updates by which the weights are older than the newest of the moment */
 } rb_action;
+
+static inline rb_action rb_action_of(rb_action_kind kind, int segment, int microbatch) {
+    return (rb_action){.kind = kind, .segment = segment, .microbatch = microbatch};
+}
 
 typedef struct rb_action_list {
     rb_action *items;
@@ -51,7 +62,7 @@ int rb_action_print(char *out, size_t size, rb_action a); /* returns snprintf's 
 resbm_status rb_action_parse(const char *text, rb_action *out, rb_err *err);
 /* Has the action computation (and not communication) in it? */
 static inline bool rb_action_computes(rb_action_kind k) {
-    return k <= RB_ACT_BACKWARD_WEIGHT;
+    return k <= RB_ACT_UPDATE;
 }
 
 enum { RB_ACTION_TEXT = 32 }; /* room for any printed action */

@@ -14,10 +14,10 @@ static resbm_status push_with_messages(const rb_schedule *s, rb_action a, rb_act
     rb_action_kind recv = forward ? RB_ACT_RECV_FORWARD : RB_ACT_RECV_BACKWARD;
     rb_action_kind send = forward ? RB_ACT_SEND_FORWARD : RB_ACT_SEND_BACKWARD;
     if ((forward || backward) && remote(s, a.segment, from))
-        RB_TRY(rb_action_push(out, (rb_action){recv, a.segment, a.microbatch}, err));
+        RB_TRY(rb_action_push(out, rb_action_of(recv, a.segment, a.microbatch), err));
     RB_TRY(rb_action_push(out, a, err));
     if ((forward || backward) && remote(s, a.segment, -from))
-        RB_TRY(rb_action_push(out, (rb_action){send, a.segment, a.microbatch}, err));
+        RB_TRY(rb_action_push(out, rb_action_of(send, a.segment, a.microbatch), err));
     return RESBM_OK;
 }
 

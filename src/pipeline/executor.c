@@ -8,6 +8,7 @@ static rb_action_fn hook_of(const rb_executor_hooks *h, rb_action_kind k) {
         [RB_ACT_BACKWARD] = h->backward,
         [RB_ACT_BACKWARD_INPUT] = h->backward_input,
         [RB_ACT_BACKWARD_WEIGHT] = h->backward_weight,
+        [RB_ACT_UPDATE] = h->update,
         [RB_ACT_SEND_FORWARD] = h->send_forward,
         [RB_ACT_RECV_FORWARD] = h->recv_forward,
         [RB_ACT_SEND_BACKWARD] = h->send_backward,
@@ -43,7 +44,7 @@ resbm_status rb_execute(const rb_schedule *s, int stage, const rb_executor_hooks
         if (cancel && atomic_load_explicit(cancel, memory_order_relaxed))
             return locate(err, rb_fail(err, RESBM_E_CANCELLED, "stopped on request"), stage, a);
         if (trace) trace[i] = (rb_action_trace){.action = a, .begin_ns = rb_now_ns()};
-        resbm_status st = hook_of(hooks, a.kind)(hooks->ctx, a.segment, a.microbatch, err);
+        resbm_status st = hook_of(hooks, a.kind)(hooks->ctx, a, err);
         if (trace) trace[i].end_ns = rb_now_ns();
         if (st != RESBM_OK) return locate(err, st, stage, a);
         if (done) *done = i + 1;

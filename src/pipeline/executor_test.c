@@ -12,19 +12,20 @@ typedef struct recorder {
 
 static resbm_status record(recorder *r, rb_action_kind k, int segment, int microbatch, rb_err *err) {
     if (r->ran.count == r->fail_at) return rb_fail(err, RESBM_E_PEER, "stage 0 closed the connection");
-    RB_TRY(rb_action_push(&r->ran, (rb_action){k, segment, microbatch}, err));
+    RB_TRY(rb_action_push(&r->ran, rb_action_of(k, segment, microbatch), err));
     if (r->cancel_after && r->ran.count == r->limit) atomic_store(r->cancel_after, true);
     return RESBM_OK;
 }
 
 #define HOOK(name, kind)                                                                                     \
-    static resbm_status name(void *ctx, int segment, int microbatch, rb_err *err) {                          \
-        return record(ctx, kind, segment, microbatch, err);                                                  \
+    static resbm_status name(void *ctx, rb_action a, rb_err *err) {                                          \
+        return record(ctx, kind, a.segment, a.microbatch, err);                                              \
     }
 HOOK(on_forward, RB_ACT_FORWARD)
 HOOK(on_backward, RB_ACT_BACKWARD)
 HOOK(on_input, RB_ACT_BACKWARD_INPUT)
 HOOK(on_weight, RB_ACT_BACKWARD_WEIGHT)
+HOOK(on_update, RB_ACT_UPDATE)
 HOOK(on_send_forward, RB_ACT_SEND_FORWARD)
 HOOK(on_recv_forward, RB_ACT_RECV_FORWARD)
 HOOK(on_send_backward, RB_ACT_SEND_BACKWARD)
@@ -36,6 +37,7 @@ static rb_executor_hooks recording(recorder *r) {
                                on_backward,
                                on_input,
                                on_weight,
+                               on_update,
                                on_send_forward,
                                on_recv_forward,
                                on_send_backward,
@@ -149,7 +151,8 @@ static double fetch(world *w, const double *box) {
 }
 
 /* Segment g: y = (g + 2) x, loss = y of the last; dL/dweight = x dy, accumulated in the list's order. */
-static resbm_status do_forward(void *ctx, int g, int m, rb_err *err) {
+static resbm_status do_forward(void *ctx, rb_action a, rb_err *err) {
+    int g = a.segment, m = a.microbatch;
     (void)err;
     worker *k = ctx;
     if (g == 0) k->in[0][m] = 0.1 * (m + 1);
@@ -157,7 +160,8 @@ static resbm_status do_forward(void *ctx, int g, int m, rb_err *err) {
     k->in[g + 1][m] = k->out[g][m];
     return RESBM_OK;
 }
-static resbm_status do_backward(void *ctx, int g, int m, rb_err *err) {
+static resbm_status do_backward(void *ctx, rb_action a, rb_err *err) {
+    int g = a.segment, m = a.microbatch;
     (void)err;
     worker *k = ctx;
     if (g == SEGMENTS - 1) k->dout[g][m] = 1;
@@ -166,25 +170,29 @@ static resbm_status do_backward(void *ctx, int g, int m, rb_err *err) {
     if (g) k->dout[g - 1][m] = k->din[g][m];
     return RESBM_OK;
 }
-static resbm_status do_send_forward(void *ctx, int g, int m, rb_err *err) {
+static resbm_status do_send_forward(void *ctx, rb_action a, rb_err *err) {
+    int g = a.segment, m = a.microbatch;
     (void)err;
     worker *k = ctx;
     post(k->w, &k->w->forward[g + 1][m], k->out[g][m]);
     return RESBM_OK;
 }
-static resbm_status do_recv_forward(void *ctx, int g, int m, rb_err *err) {
+static resbm_status do_recv_forward(void *ctx, rb_action a, rb_err *err) {
+    int g = a.segment, m = a.microbatch;
     (void)err;
     worker *k = ctx;
     k->in[g][m] = fetch(k->w, &k->w->forward[g][m]);
     return RESBM_OK;
 }
-static resbm_status do_send_backward(void *ctx, int g, int m, rb_err *err) {
+static resbm_status do_send_backward(void *ctx, rb_action a, rb_err *err) {
+    int g = a.segment, m = a.microbatch;
     (void)err;
     worker *k = ctx;
     post(k->w, &k->w->backward[g - 1][m], k->din[g][m]);
     return RESBM_OK;
 }
-static resbm_status do_recv_backward(void *ctx, int g, int m, rb_err *err) {
+static resbm_status do_recv_backward(void *ctx, rb_action a, rb_err *err) {
+    int g = a.segment, m = a.microbatch;
     (void)err;
     worker *k = ctx;
     k->dout[g][m] = fetch(k->w, &k->w->backward[g][m]);

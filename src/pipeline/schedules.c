@@ -113,7 +113,7 @@ resbm_status rb_push_all(rb_schedule *s, int stage, rb_action_kind kind, int mic
     for (int i = 0; i < s->segments; i++) {
         int g = kind == RB_ACT_FORWARD ? i : s->segments - 1 - i;
         if (s->stage_of[g] != stage) continue;
-        RB_TRY(rb_action_push(&s->stage[stage], (rb_action){kind, g, microbatch}, err));
+        RB_TRY(rb_action_push(&s->stage[stage], rb_action_of(kind, g, microbatch), err));
     }
     return RESBM_OK;
 }

@@ -52,6 +52,19 @@ resbm_status rb_schedule_generate(const rb_schedule_kind *kind, const rb_schedul
  * each whose output goes to one. A hand-over inside a stage needs neither. */
 resbm_status rb_schedule_communicate(rb_schedule *s, rb_err *err);
 
+/* Schedules as text: a line per stage, its actions apart by blanks; "." and what follows "#" mean nothing, empty
+ * lines neither. With sends and receives or without. Where a segment's actions stand is where it is hosted.
+ *
+ * RESBM_E_FORMAT: "name:line:column: why"; name is for messages. Everything in the text is checked before memory
+ * is taken for it; whether the lists work is the validator's question. */
+resbm_status rb_schedule_parse(const char *text, size_t len, const char *name, rb_schedule *out, rb_err *err);
+/* The text of it, which parses to the same lists. */
+void rb_schedule_print(const rb_schedule *s, rb_buf *out);
+/* rb_schedule_build of a text: it must be for as many stages, segments and microbatches as a says
+ * (RESBM_E_CONFIG). */
+resbm_status rb_schedule_build_text(const char *text, size_t len, const char *name, const rb_schedule_args *a,
+                                    rb_schedule *out, int *in_flight, rb_err *err);
+
 /* For generators: one microbatch through all segments of a stage, ascending when it goes forward, else
  * descending. */
 resbm_status rb_push_all(rb_schedule *s, int stage, rb_action_kind kind, int microbatch, rb_err *err);

@@ -228,6 +228,73 @@ static void fewer_microbatches_than_stages_and_several_segments(void **state) {
                    "1  .   .   2F0 2B0 2F1 2B1 .   .\n");
 }
 
+static void every_schedule_prints_and_parses_back(void **state) {
+    (void)state;
+    for (const rb_schedule_kind *const *k = rb_schedules; *k; k++) {
+        rb_schedule_args a = {3, 6, 6, 0, NULL};
+        rb_schedule s, back;
+        rb_buf text = {0};
+        rb_err err;
+        assert_ok(rb_schedule_build(*k, &a, &s, NULL, &err), &err);
+        rb_schedule_print(&s, &text);
+        assert_ok(rb_schedule_parse(text.data, text.len, "again", &back, &err), &err);
+        assert_int_equal(back.stages, 3);
+        assert_int_equal(back.segments, 6);
+        assert_int_equal(back.microbatches, 6);
+        assert_memory_equal(back.stage_of, s.stage_of, 6 * sizeof(int));
+        for (int i = 0; i < 3; i++) {
+            assert_int_equal(back.stage[i].count, s.stage[i].count);
+            assert_memory_equal(back.stage[i].items, s.stage[i].items, sizeof(rb_action) * (size_t)s.stage[i].count);
+        }
+        rb_schedule_free(&s);
+        rb_schedule_free(&back);
+        rb_buf_free(&text);
+    }
+}
+
+static void refuse_text(const char *text, const char *sentence) {
+    rb_schedule s;
+    rb_err err;
+    assert_fails(rb_schedule_parse(text, strlen(text), "a/b.sched", &s, &err), RESBM_E_FORMAT, sentence, &err);
+    rb_schedule_free(&s);
+}
+
+static void a_fault_in_a_text_has_its_place(void **state) {
+    (void)state;
+    refuse_text("0F0\n 1F0 2G0\n", "a/b.sched:2:6: \"2G0\" is no action");
+    refuse_text("# nothing\n\n . . \n", "a/b.sched: there is no action in it");
+    refuse_text("0F0\n\n1F0 0B0", "a/b.sched:3:5: 0B0: segment 0 lives on stage 0, where it stands first, and not on stage 1");
+    refuse_text("0F0 2F0", "segment 1 has no action, but segment 2 has");
+    refuse_text("1024F0", "a/b.sched:1:1: 1024F0: segments go to 1023");
+    refuse_text("0F65536", "microbatches to 65535");
+    refuse_text("0F0000000000000000000000000000000000000000000000000001", "is no action");
+}
+
+/* Comments, blank lines and idle cells are for people. */
+static void a_text_becomes_a_schedule(void **state) {
+    (void)state;
+    const char *text = "# two stages\n0F0 . 0F1\t0B0 0B1 # the first\r\n\n . 1F0 1B0 1F1 1B1";
+    rb_schedule_args a = {2, 2, 2, 0, NULL};
+    rb_schedule s;
+    rb_err err;
+    int slots[2];
+    assert_ok(rb_schedule_build_text(text, strlen(text), "x", &a, &s, slots, &err), &err);
+    assert_list(&s, 0, "0F0 0SF0 0F1 0SF1 0RB0 0B0 0RB1 0B1");
+    assert_list(&s, 1, "1RF0 1F0 1B0 1SB0 1RF1 1F1 1B1 1SB1");
+    assert_int_equal(slots[0], 2);
+    assert_int_equal(slots[1], 1);
+    rb_schedule_free(&s);
+    a.microbatches = 3;
+    assert_fails(rb_schedule_build_text(text, strlen(text), "x", &a, &s, slots, &err), RESBM_E_CONFIG,
+                 "x is for train.microbatches 2, but the run has 3", &err);
+    rb_schedule_free(&s);
+    a.microbatches = 2;
+    const char *lame = "0F0 0F1 0B0 0B1\n1F0 1B0 1F1\n";
+    assert_fails(rb_schedule_build_text(lame, strlen(lame), "dir/lame", &a, &s, slots, &err), RESBM_E_STATE,
+                 "lame: stage 1, action 1B1: is missing", &err);
+    rb_schedule_free(&s);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_schedule_up_to_8_builds),
@@ -239,6 +306,9 @@ int main(void) {
         cmocka_unit_test(impossible_arguments_come_with_the_remedy),
         cmocka_unit_test(extra_in_flight_grows_towards_the_first_stage),
         cmocka_unit_test(schedules_look_like_their_pictures),
+        cmocka_unit_test(every_schedule_prints_and_parses_back),
+        cmocka_unit_test(a_fault_in_a_text_has_its_place),
+        cmocka_unit_test(a_text_becomes_a_schedule),
         cmocka_unit_test(fewer_microbatches_than_stages_and_several_segments),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

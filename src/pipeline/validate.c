@@ -112,7 +112,7 @@ static resbm_status place_action(const proof *p, int stage, int index) {
 static resbm_status need(const proof *p, rb_action_kind k, int g, int m) {
     int stage = p->s->stage_of[g];
     if (has(p, k, g, m)) return RESBM_OK;
-    return cell_fails(p, stage, p->s->stage[stage].count, (rb_action){k, g, m}, "is missing");
+    return cell_fails(p, stage, p->s->stage[stage].count, rb_action_of(k, g, m), "is missing");
 }
 
 static resbm_status check_complete(const proof *p, int g, int m) {
@@ -125,7 +125,7 @@ static resbm_status check_complete(const proof *p, int g, int m) {
     if (halves && has(p, RB_ACT_BACKWARD, g, m)) {
         rb_action_kind k =
             has(p, RB_ACT_BACKWARD_INPUT, g, m) ? RB_ACT_BACKWARD_INPUT : RB_ACT_BACKWARD_WEIGHT;
-        return cell_fails(p, s->stage_of[g], *pos_of(p, k, g, m), (rb_action){k, g, m},
+        return cell_fails(p, s->stage_of[g], *pos_of(p, k, g, m), rb_action_of(k, g, m),
                           "is a half of a backward that the list also does whole");
     }
     RB_TRY(need(p, halves ? RB_ACT_BACKWARD_INPUT : RB_ACT_BACKWARD, g, m));
@@ -146,7 +146,7 @@ static resbm_status order(const proof *p, rb_action first, rb_action then) {
 
 static resbm_status check_order(const proof *p, int g, int m) {
     const rb_schedule *s = p->s;
-#define AT(kind, segment) ((rb_action){RB_ACT_##kind, segment, m})
+#define AT(kind, segment) (rb_action_of(RB_ACT_##kind, segment, m))
     rb_action forward = AT(FORWARD, g);
     rb_action input = has(p, RB_ACT_BACKWARD_INPUT, g, m) ? AT(BACKWARD_INPUT, g) : AT(BACKWARD, g);
     RB_TRY(order(p, AT(RECV_FORWARD, g), forward));
@@ -166,7 +166,7 @@ static resbm_status check_order(const proof *p, int g, int m) {
 /* The action of microbatch m that adds to segment g's weight gradients. */
 static rb_action adds_gradient(const proof *p, int g, int m) {
     bool halves = has(p, RB_ACT_BACKWARD_WEIGHT, g, m);
-    return (rb_action){halves ? RB_ACT_BACKWARD_WEIGHT : RB_ACT_BACKWARD, g, m};
+    return rb_action_of(halves ? RB_ACT_BACKWARD_WEIGHT : RB_ACT_BACKWARD, g, m);
 }
 
 static resbm_status check_accumulation(const proof *p, int g, int m) {
@@ -187,8 +187,8 @@ static bool is_recv(rb_action_kind k) {
 
 /* The send that a receive waits for. */
 static rb_action matching_send(rb_action a) {
-    if (a.kind == RB_ACT_RECV_FORWARD) return (rb_action){RB_ACT_SEND_FORWARD, a.segment - 1, a.microbatch};
-    return (rb_action){RB_ACT_SEND_BACKWARD, a.segment + 1, a.microbatch};
+    if (a.kind == RB_ACT_RECV_FORWARD) return rb_action_of(RB_ACT_SEND_FORWARD, a.segment - 1, a.microbatch);
+    return rb_action_of(RB_ACT_SEND_BACKWARD, a.segment + 1, a.microbatch);
 }
 
 /* Walks each receiver's list: per boundary and direction, the places of the matching sends must rise. last:
@@ -230,7 +230,7 @@ static resbm_status check_deadlock(const proof *p) {
 
 /* Last action that needs the activations of (g, m): the send may still read them. */
 static int release_of(const proof *p, int g, int m) {
-    rb_action a = p->o->forward_only ? (rb_action){RB_ACT_FORWARD, g, m} : adds_gradient(p, g, m);
+    rb_action a = p->o->forward_only ? rb_action_of(RB_ACT_FORWARD, g, m) : adds_gradient(p, g, m);
     int use = *pos_of(p, a.kind, g, m);
     int send = *pos_of(p, p->o->forward_only ? RB_ACT_SEND_FORWARD : RB_ACT_SEND_BACKWARD, g, m);
     return use > send ? use : send;

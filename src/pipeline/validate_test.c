@@ -57,7 +57,7 @@ static int communicate(machine *k, int stage, rb_action a) {
     if (send) {
         if (!output_is_there(k, dir, a.segment, a.microbatch)) return k->illegal = true;
         if (k->held[stage][other] >= k->bound) return 0;
-        k->queue[stage][other][k->held[stage][other]++] = (rb_action){a.kind, n, a.microbatch};
+        k->queue[stage][other][k->held[stage][other]++] = rb_action_of(a.kind, n, a.microbatch);
         return 1;
     }
     rb_action *q = k->queue[other][stage];

@@ -195,6 +195,13 @@ static resbm_status check_stages(const rb_config *c, rb_err *err) {
     return RESBM_OK;
 }
 
+static resbm_status check_schedule(rb_config *c, rb_err *err) {
+    char at[300];
+    resbm_status st = rb_config_check_schedule(c, err);
+    where(c, "pipeline", "schedule", at);
+    return st && *at ? rb_err_context(err, st, "%s", at) : st;
+}
+
 static resbm_status check_link(const rb_config *c, rb_err *err) {
     char at[300];
     const rb_shape_options *l = &c->link;
@@ -221,6 +228,7 @@ resbm_status rb_config_validate(rb_config *c, rb_err *err) {
     RB_TRY(check_rates(c, err));
     RB_TRY(check_offload(c, err));
     RB_TRY(check_stages(c, err));
+    RB_TRY(check_schedule(c, err));
     RB_TRY(check_link(c, err));
     resbm_status st = rb_model_check(&c->model, &c->boundary, err);
     return st == RESBM_OK || !*c->file ? st : rb_err_context(err, st, "%s: ", c->file);

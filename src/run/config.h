@@ -55,7 +55,9 @@ typedef struct rb_train_config {
 
 typedef struct rb_pipeline_config {
     int64_t stages;
-    char schedule[32]; /* registry name: gpipe, 1f1b, ... */
+    char schedule[512];                   /* registry name: gpipe, 1f1b, ...; or file:PATH */
+    bool placed;                          /* stage_of has been filled from the file's text */
+    int16_t stage_of[RB_MAX_SEGMENTS];    /* with a file: where it puts each segment */
     int64_t inflight;  /* 0 = auto */
     int64_t memory;    /* bytes per stage that inflight: auto may plan with; 0 = auto */
     int64_t threads;   /* compute threads per stage; 0 = auto */
@@ -95,6 +97,18 @@ resbm_status rb_config_override(rb_config *c, const char *assignment, rb_err *er
  * rb_model_check. Fills derived values in (model.seed, boundary.k, what auto means where the configuration
  * alone decides it); call it last, and again after further overrides. */
 resbm_status rb_config_validate(rb_config *c, rb_err *err);
+
+/* pipeline.schedule (schedule.c). The path of a schedule's file, NULL when it is one by name. */
+const char *rb_config_schedule_file(const rb_config *c);
+/* The text of that file; empty when there is none. */
+resbm_status rb_config_schedule_text(const rb_config *c, rb_buf *out, rb_err *err);
+/* Takes the placement of segments from a schedule's text, where rb_config_validate would read the file: in a stage,
+ * which may live where there is no such file. */
+resbm_status rb_config_place(rb_config *c, const char *text, size_t len, rb_err *err);
+/* For rb_config_validate: does the schedule exist and take this model, these stages and microbatches? */
+resbm_status rb_config_check_schedule(rb_config *c, rb_err *err);
+/* Which stage hosts a segment; stages >= 1. The coordinator and every stage come to the same. */
+int rb_stage_of(const rb_config *c, int segment);
 
 /* Weight of the auxiliary losses at a step (from 0): falls in a line to 0 at step aux_until * steps and stays there;
  * 0 without boundary.aux. */

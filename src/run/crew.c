@@ -74,10 +74,11 @@ static void stage_address(const rb_crew *c, int stage, char *out, size_t size) {
         snprintf(out, size, "tcp:127.0.0.1:0");
 }
 
-static resbm_status send_config(rb_crew *c, int stage, const char *text, rb_err *err) {
+static resbm_status send_config(rb_crew *c, int stage, const char *text, const char *schedule, rb_err *err) {
     char listen[192];
     stage_address(c, stage, listen, sizeof listen);
-    json_t *j = json_pack("{s:s, s:s, s:I, s:b, s:I, s:s, s:s*, s:s*}", "t", "config", "config", text, "epoch",
+    json_t *j = json_pack("{s:s, s:s, s:s*, s:I, s:b, s:I, s:s, s:s*, s:s*}", "t", "config", "config", text,
+                          "schedule", schedule, "epoch",
                           (json_int_t)c->o.epoch, "training", c->o.training, "threads",
                           (json_int_t)threads_per_stage(c->o.cfg), "listen", listen, "load", c->o.load, "scratch", c->o.scratch);
     return rb_control_send(c->control, stage, j, rb_now_ns() + 10 * RB_SEC, err);
@@ -202,11 +203,13 @@ static resbm_status start(rb_crew *c, rb_listener *l, uint64_t token, rb_err *er
         RB_TRY(rb_spawn_stage(c->o.program, c->o.cfg->pipeline.launcher, rb_listener_address(l), i, c->stages, token,
                               &c->child[i], err));
     RB_TRY(accept_all(c, l, deadline, err));
-    rb_buf text = {0};
+    rb_buf text = {0}, schedule = {0};
     rb_config_print(c->o.cfg, &text);
     resbm_status st = rb_buf_status(&text, err);
-    for (int i = 0; i < c->stages && !st; i++) st = send_config(c, i, text.data, err);
+    if (!st) st = rb_config_schedule_text(c->o.cfg, &schedule, err);
+    for (int i = 0; i < c->stages && !st; i++) st = send_config(c, i, text.data, schedule.data, err);
     rb_buf_free(&text);
+    rb_buf_free(&schedule);
     return st ? st : introduce(c, deadline, err);
 }
 

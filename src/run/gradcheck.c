@@ -12,8 +12,8 @@ static resbm_status pass(rb_stage *s, bool backward, double *loss, rb_err *err) 
     rb_seat_clear(&s->seat[0]);
     for (int i = 0; i < s->hosted; i++) rb_seat_clear(&s->seat[i]);
     if (backward) RB_TRY(rb_stage_zero_grads(s->model, s->q, err));
-    for (int i = 0; i < s->segments; i++) RB_TRY(h.forward(h.ctx, i, 0, err));
-    for (int i = s->segments - 1; backward && i >= 0; i--) RB_TRY(h.backward(h.ctx, i, 0, err));
+    for (int i = 0; i < s->segments; i++) RB_TRY(h.forward(h.ctx, rb_action_of(RB_ACT_FORWARD, i, 0), err));
+    for (int i = s->segments - 1; backward && i >= 0; i--) RB_TRY(h.backward(h.ctx, rb_action_of(RB_ACT_BACKWARD, i, 0), err));
     RB_TRY(rb_queue_sync(s->q, err));
     *loss = s->host_losses[0] / (double)(s->B * s->T);
     return RESBM_OK;
@@ -72,6 +72,7 @@ resbm_status rb_gradcheck_run(const rb_config *cfg, rb_gradcheck *out, rb_err *e
     s->cfg.pipeline.stages = 1;
     s->cfg.pipeline.threads = cfg->pipeline.threads > 0 ? cfg->pipeline.threads : 1;
     s->cfg.train.batch = s->cfg.train.microbatches = 1;
+    snprintf(s->cfg.pipeline.schedule, sizeof s->cfg.pipeline.schedule, "%s", rb_schedule_1f1b.name);
     s->cfg.data.distribute = RB_DISTRIBUTE_SHARED;
     snprintf(s->cfg.boundary.codec_fwd, sizeof s->cfg.boundary.codec_fwd, "f32");
     snprintf(s->cfg.boundary.codec_bwd, sizeof s->cfg.boundary.codec_bwd, "f32");

@@ -180,10 +180,9 @@ const rb_key rb_keys[] = {
 
     INT("pipeline", "stages", pipeline.stages, "4", 1, RB_MAX_STAGES, DEPLOYMENT,
         "Processes the segments are spread over; at most model.segments."),
-    WORDY(RB_KEY_NAME, "pipeline", "schedule", pipeline.schedule, "1f1b",
-          "gpipe|1f1b|interleaved-1f1b|zb-h1|zbv|forward", DEPLOYMENT,
-          "Order of the actions, and which stage hosts which segments; no bit of the result depends on it. forward: "
-          "evaluation and generation only."),
+    PLAIN(RB_KEY_STRING, "pipeline", "schedule", pipeline.schedule, "1f1b", DEPLOYMENT,
+          "Order of the actions, and which stage hosts which segments: gpipe, 1f1b, interleaved-1f1b, zb-h1, zbv, or "
+          "file:PATH, a text of actions (resbm schedule prints and checks any); no bit of the result depends on it."),
     AUTO_INT(
         "pipeline", "inflight", pipeline.inflight, "auto", 0, 4096, "auto", 0, DEPLOYMENT,
         "Microbatches a stage may be ahead; auto: the fewest that cover the links' latency within memory."),

@@ -153,7 +153,7 @@ static void name_event(const rb_stage_span *s, rb_trace_event *e) {
     if (s->kind == RB_SPAN_OPTIMIZER)
         snprintf(e->name, sizeof e->name, "optimizer");
     else if (s->kind < RB_ACT_COUNT)
-        rb_action_print(e->name, sizeof e->name, (rb_action){(rb_action_kind)s->kind, s->segment, s->microbatch});
+        rb_action_print(e->name, sizeof e->name, rb_action_of((rb_action_kind)s->kind, s->segment, s->microbatch));
     else
         snprintf(e->name, sizeof e->name, "%d%s%d", s->segment, s->kind == RB_SPAN_LINK_FORWARD ? ">" : "<", s->microbatch);
 }

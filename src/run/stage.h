@@ -51,6 +51,7 @@ typedef struct rb_stage {
     rb_kv_cache *cache; /* generation */
     int *rows, row_count;       /* hosted rows of the table */
     rb_schedule train, eval;
+    rb_buf schedule_text;       /* pipeline.schedule: file:PATH */
     rb_seat *seat;              /* (hosted) */
     rb_port *out_port, *in_port;           /* (hosted) forward: behind segment host[i], before it */
     rb_port *grad_out_port, *grad_in_port; /* (hosted) backward: before segment host[i], behind it */
@@ -85,9 +86,6 @@ void rb_stage_close(rb_stage *s);
 
 /* The optimizer over the hosted tensors, its states where optim.offload says. */
 resbm_status rb_stage_open_optim(rb_stage *s, rb_err *err);
-
-/* stage of each segment; stages >= 1. Pure: the coordinator and every stage compute the same. */
-int rb_stage_of(const rb_config *c, int segment);
 
 rb_executor_hooks rb_stage_hooks(rb_stage *s);
 static inline int rb_stage_local(const rb_stage *s, int segment) {

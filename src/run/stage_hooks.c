@@ -11,10 +11,10 @@ static rb_view row_of(rb_view v, int64_t i, int64_t B, int64_t T) {
     return rb_view2((char *)v.data + i * v.stride[0] * (int64_t)rb_dtype_size(v.dtype), v.dtype, B, T);
 }
 
-static resbm_status take(rb_stage *s, int segment, int microbatch, int *i, rb_berth **berth, int *slot, rb_err *err) {
-    *i = rb_stage_local(s, segment);
-    if (*i < 0) return rb_fail(err, RESBM_E_INTERNAL, "segment %d is not hosted by stage %d", segment, s->self);
-    RB_TRY(rb_seat_take(&s->seat[*i], microbatch, slot, err));
+static resbm_status take(rb_stage *s, rb_action a, int *i, rb_berth **berth, int *slot, rb_err *err) {
+    *i = rb_stage_local(s, a.segment);
+    if (*i < 0) return rb_fail(err, RESBM_E_INTERNAL, "segment %d is not hosted by stage %d", a.segment, s->self);
+    RB_TRY(rb_seat_take(&s->seat[*i], a.microbatch, slot, err));
     *berth = &s->seat[*i].berth[*slot];
     return RESBM_OK;
 }
@@ -46,59 +46,59 @@ static resbm_status hand_over_backward(rb_stage *s, int i, int microbatch, const
     return rb_port_unpack(&s->grad_in_port[i - 1], s->q, s->seat[i - 1].berth[slot].grad_in, key_of(s, microbatch), err);
 }
 
-static resbm_status forward(void *ctx, int segment, int microbatch, rb_err *err) {
+static resbm_status forward(void *ctx, rb_action a, rb_err *err) {
     rb_stage *s = ctx;
     rb_berth *b = NULL;
     int i, slot;
-    RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
-    rb_segment_io io = {.tokens = row_of(s->tokens, microbatch, s->B, s->T),
-                        .targets = row_of(s->targets, microbatch, s->B, s->T),
+    RB_TRY(take(s, a, &i, &b, &slot, err));
+    rb_segment_io io = {.tokens = row_of(s->tokens, a.microbatch, s->B, s->T),
+                        .targets = row_of(s->targets, a.microbatch, s->B, s->T),
                         .grad_scale = s->evaluating ? 0 : s->grad_scale};
     memcpy(io.in, b->in, sizeof io.in);
-    RB_TRY(rb_segment_forward(s->model, s->q, segment, slot, &io, err));
+    RB_TRY(rb_segment_forward(s->model, s->q, a.segment, slot, &io, err));
     memcpy(b->out, io.out, sizeof b->out);
-    if (segment == s->segments - 1)
-        RB_TRY(rb_download(s->q, &s->host_losses[microbatch], io.loss.data, sizeof(double), err));
-    if (rb_stage_hands_on(s, i)) RB_TRY(hand_over_forward(s, i, microbatch, b, err));
-    if (s->evaluating && (rb_stage_hands_on(s, i) || segment == s->segments - 1)) rb_seat_leave(&s->seat[i], microbatch);
+    if (a.segment == s->segments - 1)
+        RB_TRY(rb_download(s->q, &s->host_losses[a.microbatch], io.loss.data, sizeof(double), err));
+    if (rb_stage_hands_on(s, i)) RB_TRY(hand_over_forward(s, i, a.microbatch, b, err));
+    if (s->evaluating && (rb_stage_hands_on(s, i) || a.segment == s->segments - 1)) rb_seat_leave(&s->seat[i], a.microbatch);
     return rb_queue_sync(s->q, err);
 }
 
 typedef resbm_status (*backward_fn)(rb_stage_model *m, rb_queue *q, int segment, int slot, rb_segment_io *io, rb_err *err);
 
 /* A whole backward, or its input half: afterwards the gradient of the segment's input is there to be handed over. */
-static resbm_status go_back(rb_stage *s, int segment, int microbatch, backward_fn run, bool whole, rb_err *err) {
+static resbm_status go_back(rb_stage *s, rb_action a, backward_fn run, bool whole, rb_err *err) {
     rb_berth *b = NULL;
     int i, slot;
-    RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
+    RB_TRY(take(s, a, &i, &b, &slot, err));
     rb_segment_io io = {.grad_scale = s->grad_scale, .aux_scale = s->aux_scale, .latents = b->sent};
     memcpy(io.in, b->grad_in, sizeof io.in);
-    RB_TRY(run(s->model, s->q, segment, slot, &io, err));
+    RB_TRY(run(s->model, s->q, a.segment, slot, &io, err));
     if (io.aux_loss.data)
-        RB_TRY(rb_download(s->q, &s->host_aux[i * s->M + microbatch], io.aux_loss.data, sizeof(double), err));
+        RB_TRY(rb_download(s->q, &s->host_aux[i * s->M + a.microbatch], io.aux_loss.data, sizeof(double), err));
     memcpy(b->grad_out, io.out, sizeof b->grad_out);
     bool inside = i > 0 && rb_stage_hands_on(s, i - 1);
-    if (inside) RB_TRY(hand_over_backward(s, i, microbatch, b->grad_out, err));
+    if (inside) RB_TRY(hand_over_backward(s, i, a.microbatch, b->grad_out, err));
     b->whole = whole;
-    if (whole && (inside || segment == 0)) rb_seat_leave(&s->seat[i], microbatch);
+    if (whole && (inside || a.segment == 0)) rb_seat_leave(&s->seat[i], a.microbatch);
     return rb_queue_sync(s->q, err);
 }
 
-static resbm_status backward(void *ctx, int segment, int microbatch, rb_err *err) {
-    return go_back(ctx, segment, microbatch, rb_segment_backward, true, err);
+static resbm_status backward(void *ctx, rb_action a, rb_err *err) {
+    return go_back(ctx, a, rb_segment_backward, true, err);
 }
 
-static resbm_status backward_input(void *ctx, int segment, int microbatch, rb_err *err) {
-    return go_back(ctx, segment, microbatch, rb_segment_backward_input, false, err);
+static resbm_status backward_input(void *ctx, rb_action a, rb_err *err) {
+    return go_back(ctx, a, rb_segment_backward_input, false, err);
 }
 
-static resbm_status backward_weight(void *ctx, int segment, int microbatch, rb_err *err) {
+static resbm_status backward_weight(void *ctx, rb_action a, rb_err *err) {
     rb_stage *s = ctx;
     rb_berth *b = NULL;
     int i, slot;
-    RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
-    RB_TRY(rb_segment_backward_weight(s->model, s->q, segment, slot, err));
-    rb_seat_leave(&s->seat[i], microbatch);
+    RB_TRY(take(s, a, &i, &b, &slot, err));
+    RB_TRY(rb_segment_backward_weight(s->model, s->q, a.segment, slot, err));
+    rb_seat_leave(&s->seat[i], a.microbatch);
     return rb_queue_sync(s->q, err);
 }
 
@@ -159,42 +159,42 @@ static resbm_status recv_parts(rb_stage *s, rb_port *p, int from, int microbatch
     return st ? rb_err_context(err, st, "from stage %d: ", from) : RESBM_OK;
 }
 
-static resbm_status send_forward(void *ctx, int segment, int microbatch, rb_err *err) {
+static resbm_status send_forward(void *ctx, rb_action a, rb_err *err) {
     rb_stage *s = ctx;
     rb_berth *b = NULL;
     int i, slot;
-    RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
-    RB_TRY(pack_forward(s, i, microbatch, b, err));
-    RB_TRY(send_packed(s, &s->out_port[i], rb_stage_of(&s->cfg, segment + 1), microbatch, err));
-    if (s->evaluating) rb_seat_leave(&s->seat[i], microbatch);
+    RB_TRY(take(s, a, &i, &b, &slot, err));
+    RB_TRY(pack_forward(s, i, a.microbatch, b, err));
+    RB_TRY(send_packed(s, &s->out_port[i], rb_stage_of(&s->cfg, a.segment + 1), a.microbatch, err));
+    if (s->evaluating) rb_seat_leave(&s->seat[i], a.microbatch);
     return RESBM_OK;
 }
 
-static resbm_status recv_forward(void *ctx, int segment, int microbatch, rb_err *err) {
+static resbm_status recv_forward(void *ctx, rb_action a, rb_err *err) {
     rb_stage *s = ctx;
     rb_berth *b = NULL;
     int i, slot;
-    RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
-    return recv_parts(s, &s->in_port[i], rb_stage_of(&s->cfg, segment - 1), microbatch, b->in, err);
+    RB_TRY(take(s, a, &i, &b, &slot, err));
+    return recv_parts(s, &s->in_port[i], rb_stage_of(&s->cfg, a.segment - 1), a.microbatch, b->in, err);
 }
 
-static resbm_status send_backward(void *ctx, int segment, int microbatch, rb_err *err) {
+static resbm_status send_backward(void *ctx, rb_action a, rb_err *err) {
     rb_stage *s = ctx;
     rb_berth *b = NULL;
     int i, slot;
-    RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
-    RB_TRY(rb_port_pack(&s->grad_out_port[i], s->q, b->grad_out, key_of(s, microbatch), err));
-    RB_TRY(send_packed(s, &s->grad_out_port[i], rb_stage_of(&s->cfg, segment - 1), microbatch, err));
-    if (b->whole) rb_seat_leave(&s->seat[i], microbatch);
+    RB_TRY(take(s, a, &i, &b, &slot, err));
+    RB_TRY(rb_port_pack(&s->grad_out_port[i], s->q, b->grad_out, key_of(s, a.microbatch), err));
+    RB_TRY(send_packed(s, &s->grad_out_port[i], rb_stage_of(&s->cfg, a.segment - 1), a.microbatch, err));
+    if (b->whole) rb_seat_leave(&s->seat[i], a.microbatch);
     return RESBM_OK;
 }
 
-static resbm_status recv_backward(void *ctx, int segment, int microbatch, rb_err *err) {
+static resbm_status recv_backward(void *ctx, rb_action a, rb_err *err) {
     rb_stage *s = ctx;
     rb_berth *b = NULL;
     int i, slot;
-    RB_TRY(take(s, segment, microbatch, &i, &b, &slot, err));
-    return recv_parts(s, &s->grad_in_port[i], rb_stage_of(&s->cfg, segment + 1), microbatch, b->grad_in, err);
+    RB_TRY(take(s, a, &i, &b, &slot, err));
+    return recv_parts(s, &s->grad_in_port[i], rb_stage_of(&s->cfg, a.segment + 1), a.microbatch, b->grad_in, err);
 }
 
 rb_executor_hooks rb_stage_hooks(rb_stage *s) {

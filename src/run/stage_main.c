@@ -22,6 +22,12 @@ static resbm_status read_config(rb_stage *s, const json_t *in, rb_err *err) {
     const char *text = json_string_value(json_object_get(in, "config"));
     RB_TRY(rb_config_defaults(&s->cfg, err));
     RB_TRY(rb_config_load_text(&s->cfg, "run configuration", text ? text : "", text ? strlen(text) : 0, err));
+    const char *schedule = json_string_value(json_object_get(in, "schedule"));
+    if (schedule) {
+        rb_buf_puts(&s->schedule_text, schedule);
+        RB_TRY(rb_buf_status(&s->schedule_text, err));
+        RB_TRY(rb_config_place(&s->cfg, schedule, strlen(schedule), err));
+    }
     RB_TRY(rb_config_validate(&s->cfg, err));
     if (s->cfg.pipeline.stages != s->stages)
         return rb_fail(err, RESBM_E_CONFIG, "started as one of %d stages, the run has %lld", s->stages,

@@ -4,12 +4,6 @@
 #include "pipeline/inflight.h"
 #include "run/stage.h"
 
-int rb_stage_of(const rb_config *c, int segment) {
-    const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
-    return rb_schedule_place(kind ? kind : &rb_schedule_forward, (int)c->pipeline.stages, (int)c->model.segments,
-                             segment);
-}
-
 static resbm_status find_hosted(rb_stage *s, rb_err *err) {
     s->stages = (int)s->cfg.pipeline.stages;
     s->segments = (int)s->cfg.model.segments;
@@ -62,23 +56,27 @@ static resbm_status auto_in_flight(const rb_stage *s, const rb_schedule_kind *ki
     return st;
 }
 
+static resbm_status build_train(rb_stage *s, rb_schedule_args *a, int *flight, rb_err *err) {
+    const rb_schedule_kind *kind = rb_schedule_find(s->cfg.pipeline.schedule);
+    const char *file = rb_config_schedule_file(&s->cfg);
+    if (file)
+        return rb_schedule_build_text(s->schedule_text.data, s->schedule_text.len, file, a, &s->train, flight, err);
+    if (!kind || kind->forward_only)
+        return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule %s has no backward: choose another for training",
+                       s->cfg.pipeline.schedule);
+    bool delayed = s->cfg.link.latency_ns > 0 || s->cfg.link.up_bits > 0 || s->cfg.link.down_bits > 0;
+    if (!s->cfg.pipeline.inflight && delayed && s->stages > 1) RB_TRY(auto_in_flight(s, kind, a, err));
+    return rb_schedule_build(kind, a, &s->train, flight, err);
+}
+
 static resbm_status open_schedules(rb_stage *s, int *slots, rb_err *err) {
     rb_schedule_args a = {.stages = s->stages, .segments = s->segments, .microbatches = (int)s->M,
                           .extra = (int)s->cfg.pipeline.inflight};
-    const rb_schedule_kind *kind = rb_schedule_find(s->cfg.pipeline.schedule);
-    if (!kind)
-        return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule \"%s\" does not exist", s->cfg.pipeline.schedule);
-    if (s->training && kind->forward_only)
-        return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule %s has no backward: choose another for training",
-                       kind->name);
-    bool delayed = s->cfg.link.latency_ns > 0 || s->cfg.link.up_bits > 0 || s->cfg.link.down_bits > 0;
-    if (!s->cfg.pipeline.inflight && delayed && s->stages > 1 && s->training)
-        RB_TRY(auto_in_flight(s, kind, &a, err));
     int place[RB_MAX_SEGMENTS];
     for (int i = 0; i < s->segments; i++) place[i] = rb_stage_of(&s->cfg, i);
     int *flight = calloc((size_t)s->segments, sizeof *flight), *eval = calloc((size_t)s->segments, sizeof *eval);
     resbm_status st = flight && eval ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->segments);
-    if (!st && s->training) st = rb_schedule_build(kind, &a, &s->train, flight, err);
+    if (!st && s->training) st = build_train(s, &a, flight, err);
     a.stage_of = place;
     if (!st) st = rb_schedule_build(&rb_schedule_forward, &a, &s->eval, eval, err);
     for (int i = 0; i < s->hosted && !st; i++) {
@@ -245,6 +243,7 @@ void rb_stage_close(rb_stage *s) {
     rb_tensor_table_free(&s->table);
     rb_schedule_free(&s->train);
     rb_schedule_free(&s->eval);
+    rb_buf_free(&s->schedule_text);
     rb_shards_close(s->shards);
     rb_shards_close(s->val_shards);
     free(s->host);
