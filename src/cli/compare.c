@@ -6,6 +6,7 @@
 #include <unistd.h>
 #include "cli/cli.h"
 #include "cli/number.h"
+#include "cli/stop.h"
 #include "run/compare.h"
 
 enum { OPT_VARIANT = 'V', OPT_SEEDS = 's', OPT_TARGET = 't', OPT_LINK = 'l', OPT_BUDGET = 'b', OPT_JOBS = 'j', OPT_KEEP = 'k',
@@ -69,18 +70,6 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     return 0;
 }
 
-static atomic_int stop;
-
-static void on_signal(int sig) {
-    static const char told[] = "\nresbm: stopping the runs, with snapshots; once more ends at once\n";
-    if (atomic_fetch_add(&stop, 1)) {
-        signal(sig, SIG_DFL);
-        raise(sig);
-    } else if (write(STDERR_FILENO, told, sizeof told - 1) < 0) {
-        return; /* nobody reads it: the runs end all the same */
-    }
-}
-
 static void say(void *ctx, const char *line) {
     (void)ctx;
     fprintf(stderr, "%s\n", line);
@@ -101,7 +90,7 @@ static int processors(void) {
 }
 
 static int report(const rb_compare_outcome *out, const char *dir) {
-    printf("%s\n%s/compare.md, compare.json\n", out->table.data ? out->table.data : "", dir);
+    printf("%s\n%s/report.html\n", out->table.data ? out->table.data : "", dir);
     if (out->failed) fprintf(stderr, "resbm: %d of %d runs failed; see above\n", out->failed, out->runs);
     if (!out->complete)
         fprintf(stderr, "resbm: %d of %d runs are done; the same command goes on\n", out->done, out->runs);
@@ -126,11 +115,9 @@ int rb_cmd_compare(int argc, char **argv) {
     if (argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;
     default_dir(a.file, dir, sizeof dir);
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGINT, on_signal);
-    signal(SIGTERM, on_signal);
     resbm_status st = load(&a, &s, &err);
     rb_compare_options o = {.spec = &s, .dir = a.dir ? a.dir : dir, .program = rb_cli_program(program), .budget_s = a.budget_s,
-                            .jobs = a.jobs ? a.jobs : processors(), .keep = a.keep, .replace = a.replace, .stop = &stop, .say = say};
+                            .jobs = a.jobs ? a.jobs : processors(), .keep = a.keep, .replace = a.replace, .stop = rb_cli_stop(), .say = say};
     if (!st) st = rb_compare(&o, &out, &err);
     int status = st ? rb_cli_fail(st, &err) : report(&out, o.dir);
     rb_buf_free(&out.table);

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +10,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 #include "core/clock.h"
+#include "run/compare_measure.h"
 #include "run/compare_result.h"
 #include "run/compare_study.h"
 
@@ -36,8 +38,12 @@ static resbm_status open_study(rb_study *t, const rb_compare_options *o, rb_err 
     *t = (rb_study){.o = o, .s = o->spec};
     t->base = calloc(1, sizeof *t->base);
     t->state = calloc((size_t)o->spec->variants + 1, sizeof *t->state);
-    if (!t->base || !t->state) return rb_fail(err, RESBM_E_MEMORY, "no memory for a comparison");
-    for (int i = 0; i < o->spec->variants; i++) t->state[i].best = -1;
+    t->time = calloc((size_t)o->spec->variants + 1, sizeof *t->time);
+    if (!t->base || !t->state || !t->time) return rb_fail(err, RESBM_E_MEMORY, "no memory for a comparison");
+    for (int i = 0; i < o->spec->variants; i++) {
+        t->state[i].best = -1;
+        for (int l = 0; l < RB_COMPARE_LINKS; l++) t->time[i].step[l] = NAN;
+    }
     return rb_compare_base(o->spec, t->base, err);
 }
 
@@ -88,15 +94,23 @@ static resbm_status reap(rb_study *t, bool *any, int *going, rb_err *err) {
     return RESBM_OK;
 }
 
-/* Asks every child for a snapshot and an end, and waits for it; what is still there after that is ended at once. */
-static resbm_status stop_children(rb_study *t, rb_err *err) {
-    int going = 0;
-    bool any;
-    int64_t deadline = rb_now_ns() + STOP_SECONDS * RB_SEC;
+static void tell_children(const rb_study *t) {
     for (int i = 0; i < t->runs; i++)
         if (t->run[i]->state == RB_RUN_GOING) kill(t->run[i]->child.pid, SIGTERM);
+}
+
+/* Asks every child for a snapshot and an end (asked a second time oneself: for an end at once) and waits for it; what is
+ * still there after that is killed. */
+static resbm_status stop_children(rb_study *t, rb_err *err) {
+    int going = 0, told = 0;
+    bool any;
+    int64_t deadline = rb_now_ns() + STOP_SECONDS * RB_SEC;
     for (;;) {
         RB_TRY(reap(t, &any, &going, err));
+        if (!told || (told < 2 && t->o->stop && atomic_load(t->o->stop) > 1)) {
+            tell_children(t);
+            told++;
+        }
         if (!going || rb_now_ns() >= deadline) break;
         rb_sleep_ns(10 * RB_MS);
     }
@@ -143,6 +157,14 @@ static resbm_status train_all(rb_study *t, int64_t deadline, bool *complete, rb_
     return st;
 }
 
+/* Before time is spent on anything: every configuration is possible, and the folder is this comparison's. */
+static resbm_status refuse_changed(rb_study *t, rb_err *err) {
+    rb_run_list wanted = {0};
+    resbm_status st = rb_study_wanted(t, &wanted, err);
+    free(wanted.run);
+    return st;
+}
+
 static void count(const rb_study *t, rb_compare_outcome *out) {
     for (int i = 0; i < t->runs; i++) {
         out->runs++;
@@ -154,6 +176,8 @@ static void count(const rb_study *t, rb_compare_outcome *out) {
 static resbm_status run(rb_study *t, rb_compare_outcome *out, rb_err *err) {
     const rb_compare_options *o = t->o;
     int64_t deadline = o->budget_s > 0 ? rb_now_ns() + (int64_t)(o->budget_s * 1e9) : 0;
+    RB_TRY(refuse_changed(t, err));
+    RB_TRY(rb_compare_measure(t, deadline, err));
     RB_TRY(train_all(t, deadline, &out->complete, err));
     out->stopped = asked(t);
     count(t, out);

@@ -37,7 +37,21 @@ static json_t *sweep(const rb_compare_row *row) {
     return o;
 }
 
-static json_t *row_object(const rb_compare_row *row) {
+/* Everything that depends on measuring, apart from the rest. */
+static json_t *time_object(const rb_compare_row *row, int links) {
+    json_t *o = json_object();
+    json_object_set_new(o, "bytes_per_token_fwd", number(row->bytes_forward));
+    json_object_set_new(o, "bytes_per_token_bwd", number(row->bytes_backward));
+    json_object_set_new(o, "token_bytes_per_token", number(row->bytes_ids));
+    json_object_set_new(o, "step_s_measured", number(row->step_measured));
+    json_object_set_new(o, "step_s_model", numbers(row->step, links));
+    json_object_set_new(o, "seconds_to_target", numbers(row->time_to, links));
+    json_object_set_new(o, "peak_rss_bytes", number(row->rss));
+    json_object_set_new(o, "fault", row->time_fault ? json_string(row->time_fault) : json_null());
+    return o;
+}
+
+static json_t *row_object(const rb_compare_row *row, int links) {
     static const char *const control[] = {"none", "uncompressed", "same size", "alone", "alone, equal time"};
     json_t *o = json_object();
     json_object_set_new(o, "name", json_string(row->variant->name));
@@ -58,18 +72,40 @@ static json_t *row_object(const rb_compare_row *row) {
     json_object_set_new(o, "steps_to_target", number(row->reach));
     json_object_set_new(o, "steps_to_target_seeds", numbers(row->seed_reach, row->done));
     json_object_set_new(o, "steps_ratio", number(row->ratio));
-    json_object_set_new(o, "params", row->params ? json_integer((json_int_t)row->params) : json_null());
+    json_object_set_new(o, "params", number(row->params));
+    json_object_set_new(o, "extra_params", number(row->extra_params));
+    json_object_set_new(o, "operations_per_step", number(row->compute));
+    json_object_set_new(o, "extra_compute", number(row->extra_compute));
+    json_object_set_new(o, "bytes_per_token_fwd_model", number(row->frame_forward));
+    json_object_set_new(o, "bytes_per_token_bwd_model", number(row->frame_backward));
+    json_object_set_new(o, "time", time_object(row, links));
     json_object_set_new(o, "curve", curve(row));
     return o;
 }
 
+static json_t *notes(const rb_compare_result *r) {
+    json_t *a = json_array();
+    rb_buf text = {0};
+    rb_compare_notes(r, &text);
+    for (char *p = text.data, *end; p && (end = strchr(p, '\n')); p = end + 1) {
+        *end = 0;
+        json_array_append_new(a, json_string(p + strlen("- ")));
+    }
+    rb_buf_free(&text);
+    return a;
+}
+
 resbm_status rb_compare_json(const rb_compare_result *r, rb_buf *out, rb_err *err) {
-    json_t *root = json_object(), *rows = json_array();
+    json_t *root = json_object(), *rows = json_array(), *links = json_array();
     json_object_set_new(root, "version", json_integer(1));
+    json_object_set_new(root, "seeds", json_integer(r->study->s->seeds));
     json_object_set_new(root, "target", number(r->target));
     json_object_set_new(root, "reference", r->reference < 0 ? json_null() : json_string(r->row[r->reference].variant->name));
-    for (int i = 0; i < r->rows; i++) json_array_append_new(rows, row_object(&r->row[i]));
+    for (int i = 0; i < r->study->s->links; i++) json_array_append_new(links, json_string(r->study->s->link[i].name));
+    json_object_set_new(root, "links", links);
+    for (int i = 0; i < r->rows; i++) json_array_append_new(rows, row_object(&r->row[i], r->study->s->links));
     json_object_set_new(root, "rows", rows);
+    json_object_set_new(root, "notes", notes(r));
     char *text = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
     json_decref(root);
     if (!text) return rb_fail(err, RESBM_E_MEMORY, "no memory for compare.json");

@@ -24,8 +24,8 @@ static void number(line *l, double v, int decimals, const char *unit) {
 }
 
 static void head_line(const rb_compare_result *r, line *l) {
+    const rb_compare_spec *s = r->study->s;
     strcpy(add(l), "variant");
-    strcpy(add(l), "boundary");
     strcpy(add(l), "loss");
     strcpy(add(l), "perplexity");
     strcpy(add(l), "tokens");
@@ -33,7 +33,15 @@ static void head_line(const rb_compare_result *r, line *l) {
         snprintf(add(l), CELL, "steps to %.4f", r->target);
         strcpy(add(l), "steps ratio");
     }
+    strcpy(add(l), "bytes/token ->");
+    strcpy(add(l), "bytes/token <-");
+    if (s->links) snprintf(add(l), CELL, "s/step %s, measured", s->link[0].name);
+    for (int i = 0; i < s->links; i++) snprintf(add(l), CELL, "s/step %s, model", s->link[i].name);
+    for (int i = 0; i < s->links && !isnan(r->target); i++) snprintf(add(l), CELL, "time to loss %s", s->link[i].name);
+    if (s->links) strcpy(add(l), "memory/stage");
     strcpy(add(l), "params");
+    strcpy(add(l), "of them boundaries'");
+    strcpy(add(l), "compute of boundaries");
 }
 
 static void loss_cell(const rb_compare_row *row, char *out) {
@@ -60,11 +68,38 @@ static void steps_cell(const rb_compare_row *row, char *out) {
     if (row->reached && row->reached < row->done) snprintf(out + n, CELL - n, " (%d of %d seeds)", row->reached, row->done);
 }
 
+static void seconds(line *l, double v) {
+    char *out = add(l);
+    if (isnan(v))
+        strcpy(out, "-");
+    else if (v < 100)
+        snprintf(out, CELL, "%.3g s", v);
+    else if (v < 6000)
+        snprintf(out, CELL, "%.1f min", v / 60);
+    else
+        snprintf(out, CELL, "%.1f h", v / 3600);
+}
+
+/* Measured where it was; else what the wire's rules say. */
+static double bytes(double measured, double paper) { return isnan(measured) ? paper : measured; }
+
+static void cost_cells(const rb_compare_result *r, const rb_compare_row *row, line *l) {
+    const rb_compare_spec *s = r->study->s;
+    number(l, bytes(row->bytes_forward, row->frame_forward), 2, "");
+    number(l, bytes(row->bytes_backward, row->frame_backward), 2, "");
+    if (s->links) number(l, row->step_measured, 3, "");
+    for (int i = 0; i < s->links; i++) number(l, row->step[i], 3, "");
+    for (int i = 0; i < s->links && !isnan(r->target); i++) seconds(l, row->time_to[i]);
+    if (s->links) number(l, row->rss / (1 << 20), 0, " MiB");
+    number(l, row->params / 1e6, 3, "M");
+    number(l, row->extra_params / 1e6, 3, "M");
+    number(l, 100 * row->extra_compute, 1, "%");
+}
+
 static void row_line(const rb_compare_result *r, const rb_compare_row *row, line *l) {
     snprintf(add(l), CELL, "%s%s%s%s%s", row->variant->name, *row->point ? " (" : "", *row->point ? row->variant->sweep.key : "",
              *row->point ? " " : "", row->point);
     if (*row->point) strcat(l->cell[0], ")");
-    snprintf(add(l), CELL, "%s", row->boundary);
     loss_cell(row, add(l));
     number(l, exp(row->loss), 3, "");
     snprintf(add(l), CELL, "%.4gM", (double)(row->steps * row->tokens_per_step) / 1e6);
@@ -72,10 +107,7 @@ static void row_line(const rb_compare_result *r, const rb_compare_row *row, line
         steps_cell(row, add(l));
         number(l, row->ratio, 2, "");
     }
-    if (row->params)
-        snprintf(add(l), CELL, "%.3fM", (double)row->params / 1e6);
-    else
-        strcpy(add(l), "-");
+    cost_cells(r, row, l);
 }
 
 /* Characters that a terminal shows: UTF-8's continuation bytes are none. */
@@ -92,9 +124,9 @@ static void pad(rb_buf *out, const char *fill, int n) {
 static void print_line(const line *l, const int *width, rb_buf *out) {
     for (int i = 0; i < l->cells; i++) {
         rb_buf_printf(out, "| ");
-        if (i > 1) pad(out, " ", width[i] - shown(l->cell[i]));
+        if (i > 0) pad(out, " ", width[i] - shown(l->cell[i]));
         rb_buf_puts(out, l->cell[i]);
-        if (i < 2) pad(out, " ", width[i] - shown(l->cell[i]));
+        if (i < 1) pad(out, " ", width[i] - shown(l->cell[i]));
         rb_buf_puts(out, " ");
     }
     rb_buf_puts(out, "|\n");
@@ -109,9 +141,9 @@ static void print_table(const rb_compare_result *r, line *l, rb_buf *out) {
             if (shown(l[i].cell[c]) > width[c]) width[c] = shown(l[i].cell[c]);
     print_line(&l[0], width, out);
     for (int c = 0; c < l[0].cells; c++) {
-        rb_buf_puts(out, c > 1 ? "|-" : "|:");
+        rb_buf_puts(out, c > 0 ? "|-" : "|:");
         pad(out, "-", width[c]);
-        rb_buf_puts(out, c > 1 ? ":" : "-");
+        rb_buf_puts(out, c > 0 ? ":" : "-");
     }
     rb_buf_puts(out, "|\n");
     for (int i = 0; i < r->rows; i++) print_line(&l[i + 1], width, out);
@@ -133,8 +165,36 @@ static void print_target(const rb_compare_result *r, rb_buf *out) {
     rb_buf_puts(out, "\n");
 }
 
+static void print_times(const rb_compare_result *r, rb_buf *out) {
+    const rb_compare_spec *s = r->study->s;
+    if (!s->links) return;
+    rb_buf_printf(out, "- Seconds per step: measured in a short run of all stages on this machine over %s; by the timing model ",
+                  s->link[0].name);
+    if (s->flops > 0)
+        rb_buf_printf(out, "(stages of %.4g Gflop/s each, without the optimizer) over every link.", s->flops / 1e9);
+    else
+        rb_buf_puts(out, "(segments timed alone on this machine, a processor for each stage) over every link.");
+    rb_buf_puts(out, " Time to loss is steps times the model's.\n");
+}
+
+static void print_what(const rb_compare_row *row, rb_buf *out) {
+    const rb_compare_variant *v = row->variant;
+    rb_buf_printf(out, "- %s: %s", v->name, row->boundary);
+    if (v->control == RB_CONTROL_ALONE) rb_buf_printf(out, ": what the last stage of %s holds, without a pipeline", v->of);
+    if (v->control == RB_CONTROL_SAME_SIZE) rb_buf_printf(out, ": the blocks of %s, its trunks' too", v->of);
+    if (v->control == RB_CONTROL_ALONE_AS_LONG) {
+        rb_buf_printf(out, ": %s for the wall time of the pipeline over the first link, %" PRId64 " steps", v->of, row->steps);
+        if (fabs(row->fitting / (double)row->steps - 1) > 0.1)
+            rb_buf_printf(out, " (by the present measurement it would be %.0f)", row->fitting);
+        if (row->capped) rb_buf_puts(out, ", CUT SHORT by `longest`");
+    }
+    rb_buf_puts(out, ".\n");
+}
+
 static void print_row_notes(const rb_compare_row *row, rb_buf *out) {
     const rb_sweep *w = &row->variant->sweep;
+    print_what(row, out);
+    if (row->time_fault) rb_buf_printf(out, "- %s: its time cannot be measured: %s\n", row->variant->name, row->time_fault);
     if (*w->key && *row->point) {
         rb_buf_printf(out, "- %s: of %s", row->variant->name, w->key);
         for (int i = 0; i < w->values; i++) rb_buf_printf(out, "%s %s", i ? "," : "", w->value[i]);
@@ -154,8 +214,17 @@ static void print_failed_points(const rb_study *t, rb_buf *out) {
             rb_buf_printf(out, "- %s failed: %s\n", t->run[i]->name, t->run[i]->fault);
 }
 
-void rb_compare_markdown(const rb_compare_result *r, rb_buf *out) {
+void rb_compare_notes(const rb_compare_result *r, rb_buf *out) {
     const rb_compare_spec *s = r->study->s;
+    rb_buf_printf(out, "- %d seed%s each; ± is the standard deviation over them.\n", s->seeds, s->seeds > 1 ? "s" : "");
+    print_target(r, out);
+    print_times(r, out);
+    if (!r->equal_tokens) rb_buf_puts(out, "- WARNING: the variants did not train on equally many tokens; see the column.\n");
+    for (int i = 0; i < r->rows; i++) print_row_notes(&r->row[i], out);
+    print_failed_points(r->study, out);
+}
+
+void rb_compare_markdown(const rb_compare_result *r, rb_buf *out) {
     line *l = calloc((size_t)r->rows + 1, sizeof *l);
     if (!l) {
         out->failed = true;
@@ -163,9 +232,6 @@ void rb_compare_markdown(const rb_compare_result *r, rb_buf *out) {
     }
     print_table(r, l, out);
     free(l);
-    rb_buf_printf(out, "\n- %d seed%s each; ± is the standard deviation over them.\n", s->seeds, s->seeds > 1 ? "s" : "");
-    print_target(r, out);
-    if (!r->equal_tokens) rb_buf_puts(out, "- WARNING: the variants did not train on equally many tokens; see the column.\n");
-    for (int i = 0; i < r->rows; i++) print_row_notes(&r->row[i], out);
-    print_failed_points(r->study, out);
+    rb_buf_puts(out, "\n");
+    rb_compare_notes(r, out);
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "run/keys.h"
+#include "run/report.h"
 
 /* ", identity none" of a key that may have gained words since. */
 static void describe_key(const rb_config *c, const char *name, const char *unless, rb_buf *out) {
@@ -31,6 +32,32 @@ static void describe(const rb_config *c, char out[200]) {
     rb_buf_free(&text);
 }
 
+static void take_cost(const rb_cost *c, rb_compare_row *row) {
+    double rest = rb_cost_total(c) - c->boundary_forward, tokens = fmax(1, c->tokens);
+    row->params = rb_cost_params(c);
+    row->extra_params = c->boundary_params;
+    row->compute = rb_cost_total(c) * (1 + c->backward);
+    row->extra_compute = c->boundary_forward / rest;
+    row->frame_forward = c->frame_forward / tokens;
+    row->frame_backward = c->frame_backward / tokens;
+}
+
+static void take_time(const rb_study *t, int variant, rb_compare_row *row) {
+    const rb_compare_time *time = &t->time[variant];
+    row->time_fault = *time->fault ? time->fault : NULL;
+    row->fitting = t->state[variant].fitting;
+    row->capped = t->state[variant].capped;
+    memcpy(row->step, time->step, sizeof row->step);
+    for (int l = 0; l < RB_COMPARE_LINKS; l++) row->time_to[l] = NAN;
+    row->step_measured = row->bytes_forward = row->bytes_backward = row->bytes_ids = row->rss = NAN;
+    if (!time->measured.known) return;
+    row->step_measured = time->measured.step;
+    row->bytes_forward = time->measured.bytes_forward;
+    row->bytes_backward = time->measured.bytes_backward;
+    row->bytes_ids = time->measured.bytes_ids;
+    row->rss = time->measured.rss;
+}
+
 /* What the row's configuration says, also before anything is trained. */
 static resbm_status describe_row(const rb_study *t, int variant, rb_compare_row *row, rb_err *err) {
     rb_config *c = malloc(sizeof *c);
@@ -38,12 +65,17 @@ static resbm_status describe_row(const rb_study *t, int variant, rb_compare_row 
     rb_compare_run any = {.variant = variant, .share = 1};
     snprintf(any.point, sizeof any.point, "%s", rb_study_point(t, variant));
     resbm_status st = rb_study_config(t, &any, c, err);
+    rb_cost *cost = malloc(sizeof *cost);
+    if (!st && !cost) st = rb_fail(err, RESBM_E_MEMORY, "no memory for costs");
+    if (!st) st = rb_cost_of(c, cost, err);
     if (!st) {
+        take_cost(cost, row);
         describe(c, row->boundary);
         row->uncompressed = rb_compare_uncompressed(c) && t->s->variant[variant].control != RB_CONTROL_SAME_SIZE;
         row->steps = c->train.steps;
         row->tokens_per_step = c->train.batch * c->model.context;
     }
+    free(cost);
     free(c);
     return st;
 }
@@ -68,11 +100,11 @@ static resbm_status gather_row(const rb_study *t, int variant, rb_compare_row *r
                             .edge = t->state[variant].best < 0 ? 0 : t->state[variant].edge, .loss = NAN, .deviation = NAN,
                             .reach = NAN, .ratio = NAN};
     RB_TRY(describe_row(t, variant, row, err));
+    take_time(t, variant, row);
     rb_study_seeds(t, variant, run);
     for (int i = 0; i < row->seeds; i++) {
         if (run[i] && run[i]->state == RB_RUN_FAILED && !row->failed++) row->fault = run[i]->fault;
         if (!run[i] || run[i]->state != RB_RUN_DONE) continue;
-        row->params = run[i]->params;
         row->seed_loss[row->done] = run[i]->loss;
         curve[row->done++] = run[i]->curve;
     }
@@ -96,6 +128,7 @@ static void reach_target(const rb_study *t, const rb_compare_result *r, int vari
     rb_compare_run *run[RB_COMPARE_SEEDS];
     rb_compare_row *row = &r->row[variant];
     row->reach = row->done ? rb_curve_reach(&row->mean, r->target) : NAN;
+    for (int l = 0; l < t->s->links; l++) row->time_to[l] = row->reach * row->step[l];
     rb_study_seeds(t, variant, run);
     for (int i = 0, n = 0; i < row->seeds; i++) {
         if (!run[i] || run[i]->state != RB_RUN_DONE) continue;
@@ -144,11 +177,14 @@ static resbm_status write_file(const rb_study *t, const char *name, const rb_buf
 resbm_status rb_compare_write(const rb_study *t, rb_buf *table, rb_err *err) {
     rb_compare_result r;
     rb_buf json = {0};
+    char page[PATH_MAX];
     resbm_status st = rb_compare_gather(t, &r, err);
     if (!st) rb_compare_markdown(&r, table);
     if (!st) st = write_file(t, "compare.md", table, err);
     if (!st) st = rb_compare_json(&r, &json, err);
     if (!st) st = write_file(t, "compare.json", &json, err);
+    snprintf(page, sizeof page, "%s/report.html", t->o->dir);
+    if (!st) st = rb_report_write_study(page, json.data, err);
     rb_buf_free(&json);
     rb_compare_result_free(&r);
     return st;

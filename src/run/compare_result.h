@@ -8,7 +8,7 @@
 typedef struct rb_compare_row {
     const rb_compare_variant *variant;
     const char *point;    /* what its sweep came to, "" without */
-    char boundary[200];   /* "residual none d/32 int4, trunk" */
+    char boundary[200];   /* "residual k 8 int4, identity none, tokens trunk" */
     bool uncompressed;
     int seeds, done, failed;
     const char *fault;    /* of the first seed that failed; NULL */
@@ -21,7 +21,17 @@ typedef struct rb_compare_row {
     double reach;             /* steps to the target on the mean curve */
     int reached;              /* seeds that reached it */
     double ratio;             /* of reach to the reference's */
-    uint64_t params;
+    double params, extra_params;  /* of the whole model; of it the boundaries' */
+    double compute, extra_compute; /* operations of a step, forward and backward; of it the boundaries' share of the rest */
+    double bytes_forward, bytes_backward, bytes_ids; /* per token and boundary, headers, scales and ids in; measured */
+    double frame_forward, frame_backward;            /* the same on paper */
+    double step_measured;           /* seconds, over the first link */
+    double step[RB_COMPARE_LINKS];  /* by the timing model */
+    double time_to[RB_COMPARE_LINKS]; /* seconds to the target */
+    double rss;                     /* bytes of the largest stage */
+    const char *time_fault;         /* NULL: none */
+    double fitting;                 /* steps of an equal-time twin by the present measurement */
+    bool capped;                    /* an equal-time twin that spec.longest cut short */
 } rb_compare_row;
 
 typedef struct rb_compare_result {
@@ -36,6 +46,8 @@ typedef struct rb_compare_result {
 resbm_status rb_compare_gather(const rb_study *t, rb_compare_result *out, rb_err *err);
 void rb_compare_result_free(rb_compare_result *r);
 
+/* The sentences that qualify the table, "- ...\\n" each. */
+void rb_compare_notes(const rb_compare_result *r, rb_buf *out);
 void rb_compare_markdown(const rb_compare_result *r, rb_buf *out);
 resbm_status rb_compare_json(const rb_compare_result *r, rb_buf *out, rb_err *err);
 

@@ -46,8 +46,6 @@ static resbm_status take_results(rb_compare_run *r, rb_err *err) {
     if (access(path_of(r, "summary.json", path), F_OK)) return RESBM_OK;
     RB_TRY(rb_summary_read(path, &s, err));
     r->loss = s.val_loss;
-    r->tokens = s.tokens;
-    r->params = s.params;
     bool whole = s.steps >= r->steps;
     rb_summary_free(&s);
     if (!whole) return RESBM_OK;

@@ -34,8 +34,6 @@ typedef struct rb_compare_run {
     /* DONE: */
     rb_curve curve;
     double loss; /* of the last evaluation */
-    int64_t tokens;
-    uint64_t params;
 } rb_compare_run;
 
 /* Looks into r->dir and fills state and, of a finished run, the results. cfg: what it is to be trained with. */

@@ -183,8 +183,10 @@ void rb_study_free(rb_study *t) {
         rb_compare_run_free(t->run[i]);
         free(t->run[i]);
     }
+    for (int i = 0; t->time && i < t->s->variants; i++) rb_timing_free(&t->time[i].measured);
     free(t->run);
     free(t->state);
+    free(t->time);
     free(t->base);
     rb_buf_free(&t->changed);
 }

@@ -5,6 +5,7 @@
 #include "run/compare.h"
 #include "run/compare_config.h"
 #include "run/compare_run.h"
+#include "run/compare_timing.h"
 
 /* What is known of a variant as a whole. */
 typedef struct rb_compare_state {
@@ -12,14 +13,25 @@ typedef struct rb_compare_state {
     int edge;     /* the best lies at the sweep's lowest (-1) or highest (1) value */
     int extended; /* points added to it */
     int64_t steps; /* of ALONE_AS_LONG, once time was measured; 0: not yet */
-    bool failed;  /* no point of the sweep could be trained */
+    double fitting; /* the steps that the present measurement gives; steps may be an earlier one's */
+    bool capped;   /* and would have been longer but for spec.longest */
+    bool failed;   /* no point of the sweep could be trained */
 } rb_compare_state;
+
+/* What is known of a variant's cost and time (compare_measure.h). */
+typedef struct rb_compare_time {
+    rb_timing measured;
+    rb_cost cost; /* of the deployed configuration */
+    double step[RB_COMPARE_LINKS]; /* seconds by the timing model; NAN: unknown */
+    char fault[400];
+} rb_compare_time;
 
 typedef struct rb_study {
     const rb_compare_options *o;
     rb_compare_spec *s;
     rb_config *base;
     rb_compare_state *state; /* (variants) */
+    rb_compare_time *time;   /* (variants) */
     rb_compare_run **run;    /* (runs) pointers that stay */
     int runs, capacity;
     rb_buf changed; /* runs of another configuration, a line each */

@@ -122,23 +122,48 @@ static void print_run(rb_buf *b, const rb_report_run *r) {
     rb_buf_puts(b, "}");
 }
 
-resbm_status rb_report_write(const char *path, const rb_report_run *run, int runs, rb_err *err) {
+/* The page with `data` in its place. */
+static resbm_status write_page(const char *path, const rb_buf *data, rb_err *err) {
     static const char mark[] = "<!--RB_DATA-->";
-    if (runs < 1 || runs > RB_REPORT_MAX_RUNS)
-        return rb_fail(err, RESBM_E_ARG, "a report of %d runs; 1 to %d are possible", runs, RB_REPORT_MAX_RUNS);
     const char *page = rb_report_page, *at = strstr(page, mark);
     if (!at) return rb_fail(err, RESBM_E_INTERNAL, "report_page.html has no place for data");
+    RB_TRY(rb_buf_status(data, err));
     rb_buf b = {0};
     rb_buf_add(&b, page, (size_t)(at - page));
+    rb_buf_add(&b, data->data, data->len);
+    rb_buf_puts(&b, at + strlen(mark));
+    resbm_status st = rb_buf_status(&b, err);
+    if (st == RESBM_OK) st = rb_write_file_atomic(path, b.data, b.len, err);
+    rb_buf_free(&b);
+    return st;
+}
+
+resbm_status rb_report_write(const char *path, const rb_report_run *run, int runs, rb_err *err) {
+    if (runs < 1 || runs > RB_REPORT_MAX_RUNS)
+        return rb_fail(err, RESBM_E_ARG, "a report of %d runs; 1 to %d are possible", runs, RB_REPORT_MAX_RUNS);
+    rb_buf b = {0};
     rb_buf_puts(&b, "{\"runs\":[");
     for (int i = 0; i < runs; i++) {
         if (i) rb_buf_puts(&b, ",\n");
         print_run(&b, &run[i]);
     }
     rb_buf_puts(&b, "]}");
-    rb_buf_puts(&b, at + strlen(mark));
-    resbm_status st = rb_buf_status(&b, err);
-    if (st == RESBM_OK) st = rb_write_file_atomic(path, b.data, b.len, err);
+    resbm_status st = write_page(path, &b, err);
+    rb_buf_free(&b);
+    return st;
+}
+
+resbm_status rb_report_write_study(const char *path, const char *json, rb_err *err) {
+    rb_buf b = {0};
+    rb_buf_puts(&b, "{\"runs\":[],\"study\":");
+    for (const char *c = json; *c; c++) { /* outside strings JSON has no '<', and inside nothing may end the element */
+        if (*c == '<')
+            rb_buf_puts(&b, "\\u003c");
+        else
+            rb_buf_add(&b, c, 1);
+    }
+    rb_buf_puts(&b, "}");
+    resbm_status st = write_page(path, &b, err);
     rb_buf_free(&b);
     return st;
 }

@@ -24,4 +24,7 @@ typedef struct rb_report_run {
  * RB_REPORT_EVENTS trace events those of the last two steps. Written beside and renamed. */
 resbm_status rb_report_write(const char *path, const rb_report_run *run, int runs, rb_err *err);
 
+/* The same page about a comparison: json is what compare_json.c makes. */
+resbm_status rb_report_write_study(const char *path, const char *json, rb_err *err);
+
 #endif

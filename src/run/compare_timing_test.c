@@ -1,0 +1,142 @@
+#include <math.h>
+#include <stdlib.h>
+
+#include "rb_cmocka.h"
+#include "run/compare_timing.h"
+#include "run/trace.h"
+
+static bool near(double a, double b) { return fabs(a - b) <= 1e-9 * fmax(1, fabs(b)); }
+
+/* d 8, one head, ffn 4, 2 segments of 1 block, vocabulary 16, 4 sequences of 8 tokens in 2 microbatches. */
+static rb_config *config(const char *more) {
+    static const char *const keys[] = {"model.d=8", "model.layers=2", "model.heads=1", "model.ffn=4", "model.vocab=16",
+                                       "model.context=8", "model.segments=2", "train.batch=4", "train.microbatches=2",
+                                       "pipeline.stages=2", "boundary.kind=none", "boundary.ratio=4", "boundary.codec_fwd=bf16"};
+    rb_err err = {0};
+    rb_config *c = malloc(sizeof *c);
+    assert_non_null(c);
+    assert_ok(rb_config_defaults(c, &err), &err);
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) assert_ok(rb_config_override(c, keys[i], &err), &err);
+    if (more) assert_ok(rb_config_override(c, more, &err), &err);
+    assert_ok(rb_config_validate(c, &err), &err);
+    return c;
+}
+
+static void operations_by_hand(void **state) {
+    (void)state;
+    rb_err err = {0};
+    rb_cost c;
+    rb_config *cfg = config(NULL);
+    assert_ok(rb_cost_of(cfg, &c, &err), &err);
+    double block = 4 * 8 * 8 + 3 * 8 * 4, attention = 2.0 * 32 * 8 * 8, head = 16 * 8;
+    assert_true(near(c.forward[0], 2 * 32 * block + attention)); /* looking up an embedding is no product */
+    assert_true(near(c.forward[1], 2 * 32 * (block + head) + attention));
+    assert_true(near(c.params[0], block + 2 * 8 + 16 * 8) && near(c.params[1], block + 2 * 8 + head + 8));
+    assert_true(c.boundary_params == 0 && c.boundary_forward == 0 && c.backward == 2);
+    assert_true(near(c.frame_forward, 56 + 2 * 2 * 8 * 8) && c.ids == 0 && c.tokens == 16);
+    free(cfg);
+}
+
+static void boundaries_are_extra(void **state) {
+    (void)state;
+    rb_err err = {0};
+    rb_cost plain, c;
+    rb_config *none = config(NULL), *linear = config("boundary.kind=linear"), *again = config("train.recompute=true");
+    assert_ok(rb_cost_of(none, &plain, &err), &err);
+    free(none);
+    assert_ok(rb_config_override(linear, "data.distribute=wire", &err), &err);
+    assert_ok(rb_config_validate(linear, &err), &err);
+    assert_ok(rb_cost_of(linear, &c, &err), &err);
+    assert_true(c.boundary_params >= 2 * 2 * 8); /* d to k and back */
+    assert_true(near(rb_cost_params(&c) - c.boundary_params, rb_cost_params(&plain)));
+    assert_true(near(rb_cost_total(&c) - c.boundary_forward, rb_cost_total(&plain)));
+    assert_true(near(c.frame_forward, 56 + 2 * 2 * 8 * 2 + 2 * 9)); /* latents in bf16, ids of 9 positions */
+    assert_ok(rb_cost_of(again, &c, &err), &err);
+    assert_true(c.backward == 3);
+    free(linear);
+    free(again);
+}
+
+/* One stage: a step is the sum. Two stages with links: the slow one takes longer, and never less than its bytes do. */
+static void steps_by_the_model(void **state) {
+    (void)state;
+    rb_err err = {0};
+    rb_config *c = config("pipeline.stages=1"), *two = config(NULL);
+    rb_cost cost;
+    rb_segment_cost segment[] = {{1, 2, 1, 1}, {3, 6, 3, 3}};
+    rb_timing t = {.known = true, .segments = 2, .segment = segment, .optimizer = 0.5, .rest = 0.25};
+    rb_shape_options slow = {.up_bits = 1000, .down_bits = 1000};
+    double s, fast, far;
+    assert_ok(rb_cost_of(c, &cost, &err), &err);
+    assert_ok(rb_timing_step(&t, &cost, c, &slow, &s, &err), &err);
+    assert_true(near(s, 2 * (3 + 9) + 0.5 + 0.25)); /* one process: no link slows it */
+    assert_ok(rb_timing_step(&t, &cost, two, NULL, &fast, &err), &err);
+    double most = fmax(cost.params[0], cost.params[1]) / rb_cost_params(&cost);
+    assert_true(fast >= 2 * 9 + 1 + 2 + 0.25 + 0.5 * most - 1e-9 && fast < s);
+    assert_ok(rb_timing_step(&t, &cost, two, &slow, &far, &err), &err);
+    assert_true(far > fast + cost.frame_forward * 8 / 1000);
+    free(c);
+    free(two);
+}
+
+static void by_a_stated_rate(void **state) {
+    (void)state;
+    rb_err err = {0};
+    rb_config *c = config(NULL);
+    rb_cost cost;
+    rb_timing t = {0};
+    assert_ok(rb_cost_of(c, &cost, &err), &err);
+    assert_ok(rb_timing_by_rate(&cost, c, 1e6, &t, &err), &err);
+    assert_true(near(t.segment[1].forward, cost.forward[1] / 2 / 1e6));
+    assert_true(near(t.segment[1].backward, 2 * t.segment[1].forward));
+    assert_true(near(t.segment[1].input + t.segment[1].weight, t.segment[1].backward));
+    rb_timing_free(&t);
+    free(c);
+}
+
+static void from_a_trace(void **state) {
+    (void)state;
+    rb_err err = {0};
+    rb_trace *trace;
+    rb_timing t = {0};
+    rb_trace_event e[] = {
+        {.step = 1, .segment = 0, .begin_ns = 0, .end_ns = 10, .name = "0F0"}, /* the first step warms up */
+        {.step = 2, .segment = 0, .begin_ns = 100, .end_ns = 4100, .name = "0F0"},
+        {.step = 3, .segment = 0, .begin_ns = 5000, .end_ns = 8000, .name = "0F1"},
+        {.step = 2, .segment = 0, .begin_ns = 9000, .end_ns = 16000, .name = "0B0"},
+        {.step = 2, .segment = 0, .category = RB_TRACE_OPTIMIZER, .begin_ns = 20000, .end_ns = 25000, .name = "optimizer"},
+    };
+    assert_ok(rb_trace_new(4, &trace, &err), &err);
+    assert_ok(rb_trace_add(trace, e, 5, 0, &err), &err);
+    assert_ok(rb_trace_write(trace, "trace.json", &err), &err);
+    rb_trace_free(trace);
+    assert_ok(rb_timing_take_trace("trace.json", 1, &t, &err), &err);
+    assert_true(near(t.segment[0].forward, 3e-6) && near(t.segment[0].backward, 7e-6) && near(t.optimizer, 5e-6));
+    assert_true(near(t.segment[0].input, 3.5e-6));
+    rb_timing_free(&t);
+    assert_fails(rb_timing_take_trace("trace.json", 2, &t, &err), RESBM_E_FORMAT, "segment 1", &err);
+    rb_timing_free(&t);
+}
+
+static void file_belongs_to_a_configuration(void **state) {
+    (void)state;
+    rb_err err = {0};
+    rb_segment_cost segment[] = {{1, 2, 0.5, 1.5}};
+    rb_timing t = {.segments = 1, .segment = segment, .optimizer = 0.125, .step = NAN, .rss = 1e6, .stages = 3}, r;
+    assert_ok(rb_timing_write("timing.json", "a: 1\n", &t, &err), &err);
+    assert_ok(rb_timing_read("timing.json", "a: 1\n", &r, &err), &err);
+    assert_true(r.known && r.segments == 1 && r.segment[0].weight == 1.5 && r.optimizer == 0.125 && isnan(r.step) && r.stages == 3);
+    rb_timing_free(&r);
+    assert_ok(rb_timing_read("timing.json", "a: 2\n", &r, &err), &err);
+    assert_false(r.known);
+    assert_ok(rb_timing_read("nowhere.json", "a: 1\n", &r, &err), &err);
+    assert_false(r.known);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(operations_by_hand), cmocka_unit_test(boundaries_are_extra), cmocka_unit_test(steps_by_the_model),
+        cmocka_unit_test(by_a_stated_rate),   cmocka_unit_test(from_a_trace),         cmocka_unit_test(file_belongs_to_a_configuration),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
