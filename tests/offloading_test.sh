@@ -9,23 +9,32 @@ make_config
 
 same_as() { same "$1" "$2"; [ -s "$2/metrics.jsonl" ] || miss "$2 has no metrics"; }
 
+# away DIR KIND [key=value ...]
+away() {
+    dir=$1 kind=$2
+    shift 2
+    train "$dir" optim.kind="$kind" optim.offload=disk "$@" || { miss "$dir"; cat "$dir.log"; }
+    same_as "plain-$kind" "$dir"
+    [ -z "$(find "$dir" -name '.resbm*')" ] || miss "$dir holds scratch"
+}
+gradients=optim.offload_parts=states+gradients
 for kind in muon adamw; do
     train "plain-$kind" optim.kind=$kind train.checkpoint_every=1 train.keep=9 || { miss "plain-$kind"; cat "plain-$kind.log"; }
-    for stages in 1 2 3 4; do
-        dir=away-$kind-$stages
-        train "$dir" optim.kind=$kind optim.offload=disk pipeline.stages=$stages train.checkpoint_every=1 train.keep=9 ||
-            { miss "$dir"; cat "$dir.log"; }
-        same_as "plain-$kind" "$dir"
-        [ -z "$(find "$dir" -name '.resbm*')" ] || miss "$dir holds scratch"
-    done
+    for stages in 1 3; do away "states-$kind-$stages" $kind pipeline.stages=$stages; done
+    for stages in 2 4; do away "gradients-$kind-$stages" $kind pipeline.stages=$stages $gradients; done
 done
+away gradients-muon-1 muon pipeline.stages=1 $gradients train.checkpoint_every=1 train.keep=9 train.recompute=true
+train tied model.segments=1 pipeline.stages=1 model.tied=true train.recompute=true || { miss tied; cat tied.log; }
+train tied-away model.segments=1 pipeline.stages=1 model.tied=true train.recompute=true optim.offload=disk \
+    $gradients || { miss tied-away; cat tied-away.log; }
+same_as tied tied-away
 
 # From step 1: with -> without -> with, and the other way round.
 rm -rf back forth
-cp -r away-muon-2 back && rm -rf back/step-2 back/step-3
+cp -r gradients-muon-1 back && rm -rf back/step-2 back/step-3
 cp -r plain-muon forth && rm -rf forth/step-2 forth/step-3
 train back --resume train.steps=3 || { miss back; cat back.log; }
-train forth --resume optim.offload=disk pipeline.stages=3 || { miss forth; cat forth.log; }
+train forth --resume optim.offload=disk $gradients pipeline.stages=3 || { miss forth; cat forth.log; }
 same_as plain-muon back
 same_as plain-muon forth
 
@@ -58,6 +67,7 @@ refused() {
     [ $? = 1 ] || miss "status of: $*"
     grep -Eq -- "$pattern" refused.log || { miss "nothing says '$pattern' of: $*"; tail -n 3 refused.log; }
 }
+refused 'offload_parts.*offload = none.*disk' optim.offload_parts=states+gradients
 refused 'offload_dir.*offload = none.*disk' optim.offload_dir=elsewhere
 refused 'offload = host.*device = cpu.*disk' optim.offload=host
 refused '/proc/none' optim.offload=disk optim.offload_dir=/proc/none

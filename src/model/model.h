@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "boundary/boundary.h"
+#include "core/spill.h"
 #include "device/ops.h"
 #include "nn/tensor.h"
 
@@ -66,7 +67,12 @@ typedef struct rb_stage_options {
     const int *slots_of; /* or so many (segments) of each; NULL: slots of all. Read while opening only */
     bool training;               /* gradients and backward buffers are allocated */
     bool split_backward;         /* weight halves are called apart from input halves */
+    rb_spill *spill;             /* gradients of the large matrices are kept here, from byte spill_at on; NULL: in memory */
+    uint64_t spill_at;           /* a multiple of RB_SPILL_ALIGN */
 } rb_stage_options;
+
+/* Bytes of the spill that gradients take; spill itself is not looked at. */
+uint64_t rb_stage_grads_away(const rb_stage_options *opt);
 
 /* Allocates everything at once (nothing is allocated per step) and initialises weights by (seed, name). */
 resbm_status rb_stage_model_open(rb_device *dev, const rb_stage_options *opt, rb_stage_model **out,
@@ -76,7 +82,12 @@ size_t rb_stage_model_bytes(const rb_stage_model *m);
 /* Views (device memory) of a tensor's weights and gradient by its row in the table; absent when the tensor is
  * not hosted here (or has no gradient). */
 rb_view rb_stage_weight(const rb_stage_model *m, int row);
-rb_view rb_stage_grad(const rb_stage_model *m, int row);
+rb_view rb_stage_grad(const rb_stage_model *m, int row); /* data NULL: away */
+uint64_t rb_stage_grad_at(const rb_stage_model *m, int row); /* of one that is away: its first byte in the spill */
+/* Calls look with the gradient of each hosted row that has one, in table order, wherever it is; a view holds during the
+ * call only: what is queued on q with it is waited for. Afterwards all of them are in the spill as they are. */
+typedef resbm_status (*rb_grad_look)(void *ctx, int row, rb_view grad, rb_err *err);
+resbm_status rb_stage_look_at_grads(rb_stage_model *m, rb_queue *q, rb_grad_look look, void *ctx, rb_err *err);
 resbm_status rb_stage_zero_grads(rb_stage_model *m, rb_queue *q, rb_err *err);
 
 /* One microbatch's way through one segment; slot in [0, the segment's slots). */

@@ -73,12 +73,12 @@ static resbm_status search_forward(search *f, const rb_segment *s, bool *found, 
     return RESBM_OK;
 }
 
-/* From the loss backwards. */
-static resbm_status search_gradients(search *f, bool *found, rb_err *err) {
-    for (int i = f->m->table.count - 1; f->m->grad && i >= 0 && !*found; i--) {
-        RB_TRY(look_at(f, f->m->grad[i], found, err));
-        if (*found) snprintf(f->name, f->size, "gradient of %s", f->m->table.rows[i].name);
-    }
+/* From the loss backwards: the last one found in the order of the table. */
+static resbm_status look_at_gradient(void *ctx, int row, rb_view grad, rb_err *err) {
+    search *f = ctx;
+    bool found = false;
+    RB_TRY(look_at(f, grad, &found, err));
+    if (found) snprintf(f->name, f->size, "gradient of %s", f->m->table.rows[row].name);
     return RESBM_OK;
 }
 
@@ -86,7 +86,7 @@ static resbm_status search_all(search *f, rb_err *err) {
     bool found = false;
     for (int i = 0; i < f->m->opt.segments && !found; i++)
         RB_TRY(search_forward(f, &f->m->segment[i], &found, err));
-    return found ? RESBM_OK : search_gradients(f, &found, err);
+    return found ? RESBM_OK : rb_stage_look_at_grads(f->m, f->q, look_at_gradient, f, err);
 }
 
 resbm_status rb_stage_find_nonfinite(rb_stage_model *m, rb_queue *q, char *name, size_t size, rb_err *err) {

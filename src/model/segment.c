@@ -215,10 +215,19 @@ static resbm_status enter_input(rb_stage_model *m, const rb_segment *s, rb_queue
     return RESBM_OK;
 }
 
+static resbm_status add_to_embedding(rb_stage_model *m, const rb_segment *s, rb_queue *q, rb_view dx, rb_view tokens,
+                                     rb_err *err) {
+    const rb_lender *lender = m->pager ? &m->lender : NULL;
+    rb_view table = s->dembed;
+    RB_TRY(rb_lend_borrow(lender, q, 0, &table, err));
+    RB_TRY(rb_embed_backward(q, table, dx, tokens, err));
+    return rb_lend_give(lender, q, 0, s->dembed, true, err);
+}
+
 static resbm_status enter_weight(rb_stage_model *m, const rb_segment *s, const rb_run_ctx *run, rb_slot *slot,
                                  rb_err *err) {
     rb_view dx = slot->kept.dx[0];
-    if (s->first) return rb_embed_backward(run->q, s->dembed, dx, slot->tokens, err);
+    if (s->first) return add_to_embedding(m, s, run->q, dx, slot->tokens, err);
     rb_boundary_end dec = rb_end_of(&s->dec, run->q, &slot->acts.dec, &slot->kept.dec, &m->scratch.end);
     RB_TRY(m->kind->decode_backward_weight(&dec, dx, slot->parts, err));
     if (!rb_has_tokens(m)) return RESBM_OK;

@@ -16,6 +16,10 @@ static void plan_tensors(const rb_stage_model *m, bool gradients, rb_plan *p, rb
     for (int i = 0; i < m->table.count; i++) {
         const rb_tensor *t = &m->table.rows[i];
         if (!hosted(m, i) || (gradients && t->role == RB_ROLE_STEP)) continue;
+        if (gradients && m->opt.spill && rb_pager_takes(t)) {
+            views[i] = rb_view2(NULL, RB_F32, t->shape[0], t->shape[1]);
+            continue;
+        }
         size_t bytes = (size_t)rb_tensor_count(t) * 4;
         void *at = t->joined && p->base ? p->base + p->used : NULL;
         if (t->joined)
@@ -65,7 +69,9 @@ static void bind_head(rb_stage_model *m, rb_segment *s, int norm_row) {
                         .vocab = m->model.vocab,
                         .eps = (float)m->model.norm_eps,
                         .norm = m->weight[norm_row],
-                        .head = m->weight[head_row]};
+                        .head = m->weight[head_row],
+                        .lender = m->pager ? &m->lender : NULL,
+                        .row = head_row};
     if (!m->grad) return;
     s->head.dnorm = m->grad[norm_row];
     s->head.dhead = m->grad[head_row];
@@ -80,7 +86,8 @@ static void bind_blocks(rb_stage_model *m, rb_segment *s) {
         row++;
     }
     for (int64_t i = 0; i < s->layers; i++, row += rb_block_tensors(&dims))
-        s->block[i] = (rb_block){dims, at_row(m->weight, row), at_row(m->grad, row), &m->rope};
+        s->block[i] = (rb_block){.dims = dims, .w = at_row(m->weight, row), .dw = at_row(m->grad, row), .rope = &m->rope,
+                                 .lender = m->pager ? &m->lender : NULL, .row = row};
     if (s->last) bind_head(m, s, row);
 }
 
@@ -252,7 +259,7 @@ static void plan_buffers(rb_stage_model *m, rb_plan *p) {
 /* --- open and close ----------------------------------------------------------------------------------------
  */
 
-static int hosted_at(const rb_stage_options *o, int i) {
+int rb_hosted_at(const rb_stage_options *o, int i) {
     return o->hosted ? o->hosted[i] : o->first_segment + i;
 }
 
@@ -262,7 +269,7 @@ static int slots_at(const rb_stage_options *o, int i) {
 
 static resbm_status check_list(const rb_stage_options *o, rb_err *err) {
     for (int i = 0; i < o->segments; i++) {
-        int before = i ? hosted_at(o, i - 1) : -1, now = hosted_at(o, i);
+        int before = i ? rb_hosted_at(o, i - 1) : -1, now = rb_hosted_at(o, i);
         if (now <= before || now >= o->model->segments)
             return rb_fail(err, RESBM_E_ARG, "stage with segment %d after %d: they must ascend, of %lld", now,
                            before, (long long)o->model->segments);
@@ -303,7 +310,7 @@ static void open_slot(const rb_stage_model *m, const rb_segment *s, rb_slot *slo
 
 static void open_segment(rb_stage_model *m, const rb_stage_options *o, int i, resbm_status *st) {
     rb_segment *s = &m->segment[i];
-    s->index = hosted_at(o, i);
+    s->index = rb_hosted_at(o, i);
     m->local[s->index] = i;
     s->first = s->index == 0;
     s->last = s->index == m->model.segments - 1;
@@ -341,6 +348,7 @@ static resbm_status open_host(rb_stage_model *m, const rb_stage_options *o, rb_e
 static resbm_status open_device(rb_stage_model *m, rb_err *err) {
     rb_plan p = {0};
     RB_TRY(alloc_tensors(m, false, m->weight, &m->weights, &m->weight_bytes, err));
+    if (m->grad && m->opt.spill) RB_TRY(rb_stage_open_pager(m, err));
     if (m->grad) RB_TRY(alloc_tensors(m, true, m->grad, &m->grads, &m->grad_bytes, err));
     for (int i = 0; i < m->opt.segments; i++) RB_TRY(bind_segment(m, &m->segment[i], err));
     plan_buffers(m, &p);
@@ -406,6 +414,7 @@ void rb_stage_model_close(rb_stage_model *m) {
     if (m->buffers) rb_free(m->dev, m->buffers);
     if (m->grads) rb_free(m->dev, m->grads);
     if (m->weights) rb_free(m->dev, m->weights);
+    rb_pager_close(m->pager);
     free(m->segment);
     free(m->local);
     free(m->weight);
@@ -418,7 +427,7 @@ void rb_stage_model_close(rb_stage_model *m) {
  */
 
 size_t rb_stage_model_bytes(const rb_stage_model *m) {
-    return m->weight_bytes + m->grad_bytes + m->buffer_bytes;
+    return m->weight_bytes + m->grad_bytes + m->buffer_bytes + (m->pager ? rb_pager_window_bytes(m->pager) : 0);
 }
 
 static rb_view row_of(const rb_stage_model *m, const rb_view *views, int row) {
@@ -434,6 +443,7 @@ rb_view rb_stage_grad(const rb_stage_model *m, int row) {
 
 resbm_status rb_stage_zero_grads(rb_stage_model *m, rb_queue *q, rb_err *err) {
     if (!m->grad) return rb_fail(err, RESBM_E_STATE, "gradients of a stage that was opened without training");
+    if (m->pager) rb_pager_zero(m->pager);
     return rb_fill(q, rb_view1(m->grads, RB_F32, (int64_t)(m->grad_bytes / 4)), 0, err);
 }
 

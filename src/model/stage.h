@@ -5,6 +5,7 @@
 #include "boundary/aux.h"
 #include "boundary/tokens.h"
 #include "model/model.h"
+#include "model/pager.h"
 #include "nn/head.h"
 
 /* What a forward pass through a segment leaves behind. */
@@ -77,6 +78,8 @@ struct rb_stage_model {
     rb_view *weight, *grad; /* (table.count) */
     rb_segment *segment;    /* (opt.segments), ascending */
     int *local;             /* (model.segments) place in `segment`, -1 = hosted elsewhere */
+    rb_pager *pager;        /* gradients that are away: their views have no data; NULL: none are */
+    rb_lender lender;       /* the pager's; ctx NULL without one */
     rb_rope_table rope, trunk_rope;
     rb_stage_scratch scratch;
     /* Shared activations hold the pass of this segment and slot (-1: nothing). */
@@ -103,6 +106,10 @@ resbm_status rb_segment_enter(const rb_stage_model *m, const rb_segment *s, cons
 /* An end with its buffers for one call. */
 rb_boundary_end rb_end_of(const rb_boundary_end *e, rb_queue *q, const rb_end_buffers *saved,
                           const rb_end_buffers *kept, const rb_end_buffers *scratch);
+/* Number of the i-th hosted segment; options as they are while opening. */
+int rb_hosted_at(const rb_stage_options *o, int i);
+/* away.c: m->pager over opt.spill. */
+resbm_status rb_stage_open_pager(rb_stage_model *m, rb_err *err);
 /* The hosted segment of that number, or RESBM_E_ARG. */
 resbm_status rb_find_segment(const rb_stage_model *m, int segment, rb_segment **out, rb_err *err);
 

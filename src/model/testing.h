@@ -21,6 +21,8 @@ typedef struct world {
     void *unpacked[RB_MAX_WIRE_PARTS];
     void *latents[8]; /* by boundary, of the last backward */
     bool codec, split;
+    bool away;        /* gradients in a spill in memory */
+    rb_spill *spill;
     int slots;
     uint64_t step;
     float aux_scale;
@@ -71,6 +73,9 @@ static inline void world_open(world *w, const char *device, int threads, bool tr
                           .slots = w->slots,
                           .training = training,
                           .split_backward = w->split};
+    rb_spill_options spill = {.bytes = rb_stage_grads_away(&o), .deadline_ns = 20000000000};
+    if (w->away) assert_ok(rb_spill_open(&spill, &w->spill, &err), &err);
+    o.spill = w->spill;
     assert_ok(rb_stage_model_open(w->dev, &o, &w->stage, &err), &err);
     size_t ids = (size_t)(w->B * w->T) * 4, wide = ids * (size_t)w->model.d;
     w->tokens = device_memory(w, ids);
@@ -82,6 +87,7 @@ static inline void world_open(world *w, const char *device, int threads, bool tr
 
 static inline void world_close(world *w) {
     rb_stage_model_close(w->stage);
+    rb_spill_close(w->spill);
     rb_queue_close(w->q);
     rb_free(w->dev, w->tokens);
     rb_free(w->dev, w->targets);

@@ -210,12 +210,22 @@ static resbm_status mlp_products(const rb_block *b, rb_queue *q, rb_view dy, con
                               rb_columns(s->gu, 0, f), rb_columns(s->gu, f, f), err);
 }
 
+static int out_row(const rb_block *b, int out) {
+    return W_AFTER_V + (b->dims.qk_norm ? 2 : 0) + out;
+}
+
+/* dw += dy^T x; dw is row `row` of the block and what is joined to it. */
+static resbm_status add_gradient(const rb_block *b, rb_queue *q, int row, rb_view dw, rb_view dy, rb_view x,
+                                 rb_err *err) {
+    return rb_lend_backward_w(b->lender, q, b->row + row, dw, dy, x, err);
+}
+
 static resbm_status mlp_weights(const rb_block *b, rb_queue *q, rb_view dy, const rb_block_saved *s,
                                 const rb_block_kept *kept, const rb_block_scratch *tmp, rb_err *err) {
     parts w = parts_of(&b->dims, b->w), dw = parts_of(&b->dims, b->dw);
-    RB_TRY(rb_linear_backward_w(q, dw.down, dy, kept->h, err));
+    RB_TRY(add_gradient(b, q, out_row(b, OUT_DOWN), dw.down, dy, kept->h, err));
     RB_TRY(rb_rmsnorm_forward(q, tmp->norm, s->rstd2, s->x2, w.norm2, b->dims.eps, err));
-    return rb_linear_backward_w(q, dw.gu, kept->dgu, tmp->norm, err);
+    return add_gradient(b, q, out_row(b, OUT_GATE), dw.gu, kept->dgu, tmp->norm, err);
 }
 
 /* dx2 (holding dy, or another buffer) = gradient of x2. */
@@ -269,9 +279,9 @@ static resbm_status attention_weights(const rb_block *b, rb_queue *q, rb_view dx
                                       const rb_block_saved *s, const rb_block_kept *kept,
                                       const rb_block_scratch *tmp, rb_err *err) {
     parts w = parts_of(&b->dims, b->w), dw = parts_of(&b->dims, b->dw);
-    RB_TRY(rb_linear_backward_w(q, dw.o, dx2, s->att, err));
+    RB_TRY(add_gradient(b, q, out_row(b, OUT_O), dw.o, dx2, s->att, err));
     RB_TRY(rb_rmsnorm_forward(q, tmp->norm, s->rstd1, x, w.norm1, b->dims.eps, err));
-    return rb_linear_backward_w(q, dw.qkv, kept->dqkv, tmp->norm, err);
+    return add_gradient(b, q, W_Q, dw.qkv, kept->dqkv, tmp->norm, err);
 }
 
 static resbm_status attention_input(const rb_block *b, rb_queue *q, rb_view dx, rb_view dx2, rb_view x,

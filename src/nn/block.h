@@ -11,6 +11,7 @@
 #ifndef RB_NN_BLOCK_H
 #define RB_NN_BLOCK_H
 
+#include "nn/lend.h"
 #include "nn/plan.h"
 #include "nn/run.h"
 #include "nn/tensor.h"
@@ -60,11 +61,14 @@ typedef struct rb_block_cache {
     rb_view k, v;
 } rb_block_cache;
 
-/* A block bound to memory. w and dw: views of its rows of the table, in order; dw NULL without training. */
+/* A block bound to memory. w and dw: views of its rows of the table, in order; dw NULL without training. Matrices of dw
+ * that are away come from the lender, by their place in the table; its first row is `row`. */
 typedef struct rb_block {
     rb_block_dims dims;
     const rb_view *w, *dw;
     const rb_rope_table *rope;
+    const rb_lender *lender; /* NULL: everything is in memory */
+    int row;
 } rb_block;
 
 /* Memory for up to n rows. in_place: kept.dgu is saved.gu (not where activations are computed again). */

@@ -70,20 +70,27 @@ resbm_status rb_head_backward_input(const rb_head *h, rb_queue *q, rb_view dx, f
     return rb_rmsnorm_backward_x(q, dx, beta, s->dnormed, x, h->norm, s->rstd, err);
 }
 
-resbm_status rb_head_backward_weight(const rb_head *h, rb_queue *q, rb_view x, rb_view targets,
-                                     const rb_head_saved *s, const rb_head_scratch *tmp, rb_err *err) {
-    int64_t n = x.shape[0], rows = rb_head_chunk_rows(h->vocab, n);
-    rb_view normed;
-    RB_TRY(check_gradient(s, err));
-    RB_TRY(normed_input(h, q, x, s, tmp, &normed, err));
-    if (s->logits.data) return rb_linear_backward_w(q, h->dhead, s->logits, normed, err);
+static resbm_status add_chunks(const rb_head *h, rb_queue *q, rb_view dhead, rb_view normed, rb_view targets,
+                               const rb_head_saved *s, const rb_head_scratch *tmp, rb_err *err) {
+    int64_t n = normed.shape[0], rows = rb_head_chunk_rows(h->vocab, n);
+    if (s->logits.data) return rb_linear_backward_w(q, dhead, s->logits, normed, err);
     for (int64_t r = 0; r < n; r += rows) {
         rb_view logits;
         int64_t count = n - r < rows ? n - r : rows;
         RB_TRY(chunk(h, q, normed, r, count, targets, s, tmp, &logits, err));
-        RB_TRY(rb_linear_backward_w(q, h->dhead, logits, rb_rows(normed, r, count), err));
+        RB_TRY(rb_linear_backward_w(q, dhead, logits, rb_rows(normed, r, count), err));
     }
     return RESBM_OK;
+}
+
+resbm_status rb_head_backward_weight(const rb_head *h, rb_queue *q, rb_view x, rb_view targets,
+                                     const rb_head_saved *s, const rb_head_scratch *tmp, rb_err *err) {
+    rb_view normed, dhead = h->dhead;
+    RB_TRY(check_gradient(s, err));
+    RB_TRY(normed_input(h, q, x, s, tmp, &normed, err));
+    RB_TRY(rb_lend_borrow(h->lender, q, h->row, &dhead, err));
+    RB_TRY(add_chunks(h, q, dhead, normed, targets, s, tmp, err));
+    return rb_lend_give(h->lender, q, h->row, h->dhead, true, err);
 }
 
 resbm_status rb_head_logits(const rb_head *h, rb_queue *q, rb_view logits, rb_view x, rb_view norm,

@@ -9,6 +9,7 @@
 #ifndef RB_NN_HEAD_H
 #define RB_NN_HEAD_H
 
+#include "nn/lend.h"
 #include "nn/plan.h"
 #include "nn/run.h"
 #include "nn/tensor.h"
@@ -20,6 +21,8 @@ typedef struct rb_head {
     float eps;
     rb_view norm, head;   /* (d), (V,d); without a norm x is taken as it is */
     rb_view dnorm, dhead; /* absent without training */
+    const rb_lender *lender; /* of dhead, where it is away */
+    int row;                 /* of the table: head */
 } rb_head;
 
 /* Per microbatch. */

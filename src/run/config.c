@@ -163,6 +163,9 @@ static resbm_status check_offload(const rb_config *c, rb_err *err) {
                        "%soptim.offload = host is for accelerators: pipeline.device = %s keeps everything in the host's "
                        "memory already; use disk to free it, or none",
                        where(c, "optim", "offload", at), c->pipeline.device);
+    if (c->optim.offload_parts != RB_OFFLOAD_STATES && !strcmp(c->optim.offload, "none"))
+        return rb_fail(err, RESBM_E_CONFIG, "%soptim.offload_parts is set, but optim.offload = none; set it to disk",
+                       where(c, "optim", "offload_parts", at));
     if (*c->optim.offload_dir && !strcmp(c->optim.offload, "none"))
         return rb_fail(err, RESBM_E_CONFIG, "%soptim.offload_dir is set, but optim.offload = none; set it to disk",
                        where(c, "optim", "offload_dir", at));

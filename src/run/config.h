@@ -25,6 +25,7 @@
 enum { RB_MAX_STAGES = 256, RB_MAX_KEYS = 128, RB_CONFIG_FILE_LIMIT = 1 << 18 };
 
 typedef enum rb_distribute { RB_DISTRIBUTE_AUTO, RB_DISTRIBUTE_SHARED, RB_DISTRIBUTE_WIRE } rb_distribute;
+typedef enum rb_offload_parts { RB_OFFLOAD_STATES, RB_OFFLOAD_STATES_GRADIENTS } rb_offload_parts;
 typedef enum rb_transport { RB_TRANSPORT_UNIX, RB_TRANSPORT_TCP } rb_transport;
 
 typedef struct rb_data_config {
@@ -39,6 +40,7 @@ typedef struct rb_optim_settings {
     double clip;          /* largest norm; 0 = no clipping */
     rb_clip_scope clip_scope;
     char offload[16];
+    rb_offload_parts offload_parts;
     char offload_dir[1024]; /* empty: the run's folder */
 } rb_optim_settings;
 

@@ -74,6 +74,9 @@ resbm_status rb_gradcheck_run(const rb_config *cfg, rb_gradcheck *out, rb_err *e
     s->cfg.train.batch = s->cfg.train.microbatches = 1;
     snprintf(s->cfg.pipeline.schedule, sizeof s->cfg.pipeline.schedule, "%s", rb_schedule_1f1b.name);
     s->cfg.data.distribute = RB_DISTRIBUTE_SHARED;
+    snprintf(s->cfg.optim.offload, sizeof s->cfg.optim.offload, "none");
+    s->cfg.optim.offload_dir[0] = 0;
+    s->cfg.optim.offload_parts = RB_OFFLOAD_STATES;
     snprintf(s->cfg.boundary.codec_fwd, sizeof s->cfg.boundary.codec_fwd, "f32");
     snprintf(s->cfg.boundary.codec_bwd, sizeof s->cfg.boundary.codec_bwd, "f32");
     s->training = true;

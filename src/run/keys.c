@@ -150,6 +150,9 @@ const rb_key rb_keys[] = {
     WORDY(RB_KEY_NAME, "optim", "offload", optim.offload, "none", "none|disk|host", DEPLOYMENT,
           "Where optimizer states live: with the weights, in a file per stage that streams through every update (disk), "
           "or, for accelerators, in the host's memory."),
+    WORDY(RB_KEY_ENUM, "optim", "offload_parts", optim.offload_parts, "states", "states|states+gradients", DEPLOYMENT,
+          "What offload moves: optimizer states, or the gradients of the large matrices too, which are then read and "
+          "written once per microbatch."),
     PLAIN(RB_KEY_STRING, "optim", "offload_dir", optim.offload_dir, "", DEPLOYMENT,
           "Folder of the files of offload: disk; empty: the run's own. They have no names in it and are gone with the "
           "stage."),

@@ -84,6 +84,8 @@ typedef struct rb_stage {
 resbm_status rb_stage_open(rb_stage *s, rb_err *err);    /* cfg, self, epoch, training, link are set */
 void rb_stage_close(rb_stage *s);
 
+/* Opens what optim.offload asks for, if anything, and tells the model to come where its gradients go. */
+resbm_status rb_stage_open_spill(rb_stage *s, rb_stage_options *model, rb_err *err);
 /* The optimizer over the hosted tensors, its states where optim.offload says. */
 resbm_status rb_stage_open_optim(rb_stage *s, rb_err *err);
 

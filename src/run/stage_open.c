@@ -108,12 +108,12 @@ static resbm_status open_model(rb_stage *s, const int *slots, rb_err *err) {
     rb_stage_options m = {.model = &s->cfg.model, .boundary = &s->cfg.boundary, .table = &s->table,
                           .hosted = s->host, .segments = s->hosted, .B = s->B, .T = s->T, .slots_of = slots,
                           .training = s->training, .split_backward = has_halves(s)};
-    RB_TRY(rb_stage_model_open(s->dev, &m, &s->model, err));
     s->rows = calloc((size_t)s->table.count, sizeof *s->rows);
     if (!s->rows) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d tensors", s->table.count);
     for (int i = 0; i < s->table.count; i++)
         if (rb_stage_local(s, s->table.rows[i].segment) >= 0) s->rows[s->row_count++] = i;
-    return RESBM_OK;
+    RB_TRY(rb_stage_open_spill(s, &m, err));
+    return rb_stage_model_open(s->dev, &m, &s->model, err);
 }
 
 /* The learned steps of one end of a boundary; absent where it has none. */
@@ -230,9 +230,9 @@ void rb_stage_close(rb_stage *s) {
     for (int i = 0; s->seat && i < s->hosted; i++) rb_seat_close(&s->seat[i]);
     free(s->seat);
     rb_optim_close(s->optim);
-    rb_spill_close(s->spill);
     rb_kv_cache_close(s->cache);
     rb_stage_model_close(s->model);
+    rb_spill_close(s->spill);
     if (s->dev) {
         rb_free(s->dev, s->tokens.data);
         rb_free(s->dev, s->targets.data);

@@ -83,11 +83,16 @@ static resbm_status run_list(rb_stage *s, const rb_schedule *list, int64_t *busy
     return RESBM_OK;
 }
 
+static resbm_status sum_squares(void *ctx, int row, rb_view grad, rb_err *err) {
+    rb_stage *s = ctx;
+    int i = 0;
+    while (s->rows[i] != row) i++;
+    return rb_sumsq(s->q, rb_view1((double *)s->sums.data + i, RB_F64, 1), grad, err);
+}
+
 static resbm_status gather_sums(rb_stage *s, double *host, rb_err *err) {
-    for (int i = 0; i < s->row_count; i++) {
-        rb_view g = rb_stage_grad(s->model, s->rows[i]), out = rb_view1((double *)s->sums.data + i, RB_F64, 1);
-        RB_TRY(g.data ? rb_sumsq(s->q, out, g, err) : rb_fill(s->q, out, 0, err));
-    }
+    RB_TRY(rb_fill(s->q, rb_view1(s->sums.data, RB_F64, s->row_count), 0, err));
+    RB_TRY(rb_stage_look_at_grads(s->model, s->q, sum_squares, s, err));
     RB_TRY(rb_download(s->q, host, s->sums.data, (size_t)s->row_count * sizeof *host, err));
     return rb_queue_sync(s->q, err);
 }
