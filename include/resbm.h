@@ -144,7 +144,7 @@ RESBM_API resbm_status resbm_data_prepare(const resbm_data_options *o, resbm_dat
 
 typedef struct resbm_codec resbm_codec;
 
-/* name: f32, bf16, int8, int4. direction 0 (forward): to nearest, one scale per token; 1 (backward): stochastically,
+/* name: f32, bf16, int8, int4, int2, int1. direction 0 (forward): to nearest, one scale per token; 1 (backward): stochastically,
  * one scale per 64 values, random bits from (seed, step, sequence, position, coordinate, boundary). A handle is for one
  * thread at a time. */
 RESBM_API resbm_status resbm_codec_open(const char *name, int direction, uint64_t seed, uint32_t boundary,

@@ -38,16 +38,19 @@ family int4 "" "$(stages 2)" "$(stages 3)" "$(stages 4)" "$four" "$gpipe" "$zb" 
     "pipeline.stages=1 train.recompute=true pipeline.threads=2" "pipeline.stages=3 data.distribute=wire" \
     "pipeline.stages=4 pipeline.schedule=gpipe data.distribute=wire pipeline.transport=tcp" \
     "pipeline.stages=4 pipeline.inflight=3" "pipeline.stages=4 link.latency=2ms link.jitter=1ms link.up=20mbit link.loss=0.02"
-for codec in f32 bf16 int8; do
+for codec in f32 bf16 int8 int2 int1; do
     family "$codec" "boundary.codec_fwd=$codec boundary.codec_bwd=$codec" "$four" "$gpipe" "$vshape" "$(stages 2)"
 done
 family mixed "boundary.codec_fwd=int8 boundary.codec_bwd=bf16" "$four" "$gpipe"
+family f32-int4 "boundary.codec_fwd=f32 boundary.codec_bwd=int4 boundary.group_bwd=8" "$four"
+family int4-f32 "boundary.codec_fwd=int4 boundary.codec_bwd=f32" "$four"
+family nearest "boundary.codec_fwd=int2 boundary.codec_bwd=int4 boundary.group_bwd=16 boundary.rounding_bwd=nearest" "$four" "$gpipe"
 family per-token "boundary.scale_fwd=token" "$four" "$gpipe"
 family linear "boundary.kind=linear" "$four" "$gpipe"
 family linear-f32 "boundary.kind=linear boundary.codec_fwd=f32 boundary.codec_bwd=int8" "$four"
 family none "boundary.kind=none boundary.codec_fwd=auto boundary.codec_bwd=auto" "$four" "$gpipe" \
     "pipeline.stages=4 data.distribute=wire"
-for codec in f32 int8; do
+for codec in f32 int8 int2; do
     family "none-$codec" "boundary.kind=none boundary.codec_fwd=$codec boundary.codec_bwd=$codec" "$four"
 done
 family none-int4 "boundary.kind=none" "$four"

@@ -26,6 +26,7 @@ typedef enum rb_identity {
     RB_IDENTITY_FULL,
     RB_IDENTITY_NONE
 } rb_identity;
+typedef enum rb_rounding { RB_ROUNDING_STOCHASTIC, RB_ROUNDING_NEAREST } rb_rounding;
 typedef enum rb_aux_kind { RB_AUX_NONE, RB_AUX_STREAM, RB_AUX_LATENT } rb_aux_kind;
 typedef enum rb_token_path { RB_TOKENS_NONE, RB_TOKENS_EMBEDDING, RB_TOKENS_TRUNK } rb_token_path;
 
@@ -44,6 +45,8 @@ typedef struct rb_boundary_config {
     int64_t aux_rank; /* 0 = a head of full width (stream); < 0 = chosen, see boundary/aux.c */
     char codec_fwd[16], codec_bwd[16]; /* registry names of codec/codec.h; "" or auto = the kind's default */
     char scale_fwd[16];                /* step or token; "" or auto = step where k is narrow */
+    int64_t group_bwd;                 /* values of a gradient that share a scale: 2 to 64, a power of two; 0 = 64 */
+    rb_rounding rounding_bwd;
 } rb_boundary_config;
 
 /* What a boundary must know of the model around it. */

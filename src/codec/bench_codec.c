@@ -18,10 +18,11 @@ static const row rows[] = {
     {RB_CODE_INT4, RB_SCALE_STEP, false},  {RB_CODE_INT4, RB_SCALE_TOKEN, false},
     {RB_CODE_INT4, RB_SCALE_GROUP, false}, {RB_CODE_INT4, RB_SCALE_GROUP, true},
     {RB_CODE_INT8, RB_SCALE_STEP, false},  {RB_CODE_INT8, RB_SCALE_GROUP, true},
-    {RB_CODE_BF16, RB_SCALE_NONE, false},
+    {RB_CODE_INT2, RB_SCALE_STEP, false},  {RB_CODE_INT2, RB_SCALE_GROUP, true},
+    {RB_CODE_INT1, RB_SCALE_STEP, false},  {RB_CODE_BF16, RB_SCALE_NONE, false},
 };
 static const int widths[] = {8, 32, 64, 256};
-static const char *const scale_names[RB_SCALE_COUNT] = {"none", "step", "token", "group"};
+static const char *const scale_names[] = {"none", "step", "token", "group"};
 enum { ROWS = sizeof rows / sizeof *rows, WIDTHS = sizeof widths / sizeof *widths };
 
 typedef struct rig {

@@ -20,8 +20,8 @@ static void table_is_whole(void **state) {
         else
             end = (char *)p + (*p != 0);
     }
-    assert_int_equal(lines, 2 + 7);
-    assert_int_equal(rates, 7 * 4 * 2);
+    assert_int_equal(lines, 2 + 10);
+    assert_int_equal(rates, 10 * 4 * 2);
     if (seconds) fputs(b.data, stdout);
     rb_buf_free(&b);
 }

@@ -8,14 +8,15 @@ typedef struct rb_codec {
     const char *name, *summary;
     rb_code code;
     int bits;
-    bool integers; /* needs a scale; rounds stochastically going back */
+    bool integers; /* needs a scale */
 } rb_codec;
 
 extern const rb_codec rb_codecs[RB_CODE_COUNT];
 const rb_codec *rb_codec_find(const char *name); /* NULL when there is none */
 
-/* How `c` packs in a direction (0 forward: to nearest, `scale` for integers; 1 backward: stochastically in
- * groups). */
-rb_pack_args rb_codec_args(const rb_codec *c, int direction, rb_scale scale);
+/* How `c` packs in a direction (0 forward, 1 backward); scale and rounding are those of integers. */
+rb_pack_args rb_codec_args(const rb_codec *c, int direction, rb_scale scale, bool stochastic);
+/* Names of all, ", " between, for messages. */
+const char *rb_codec_names(void);
 
 #endif

@@ -66,6 +66,14 @@ static rb_pack_args args_of(int code, int scale, bool stochastic) {
                           .direction = stochastic};
 }
 
+static bool takes_finite_only(const rb_pack_args *a) {
+    return a->scale == RB_SCALE_STEP && (a->code == RB_CODE_INT2 || a->code == RB_CODE_INT1);
+}
+static float most_of(int code) {
+    static const float most[] = {[RB_CODE_INT8] = 127, [RB_CODE_INT4] = 7, [RB_CODE_INT2] = 1.5f, [RB_CODE_INT1] = 0.5f};
+    return most[code];
+}
+
 /* Packs (B,T,k) with `gap` unused columns beside each row, into guarded memory; the caller frees. */
 static uint8_t *pack_on(rig *r, int d, const rb_pack_args *a, float *x, int64_t B, int64_t T, int64_t k,
                         int64_t gap) {
@@ -140,20 +148,20 @@ static void every_device_gives_the_bytes_of_ref(void **state) {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int j = 0; j < RB_CODE_COUNT * RB_SCALE_COUNT * 2; j++) {
             int64_t B = shapes[i][0], T = shapes[i][1], k = shapes[i][2], gap = j % 2 ? 0 : 3;
-            rb_pack_args a = args_of(j / 8, j / 2 % 4, (j ^ (int)i) & 1);
+            rb_pack_args a = args_of(j / 2 / RB_SCALE_COUNT, j / 2 % RB_SCALE_COUNT, (j ^ (int)i) & 1);
             if (rb_packed_bytes(&a, B, T, k) < 0 || B * T * (k + gap) > MOST) continue;
             fill_x(r->x, B * T * (k + gap), i);
-            if (B * T * k > 20 && j % 4 < 2) spoil(r->x, B * T * (k + gap));
+            if (B * T * k > 20 && j % 4 < 2 && !takes_finite_only(&a)) spoil(r->x, B * T * (k + gap));
             check_devices(r, &a, B, T, k, gap);
             ran++;
         }
-    assert_int_equal(ran, 15 * 2 * (2 + 2 * 3));
+    assert_int_equal(ran, 15 * 2 * (2 + 4 * 8));
 }
 
 /* The unit of the token, group or coordinate of value i of one sequence. */
 static float unit_of(const rig *r, const rb_pack_args *a, const uint8_t *bytes, int64_t i, int64_t k) {
     if (a->scale == RB_SCALE_STEP) return r->steps[i % k];
-    return rb_bf16_to_f32(rb_get16(bytes + 2 * (i / (a->scale == RB_SCALE_TOKEN ? k : 64))));
+    return rb_bf16_to_f32(rb_get16(bytes + 2 * (i / (a->scale == RB_SCALE_TOKEN ? k : rb_group_of(a->scale)))));
 }
 
 /* Within half a unit to the nearest, one unit stochastically; scales clip nothing and are at most 2^-7 too
@@ -161,10 +169,10 @@ static float unit_of(const rig *r, const rb_pack_args *a, const uint8_t *bytes, 
 static void error_is_bounded(void **state) {
     rig *r = *state;
     enum { T = 40, k = 24 };
-    for (int code = RB_CODE_INT8; code <= RB_CODE_INT4; code++)
-        for (int j = 0; j < 6; j++) {
+    for (int code = RB_CODE_INT8; code < RB_CODE_COUNT; code++)
+        for (int j = 0; j < 2 * (RB_SCALE_COUNT - 1); j++) {
             rb_pack_args a = args_of(code, 1 + j / 2, j % 2);
-            float qmax = code == RB_CODE_INT8 ? 127 : 7;
+            float qmax = most_of(code);
             fill_x(r->x, T * k, 3);
             uint8_t *p = pack_on(r, 1, &a, r->x, 1, T, k, 0);
             unpack_on(r, 1, &a, p + GUARD, 1, T, k, 0);
@@ -178,11 +186,11 @@ static void error_is_bounded(void **state) {
         }
 }
 
-static void int4_repacks_to_the_same_bytes(void **state) {
+static void few_bits_repack_to_the_same_bytes(void **state) {
     rig *r = *state;
     enum { B = 2, T = 100, k = 12 };
-    for (int scale = RB_SCALE_STEP; scale < RB_SCALE_COUNT; scale++) {
-        rb_pack_args a = args_of(RB_CODE_INT4, scale, false);
+    for (int j = 0; j < 3 * (RB_SCALE_COUNT - 1); j++) {
+        rb_pack_args a = args_of(RB_CODE_INT4 + j % 3, RB_SCALE_STEP + j / 3, false);
         int64_t n = rb_packed_bytes(&a, B, T, k);
         fill_x(r->x, B * T * k, 4);
         uint8_t *p = pack_on(r, 1, &a, r->x, B, T, k, 0);
@@ -203,14 +211,15 @@ static void not_finite_stays_not_finite(void **state) {
     for (int code = 0; code < RB_CODE_COUNT; code++)
         for (int j = 0; j < 3 * RB_SCALE_COUNT * 2; j++) {
             rb_pack_args a = args_of(code, j / 6, j % 2);
-            if (rb_packed_bytes(&a, 1, T, k) < 0) continue;
+            if (rb_packed_bytes(&a, 1, T, k) < 0 || takes_finite_only(&a)) continue;
             for (int i = 0; i < T * k; i++) r->x[i] = 1;
             r->x[at] = bad[j / 2 % 3];
             uint8_t *p = pack_on(r, 1, &a, r->x, 1, T, k, 0);
             unpack_on(r, 1, &a, p + GUARD, 1, T, k, 0);
             assert_false(isfinite(r->y[1][at]));
             for (int i = 0; i < T * k; i++) {
-                int hit = a.scale == RB_SCALE_GROUP   ? i / 64 == at / 64
+                int64_t g = rb_group_of(a.scale);
+                int hit = g                           ? i / g == at / g
                           : a.scale == RB_SCALE_TOKEN ? i / k == at / k
                                                       : i == at;
                 assert_int_equal(!isfinite(r->y[1][i]), hit);
@@ -278,8 +287,8 @@ static void edges_of_scales(void **state) {
 static void microbatches_do_not_matter(void **state) {
     rig *r = *state;
     enum { B = 3, T = 33, k = 7 };
-    for (int j = 0; j < 6; j++) {
-        rb_pack_args a = args_of(RB_CODE_INT4 - j % 2, 1 + j / 2, true), one = a;
+    for (int j = 0; j < 4 * (RB_SCALE_COUNT - 1); j++) {
+        rb_pack_args a = args_of(RB_CODE_INT8 + j % 4, 1 + j / 4, true), one = a;
         int64_t each = rb_packed_bytes(&a, 1, T, k);
         fill_x(r->x, B * T * k, 8);
         uint8_t *all = pack_on(r, 1, &a, r->x, B, T, k, 0);
@@ -329,14 +338,15 @@ static void tokens_do_not_touch_each_other(void **state) {
         for (int scale = RB_SCALE_NONE; scale <= RB_SCALE_TOKEN; scale++) {
             rb_pack_args a = args_of(code, scale, false);
             if (rb_packed_bytes(&a, 1, T, k) < 0) continue;
-            float before[T * k];
+            float before[T * k], x_sign[k];
             fill_x(r->x, T * k, 8);
             for (int pass = 0; pass < 2; pass++) {
                 uint8_t *p = pack_on(r, 1, &a, r->x, 1, T, k, 0);
                 unpack_on(r, 1, &a, p + GUARD, 1, T, k, 0);
                 free(p);
                 if (!pass) memcpy(before, r->y[1], sizeof before);
-                for (int j = 0; j < k; j++) r->x[t * k + j] = j == 1 ? NAN : -1000;
+                for (int j = 0; j < k && !pass; j++) x_sign[j] = r->x[t * k + j] < 0 ? -1 : 1;
+                for (int j = 0; j < k; j++) r->x[t * k + j] = j == 1 && !takes_finite_only(&a) ? NAN : -x_sign[j] * 1000;
             }
             assert_memory_equal(before, r->y[1], t * k * sizeof(float));
             assert_memory_equal(before + (t + 1) * k, r->y[1] + (t + 1) * k, (T - t - 1) * k * sizeof(float));
@@ -350,16 +360,17 @@ static void stochastic_rounding_has_no_bias(void **state) {
     rig *r = *state;
     const float fraction[] = {0.3f, -0.3f, 0.5f, 0.01f, -0.99f, 0.75f};
     enum { T = 600, k = 64, groups = T * k / 64, n = groups * 63 };
-    for (int code = RB_CODE_INT8; code <= RB_CODE_INT4; code++)
+    for (int code = RB_CODE_INT8; code < RB_CODE_COUNT; code++)
         for (int f = 0; f < 6; f++) {
             rb_pack_args a = args_of(code, RB_SCALE_GROUP, true);
-            for (int i = 0; i < T * k; i++)
-                r->x[i] = i % 64 ? fraction[f] : code == RB_CODE_INT8 ? 127 : 7; /* unit 1 */
+            float unit = code == RB_CODE_INT1 ? 2 : 1;
+            for (int i = 0; i < T * k; i++) r->x[i] = i % 64 ? fraction[f] : unit * most_of(code);
             uint8_t *p = pack_on(r, 1, &a, r->x, 1, T, k, 0);
             unpack_on(r, 1, &a, p + GUARD, 1, T, k, 0);
-            double sum = 0, q = fabs((double)fraction[f]);
+            double above = (double)fraction[f] / (double)unit - (code >= RB_CODE_INT2 ? 0.5 : 0);
+            double sum = 0, q = above - floor(above);
             for (int i = 0; i < T * k; i++) sum += i % 64 ? (double)r->y[1][i] : 0;
-            double bound = 4 * sqrt(q * (1 - q) / n);
+            double bound = 4 * (double)unit * sqrt(q * (1 - q) / n) + 1e-9;
             if (fabs(sum / n - (double)fraction[f]) > bound)
                 fail_msg("mean %.6f of %.2f, bound %.6f", sum / n, (double)fraction[f], bound);
             free(p);
@@ -411,15 +422,26 @@ static void bytes_per_token(void **state) {
     assert_int_equal(rb_packed_bytes(&f, 4, 256, 8), 4096);
     assert_int_equal(rb_packed_bytes(&g, 4, 256, 8), 4096 + 256);
     assert_int_equal(rb_packed_bytes(&f, 1, 256, 2), 256);
+    const int bits[] = {8, 4, 2, 1};
+    for (int c = 0; c < 4; c++) {
+        rb_pack_args a = args_of(RB_CODE_INT8 + c, RB_SCALE_STEP, false), t = a, h = args_of(RB_CODE_INT8 + c, 0, true);
+        t.scale = RB_SCALE_TOKEN;
+        assert_int_equal(rb_packed_bytes(&a, 3, 5, 7), 3 * ((35 * bits[c] + 7) / 8));
+        assert_int_equal(rb_packed_bytes(&t, 3, 5, 7), 3 * ((35 * bits[c] + 7) / 8 + 10));
+        for (int each = 64, s = RB_SCALE_GROUP; each >= 2; each /= 2, s++) {
+            h.scale = (rb_scale)s;
+            assert_int_equal(rb_group_of(h.scale), each);
+            assert_int_equal(rb_packed_bytes(&h, 3, 5, 7), 3 * ((35 * bits[c] + 7) / 8 + 2 * ((35 + each - 1) / each)));
+        }
+    }
     assert_int_equal(rb_packed_bytes(&f, 2, 3, 3), 10);
     assert_int_equal(rb_packed_bytes(&f, INT64_MAX / 4, INT64_MAX / 4, 8), -1);
     assert_int_equal(rb_packed_bytes(&f, 1, INT64_MAX / 2, 4), -1);
     assert_int_equal(rb_packed_bytes(&f, 1, 0, 4), -1);
-    const int allowed[RB_CODE_COUNT][RB_SCALE_COUNT] = {{1}, {1}, {0, 1, 1, 1}, {0, 1, 1, 1}};
     for (int c = 0; c < RB_CODE_COUNT; c++)
         for (int s = 0; s < RB_SCALE_COUNT; s++) {
             rb_pack_args a = args_of(c, s, false);
-            assert_int_equal(rb_packed_bytes(&a, 1, 1, 1) > 0, allowed[c][s]);
+            assert_int_equal(rb_packed_bytes(&a, 1, 1, 1) > 0, (c < RB_CODE_INT8) == (s == RB_SCALE_NONE));
         }
     rb_pack_args wild = args_of(77, 0, false);
     assert_int_equal(rb_packed_bytes(&wild, 1, 1, 1), -1);
@@ -431,15 +453,56 @@ static void registry(void **state) {
         assert_int_equal(rb_codecs[c].code, c);
         assert_ptr_equal(rb_codec_find(rb_codecs[c].name), &rb_codecs[c]);
         for (int direction = 0; direction < 2; direction++) {
-            rb_pack_args a = rb_codec_args(&rb_codecs[c], direction, RB_SCALE_STEP);
+            rb_pack_args a = rb_codec_args(&rb_codecs[c], direction, direction ? RB_SCALE_GROUP : RB_SCALE_STEP, direction);
             assert_int_equal(rb_packed_bytes(&a, 1, 16, 8),
                              16 * rb_codecs[c].bits + (a.scale == RB_SCALE_GROUP ? 4 : 0));
             assert_int_equal(a.stochastic, direction && rb_codecs[c].integers);
             assert_int_equal(a.direction, direction);
         }
     }
-    assert_int_equal(rb_codec_args(rb_codec_find("int4"), 0, RB_SCALE_TOKEN).scale, RB_SCALE_TOKEN);
+    assert_int_equal(rb_codec_args(rb_codec_find("int4"), 0, RB_SCALE_TOKEN, false).scale, RB_SCALE_TOKEN);
     assert_null(rb_codec_find("int3"));
+}
+
+/* int2 and int1 have no code to spare; scales of tokens and groups still tell. */
+static void few_bits_refuse_what_is_not_finite(void **state) {
+    rig *r = *state;
+    rb_err err;
+    uint8_t bytes[64];
+    enum { T = 4, k = 5 };
+    const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (int d = 0; d < DEVICES; d++)
+        for (int code = RB_CODE_INT2; r->q[d] && code < RB_CODE_COUNT; code++)
+            for (int i = 0; i < 3; i++) {
+                rb_pack_args a = args_of(code, RB_SCALE_STEP, i % 2);
+                fill_x(r->x, 2 * T * k, 8);
+                r->x[T * k + 2 * k + 3] = bad[i];
+                rb_view b = rb_view1(bytes, RB_U8, rb_packed_bytes(&a, 2, T, k)), x = rb_view3(r->x, RB_F32, 2, T, k);
+                assert_fails(rb_pack(r->q[d], b, x, rb_view1(r->steps, RB_F32, k), &a, &err), RESBM_E_NUMERIC,
+                             "coordinate 3 of position 2 in sequence 1 of the microbatch is", &err);
+            }
+}
+
+/* 4 levels half a unit off zero, and the sign. */
+static void levels_of_few_bits(void **state) {
+    rig *r = *state;
+    const struct {
+        float x, two, one;
+    } cases[] = {{-9, -1.5f, -0.5f}, {-1.01f, -1.5f, -0.5f}, {-1, -0.5f, -0.5f}, {-0.99f, -0.5f, -0.5f},
+                 {-1e-9f, -0.5f, -0.5f}, {0, 0.5f, 0.5f}, {0.99f, 0.5f, 0.5f}, {1, 1.5f, 0.5f}, {77, 1.5f, 0.5f}};
+    enum { n = sizeof cases / sizeof *cases };
+    float keep = r->steps[0];
+    r->steps[0] = 2;
+    for (int code = RB_CODE_INT2; code < RB_CODE_COUNT; code++) {
+        rb_pack_args a = args_of(code, RB_SCALE_STEP, false);
+        for (int i = 0; i < n; i++) r->x[i] = 2 * cases[i].x;
+        uint8_t *p = pack_on(r, 1, &a, r->x, 1, n, 1, 0);
+        unpack_on(r, 1, &a, p + GUARD, 1, n, 1, 0);
+        for (int i = 0; i < n; i++)
+            assert_true(r->y[1][i] == 2 * (code == RB_CODE_INT2 ? cases[i].two : cases[i].one));
+        free(p);
+    }
+    r->steps[0] = keep;
 }
 
 static void faults_are_named(void **state) {
@@ -480,7 +543,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_device_gives_the_bytes_of_ref),
         cmocka_unit_test(error_is_bounded),
-        cmocka_unit_test(int4_repacks_to_the_same_bytes),
+        cmocka_unit_test(few_bits_repack_to_the_same_bytes),
         cmocka_unit_test(not_finite_stays_not_finite),
         cmocka_unit_test(strange_bytes_unpack_to_nan),
         cmocka_unit_test(edges_of_scales),
@@ -492,6 +555,8 @@ int main(void) {
         cmocka_unit_test(stats_are_sums_of_squares),
         cmocka_unit_test(bytes_per_token),
         cmocka_unit_test(registry),
+        cmocka_unit_test(few_bits_refuse_what_is_not_finite),
+        cmocka_unit_test(levels_of_few_bits),
         cmocka_unit_test(faults_are_named),
     };
     return cmocka_run_group_tests(tests, open_devices, close_devices);

@@ -3,8 +3,19 @@
 #include "codec/steps.h"
 #include "core/rng.h"
 
+/* E (x - q(x))^2 and E (2 code + 1)^2 of a standard Gaussian under four levels half a step off zero. */
+static void four_levels(double step, double *error, double *mean_sq) {
+    double outer = erfc(step / sqrt(2)), first = exp(-step * step / 2);
+    *mean_sq = 1 - outer + 9 * outer;
+    *error = 1 - 2 * step * (1 - first + 3 * first) / sqrt(2 * M_PI) + step * step / 4 * *mean_sq;
+}
+
 /* E (x - q(x))^2 and E code^2 of a standard Gaussian under a uniform quantiser of 2*most + 1 levels. */
 static void quantiser(double step, int most, double *error, double *mean_sq) {
+    if (most == 1) {
+        four_levels(step, error, mean_sq);
+        return;
+    }
     double xq = 0, qq = 0;
     for (int q = 1; q <= most; q++) {
         double lo = (q - 0.5) * step, hi = (q + 0.5) * step;
@@ -24,9 +35,9 @@ static void targets_are_derived(void **state) {
         rb_code code;
         int most;
         double step, error;
-    } known[] = {{RB_CODE_INT4, 7, 0.35341, 0.01289}, {RB_CODE_INT8, 127, 0.030870, 0.0000883}};
-    for (int i = 0; i < 2; i++) {
-        double lo = 1.0 / known[i].most, hi = 6.0 / known[i].most, error, left, right, mean_sq;
+    } known[] = {{RB_CODE_INT4, 7, 0.35341, 0.01289}, {RB_CODE_INT8, 127, 0.030870, 0.0000883}, {RB_CODE_INT2, 1, 0.99569, 0.11885}};
+    for (int i = 0; i < 3; i++) {
+        double lo = (known[i].most > 1 ? 1.0 : 0.2) / known[i].most, hi = 6.0 / known[i].most, error, left, right, mean_sq;
         for (int n = 0; n < 80; n++) {
             double a = lo + (hi - lo) / 3, b = hi - (hi - lo) / 3;
             quantiser(a, known[i].most, &left, &mean_sq);
@@ -43,13 +54,14 @@ static void targets_are_derived(void **state) {
     }
 }
 
-/* Sums of code^2 of `tokens` Gaussian values of width sigma. */
+/* Sums of code^2 (most 1: of int2's (2 code + 1)^2) of `tokens` Gaussian values of width sigma. */
 static int64_t sum_of(float step, double sigma, int most, int64_t tokens, uint64_t key) {
     static float x[4096];
     int64_t sum = 0;
     rb_normal_fill(key, x, tokens, 0, (float)sigma);
     for (int64_t i = 0; i < tokens; i++) {
-        double q = fmin(fmax(rint((double)x[i] / (double)step), -most), most);
+        double t = (double)x[i] / (double)step;
+        double q = most > 1 ? fmin(fmax(rint(t), -most), most) : 2 * fmin(fmax(floor(t), -2), 1) + 1;
         sum += (int64_t)(q * q);
     }
     return sum;
@@ -59,14 +71,18 @@ static int64_t sum_of(float step, double sigma, int most, int64_t tokens, uint64
 static void steps_converge(void **state) {
     (void)state;
     const double sigma[] = {0.003, 0.1, 1, 30, 1000};
-    for (int i = 0; i < 10; i++) {
-        bool four = i % 2;
-        rb_code code = four ? RB_CODE_INT4 : RB_CODE_INT8;
-        double want = sigma[i / 2] * (four ? 0.35341 : 0.030870);
+    static const struct {
+        rb_code code;
+        int most;
+        double best;
+    } kinds[] = {{RB_CODE_INT8, 127, 0.030870}, {RB_CODE_INT4, 7, 0.35341}, {RB_CODE_INT2, 1, 0.99569}};
+    for (int i = 0; i < 15; i++) {
+        rb_code code = kinds[i % 3].code;
+        double want = sigma[i / 3] * kinds[i % 3].best;
         float step = 0.3f;
-        assert_float_equal(rb_steps_start(code, sigma[i / 2]), want, 1e-9 * want);
+        assert_float_equal(rb_steps_start(code, sigma[i / 3]), want, 1e-9 * want);
         for (uint64_t u = 0; u < 200; u++) {
-            int64_t sum = sum_of(step, sigma[i / 2], four ? 7 : 127, 2048, u);
+            int64_t sum = sum_of(step, sigma[i / 3], kinds[i % 3].most, 2048, u);
             float before = step;
             rb_steps_update(&step, &sum, 1, 2048, code, u);
             assert_true(step <= 4 * before && step >= before / 4.0f);
@@ -124,6 +140,9 @@ static void limits_hold(void **state) {
     rb_steps_update(&huge, &all, 1, 64, RB_CODE_INT4, 0);
     rb_steps_update(&still, &none, 1, 0, RB_CODE_INT4, 0);
     assert_true(tiny == 1e-8f && huge == 1e8f && still == 0.5f);
+    float sign = (float)rb_steps_start(RB_CODE_INT1, 0.01);
+    rb_steps_update(&sign, &all, 1, 64, RB_CODE_INT1, 0);
+    assert_true(sign == 2);
 }
 
 int main(void) {

@@ -85,14 +85,31 @@ resbm_status rb_muon_momentum(rb_queue *q, rb_view buf, rb_view update, rb_view 
                               float grad_scale, bool nesterov, rb_err *err);
 
 /* Transport codec: latents to bytes and back (DESIGN of formats: codec/codec.h). */
-typedef enum rb_code { RB_CODE_F32, RB_CODE_BF16, RB_CODE_INT8, RB_CODE_INT4, RB_CODE_COUNT } rb_code;
+typedef enum rb_code {
+    RB_CODE_F32,
+    RB_CODE_BF16,
+    RB_CODE_INT8,
+    RB_CODE_INT4,
+    RB_CODE_INT2,
+    RB_CODE_INT1,
+    RB_CODE_COUNT
+} rb_code;
 typedef enum rb_scale {
     RB_SCALE_NONE,  /* f32, bf16 */
     RB_SCALE_STEP,  /* one given step per latent coordinate: steps (k); nothing on the wire */
     RB_SCALE_TOKEN, /* one bf16 scale per token */
     RB_SCALE_GROUP, /* one bf16 scale per group of up to 64 consecutive values of one sequence */
+    RB_SCALE_GROUP_32,
+    RB_SCALE_GROUP_16,
+    RB_SCALE_GROUP_8,
+    RB_SCALE_GROUP_4,
+    RB_SCALE_GROUP_2,
     RB_SCALE_COUNT
 } rb_scale;
+/* Values of a group; 0 where the scale is no group's. */
+static inline int64_t rb_group_of(rb_scale s) {
+    return s >= RB_SCALE_GROUP ? 64 >> (s - RB_SCALE_GROUP) : 0;
+}
 typedef struct rb_pack_args {
     rb_code code;
     rb_scale scale;
@@ -103,13 +120,15 @@ typedef struct rb_pack_args {
 } rb_pack_args;
 /* Bytes of a packed (B,T,k) tensor: exact, and a multiple of nothing. -1 for an impossible combination. */
 int64_t rb_packed_bytes(const rb_pack_args *a, int64_t B, int64_t T, int64_t k);
-/* bytes (u8, rb_packed_bytes) from x (B,T,k); steps (k) or absent. */
+/* bytes (u8, rb_packed_bytes) from x (B,T,k); steps (k) or absent. RESBM_E_NUMERIC: int2 or int1 with learned
+ * steps, whose codes are all taken, met a value that is not finite. */
 resbm_status rb_pack(rb_queue *q, rb_view bytes, rb_view x, rb_view steps, const rb_pack_args *a,
                      rb_err *err);
 /* x (B,T,k) from bytes; the exact inverse map of the codes. */
 resbm_status rb_unpack(rb_queue *q, rb_view x, rb_view bytes, rb_view steps, const rb_pack_args *a,
                        rb_err *err);
-/* stats (k) i64 += sum over tokens of code^2 per coordinate, from packed bytes of RB_SCALE_STEP int8/int4:
+/* stats (k) i64 += sum over tokens of code^2 (int2, int1: (2 code + 1)^2) per coordinate, from packed bytes of
+ * RB_SCALE_STEP:
  * what both ends of a link can see alike, from which the learned steps are updated. shape gives (B,T,k). */
 resbm_status rb_code_stats(rb_queue *q, rb_view stats, rb_view bytes, int64_t B, int64_t T,
                            const rb_pack_args *a, rb_err *err);

@@ -1,7 +1,8 @@
 #include "device/pack_layout.h"
 
-static const char *const code_names[RB_CODE_COUNT] = {"f32", "bf16", "int8", "int4"};
-static const char *const scale_names[RB_SCALE_COUNT] = {"none", "step", "token", "group"};
+static const char *const code_names[RB_CODE_COUNT] = {"f32", "bf16", "int8", "int4", "int2", "int1"};
+static const char *const scale_names[RB_SCALE_COUNT] = {"none",        "step",        "token",      "group",     "group of 32",
+                                                        "group of 16", "group of 8", "group of 4", "group of 2"};
 
 static resbm_status check_kinds(rb_code code, rb_scale scale, rb_err *err) {
     if ((unsigned)code >= RB_CODE_COUNT || (unsigned)scale >= RB_SCALE_COUNT)
@@ -21,17 +22,27 @@ static resbm_status check_shape(int64_t B, int64_t T, int64_t k, rb_err *err) {
                    (long long)T, (long long)k);
 }
 
+static const struct {
+    int bits;
+    float most;
+    bool half;
+} ranges[RB_CODE_COUNT] = {[RB_CODE_INT8] = {8, 127, false},
+                           [RB_CODE_INT4] = {4, 7, false},
+                           [RB_CODE_INT2] = {2, 1.5f, true},
+                           [RB_CODE_INT1] = {1, 0.5f, true}};
+
 resbm_status rb_pack_sizes(rb_pack_plan *p, rb_code code, rb_scale scale, int64_t B, int64_t T, int64_t k,
                            rb_err *err) {
     RB_TRY(check_kinds(code, scale, err));
     RB_TRY(check_shape(B, T, k, err));
     *p = (rb_pack_plan){.code = code, .scale = scale, .B = B, .T = T, .k = k, .n = T * k};
-    p->qmax = code == RB_CODE_INT8 ? 127 : code == RB_CODE_INT4 ? 7 : 0;
-    p->unit = scale == RB_SCALE_TOKEN ? k : scale == RB_SCALE_GROUP ? RB_GROUP : 0;
+    p->bits = ranges[code].bits;
+    p->most = ranges[code].most;
+    p->half = ranges[code].half;
+    p->unit = scale == RB_SCALE_TOKEN ? k : rb_group_of(scale);
     p->units = p->unit ? (p->n + p->unit - 1) / p->unit : 0;
     p->scale_bytes = 2 * p->units;
-    const int64_t code_bytes[RB_CODE_COUNT] = {4 * p->n, 2 * p->n, p->n, (p->n + 1) / 2};
-    p->sequence_bytes = p->scale_bytes + code_bytes[code];
+    p->sequence_bytes = p->bits ? p->scale_bytes + rb_code_bytes(p, p->n) : p->n * (code == RB_CODE_F32 ? 4 : 2);
     return RESBM_OK;
 }
 
@@ -80,11 +91,30 @@ resbm_status rb_pack_plan_of(const rb_op *op, rb_pack_plan *p, rb_err *err) {
     return RESBM_OK;
 }
 
+static resbm_status check_finite(const rb_pack_plan *p, rb_err *err) {
+    for (int64_t b = 0; b < p->B; b++)
+        for (int64_t t = 0; t < p->T; t++) {
+            const float *x = p->x + b * p->stride_b + t * p->stride_t;
+            uint32_t most = 0;
+            for (int64_t j = 0; j < p->k; j++) {
+                uint32_t size = rb_f32_bits(x[j]) & 0x7fffffffu;
+                most = size > most ? size : most;
+            }
+            for (int64_t j = 0; most >= 0x7f800000u && j < p->k; j++)
+                if (!rb_f32_finite(x[j]))
+                    return rb_fail(err, RESBM_E_NUMERIC,
+                                   "pack: coordinate %lld of position %lld in sequence %lld of the microbatch is %g, "
+                                   "for which %s with learned steps has no code",
+                                   (long long)j, (long long)t, (long long)b, (double)x[j], code_names[p->code]);
+        }
+    return RESBM_OK;
+}
+
 resbm_status rb_pack_check_steps(const rb_op *op, const rb_pack_plan *p, rb_err *err) {
     if (!p->steps) return RESBM_OK;
     for (int64_t j = 0; j < p->k; j++)
         if (!(p->steps[j] >= RB_UNIT_TINY && p->steps[j] <= RB_STEP_HUGE))
             return rb_fail(err, RESBM_E_NUMERIC, "%s: learned step of coordinate %lld is %g",
                            rb_op_info(op->kind)->name, (long long)j, (double)p->steps[j]);
-    return RESBM_OK;
+    return op->kind == RB_OP_PACK && p->half ? check_finite(p, err) : RESBM_OK;
 }

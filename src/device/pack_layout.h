@@ -10,30 +10,44 @@
  *     NONE    0                      f32 and bf16 only
  *     STEP    0                      u = steps[coordinate], known to both ends
  *     TOKEN   2 T                    one u per position
- *     GROUP   2 ceil(n/64)           one u per 64 consecutive idx; the last group may be shorter
+ *     GROUP   2 ceil(n/g)            one u per g consecutive idx (g = 64, 32, 16, 8, 4 or 2); the last group may
+ *                                    be shorter
  *
  *     code    bytes per sequence     value idx
  *     f32     4 n                    its bits
  *     bf16    2 n                    upper half of the bits, rounded
  *     int8    n                      two's complement, -127..127; -128 = "was not finite"
  *     int4    ceil(n/2)              two's complement nibble, -7..7, -8 = "was not finite"; even idx in the
- * low nibble. Rows follow each other without padding (k = 2 costs one byte per token, odd k works); the last
- * nibble of an odd n is 0
+ * low nibble
+ *     int2    ceil(n/4)              two's complement pair of bits, -2..1, all of them values; idx % 4 = 0 lowest
+ *     int1    ceil(n/8)              a bit, set for -1, else 0; idx % 8 = 0 lowest
+ *
+ * Rows follow each other without padding (k = 2 costs one byte per token in int4, odd k works); the bits behind
+ * the last value are 0.
  *
  * Arithmetic, all in IEEE f32 with rounding to nearest even, one operation at a time. No line holds a product
  * and a sum that a fused multiply-add would round otherwise (the product in r is exact), so vector code and
  * any compiler setting short of -ffast-math give the same bits:
  *
- *     qmax = 7 (int4) or 127 (int8)
+ * int8 and int4 have an odd number of levels, one of them zero: code q stands for q u. int2 and int1 would give
+ * away a quarter and half of what they have; their levels lie half a unit off: code q stands for (q + 1/2) u,
+ * which is -3/2, -1/2, 1/2, 3/2 or -1/2, 1/2 units.
+ *
+ *     most = 127 (int8), 7 (int4), 3/2 (int2), 1/2 (int1);  o = 0, 0, 1/2, 1/2
  *     TOKEN, GROUP:  a   = largest |x| of the token or group
- *                    u   = up(a / qmax)     up: to the next bf16 not below, so the largest value is not
- * clipped inv = 1 / u a < 2^-100: u = 0, inv = 0, all codes 0 (no denormal ever takes part in the arithmetic)
- *                    a >= 2^127, infinite or NaN anywhere: u = NaN (0x7fc0), all codes 0: the receiver sees
- * NaN in the whole token or group and the run stops there STEP:          u = steps[coordinate], inv = 1 / u;
- * u must lie in [2^-100, 2^100]. A value that is infinite or NaN gets the code -8 / -128, which unpacks to
- * NaN t = clamp(x * inv, -qmax, qmax) to nearest:    q = round half to even(t) stochastic:    q = floor(t +
- * r), r = (h + 1/2) 2^-16, h = the value's 16 random bits unpack:        x = q * u; NaN (0x7fc00000) for the
- * codes -8 / -128 and for a u that is infinite or NaN
+ *                    u   = up(a / most)     up: to the next bf16 not below, so the largest value is not clipped
+ *                    inv = 1 / u
+ *                    a < 2^-100: u = 0, inv = 0 (no denormal ever takes part in the arithmetic)
+ *                    a >= 2^127, infinite or NaN anywhere, or u rounds to infinity: u = NaN (0x7fc0), inv = 0:
+ *                    the receiver sees NaN in the whole token or group and the run stops there. A value that is
+ *                    infinite or NaN has the code 0
+ *     STEP:          u = steps[coordinate], inv = 1 / u; u must lie in [2^-100, 2^100]. A value that is infinite
+ *                    or NaN gets the code -8 / -128, which unpacks to NaN; int2 and int1 have none to spare, and
+ *                    packing fails with RESBM_E_NUMERIC
+ *     pack:          t = clamp(x * inv, -most, most)
+ *                    to nearest:  q = round half to even(t);  int2, int1: q = floor(t)
+ *                    stochastic:  q = floor((t - o) + r), r = (h + 1/2) 2^-16, h = the value's 16 random bits
+ *     unpack:        x = (q + o) * u; NaN (0x7fc00000) for the codes -8 / -128 and for a u that is infinite or NaN
  *
  *     bf16, to nearest: rb_bf16_from_f32. bf16, stochastic: (bits + h) >> 16 for finite x. f32 ignores
  * rounding.
@@ -50,7 +64,7 @@
  *     UNPACK      t0 x (B,T,k), t1 bytes (u8), t2 steps (k) or absent
  *                 i0 code, i1 scale, i2 stochastic, i3 boundary, i4 direction; key0 seed, key1 step, key2
  * sequence CODE_STATS  t0 stats (k) i64, t1 bytes (u8); i0 code, i1 scale, i2 B, i3 T. Codes -8 / -128 count
- * as 64 / 16384
+ * as 64 / 16384; int2 and int1 sum (2 q + 1)^2: 1 or 9
  */
 #ifndef RB_DEVICE_PACK_LAYOUT_H
 #define RB_DEVICE_PACK_LAYOUT_H
@@ -59,7 +73,7 @@
 #include "core/rng.h"
 #include "device/ops.h"
 
-enum { RB_GROUP = 64 };
+enum { RB_GROUP = 64 /* the largest */ };
 #define RB_UNIT_TINY 0x1p-100f /* largest values below it count as zero; smallest learned step */
 #define RB_UNIT_HUGE 0x1p127f  /* largest values from it on count as not finite */
 #define RB_STEP_HUGE 0x1p100f  /* largest learned step */
@@ -70,9 +84,11 @@ typedef struct rb_pack_plan {
     rb_code code;
     rb_scale scale;
     bool stochastic;
-    int qmax;           /* 7, 127, or 0 for f32 and bf16 */
+    int bits;           /* of a code: 8, 4, 2, 1; 0 for f32 and bf16 */
+    float most;         /* largest value in units: 127, 7, 3/2, 1/2 */
+    bool half;          /* o is 1/2 */
     int64_t B, T, k, n; /* n = T*k */
-    int64_t unit;       /* values that share one scale: k (TOKEN), 64 (GROUP), else 0 */
+    int64_t unit;       /* values that share one scale: k (TOKEN), 64 to 2 (GROUP), else 0 */
     int64_t units;      /* scales per sequence */
     int64_t scale_bytes, sequence_bytes;
     const float *steps;         /* (k), STEP only */
@@ -89,8 +105,8 @@ resbm_status rb_pack_sizes(rb_pack_plan *p, rb_code code, rb_scale scale, int64_
 /* The plan of a record of PACK, UNPACK or CODE_STATS whose views passed rb_check_op: sizes, length of bytes,
  * presence of steps. */
 resbm_status rb_pack_plan_of(const rb_op *op, rb_pack_plan *p, rb_err *err);
-/* Every learned step must be usable; RESBM_E_NUMERIC names the coordinate. Reads device memory: kernels only.
- */
+/* Every learned step must be usable, and every value finite where no code says otherwise; RESBM_E_NUMERIC names
+ * the coordinate. Reads device memory: kernels only. */
 resbm_status rb_pack_check_steps(const rb_op *op, const rb_pack_plan *p, rb_err *err);
 
 static inline uint32_t rb_f32_bits(float x) {
@@ -108,11 +124,12 @@ static inline bool rb_f32_finite(float x) {
 }
 
 /* One scale as it lies in the bytes, from the largest |x| (bits of it, NaN and infinity included). */
-static inline uint16_t rb_unit_bits(uint32_t absmax_bits, float qmax) {
+static inline uint16_t rb_unit_bits(uint32_t absmax_bits, float most) {
     float a = rb_f32_of(absmax_bits);
     if (absmax_bits >= 0x7f000000u) return RB_BF16_NAN;
     if (a < RB_UNIT_TINY) return 0;
-    return (uint16_t)((rb_f32_bits(a / qmax) + 0xffffu) >> 16);
+    uint32_t bits = (rb_f32_bits(a / most) + 0xffffu) >> 16;
+    return (uint16_t)(bits < 0x7f80u ? bits : RB_BF16_NAN);
 }
 /* What values are multiplied with when packing ... */
 static inline float rb_unit_inverse(uint16_t bits) {
@@ -128,6 +145,14 @@ static inline uint16_t rb_bf16_stochastic(float x, uint32_t h) {
     return rb_f32_finite(x) ? (uint16_t)((rb_f32_bits(x) + h) >> 16) : rb_bf16_from_f32(x);
 }
 
+/* The code a value that is not finite gets. */
+static inline int rb_pack_bad(const rb_pack_plan *p) {
+    return p->steps && !p->half ? -(int)p->most - 1 : 0;
+}
+/* Bytes of n codes of integers. */
+static inline int64_t rb_code_bytes(const rb_pack_plan *p, int64_t n) {
+    return (n * p->bits + 7) / 8;
+}
 static inline uint8_t *rb_pack_scales(const rb_pack_plan *p, int64_t b) {
     return p->bytes + b * p->sequence_bytes;
 }

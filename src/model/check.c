@@ -141,15 +141,19 @@ static void choose(char *value, size_t size, const char *by_default) {
 
 static resbm_status check_codec(const char *key, const char *name, rb_err *err) {
     if (rb_codec_find(name)) return RESBM_OK;
-    return rb_fail(err, RESBM_E_CONFIG, "%s \"%s\": there are f32, bf16, int8 and int4", key, name);
+    return rb_fail(err, RESBM_E_CONFIG, "%s \"%s\": there are %s", key, name, rb_codec_names());
 }
 
 static resbm_status check_codecs(rb_boundary_config *b, const rb_boundary_kind *kind, rb_err *err) {
     choose(b->codec_fwd, sizeof b->codec_fwd, kind->codec);
     choose(b->codec_bwd, sizeof b->codec_bwd, kind->codec);
     choose(b->scale_fwd, sizeof b->scale_fwd, kind->narrows ? "step" : "token");
+    if (!b->group_bwd) b->group_bwd = 64;
     RB_TRY(check_codec("boundary.codec_fwd", b->codec_fwd, err));
     RB_TRY(check_codec("boundary.codec_bwd", b->codec_bwd, err));
+    if (b->group_bwd < 2 || b->group_bwd > 64 || (b->group_bwd & (b->group_bwd - 1)))
+        return rb_fail(err, RESBM_E_CONFIG, "boundary.group_bwd %lld: 2, 4, 8, 16, 32 or 64 values share a scale",
+                       (long long)b->group_bwd);
     if (!strcmp(b->scale_fwd, "step") || !strcmp(b->scale_fwd, "token")) return RESBM_OK;
     return rb_fail(err, RESBM_E_CONFIG, "boundary.scale_fwd \"%s\": step or token", b->scale_fwd);
 }

@@ -160,6 +160,16 @@ static void wires(void **state) {
     assert_int_equal(r.part[0].pack.scale, RB_SCALE_GROUP);
     assert_true(r.part[0].pack.stochastic && !r.part[0].learned_steps);
     assert_int_equal(r.part[1].pack.direction, 1);
+    b.group_bwd = 16;
+    b.rounding_bwd = RB_ROUNDING_NEAREST;
+    snprintf(b.codec_bwd, sizeof b.codec_bwd, "int2");
+    assert_ok(rb_model_check(&m, &b, &err), &err);
+    assert_ok(rb_model_wire(&m, &b, 1, &r, &err), &err);
+    assert_int_equal(r.part[0].pack.code, RB_CODE_INT2);
+    assert_int_equal(rb_group_of(r.part[0].pack.scale), 16);
+    assert_false(r.part[0].pack.stochastic);
+    b.group_bwd = 48;
+    refuse(m, b, "boundary.group_bwd 48");
 }
 
 /* --- the table

@@ -25,10 +25,19 @@ static rb_boundary_config variant(int i) {
     case 5:
         b = (rb_boundary_config){.kind = "none", .codec_fwd = "bf16", .codec_bwd = "int8"};
         break;
+    case 6:
+        snprintf(b.codec_fwd, sizeof b.codec_fwd, "int2");
+        snprintf(b.codec_bwd, sizeof b.codec_bwd, "int2");
+        b.group_bwd = 8;
+        break;
+    case 7:
+        b = (rb_boundary_config){.kind = "none", .codec_fwd = "int1", .codec_bwd = "int4", .scale_fwd = "step",
+                                 .rounding_bwd = RB_ROUNDING_NEAREST};
+        break;
     }
     return b;
 }
-enum { VARIANTS = 6 };
+enum { VARIANTS = 8 };
 
 static world variant_world(int i) {
     world w = {.model = small_model(), .boundary = variant(i), .B = 2, .T = 7, .codec = true, .slots = 2};
@@ -243,7 +252,7 @@ static void generation_equals_forward(void **state) {
     (void)state;
     for (int i = 0; i < VARIANTS; i++) {
         check_generation("ref", i, true);
-        if (i != 5) check_generation("cpu", i, false);
+        if (i < 5) check_generation("cpu", i, false); /* elsewhere a code may flip at a rounding border */
     }
 }
 
@@ -262,6 +271,7 @@ static double loss_at(world *w, const int32_t *ids, int64_t p, int32_t target) {
 static void check_causality(const char *device, int i) {
     world w = variant_world(i);
     int32_t ids[14], other[14];
+    int changes = 0;
     world_open(&w, device, 2, false);
     fill_zeros(&w);
     random_ids(ids, 14, w.model.vocab, 11);
@@ -275,9 +285,11 @@ static void check_causality(const char *device, int i) {
             if (!may_change && memcmp(&before, &after, sizeof before))
                 fail_msg("%s, variant %d: token %d changed position %d: %.17g %.17g", device, i, t, p, before,
                          after);
-            if (p == t && before == after) fail_msg("%s, variant %d: token %d changes nothing", device, i, t);
+            changes += p == t && before != after;
         }
     }
+    /* two tokens may have the same few signs */
+    if (changes < (i < 6 ? 6 : 3)) fail_msg("%s, variant %d: %d of 6 tokens change anything", device, i, changes);
     world_close(&w);
 }
 

@@ -3,16 +3,23 @@
 #include "codec/codec.h"
 #include "model/model.h"
 
-/* Latents (or x): a step per coordinate or a scale per token going forward, groups going back (DESIGN section
- * 2). */
+static rb_scale scale_of(const rb_boundary_config *b, int direction) {
+    rb_scale group = RB_SCALE_GROUP;
+    if (!direction) return strcmp(b->scale_fwd, "token") ? RB_SCALE_STEP : RB_SCALE_TOKEN;
+    while (group + 1 < RB_SCALE_COUNT && rb_group_of(group) > b->group_bwd) group++;
+    return group;
+}
+
+/* Latents (or x): a step per coordinate or a scale per token going forward, so that no token touches an earlier
+ * one; groups going back. */
 static resbm_status latents(const rb_boundary_config *b, int direction, rb_wire_part *out, rb_err *err) {
     const char *name = direction ? b->codec_bwd : b->codec_fwd;
     const rb_codec *codec = rb_codec_find(name);
     if (!codec)
         return rb_fail(err, RESBM_E_CONFIG, "boundary.codec_%s \"%s\" does not exist",
                        direction ? "bwd" : "fwd", name);
-    out->pack =
-        rb_codec_args(codec, direction, strcmp(b->scale_fwd, "token") ? RB_SCALE_STEP : RB_SCALE_TOKEN);
+    bool stochastic = direction && b->rounding_bwd == RB_ROUNDING_STOCHASTIC;
+    out->pack = rb_codec_args(codec, direction, scale_of(b, direction), stochastic);
     out->learned_steps = out->pack.scale == RB_SCALE_STEP;
     return RESBM_OK;
 }
@@ -27,7 +34,7 @@ resbm_status rb_model_wire(const rb_model_config *m, const rb_boundary_config *b
     *out = (rb_wire){.parts = parts.count};
     for (int i = 0; i < parts.count; i++) {
         out->part[i].width = parts.width[i];
-        out->part[i].pack = rb_codec_args(&rb_codecs[RB_CODE_BF16], direction, RB_SCALE_NONE);
+        out->part[i].pack = rb_codec_args(&rb_codecs[RB_CODE_BF16], direction, RB_SCALE_NONE, false);
     }
     return latents(b, direction, &out->part[0], err);
 }

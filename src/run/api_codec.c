@@ -14,12 +14,12 @@ resbm_status resbm_codec_open(const char *name, int direction, uint64_t seed, ui
     const rb_codec *k = rb_codec_find(name);
     rb_device_options one = {.threads = 1};
     *out = NULL;
-    if (!k) return rb_fail(err, RESBM_E_ARG, "there is no codec \"%s\": f32, bf16, int8 or int4", name);
+    if (!k) return rb_fail(err, RESBM_E_ARG, "there is no codec \"%s\": there are %s", name, rb_codec_names());
     if (direction != 0 && direction != 1)
         return rb_fail(err, RESBM_E_ARG, "direction %d: 0 is forward, 1 backward", direction);
     resbm_codec *c = calloc(1, sizeof *c);
     if (!c) return rb_fail(err, RESBM_E_MEMORY, "no memory for a codec");
-    c->args = rb_codec_args(k, direction, RB_SCALE_TOKEN);
+    c->args = rb_codec_args(k, direction, direction ? RB_SCALE_GROUP : RB_SCALE_TOKEN, direction != 0);
     c->args.seed = seed;
     c->args.boundary = boundary;
     resbm_status st = rb_device_open("cpu", &one, &c->device, err);

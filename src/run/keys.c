@@ -98,13 +98,17 @@ const rb_key rb_keys[] = {
     AUTO_INT("boundary", "aux_rank", boundary.aux_rank, "auto", 0, 65536, "auto", -1, FIXED,
              "Width before that head; 0: the stream's own; auto: 64 on latents and from 2048 tokens of vocabulary "
              "on, else 0."),
-    WORDY(RB_KEY_NAME, "boundary", "codec_fwd", boundary.codec_fwd, "auto", "auto|f32|bf16|int8|int4", FIXED,
+    WORDY(RB_KEY_NAME, "boundary", "codec_fwd", boundary.codec_fwd, "auto", "auto|f32|bf16|int8|int4|int2|int1", FIXED,
           "How latents become bytes; auto: int4, and bf16 with kind: none."),
-    WORDY(RB_KEY_NAME, "boundary", "codec_bwd", boundary.codec_bwd, "auto", "auto|f32|bf16|int8|int4", FIXED,
+    WORDY(RB_KEY_NAME, "boundary", "codec_bwd", boundary.codec_bwd, "auto", "auto|f32|bf16|int8|int4|int2|int1", FIXED,
           "How gradients of latents become bytes; auto as above."),
     WORDY(RB_KEY_NAME, "boundary", "scale_fwd", boundary.scale_fwd, "auto", "auto|step|token", FIXED,
-          "Scale of int8 and int4 latents: one learned step per coordinate (no bytes on the wire) or one per "
+          "Scale of latents in integers: one learned step per coordinate (no bytes on the wire) or one per "
           "token."),
+    INT("boundary", "group_bwd", boundary.group_bwd, "64", 2, 64, FIXED,
+        "Values that share one scale of 16 bits in gradients in integers: 2, 4, 8, 16, 32 or 64."),
+    WORDY(RB_KEY_ENUM, "boundary", "rounding_bwd", boundary.rounding_bwd, "stochastic", "stochastic|nearest", FIXED,
+          "Rounding of gradients in integers."),
 
     PLAIN(RB_KEY_STRING, "data", "train", data.train, "", TRAINING,
           "Shards to train on: a path or a pattern."),

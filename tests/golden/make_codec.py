@@ -12,8 +12,10 @@ import struct
 
 import numpy as np
 
-F32, BF16, INT8, INT4 = range(4)
-NONE, STEP, TOKEN, GROUP = range(4)
+F32, BF16, INT8, INT4, INT2, INT1 = range(6)
+NONE, STEP, TOKEN, GROUP, GROUP32, GROUP16, GROUP8, GROUP4, GROUP2 = range(9)
+BITS = {INT8: 8, INT4: 4, INT2: 2, INT1: 1}
+MOST = {INT8: 127, INT4: 7, INT2: 1.5, INT1: 0.5}
 f32 = np.float32
 M64 = (1 << 64) - 1
 
@@ -56,44 +58,46 @@ def bf16_nearest(x):
     return (u + 0x7FFF + (u >> 16 & 1)) >> 16 & 0xFFFF
 
 
-def unit_of(values, qmax):
+def group_of(a, k):
+    return k if a["scale"] == TOKEN else 64 >> (a["scale"] - GROUP) if a["scale"] >= GROUP else 0
+
+
+def unit_of(values, most):
     top = max(bits(v) & 0x7FFFFFFF for v in values)
     if top >= bits(2.0**127):
         return 0x7FC0
     if top < bits(2.0**-100):
         return 0
-    return (bits(unbits(top) / f32(qmax)) + 0xFFFF) >> 16
+    return min((bits(unbits(top) / f32(most)) + 0xFFFF) >> 16, 0x7FC0)
 
 
-def code_of(a, x, unit, qmax, b, idx):
+def code_of(a, x, unit, most, b, idx):
     if not np.isfinite(x):
-        return -qmax - 1 if a["scale"] == STEP else 0
+        return -most - 1 if a["scale"] == STEP else 0
     inverse = f32(1) / unit if unit > 0 else f32(0)  # a zero or NaN unit: all codes 0
     with np.errstate(over="ignore"):
-        t = min(max(x * inverse, f32(-qmax)), f32(qmax))
+        t = min(max(x * inverse, f32(-most)), f32(most))
     if not a["stochastic"]:
-        return int(np.rint(t))
+        return math.floor(t) if most < 2 else int(np.rint(t))
     r = f32((random16(a, b, idx) + 0.5) / 65536)
-    return int(math.floor(f32(t) + r))
+    return int(math.floor(f32(t) - f32(0.5 if most < 2 else 0) + r))
 
 
 def pack_sequence(a, x, b, T, k, steps):
-    n, qmax = T * k, {INT8: 127, INT4: 7}.get(a["code"])
+    n, most = T * k, MOST.get(a["code"])
     if a["code"] == F32:
         return x.astype("<f4").tobytes()
     if a["code"] == BF16:
         up = lambda i, v: (bits(v) + random16(a, b, i)) >> 16 & 0xFFFF
         words = [up(i, v) if a["stochastic"] and np.isfinite(v) else bf16_nearest(v) for i, v in enumerate(x)]
         return struct.pack(f"<{n}H", *words)
-    length = {TOKEN: k, GROUP: 64}.get(a["scale"])
-    scales = [unit_of(x[i : i + length], qmax) for i in range(0, n, length)] if length else []
+    length = group_of(a, k)
+    scales = [unit_of(x[i : i + length], most) for i in range(0, n, length)] if length else []
     unit = lambda i: unbits(scales[i // length] << 16) if length else steps[i % k]
-    codes = [code_of(a, v, unit(i), qmax, b, i) for i, v in enumerate(x)]
-    if a["code"] == INT8:
-        body = bytes(c & 255 for c in codes)
-    else:
-        codes += [0] * (n % 2)
-        body = bytes(codes[i] & 15 | (codes[i + 1] & 15) << 4 for i in range(0, len(codes), 2))
+    codes = [code_of(a, v, unit(i), most, b, i) for i, v in enumerate(x)]
+    width = BITS[a["code"]]
+    whole = sum((c & (1 << width) - 1) << width * i for i, c in enumerate(codes))
+    body = whole.to_bytes((n * width + 7) // 8, "little")
     return struct.pack(f"<{len(scales)}H", *scales) + body
 
 
@@ -103,17 +107,17 @@ def unpack_sequence(a, data, T, k, steps):
         return np.frombuffer(data, "<f4")
     if a["code"] == BF16:
         return np.array([unbits(w << 16) for w in struct.unpack(f"<{n}H", data)], f32)
-    length = {TOKEN: k, GROUP: 64}.get(a["scale"])
+    length, width, most = group_of(a, k), BITS[a["code"]], MOST[a["code"]]
     units = -(-n // length) if length else 0
     scales = [unbits(w << 16) for w in struct.unpack(f"<{units}H", data[: 2 * units])]
-    body = data[2 * units :]
+    whole = int.from_bytes(data[2 * units :], "little")
     out = []
     for i in range(n):
-        q = body[i] if a["code"] == INT8 else body[i // 2] >> 4 * (i % 2) & 15
-        half = 128 if a["code"] == INT8 else 8
-        q = q - 2 * half if q >= half else q
+        q = whole >> width * i & (1 << width) - 1
+        q = q - (1 << width) if q >> width - 1 else q
         u = scales[i // length] if length else steps[i % k]
-        out.append(nan if q == -half or not np.isfinite(u) else f32(q) * u)
+        value = f32(q) if most > 2 else f32(q + 0.5)
+        out.append(nan if value < -most or not np.isfinite(u) else value * u)
     return np.array(out, f32)
 
 
@@ -124,6 +128,8 @@ def case(rng, code, scale, stochastic, B, T, k):
     x[:: 13] *= f32(40)
     special = [0.0, -0.0, 1e-40, math.nan, math.inf, -math.inf, 3.4e38, -3.4e38, 2.0**-101, 0.5, 1.5, 2.5]
     for i, v in enumerate(special):
+        if not np.isfinite(v) and scale == STEP and code in (INT2, INT1):
+            continue  # refused
         if T * k > 64 and i < 3 or T * k > 300:
             x[(5 + 37 * i) % x.size] = f32(v)
     steps = (0.05 + rng.random(k)).astype(f32)
@@ -140,6 +146,8 @@ def case(rng, code, scale, stochastic, B, T, k):
 def main():
     rng = np.random.default_rng(20)
     kinds = [(F32, NONE), (BF16, NONE)] + [(c, s) for c in (INT8, INT4) for s in (STEP, TOKEN, GROUP)]
+    kinds += [(c, s) for c in (INT2, INT1) for s in (STEP, TOKEN, GROUP)]
+    kinds += [(INT4, GROUP8), (INT2, GROUP16), (INT8, GROUP2), (INT1, GROUP4), (INT4, GROUP32)]
     shapes = [(1, 1, 1), (3, 5, 7), (2, 9, 2), (2, 21, 16)]
     cases = [case(rng, c, s, r, *shape) for c, s in kinds for r in (0, 1) for shape in shapes]
     out = pathlib.Path(__file__).with_name("codec.bin")

@@ -22,26 +22,23 @@ static float clamp(float t, float most) {
 
 static int quantize(const rb_pack_plan *p, int64_t b, int64_t idx, float inv) {
     float x = *element(p, b, idx);
-    if (!rb_f32_finite(x)) return p->scale == RB_SCALE_STEP ? -p->qmax - 1 : 0;
-    float t = clamp(x * inv, (float)p->qmax);
-    if (!p->stochastic) return (int)rintf(t);
+    if (!rb_f32_finite(x)) return rb_pack_bad(p);
+    float t = clamp(x * inv, p->most);
+    if (!p->stochastic) return (int)(p->half ? floorf(t) : rintf(t));
     float r = ((float)random_bits(p, b, idx) + 0.5f) * 0x1p-16f;
-    return (int)floorf(t + r);
+    return (int)floorf((p->half ? t - 0.5f : t) + r);
 }
 
 static void put_code(const rb_pack_plan *p, uint8_t *codes, int64_t idx, int q) {
-    if (p->code == RB_CODE_INT8)
-        codes[idx] = (uint8_t)q;
-    else if (idx % 2)
-        codes[idx / 2] = (uint8_t)(codes[idx / 2] | (q & 15) << 4);
-    else
-        codes[idx / 2] = (uint8_t)(q & 15);
+    int64_t per = 8 / p->bits, place = idx % per * p->bits;
+    int before = place ? codes[idx / per] : 0;
+    codes[idx / per] = (uint8_t)(before | (q & ((1 << p->bits) - 1)) << place);
 }
 
 static int get_code(const rb_pack_plan *p, const uint8_t *codes, int64_t idx) {
-    if (p->code == RB_CODE_INT8) return (int8_t)codes[idx];
-    int nibble = codes[idx / 2] >> (idx % 2 ? 4 : 0) & 15;
-    return nibble < 8 ? nibble : nibble - 16;
+    int64_t per = 8 / p->bits;
+    int levels = 1 << p->bits, q = codes[idx / per] >> idx % per * p->bits & (levels - 1);
+    return q < levels / 2 ? q : q - levels;
 }
 
 static void pack_whole(const rb_pack_plan *p, int64_t b) {
@@ -70,7 +67,7 @@ static void pack_unit(const rb_pack_plan *p, int64_t b, int64_t unit, int64_t fr
         uint32_t bits = rb_f32_bits(*element(p, b, i)) & 0x7fffffffu;
         if (bits > absmax) absmax = bits;
     }
-    uint16_t scale = rb_unit_bits(absmax, (float)p->qmax);
+    uint16_t scale = rb_unit_bits(absmax, p->most);
     rb_put16(rb_pack_scales(p, b) + 2 * unit, scale);
     for (int64_t i = from; i < to; i++)
         put_code(p, rb_pack_codes(p, b), i, quantize(p, b, i, rb_unit_inverse(scale)));
@@ -99,7 +96,8 @@ static void unpack_sequence(const rb_pack_plan *p, int64_t b) {
         int q = get_code(p, rb_pack_codes(p, b), i);
         float u =
             p->steps ? p->steps[i % p->k] : rb_unit_value(rb_get16(rb_pack_scales(p, b) + 2 * (i / p->unit)));
-        *element(p, b, i) = q < -p->qmax ? rb_f32_of(0x7fc00000u) : (float)q * u;
+        bool bad = !p->half && (float)q < -p->most;
+        *element(p, b, i) = bad ? rb_f32_of(0x7fc00000u) : ((float)q + (p->half ? 0.5f : 0)) * u;
     }
 }
 
@@ -129,6 +127,7 @@ resbm_status rb_ref_code_stats(rb_queue *q, const rb_op *op, rb_err *err) {
     for (int64_t b = 0; b < p.B; b++)
         for (int64_t i = 0; i < p.n; i++) {
             int64_t code = get_code(&p, rb_pack_codes(&p, b), i);
+            if (p.half) code = 2 * code + 1;
             stats[i % p.k] += code * code;
         }
     return RESBM_OK;

@@ -114,7 +114,7 @@ static void pack_units(piece *w) {
     uint8_t *scales = rb_pack_scales(p, w->b) + 2 * (w->from / p->unit);
     find_absmax(w, most, units);
     for (int64_t u = 0; u < units; u++) {
-        uint16_t scale = rb_unit_bits(most[u], (float)p->qmax);
+        uint16_t scale = rb_unit_bits(most[u], p->most);
         rb_put16(scales + 2 * u, scale);
         w->unit[u] = rb_unit_inverse(scale);
     }
@@ -128,9 +128,21 @@ static void unpack_units(piece *w) {
     for (int64_t u = 0; u < units; u++) w->unit[u] = rb_unit_value(rb_get16(scales + 2 * u));
 }
 
+/* n values, of which those from `real` on are padding. */
+static void quantize_half(const rb_pack_plan *p, uint8_t *out, const float *x, const float *m, const uint16_t *h,
+                          int64_t n, int64_t real) {
+    vec_range range = {p->most, true, 0};
+    uint8_t q[RB_CHUNK];
+    if (h)
+        vec_quantize8(q, x, m, h, n, range);
+    else
+        vec_quantize8(q, x, m, NULL, n, range);
+    vec_squeeze(out, q, real, p->bits);
+}
+
 static void quantize(const rb_pack_plan *p, uint8_t *out, const float *x, const float *m, const uint16_t *h,
                      int64_t n) {
-    vec_range range = {(float)p->qmax, p->steps ? -p->qmax - 1 : 0};
+    vec_range range = {p->most, false, rb_pack_bad(p)};
     if (p->code == RB_CODE_INT4 && h)
         vec_quantize4(out, x, m, h, n, range);
     else if (p->code == RB_CODE_INT4)
@@ -149,9 +161,6 @@ static const uint16_t *random_bits(const piece *w, int64_t from, int64_t n, uint
     return buf;
 }
 
-static int64_t code_bytes(const rb_pack_plan *p, int64_t n) {
-    return p->code == RB_CODE_INT4 ? (n + 1) / 2 : n;
-}
 static int64_t padded(int64_t n) {
     return (n + 63) / 64 * 64;
 }
@@ -160,7 +169,7 @@ static void pack_chunk(const piece *w, int64_t from, int64_t n) {
     const rb_pack_plan *p = w->j->p;
     float values[RB_CHUNK], m[RB_CHUNK];
     uint16_t h[RB_CHUNK];
-    uint8_t codes[RB_CHUNK], *out = rb_pack_codes(p, w->b) + code_bytes(p, from);
+    uint8_t codes[RB_CHUNK], *out = rb_pack_codes(p, w->b) + rb_code_bytes(p, from);
     int64_t full = padded(n);
     const float *x = values;
     if (w->j->flat && full == n)
@@ -171,27 +180,39 @@ static void pack_chunk(const piece *w, int64_t from, int64_t n) {
         memset(values + n, 0, (size_t)(full - n) * sizeof *values);
         memset(m + n, 0, (size_t)(full - n) * sizeof *m);
     }
-    quantize(p, full == n ? out : codes, x, multipliers(w, from, n, m), random_bits(w, from, full, h), full);
-    if (full != n) memcpy(out, codes, (size_t)code_bytes(p, n));
+    const float *by = multipliers(w, from, n, m);
+    const uint16_t *random = random_bits(w, from, full, h);
+    if (p->half) {
+        quantize_half(p, out, x, by, random, full, n);
+        return;
+    }
+    quantize(p, full == n ? out : codes, x, by, random, full);
+    if (full != n) memcpy(out, codes, (size_t)rb_code_bytes(p, n));
 }
 
 static void unpack_chunk(const piece *w, int64_t from, int64_t n) {
     const rb_pack_plan *p = w->j->p;
     float values[RB_CHUNK], m[RB_CHUNK];
     uint8_t tail[RB_CHUNK];
-    const uint8_t *codes = rb_pack_codes(p, w->b) + code_bytes(p, from);
+    const uint8_t *codes = rb_pack_codes(p, w->b) + rb_code_bytes(p, from);
     int64_t full = padded(n);
     bool direct = w->j->flat && full == n;
     if (full != n) {
-        memset(tail, 0, (size_t)code_bytes(p, full));
+        memset(tail, 0, (size_t)rb_code_bytes(p, full));
         memset(m + n, 0, (size_t)(full - n) * sizeof *m);
-        codes = memcpy(tail, codes, (size_t)code_bytes(p, n));
+        codes = memcpy(tail, codes, (size_t)rb_code_bytes(p, n));
     }
     float *x = direct ? row_at(p, w->b, from) : values;
-    if (p->code == RB_CODE_INT4)
-        vec_dequantize4(x, codes, multipliers(w, from, n, m), full);
-    else
-        vec_dequantize8(x, codes, multipliers(w, from, n, m), full);
+    const float *by = multipliers(w, from, n, m);
+    if (p->half) {
+        uint8_t q[RB_CHUNK];
+        vec_spread(q, codes, full, p->bits);
+        vec_dequantize8(x, q, by, full, 0.5f);
+    } else if (p->code == RB_CODE_INT4) {
+        vec_dequantize4(x, codes, by, full);
+    } else {
+        vec_dequantize8(x, codes, by, full, 0);
+    }
     if (!direct) scatter(p, w->b, from, n, values);
 }
 
@@ -290,9 +311,15 @@ resbm_status RB_ISA_NAME(rb_cpu_unpack)(rb_queue *q, const rb_op *op, rb_err *er
     return run(q, op, false, err);
 }
 
+/* int2 and int1: 2 code + 1. out has room for a whole chunk. */
 static void get_codes(const rb_pack_plan *p, const uint8_t *codes, int64_t n, int8_t *out) {
     if (p->code == RB_CODE_INT8) {
         memcpy(out, codes, (size_t)n);
+        return;
+    }
+    if (p->half) {
+        vec_spread((uint8_t *)out, codes, n, p->bits);
+        for (int64_t i = 0; i < n; i++) out[i] = (int8_t)(2 * out[i] + 1);
         return;
     }
     for (int64_t i = 0; i < (n + 1) / 2; i++) {
@@ -313,7 +340,7 @@ resbm_status RB_ISA_NAME(rb_cpu_code_stats)(rb_queue *q, const rb_op *op, rb_err
     for (int64_t b = 0; b < p.B; b++)
         for (int64_t from = 0; from < p.n; from += RB_CHUNK) {
             int64_t n = p.n - from < RB_CHUNK ? p.n - from : RB_CHUNK;
-            get_codes(&p, rb_pack_codes(&p, b) + code_bytes(&p, from), n, codes);
+            get_codes(&p, rb_pack_codes(&p, b) + rb_code_bytes(&p, from), n, codes);
             for (int64_t i = 0; i < n;) {
                 int64_t at = (from + i) % p.k, run = p.k - at < n - i ? p.k - at : n - i;
                 add_squares((int64_t *)op->t[0].data + at, codes + i, run);

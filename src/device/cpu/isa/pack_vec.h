@@ -22,9 +22,10 @@ typedef struct vec_random {
     uint32_t block, stream;
 } vec_random;
 
-/* Codes of non-finite values: 0 beside a scale, -qmax-1 beside learned steps. */
+/* most, half: of rb_pack_plan. bad: code of values that are not finite. */
 typedef struct vec_range {
     float most;
+    bool half;
     int bad;
 } vec_range;
 
@@ -80,7 +81,10 @@ static inline __m512i vec_quantize16(const float *x, const float *m, const uint1
         __m512 r =
             _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)h)));
         r = _mm512_mul_ps(_mm512_add_ps(r, _mm512_set1_ps(0.5f)), _mm512_set1_ps(0x1p-16f));
+        if (range.half) t = _mm512_sub_ps(t, _mm512_set1_ps(0.5f));
         q = _mm512_cvt_roundps_epi32(_mm512_add_ps(t, r), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    } else if (range.half) {
+        q = _mm512_cvt_roundps_epi32(t, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
     } else {
         q = _mm512_cvt_roundps_epi32(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     }
@@ -117,10 +121,11 @@ static inline void vec_dequantize4(float *x, const uint8_t *codes, const float *
     }
 }
 
-static inline void vec_dequantize8(float *x, const uint8_t *codes, const float *m, int64_t n) {
+static inline void vec_dequantize8(float *x, const uint8_t *codes, const float *m, int64_t n, float offset) {
     for (int64_t i = 0; i < n; i += 16) {
         __m512i q = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(codes + i)));
-        __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(q), _mm512_loadu_ps(m + i));
+        __m512 v = _mm512_add_ps(_mm512_cvtepi32_ps(q), _mm512_set1_ps(offset));
+        v = _mm512_mul_ps(v, _mm512_loadu_ps(m + i));
         __mmask16 bad = _mm512_cmpeq_epi32_mask(q, _mm512_set1_epi32(-128));
         _mm512_storeu_ps(x + i, _mm512_mask_mov_ps(v, bad, _mm512_set1_ps(rb_f32_of(0x7fc00000u))));
     }
@@ -167,7 +172,10 @@ static inline __m256i vec_quantize(const float *x, const float *m, const uint16_
         __m256 r =
             _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)h)));
         r = _mm256_mul_ps(_mm256_add_ps(r, _mm256_set1_ps(0.5f)), _mm256_set1_ps(0x1p-16f));
+        if (range.half) t = _mm256_sub_ps(t, _mm256_set1_ps(0.5f));
         t = _mm256_floor_ps(_mm256_add_ps(t, r));
+    } else if (range.half) {
+        t = _mm256_floor_ps(t);
     } else {
         t = _mm256_round_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     }
@@ -202,8 +210,9 @@ static inline void vec_quantize8(uint8_t *out, const float *x, const float *m, c
                             vec_quantize32(x + i, m + i, h ? h + i : NULL, range));
 }
 
-static inline void vec_put_values(float *x, __m256i q, const float *m, int marker) {
-    __m256 v = _mm256_mul_ps(_mm256_cvtepi32_ps(q), _mm256_loadu_ps(m));
+static inline void vec_put_values(float *x, __m256i q, const float *m, int marker, float offset) {
+    __m256 v = _mm256_add_ps(_mm256_cvtepi32_ps(q), _mm256_set1_ps(offset));
+    v = _mm256_mul_ps(v, _mm256_loadu_ps(m));
     __m256 bad = _mm256_castsi256_ps(_mm256_cmpeq_epi32(q, _mm256_set1_epi32(marker)));
     _mm256_storeu_ps(x, _mm256_blendv_ps(v, _mm256_set1_ps(rb_f32_of(0x7fc00000u)), bad));
 }
@@ -214,15 +223,15 @@ static inline void vec_dequantize4(float *x, const uint8_t *codes, const float *
         memcpy(&four, codes + i / 2, 4);
         __m256i v = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four));
         v = _mm256_or_si256(v, _mm256_slli_epi64(v, 28));
-        vec_put_values(x + i, _mm256_srai_epi32(_mm256_slli_epi32(v, 28), 28), m + i, -8);
+        vec_put_values(x + i, _mm256_srai_epi32(_mm256_slli_epi32(v, 28), 28), m + i, -8, 0);
     }
 }
 
-static inline void vec_dequantize8(float *x, const uint8_t *codes, const float *m, int64_t n) {
+static inline void vec_dequantize8(float *x, const uint8_t *codes, const float *m, int64_t n, float offset) {
     for (int64_t i = 0; i < n; i += 8)
         vec_put_values(x + i,
                        _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(codes + i))),
-                       m + i, -128);
+                       m + i, -128, offset);
 }
 
 #else
@@ -240,7 +249,10 @@ static inline int vec_quantize(float x, float m, const uint16_t *h, vec_range ra
     float t = x * m;
     t = t > -range.most ? t : -range.most;
     t = t < range.most ? t : range.most;
-    t = h ? floorf(t + ((float)*h + 0.5f) * 0x1p-16f) : rintf(t);
+    if (h)
+        t = floorf((range.half ? t - 0.5f : t) + ((float)*h + 0.5f) * 0x1p-16f);
+    else
+        t = range.half ? floorf(t) : rintf(t);
     return rb_f32_finite(x) ? (int)t : range.bad;
 }
 
@@ -256,9 +268,9 @@ static inline void vec_quantize4(uint8_t *out, const float *x, const float *m, c
     for (int64_t i = 0; i < n / 2; i++) out[i] = (uint8_t)((q[2 * i] & 15) | q[2 * i + 1] << 4);
 }
 
-static inline void vec_dequantize8(float *x, const uint8_t *codes, const float *m, int64_t n) {
+static inline void vec_dequantize8(float *x, const uint8_t *codes, const float *m, int64_t n, float offset) {
     for (int64_t i = 0; i < n; i++) {
-        float v = (float)(int8_t)codes[i] * m[i];
+        float v = ((float)(int8_t)codes[i] + offset) * m[i];
         x[i] = codes[i] == 0x80 ? rb_f32_of(0x7fc00000u) : v;
     }
 }
@@ -276,4 +288,45 @@ static inline void vec_dequantize4(float *x, const uint8_t *codes, const float *
 }
 
 #endif
+
+/* Codes of 2 or 1 bits from and to a byte each, eight at a time in a word; any n, of which the last byte may be
+ * filled in part: squeeze leaves its other bits 0, and both may touch up to 7 bytes of the wider side beyond n. */
+static inline uint64_t squeeze8(uint64_t v, int bits) {
+    if (bits == 1) return ((v & 0x0101010101010101u) * 0x0102040810204080u) >> 56;
+    v &= 0x0303030303030303u;
+    v = (v | v >> 6) & 0x000f000f000f000fu;
+    v = (v | v >> 12) & 0x000000ff000000ffu;
+    return (v | v >> 24) & 0xffffu;
+}
+
+static inline uint64_t spread8(uint64_t v, int bits) {
+    if (bits == 1) {
+        v = (v * 0x0101010101010101u) & 0x8040201008040201u;
+        return (v + 0x00406070787c7e7fu) >> 7 & 0x0101010101010101u;
+    }
+    v = (v | v << 24) & 0x000000ff000000ffu;
+    v = (v | v << 12) & 0x000f000f000f000fu;
+    return (v | v << 6) & 0x0303030303030303u;
+}
+
+static inline void vec_squeeze(uint8_t *out, const uint8_t *q, int64_t n, int bits) {
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        uint64_t v = squeeze8(rb_get64(q + i), bits);
+        for (int b = 0; b < bits; b++) *out++ = (uint8_t)(v >> 8 * b);
+    }
+    if (i == n) return;
+    uint64_t keep = ((uint64_t)1 << 8 * (n - i)) - 1, v = squeeze8(rb_get64(q + i) & keep, bits);
+    for (int64_t b = 0; 8 * b < (n - i) * bits; b++) *out++ = (uint8_t)(v >> 8 * b);
+}
+
+static inline void vec_spread(uint8_t *q, const uint8_t *codes, int64_t n, int bits) {
+    int64_t bytes = (n * bits + 7) / 8, sign = 1 << (bits - 1);
+    for (int64_t i = 0; i < n; i += 8, codes += bits, bytes -= bits) {
+        uint64_t v = codes[0];
+        if (bits == 2 && bytes > 1) v |= (uint64_t)codes[1] << 8;
+        rb_put64(q + i, spread8(v, bits));
+    }
+    for (int64_t i = 0; i < n; i++) q[i] = (uint8_t)((q[i] ^ sign) - sign);
+}
 #endif
