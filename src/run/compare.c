@@ -14,7 +14,10 @@
 #include "run/compare_result.h"
 #include "run/compare_study.h"
 
-enum { STOP_SECONDS = 600 }; /* a child may take so long for its step and snapshot */
+enum {
+    STOP_SECONDS = 600, /* a child may take so long for its step and snapshot */
+    REPORT_SECONDS = 60
+};
 
 static void say(const rb_study *t, const char *line) {
     if (t->o->say) t->o->say(t->o->ctx, line);
@@ -47,6 +50,8 @@ static resbm_status open_study(rb_study *t, const rb_compare_options *o, rb_err 
     return rb_compare_base(o->spec, t->base, err);
 }
 
+static bool asked(const rb_study *t) { return t->o->stop && atomic_load(t->o->stop); }
+
 /* ---- the children */
 
 static void start(rb_study *t, rb_compare_run *r) {
@@ -62,7 +67,9 @@ static void start(rb_study *t, rb_compare_run *r) {
         snprintf(r->fault, sizeof r->fault, "%.680s", err.text);
         snprintf(line, sizeof line, "%s: failed: %s", r->name, r->fault);
     } else {
-        snprintf(line, sizeof line, "%s: %s", r->name, half ? "goes on" : "started");
+        snprintf(line, sizeof line, "%s: %s", r->name, r->state == RB_RUN_BUSY ? "waits for a process of an earlier session"
+                                                       : half                  ? "goes on"
+                                                                               : "started");
     }
     say(t, line);
 }
@@ -121,6 +128,51 @@ static resbm_status stop_children(rb_study *t, rb_err *err) {
 
 static bool startable(const rb_compare_run *r) { return r->state == RB_RUN_NEW || r->state == RB_RUN_HALF; }
 
+static void look_again(rb_study *t, rb_compare_run *r) {
+    rb_err err = {0};
+    rb_config *c = malloc(sizeof *c);
+    resbm_status st = c ? rb_study_config(t, r, c, &err) : rb_fail(&err, RESBM_E_MEMORY, "no memory for a configuration");
+    if (!st) st = rb_compare_run_look(r, c, &err);
+    free(c);
+    if (!st) return;
+    r->state = RB_RUN_FAILED;
+    snprintf(r->fault, sizeof r->fault, "%.680s", err.text);
+}
+
+/* Looks at the runs that a process of an earlier session held; *any: one has come free. Returns how many are left. */
+static int look_at_busy(rb_study *t, bool *any) {
+    int busy = 0;
+    for (int i = 0; i < t->runs; i++) {
+        rb_compare_run *r = t->run[i];
+        if (r->state != RB_RUN_BUSY) continue;
+        if (!rb_compare_run_free_now(r)) {
+            busy++;
+            continue;
+        }
+        *any = true;
+        look_again(t, r);
+    }
+    return busy;
+}
+
+/* Every REPORT_SECONDS: what runs, and how far it is. */
+static void report_progress(const rb_study *t, int64_t *next) {
+    rb_buf line = {0};
+    int done = 0, others = 0;
+    if (rb_now_ns() < *next) return;
+    *next = rb_now_ns() + REPORT_SECONDS * RB_SEC;
+    for (int i = 0; i < t->runs; i++) {
+        const rb_compare_run *r = t->run[i];
+        done += r->state == RB_RUN_DONE;
+        if (r->state != RB_RUN_GOING || others++ > 7) continue;
+        rb_buf_printf(&line, "%s%s %lld/%lld", line.len ? ", " : "", r->name, (long long)rb_compare_run_progress(r),
+                      (long long)r->steps);
+    }
+    rb_buf_printf(&line, "; %d of %d runs done", done, t->runs);
+    if (line.data) say(t, line.data);
+    rb_buf_free(&line);
+}
+
 static int start_some(rb_study *t, const rb_run_list *l, int going) {
     for (int i = 0; i < l->count && going < t->o->jobs; i++) {
         if (!startable(l->run[i])) continue;
@@ -130,29 +182,41 @@ static int start_some(rb_study *t, const rb_run_list *l, int going) {
     return going;
 }
 
-static bool asked(const rb_study *t) { return t->o->stop && atomic_load(t->o->stop); }
+static bool time_is_over(const rb_study *t, int64_t deadline) { return asked(t) || (deadline && rb_now_ns() >= deadline); }
 
 /* Until nothing is left, or it is time to end. */
-static resbm_status train_all(rb_study *t, int64_t deadline, bool *complete, rb_err *err) {
-    rb_run_list wanted = {0};
+static resbm_status train_loop(rb_study *t, rb_run_list *wanted, int64_t deadline, rb_err *err) {
     bool changed = true;
-    int going = 0;
-    resbm_status st = RESBM_OK;
-    while (!st && !asked(t) && (!deadline || rb_now_ns() < deadline)) {
+    int going = 0, busy = 0;
+    int64_t look = 0, tell = rb_now_ns() + REPORT_SECONDS * RB_SEC;
+    while (!time_is_over(t, deadline)) {
         if (changed) {
-            st = rb_study_wanted(t, &wanted, err);
-            if (!st) going = start_some(t, &wanted, going);
-            if (st || !going) break;
+            RB_TRY(rb_study_wanted(t, wanted, err));
+            going = start_some(t, wanted, going);
+            bool freed = false;
+            busy = look_at_busy(t, &freed);
+            if (freed) continue;
+            if (!going && !busy) return RESBM_OK;
         }
         rb_sleep_ns(10 * RB_MS);
-        st = reap(t, &changed, &going, err);
+        RB_TRY(reap(t, &changed, &going, err));
+        report_progress(t, &tell);
+        if (!busy || rb_now_ns() < look) continue;
+        look = rb_now_ns() + RB_SEC / 2;
+        busy = look_at_busy(t, &changed);
     }
+    return RESBM_OK;
+}
+
+static resbm_status train_all(rb_study *t, int64_t deadline, bool *complete, rb_err *err) {
+    rb_run_list wanted = {0};
     rb_err late;
+    resbm_status st = train_loop(t, &wanted, deadline, err);
     resbm_status stopped = stop_children(t, st ? &late : err);
     if (!st) st = stopped;
     if (!st) st = rb_study_wanted(t, &wanted, err);
     *complete = true;
-    for (int i = 0; i < wanted.count; i++) *complete &= !startable(wanted.run[i]);
+    for (int i = 0; i < wanted.count; i++) *complete &= !startable(wanted.run[i]) && wanted.run[i]->state != RB_RUN_BUSY;
     free(wanted.run);
     return st;
 }

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "run/keys.h"
 
 enum { TIMED_STEPS = 6 };
 
@@ -136,6 +137,16 @@ resbm_status rb_compare_config(const rb_compare_spec *s, const rb_config *base, 
     return checked(s, w->variant, out, err);
 }
 
+/* What takes no time: variants that differ in nothing else are measured once. */
+static resbm_status forget_rates(rb_config *c, rb_err *err) {
+    static const char *const keys[] = {"lr", "adamw_lr", "weight_decay", "beta1", "beta2", "momentum", "min_lr", "decay", "clip"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const rb_key *k = rb_key_find("optim", keys[i]);
+        RB_TRY(rb_key_set(c, k, &k->fallback, 1, false, keys[i], err));
+    }
+    return RESBM_OK;
+}
+
 resbm_status rb_compare_deployed(const rb_compare_spec *s, const rb_config *base, const rb_compare_which *w,
                                  const rb_compare_link *link, rb_config *out, rb_err *err) {
     RB_TRY(build_point(s, base, w, out, err));
@@ -143,6 +154,7 @@ resbm_status rb_compare_deployed(const rb_compare_spec *s, const rb_config *base
     RB_TRY(override_all(out, &s->deploy, err));
     if (out->pipeline.stages > out->model.segments) out->pipeline.stages = out->model.segments;
     if (link) out->link = link->shape;
+    RB_TRY(forget_rates(out, err));
     out->train.steps = TIMED_STEPS;
     out->train.checkpoint_every = 0;
     out->optim.rates.warmup = 0;

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "core/clock.h"
+#include "core/hash.h"
 #include "run/summary.h"
 
 enum { PATIENCE_SECONDS = 60 };
@@ -33,6 +34,8 @@ static resbm_status run_to_end(probe *p, const char *what, const rb_config *c, r
     snprintf(r->dir, sizeof r->dir, "%s/timing/%s/%s", p->t->o->dir, p->t->s->variant[p->variant].name, what);
     RB_TRY(rb_compare_run_clear(r, err));
     RB_TRY(rb_compare_run_start(r, c, p->t->o->program, err));
+    if (r->state == RB_RUN_BUSY)
+        return rb_fail(err, RESBM_E_STATE, "a process of an earlier session still works in %s: wait for it, or end it", r->dir);
     while (!ended && !asked(p->t)) {
         rb_sleep_ns(5 * RB_MS);
         RB_TRY(rb_compare_run_poll(r, true, &ended, err));
@@ -135,6 +138,21 @@ static resbm_status key_of(const probe *p, rb_buf *key, rb_err *err) {
     return rb_buf_status(key, err);
 }
 
+/* A variant of the same key, measured already: its figures are this one's. */
+static resbm_status borrow(probe *p, rb_err *err) {
+    rb_compare_time *mine = &p->t->time[p->variant];
+    for (int i = 0; i < p->variant && !mine->measured.known; i++) {
+        const rb_timing *other = &p->t->time[i].measured;
+        if (p->t->time[i].key != mine->key || !other->known) continue;
+        rb_timing_free(&mine->measured);
+        mine->measured = *other;
+        mine->measured.segment = malloc((size_t)(other->segments + 1) * sizeof *other->segment);
+        if (!mine->measured.segment) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", other->segments);
+        memcpy(mine->measured.segment, other->segment, (size_t)other->segments * sizeof *other->segment);
+    }
+    return RESBM_OK;
+}
+
 static resbm_status load_or_measure(probe *p, rb_err *err) {
     rb_study *t = p->t;
     char path[PATH_MAX], line[700];
@@ -143,7 +161,9 @@ static resbm_status load_or_measure(probe *p, rb_err *err) {
     rb_timing *m = &t->time[p->variant].measured;
     snprintf(path, sizeof path, "%s/timing/%s.json", t->o->dir, name);
     resbm_status st = key_of(p, &key, err);
+    if (!st) t->time[p->variant].key = rb_hash64(key.data, key.len);
     if (!st) st = rb_timing_read(path, key.data, m, err);
+    if (!st) st = borrow(p, err);
     if (!st && !m->known && !over(t, p->deadline)) {
         snprintf(line, sizeof line, "%s: measuring time", name);
         if (t->o->say) t->o->say(t->o->ctx, line);

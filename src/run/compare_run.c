@@ -90,7 +90,7 @@ resbm_status rb_compare_run_clear(const rb_compare_run *r, rb_err *err) {
 
 /* ---- the child */
 
-/* Held by the child and its stages for as long as one of them lives; -1 with a fault. */
+/* Held by the child and its stages for as long as one of them lives. *fd -1 without a fault: somebody else does. */
 static resbm_status lock_folder(const rb_compare_run *r, int *fd, rb_err *err) {
     char path[PATH_MAX];
     *fd = open(path_of(r, "lock", path), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
@@ -98,8 +98,16 @@ static resbm_status lock_folder(const rb_compare_run *r, int *fd, rb_err *err) {
     if (!flock(*fd, LOCK_EX | LOCK_NB)) return RESBM_OK;
     int why = errno;
     close(*fd);
-    if (why != EWOULDBLOCK) return rb_fail_errno(err, why, "cannot lock %s", path);
-    return rb_fail(err, RESBM_E_STATE, "a process of an earlier session still trains in %s: wait for it, or end it", r->dir);
+    *fd = -1;
+    return why == EWOULDBLOCK ? RESBM_OK : rb_fail_errno(err, why, "cannot lock %s", path);
+}
+
+bool rb_compare_run_free_now(const rb_compare_run *r) {
+    int fd;
+    rb_err ignored;
+    if (lock_folder(r, &fd, &ignored) || fd < 0) return false;
+    close(fd);
+    return true;
 }
 
 static resbm_status write_config(const rb_compare_run *r, const rb_config *cfg, rb_err *err) {
@@ -118,6 +126,8 @@ resbm_status rb_compare_run_start(rb_compare_run *r, const rb_config *cfg, const
     bool half = r->state == RB_RUN_HALF;
     RB_TRY(rb_make_dirs(r->dir, err));
     RB_TRY(lock_folder(r, &lock, err));
+    r->state = RB_RUN_BUSY;
+    if (lock < 0) return RESBM_OK;
     resbm_status st = write_config(r, cfg, err);
     path_of(r, "run.yaml", config);
     path_of(r, "train.log", log);

@@ -15,6 +15,7 @@
 typedef enum rb_run_state {
     RB_RUN_NEW,
     RB_RUN_HALF,   /* a snapshot to go on from */
+    RB_RUN_BUSY,   /* a process that an earlier session left behind still works in the folder */
     RB_RUN_GOING,  /* its child runs */
     RB_RUN_DONE,
     RB_RUN_FAILED, /* in this session; the next one tries it again */
@@ -40,8 +41,10 @@ typedef struct rb_compare_run {
 resbm_status rb_compare_run_look(rb_compare_run *r, const rb_config *cfg, rb_err *err);
 /* Empties the folder of a run that is not the one wanted. */
 resbm_status rb_compare_run_clear(const rb_compare_run *r, rb_err *err);
-/* Starts or continues the child. RESBM_E_STATE: a process of an earlier session still works in the folder. */
+/* Starts or continues the child; state is then GOING, or BUSY without a fault. */
 resbm_status rb_compare_run_start(rb_compare_run *r, const rb_config *cfg, const char *program, rb_err *err);
+/* Of a BUSY run: is the folder free now? Look into it again then. */
+bool rb_compare_run_free_now(const rb_compare_run *r);
 /* Has the child ended? Then state is DONE, HALF (stopped), or FAILED with the child's own sentence. keep: snapshots
  * of a finished run stay. */
 resbm_status rb_compare_run_poll(rb_compare_run *r, bool keep, bool *ended, rb_err *err);

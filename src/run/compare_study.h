@@ -21,6 +21,7 @@ typedef struct rb_compare_state {
 /* What is known of a variant's cost and time (compare_measure.h). */
 typedef struct rb_compare_time {
     rb_timing measured;
+    uint64_t key; /* hash of what it was measured with */
     rb_cost cost; /* of the deployed configuration */
     double step[RB_COMPARE_LINKS]; /* seconds by the timing model; NAN: unknown */
     char fault[400];
