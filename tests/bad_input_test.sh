@@ -25,6 +25,13 @@ refused 'stages.*9.*segments.*4|stages.*segments' --out x pipeline.stages=9
 refused 'microbatches.*4.*batch.*6|microbatches.*batch' --out x train.microbatches=4
 refused 'heads' --out x model.heads=5
 refused 'lr' --out x optim.lr=-1
+refused "'k' in section boundary: did you mean [a-z_]+\? Its keys: kind" --out x boundary.k=3
+refused 'pipeline.control names no place of this machine: cannot listen on tcp:1.2.3.4:9' --out x pipeline.transport=tcp \
+    pipeline.control=1.2.3.4:9
+refused 'stage 1: pipeline.addresses, entry 2, .*pipeline.launcher starts stage 1: cannot listen' --out x pipeline.transport=tcp \
+    pipeline.stages=2 'pipeline.addresses=["127.0.0.1:17005", "1.2.3.4:9"]'
+refused 'pipeline.deadline = 60s is below the [0-9.e+]+ s that one microbatch .*raise it' --out x link.up=1kbit boundary.kind=none \
+    boundary.codec_fwd=f32 boundary.codec_bwd=f32
 refused 'codec_fwd.*int3.*int4|int4' --out x boundary.codec_fwd=int3
 refused 'nothing-.*resbm data' --out x 'data.train=nothing-*.bin'
 refused 'vocab.* 60' --out x model.vocab=60
@@ -45,6 +52,10 @@ train old train.checkpoint_every=1 train.keep=9 || { miss old; cat old.log; }
 cksum old/metrics.jsonl old/step-*/* >before
 refused 'old already holds a run.*--resume.*--out' --out old
 cksum old/metrics.jsonl old/step-*/* | cmp -s - before || miss "a refused run changed the older one"
+cksum old/summary.json old/report.html >before
+"$resbm" train -q run.yaml --out old train.checkpoint_every=1 train.keep=9 --resume >refused.log 2>&1 || miss "nothing left to do is no fault"
+grep -q 'old has done all of its train.steps = 3: raise it' refused.log || { miss "nobody says that nothing is left"; cat refused.log; }
+cksum old/summary.json old/report.html | cmp -s - before || miss "with nothing left to do the summary changed"
 refused 'd.*256|model' --out old --resume model.d=256
 
 # Not finite: the step and the first tensor; the last snapshot is one of finite numbers.

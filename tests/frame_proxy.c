@@ -33,6 +33,7 @@ static const char *fault;
 static long spared;     /* frames that still pass unharmed */
 static int next_stage;  /* S+1 */
 static char real_peer[64], own_peer[64]; /* "127.0.0.1:port": where S+1 listens, where we do in its place */
+static pthread_mutex_t peer_lock = PTHREAD_MUTEX_INITIALIZER; /* real_peer's */
 static int data_listener;
 static atomic_bool data_mute, control_mute;
 
@@ -92,7 +93,9 @@ static void put_us_in(rb_frame_header *h, char *text) {
     p = p ? strstr(p, "tcp:") : NULL;
     char *end = p ? strchr(p, '"') : NULL;
     if (!end || end - p > 60) return; /* S is the last stage */
+    pthread_mutex_lock(&peer_lock);
     snprintf(real_peer, sizeof real_peer, "%.*s", (int)(end - p - 4), p + 4);
+    pthread_mutex_unlock(&peer_lock);
     snprintf(list, sizeof list, "%.*s%s%s", (int)(p + 4 - text), text, own_peer, end);
     h->payload_bytes = strlen(list);
     memcpy(text, list, h->payload_bytes);
@@ -149,18 +152,22 @@ static void *carry(void *lane_) {
 }
 
 static void start(int a, int b, bool control, bool harmed) {
-    static lane lanes[4];
-    static int used;
+    static lane lanes[2][2];
+    lane *l = lanes[control];
     pthread_t t;
-    lanes[used] = (lane){.from = a, .to = b, .control = control, .harmed = harmed};
-    lanes[used + 1] = (lane){.from = b, .to = a, .control = control, .told = control};
+    l[0] = (lane){.from = a, .to = b, .control = control, .harmed = harmed};
+    l[1] = (lane){.from = b, .to = a, .control = control, .told = control};
     for (int i = 0; i < 2; i++)
-        if (pthread_create(&t, NULL, carry, &lanes[used++])) die("frame_proxy: thread");
+        if (pthread_create(&t, NULL, carry, &l[i])) die("frame_proxy: thread");
 }
 
 static void *wait_for_data(void *unused) {
+    char name[64];
     int a = accept(data_listener, NULL, NULL);
-    if (a >= 0) start(a, dial(real_peer), false, true);
+    pthread_mutex_lock(&peer_lock);
+    memcpy(name, real_peer, sizeof name);
+    pthread_mutex_unlock(&peer_lock);
+    if (a >= 0) start(a, dial(name), false, true);
     return unused;
 }
 
@@ -185,8 +192,9 @@ int main(int argc, char **argv) {
     }
     if (!*control || posix_spawnp(&child, argv[3], NULL, NULL, argv + 3, environ)) die("frame_proxy: start");
     int joined = accept(listener, NULL, NULL);
-    start(joined, dial(real_peer), true, false);
+    int control_fd = dial(real_peer);
     pthread_create(&t, NULL, wait_for_data, NULL);
+    start(joined, control_fd, true, false);
     while (waitpid(child, &status, 0) < 0) {}
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }

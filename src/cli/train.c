@@ -65,9 +65,9 @@ static resbm_status train(const arguments *a, const rb_config *c, const char *di
                           .hooks = rb_record_hooks(rec)};
     resbm_status st = rb_train(&o, &sum, err);
     rb_err late = {0};
-    bool whole = st == RESBM_OK || (st == RESBM_E_CANCELLED && sum.stopped_early);
+    bool whole = (st == RESBM_OK && !sum.nothing_left) || (st == RESBM_E_CANCELLED && sum.stopped_early);
     resbm_status closed = rb_record_close(rec, &sum, whole, st ? &late : err);
-    if (st || closed) return st ? st : closed;
+    if (st || closed || sum.nothing_left) return st ? st : closed;
     printf("%lld steps, %lld tokens", (long long)sum.steps, (long long)sum.tokens);
     if (sum.has_val) printf(", validation loss %.4f", sum.val_loss);
     printf(", %.0f tokens/s, %s\n", sum.tokens_per_s, dir);

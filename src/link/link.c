@@ -266,11 +266,11 @@ static resbm_status fail_late(const rb_link *l, const rb_peer *p, const rb_frame
     int64_t now = rb_now_ns();
     const rb_node *instead = p->inbox.head; /* a frame with a wrong step or microbatch has come whole and lies there */
     while (instead && instead->msg.head.kind != want->kind) instead = instead->next;
-    if (instead && want->kind != RB_FRAME_CONTROL)
-        snprintf(heard, sizeof heard, "instead came %s, which nobody asks for", rb_what(other, &instead->msg.head));
-    else if (p->paused)
+    if (p->paused)
         snprintf(heard, sizeof heard, "its inbox is full with %zu bytes that nobody asks for",
                  p->inbox_bytes);
+    else if (instead && want->kind != RB_FRAME_CONTROL)
+        snprintf(heard, sizeof heard, "instead came %s, which nobody asks for", rb_what(other, &instead->msg.head));
     else if (p->heard_ns)
         snprintf(heard, sizeof heard, "its last message came %.3f s ago", (double)(now - p->heard_ns) / 1e9);
     else

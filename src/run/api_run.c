@@ -46,7 +46,7 @@ static resbm_status train(const rb_config *cfg, const resbm_train_options *o, rb
                           .hooks = {.ctx = &w, .ready = ready, .step = step, .spans = spans}};
     resbm_status st = rb_train(&t, &sum, err);
     rb_err late;
-    bool whole = st == RESBM_OK || st == RESBM_E_CANCELLED;
+    bool whole = (st == RESBM_OK && !sum.nothing_left) || (st == RESBM_E_CANCELLED && sum.stopped_early);
     resbm_status closed = rb_record_close(rec, &sum, whole, st ? &late : err);
     return st ? st : closed;
 }

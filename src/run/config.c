@@ -205,6 +205,30 @@ static resbm_status check_schedule(rb_config *c, rb_err *err) {
     return st && *at ? rb_err_context(err, st, "%s", at) : st;
 }
 
+/* Seconds that the messages of one microbatch and direction spend on one link: through an uplink, then a downlink. */
+static double message_seconds(const rb_config *c, int direction) {
+    rb_wire w;
+    rb_err no_boundary;
+    double bits = 0;
+    if (rb_model_wire(&c->model, &c->boundary, direction, &w, &no_boundary)) return 0;
+    for (int i = 0; i < w.parts; i++)
+        bits += 8 * (double)rb_packed_bytes(&w.part[i].pack, c->train.batch / c->train.microbatches, c->model.context,
+                                            w.part[i].width);
+    return (c->link.up_bits > 0 ? bits / c->link.up_bits : 0) + (c->link.down_bits > 0 ? bits / c->link.down_bits : 0);
+}
+
+/* The first stage waits for a gradient until a microbatch has been to the last stage and back. */
+static resbm_status check_rate(const rb_config *c, rb_err *err) {
+    char at[300];
+    double there_and_back =
+        (double)(c->pipeline.stages - 1) * (message_seconds(c, 0) + message_seconds(c, 1) + 2e-9 * (double)c->link.latency_ns);
+    if (c->model.segments < 2 || there_and_back < (double)c->pipeline.deadline_ns * 1e-9) return RESBM_OK;
+    return rb_fail(err, RESBM_E_CONFIG,
+                   "%spipeline.deadline = %gs is below the %.3g s that one microbatch spends on the links to the last stage "
+                   "and back (link.up, link.down): raise it, choose a larger boundary.ratio or more train.microbatches",
+                   where(c, "pipeline", "deadline", at), (double)c->pipeline.deadline_ns / 1e9, there_and_back);
+}
+
 static resbm_status check_link(const rb_config *c, rb_err *err) {
     char at[300];
     const rb_shape_options *l = &c->link;
@@ -234,7 +258,8 @@ resbm_status rb_config_validate(rb_config *c, rb_err *err) {
     RB_TRY(check_schedule(c, err));
     RB_TRY(check_link(c, err));
     resbm_status st = rb_model_check(&c->model, &c->boundary, err);
-    return st == RESBM_OK || !*c->file ? st : rb_err_context(err, st, "%s: ", c->file);
+    if (st != RESBM_OK) return *c->file ? rb_err_context(err, st, "%s: ", c->file) : st;
+    return check_rate(c, err);
 }
 
 double rb_aux_weight(const rb_config *c, int64_t step) {

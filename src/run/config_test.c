@@ -275,7 +275,7 @@ static void faults_say_where_and_what(void **state) {
         {"model: {tied: maybe}\n", "run.yaml:1:15:", "true or false"},
         {"model:\n  d:\n", "run.yaml:2:5:", "model.d has no value"},
         {"model: 5\n", "run.yaml:1:8:", "must hold keys"},
-        {"optim: {kind: muno}\n", "run.yaml:1:15:", "did you mean muon?"},
+        {"optim: {kind: muno}\n", "run.yaml:1:15:", "'muno', perhaps muon is meant; allowed"},
         {"optim: {kind: sgd}\n", "run.yaml:1:15:", "one of muon, adamw"},
         {"link: {up: 80}\n", "run.yaml:1:12:", "lacks a unit"},
         {"link: {up: 80mbps}\n", "run.yaml:1:12:", "known unit"},

@@ -33,7 +33,9 @@ static resbm_status listen_control(rb_crew *c, rb_listener **out, rb_err *err) {
         }
         snprintf(address, sizeof address, "unix:%s/control", c->folder);
     }
-    return rb_listen(address, out, err);
+    resbm_status st = rb_listen(address, out, err);
+    if (st && *c->o.cfg->pipeline.control) return rb_err_context(err, st, "pipeline.control names no place of this machine: ");
+    return st;
 }
 
 /* Once all have joined nothing is left in it; before, whoever is killed leaves its socket. */
@@ -138,7 +140,7 @@ static resbm_status all_alive(rb_crew *c, int only, json_t **replies, rb_err *er
         int64_t silent_ns;
         if (rb_sign_look(&c->sign[i], c->control, i, c->o.cfg->pipeline.deadline_ns, &silent_ns)) continue;
         return rb_fail(err, RESBM_E_TIMEOUT,
-                       "the coordinator waited %.1f s for a sign of life from stage %d %s: its process is stopped, or its "
+                       "the coordinator waited %.3g s for a sign of life from stage %d %s: its process is stopped, or its "
                        "machine or the network to it is gone; see to it, or raise pipeline.deadline",
                        (double)silent_ns * 1e-9, i, c->doing);
     }

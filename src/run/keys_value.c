@@ -184,7 +184,7 @@ static resbm_status refuse_choice(const rb_key *k, const char *text, const char 
             memcpy(best, one, sizeof best);
         }
     }
-    if (*best) snprintf(why, sizeof why, "did you mean %s?", best);
+    if (*best) snprintf(why, sizeof why, "perhaps %s is meant", best);
     return refuse(k, text, place, why, err);
 }
 

@@ -1,4 +1,5 @@
 /* What each action of a schedule does on this stage. */
+#include <stdio.h>
 #include <string.h>
 #include "core/clock.h"
 #include "run/stage.h"
@@ -143,7 +144,12 @@ static resbm_status recv_parts(rb_stage *s, rb_port *p, int from, int microbatch
     rb_frame_header want = address(s, p, microbatch, p->packed_bytes + ids);
     rb_message *m;
     int64_t begin = rb_now_ns();
-    RB_TRY(rb_link_recv(s->link, from, &want, begin + s->cfg.pipeline.deadline_ns, &m, err));
+    resbm_status came = rb_link_recv(s->link, from, &want, begin + s->cfg.pipeline.deadline_ns, &m, err);
+    if (came == RESBM_E_TIMEOUT && err) {
+        size_t n = strlen(err->text);
+        snprintf(err->text + n, sizeof err->text - n, "; where links or stages are that slow, raise pipeline.deadline");
+    }
+    RB_TRY(came);
     s->wait_ns += rb_now_ns() - begin;
     resbm_status st = rb_frame_expect(&m->head, &want, err);
     if (!st) st = rb_upload(s->q, p->bytes, m->payload, p->packed_bytes, err);

@@ -68,7 +68,11 @@ static resbm_status open_links(rb_stage *s, const json_t *in, uint64_t token, rb
     int from;
     int64_t deadline = rb_now_ns() + s->cfg.pipeline.startup_deadline_ns;
     RB_TRY(rb_link_open(&o, &s->link, err));
-    RB_TRY(rb_listen(json_string_value(json_object_get(in, "listen")), &mine, err));
+    resbm_status heard = rb_listen(json_string_value(json_object_get(in, "listen")), &mine, err);
+    if (heard && s->cfg.pipeline.addresses)
+        return rb_err_context(err, heard, "pipeline.addresses, entry %d, is to be of the machine where pipeline.launcher starts "
+                              "stage %d: ", s->self + 1, s->self);
+    RB_TRY(heard);
     resbm_status st = rb_control_send(
         s->control, RB_PEER_COORDINATOR,
         json_pack("{s:s, s:s, s:I}", "t", "listening", "address", rb_listener_address(mine), "pid", (json_int_t)getpid()),

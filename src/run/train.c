@@ -413,6 +413,14 @@ static resbm_status run(training *t, rb_err *err) {
     char load[PATH_MAX] = "";
     RB_TRY(prepare(t, err));
     RB_TRY(t->o->resume ? find_start(t, load, err) : refuse_old_run(t, err));
+    if (t->o->resume && t->step >= t->cfg->train.steps) {
+        char text[PATH_MAX + 100];
+        snprintf(text, sizeof text, "%s has done all of its train.steps = %lld: raise it to go on", t->o->dir,
+                 (long long)t->cfg->train.steps);
+        if (t->o->hooks.note) t->o->hooks.note(t->o->hooks.ctx, text);
+        t->out->nothing_left = true;
+        return RESBM_OK;
+    }
     rb_crew_options o = {.cfg = t->cfg, .program = t->o->program, .load = *load ? load : NULL, .epoch = (uint32_t)t->epoch,
                          .training = true, .scratch = t->o->dir, .stop = t->o->stop};
     RB_TRY(rb_crew_open(&o, &t->crew, err));

@@ -28,6 +28,7 @@ typedef struct rb_train_summary {
     double val_loss, step_s, tokens_per_s, bubble, elapsed_s; /* step_s, tokens_per_s: medians */
     double bytes_per_token_fwd, bytes_per_token_bwd, token_bytes_per_token; /* per boundary crossed by a link */
     double ratio, wire_ratio;
+    bool nothing_left;            /* resumed with all steps done: nothing was started, no other field is filled */
     double start_s, first_step_s; /* from begun_ns to the begin and to the end of the first step; NAN without one */
     int stages;
     int64_t peak_rss[RB_MAX_STAGES], model_bytes[RB_MAX_STAGES];
