@@ -1,7 +1,7 @@
 /* A program of its own around libresbm: makes shards of a text, trains over two stages, evaluates, writes a line.
  *
  *     cc -o train train.c $(pkg-config --cflags --libs resbm)
- *     ./train TEXT FOLDER [path of resbm]
+ *     ./train TEXT FOLDER [path of resbm; by default the one in PATH]
  */
 #include <resbm.h>
 #include <stdio.h>
@@ -46,7 +46,7 @@ static resbm_config *small_model(const char *folder) {
 
 int main(int argc, char **argv) {
     if (argc < 3) return fprintf(stderr, "usage: %s TEXT FOLDER [path of resbm]\n", argv[0]), 2;
-    const char *text = argv[1], *folder = argv[2], *program = argc > 3 ? argv[3] : "/usr/local/bin/resbm";
+    const char *text = argv[1], *folder = argv[2], *program = argc > 3 ? argv[3] : "resbm";
     char corpus[1024], run[1024];
     snprintf(corpus, sizeof corpus, "%s/corpus", folder);
     snprintf(run, sizeof run, "%s/run", folder);

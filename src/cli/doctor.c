@@ -63,7 +63,7 @@ static resbm_status machine(rb_err *err) {
 static resbm_status links(rb_err *err) {
     rb_buf b = {0};
     resbm_status st = rb_bench_link(&b, 0.5, err);
-    if (!st) printf("links on this machine\n%s", b.data ? b.data : "");
+    if (!st) printf("\n%s", b.data ? b.data : "");
     rb_buf_free(&b);
     return st;
 }

@@ -28,7 +28,8 @@ static int peak_round(int threads, const float *ab, float *c) {
     return worst;
 }
 
-resbm_status rb_bench_sgemm_peak(int threads, double *gflops, rb_err *err) {
+/* The best of `rounds`, or of those begun before `until_ns`. */
+static resbm_status sgemm_speed(int threads, int rounds, int64_t until_ns, double *gflops, rb_err *err) {
     size_t square = PEAK_N * PEAK_N;
 #ifndef _OPENMP
     threads = 1;
@@ -38,7 +39,7 @@ resbm_status rb_bench_sgemm_peak(int threads, double *gflops, rb_err *err) {
     for (size_t i = 0; i < 2 * square; i++) m[i] = 1.0f / (float)(1 + i % 7);
     double best = INFINITY;
     int st = 0;
-    for (int r = 0; r < PEAK_ROUNDS && !st; r++) {
+    for (int r = 0; r < rounds && !st && (r < 2 || rb_now_ns() < until_ns); r++) {
         int64_t t = rb_now_ns();
         st = peak_round(threads, m, m + 2 * square);
         best = fmin(best, (double)(rb_now_ns() - t));
@@ -47,6 +48,14 @@ resbm_status rb_bench_sgemm_peak(int threads, double *gflops, rb_err *err) {
     if (st) return rb_fail(err, RESBM_E_INTERNAL, "bench: dnnl_sgemm returned status %d", st);
     *gflops = 2.0 * PEAK_N * PEAK_N * PEAK_N * PEAK_CALLS * threads / best;
     return RESBM_OK;
+}
+
+resbm_status rb_bench_sgemm_peak(int threads, double *gflops, rb_err *err) {
+    return sgemm_speed(threads, PEAK_ROUNDS, INT64_MAX, gflops, err);
+}
+
+resbm_status rb_bench_sgemm_glance(int threads, double *gflops, rb_err *err) {
+    return sgemm_speed(threads, PEAK_ROUNDS, rb_now_ns() + 25 * RB_MS, gflops, err);
 }
 
 typedef struct bench {

@@ -17,5 +17,7 @@ resbm_status rb_bench_kernels(rb_device *dev, const rb_bench_sizes *sizes, rb_bu
 
 /* That peak, in GF/s, for this many threads. */
 resbm_status rb_bench_sgemm_peak(int threads, double *gflops, rb_err *err);
+/* The same at a glance: what processors shared with others give right now; 30 ms at most on anything but the slowest. */
+resbm_status rb_bench_sgemm_glance(int threads, double *gflops, rb_err *err);
 
 #endif

@@ -190,10 +190,13 @@ static resbm_status accept_all(rb_crew *c, rb_listener *l, int64_t deadline, rb_
 static resbm_status introduce(rb_crew *c, int64_t deadline, rb_err *err) {
     json_t *replies[RB_MAX_STAGES] = {0};
     RB_TRY(rb_crew_gather(c, "listening", -1, deadline, replies, err));
-    json_t *addresses = json_array();
-    for (int i = 0; i < c->stages; i++) json_array_append(addresses, json_object_get(replies[i], "address"));
+    json_t *addresses = json_array(), *speeds = json_array(); /* all stages plan with the same numbers */
+    for (int i = 0; i < c->stages; i++) {
+        json_array_append(addresses, json_object_get(replies[i], "address"));
+        json_array_append(speeds, json_object_get(replies[i], "gflops"));
+    }
     rb_crew_drop(c, replies);
-    RB_TRY(rb_crew_tell(c, json_pack("{s:s, s:o}", "t", "peers", "addresses", addresses), err));
+    RB_TRY(rb_crew_tell(c, json_pack("{s:s, s:o, s:o}", "t", "peers", "addresses", addresses, "gflops", speeds), err));
     RB_TRY(rb_crew_gather(c, "ready", -1, deadline, replies, err));
     rb_crew_drop(c, replies);
     return RESBM_OK;

@@ -40,6 +40,7 @@ typedef struct rb_stage {
     int *host, hosted;          /* (hosted) the segments hosted here, ascending */
     uint32_t epoch;
     bool training;
+    double gflops[RB_MAX_STAGES]; /* of products, measured by each stage at the start where inflight: auto asks for it */
     rb_link *control, *link;
     rb_tensor_table table;
     rb_device *dev;
@@ -81,7 +82,9 @@ typedef struct rb_stage {
 } rb_stage;
 
 /* Everything below works on an opened stage; faults are the caller's to report. */
-resbm_status rb_stage_open(rb_stage *s, rb_err *err);    /* cfg, self, epoch, training, link are set */
+resbm_status rb_stage_open(rb_stage *s, rb_err *err);    /* cfg, self, epoch, training, link, gflops are set */
+/* Does pipeline.inflight: auto have something to decide, with speeds measured? Alike on all stages. */
+bool rb_stage_plans_in_flight(const rb_stage *s);
 void rb_stage_close(rb_stage *s);
 
 /* Opens what optim.offload asks for, if anything, and tells the model to come where its gradients go. */

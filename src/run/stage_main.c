@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <unistd.h>
 #include "core/clock.h"
+#include "device/bench_kernels.h"
 #include "run/control.h"
 #include "run/sign.h"
 #include "run/stage.h"
@@ -60,6 +61,15 @@ static resbm_status meet(rb_stage *s, rb_listener *mine, const json_t *peers, rb
     return RESBM_OK;
 }
 
+static resbm_status read_speeds(rb_stage *s, const json_t *speeds, rb_err *err) {
+    for (int i = 0; i < s->stages; i++) {
+        s->gflops[i] = json_number_value(json_array_get(speeds, (size_t)i));
+        if (rb_stage_plans_in_flight(s) && !(s->gflops[i] > 0))
+            return rb_fail(err, RESBM_E_FORMAT, "the coordinator told no speed of stage %d", i);
+    }
+    return RESBM_OK;
+}
+
 static resbm_status open_links(rb_stage *s, const json_t *in, uint64_t token, rb_err *err) {
     rb_link_options o = {.self = s->self, .stages = (int)s->cfg.pipeline.stages, .epoch = s->epoch, .token = token,
                          .limits = limits, .shape = s->cfg.link, .record_events = true};
@@ -67,6 +77,8 @@ static resbm_status open_links(rb_stage *s, const json_t *in, uint64_t token, rb
     json_t *peers;
     int from;
     int64_t deadline = rb_now_ns() + s->cfg.pipeline.startup_deadline_ns;
+    double gflops = 0;
+    if (rb_stage_plans_in_flight(s)) RB_TRY(rb_bench_sgemm_glance((int)s->cfg.pipeline.threads, &gflops, err));
     RB_TRY(rb_link_open(&o, &s->link, err));
     resbm_status heard = rb_listen(json_string_value(json_object_get(in, "listen")), &mine, err);
     if (heard && s->cfg.pipeline.addresses)
@@ -75,11 +87,13 @@ static resbm_status open_links(rb_stage *s, const json_t *in, uint64_t token, rb
     RB_TRY(heard);
     resbm_status st = rb_control_send(
         s->control, RB_PEER_COORDINATOR,
-        json_pack("{s:s, s:s, s:I}", "t", "listening", "address", rb_listener_address(mine), "pid", (json_int_t)getpid()),
+        json_pack("{s:s, s:s, s:I, s:f}", "t", "listening", "address", rb_listener_address(mine), "pid", (json_int_t)getpid(),
+                  "gflops", gflops),
         deadline, err);
     if (!st) st = rb_control_expect(s->control, RB_PEER_COORDINATOR, "peers", deadline, &from, &peers, err);
     if (!st) {
-        st = meet(s, mine, json_object_get(peers, "addresses"), err);
+        st = read_speeds(s, json_object_get(peers, "gflops"), err);
+        if (!st) st = meet(s, mine, json_object_get(peers, "addresses"), err);
         json_decref(peers);
     }
     rb_listener_close(mine);

@@ -24,8 +24,14 @@ static double message_bytes(const rb_stage *s, int direction) {
     return bytes;
 }
 
-/* pipeline.inflight: auto. Every stage must come to the same number before anything was measured, so compute is
- * taken at a fixed 100 GFLOP/s a thread: a fast guess, which errs towards more in flight. */
+bool rb_stage_plans_in_flight(const rb_stage *s) {
+    const rb_config *c = &s->cfg;
+    bool delayed = c->link.latency_ns > 0 || c->link.up_bits > 0 || c->link.down_bits > 0;
+    return s->training && !c->pipeline.inflight && delayed && c->pipeline.stages > 1 && !rb_config_schedule_file(c);
+}
+
+/* pipeline.inflight: auto, with each stage's speed as it measured it. A training step reaches about 0.6 of what plain
+ * products do (docs/benchmarks.md). The depth never changes a bit of the result, only its time. */
 static resbm_status auto_in_flight(const rb_stage *s, const rb_schedule_kind *kind, rb_schedule_args *a, rb_err *err) {
     const rb_model_config *m = &s->cfg.model;
     int n = s->segments;
@@ -36,7 +42,7 @@ static resbm_status auto_in_flight(const rb_stage *s, const rb_schedule_kind *ki
     for (int i = 0; i < n && !st; i++) {
         double tokens = (double)(s->B * s->T), d = (double)m->d;
         double block = d * d * (2 + 2 * (double)m->kv_heads / (double)m->heads) + 3 * d * (double)m->ffn;
-        cost[i].forward = 2 * tokens * block * (double)m->segment_layers[i] / (1e11 * (double)s->cfg.pipeline.threads);
+        cost[i].forward = 2 * tokens * block * (double)m->segment_layers[i] / (0.6e9 * s->gflops[rb_stage_of(&s->cfg, i)]);
         cost[i].backward = 2 * cost[i].forward;
         slot[i] = (size_t)(tokens * (double)m->segment_layers[i] * (8 * d + 2 * (double)m->ffn) * 4);
     }
@@ -64,8 +70,7 @@ static resbm_status build_train(rb_stage *s, rb_schedule_args *a, int *flight, r
     if (!kind || kind->forward_only)
         return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule %s has no backward: choose another for training",
                        s->cfg.pipeline.schedule);
-    bool delayed = s->cfg.link.latency_ns > 0 || s->cfg.link.up_bits > 0 || s->cfg.link.down_bits > 0;
-    if (!s->cfg.pipeline.inflight && delayed && s->stages > 1) RB_TRY(auto_in_flight(s, kind, a, err));
+    if (rb_stage_plans_in_flight(s)) RB_TRY(auto_in_flight(s, kind, a, err));
     return rb_schedule_build(kind, a, &s->train, flight, err);
 }
 
