@@ -10,7 +10,7 @@ TEXT ?=
 FUZZ_SECONDS ?= 60
 GENERATOR := $(if $(shell command -v ninja 2>/dev/null),Ninja,Unix Makefiles)
 
-.PHONY: all configure demo test bench install sanitize format clean help
+.PHONY: all configure demo test bench bench-offload bench-middle install sanitize format clean help
 .DEFAULT_GOAL := all
 
 all: ## build build/resbm and the library
@@ -42,6 +42,17 @@ bench: ## measure kernels, codecs, links and training against PyTorch, print the
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) scripts/bench.sh
 
+bench-offload: all ## measure memory and time of a step with optimizer states and gradients on disk (docs/offload.md)
+	python3 bench/offload.py $(BUILD)/resbm
+
+# Two blocks of Llama-3-8B's width as a middle stage: about 8 GB of memory, minutes a step on two cores.
+bench-middle: configure ## train two blocks of Llama-3-8B's width between two scripted neighbours (docs/offload.md)
+	cmake --build $(BUILD) -j $(JOBS) --target resbm middle_stage
+	$(BUILD)/middle_stage $(BUILD)/resbm 10 model.d=4096 model.heads=32 model.kv_heads=8 model.ffn=14336 \
+	    model.context=1024 boundary.ratio=128 optim.kind=adamw optim.lr=0.0005 optim.warmup=0 train.batch=1 \
+	    train.microbatches=1 train.recompute=true link.up=80mbit link.down=80mbit link.latency=20ms \
+	    pipeline.startup_deadline=600s pipeline.deadline=3000s
+
 install: all ## install program, library, header, pkg-config file and man page (PREFIX, DESTDIR)
 	DESTDIR=$(DESTDIR) cmake --install $(BUILD) --prefix $(PREFIX)
 
@@ -57,4 +68,4 @@ clean: ## remove the build folder
 	rm -rf $(BUILD)
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{printf "make %-9s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{printf "make %-13s %s\n", $$1, $$2}'

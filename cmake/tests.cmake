@@ -15,6 +15,8 @@ endfunction()
 if(RESBM_TESTS)
   add_executable(frame_proxy tests/frame_proxy.c)
   target_link_libraries(frame_proxy PRIVATE rb_link)
+  add_executable(middle_stage bench/middle_stage.c)
+  target_link_libraries(middle_stage PRIVATE rb_run)
 
   file(GLOB scripts CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/*_test.sh)
   foreach(file ${scripts})

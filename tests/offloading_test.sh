@@ -20,8 +20,8 @@ away() {
 gradients=optim.offload_parts=states+gradients
 for kind in muon adamw; do
     train "plain-$kind" optim.kind=$kind train.checkpoint_every=1 train.keep=9 || { miss "plain-$kind"; cat "plain-$kind.log"; }
-    for stages in 1 3; do away "states-$kind-$stages" $kind pipeline.stages=$stages; done
-    for stages in 2 4; do away "gradients-$kind-$stages" $kind pipeline.stages=$stages $gradients; done
+    for stages in 1 3; do away "states-$kind-$stages" "$kind" pipeline.stages=$stages; done
+    for stages in 2 4; do away "gradients-$kind-$stages" "$kind" pipeline.stages=$stages $gradients; done
 done
 away gradients-muon-1 muon pipeline.stages=1 $gradients train.checkpoint_every=1 train.keep=9 train.recompute=true
 train tied model.segments=1 pipeline.stages=1 model.tied=true train.recompute=true || { miss tied; cat tied.log; }

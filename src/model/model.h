@@ -79,6 +79,11 @@ resbm_status rb_stage_model_open(rb_device *dev, const rb_stage_options *opt, rb
                                  rb_err *err);
 void rb_stage_model_close(rb_stage_model *m);
 size_t rb_stage_model_bytes(const rb_stage_model *m);
+/* The same by what it is for. windows: gradients that are away pass through them. */
+typedef struct rb_stage_memory {
+    size_t weights, gradients, windows, activations;
+} rb_stage_memory;
+rb_stage_memory rb_stage_model_memory(const rb_stage_model *m);
 /* Views (device memory) of a tensor's weights and gradient by its row in the table; absent when the tensor is
  * not hosted here (or has no gradient). */
 rb_view rb_stage_weight(const rb_stage_model *m, int row);

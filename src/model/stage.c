@@ -426,8 +426,14 @@ void rb_stage_model_close(rb_stage_model *m) {
 /* --- access ------------------------------------------------------------------------------------------------
  */
 
+rb_stage_memory rb_stage_model_memory(const rb_stage_model *m) {
+    return (rb_stage_memory){m->weight_bytes, m->grad_bytes, m->pager ? rb_pager_window_bytes(m->pager) : 0,
+                             m->buffer_bytes};
+}
+
 size_t rb_stage_model_bytes(const rb_stage_model *m) {
-    return m->weight_bytes + m->grad_bytes + m->buffer_bytes + (m->pager ? rb_pager_window_bytes(m->pager) : 0);
+    rb_stage_memory b = rb_stage_model_memory(m);
+    return b.weights + b.gradients + b.windows + b.activations;
 }
 
 static rb_view row_of(const rb_stage_model *m, const rb_view *views, int row) {

@@ -242,7 +242,7 @@ static resbm_status write_summary(const rb_record *r, const rb_train_summary *s,
                     .bytes_per_token_bwd = s->bytes_per_token_bwd,
                     .token_bytes_per_token = s->token_bytes_per_token, .ratio = s->ratio,
                     .wire_ratio = s->wire_ratio > 0 ? s->wire_ratio : NAN, .bubble = s->bubble, .params = (uint64_t)s->params,
-                    .time_s = s->elapsed_s, .start_s = s->start_s, .first_step_s = s->first_step_s, .stages = s->stages, .peak_rss_bytes = rss, .link = link};
+                    .time_s = s->elapsed_s, .start_s = s->start_s, .first_step_s = s->first_step_s, .stages = s->stages, .peak_rss_bytes = rss, .memory = s->memory, .link = link};
     o.val_bpb = o.val_loss / log(2) / rb_data_bytes_per_token(r->cfg->data.tokenizer, r->cfg->data.val);
     snprintf(o.boundary, sizeof o.boundary, "%s", r->cfg->boundary.kind);
     snprintf(o.codec_fwd, sizeof o.codec_fwd, "%s", r->cfg->boundary.codec_fwd);

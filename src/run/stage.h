@@ -21,6 +21,7 @@
 #include "run/config.h"
 #include "run/port.h"
 #include "run/seat.h"
+#include "run/summary.h"
 
 enum { RB_STAGE_PATH = 4096 };
 enum { RB_TRACE_STEPS = 3 /* the first and the last so many steps are kept */ };
@@ -49,6 +50,7 @@ typedef struct rb_stage {
     rb_optim *optim;
     char scratch[RB_STAGE_PATH];  /* where offloaded states go unless optim.offload_dir says */
     rb_spill *spill;              /* NULL: nothing is offloaded */
+    rb_optim_need need;           /* what the optimizer took */
     rb_kv_cache *cache; /* generation */
     int *rows, row_count;       /* hosted rows of the table */
     rb_schedule train, eval;
@@ -87,6 +89,8 @@ resbm_status rb_stage_open(rb_stage *s, rb_err *err);    /* cfg, self, epoch, tr
 bool rb_stage_plans_in_flight(const rb_stage *s);
 void rb_stage_close(rb_stage *s);
 
+/* Bytes this stage plans for: of the model, and of the optimizer's states, windows and scratch. */
+rb_memory_bytes rb_stage_memory_of(const rb_stage *s);
 /* Opens what optim.offload asks for, if anything, and tells the model to come where its gradients go. */
 resbm_status rb_stage_open_spill(rb_stage *s, rb_stage_options *model, rb_err *err);
 /* The optimizer over the hosted tensors, its states where optim.offload says. */

@@ -41,6 +41,14 @@ resbm_status rb_stage_open_spill(rb_stage *s, rb_stage_options *model, rb_err *e
     return RESBM_OK;
 }
 
+rb_memory_bytes rb_stage_memory_of(const rb_stage *s) {
+    rb_stage_memory m = rb_stage_model_memory(s->model);
+    rb_spill_stats disk = {0};
+    if (s->spill) rb_spill_get_stats(s->spill, &disk);
+    return (rb_memory_bytes){m.weights, m.gradients, s->need.states, m.windows + s->need.windows, s->need.scratch,
+                             m.activations, disk.read, disk.written, (uint64_t)disk.waited_ns};
+}
+
 resbm_status rb_stage_open_optim(rb_stage *s, rb_err *err) {
     rb_optim_place place = {.spill = s->spill};
     RB_TRY(rb_optim_check(&s->cfg.optim.rule, &s->table, err));
@@ -51,6 +59,9 @@ resbm_status rb_stage_open_optim(rb_stage *s, rb_err *err) {
                                  .weight = rb_stage_weight(s->model, s->rows[i]),
                                  .grad = rb_stage_grad(s->model, s->rows[i]),
                                  .grad_at = rb_stage_grad_at(s->model, s->rows[i])};
+    const rb_tensor **list = list_rows(s);
+    if (list) s->need = rb_optim_needs(s->dev, &s->cfg.optim.rule, list, s->row_count, s->spill ? &place : NULL);
+    free(list);
     resbm_status st = rb_optim_open(s->dev, &s->cfg.optim.rule, t, s->row_count, s->spill ? &place : NULL, &s->optim, err);
     free(t);
     return st;

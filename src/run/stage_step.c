@@ -211,7 +211,11 @@ resbm_status rb_stage_stats(rb_stage *s, json_t **reply, rb_err *err) {
     s->handed[RB_TRAFFIC_CONTROL] = sent.sent[RB_TRAFFIC_CONTROL];
     json_t *spans = json_array();
     for (int i = 0; i < s->spans; i++) json_array_append_new(spans, span_json(&s->span[i]));
-    *reply = json_pack("{s:s, s:I, s:I, s:o, s:o}", "t", "stats", "rss", peak_rss(), "model_bytes",
-                       (json_int_t)rb_stage_model_bytes(s->model), "sent", traffic(s), "spans", spans);
+    rb_memory_bytes m = rb_stage_memory_of(s);
+    json_t *memory = json_pack("[I,I,I,I,I,I,I,I,I]", (json_int_t)m.weights, (json_int_t)m.gradients, (json_int_t)m.states,
+                               (json_int_t)m.windows, (json_int_t)m.scratch, (json_int_t)m.activations, (json_int_t)m.read,
+                               (json_int_t)m.written, (json_int_t)m.waited_ns);
+    *reply = json_pack("{s:s, s:I, s:o, s:o, s:o}", "t", "stats", "rss", peak_rss(), "memory", memory, "sent", traffic(s),
+                       "spans", spans);
     return *reply ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for this stage's trace");
 }

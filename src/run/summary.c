@@ -31,6 +31,22 @@ static void print_links(rb_buf *b, const rb_summary *s) {
     rb_buf_puts(b, s->links ? "\n  ]\n}\n" : "]\n}\n");
 }
 
+static void print_memory(rb_buf *b, const rb_summary *s) {
+    rb_buf_puts(b, "  \"memory\": [");
+    for (int i = 0; s->memory && i < s->stages; i++) {
+        const rb_memory_bytes *m = &s->memory[i];
+        rb_buf_printf(b,
+                      "%s\n    {\"weights\": %" PRIu64 ", \"gradients\": %" PRIu64 ", \"states\": %" PRIu64
+                      ", \"windows\": %" PRIu64 ", \"scratch\": %" PRIu64 ", \"activations\": %" PRIu64
+                      ", \"disk_read\": %" PRIu64 ", \"disk_written\": %" PRIu64 ", \"disk_wait_s\": ",
+                      i ? "," : "", m->weights, m->gradients, m->states, m->windows, m->scratch, m->activations, m->read,
+                      m->written);
+        rb_json_number(b, (double)m->waited_ns * 1e-9, 6);
+        rb_buf_puts(b, "}");
+    }
+    rb_buf_puts(b, s->memory && s->stages ? "\n  ],\n" : "],\n");
+}
+
 static void print_summary(rb_buf *b, const rb_summary *s) {
     rb_buf_puts(b, "{\n");
     member(b, "val_loss", s->val_loss, 9);
@@ -46,6 +62,7 @@ static void print_summary(rb_buf *b, const rb_summary *s) {
     rb_buf_puts(b, "  \"peak_rss_bytes\": [");
     for (int i = 0; i < s->stages; i++) rb_buf_printf(b, "%s%" PRIu64, i ? ", " : "", s->peak_rss_bytes[i]);
     rb_buf_puts(b, "],\n");
+    print_memory(b, s);
     member(b, "bubble", s->bubble, 6);
     rb_buf_printf(b, "  \"params\": %" PRIu64 ",\n", s->params);
     rb_buf_printf(b, "  \"boundary\": \"%s\",\n  \"codec_fwd\": \"%s\",\n  \"codec_bwd\": \"%s\",\n", s->boundary,

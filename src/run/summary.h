@@ -22,6 +22,14 @@ typedef struct rb_link_bytes {
 } rb_link_bytes;
 
 /* Doubles may be NAN: not known. */
+/* Planned bytes of a stage. windows: through which states and gradients that are on disk pass; scratch: of the
+ * optimizer. read, written: bytes moved from and to disk in the whole run; waited: ns of computing that stood still for
+ * them. */
+typedef struct rb_memory_bytes {
+    uint64_t weights, gradients, states, windows, scratch, activations;
+    uint64_t read, written, waited_ns;
+} rb_memory_bytes;
+
 typedef struct rb_summary {
     double val_loss; /* of the last evaluation; val_ppl = exp of it */
     double val_bpb;  /* bits per byte, where the tokenizer's bytes are known */
@@ -36,6 +44,7 @@ typedef struct rb_summary {
     char boundary[16], codec_fwd[16], codec_bwd[16];
     int stages;
     uint64_t *peak_rss_bytes; /* (stages) */
+    const rb_memory_bytes *memory; /* (stages); NULL: unknown. Written, not read back */
     int links;
     rb_link_bytes *link; /* (links) */
 } rb_summary;

@@ -322,6 +322,12 @@ static void sum_up(training *t) {
     o->wire_ratio = 4.0 * (double)t->cfg->model.d / (o->bytes_per_token_fwd + o->bytes_per_token_bwd + o->token_bytes_per_token);
 }
 
+static rb_memory_bytes read_memory(const json_t *j) {
+    uint64_t v[9];
+    for (size_t i = 0; i < 9; i++) v[i] = (uint64_t)json_integer_value(json_array_get(j, i));
+    return (rb_memory_bytes){v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8]};
+}
+
 static resbm_status finish(training *t, rb_err *err) {
     snprintf(t->crew->doing, sizeof t->crew->doing, "while finishing");
     RB_TRY(rb_crew_tell(t->crew, json_pack("{s:s}", "t", "finish"), err));
@@ -329,7 +335,7 @@ static resbm_status finish(training *t, rb_err *err) {
     resbm_status st = RESBM_OK;
     for (int s = 0; s < t->crew->stages && !st; s++) {
         t->out->peak_rss[s] = json_integer_value(json_object_get(t->reply[s], "rss"));
-        t->out->model_bytes[s] = json_integer_value(json_object_get(t->reply[s], "model_bytes"));
+        t->out->memory[s] = read_memory(json_object_get(t->reply[s], "memory"));
         st = hand_spans(t, s, err);
     }
     int64_t moved[RB_TRAFFIC_COUNT];

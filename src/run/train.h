@@ -31,7 +31,8 @@ typedef struct rb_train_summary {
     bool nothing_left;            /* resumed with all steps done: nothing was started, no other field is filled */
     double start_s, first_step_s; /* from begun_ns to the begin and to the end of the first step; NAN without one */
     int stages;
-    int64_t peak_rss[RB_MAX_STAGES], model_bytes[RB_MAX_STAGES];
+    int64_t peak_rss[RB_MAX_STAGES];
+    rb_memory_bytes memory[RB_MAX_STAGES];
     int64_t sent[RB_MAX_STAGES][RB_TRAFFIC_COUNT];
     bool stopped_early; /* by request or train.max_seconds */
 } rb_train_summary;
