@@ -27,6 +27,10 @@ typedef enum rb_identity {
     RB_IDENTITY_NONE
 } rb_identity;
 typedef enum rb_rounding { RB_ROUNDING_STOCHASTIC, RB_ROUNDING_NEAREST } rb_rounding;
+/* The vector of boundary/tokens.h; auto: where there is no token path and the kind's stream may vanish. */
+typedef enum rb_offset { RB_OFFSET_AUTO, RB_OFFSET_NONE, RB_OFFSET_LEARNED } rb_offset;
+/* How the decoder's last map starts; auto: at zero beside a trunk. */
+typedef enum rb_decoder_init { RB_DECODER_INIT_AUTO, RB_DECODER_INIT_ZERO, RB_DECODER_INIT_NORMAL } rb_decoder_init;
 typedef enum rb_aux_kind { RB_AUX_NONE, RB_AUX_STREAM, RB_AUX_LATENT } rb_aux_kind;
 typedef enum rb_token_path { RB_TOKENS_NONE, RB_TOKENS_EMBEDDING, RB_TOKENS_TRUNK } rb_token_path;
 
@@ -39,6 +43,8 @@ typedef struct rb_boundary_config {
     int64_t k;      /* latent width; 0 = from ratio. Identity split: always d / ratio less what the identity
                        coordinates cost */
     int64_t hidden; /* m; 0 = one linear map; < 0 = max(4k, 64) */
+    rb_decoder_init decoder_init;
+    rb_offset offset;
     rb_token_path tokens;
     int64_t trunk_blocks, trunk_width, trunk_heads, trunk_ffn; /* 0 = chosen from d, see boundary/tokens.c */
     rb_aux_kind aux; /* the auxiliary loss of boundary/aux.h */
@@ -90,6 +96,8 @@ typedef struct rb_boundary_kind {
     void (*parts)(const rb_boundary_config *c, const rb_boundary_dims *s, rb_boundary_parts *out);
     /* About how wide a latent's coordinate is at the start: what the codec's learned steps begin with. NULL: 1. */
     double (*latent_std)(const rb_boundary_config *c, const rb_boundary_dims *s);
+    /* Can what decode writes be zero in every coordinate of a token (every code zero)? NULL: no. */
+    bool (*may_vanish)(const rb_boundary_config *c);
     /* Rows of the table; prefix "boundary.0.encoder." and "boundary.0.decoder.". */
     void (*list_encoder)(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
                          rb_tensor_list *l);
@@ -114,6 +122,13 @@ typedef struct rb_boundary_kind {
     resbm_status (*decode_backward_weight)(const rb_boundary_end *e, rb_view dy, const rb_view *parts,
                                            rb_err *err);
 } rb_boundary_kind;
+
+/* Initial std of a decoder's last map, whose own would be `normal`. */
+static inline double rb_decoder_std(const rb_boundary_config *c, double normal) {
+    bool zero = c->decoder_init == RB_DECODER_INIT_AUTO ? c->tokens == RB_TOKENS_TRUNK
+                                                        : c->decoder_init == RB_DECODER_INIT_ZERO;
+    return zero ? 0 : normal;
+}
 
 /* The registry, NULL-terminated. */
 extern const rb_boundary_kind *const rb_boundary_kinds[];

@@ -25,6 +25,11 @@ static double latent_std(const rb_boundary_config *c, const rb_boundary_dims *s)
     return s->std; /* the stream's, which begins as wide as the embedding */
 }
 
+static bool may_vanish(const rb_boundary_config *c) {
+    (void)c;
+    return true;
+}
+
 /* Both maps keep the size of a coordinate: variance 1/d, 1/k. */
 static void list_encoder(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
                          rb_tensor_list *l) {
@@ -33,7 +38,7 @@ static void list_encoder(const rb_boundary_config *c, const rb_boundary_dims *s,
 
 static void list_decoder(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
                          rb_tensor_list *l) {
-    double std = c->tokens == RB_TOKENS_TRUNK ? 0 : 1 / sqrt((double)c->k);
+    double std = rb_decoder_std(c, 1 / sqrt((double)c->k));
     rb_tensor_add(l, prefix, "fc1.weight", s->d, c->k, RB_ROLE_BOUNDARY_MATRIX, 0, std);
 }
 
@@ -86,6 +91,7 @@ const rb_boundary_kind rb_boundary_linear = {
     .check = check,
     .parts = parts_of,
     .latent_std = latent_std,
+    .may_vanish = may_vanish,
     .list_encoder = list_encoder,
     .list_decoder = list_decoder,
     .plan_saved = plan_nothing,

@@ -49,6 +49,10 @@ static double latent_std(const rb_boundary_config *c, const rb_boundary_dims *s)
     return s->std * sqrt(normed * normed + (c->identity == RB_IDENTITY_TRUNCATE));
 }
 
+static bool may_vanish(const rb_boundary_config *c) {
+    return c->identity == RB_IDENTITY_TRUNCATE || c->identity == RB_IDENTITY_NONE;
+}
+
 /* The first map keeps the size of a coordinate, the last starts as small as a block's matrices. */
 static void list_encoder(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
                          rb_tensor_list *l) {
@@ -62,7 +66,7 @@ static void list_encoder(const rb_boundary_config *c, const rb_boundary_dims *s,
 static void list_decoder(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
                          rb_tensor_list *l) {
     rb_role role = RB_ROLE_BOUNDARY_MATRIX;
-    double last = c->tokens == RB_TOKENS_TRUNK ? 0 : s->std;
+    double last = rb_decoder_std(c, s->std);
     if (c->hidden) rb_tensor_add(l, prefix, "fc1.weight", c->hidden, c->k, role, 0, 1 / sqrt((double)c->k));
     if (c->hidden) rb_tensor_add(l, prefix, "fc2.weight", s->d, c->hidden, role, 0, last);
     if (!c->hidden) rb_tensor_add(l, prefix, "fc1.weight", s->d, c->k, role, 0, last);
@@ -182,6 +186,7 @@ const rb_boundary_kind rb_boundary_residual = {
     .check = check,
     .parts = parts_of,
     .latent_std = latent_std,
+    .may_vanish = may_vanish,
     .list_encoder = list_encoder,
     .list_decoder = list_decoder,
     .plan_saved = plan_saved,

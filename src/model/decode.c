@@ -51,7 +51,7 @@ static void plan_ends(rb_kv_cache *c, int64_t n, rb_plan *p) {
     if (!z->first) m->kind->plan_saved(&z->dec, n, p, &c->dec);
     m->kind->plan_scratch(some, n, p, &c->scratch.end);
     for (int i = 0; i < m->parts.count; i++) c->out[i] = rb_plan2(p, n, m->parts.width[i]);
-    if (z->first || !rb_has_tokens(m)) return;
+    if (z->first || !rb_has_start(m)) return;
     rb_tokens_plan_saved(&z->tokens, n, p, &c->tokens);
     rb_tokens_plan_scratch(&z->tokens, n, false, p, &c->scratch.tokens);
 }

@@ -112,7 +112,7 @@ static void every_identity(void **state) {
                 b.ratio = i == RB_IDENTITY_SPLIT ? 2 : 4;
                 b.tokens = (rb_token_path)t;
                 b.hidden = hidden;
-                b.trunk_blocks = 2, b.trunk_width = 8, b.trunk_heads = 2, b.trunk_ffn = 12;
+                b.trunk_blocks = 2, b.trunk_width = hidden ? 8 : 16, b.trunk_heads = 2, b.trunk_ffn = 12;
                 snprintf(name, sizeof name, "identity %s, tokens %s, hidden %d", identities[i], paths[t],
                          hidden);
                 check_variant(name, small_model(), b);

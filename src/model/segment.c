@@ -16,7 +16,7 @@ resbm_status rb_segment_enter(const rb_stage_model *m, const rb_segment *s, cons
                               const rb_view *parts, rb_view tokens, const rb_segment_acts *acts,
                               const rb_stage_scratch *tmp, const rb_block_cache *cache, rb_err *err) {
     if (s->first) return rb_embed_forward(run->q, x, s->embed, tokens, err);
-    bool add = rb_has_tokens(m);
+    bool add = rb_has_start(m);
     rb_boundary_end dec = rb_end_of(&s->dec, run->q, &acts->dec, NULL, &tmp->end);
     if (add) RB_TRY(rb_tokens_forward(&s->tokens, run, x, tokens, &acts->tokens, &tmp->tokens, cache, err));
     return m->kind->decode_forward(&dec, x, add, parts, err);
@@ -230,7 +230,7 @@ static resbm_status enter_weight(rb_stage_model *m, const rb_segment *s, const r
     if (s->first) return add_to_embedding(m, s, run->q, dx, slot->tokens, err);
     rb_boundary_end dec = rb_end_of(&s->dec, run->q, &slot->acts.dec, &slot->kept.dec, &m->scratch.end);
     RB_TRY(m->kind->decode_backward_weight(&dec, dx, slot->parts, err));
-    if (!rb_has_tokens(m)) return RESBM_OK;
+    if (!rb_has_start(m)) return RESBM_OK;
     return rb_tokens_backward(&s->tokens, run, dx, slot->tokens, &slot->acts.tokens, &m->scratch.tokens, err);
 }
 

@@ -34,10 +34,16 @@ static rb_boundary_config variant(int i) {
         b = (rb_boundary_config){.kind = "none", .codec_fwd = "int1", .codec_bwd = "int4", .scale_fwd = "step",
                                  .rounding_bwd = RB_ROUNDING_NEAREST};
         break;
+    case 8:
+        b.tokens = RB_TOKENS_TRUNK, b.trunk_width = 16; /* as wide as the model, where that is small */
+        break;
+    case 9:
+        b.tokens = RB_TOKENS_EMBEDDING, b.decoder_init = RB_DECODER_INIT_ZERO;
+        break;
     }
     return b;
 }
-enum { VARIANTS = 8 };
+enum { VARIANTS = 10 };
 
 static world variant_world(int i) {
     world w = {.model = small_model(), .boundary = variant(i), .B = 2, .T = 7, .codec = true, .slots = 2};

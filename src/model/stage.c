@@ -131,7 +131,7 @@ static resbm_status bind_segment(rb_stage_model *m, rb_segment *s, rb_err *err) 
     if (rb_has_aux(m, s)) s->aux = bind_aux(m, s->index);
     if (s->first) return RESBM_OK;
     s->dec = bind_end(m, false, s->index - 1);
-    if (!rb_has_tokens(m)) return RESBM_OK;
+    if (!rb_has_start(m)) return RESBM_OK;
     int rows = decoder_rows(m, err, &st);
     s->tokens = (rb_tokens){.cfg = &m->boundary,
                             .dims = s->dec.dims,
@@ -158,7 +158,7 @@ static void plan_acts(const rb_stage_model *m, const rb_segment *s, rb_plan *p, 
     if (!s->last) m->kind->plan_saved(&s->enc, n, p, &a->enc);
     if (s->first) return;
     m->kind->plan_saved(&s->dec, n, p, &a->dec);
-    if (rb_has_tokens(m)) rb_tokens_plan_saved(&s->tokens, n, p, &a->tokens);
+    if (rb_has_start(m)) rb_tokens_plan_saved(&s->tokens, n, p, &a->tokens);
 }
 
 /* Halves apart: every output gradient stays. Where activations are computed again, those of gate and up need
@@ -239,7 +239,7 @@ static void plan_scratch(rb_stage_model *m, rb_plan *p) {
     rb_block_plan_scratch(&dims, n, p, &m->scratch.block);
     if (m->model.segments > 1)
         m->kind->plan_scratch(first->last ? &first->dec : &first->enc, n, p, &m->scratch.end);
-    if (!last->first && rb_has_tokens(m))
+    if (!last->first && rb_has_start(m))
         rb_tokens_plan_scratch(&last->tokens, n, m->opt.training, p, &m->scratch.tokens);
     if (last->last) rb_head_plan_scratch(m->model.d, m->model.vocab, n, m->opt.training, p, &m->scratch.head);
     if (rb_has_aux(m, first)) rb_aux_plan_scratch(&first->aux, n, p, &m->scratch.aux);
@@ -455,6 +455,10 @@ resbm_status rb_stage_zero_grads(rb_stage_model *m, rb_queue *q, rb_err *err) {
 
 bool rb_has_tokens(const rb_stage_model *m) {
     return m->model.segments > 1 && m->boundary.tokens != RB_TOKENS_NONE;
+}
+
+bool rb_has_start(const rb_stage_model *m) {
+    return m->model.segments > 1 && rb_tokens_start(&m->boundary);
 }
 
 bool rb_has_aux(const rb_stage_model *m, const rb_segment *s) {

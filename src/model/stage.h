@@ -94,7 +94,8 @@ rb_boundary_dims rb_model_boundary_dims(const rb_model_config *m);
 /* First row of a part in the table; -1 when it has none. */
 int rb_table_find(const rb_tensor_table *t, rb_part_kind part, int index);
 int64_t rb_first_layer(const rb_model_config *m, int segment);
-bool rb_has_tokens(const rb_stage_model *m);
+bool rb_has_tokens(const rb_stage_model *m); /* do receivers read token ids? */
+bool rb_has_start(const rb_stage_model *m);  /* does a receiver's stream begin with a token path or an offset? */
 /* Is there an auxiliary loss behind the segment, on this stage opened for training? */
 bool rb_has_aux(const rb_stage_model *m, const rb_segment *s);
 

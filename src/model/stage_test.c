@@ -95,27 +95,32 @@ static void initial_weights(void **state) {
     world_close(&w);
 }
 
+static double norm_after_a_pass(world *w) {
+    double sum = 0;
+    world_random_tokens(w, 1);
+    world_forward(w, 0, 1.0f / (float)(w->B * w->T));
+    world_backward(w, 0, FUSED);
+    for (int r = 0; r < w->table.count; r++) {
+        rb_view g = rb_stage_grad(w->stage, r);
+        if (!g.data) continue;
+        float *x = get(w, g);
+        for (int64_t i = 0; i < rb_count(g); i++) sum += (double)x[i] * x[i];
+        free(x);
+    }
+    return sqrt(sum);
+}
+
 static double gradient_norm(const char *kind, int hidden, rb_identity identity, const char *codec) {
     world w = {.model = small_model(), .boundary = small_boundary(), .B = 4, .T = 16, .codec = true};
-    double sum = 0;
     w.model.d = 128, w.model.ffn = 64, w.model.init_std = 0.02;
     w.boundary.hidden = hidden, w.boundary.identity = identity, w.boundary.ratio = 16, w.boundary.identity_width = 1;
     snprintf(w.boundary.kind, sizeof w.boundary.kind, "%s", kind);
     snprintf(w.boundary.codec_fwd, sizeof w.boundary.codec_fwd, "%s", codec);
     snprintf(w.boundary.codec_bwd, sizeof w.boundary.codec_bwd, "f32");
     world_open(&w, "cpu", 1, true);
-    world_random_tokens(&w, 1);
-    world_forward(&w, 0, 1.0f / 64);
-    world_backward(&w, 0, FUSED);
-    for (int r = 0; r < w.table.count; r++) {
-        rb_view g = rb_stage_grad(w.stage, r);
-        if (!g.data) continue;
-        float *x = get(&w, g);
-        for (int64_t i = 0; i < rb_count(g); i++) sum += (double)x[i] * x[i];
-        free(x);
-    }
+    double norm = norm_after_a_pass(&w);
     world_close(&w);
-    return sqrt(sum);
+    return norm;
 }
 
 /* The codec's first steps fit what the encoder gives at the start. Steps that round every latent to zero once made
@@ -138,6 +143,60 @@ static void first_steps_fit(void **state) {
                 fail_msg("%s, variant %d: the first gradient's norm is %g, with f32 latents %g", codec, i, coded, exact);
         }
     }
+}
+
+/* Codes that are all zero: without an offset the receiver's stream is zero, and its norms blow the gradient up. */
+static void a_silent_boundary(void **state) {
+    (void)state;
+    double norm[2];
+    for (int i = 0; i < 2; i++) {
+        world w = {.model = small_model(), .boundary = small_boundary(), .B = 4, .T = 16, .codec = true};
+        w.model.d = 128, w.model.ffn = 64, w.model.init_std = 0.02;
+        w.boundary.offset = i ? RB_OFFSET_AUTO : RB_OFFSET_NONE;
+        world_open(&w, "cpu", 1, true);
+        for (int r = 0; r < w.table.count; r++) {
+            const float wide[4] = {1000, 1000, 1000, 1000};
+            if (w.table.rows[r].role == RB_ROLE_STEP) put(&w, rb_stage_weight(w.stage, r).data, wide, sizeof wide);
+        }
+        norm[i] = norm_after_a_pass(&w);
+        world_close(&w);
+    }
+    assert_true(norm[0] > 100);
+    assert_true(norm[1] < 20);
+}
+
+/* Where there is an offset, and where it is refused. */
+static void offsets(void **state) {
+    static const struct {
+        const char *kind;
+        rb_identity identity;
+        rb_token_path tokens;
+        rb_offset offset;
+        int found;
+    } row[] = {{"residual", RB_IDENTITY_TRUNCATE, RB_TOKENS_NONE, RB_OFFSET_AUTO, 2},
+               {"residual", RB_IDENTITY_FULL, RB_TOKENS_NONE, RB_OFFSET_AUTO, 0},
+               {"residual", RB_IDENTITY_FULL, RB_TOKENS_NONE, RB_OFFSET_LEARNED, 2},
+               {"residual", RB_IDENTITY_NONE, RB_TOKENS_EMBEDDING, RB_OFFSET_AUTO, 0},
+               {"linear", RB_IDENTITY_NONE, RB_TOKENS_NONE, RB_OFFSET_AUTO, 2},
+               {"linear", RB_IDENTITY_NONE, RB_TOKENS_NONE, RB_OFFSET_NONE, 0},
+               {"none", RB_IDENTITY_NONE, RB_TOKENS_NONE, RB_OFFSET_AUTO, 0}};
+    (void)state;
+    rb_err err;
+    for (int i = 0; i < 7; i++) {
+        world w = {.model = small_model(), .boundary = small_boundary(), .B = 2, .T = 4};
+        w.boundary.identity = row[i].identity, w.boundary.tokens = row[i].tokens, w.boundary.offset = row[i].offset;
+        snprintf(w.boundary.kind, sizeof w.boundary.kind, "%s", row[i].kind);
+        world_open(&w, "ref", 1, false);
+        int found = 0;
+        for (int r = 0; r < w.table.count; r++) found += strstr(w.table.rows[r].name, ".decoder.offset") != NULL;
+        assert_int_equal(found, row[i].found);
+        world_random_tokens(&w, 1);
+        assert_true(isfinite(world_forward(&w, 0, 0)));
+        world_close(&w);
+    }
+    world w = {.model = small_model(), .boundary = small_boundary()};
+    w.boundary.tokens = RB_TOKENS_EMBEDDING, w.boundary.offset = RB_OFFSET_LEARNED;
+    assert_fails(rb_model_check(&w.model, &w.boundary, &err), RESBM_E_CONFIG, "boundary.offset learned", &err);
 }
 
 /* Joined rows are adjacent: one product makes q, k and v. */
@@ -298,6 +357,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stages_change_nothing), cmocka_unit_test(initial_weights),
         cmocka_unit_test(first_steps_fit),
+        cmocka_unit_test(a_silent_boundary),
+        cmocka_unit_test(offsets),
         cmocka_unit_test(joined_rows),           cmocka_unit_test(memory),
         cmocka_unit_test(calls_out_of_order),    cmocka_unit_test(options_out_of_range),
         cmocka_unit_test(first_nonfinite),

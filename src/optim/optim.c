@@ -228,6 +228,10 @@ static resbm_status update_streamed(const rb_optim *o, const entry *e, rb_queue 
     return rule->finish ? rule->finish(q, c, err) : RESBM_OK;
 }
 
+static double scale_of(const rb_optim_tensor *t) {
+    return t->lr_scale != 0 ? t->lr_scale : 1;
+}
+
 resbm_status rb_optim_step(rb_optim *o, rb_queue *q, double lr_factor, const float *scale, rb_err *err) {
     o->steps++;
     if (o->stream) RB_TRY(rb_stream_begin(o->stream, err));
@@ -235,7 +239,7 @@ resbm_status rb_optim_step(rb_optim *o, rb_queue *q, double lr_factor, const flo
         const entry *e = &o->entries[i];
         rb_rule_call c = {.config = &o->config,
                           .t = o->steps,
-                          .lr = rb_rule_lr(&o->config, o->kind, e->rule) * lr_factor,
+                          .lr = rb_rule_lr(&o->config, o->kind, e->rule) * lr_factor * scale_of(&e->tensor),
                           .grad_scale = scale ? scale[e->given] : 1,
                           .weight = e->tensor.weight,
                           .scratch = &o->scratch};

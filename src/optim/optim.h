@@ -81,6 +81,7 @@ typedef struct rb_optim_tensor {
     const rb_tensor *tensor;
     rb_view weight, grad;
     uint64_t grad_at;
+    double lr_scale; /* of the rate; 0 = 1 */
 } rb_optim_tensor;
 
 /* Takes all memory at once and zeroes the states (blocks until they are). Tensor rows and memory behind the

@@ -293,6 +293,32 @@ static void threads_do_not_change_a_bit(void **state) {
     bench_close(&one);
 }
 
+/* Half the scale is half the rate, for that tensor alone. */
+static void a_rate_of_its_own(void **state) {
+    (void)state;
+    rb_tensor rows[] = {make_row("a", 24, 16, RB_ROLE_MATRIX), make_row("b", 24, 16, RB_ROLE_MATRIX)};
+    rb_optim_config c = rb_optim_defaults(), half = c;
+    half.lr /= 2;
+    bench a = {0}, b = {0};
+    rb_err err;
+    bench_device(&a, "ref", 1, rows, 2);
+    a.tensor[0].lr_scale = 0.5;
+    assert_ok(rb_optim_open(a.dev, &c, a.tensor, 2, NULL, &a.optim, &err), &err);
+    bench_open(&b, "ref", 1, &half, rows, 2);
+    steps(&a, 0, 3, 1, NULL);
+    steps(&b, 0, 3, 1, NULL);
+    for (int i = 0; i < 2; i++) {
+        float x[24 * 16], y[24 * 16];
+        assert_ok(rb_download(a.q, x, a.tensor[i].weight.data, sizeof x, &err), &err);
+        assert_ok(rb_download(b.q, y, b.tensor[i].weight.data, sizeof y, &err), &err);
+        assert_ok(rb_queue_sync(a.q, &err), &err);
+        assert_ok(rb_queue_sync(b.q, &err), &err);
+        assert_int_equal(!memcmp(x, y, sizeof x), i == 0);
+    }
+    bench_close(&a);
+    bench_close(&b);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ten_steps_equal_pytorch),
@@ -303,6 +329,7 @@ int main(void) {
         cmocka_unit_test(a_resumed_optimizer_goes_on_bit_for_bit),
         cmocka_unit_test(states_are_named_after_their_tensors),
         cmocka_unit_test(the_scale_multiplies_each_gradient),
+        cmocka_unit_test(a_rate_of_its_own),
         cmocka_unit_test(neighbours_do_not_change_a_tensor),
         cmocka_unit_test(threads_do_not_change_a_bit),
     };

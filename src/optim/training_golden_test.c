@@ -41,8 +41,9 @@ static void trainer_open(trainer *t, const char *device, const struct golden_cas
     assert_true(t->w.table.count <= MOST);
     t->sums = device_memory(&t->w, MOST * sizeof(double));
     for (int r = 0; r < t->w.table.count; r++)
-        t->tensor[r] = (rb_optim_tensor){&t->w.table.rows[r], rb_stage_weight(t->w.stage, r),
-                                         rb_stage_grad(t->w.stage, r), 0};
+        t->tensor[r] = (rb_optim_tensor){.tensor = &t->w.table.rows[r],
+                                         .weight = rb_stage_weight(t->w.stage, r),
+                                         .grad = rb_stage_grad(t->w.stage, r)};
     assert_ok(rb_optim_check(&o, &t->w.table, &err), &err);
     assert_ok(rb_optim_open(t->w.dev, &o, t->tensor, t->w.table.count, NULL, &t->optim, &err), &err);
 }

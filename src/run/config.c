@@ -267,3 +267,9 @@ double rb_aux_weight(const rb_config *c, int64_t step) {
     if (c->boundary.aux == RB_AUX_NONE || c->model.segments < 2 || (double)step >= until) return 0;
     return c->train.aux_weight * (1 - (double)step / until);
 }
+
+double rb_segment_lr(const rb_config *c, int segment) {
+    double scale = 1; /* by products: the same on every machine */
+    for (int64_t i = segment + 1; i < c->model.segments; i++) scale *= c->optim.segment_lr_scale;
+    return scale;
+}

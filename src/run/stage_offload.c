@@ -58,7 +58,8 @@ resbm_status rb_stage_open_optim(rb_stage *s, rb_err *err) {
         t[i] = (rb_optim_tensor){.tensor = &s->table.rows[s->rows[i]],
                                  .weight = rb_stage_weight(s->model, s->rows[i]),
                                  .grad = rb_stage_grad(s->model, s->rows[i]),
-                                 .grad_at = rb_stage_grad_at(s->model, s->rows[i])};
+                                 .grad_at = rb_stage_grad_at(s->model, s->rows[i]),
+                                 .lr_scale = rb_segment_lr(&s->cfg, s->table.rows[s->rows[i]].segment)};
     const rb_tensor **list = list_rows(s);
     if (list) s->need = rb_optim_needs(s->dev, &s->cfg.optim.rule, list, s->row_count, s->spill ? &place : NULL);
     free(list);
