@@ -2,11 +2,17 @@
 # runs in a folder of its own, and exits 77 to report itself skipped (with the reason printed).
 # A comment line "# ctest: timeout=N serial" in the first lines of such a script, or "/* ctest: timeout=N serial */"
 # in a *_test.c, sets the deadline in seconds (default 120) and keeps other tests from running beside it.
+# Sanitized programs are several times slower; a deadline of its own goes before ctest --timeout.
 function(rb_test_marks name file)
   file(STRINGS ${file} marks REGEX "ctest:" LIMIT_COUNT 1)
+  set(seconds 120)
   if(marks MATCHES "timeout=([0-9]+)")
-    set_tests_properties(${name} PROPERTIES TIMEOUT ${CMAKE_MATCH_1})
+    set(seconds ${CMAKE_MATCH_1})
   endif()
+  if(RESBM_SANITIZE)
+    math(EXPR seconds "${seconds} * 6")
+  endif()
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${seconds})
   if(marks MATCHES "serial")
     set_tests_properties(${name} PROPERTIES RUN_SERIAL TRUE)
   endif()

@@ -32,7 +32,7 @@ run_address() {
     # detect_stack_use_after_return stays off: gcc 12 puts 64-byte vectors on its unaligned fake stack and crashes.
     ASAN_OPTIONS=handle_segv=2:strict_string_checks=1:allocator_may_return_null=1 \
         UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 LSAN_OPTIONS=suppressions=$PWD/tests/lsan.supp \
-        BUILD=build-asan scripts/run-tests.sh --timeout 600 -E "$timed"
+        BUILD=build-asan scripts/run-tests.sh -E "$timed"
 }
 
 # What has threads or links runs on the reference device: RB_TEST_DEVICE=ref.
@@ -40,7 +40,7 @@ run_thread() {
     configure build-tsan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DRESBM_SANITIZE=thread -DRESBM_OPENMP=OFF
     cmake --build build-tsan -j "$jobs"
     TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=$PWD/tests/tsan.supp \
-        RB_TEST_DEVICE=ref BUILD=build-tsan scripts/run-tests.sh --timeout 900 -E "$timed"
+        RB_TEST_DEVICE=ref BUILD=build-tsan scripts/run-tests.sh -E "$timed"
 }
 
 run_fuzz() {

@@ -5,7 +5,7 @@ trap 'for p in ${pid:-} ${family:-}; do kill -CONT "$p"; kill -KILL "$p"; done 2
 stages=4
 
 # 400 steps with snapshots; slow enough links that there is always a middle of a step.
-long="train.steps=400 train.checkpoint_every=4 train.eval_every=0 link.latency=20ms pipeline.deadline=20s
+long="train.steps=400 train.checkpoint_every=4 train.eval_every=0 link.latency=20ms pipeline.deadline=$((20 * patience))s
     optim.schedule=constant"
 
 # launch DIR ...: a run of $stages stages in a session of its own, once it is past step 4. Sets pid and family (all it
@@ -18,7 +18,7 @@ launch() {
     setsid "$resbm" train -q run.yaml --out "$dir" $long "$@" >"$dir.log" 2>&1 &
     pid=$!
     i=0
-    while ! grep -q '"step":5,' "$dir/metrics.jsonl" 2>/dev/null && [ $i -lt 1500 ]; do
+    while ! grep -q '"step":5,' "$dir/metrics.jsonl" 2>/dev/null && [ $i -lt $((1500 * patience)) ]; do
         sleep 0.02
         i=$((i + 1))
     done
@@ -30,9 +30,9 @@ stage() { pgrep -s $pid -f -- "^[^ ]*resbm stage .*--stage $1 "; }
 # ends DIR SECONDS: waits for the run; sets status. Nothing of it may live on.
 ends() {
     begin=$(now_ms)
-    while kill -0 $pid 2>/dev/null && [ $(($(now_ms) - begin)) -lt $(($2 * 1000)) ]; do sleep 0.05; done
+    while kill -0 $pid 2>/dev/null && [ $(($(now_ms) - begin)) -lt $(($2 * 1000 * patience)) ]; do sleep 0.05; done
     if kill -0 $pid 2>/dev/null; then
-        miss "$1 hangs after $2 s"
+        miss "$1 hangs after $(($2 * patience)) s"
         kill -KILL $pid
     fi
     wait $pid 2>/dev/null
@@ -42,7 +42,7 @@ ends() {
 gone() {
     i=0
     left=$family
-    while [ -n "$left" ] && [ $i -lt 100 ]; do
+    while [ -n "$left" ] && [ $i -lt $((100 * patience)) ]; do
         left=$(for p in $family; do kill -0 "$p" 2>/dev/null && echo "$p"; done)
         [ -z "$left" ] || sleep 0.05
         i=$((i + 1))

@@ -19,7 +19,7 @@ for k in 0 3; do
 done
 goes_on killed
 
-launch stopped $tcp pipeline.deadline=1s link.latency=100ms
+launch stopped $tcp pipeline.deadline=${patience}s link.latency=100ms
 kill -STOP "$(stage 1)"
 ends stopped 10
 [ $status = 1 ] || miss "stage 1 stopped: status $status"
@@ -42,7 +42,7 @@ faulty() {
     fault=$1
     shift
     launch "$fault" $tcp pipeline.stages=2 pipeline.threads=1 "pipeline.launcher=$PWD/launcher $fault 0 {stage}" \
-        pipeline.deadline=2s
+        pipeline.deadline=$((2 * patience))s
     ends "$fault" 10
     [ $status = 1 ] || miss "$fault: status $status"
     for pattern; do says "$fault.log" "$pattern"; done
@@ -54,31 +54,31 @@ faulty checksum "stage 1.*: stage 0 sent a bad frame.*$where.*checksum [0-9a-f]{
 faulty microbatch "stage 1.*: stage 0 sent a bad frame.*checksum [0-9a-f]{16}, its header says"
 faulty version "stage 1.*: stage 0 sent a bad frame .*: frame has version 7, this program speaks 1.*$where"
 faulty shape "stage 1.*from stage 0: .*T \(positions\) 31 where 32"
-faulty step "stage 1 waited 2.* s for the forward activation of $where from stage 0" \
+faulty step "stage 1 waited [0-9.]+ s for the forward activation of $where from stage 0" \
     "instead came the forward activation of boundary 1, microbatch 0, step 1010, which nobody asks for"
 faulty cut "stage [01].*stage [01] closed the connection"
-faulty silent "waited 2.* s for the (forward activation|gradient) of boundary 1"
-faulty gone "(the coordinator waited .* for a sign of life from stage 0 in step 10: .*network.*|stage 1 waited 2.* s for the forward activation)"
+faulty silent "waited [0-9.]+ s for the (forward activation|gradient) of boundary 1"
+faulty gone "(the coordinator waited .* for a sign of life from stage 0 in step 10: .*network.*|stage 1 waited [0-9.]+ s for the forward activation)"
 
 # Behind a launcher no signal tells that a stage is stopped: it gives no sign of life.
 stages=1
-launch asleep $tcp pipeline.stages=1 pipeline.threads=1 "pipeline.launcher=$PWD/launcher none 0 {stage}" pipeline.deadline=1s
+launch asleep $tcp pipeline.stages=1 pipeline.threads=1 "pipeline.launcher=$PWD/launcher none 0 {stage}" pipeline.deadline=${patience}s
 kill -STOP "$(stage 0)"
 ends asleep 10
 [ $status = 1 ] || miss "stage 0 asleep: status $status"
-says asleep.log "the coordinator waited [01][0-9.]+ s for a sign of life from stage 0 (in step|while writing the snapshot)"
+says asleep.log "the coordinator waited [0-9.]+ s for a sign of life from stage 0 (in step|while writing the snapshot)"
 goes_on asleep
 
 # The coordinator stopped (its machine gone): its stages do not stay for ever.
 stages=2
-launch alone $tcp pipeline.stages=2 pipeline.deadline=1s
+launch alone $tcp pipeline.stages=2 pipeline.deadline=${patience}s
 kill -STOP $pid
 i=0
-while [ -n "$(pgrep -s $pid -r R,S,D -f '^[^ ]*resbm stage')" ] && [ $i -lt 100 ]; do
+while [ -n "$(pgrep -s $pid -r R,S,D -f '^[^ ]*resbm stage')" ] && [ $i -lt $((100 * patience)) ]; do
     sleep 0.05
     i=$((i + 1))
 done
-[ $i -lt 100 ] || miss "stages whose coordinator is gone stay"
+[ $i -lt $((100 * patience)) ] || miss "stages whose coordinator is gone stay"
 kill -CONT $pid
 ends alone 10
 [ $status = 1 ] || miss "coordinator stopped: status $status"

@@ -18,7 +18,7 @@ for k in 0 1 2 3; do
 done
 goes_on killed
 
-launch stopped pipeline.deadline=1s link.latency=100ms
+launch stopped pipeline.deadline=${patience}s link.latency=100ms
 kill -STOP "$(stage 2)"
 ends stopped 15
 [ $status = 1 ] || miss "stage 2 stopped: status $status"
@@ -28,7 +28,7 @@ says stopped.log "go on with --resume"
 goes_on stopped
 
 # Stopped while nobody but the coordinator waits for it: the snapshots are all there is time for.
-launch asleep pipeline.deadline=1s train.checkpoint_every=1 link.latency=0ms
+launch asleep pipeline.deadline=${patience}s train.checkpoint_every=1 link.latency=0ms
 kill -STOP "$(stage 2)"
 ends asleep 15
 [ $status = 1 ] || miss "stage 2 asleep: status $status"

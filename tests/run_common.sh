@@ -2,6 +2,9 @@
 # For tests that run the program whole: sourced, not run. Makes a small corpus and configuration in the working folder.
 resbm=$RB_BINARY_DIR/resbm
 [ -x "$resbm" ] || { echo "$resbm was not built"; exit 1; }
+# Factor of deadlines: sanitized programs are several times slower.
+# shellcheck disable=SC2034 # for those who source this
+patience=$(grep -q '^RESBM_SANITIZE:STRING=.' "$RB_BINARY_DIR/CMakeCache.txt" && echo 6 || echo 1)
 failures=0
 miss() { failures=$((failures + 1)); echo "FAILED: $*"; }
 verdict() { [ $failures = 0 ] || { echo "$failures failed"; exit 1; }; echo "all held"; }
