@@ -1,10 +1,13 @@
 /* Plays a schedule's lists against costs and links, event by event: what a step takes before anything runs.
  *
- * Model. A stage does its list in order; computation takes its segment's cost, a send costs the stage nothing
- * (links have their own thread) unless the channel's queue is full, a receive waits until the message is all
- * there. Messages leave a stage through its one uplink in the order of their sends, travel for `latency`, and
- * enter the receiver through its one downlink in the order of arrival; bytes flow on while they come in. Time
- * is in seconds, or in whatever unit the costs are. */
+ * Model. A stage does its list in order; computation takes its segment's cost (longer while more stages
+ * compute than there are cores to share, if that is asked for), a send costs the stage what packing takes and
+ * the wait until the channel's queue has room (links have a thread of their own), a receive waits until the
+ * message is all there and then unpacks it. The links are src/link/shape's: messages leave a stage through its
+ * one uplink in the order of their sends, travel for the latency, and enter the receiver through its one
+ * downlink, which what comes from several stages shares; bytes flow on while they come in. To that end a
+ * message travels in pieces. At half duplex a stage's uplink and downlink are one lane that takes turns. Time
+ * is in seconds, or in whatever unit the costs are. Near linear in the number of actions. */
 #ifndef RB_PIPELINE_SIMULATOR_H
 #define RB_PIPELINE_SIMULATOR_H
 
@@ -18,20 +21,35 @@ typedef struct rb_sim_port {
     double up, down; /* bytes per second of a stage's link; 0 = unlimited */
 } rb_sim_port;
 
+enum { RB_SIM_PIECES = 8 };
+
 typedef struct rb_sim_options {
     const rb_segment_cost *cost;          /* (segments); NULL: forward 1, backward 2, halves 1 each */
     const rb_sim_port *port;              /* (stages); NULL: unlimited */
-    bool half_duplex;                     /* up and down of a stage share one medium */
+    const double *start;                  /* (stages) when each stage begins its list; NULL: 0 */
+    const double *extra_latency;          /* (stages) of what each sends, beyond latency; NULL: 0 */
+    double pack, unpack;                  /* what a send and a receive cost the stage */
+    bool half_duplex;                     /* up and down of a stage share one medium (its `up`) */
     double latency;                       /* one way */
-    double bytes_forward, bytes_backward; /* of one message */
+    bool latency_occupies;                /* the uplink is busy for the latency too: nothing pipelines */
+    double bytes_forward, bytes_backward; /* of one message on the wire, framing included */
+    double grain;    /* seconds of the sender's rate that reach the receiver in one go: what it cannot pass on before */
+    int pieces;      /* of a message, 1..RB_SIM_PIECES; 0 = as many as there is time for */
     int queue_bound; /* messages sent and not yet received that a channel holds; 0 = no bound */
+    double cores;    /* how many stages compute at full speed at once; 0 = all */
+    bool no_spans;   /* result.span stays NULL */
 } rb_sim_options;
 
 typedef struct rb_sim_stage {
-    double busy;      /* computing */
-    double wait_recv; /* in receives, before the message was there */
-    double wait_send; /* in sends, before the queue had room */
-    double end;       /* when its list was done */
+    double busy;           /* computing */
+    double moving;         /* packing and unpacking */
+    double wait_recv;      /* in receives, before the message was there: the sum of the next three */
+    double wait_peer;      /* before it was handed over */
+    double wait_bandwidth; /* while it stood in a queue or passed through a lane */
+    double wait_latency;   /* while its last byte was under way */
+    double wait_send;      /* in sends, before the queue had room */
+    double end;            /* when its list was done */
+    int64_t sent[2];       /* messages it handed over: forward, backward */
 } rb_sim_stage;
 
 typedef struct rb_sim_span {
