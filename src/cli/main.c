@@ -10,6 +10,7 @@ const rb_command rb_commands[] = {
     {"train", "train a model as a pipeline of stages", rb_cmd_train, false},
     {"eval", "loss of a checkpoint on validation data", rb_cmd_eval, false},
     {"generate", "continue a text with a checkpoint", rb_cmd_generate, false},
+    {"plan", "time, bytes and memory of a run before it starts", rb_cmd_plan, false},
     {"report", "table and report.html of one run or several", rb_cmd_report, false},
     {"compare", "train variants side by side: loss, bytes, time to loss", rb_cmd_compare, false},
     {"verify", "one stage against several, bit for bit", rb_cmd_verify, false},

@@ -37,3 +37,8 @@ void rb_sleep_ns(int64_t ns) {
     while (nanosleep(&t, &t) && errno == EINTR) {
     }
 }
+
+void rb_sleep_until(int64_t ns) {
+    struct timespec t = {.tv_sec = ns / RB_SEC, .tv_nsec = ns % RB_SEC};
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR) {}
+}

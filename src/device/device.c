@@ -16,7 +16,7 @@ const rb_device_table *rb_device_find(const char *name) {
     size_t n = base_length(name);
     for (int i = 0; rb_devices[i]; i++)
         if (strlen(rb_devices[i]->name) == n && !memcmp(rb_devices[i]->name, name, n)) return rb_devices[i];
-    return NULL;
+    return !strcmp(name, rb_timed_table.name) ? &rb_timed_table : NULL;
 }
 
 static const char *missing_slot(const rb_device_table *t) {
@@ -57,7 +57,7 @@ resbm_status rb_device_open(const char *name, const rb_device_options *opt, rb_d
     *out = NULL;
     const rb_device_table *table = rb_device_find(name);
     if (!table)
-        return rb_fail(err, RESBM_E_ARG, "there is no device \"%s\"; there are ref, cpu and late", name);
+        return rb_fail(err, RESBM_E_ARG, "there is no device \"%s\"; there are ref, cpu, late and timed", name);
     rb_device_options o = *opt;
     size_t n = base_length(name);
     if (name[n]) o.variant = name + n + 1;

@@ -101,6 +101,7 @@ typedef struct rb_device_options {
     int threads;     /* compute threads of this stage; >= 1 */
     int index;       /* which accelerator */
     int64_t late_ns; /* device "late": how long each operation waits before it runs */
+    double flops_per_s; /* device "timed": how fast it pretends to be; 0: no time passes */
     /* What follows the colon of a device's name, read during open only; NULL or "" = the best there is. cpu:
      * the instruction set ("cpu:v3"; v2, v3, v4, plain or native as built). late: the device inside
      * ("late:cpu"). */
@@ -139,7 +140,8 @@ struct rb_queue {
     rb_device *dev;
 };
 
-/* The registry: "ref", "cpu", "late" (tests). NULL-terminated. */
+/* The registry of devices that compute: "ref", "cpu", "late" (tests). NULL-terminated. rb_device_find knows
+ * "timed" (timed/timed.h) besides, which computes nothing. */
 extern const rb_device_table *const rb_devices[];
 const rb_device_table *rb_device_find(const char *name); /* NULL when there is none */
 /* name: "ref", "cpu", "late", each with an optional ":variant" (see rb_device_options). */

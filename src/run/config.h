@@ -70,6 +70,7 @@ typedef struct rb_pipeline_config {
     char control[128]; /* host:port of the coordinator with tcp; empty: loopback */
     char launcher[512]; /* command prefix, "{stage}" replaced; empty = none */
     char device[16];
+    double speed; /* FLOP/s; 0 = not stated */
     int64_t deadline_ns, startup_deadline_ns;
 } rb_pipeline_config;
 

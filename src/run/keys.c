@@ -223,8 +223,11 @@ const rb_key rb_keys[] = {
           "empty: loopback."),
     PLAIN(RB_KEY_STRING, "pipeline", "launcher", pipeline.launcher, "", DEPLOYMENT,
           "Command put before a stage's own, {stage} replaced by its number: \"ip netns exec s{stage}\"."),
-    WORDY(RB_KEY_NAME, "pipeline", "device", pipeline.device, "cpu", "cpu|ref", DEPLOYMENT,
-          "cpu: oneDNN and vector code; ref: plain C."),
+    WORDY(RB_KEY_NAME, "pipeline", "device", pipeline.device, "cpu", "cpu|ref|timed", DEPLOYMENT,
+          "cpu: oneDNN and vector code; ref: plain C; timed: computes nothing and takes as long as pipeline.speed says, to "
+          "try out schedules and links."),
+    REAL("pipeline", "speed", pipeline.speed, "0", 0, 1e18, "FLOP/s", DEPLOYMENT,
+         "What a stage sustains: taken by device: timed and by plans; 0: no time at all, and plans measure this machine."),
     DURATION("pipeline", "deadline", pipeline.deadline_ns, "60s", 1e6,
              "Longest wait for another stage's message, and for a sign of life from a stage that computes or writes, before "
              "the run ends with a message."),

@@ -58,6 +58,8 @@ void rb_section_unknown(const char *name, char *out, size_t size);
 enum { RB_NAME_LIMIT = 64 };
 int rb_edit_distance(const char *a, const char *b);
 
+/* A number in a key's notation, range and unit; for other tables of keys too. */
+resbm_status rb_key_read_number(const rb_key *k, const char *text, double *out, const char *place, rb_err *err);
 /* Sets one key from its text(s); `place` starts the message ("run.yaml:3:7"). */
 resbm_status rb_key_set(rb_config *c, const rb_key *k, const char *const *items, int n, bool list,
                         const char *place, rb_err *err);

@@ -141,8 +141,7 @@ static double factor_of(const rb_key *k, const char *suffix, double v) {
     return 0;
 }
 
-static resbm_status read_number(const rb_key *k, const char *text, double *out, const char *place,
-                                rb_err *err) {
+resbm_status rb_key_read_number(const rb_key *k, const char *text, double *out, const char *place, rb_err *err) {
     if (k->word && !strcasecmp(text, k->word)) {
         *out = k->word_value;
         return RESBM_OK;
@@ -252,7 +251,7 @@ static resbm_status set_string(char *to, size_t size, const rb_key *k, const cha
 static resbm_status set_number(rb_config *c, const rb_key *k, const char *text, const char *place,
                                rb_err *err) {
     double v;
-    RB_TRY(read_number(k, text, &v, place, err));
+    RB_TRY(rb_key_read_number(k, text, &v, place, err));
     int64_t i = (int64_t)v;
     int small = (int)i;
     if (k->type == RB_KEY_REAL || k->type == RB_KEY_RATE)
@@ -276,7 +275,7 @@ static resbm_status set_segments(rb_config *c, const rb_key *k, const char *cons
                        RB_MAX_SEGMENTS);
     for (int i = 0; i < n; i++) {
         double v;
-        RB_TRY(read_number(&one, items[i], &v, place, err));
+        RB_TRY(rb_key_read_number(&one, items[i], &v, place, err));
         layers[i] = (int64_t)v;
     }
     c->model.segments = list ? n : layers[0];

@@ -42,6 +42,8 @@ typedef struct rb_stage {
     uint32_t epoch;
     bool training;
     double gflops[RB_MAX_STAGES]; /* of products, measured by each stage at the start where inflight: auto asks for it */
+    bool measuring; /* opened for run/measure.h: weights stay bare */
+    bool halves;    /* the schedule calls the backward pass in halves */
     rb_link *control, *link;
     rb_tensor_table table;
     rb_device *dev;
@@ -87,6 +89,9 @@ typedef struct rb_stage {
 resbm_status rb_stage_open(rb_stage *s, rb_err *err);    /* cfg, self, epoch, training, link, gflops are set */
 /* Does pipeline.inflight: auto have something to decide, with speeds measured? Alike on all stages. */
 bool rb_stage_plans_in_flight(const rb_stage *s);
+/* The part of it that takes memory: model, ports, seats, buffers. cfg, host, hosted, training, halves are set; slots
+ * (hosted): microbatches alive in each segment. */
+resbm_status rb_stage_open_memory(rb_stage *s, const int *slots, rb_err *err);
 void rb_stage_close(rb_stage *s);
 
 /* Bytes this stage plans for: of the model, and of the optimizer's states, windows and scratch. */

@@ -106,13 +106,13 @@ static bool has_halves(const rb_stage *s) {
 }
 
 static resbm_status open_model(rb_stage *s, const int *slots, rb_err *err) {
-    rb_device_options o = {.threads = (int)s->cfg.pipeline.threads};
+    rb_device_options o = {.threads = (int)s->cfg.pipeline.threads, .flops_per_s = s->cfg.pipeline.speed};
     RB_TRY(rb_tensor_table_build(&s->cfg.model, &s->cfg.boundary, &s->table, err));
     RB_TRY(rb_device_open(s->cfg.pipeline.device, &o, &s->dev, err));
     RB_TRY(rb_queue_open(s->dev, &s->q, err));
     rb_stage_options m = {.model = &s->cfg.model, .boundary = &s->cfg.boundary, .table = &s->table,
                           .hosted = s->host, .segments = s->hosted, .B = s->B, .T = s->T, .slots_of = slots,
-                          .training = s->training, .split_backward = has_halves(s)};
+                          .training = s->training, .split_backward = s->halves, .bare = s->measuring};
     s->rows = calloc((size_t)s->table.count, sizeof *s->rows);
     if (!s->rows) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d tensors", s->table.count);
     for (int i = 0; i < s->table.count; i++)
@@ -207,6 +207,16 @@ static resbm_status open_buffers(rb_stage *s, rb_err *err) {
     return alloc_view(s, RB_F64, s->row_count + 1, 1, &s->sums, err);
 }
 
+resbm_status rb_stage_open_memory(rb_stage *s, const int *slots, rb_err *err) {
+    s->M = s->cfg.train.microbatches;
+    s->B = s->cfg.train.batch / s->M;
+    s->T = s->cfg.model.context;
+    RB_TRY(open_model(s, slots, err));
+    RB_TRY(open_ports(s, err));
+    RB_TRY(open_seats(s, slots, err));
+    return open_buffers(s, err);
+}
+
 resbm_status rb_stage_open(rb_stage *s, rb_err *err) {
     int slots[RB_MAX_SEGMENTS];
     s->M = s->cfg.train.microbatches;
@@ -214,12 +224,10 @@ resbm_status rb_stage_open(rb_stage *s, rb_err *err) {
     s->T = s->cfg.model.context;
     RB_TRY(find_hosted(s, err));
     RB_TRY(open_schedules(s, slots, err));
-    RB_TRY(open_model(s, slots, err));
+    s->halves = has_halves(s);
+    RB_TRY(rb_stage_open_memory(s, slots, err));
     if (s->training) RB_TRY(rb_stage_open_optim(s, err));
-    RB_TRY(open_ports(s, err));
-    RB_TRY(open_seats(s, slots, err));
-    RB_TRY(open_data(s, err));
-    return open_buffers(s, err);
+    return open_data(s, err);
 }
 
 static void close_ports(rb_stage *s, rb_port *p) {

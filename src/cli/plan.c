@@ -1,0 +1,107 @@
+#include <argp.h>
+#include <stdlib.h>
+#include <string.h>
+#include "cli/cli.h"
+#include "cli/number.h"
+#include "run/plan.h"
+
+typedef struct arguments {
+    const char *file, *machines;
+    const char **set, **boundary, **schedule;
+    int sets, boundaries, schedules;
+    bool json, stages, own, occupies;
+    double seconds;
+} arguments;
+
+enum { key_occupies = 300 };
+
+static const struct argp_option options[] = {
+    {"machines", 'm', "FILE", 0, "list of machines, one per stage (YAML)", 0},
+    {"boundary", 'b', "NAME", 0, "plan this boundary: own, or KIND[-RATIO][-CODEC] (again for more)", 0},
+    {"schedule", 'S', "NAME", 0, "plan this schedule (again for more)", 0},
+    {"own", 'o', 0, 0, "only the run's own boundary and schedule", 0},
+    {"stages", 's', 0, 0, "memory and time stage by stage", 0},
+    {"latency-occupies", key_occupies, 0, 0, "the wire is busy for the latency too", 0},
+    {"seconds", 't', "S", 0, "how long each action is measured here, where no FLOP/s are stated (default 0.2)", 0},
+    {"json", 'j', 0, 0, "everything, for programs", 0},
+    {0},
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    arguments *a = state->input;
+    switch (key) {
+    case 'm': a->machines = arg; break;
+    case 'b': a->boundary[a->boundaries++] = arg; break;
+    case 'S': a->schedule[a->schedules++] = arg; break;
+    case 'o': a->own = true; break;
+    case 's': a->stages = true; break;
+    case 'j': a->json = true; break;
+    case 't': a->seconds = rb_cli_real("seconds", arg, 0, 60, state); break;
+    case key_occupies: a->occupies = true; break;
+    case ARGP_KEY_ARG:
+        if (strchr(arg, '='))
+            a->set[a->sets++] = arg;
+        else if (a->file)
+            argp_error(state, "two configurations: %s and %s (an override looks like section.key=value)", a->file, arg);
+        else
+            a->file = arg;
+        break;
+    case ARGP_KEY_END:
+        if (!a->file) argp_error(state, "name a configuration (RUN.yaml)");
+        break;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+static resbm_status load(const arguments *a, rb_config *c, rb_machine **machine, rb_err *err) {
+    RB_TRY(rb_config_defaults(c, err));
+    RB_TRY(rb_config_load_file(c, a->file, err));
+    for (int i = 0; i < a->sets; i++) RB_TRY(rb_config_override(c, a->set[i], err));
+    RB_TRY(rb_config_validate(c, err));
+    if (!a->machines) return RESBM_OK;
+    *machine = calloc((size_t)c->pipeline.stages, sizeof **machine);
+    if (!*machine) return rb_fail(err, RESBM_E_MEMORY, "no memory for %lld machines", (long long)c->pipeline.stages);
+    return rb_machines_load(a->machines, c, (int)c->pipeline.stages, *machine, err);
+}
+
+static resbm_status plan(const arguments *a, rb_config *c, rb_err *err) {
+    rb_machine *machine = NULL;
+    rb_run_plan p = {0};
+    rb_buf out = {0};
+    RB_TRY(load(a, c, &machine, err));
+    const char *own[] = {"own"}, *schedule[] = {c->pipeline.schedule};
+    rb_plan_options o = {.cfg = c, .machine = machine, .boundaries = a->own ? own : a->boundary,
+                         .boundary_count = a->own ? 1 : a->boundaries, .schedules = a->own ? schedule : a->schedule,
+                         .schedule_count = a->own ? 1 : a->schedules, .latency_occupies = a->occupies,
+                         .seconds = a->seconds};
+    resbm_status st = rb_plan_make(&o, &p, err);
+    if (!st && a->json)
+        st = rb_plan_json(&o, &p, &out, err);
+    else if (!st)
+        rb_plan_print(&o, &p, a->stages, &out);
+    if (!st) st = rb_buf_status(&out, err);
+    if (!st) fputs(out.data, stdout);
+    rb_buf_free(&out);
+    rb_plan_free(&p);
+    free(machine);
+    return st;
+}
+
+int rb_cmd_plan(int argc, char **argv) {
+    const struct argp argp = {options, parse, "RUN.yaml [section.key=value ...]",
+                              "Predicts step time, bytes, waiting and memory per schedule and boundary, before anything "
+                              "runs.", NULL, NULL, NULL};
+    size_t n = (size_t)argc;
+    arguments a = {.set = calloc(n, sizeof *a.set), .boundary = calloc(n, sizeof *a.boundary),
+                   .schedule = calloc(n, sizeof *a.schedule), .seconds = 0.2};
+    rb_config *c = calloc(1, sizeof *c);
+    rb_err err = {0};
+    if (!c || !a.set || !a.boundary || !a.schedule || argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;
+    resbm_status st = plan(&a, c, &err);
+    free(c);
+    free(a.set);
+    free(a.boundary);
+    free(a.schedule);
+    return st ? rb_cli_fail(st, &err) : 0;
+}

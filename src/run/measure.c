@@ -1,0 +1,212 @@
+#include "run/measure.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include "core/clock.h"
+#include "device/timed/timed.h"
+#include "run/stage.h"
+
+static resbm_status fill_in(rb_stage *s, const rb_config *cfg, const char *device, const int *host, int hosted,
+                            rb_err *err) {
+    s->cfg = *cfg;
+    s->stages = 1;
+    s->segments = (int)cfg->model.segments;
+    s->hosted = hosted;
+    s->training = s->measuring = true;
+    if (s->cfg.pipeline.threads < 1) s->cfg.pipeline.threads = 1;
+    s->cfg.pipeline.speed = 0;
+    snprintf(s->cfg.pipeline.device, sizeof s->cfg.pipeline.device, "%s", device);
+    s->host = calloc((size_t)hosted, sizeof *s->host);
+    if (!s->host) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", hosted);
+    memcpy(s->host, host, (size_t)hosted * sizeof *host);
+    return RESBM_OK;
+}
+
+static resbm_status new_stage(const rb_config *cfg, const char *device, const int *host, int hosted, const int *slots,
+                              bool halves, rb_stage **out, rb_err *err) {
+    rb_stage *s = *out = calloc(1, sizeof *s);
+    if (!s) return rb_fail(err, RESBM_E_MEMORY, "no memory to measure a stage");
+    s->halves = halves;
+    RB_TRY(fill_in(s, cfg, device, host, hosted, err));
+    return rb_stage_open_memory(s, slots, err);
+}
+
+static void free_stage(rb_stage *s) {
+    if (s) rb_stage_close(s);
+    free(s);
+}
+
+/* --- costs ------------------------------------------------------------------------------------------------- */
+
+typedef resbm_status (*work_fn)(rb_stage *s, rb_err *err);
+
+static resbm_status run_forward(rb_stage *s, rb_err *err) {
+    rb_executor_hooks h = rb_stage_hooks(s);
+    return h.forward(s, s->host[0], 0, err);
+}
+static resbm_status run_backward(rb_stage *s, rb_err *err) {
+    rb_executor_hooks h = rb_stage_hooks(s);
+    return h.backward(s, s->host[0], 0, err);
+}
+static resbm_status run_input(rb_stage *s, rb_err *err) {
+    rb_executor_hooks h = rb_stage_hooks(s);
+    return h.backward_input(s, s->host[0], 0, err);
+}
+static resbm_status run_weight(rb_stage *s, rb_err *err) {
+    rb_executor_hooks h = rb_stage_hooks(s);
+    return h.backward_weight(s, s->host[0], 0, err);
+}
+
+/* Both ends of a boundary take part in every crossing; which direction is dearer depends on the codec. */
+static resbm_status run_pack(rb_stage *s, rb_err *err) {
+    rb_port_key key = {0};
+    bool behind = s->host[0] < s->segments - 1;
+    const rb_view *parts = s->seat[0].berth[0].out;
+    if (behind) RB_TRY(rb_port_pack(&s->out_port[0], s->q, parts, key, err));
+    if (!behind && s->host[0] > 0) RB_TRY(rb_port_pack(&s->grad_out_port[0], s->q, s->seat[0].berth[0].in, key, err));
+    return rb_queue_sync(s->q, err);
+}
+static resbm_status run_unpack(rb_stage *s, rb_err *err) {
+    rb_port_key key = {0};
+    const rb_berth *b = &s->seat[0].berth[0];
+    if (s->host[0] > 0)
+        RB_TRY(rb_port_unpack(&s->in_port[0], s->q, b->in, key, err));
+    else if (s->segments > 1)
+        RB_TRY(rb_port_unpack(&s->grad_in_port[0], s->q, b->grad_in, key, err));
+    return rb_queue_sync(s->q, err);
+}
+
+static resbm_status run_optimizer(rb_stage *s, rb_err *err) {
+    RB_TRY(rb_stage_zero_grads(s->model, s->q, err));
+    for (int i = 0; i < s->row_count; i++) {
+        rb_view g = rb_stage_grad(s->model, s->rows[i]);
+        if (g.data) RB_TRY(rb_sumsq(s->q, rb_view1((double *)s->sums.data + i, RB_F64, 1), g, err));
+    }
+    RB_TRY(rb_optim_step(s->optim, s->q, 1, NULL, err));
+    return rb_queue_sync(s->q, err);
+}
+
+static double meter(const rb_stage *s) {
+    return strcmp(s->cfg.pipeline.device, "timed") ? (double)rb_now_ns() * 1e-9 : rb_timed_flops(s->q);
+}
+
+/* The actions in the order they need each other; how often is decided by the whole round. */
+static const work_fn rounds[] = {run_forward, run_pack, run_backward, run_forward, run_input, run_weight, run_unpack,
+                                 run_optimizer};
+enum { FORWARD, PACK, BACKWARD, AGAIN, INPUT, WEIGHT, UNPACK, OPTIMIZER, WORKS };
+
+static resbm_status one_round(rb_stage *s, double best[WORKS], rb_err *err) {
+    rb_seat_clear(&s->seat[0]);
+    for (int i = 0; i < WORKS; i++) {
+        double begin = meter(s);
+        RB_TRY(rounds[i](s, err));
+        best[i] = fmin(best[i], meter(s) - begin);
+        if (i == BACKWARD) rb_seat_clear(&s->seat[0]);
+    }
+    return RESBM_OK;
+}
+
+/* Numbers of a usual size everywhere: zeros would take other ways through the optimizer. */
+static resbm_status fill_inputs(rb_stage *s, rb_err *err) {
+    const rb_berth *b = &s->seat[0].berth[0];
+    for (int i = 0; i < s->table.count; i++)
+        if (rb_stage_weight(s->model, i).data) RB_TRY(rb_fill(s->q, rb_stage_weight(s->model, i), 0.01f, err));
+    for (int p = 0; p < RB_MAX_WIRE_PARTS; p++) {
+        if (b->in[p].data) RB_TRY(rb_fill(s->q, b->in[p], 0.5f, err));
+        if (b->grad_in[p].data) RB_TRY(rb_fill(s->q, b->grad_in[p], 0.001f, err));
+    }
+    RB_TRY(rb_stage_zero_grads(s->model, s->q, err));
+    for (int m = 0; m < s->M; m++) RB_TRY(rb_stage_upload_ids(s, m, err));
+    s->grad_scale = 1.0f / (float)(s->B * s->T * s->M);
+    return rb_queue_sync(s->q, err);
+}
+
+static resbm_status repeat(rb_stage *s, double seconds, double best[WORKS], rb_err *err) {
+    bool counts = !strcmp(s->cfg.pipeline.device, "timed");
+    int64_t end = rb_now_ns() + (int64_t)(seconds * 1e9);
+    for (int i = 0; i < WORKS; i++) best[i] = DBL_MAX;
+    for (int n = 0; n < (counts ? 1 : 2) || (!counts && rb_now_ns() < end); n++) RB_TRY(one_round(s, best, err));
+    return RESBM_OK;
+}
+
+resbm_status rb_measure_segment(const rb_config *cfg, const char *device, int segment, double seconds,
+                                rb_segment_measure *out, rb_err *err) {
+    rb_stage *s;
+    double best[WORKS];
+    rb_config *c = malloc(sizeof *c);
+    if (!c) return rb_fail(err, RESBM_E_MEMORY, "no memory to measure a segment");
+    *c = *cfg;
+    snprintf(c->optim.offload, sizeof c->optim.offload, "none"); /* its disk is measured by running it */
+    resbm_status st = new_stage(c, device, &segment, 1, &(int){1}, true, &s, err);
+    if (!st) st = rb_stage_open_optim(s, err);
+    if (!st) st = fill_inputs(s, err);
+    if (!st) st = repeat(s, seconds, best, err);
+    if (!st)
+        *out = (rb_segment_measure){best[FORWARD], best[BACKWARD], best[INPUT], best[WEIGHT], best[PACK],
+                                    best[UNPACK], best[OPTIMIZER]};
+    free_stage(s);
+    free(c);
+    return st;
+}
+
+/* --- memory ------------------------------------------------------------------------------------------------ */
+
+static resbm_status count_optimizer(rb_stage *s, rb_stage_need *out, rb_err *err) {
+    const rb_tensor **list = calloc((size_t)s->row_count + 1, sizeof *list);
+    if (!list) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d tensors", s->row_count);
+    bool away = strcmp(s->cfg.optim.offload, "none") != 0;
+    rb_optim_place place = {0};
+    for (int i = 0; i < s->row_count; i++) list[i] = &s->table.rows[s->rows[i]];
+    rb_optim_need n = rb_optim_needs(s->dev, &s->cfg.optim.rule, list, s->row_count, away ? &place : NULL);
+    out->optimizer = n.states + n.windows + n.scratch;
+    out->snapshot = out->weights + (away ? n.spill : n.states);
+    free(list);
+    return RESBM_OK;
+}
+
+/* All its bytes but the optimizer's. */
+static resbm_status bytes_with(const rb_config *cfg, const int *host, int hosted, const int *slots, bool halves,
+                               size_t *all, rb_stage_need *out, rb_err *err) {
+    rb_stage *s;
+    resbm_status st = new_stage(cfg, "timed", host, hosted, slots, halves, &s, err);
+    if (!st) {
+        rb_stage_memory b = rb_stage_model_memory(s->model);
+        *all = rb_timed_bytes(s->dev);
+        out->weights = b.weights;
+        out->gradients = b.gradients;
+        st = count_optimizer(s, out, err);
+    }
+    free_stage(s);
+    return st;
+}
+
+resbm_status rb_measure_stage(const rb_config *cfg, const int *host, int hosted, bool halves, rb_stage_need *out,
+                              size_t *slot, rb_err *err) {
+    int slots[RB_MAX_SEGMENTS];
+    size_t two = 0, more = 0;
+    *out = (rb_stage_need){0};
+    for (int i = 0; i < hosted; i++) slots[i] = 2;
+    RB_TRY(bytes_with(cfg, host, hosted, slots, halves, &two, out, err));
+    out->working = two - out->weights - out->gradients;
+    for (int i = 0; i < hosted; i++) {
+        slots[i] = 3;
+        RB_TRY(bytes_with(cfg, host, hosted, slots, halves, &more, out, err));
+        slots[i] = 2;
+        slot[i] = more - two;
+        out->working -= 2 * slot[i];
+    }
+    return RESBM_OK;
+}
+
+double rb_measure_message(const rb_config *cfg, int direction) {
+    int64_t B = cfg->train.batch / cfg->train.microbatches, T = cfg->model.context;
+    rb_wire w;
+    rb_err ignored;
+    double bytes = RB_FRAME_HEADER_BYTES;
+    if (cfg->model.segments < 2 || rb_model_wire(&cfg->model, &cfg->boundary, direction, &w, &ignored)) return bytes;
+    for (int i = 0; i < w.parts; i++) bytes += (double)rb_packed_bytes(&w.part[i].pack, B, T, w.part[i].width);
+    bool ids = direction == 0 && cfg->data.distribute == RB_DISTRIBUTE_WIRE;
+    return bytes + (ids ? (double)(B * (T + 1) * rb_id_bytes(cfg->model.vocab)) : 0);
+}

@@ -1,0 +1,73 @@
+/* resbm plan: what a run would take under each schedule and boundary, before anything runs. Costs are counted or
+ * measured by the model's own code (measure.h), time is the simulator's over the run's own list of actions, memory
+ * is what the stage process would take. */
+#ifndef RB_RUN_PLAN_H
+#define RB_RUN_PLAN_H
+
+#include "core/buf.h"
+#include "run/machines.h"
+#include "run/measure.h"
+#include "run/predict.h"
+
+enum { RB_PLAN_NAME = 48 };
+
+typedef struct rb_plan_options {
+    const rb_config *cfg;          /* validated */
+    const rb_machine *machine;     /* (stages); NULL: every stage on this machine, sharing its processors */
+    const char *const *boundaries; /* names (rb_plan_boundary); count 0: the run's own and the usual others */
+    const char *const *schedules;  /* registry names; count 0: all that train */
+    int boundary_count, schedule_count;
+    bool latency_occupies;
+    double seconds;                /* how long each action is measured, where stages have no FLOP/s */
+} rb_plan_options;
+
+typedef struct rb_plan_stage {
+    int first, segments; /* first hosted segment, how many */
+    int64_t layers;
+    int slots; /* microbatches alive at once, in the segment with most */
+    rb_stage_need need;
+    size_t activations, total; /* of all microbatches alive; everything */
+    int64_t room;              /* bytes it may take; 0 = not stated */
+    double busy, wait_peer, wait_bandwidth, wait_latency; /* seconds of a step */
+    double sent[2];            /* bytes of a step, forward and backward */
+} rb_plan_stage;
+
+typedef struct rb_plan_row {
+    char boundary[RB_PLAN_NAME], schedule[32];
+    char refused[400]; /* why it cannot be; everything below is empty then */
+    bool own, fits;
+    double step_s, tokens_per_s, idle;
+    double bytes[2];    /* of one link in one step, framing included: forward, backward */
+    double ratio, wire_ratio; /* d/k; bytes of a bf16 activation over those sent */
+    double wait_peer, wait_bandwidth, wait_latency; /* seconds of a step, mean over stages */
+    double snapshot_s;  /* the slowest stage's; 0 = no disk stated */
+    uint64_t snapshot_bytes; /* of all stages */
+    int extra, fullest; /* forwards in flight beyond the least; the stage with the least room left */
+    int stages;
+    rb_plan_stage *stage; /* (stages) */
+} rb_plan_row;
+
+typedef struct rb_run_plan {
+    int count;
+    rb_plan_row *row;
+    double tokens; /* of a step */
+    int64_t params;
+    bool measured; /* costs are seconds of this machine */
+    int best;      /* the recommended row; -1: nothing fits */
+    int fastest;   /* of those that fit; -1 */
+} rb_run_plan;
+
+/* Free out in any case. A combination that cannot be is a row that says why. */
+resbm_status rb_plan_make(const rb_plan_options *o, rb_run_plan *out, rb_err *err);
+void rb_plan_free(rb_run_plan *p);
+
+/* Gives c another boundary: none, linear, residual, ..., then optionally -RATIO (an integer; where it does not divide d
+ * the nearest latent width counts) and -CODEC (of both directions): "none-int8", "residual-100-int4". "own" changes
+ * nothing. Validates c. */
+resbm_status rb_plan_boundary(rb_config *c, const char *name, rb_err *err);
+
+/* For people; stages: also a table of the recommended (or first) row's stages. */
+void rb_plan_print(const rb_plan_options *o, const rb_run_plan *p, bool stages, rb_buf *out);
+resbm_status rb_plan_json(const rb_plan_options *o, const rb_run_plan *p, rb_buf *out, rb_err *err);
+
+#endif

@@ -1,0 +1,200 @@
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "run/plan.h"
+
+/* --- numbers for people ------------------------------------------------------------------------------------ */
+
+static const char *scaled(double v, const char *unit, double step, char out[32]) {
+    static const char prefix[] = " kMGTP";
+    int i = 0;
+    while (v >= 999.5 && i < 5) v /= step, i++;
+    if (i)
+        snprintf(out, 32, "%.3g %c%s%s", v, prefix[i], step > 1000 ? "i" : "", unit);
+    else
+        snprintf(out, 32, "%.3g %s", v, unit);
+    return out;
+}
+
+static const char *bytes(double v, char out[32]) { return scaled(v, "B", 1024, out); }
+
+static const char *seconds(double v, char out[32]) {
+    if (v >= 99.95)
+        snprintf(out, 32, "%.0f s", v);
+    else if (v >= 1)
+        snprintf(out, 32, "%.2f s", v);
+    else
+        snprintf(out, 32, "%.3g ms", v * 1e3);
+    return out;
+}
+
+/* --- the head ---------------------------------------------------------------------------------------------- */
+
+static bool alike(const rb_machine *a, const rb_machine *b) {
+    return a->flops == b->flops && a->memory == b->memory && a->disk == b->disk && a->up_bits == b->up_bits &&
+           a->down_bits == b->down_bits && a->latency_ns == b->latency_ns && a->jitter_ns == b->jitter_ns;
+}
+
+static void print_machine(const rb_machine *m, int n, rb_buf *out) {
+    char a[32];
+    rb_buf_printf(out, "  %d x", n);
+    if (m->flops > 0) rb_buf_printf(out, " %s/s,", scaled(m->flops, "FLOP", 1000, a));
+    if (m->memory) rb_buf_printf(out, " %s of memory,", bytes((double)m->memory, a));
+    if (m->disk) rb_buf_printf(out, " disk %s/s,", bytes((double)m->disk, a));
+    if (m->up_bits > 0)
+        rb_buf_printf(out, " up %s/s,", scaled(m->up_bits, "bit", 1000, a));
+    else
+        rb_buf_puts(out, " up unlimited,");
+    if (m->down_bits > 0)
+        rb_buf_printf(out, " down %s/s,", scaled(m->down_bits, "bit", 1000, a));
+    else
+        rb_buf_puts(out, " down unlimited,");
+    rb_buf_printf(out, " latency %g ms", (double)m->latency_ns * 1e-6);
+    if (m->jitter_ns) rb_buf_printf(out, " and up to %g more", (double)m->jitter_ns * 1e-6);
+    rb_buf_puts(out, "\n");
+}
+
+static void print_head(const rb_plan_options *o, const rb_run_plan *p, rb_buf *out) {
+    const rb_config *c = o->cfg;
+    char a[32];
+    int stages = (int)c->pipeline.stages;
+    rb_buf_printf(out, "%s parameters in %" PRId64 " segments on %d stages; a step is %" PRId64
+                       " microbatches of %" PRId64 " x %" PRId64 " tokens\n",
+                  scaled((double)p->params, "", 1000, a), c->model.segments, stages, c->train.microbatches,
+                  c->train.batch / c->train.microbatches, c->model.context);
+    if (!o->machine) {
+        rb_machine m = rb_machine_of(c);
+        print_machine(&m, stages, out);
+    }
+    for (int i = 0, n = 1; o->machine && i < stages; i += n) {
+        for (n = 1; i + n < stages && alike(&o->machine[i], &o->machine[i + n]);) n++;
+        print_machine(&o->machine[i], n, out);
+    }
+    rb_buf_printf(out, "  cost of computing: %s%s%s\n\n",
+                  p->measured ? "measured on this machine" : "counted operations at the stated FLOP/s",
+                  c->link.half_duplex ? "; links half duplex" : "",
+                  o->latency_occupies ? "; the wire is busy for the latency too" : "");
+}
+
+/* --- rows -------------------------------------------------------------------------------------------------- */
+
+static void print_row(const rb_run_plan *p, int i, rb_buf *out) {
+    const rb_plan_row *r = &p->row[i];
+    char a[6][32], depth[16] = "-";
+    rb_buf_printf(out, "%c %-20s %-16s ", i == p->best ? '*' : ' ', r->boundary, r->schedule);
+    if (*r->refused) {
+        rb_buf_printf(out, "not possible: %s\n", r->refused);
+        return;
+    }
+    const rb_plan_stage *f = &r->stage[r->fullest];
+    if (r->extra) snprintf(depth, sizeof depth, "+%d", r->extra);
+    rb_buf_printf(out, "%9s %9.0f %5.1f%% %6.1f %5s %9s %9s %9s %9s ", seconds(r->step_s, a[0]), r->tokens_per_s,
+                  100 * r->idle, r->wire_ratio, depth, bytes(r->bytes[0], a[1]), bytes(r->bytes[1], a[2]),
+                  seconds(r->wait_bandwidth, a[3]), seconds(r->wait_latency, a[4]));
+    rb_buf_printf(out, "%9s", bytes((double)f->total, a[5]));
+    if (r->fits)
+        rb_buf_puts(out, "\n");
+    else
+        rb_buf_printf(out, "  stage %d lacks %s\n", r->fullest, bytes((double)f->total - (double)f->room, a[0]));
+}
+
+static void print_rows(const rb_run_plan *p, rb_buf *out) {
+    rb_buf_printf(out, "  %-20s %-16s %9s %9s %6s %6s %5s %9s %9s %9s %9s %9s\n", "", "", "", "", "", "wire", "in",
+                  "a link in", "one step", "waiting", "per stage", "fullest");
+    rb_buf_printf(out, "  %-20s %-16s %9s %9s %6s %6s %5s %9s %9s %9s %9s %9s\n", "boundary", "schedule", "step",
+                  "tokens/s", "idle", "ratio", "depth", "forward", "back", "bandwidth", "latency", "stage");
+    for (int i = 0; i < p->count; i++) print_row(p, i, out);
+}
+
+static void print_stages(const rb_plan_row *r, rb_buf *out) {
+    char a[8][32];
+    rb_buf_printf(out, "\n%s under %s, stage by stage:\n%5s %9s %6s %9s %9s %9s %9s %5s %11s %9s %9s %9s\n", r->boundary,
+                  r->schedule, "stage", "segments", "blocks", "computes", "weights", "gradients", "optimizer", "alive",
+                  "activations", "working", "all", "has");
+    for (int i = 0; i < r->stages; i++) {
+        const rb_plan_stage *s = &r->stage[i], *before = i ? s - 1 : NULL;
+        char name[24];
+        bool again = before && i + 1 < r->stages && before->total == s->total && before->busy == s->busy &&
+                     before->room == s->room && s[1].total == s->total && s[1].busy == s->busy;
+        if (again) continue;
+        snprintf(name, sizeof name, s->segments > 1 ? "%d..%d" : "%d", s->first, s->first + s->segments - 1);
+        rb_buf_printf(out, "%5d %9s %6" PRId64 " %9s %9s %9s %9s %5d %11s %9s %9s %9s\n", i, name, s->layers,
+                      seconds(s->busy, a[0]), bytes((double)s->need.weights, a[1]),
+                      bytes((double)s->need.gradients, a[2]), bytes((double)s->need.optimizer, a[3]), s->slots,
+                      bytes((double)s->activations, a[4]), bytes((double)s->need.working, a[5]),
+                      bytes((double)s->total, a[6]), s->room ? bytes((double)s->room, a[7]) : "-");
+    }
+}
+
+static void print_advice(const rb_plan_options *o, const rb_run_plan *p, rb_buf *out) {
+    char a[32], b[32];
+    if (p->best < 0) {
+        rb_buf_puts(out, "\nNothing fits. What lacks most is named above: more stages, train.recompute=true, shorter "
+                         "microbatches (more of them), optim.offload=disk.\n");
+        return;
+    }
+    const rb_plan_row *r = &p->row[p->best], *f = &p->row[p->fastest];
+    rb_buf_printf(out, "\n* recommended: boundary %s (latents %.4g times narrower, %.4g times fewer bytes on the wire), "
+                       "pipeline.schedule=%s",
+                  r->boundary, r->ratio, r->wire_ratio, r->schedule);
+    if (r->extra) rb_buf_printf(out, ", pipeline.inflight=%d", r->extra);
+    rb_buf_printf(out, ", %" PRId64 " segments: %s a step", o->cfg->model.segments, seconds(r->step_s, a));
+    if (p->best != p->fastest)
+        rb_buf_printf(out, "; it narrows least of what is within 5%% of the fastest (%s under %s, %s)", f->boundary,
+                      f->schedule, seconds(f->step_s, b));
+    rb_buf_puts(out, "\n");
+    rb_buf_printf(out, "  a snapshot: %s over all stages", bytes((double)r->snapshot_bytes, a));
+    if (r->snapshot_s > 0) rb_buf_printf(out, ", %s on the slowest disk", seconds(r->snapshot_s, b));
+    rb_buf_puts(out, "\n");
+}
+
+void rb_plan_print(const rb_plan_options *o, const rb_run_plan *p, bool stages, rb_buf *out) {
+    print_head(o, p, out);
+    print_rows(p, out);
+    int shown = p->best >= 0 ? p->best : 0;
+    if (stages && p->count && !*p->row[shown].refused) print_stages(&p->row[shown], out);
+    print_advice(o, p, out);
+}
+
+/* --- JSON -------------------------------------------------------------------------------------------------- */
+
+static json_t *stage_json(const rb_plan_stage *s) {
+    return json_pack("{s:i, s:i, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "first",
+                     s->first, "segments", s->segments, "layers", (json_int_t)s->layers, "slots", s->slots, "weights",
+                     (json_int_t)s->need.weights, "gradients", (json_int_t)s->need.gradients, "optimizer",
+                     (json_int_t)s->need.optimizer, "working", (json_int_t)s->need.working, "activations",
+                     (json_int_t)s->activations, "total", (json_int_t)s->total, "memory", (json_int_t)s->room, "snapshot",
+                     (json_int_t)s->need.snapshot, "busy_s", s->busy, "wait_peer_s", s->wait_peer, "wait_bandwidth_s",
+                     s->wait_bandwidth, "wait_latency_s", s->wait_latency, "bytes_fwd", s->sent[0], "bytes_bwd", s->sent[1]);
+}
+
+static json_t *row_json(const rb_plan_row *r, bool best) {
+    if (*r->refused)
+        return json_pack("{s:s, s:s, s:s}", "boundary", r->boundary, "schedule", r->schedule, "refused", r->refused);
+    json_t *stages = json_array();
+    for (int i = 0; i < r->stages; i++) json_array_append_new(stages, stage_json(&r->stage[i]));
+    return json_pack("{s:s, s:s, s:b, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:i, s:f, s:I, s:o}",
+                     "boundary", r->boundary, "schedule", r->schedule, "fits", r->fits, "recommended", best, "step_s",
+                     r->step_s, "tokens_per_s", r->tokens_per_s, "idle", r->idle, "link_bytes_fwd", r->bytes[0],
+                     "link_bytes_bwd", r->bytes[1], "ratio", r->ratio, "wire_ratio", r->wire_ratio, "wait_peer_s",
+                     r->wait_peer, "wait_bandwidth_s", r->wait_bandwidth, "wait_latency_s", r->wait_latency, "inflight",
+                     r->extra, "fullest_stage", r->fullest, "snapshot_s", r->snapshot_s, "snapshot_bytes",
+                     (json_int_t)r->snapshot_bytes, "stages", stages);
+}
+
+resbm_status rb_plan_json(const rb_plan_options *o, const rb_run_plan *p, rb_buf *out, rb_err *err) {
+    json_t *rows = json_array();
+    for (int i = 0; i < p->count; i++) json_array_append_new(rows, row_json(&p->row[i], i == p->best));
+    json_t *all = json_pack("{s:I, s:I, s:I, s:f, s:b, s:o}", "params", (json_int_t)p->params, "stages",
+                            (json_int_t)o->cfg->pipeline.stages, "segments", (json_int_t)o->cfg->model.segments,
+                            "tokens_per_step", p->tokens, "measured", p->measured, "rows", rows);
+    char *text = all ? json_dumps(all, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    resbm_status st = text ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to print the plan");
+    if (text) rb_buf_printf(out, "%s\n", text);
+    free(text);
+    json_decref(all);
+    return st;
+}

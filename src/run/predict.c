@@ -1,0 +1,145 @@
+#include "run/predict.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include "pipeline/schedules.h"
+#include "run/measure.h"
+#include "run/stage.h"
+
+/* The end of a message waits for the last of its segments; with k of them within the jitter, the latest of k draws. */
+static double expected_jitter(const rb_machine *m, double wire_bytes) {
+    double jitter = (double)m->jitter_ns * 1e-9, segment = RB_SEGMENT_PAYLOAD + RB_SEGMENT_HEADERS;
+    if (jitter <= 0) return 0;
+    double k = ceil(wire_bytes / segment);
+    if (m->up_bits > 0) k = fmin(k, 1 + jitter * m->up_bits / (8 * segment));
+    return jitter * k / (k + 1);
+}
+
+typedef struct links {
+    rb_sim_port *port;
+    double *latency;
+} links;
+
+static resbm_status fill_links(const rb_prediction_input *in, double wire_bytes, links *l, rb_err *err) {
+    int n = (int)in->cfg->pipeline.stages;
+    l->port = calloc((size_t)n, sizeof *l->port);
+    l->latency = calloc((size_t)n, sizeof *l->latency);
+    if (!l->port || !l->latency) return rb_fail(err, RESBM_E_MEMORY, "no memory to plan %d stages", n);
+    for (int i = 0; i < n; i++) {
+        rb_machine m = in->machine ? in->machine[i] : rb_machine_of(in->cfg);
+        l->port[i] = (rb_sim_port){m.up_bits / 8, m.down_bits / 8};
+        l->latency[i] = (double)m.latency_ns * 1e-9 + expected_jitter(&m, wire_bytes);
+    }
+    return RESBM_OK;
+}
+
+static rb_sim_options options(const rb_prediction_input *in, const rb_prediction *p, const links *l) {
+    return (rb_sim_options){.cost = in->cost,
+                            .port = l->port,
+                            .start = in->start,
+                            .extra_latency = l->latency,
+                            .pack = in->pack,
+                            .unpack = in->unpack,
+                            .half_duplex = in->cfg->link.half_duplex,
+                            .latency_occupies = in->latency_occupies,
+                            .bytes_forward = p->wire[0],
+                            .bytes_backward = p->wire[1],
+                            .grain = 0.25e-3,
+                            .cores = in->cores,
+                            .no_spans = !in->spans};
+}
+
+/* Where searching for the depth would take long, a pipeline like this one but shorter tells it per hop. */
+enum { SEARCH_ACTIONS = 20000, SEARCH_STAGES = 16 };
+
+static resbm_status search_small(const rb_schedule_kind *kind, const rb_schedule_args *a, const rb_sim_options *o,
+                                 int *extra, rb_err *err) {
+    rb_schedule_args small = {.stages = SEARCH_STAGES, .segments = SEARCH_STAGES * (a->segments / a->stages)};
+    rb_inflight_limits none = {0};
+    rb_sim_options shorter = *o;
+    int64_t m = (int64_t)a->microbatches * SEARCH_STAGES / a->stages;
+    small.microbatches = m < 2 * SEARCH_STAGES ? 2 * SEARCH_STAGES : (int)m;
+    RB_TRY(rb_schedule_auto_inflight(kind, &small, &shorter, &none, extra, err));
+    *extra = (int)ceil((double)*extra * (a->stages - 1) / (SEARCH_STAGES - 1));
+    return RESBM_OK;
+}
+
+static resbm_status find_depth(const rb_prediction_input *in, const rb_schedule_kind *kind, rb_schedule_args *a,
+                               const rb_sim_options *o, rb_prediction *p, rb_err *err) {
+    static const rb_inflight_limits none;
+    const rb_inflight_limits *limits = in->limits ? in->limits : &none;
+    rb_err why;
+    a->extra = (int)in->cfg->pipeline.inflight;
+    if (a->extra || !kind->takes_extra || a->stages < 2) return RESBM_OK;
+    rb_sim_options quick = *o;
+    quick.no_spans = true;
+    quick.pieces = 1;
+    if ((int64_t)a->stages * a->microbatches > SEARCH_ACTIONS && a->stages > SEARCH_STAGES)
+        return search_small(kind, a, &quick, &a->extra, err);
+    resbm_status st = rb_schedule_auto_inflight(kind, a, &quick, limits, &a->extra, &why);
+    p->over_memory = st == RESBM_E_CONFIG;
+    if (p->over_memory) a->extra = 0;
+    if (st && !p->over_memory && err) *err = why;
+    return p->over_memory ? RESBM_OK : st;
+}
+
+static resbm_status build(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_prediction *p, rb_err *err) {
+    p->slots = calloc((size_t)a->segments, sizeof *p->slots);
+    if (!p->slots) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", a->segments);
+    RB_TRY(rb_schedule_generate(kind, a, &p->schedule, err));
+    RB_TRY(rb_schedule_communicate(&p->schedule, err));
+    int *nth = calloc((size_t)a->stages, sizeof *nth);
+    if (!nth) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d stages", a->stages);
+    for (int g = 0; g < a->segments; g++) {
+        int stage = p->schedule.stage_of[g];
+        p->slots[g] = kind->in_flight(a, stage, nth[stage]++);
+    }
+    free(nth);
+    return RESBM_OK;
+}
+
+static resbm_status run(const rb_prediction_input *in, const links *l, rb_prediction *out, rb_err *err) {
+    const rb_config *c = in->cfg;
+    rb_schedule_args a = {.stages = (int)c->pipeline.stages, .segments = (int)c->model.segments,
+                          .microbatches = (int)c->train.microbatches};
+    const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
+    if (!kind) return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule \"%s\" does not exist", c->pipeline.schedule);
+    rb_sim_options o = options(in, out, l);
+    RB_TRY(find_depth(in, kind, &a, &o, out, err));
+    out->extra = a.extra;
+    RB_TRY(build(kind, &a, out, err));
+    return rb_simulate(&out->schedule, &o, &out->sim, err);
+}
+
+resbm_status rb_predict(const rb_prediction_input *in, rb_prediction *out, rb_err *err) {
+    links l = {0};
+    *out = (rb_prediction){0};
+    for (int d = 0; d < 2; d++)
+        out->wire[d] = (double)rb_shape_wire_bytes((uint64_t)rb_measure_message(in->cfg, d));
+    resbm_status st = fill_links(in, out->wire[0], &l, err);
+    if (!st) st = run(in, &l, out, err);
+    free(l.port);
+    free(l.latency);
+    return st;
+}
+
+void rb_prediction_free(rb_prediction *p) {
+    rb_schedule_free(&p->schedule);
+    rb_sim_free(&p->sim);
+    free(p->slots);
+    *p = (rb_prediction){0};
+}
+
+resbm_status rb_predict_seconds(const rb_config *cfg, const rb_segment_cost *cost, const rb_shape_options *link,
+                                double *step_s, rb_err *err) {
+    rb_prediction p;
+    rb_config *c = malloc(sizeof *c);
+    if (!c) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
+    *c = *cfg;
+    c->link = *link;
+    resbm_status st = rb_predict(&(rb_prediction_input){.cfg = c, .cost = cost}, &p, err);
+    *step_s = st ? 0 : p.sim.step;
+    rb_prediction_free(&p);
+    free(c);
+    return st;
+}

@@ -1,0 +1,38 @@
+/* Predicts a training step: the run's schedule, played by the simulator against seconds per action and links. */
+#ifndef RB_RUN_PREDICT_H
+#define RB_RUN_PREDICT_H
+
+#include "pipeline/inflight.h"
+#include "pipeline/simulator.h"
+#include "run/machines.h"
+
+typedef struct rb_prediction_input {
+    const rb_config *cfg;         /* validated: model, boundary, microbatches, stages, schedule, inflight, duplex */
+    const rb_segment_cost *cost;  /* (segments) seconds of one microbatch on the stage that hosts the segment */
+    double pack, unpack;          /* seconds of one message */
+    const double *start;          /* (stages) when each stage begins: its optimizer's time; NULL: 0 */
+    const rb_machine *machine;    /* (stages) whose link each stage has; NULL: cfg->link */
+    double cores;                 /* stages that compute at full speed at once; 0 = all */
+    bool latency_occupies;        /* the wire is busy for the latency too */
+    const rb_inflight_limits *limits; /* memory of what is in flight; NULL: none. Used where cfg says inflight: auto */
+    bool spans;                   /* fill in sim.span */
+} rb_prediction_input;
+
+typedef struct rb_prediction {
+    rb_schedule schedule; /* as it would run */
+    rb_sim_result sim;    /* sim.step: seconds of a step */
+    int extra;            /* forwards in flight beyond what the schedule needs */
+    int *slots;           /* (segments) microbatches alive in each */
+    bool over_memory;     /* nothing fits limits: predicted with the least in flight */
+    double wire[2];       /* bytes of one message on the wire, with the framing of rb_shape: forward, backward */
+} rb_prediction;
+
+/* Free out in any case. */
+resbm_status rb_predict(const rb_prediction_input *in, rb_prediction *out, rb_err *err);
+void rb_prediction_free(rb_prediction *p);
+
+/* The least of it: seconds of a step at these links. */
+resbm_status rb_predict_seconds(const rb_config *cfg, const rb_segment_cost *cost, const rb_shape_options *link,
+                                double *step_s, rb_err *err);
+
+#endif
