@@ -49,41 +49,48 @@ static resbm_status try_extra(search *f, int extra, double *step) {
     return st;
 }
 
-/* The smallest extra in [low, high] with a step of at most `goal`; high is one. Or, with goal < 0, the
- * largest that fits memory; low is one. */
-static resbm_status bisect(search *f, int low, int high, double goal, int *out) {
+/* The largest extra in [0, high] that fits memory; 0 does. */
+static resbm_status most_that_fits(search *f, int high, int *out) {
+    int low = 0;
     while (low < high) {
-        int middle = goal < 0 ? low + (high - low + 1) / 2 : low + (high - low) / 2;
+        int middle = low + (high - low + 1) / 2;
         double step;
         RB_TRY(try_extra(f, middle, &step));
-        if (goal < 0) {
-            if (step < 0)
-                high = middle - 1;
-            else
-                low = middle;
-        } else {
-            if (step <= goal)
-                high = middle;
-            else
-                low = middle + 1;
-        }
+        if (step < 0)
+            high = middle - 1;
+        else
+            low = middle;
     }
     *out = low;
     return RESBM_OK;
 }
 
+/* Every depth while they are few, then each an eighth further than the one before. */
+static int next_depth(int extra) {
+    return extra + 1 + extra / 8;
+}
+
+enum { PATIENCE = 16 }; /* depths in a row that gain nothing before the search ends */
+
 resbm_status rb_schedule_auto_inflight(const rb_schedule_kind *kind, const rb_schedule_args *a,
                                        const rb_sim_options *o, const rb_inflight_limits *limits, int *extra,
                                        rb_err *err) {
     search f = {kind, *a, o, limits, err};
-    double best;
+    double step, best;
     int most;
     *extra = 0;
     RB_TRY(try_extra(&f, 0, &best));
     if (!kind->takes_extra) return RESBM_OK;
     /* Stage s gets its share of extra, and no more than all microbatches can be in flight on any of them. */
     int enough = a->microbatches * (a->stages > 1 ? a->stages - 1 : 1);
-    RB_TRY(bisect(&f, 0, enough < 65536 ? enough : 65536, -1, &most));
-    RB_TRY(try_extra(&f, most, &best));
-    return bisect(&f, 0, most, best * 1.005, extra);
+    RB_TRY(most_that_fits(&f, enough < 65536 ? enough : 65536, &most));
+    /* Not a bisection: where bandwidth is short, too many in flight are slower again. */
+    for (int i = 1, vain = 0; i <= most && vain < PATIENCE; i = next_depth(i), vain++) {
+        RB_TRY(try_extra(&f, i, &step));
+        if (step >= best * 0.995) continue;
+        best = step;
+        *extra = i;
+        vain = -1;
+    }
+    return RESBM_OK;
 }

@@ -10,9 +10,9 @@ typedef struct rb_inflight_limits {
     const size_t *memory;     /* (stages) bytes all slots of a stage may take; NULL: no limit */
 } rb_inflight_limits;
 
-/* *extra: the smallest a->extra (the field itself is ignored) whose simulated step is within 0.5% of the best
- * that memory allows; 0 for schedules that take none. Costs and links of o in seconds, as measured.
- * Bisection: more in flight is taken never to be slower. RESBM_E_CONFIG when not even extra = 0 fits, with
+/* *extra: the a->extra (the field itself is ignored) with the shortest simulated step that memory allows, a larger one
+ * only where it gains more than 0.5%; 0 for schedules that take none. Costs and links of o in seconds, as measured.
+ * Tries every depth up to 8, then ever wider apart. RESBM_E_CONFIG when not even extra = 0 fits, with
  * stage, bytes and remedy. */
 resbm_status rb_schedule_auto_inflight(const rb_schedule_kind *kind, const rb_schedule_args *a,
                                        const rb_sim_options *o, const rb_inflight_limits *limits, int *extra,

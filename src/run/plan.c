@@ -211,15 +211,17 @@ static void fill_row(const work *w, const rb_prediction *p, rb_plan_row *r) {
         r->wait_latency += s->wait_latency / w->stages;
     }
     r->idle = 1 - busy / (r->step_s * w->stages);
-    for (int d = 0; d < 2; d++) r->bytes[d] = w->stages > 1 ? p->wire[d] * M : 0;
+    for (int i = 0; i < w->stages; i++)
+        for (int d = 0; d < 2; d++) r->bytes[d] = fmax(r->bytes[d], r->stage[i].sent[d]);
     double bf16 = 2 * tokens / M * (double)w->cfg->model.d;
     r->wire_ratio = 2 * bf16 / (rb_measure_message(w->cfg, 0) + rb_measure_message(w->cfg, 1));
     r->ratio = rb_boundary_find(w->cfg->boundary.kind)->narrows ? (double)w->cfg->model.d / (double)w->cfg->boundary.k : 1;
     fill_disk(w, r);
 }
 
-/* Do the schedule's lists call the backward pass in halves? The shortest one it can make tells, and also whether it can
- * make any. */
+/* Do the schedule's lists call the backward pass in halves? A short one tells, and also whether there
+ * can be any. */
+enum { FEW = 64 };
 static resbm_status has_halves(const rb_config *c, bool *out, rb_err *err) {
     rb_schedule s;
     rb_schedule_args a = {.stages = (int)c->pipeline.stages, .segments = (int)c->model.segments,
@@ -227,7 +229,13 @@ static resbm_status has_halves(const rb_config *c, bool *out, rb_err *err) {
     const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
     *out = false;
     if (!kind) return rb_fail(err, RESBM_E_CONFIG, "there is no schedule \"%s\"", c->pipeline.schedule);
+    if (a.microbatches > FEW) a.microbatches = FEW;
     resbm_status st = rb_schedule_generate(kind, &a, &s, err);
+    if (st && a.microbatches < c->train.microbatches) {
+        rb_schedule_free(&s);
+        a.microbatches = (int)c->train.microbatches;
+        st = rb_schedule_generate(kind, &a, &s, err);
+    }
     for (int i = 0; !st && i < s.stage[0].count; i++) *out = *out || s.stage[0].items[i].kind == RB_ACT_BACKWARD_WEIGHT;
     rb_schedule_free(&s);
     return st;
@@ -244,11 +252,13 @@ static resbm_status plan_row(work *w, const char *schedule, rb_plan_row *r) {
     rb_err why = {0};
     bool halves;
     resbm_status st = has_halves(w->cfg, &halves, &why);
-    if (!st) st = fill_costs(w);
-    if (!st) st = fill_memory(w, halves);
-    in.pack = w->pack;
-    in.unpack = w->unpack;
-    if (!st) st = rb_predict(&in, &p, &why);
+    if (!st) {
+        RB_TRY(fill_costs(w));
+        RB_TRY(fill_memory(w, halves));
+        in.pack = w->pack;
+        in.unpack = w->unpack;
+        st = rb_predict(&in, &p, &why);
+    }
     if (!st) fill_row(w, &p, r);
     if (st == RESBM_E_CONFIG || st == RESBM_E_STATE) {
         snprintf(r->refused, sizeof r->refused, "%s", why.text);

@@ -37,7 +37,7 @@ typedef struct rb_plan_row {
     char refused[400]; /* why it cannot be; everything below is empty then */
     bool own, fits;
     double step_s, tokens_per_s, idle;
-    double bytes[2];    /* of one link in one step, framing included: forward, backward */
+    double bytes[2];    /* what the busiest stage sends in a step, framing included: forward, backward */
     double ratio, wire_ratio; /* d/k; bytes of a bf16 activation over those sent */
     double wait_peer, wait_bandwidth, wait_latency; /* seconds of a step, mean over stages */
     double snapshot_s;  /* the slowest stage's; 0 = no disk stated */

@@ -24,7 +24,7 @@ static const char *bytes(double v, char out[32]) { return scaled(v, "B", 1024, o
 static const char *seconds(double v, char out[32]) {
     if (v >= 99.95)
         snprintf(out, 32, "%.0f s", v);
-    else if (v >= 1)
+    else if (v >= 0.9995)
         snprintf(out, 32, "%.2f s", v);
     else
         snprintf(out, 32, "%.3g ms", v * 1e3);

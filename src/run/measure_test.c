@@ -1,0 +1,99 @@
+#include <stdlib.h>
+#include <string.h>
+#include "device/timed/timed.h"
+#include "rb_cmocka.h"
+#include "run/measure.h"
+#include "run/stage.h"
+
+/* more: overrides, apart by blanks. */
+static rb_config *config(const char *more) {
+    rb_err err;
+    rb_config *c = calloc(1, sizeof *c);
+    char text[512], more_text[256], *rest = more_text;
+    snprintf(text, sizeof text,
+             "model: {d: 64, layers: 4, heads: 4, ffn: 96, vocab: 128, context: 16, segments: 4}\n"
+             "boundary: {ratio: 8}\ntrain: {batch: 8, microbatches: 4}\npipeline: {stages: 2}\n");
+    snprintf(more_text, sizeof more_text, "%s", more);
+    assert_ok(rb_config_defaults(c, &err), &err);
+    assert_ok(rb_config_load_text(c, "test", text, strlen(text), &err), &err);
+    for (char *one; *more && (one = strsep(&rest, " "));) assert_ok(rb_config_override(c, one, &err), &err);
+    assert_ok(rb_config_validate(c, &err), &err);
+    return c;
+}
+
+static void open_stage(rb_stage *s, const rb_config *c, const char *device, const int *host, int hosted,
+                       const int *slots) {
+    rb_err err;
+    *s = (rb_stage){.cfg = *c, .stages = 2, .segments = (int)c->model.segments, .hosted = hosted, .training = true};
+    snprintf(s->cfg.pipeline.device, sizeof s->cfg.pipeline.device, "%s", device);
+    s->cfg.pipeline.threads = 1;
+    s->host = calloc((size_t)hosted, sizeof *s->host);
+    memcpy(s->host, host, (size_t)hosted * sizeof *host);
+    assert_ok(rb_stage_open_memory(s, slots, &err), &err);
+}
+
+/* The plan's sum for a stage of two segments with different depths is what opening that stage takes, and the model in it
+ * is as large on a device that computes. */
+static void memory_is_what_a_stage_takes(void **state) {
+    (void)state;
+    const char *const variants[] = {"", "train.recompute=true", "boundary.tokens=trunk boundary.aux=stream",
+                                    "boundary.kind=none"};
+    const int hosts[][2] = {{0, 1}, {2, 3}, {1, 2}, {0, 3}}, slots[] = {5, 3};
+    rb_stage *s = malloc(sizeof *s);
+    for (size_t v = 0; v < sizeof variants / sizeof *variants; v++) {
+        for (int h = 0; h < 4; h++) {
+            rb_config *c = config(variants[v]);
+            rb_stage_need need;
+            size_t slot[2], model;
+            rb_err err;
+            assert_ok(rb_measure_stage(c, hosts[h], 2, false, &need, slot, &err), &err);
+            open_stage(s, c, "timed", hosts[h], 2, slots);
+            model = rb_stage_model_bytes(s->model);
+            assert_int_equal(rb_timed_bytes(s->dev), need.weights + need.gradients + need.working + 5 * slot[0] + 3 * slot[1]);
+            rb_stage_close(s);
+            open_stage(s, c, "ref", hosts[h], 2, slots);
+            assert_int_equal(rb_stage_model_bytes(s->model), model);
+            rb_stage_close(s);
+            free(c);
+        }
+    }
+    free(s);
+}
+
+/* Per block and token: forward 2 per weight and 2 T d of attention (half a square, twice two), backward twice and 2.5
+ * times as much. */
+static void operations_are_counted(void **state) {
+    (void)state;
+    rb_config *c = config("boundary.kind=none");
+    double d = 64, n = 2 * 16, T = 16, block = 4 * d * d + 3 * d * 96, heads = 2 * n * d * (T + 1);
+    for (int g = 0; g < 4; g++) {
+        rb_segment_measure m;
+        rb_err err;
+        double head = g == 3 ? d * 128 : 0;
+        assert_ok(rb_measure_segment(c, "timed", g, 0, &m, &err), &err);
+        assert_true(m.forward == 2 * n * block + heads + 4 * n * head); /* the head's input gradient is made at once */
+        assert_true(m.forward + m.backward == 6 * n * (block + head) + 3.5 * heads);
+        assert_true(m.input + m.weight == m.backward);
+    }
+    free(c);
+}
+
+static void seconds_are_measured_on_a_device_that_computes(void **state) {
+    (void)state;
+    rb_config *c = config("");
+    rb_segment_measure m;
+    rb_err err;
+    assert_ok(rb_measure_segment(c, "ref", 1, 0, &m, &err), &err);
+    assert_true(m.forward > 0 && m.backward > 0 && m.input > 0 && m.weight > 0 && m.pack > 0 && m.unpack > 0);
+    assert_true(m.optimizer > 0 && m.forward < 10);
+    free(c);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(memory_is_what_a_stage_takes),
+        cmocka_unit_test(operations_are_counted),
+        cmocka_unit_test(seconds_are_measured_on_a_device_that_computes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,41 @@
+#!/bin/sh
+# ctest: timeout=120
+# resbm plan: every schedule and boundary gets a row, memory is what a stage process takes, what is wrong is named.
+set -u
+. "$RB_SOURCE_DIR/tests/run_common.sh"
+make_corpus
+make_config
+
+says() { grep -q -- "$2" "$1" || { miss "$1 does not say: $2"; cat "$1"; }; }
+"$resbm" plan run.yaml pipeline.speed=1e9 --json >plan.json || miss "plan --json"
+"$resbm" plan run.yaml pipeline.speed=1e9 -s >plan.txt || miss "plan"
+for name in gpipe 1f1b zb-h1 none-bf16 none-int8; do says plan.txt "$name"; done
+says plan.txt "recommended"
+says plan.json '"recommended":true'
+
+# Bytes per link and step are those a run counts, but for the framing of Ethernet, which is charged to shaped links.
+"$resbm" plan run.yaml pipeline.speed=1e9 --own --json >own.json || miss "plan --own"
+train own train.eval_every=0 || { miss "train"; cat own.log; }
+field() { tr ',{' '\n\n' <"$1" | sed -n "s/^\"$2\"://p" | head -n 1; }
+wire=$(sed -n '1s/.*"wire_bytes_fwd":\([0-9]*\),.*/\1/p' own/metrics.jsonl)
+messages=9 # three boundaries, three microbatches
+awk -v link="$(field own.json link_bytes_fwd)" -v wire="$wire" -v n=$messages \
+    'BEGIN { frame = wire / n; exit !(wire > 0 && link == 3 * (frame + 66 * int((frame + 1447) / 1448))) }' ||
+    miss "plan says $(field own.json link_bytes_fwd) bytes a link, the run sent $wire in all"
+
+# A machine list: what it says of one stage holds for that one.
+cat >machines.yaml <<END
+machines:
+  - {flops: 1e9, memory: 2M, up: 10mbit, down: 10mbit, latency: 20ms}
+  - {count: 2, flops: 1e9, memory: 8G, up: 10mbit, down: 10mbit, latency: 20ms, disk: 100M}
+END
+"$resbm" plan run.yaml pipeline.stages=3 -m machines.yaml >tight.txt || { miss "machines"; cat tight.txt; }
+says tight.txt "stage 0 lacks"
+"$resbm" plan run.yaml pipeline.stages=2 -m machines.yaml 2>err.txt && miss "three machines for two stages"
+says err.txt "lists 3 machines for pipeline.stages = 2"
+echo "machines: [{flops: 1e9, memmory: 2M}]" >bad.yaml
+"$resbm" plan run.yaml -m bad.yaml 2>err.txt && miss "an unknown key"
+says err.txt 'a machine has no "memmory"'
+"$resbm" plan run.yaml -b residual-999-int5 2>err.txt && miss "an unknown codec"
+says err.txt "neither a ratio nor a codec"
+verdict
