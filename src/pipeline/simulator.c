@@ -90,6 +90,7 @@ static double cost_of(const sim *m, rb_action a) {
     case RB_ACT_BACKWARD: return c->backward;
     case RB_ACT_BACKWARD_INPUT: return c->input;
     case RB_ACT_BACKWARD_WEIGHT: return c->weight;
+    case RB_ACT_UPDATE: return m->o->update ? m->o->update[a.segment] : 0;
     case RB_ACT_SEND_FORWARD:
     case RB_ACT_SEND_BACKWARD: return m->o->pack;
     case RB_ACT_RECV_FORWARD:
@@ -130,7 +131,7 @@ static void leave(sim *m, message *g, double start) {
 static double tail_of(const sim *m, const message *g) {
     double up = rate_of(m, g->from, true), down = rate_of(m, g->to, false);
     if (g->down + 1 < m->pieces || !(up > 0) || !(down > 0)) return 0;
-    return fmin(piece_bytes(m, g), up * m->o->grain) / down;
+    return fmin(piece_bytes(m, g) * m->pieces, fmax(up * m->o->grain, m->o->segment)) / down;
 }
 
 /* When the head of a channel's next piece can begin to enter; INFINITY where none has been sent. */

@@ -26,6 +26,7 @@ enum { RB_SIM_PIECES = 8 };
 typedef struct rb_sim_options {
     const rb_segment_cost *cost;          /* (segments); NULL: forward 1, backward 2, halves 1 each */
     const rb_sim_port *port;              /* (stages); NULL: unlimited */
+    const double *update;                 /* (segments) of one update, in lists that have them; NULL: 0 */
     const double *start;                  /* (stages) when each stage begins its list; NULL: 0 */
     const double *extra_latency;          /* (stages) of what each sends, beyond latency; NULL: 0 */
     double pack, unpack;                  /* what a send and a receive cost the stage */
@@ -33,7 +34,8 @@ typedef struct rb_sim_options {
     double latency;                       /* one way */
     bool latency_occupies;                /* the uplink is busy for the latency too: nothing pipelines */
     double bytes_forward, bytes_backward; /* of one message on the wire, framing included */
-    double grain;    /* seconds of the sender's rate that reach the receiver in one go: what it cannot pass on before */
+    double grain;    /* seconds of the sender's rate that reach the receiver in one go, */
+    double segment;  /* and the least bytes that do: what it cannot pass on before */
     int pieces;      /* of a message, 1..RB_SIM_PIECES; 0 = as many as there is time for */
     int queue_bound; /* messages sent and not yet received that a channel holds; 0 = no bound */
     double cores;    /* how many stages compute at full speed at once; 0 = all */

@@ -124,6 +124,77 @@ static void a_bounded_queue_makes_the_sender_wait(void **state) {
     rb_schedule_free(&s);
 }
 
+/* 100 bytes at 10 a second, 3 s of latency, handed over at 1: the receiver waits 1 for its peer, 10 for the wire's rate and
+ * 3 for its length. */
+static void waiting_is_told_apart(void **state) {
+    (void)state;
+    const int stage_of[] = {0, 1};
+    const rb_segment_cost cost[] = {{1, 0, 0, 0}, {1, 0, 0, 0}};
+    const rb_sim_port port[] = {{10, 0}, {0, 0}};
+    rb_schedule s = parse_schedule("0F0 0SF0\n1RF0 1F0\n", 2, stage_of, 1);
+    rb_sim_result r = simulate(&s, &(rb_sim_options){.cost = cost, .port = port, .latency = 3, .bytes_forward = 100});
+    assert_near(r.stage[1].wait_peer, 1);
+    assert_near(r.stage[1].wait_bandwidth, 10);
+    assert_near(r.stage[1].wait_latency, 3);
+    assert_near(r.stage[1].wait_recv, 14);
+    rb_sim_free(&r);
+    rb_schedule_free(&s);
+}
+
+/* Three messages of 2 s each with 3 s of latency: the last is there at 9, or at 15 where nothing follows until the one
+ * before has arrived. */
+static void latency_pipelines_or_occupies_the_wire(void **state) {
+    (void)state;
+    const int stage_of[] = {0, 1};
+    const rb_segment_cost cost[] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
+    const rb_sim_port port[] = {{1, 0}, {0, 0}};
+    rb_schedule s = parse_schedule("0F0 0SF0 0F1 0SF1 0F2 0SF2\n1RF0 1F0 1RF1 1F1 1RF2 1F2\n", 2, stage_of, 3);
+    rb_sim_options o = {.cost = cost, .port = port, .latency = 3, .bytes_forward = 2};
+    rb_sim_result r = simulate(&s, &o);
+    assert_near(r.step, 9);
+    rb_sim_free(&r);
+    o.latency_occupies = true;
+    r = simulate(&s, &o);
+    assert_near(r.step, 15);
+    rb_sim_free(&r);
+    rb_schedule_free(&s);
+}
+
+/* Two stages on two cores, and on one. */
+static void stages_share_cores(void **state) {
+    (void)state;
+    const int stage_of[] = {0, 1};
+    const rb_segment_cost cost[] = {{2, 0, 0, 0}, {2, 0, 0, 0}};
+    rb_schedule s = parse_schedule("0F0 0SF0 0F1 0SF1\n1RF0 1F0 1RF1 1F1\n", 2, stage_of, 2);
+    rb_sim_result r = simulate(&s, &(rb_sim_options){.cost = cost, .cores = 2});
+    assert_near(r.step, 6);
+    rb_sim_free(&r);
+    r = simulate(&s, &(rb_sim_options){.cost = cost, .cores = 1});
+    /* From 2 on both compute, at half speed each, until 6; then stage 1 alone. */
+    assert_near(r.span[0][2].end, 6);
+    assert_near(r.step, 8);
+    assert_near(r.stage[0].busy, 6);
+    rb_sim_free(&r);
+    rb_schedule_free(&s);
+}
+
+/* Two neighbours send to the one between them at once: its downlink serves them in turn, so that both are there when the
+ * bytes of both are through, and neither after its own alone. */
+static void a_downlink_is_shared(void **state) {
+    (void)state;
+    const int stage_of[] = {0, 1, 2};
+    const rb_segment_cost cost[] = {{1, 0, 0, 0}, {0, 0, 0, 0}, {0, 1, 0, 0}};
+    const rb_sim_port port[] = {{0, 0}, {0, 1}, {0, 0}};
+    rb_schedule s = parse_schedule("0F0 0SF0 0F1 0SF1\n1RF0 1F0 1SF0 1RF1 1RB0\n2RF0 2F0 2B0 2SB0\n", 3, stage_of, 2);
+    rb_sim_options o = {.cost = cost, .port = port, .bytes_forward = 8, .bytes_backward = 8};
+    rb_sim_result r = simulate(&s, &o);
+    /* Message 0: 1 to 9. Message 1 follows at 9 and the gradient joins it at 10. */
+    assert_true(r.span[1][3].end >= 22 && r.span[1][3].end <= 24); /* alone it would be there at 17 */
+    assert_near(r.span[1][4].end, 25);
+    rb_sim_free(&r);
+    rb_schedule_free(&s);
+}
+
 static void a_deadlock_names_who_waits(void **state) {
     (void)state;
     const int stage_of[] = {0, 1};
@@ -202,6 +273,10 @@ int main(void) {
         cmocka_unit_test(messages_take_the_slower_rate_and_the_latency),
         cmocka_unit_test(a_stage_shares_its_link),
         cmocka_unit_test(a_bounded_queue_makes_the_sender_wait),
+        cmocka_unit_test(waiting_is_told_apart),
+        cmocka_unit_test(latency_pipelines_or_occupies_the_wire),
+        cmocka_unit_test(stages_share_cores),
+        cmocka_unit_test(a_downlink_is_shared),
         cmocka_unit_test(a_deadlock_names_who_waits),
         cmocka_unit_test(depth_between_neighbours_hides_latency),
         cmocka_unit_test(auto_finds_the_smallest_depth),

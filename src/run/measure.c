@@ -44,19 +44,19 @@ typedef resbm_status (*work_fn)(rb_stage *s, rb_err *err);
 
 static resbm_status run_forward(rb_stage *s, rb_err *err) {
     rb_executor_hooks h = rb_stage_hooks(s);
-    return h.forward(s, s->host[0], 0, err);
+    return h.forward(s, rb_action_of(RB_ACT_FORWARD, s->host[0], 0), err);
 }
 static resbm_status run_backward(rb_stage *s, rb_err *err) {
     rb_executor_hooks h = rb_stage_hooks(s);
-    return h.backward(s, s->host[0], 0, err);
+    return h.backward(s, rb_action_of(RB_ACT_BACKWARD, s->host[0], 0), err);
 }
 static resbm_status run_input(rb_stage *s, rb_err *err) {
     rb_executor_hooks h = rb_stage_hooks(s);
-    return h.backward_input(s, s->host[0], 0, err);
+    return h.backward_input(s, rb_action_of(RB_ACT_BACKWARD_INPUT, s->host[0], 0), err);
 }
 static resbm_status run_weight(rb_stage *s, rb_err *err) {
     rb_executor_hooks h = rb_stage_hooks(s);
-    return h.backward_weight(s, s->host[0], 0, err);
+    return h.backward_weight(s, rb_action_of(RB_ACT_BACKWARD_WEIGHT, s->host[0], 0), err);
 }
 
 /* Both ends of a boundary take part in every crossing; which direction is dearer depends on the codec. */

@@ -219,22 +219,16 @@ static void fill_row(const work *w, const rb_prediction *p, rb_plan_row *r) {
     fill_disk(w, r);
 }
 
-/* Do the schedule's lists call the backward pass in halves? A short one tells, and also whether there
- * can be any. */
+/* Do the schedule's lists call the backward pass in halves? A short one tells, and also whether there can be any. */
 enum { FEW = 64 };
 static resbm_status has_halves(const rb_config *c, bool *out, rb_err *err) {
     rb_schedule s;
-    rb_schedule_args a = {.stages = (int)c->pipeline.stages, .segments = (int)c->model.segments,
-                          .microbatches = (int)c->train.microbatches};
-    const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
+    int64_t m = c->train.microbatches;
     *out = false;
-    if (!kind) return rb_fail(err, RESBM_E_CONFIG, "there is no schedule \"%s\"", c->pipeline.schedule);
-    if (a.microbatches > FEW) a.microbatches = FEW;
-    resbm_status st = rb_schedule_generate(kind, &a, &s, err);
-    if (st && a.microbatches < c->train.microbatches) {
+    resbm_status st = rb_predict_schedule(c, 0, m < FEW ? (int)m : FEW, &s, NULL, err);
+    if (st && m > FEW) {
         rb_schedule_free(&s);
-        a.microbatches = (int)c->train.microbatches;
-        st = rb_schedule_generate(kind, &a, &s, err);
+        st = rb_predict_schedule(c, 0, (int)m, &s, NULL, err);
     }
     for (int i = 0; !st && i < s.stage[0].count; i++) *out = *out || s.stage[0].items[i].kind == RB_ACT_BACKWARD_WEIGHT;
     rb_schedule_free(&s);

@@ -45,6 +45,7 @@ static rb_sim_options options(const rb_prediction_input *in, const rb_prediction
                             .bytes_forward = p->wire[0],
                             .bytes_backward = p->wire[1],
                             .grain = 0.25e-3,
+                            .segment = RB_SEGMENT_PAYLOAD + RB_SEGMENT_HEADERS,
                             .cores = in->cores,
                             .no_spans = !in->spans};
 }
@@ -83,31 +84,66 @@ static resbm_status find_depth(const rb_prediction_input *in, const rb_schedule_
     return p->over_memory ? RESBM_OK : st;
 }
 
-static resbm_status build(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_prediction *p, rb_err *err) {
-    p->slots = calloc((size_t)a->segments, sizeof *p->slots);
-    if (!p->slots) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", a->segments);
-    RB_TRY(rb_schedule_generate(kind, a, &p->schedule, err));
-    RB_TRY(rb_schedule_communicate(&p->schedule, err));
+static resbm_status generate(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_schedule *out, int *slots,
+                             rb_err *err) {
+    RB_TRY(rb_schedule_generate(kind, a, out, err));
+    RB_TRY(rb_schedule_communicate(out, err));
     int *nth = calloc((size_t)a->stages, sizeof *nth);
     if (!nth) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d stages", a->stages);
-    for (int g = 0; g < a->segments; g++) {
-        int stage = p->schedule.stage_of[g];
-        p->slots[g] = kind->in_flight(a, stage, nth[stage]++);
+    for (int g = 0; slots && g < a->segments; g++) {
+        int stage = out->stage_of[g];
+        slots[g] = kind->in_flight(a, stage, nth[stage]++);
     }
     free(nth);
     return RESBM_OK;
 }
 
+static rb_schedule_args args_of(const rb_config *c) {
+    return (rb_schedule_args){.stages = (int)c->pipeline.stages, .segments = (int)c->model.segments,
+                              .microbatches = (int)c->train.microbatches};
+}
+
+static resbm_status find_kind(const rb_config *c, const rb_schedule_kind **kind, rb_err *err) {
+    *kind = rb_schedule_find(c->pipeline.schedule);
+    if (*kind && !(*kind)->forward_only) return RESBM_OK;
+    return rb_fail(err, RESBM_E_CONFIG, "there is no schedule \"%s\" that trains", c->pipeline.schedule);
+}
+
+static resbm_status from_file(const rb_config *c, const char *file, rb_schedule *out, int *slots, rb_err *err) {
+    rb_buf text = {0};
+    rb_schedule_args a = args_of(c);
+    resbm_status st = rb_config_schedule_text(c, &text, err);
+    if (!st) st = rb_schedule_build_text(text.data, text.len, file, &a, out, slots, err);
+    rb_buf_free(&text);
+    return st;
+}
+
+resbm_status rb_predict_schedule(const rb_config *c, int extra, int microbatches, rb_schedule *out, int *slots,
+                                 rb_err *err) {
+    const char *file = rb_config_schedule_file(c);
+    const rb_schedule_kind *kind;
+    *out = (rb_schedule){0};
+    if (file) return from_file(c, file, out, slots, err);
+    rb_schedule_args a = args_of(c);
+    a.extra = extra;
+    a.microbatches = microbatches;
+    RB_TRY(find_kind(c, &kind, err));
+    return generate(kind, &a, out, slots, err);
+}
+
 static resbm_status run(const rb_prediction_input *in, const links *l, rb_prediction *out, rb_err *err) {
     const rb_config *c = in->cfg;
-    rb_schedule_args a = {.stages = (int)c->pipeline.stages, .segments = (int)c->model.segments,
-                          .microbatches = (int)c->train.microbatches};
-    const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
-    if (!kind) return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule \"%s\" does not exist", c->pipeline.schedule);
+    rb_schedule_args a = args_of(c);
+    const rb_schedule_kind *kind;
     rb_sim_options o = options(in, out, l);
-    RB_TRY(find_depth(in, kind, &a, &o, out, err));
+    if (!rb_config_schedule_file(c)) {
+        RB_TRY(find_kind(c, &kind, err));
+        RB_TRY(find_depth(in, kind, &a, &o, out, err));
+    }
     out->extra = a.extra;
-    RB_TRY(build(kind, &a, out, err));
+    out->slots = calloc((size_t)a.segments, sizeof *out->slots);
+    if (!out->slots) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", a.segments);
+    RB_TRY(rb_predict_schedule(c, a.extra, a.microbatches, &out->schedule, out->slots, err));
     return rb_simulate(&out->schedule, &o, &out->sim, err);
 }
 

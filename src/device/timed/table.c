@@ -28,7 +28,7 @@ typedef struct timed_queue {
 } timed_queue;
 
 /* A host that is at most this late did not pause: the operation begins when the one before it was done. */
-static const int64_t SLACK_NS = RB_MS / 4;
+static const int64_t SLACK_NS = RB_MS;
 
 static timed_device *device_of(const rb_device *d) { return (timed_device *)(uintptr_t)d; }
 static bool is_timed(const rb_device *d) { return !strcmp(d->table->name, rb_timed_table.name); }
