@@ -69,7 +69,7 @@ typedef struct rb_stage_options {
     bool split_backward;         /* weight halves are called apart from input halves */
     rb_spill *spill;             /* gradients of the large matrices are kept here, from byte spill_at on; NULL: in memory */
     uint64_t spill_at;           /* a multiple of RB_SPILL_ALIGN */
-    bool bare;                   /* weights stay as they are allocated: nobody looks at them before they are set */
+    bool bare;                   /* weights and gradients stay as they are allocated: nobody looks before they are set */
 } rb_stage_options;
 
 /* Bytes of the spill that gradients take; spill itself is not looked at. */

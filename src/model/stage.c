@@ -366,7 +366,7 @@ static resbm_status fill(rb_stage_model *m, rb_err *err) {
     if (st == RESBM_OK && m->trunk_rope.cos.data)
         st = rb_rope_fill(q, &m->trunk_rope, m->model.rope_theta, err);
     if (st == RESBM_OK && !m->opt.bare) st = rb_stage_init_weights(m, q, err);
-    if (st == RESBM_OK && m->grad) st = rb_stage_zero_grads(m, q, err);
+    if (st == RESBM_OK && m->grad && !m->opt.bare) st = rb_stage_zero_grads(m, q, err);
     if (st == RESBM_OK) st = rb_queue_sync(q, err);
     rb_queue_close(q);
     return st;

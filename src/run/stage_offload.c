@@ -1,4 +1,5 @@
 /* What of a stage's training state lives in a file (docs/offload.md), and the optimizer over it. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "run/stage.h"
@@ -11,8 +12,9 @@ static const rb_tensor **list_rows(const rb_stage *s) {
 }
 
 static resbm_status open_spill(rb_stage *s, uint64_t bytes, rb_err *err) {
-    rb_spill_options o = {.dir = *s->cfg.optim.offload_dir ? s->cfg.optim.offload_dir : s->scratch,
-                          .bytes = bytes,
+    const char *dir = *s->cfg.optim.offload_dir ? s->cfg.optim.offload_dir : s->scratch;
+    rb_spill_options o = {.dir = s->measuring ? P_tmpdir : dir, /* nothing will be written then */
+                          .bytes = s->measuring ? RB_SPILL_ALIGN : bytes,
                           .deadline_ns = s->cfg.pipeline.deadline_ns};
     resbm_status st = rb_spill_open(&o, &s->spill, err);
     if (st && err) {
