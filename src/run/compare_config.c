@@ -26,11 +26,14 @@ static resbm_status here(rb_config *c, int64_t stages, rb_err *err) {
     if (!plain) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
     resbm_status st = rb_config_defaults(plain, err);
     c->pipeline.stages = stages;
-    c->pipeline.threads = 1;
     c->pipeline.transport = plain->pipeline.transport;
     c->pipeline.addresses = 0;
     *c->pipeline.control = *c->pipeline.launcher = 0;
     c->link = plain->link;
+    if (stages == 1) { /* one process does the same in any order, and not every order is one for it */
+        memcpy(c->pipeline.schedule, plain->pipeline.schedule, sizeof c->pipeline.schedule);
+        c->pipeline.inflight = plain->pipeline.inflight;
+    }
     free(plain);
     return st;
 }
@@ -134,6 +137,7 @@ resbm_status rb_compare_config(const rb_compare_spec *s, const rb_config *base, 
                                rb_err *err) {
     RB_TRY(build_point(s, base, w, out, err));
     RB_TRY(here(out, 1, err));
+    out->pipeline.threads = 1;
     return checked(s, w->variant, out, err);
 }
 
@@ -151,8 +155,10 @@ resbm_status rb_compare_deployed(const rb_compare_spec *s, const rb_config *base
                                  const rb_compare_link *link, rb_config *out, rb_err *err) {
     RB_TRY(build_point(s, base, w, out, err));
     RB_TRY(here(out, out->model.segments, err));
+    out->pipeline.threads = 1;
     RB_TRY(override_all(out, &s->deploy, err));
     if (out->pipeline.stages > out->model.segments) out->pipeline.stages = out->model.segments;
+    if (!link || out->model.segments < 2) RB_TRY(here(out, 1, err));
     if (link) out->link = link->shape;
     RB_TRY(forget_rates(out, err));
     out->train.steps = TIMED_STEPS;

@@ -22,7 +22,7 @@ typedef struct rb_compare_which {
 resbm_status rb_compare_config(const rb_compare_spec *s, const rb_config *base, const rb_compare_which *w, rb_config *out,
                                rb_err *err);
 /* What the time is measured or modelled with, validated: spec.deploy over the variant; a stage per segment with a
- * thread each unless deploy says otherwise; `link` NULL: unshaped. Few steps, nothing evaluated. */
+ * thread each unless deploy says otherwise; `link` NULL: all on one stage. Few steps, nothing evaluated. */
 resbm_status rb_compare_deployed(const rb_compare_spec *s, const rb_config *base, const rb_compare_which *w,
                                  const rb_compare_link *link, rb_config *out, rb_err *err);
 

@@ -102,7 +102,8 @@ static void row_line(const rb_compare_result *r, const rb_compare_row *row, line
     if (*row->point) strcat(l->cell[0], ")");
     loss_cell(row, add(l));
     number(l, exp(row->loss), 3, "");
-    snprintf(add(l), CELL, "%.4gM", (double)(row->steps * row->tokens_per_step) / 1e6);
+    bool unsized = row->variant->control == RB_CONTROL_ALONE_AS_LONG && !(row->fitting > 0);
+    number(l, unsized ? NAN : (double)(row->steps * row->tokens_per_step) / 1e6, 3, "M");
     if (!isnan(r->target)) {
         steps_cell(row, add(l));
         number(l, row->ratio, 2, "");
@@ -183,8 +184,12 @@ static void print_what(const rb_compare_row *row, rb_buf *out) {
     if (v->control == RB_CONTROL_ALONE) rb_buf_printf(out, ": what the last stage of %s holds, without a pipeline", v->of);
     if (v->control == RB_CONTROL_SAME_SIZE) rb_buf_printf(out, ": the blocks of %s, its trunks' too", v->of);
     if (v->control == RB_CONTROL_ALONE_AS_LONG) {
-        rb_buf_printf(out, ": %s for the wall time of the pipeline over the first link, %" PRId64 " steps", v->of, row->steps);
-        if (fabs(row->fitting / (double)row->steps - 1) > 0.1)
+        rb_buf_printf(out, ": %s for the wall time of the pipeline over the first link, ", v->of);
+        if (row->fitting > 0)
+            rb_buf_printf(out, "%" PRId64 " steps", row->steps);
+        else
+            rb_buf_puts(out, "which is not known yet");
+        if (row->fitting > 0 && fabs(row->fitting / (double)row->steps - 1) > 0.1)
             rb_buf_printf(out, " (by the present measurement it would be %.0f)", row->fitting);
         if (row->capped) rb_buf_puts(out, ", CUT SHORT by `longest`");
     }

@@ -184,8 +184,6 @@ static resbm_status time_variant(probe *p, rb_err *err) {
     const rb_sweep *sweep = &t->s->variant[p->variant].sweep;
     rb_compare_which w = {.variant = p->variant, .point = *sweep->key ? sweep->value[0] : NULL, .share = 1, .seed = t->s->seed[0]};
     RB_TRY(rb_compare_deployed(t->s, t->base, &w, NULL, p->one, err));
-    p->one->pipeline.stages = 1;
-    p->one->pipeline.addresses = 0;
     RB_TRY(rb_compare_deployed(t->s, t->base, &w, &t->s->link[0], p->deployed, err));
     RB_TRY(rb_cost_of(p->deployed, &time->cost, err));
     RB_TRY(load_or_measure(p, err));

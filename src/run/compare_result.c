@@ -32,18 +32,24 @@ static void describe(const rb_config *c, char out[200]) {
     rb_buf_free(&text);
 }
 
+/* Headers count by message, so that the number of microbatches matters. */
+static void take_frames(const rb_cost *c, rb_compare_row *row) {
+    row->frame_forward = c->frame_forward / fmax(1, c->tokens);
+    row->frame_backward = c->frame_backward / fmax(1, c->tokens);
+}
+
 static void take_cost(const rb_cost *c, rb_compare_row *row) {
-    double rest = rb_cost_total(c) - c->boundary_forward, tokens = fmax(1, c->tokens);
+    double rest = rb_cost_total(c) - c->boundary_forward;
     row->params = rb_cost_params(c);
     row->extra_params = c->boundary_params;
     row->compute = rb_cost_total(c) * (1 + c->backward);
     row->extra_compute = c->boundary_forward / rest;
-    row->frame_forward = c->frame_forward / tokens;
-    row->frame_backward = c->frame_backward / tokens;
+    take_frames(c, row);
 }
 
 static void take_time(const rb_study *t, int variant, rb_compare_row *row) {
     const rb_compare_time *time = &t->time[variant];
+    if (time->cost.segments) take_frames(&time->cost, row);
     row->time_fault = *time->fault ? time->fault : NULL;
     row->fitting = t->state[variant].fitting;
     row->capped = t->state[variant].capped;

@@ -175,10 +175,11 @@ static resbm_status check_variant(const rb_compare_spec *s, const rb_compare_var
 
 /* The twin takes the settings of `alone` by like; how long it trains is known once time was measured. */
 static resbm_status add_twin(rb_compare_spec *s, int of, rb_err *err) {
-    char name[RB_COMPARE_NAME];
+    char name[RB_COMPARE_NAME + 8], place[sizeof s->variant[of].place];
     rb_compare_variant *twin;
     snprintf(name, sizeof name, "%s-time", s->variant[of].name);
-    RB_TRY(rb_compare_new_variant(s, name, s->variant[of].place, &twin, err));
+    strcpy(place, s->variant[of].place); /* the array moves as it grows */
+    RB_TRY(rb_compare_new_variant(s, name, place, &twin, err));
     twin->control = RB_CONTROL_ALONE_AS_LONG;
     strcpy(twin->of, s->variant[of].name);
     return RESBM_OK;

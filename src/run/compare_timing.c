@@ -47,10 +47,7 @@ static void take_events(const rb_trace_event *e, size_t n, rb_timing *out) {
         rb_segment_cost *c = &out->segment[s];
         c->forward = shortest(e, n, RB_TRACE_COMPUTE, s, "F", first);
         c->backward = shortest(e, n, RB_TRACE_COMPUTE, s, "B", first);
-        c->input = shortest(e, n, RB_TRACE_COMPUTE, s, "I", first);
-        c->weight = shortest(e, n, RB_TRACE_COMPUTE, s, "W", first);
-        if (c->backward == 0) c->backward = c->input + c->weight;
-        if (c->input == 0) c->input = c->weight = c->backward / 2;
+        c->input = c->weight = c->backward / 2; /* as many operations in each, but for attention */
     }
     out->optimizer = shortest(e, n, RB_TRACE_OPTIMIZER, -1, "", first);
 }
@@ -88,24 +85,35 @@ static double optimizer_share(const rb_timing *t, const rb_cost *cost, const rb_
     return t->optimizer * most / fmax(1, rb_cost_params(cost));
 }
 
+/* The schedule as a stage would build it. extra in flight: as configured, or the fewest that cover the links. */
+static resbm_status build(const rb_config *c, const rb_sim_options *o, bool linked, rb_schedule *out, rb_err *err) {
+    rb_schedule_args a = {.stages = (int)c->pipeline.stages, .segments = (int)c->model.segments,
+                          .microbatches = (int)c->train.microbatches, .extra = (int)c->pipeline.inflight};
+    rb_inflight_limits none = {0};
+    rb_buf text = {0};
+    if (rb_config_schedule_file(c)) {
+        resbm_status st = rb_config_schedule_text(c, &text, err);
+        if (!st) st = rb_schedule_build_text(text.data ? text.data : "", text.len, rb_config_schedule_file(c), &a, out, NULL, err);
+        rb_buf_free(&text);
+        return st;
+    }
+    const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
+    if (!kind) return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule \"%s\" does not exist", c->pipeline.schedule);
+    if (!a.extra && linked) RB_TRY(rb_schedule_auto_inflight(kind, &a, o, &none, &a.extra, err));
+    return rb_schedule_build(kind, &a, out, NULL, err);
+}
+
 static resbm_status simulate(const rb_timing *t, const rb_cost *cost, const rb_config *c, const rb_shape_options *link,
                              double *seconds, rb_err *err) {
     rb_sim_port port[RB_MAX_STAGES] = {{0, 0}};
-    int owner[RB_MAX_SEGMENTS];
     for (int i = 0; link && i < c->pipeline.stages; i++) port[i] = (rb_sim_port){link->up_bits / 8, link->down_bits / 8};
-    for (int s = 0; s < cost->segments; s++) owner[s] = rb_stage_of(c, s);
     rb_sim_options o = {.cost = t->segment, .port = link ? port : NULL, .latency = link ? (double)link->latency_ns * 1e-9 : 0,
+                        .half_duplex = link && link->half_duplex,
                         .bytes_forward = (double)rb_shape_wire_bytes((uint64_t)cost->frame_forward),
                         .bytes_backward = (double)rb_shape_wire_bytes((uint64_t)cost->frame_backward)};
-    rb_schedule_args a = {.stages = (int)c->pipeline.stages, .segments = cost->segments,
-                          .microbatches = (int)c->train.microbatches, .extra = (int)c->pipeline.inflight, .stage_of = owner};
-    const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
-    if (!kind) return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule \"%s\" does not exist", c->pipeline.schedule);
-    rb_inflight_limits none = {0};
-    if (!a.extra && link) RB_TRY(rb_schedule_auto_inflight(kind, &a, &o, &none, &a.extra, err));
-    rb_schedule s;
+    rb_schedule s = {0};
     rb_sim_result r = {0};
-    resbm_status st = rb_schedule_build(kind, &a, &s, NULL, err);
+    resbm_status st = build(c, &o, link != NULL, &s, err);
     if (!st) st = rb_simulate(&s, &o, &r, err);
     *seconds = r.step;
     rb_sim_free(&r);
