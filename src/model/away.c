@@ -12,13 +12,15 @@ resbm_status rb_stage_open_pager(rb_stage_model *m, rb_err *err) {
     return st;
 }
 
-uint64_t rb_stage_grads_away(const rb_stage_options *o) {
+resbm_status rb_stage_grads_away(const rb_device *dev, const rb_stage_options *o, rb_grads_away *out, rb_err *err) {
     bool *rows = calloc((size_t)o->table->count + 1, sizeof *rows);
-    for (int i = 0; rows && i < o->table->count; i++)
+    if (!rows) return rb_fail(err, RESBM_E_MEMORY, "no memory for a list of gradients");
+    for (int i = 0; i < o->table->count; i++)
         for (int k = 0; k < o->segments && !rows[i]; k++) rows[i] = o->table->rows[i].segment == rb_hosted_at(o, k);
-    uint64_t bytes = rows ? rb_pager_spill_bytes(o->table, rows) : UINT64_MAX;
+    out->spill = rb_pager_spill_bytes(o->table, rows);
+    rb_pager_measure(dev, o->table, rows, &out->saved, &out->windows);
     free(rows);
-    return bytes;
+    return RESBM_OK;
 }
 
 uint64_t rb_stage_grad_at(const rb_stage_model *m, int row) {

@@ -72,8 +72,13 @@ typedef struct rb_stage_options {
     bool bare;                   /* weights and gradients stay as they are allocated: nobody looks before they are set */
 } rb_stage_options;
 
-/* Bytes of the spill that gradients take; spill itself is not looked at. */
-uint64_t rb_stage_grads_away(const rb_stage_options *opt);
+/* What keeping gradients in a spill comes to; opt->spill itself is not looked at. Pure: a plan needs no more. */
+typedef struct rb_grads_away {
+    uint64_t spill; /* bytes there, */
+    size_t saved;   /* of memory that gradients no longer take, */
+    size_t windows; /* and that windows take instead (host and device) */
+} rb_grads_away;
+resbm_status rb_stage_grads_away(const rb_device *dev, const rb_stage_options *opt, rb_grads_away *out, rb_err *err);
 
 /* Allocates everything at once (nothing is allocated per step) and initialises weights by (seed, name). */
 resbm_status rb_stage_model_open(rb_device *dev, const rb_stage_options *opt, rb_stage_model **out,

@@ -74,6 +74,19 @@ uint64_t rb_pager_spill_bytes(const rb_tensor_table *t, const bool *hosted) {
     return end;
 }
 
+void rb_pager_measure(const rb_device *dev, const rb_tensor_table *t, const bool *hosted, size_t *gradients,
+                      size_t *windows) {
+    uint64_t group = 0, most = 0, all = 0;
+    for (int i = 0; i < t->count; i++) {
+        if (!hosted[i] || !rb_pager_takes(&t->rows[i])) continue;
+        group = t->rows[i].joined ? group + bytes_of(&t->rows[i]) : bytes_of(&t->rows[i]);
+        all += bytes_of(&t->rows[i]);
+        if (group > most) most = group;
+    }
+    *gradients = all;
+    *windows = rb_spill_round(most) * RB_PAGER_WINDOWS * (dev->table->host_memory ? 1 : 2);
+}
+
 /* --- open and close */
 
 static resbm_status open_windows(rb_pager *p, rb_err *err) {

@@ -24,6 +24,9 @@ typedef struct rb_pager rb_pager;
 bool rb_pager_takes(const rb_tensor *t);
 /* Bytes of the spill for rows (a flag per row of the table: hosted here). */
 uint64_t rb_pager_spill_bytes(const rb_tensor_table *t, const bool *hosted);
+/* Bytes of these gradients, and of the windows (host and device) that a pager of them takes. */
+void rb_pager_measure(const rb_device *dev, const rb_tensor_table *t, const bool *hosted, size_t *gradients,
+                      size_t *windows);
 
 /* Its region of the spill begins at `at`, a multiple of RB_SPILL_ALIGN. All gradients are zero. The table must stay. */
 resbm_status rb_pager_open(rb_device *dev, rb_spill *spill, uint64_t at, const rb_tensor_table *t, const bool *hosted,

@@ -100,14 +100,19 @@ static void the_spill_holds_the_gradients(void **state) {
     copies c;
     uint64_t ticket = 0;
     world_open(&w, "cpu", 1, true);
+    rb_stage_options o = {.table = &w.table, .segments = 3};
+    rb_grads_away grads;
+    assert_ok(rb_stage_grads_away(w.dev, &o, &grads, &err), &err);
+    rb_stage_memory here = rb_stage_model_memory(w.stage);
+    assert_int_equal(grads.windows, here.windows);
+    assert_true(grads.saved <= grads.spill && here.gradients + grads.saved <= here.weights);
     uint64_t bytes = rb_spill_round(1 << 16);
     char *file = rb_spill_memory(bytes);
     for (int round = 0; round < 2; round++) { /* gradients, then zeros that nothing was added to */
         if (!round) microbatches(&w, 2, FUSED);
         if (round) world_zero(&w);
         copy_gradients(&w, &c);
-        rb_stage_options o = {.table = &w.table, .segments = 3};
-        bytes = rb_stage_grads_away(&o);
+        bytes = grads.spill;
         free(file);
         file = rb_spill_memory(bytes);
         assert_ok(rb_spill_read(w.spill, 0, file, bytes, &ticket, &err), &err);

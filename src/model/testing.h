@@ -73,7 +73,9 @@ static inline void world_open(world *w, const char *device, int threads, bool tr
                           .slots = w->slots,
                           .training = training,
                           .split_backward = w->split};
-    rb_spill_options spill = {.bytes = rb_stage_grads_away(&o), .deadline_ns = 20000000000};
+    rb_grads_away grads;
+    assert_ok(rb_stage_grads_away(w->dev, &o, &grads, &err), &err);
+    rb_spill_options spill = {.bytes = grads.spill, .deadline_ns = 20000000000};
     if (w->away) assert_ok(rb_spill_open(&spill, &w->spill, &err), &err);
     o.spill = w->spill;
     assert_ok(rb_stage_model_open(w->dev, &o, &w->stage, &err), &err);

@@ -36,7 +36,9 @@ resbm_status rb_stage_open_spill(rb_stage *s, rb_stage_options *model, rb_err *e
     uint64_t states = rb_optim_needs(s->dev, &s->cfg.optim.rule, list, s->row_count, &place).spill;
     free(list);
     bool gradients = s->cfg.optim.offload_parts == RB_OFFLOAD_STATES_GRADIENTS;
-    RB_TRY(open_spill(s, states + (gradients ? rb_stage_grads_away(model) : 0), err));
+    rb_grads_away away = {0};
+    if (gradients) RB_TRY(rb_stage_grads_away(s->dev, model, &away, err));
+    RB_TRY(open_spill(s, states + away.spill, err));
     if (!gradients) return RESBM_OK;
     model->spill = s->spill;
     model->spill_at = states;
