@@ -49,7 +49,7 @@ bench-offload: all ## measure memory and time of a step with optimizer states an
 bench-middle: configure ## train two blocks of Llama-3-8B's width between two scripted neighbours (docs/offload.md)
 	cmake --build $(BUILD) -j $(JOBS) --target resbm middle_stage
 	$(BUILD)/middle_stage $(BUILD)/resbm 10 model.d=4096 model.heads=32 model.kv_heads=8 model.ffn=14336 \
-	    model.context=1024 boundary.ratio=128 optim.kind=adamw optim.lr=0.0005 optim.warmup=0 train.batch=1 \
+	    model.context=1024 boundary.ratio=128 optim.kind=adamw optim.lr=0.00003 optim.warmup=0 train.batch=1 \
 	    train.microbatches=1 train.recompute=true link.up=80mbit link.down=80mbit link.latency=20ms \
 	    pipeline.startup_deadline=600s pipeline.deadline=3000s
 

@@ -72,6 +72,15 @@ def resident(pid):
         return 0
 
 
+def cpu_seconds(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            fields = f.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError):
+        return 0
+
+
 def files_of(pid, folder):
     """The nameless file a stage holds open, and what lies in the run's folder."""
     found = []
@@ -88,12 +97,12 @@ def files_of(pid, folder):
 
 
 def watch(process, folder):
-    """Peaks until the process has ended: resident, cached, and both at one time."""
-    peak = dict(resident=0, cached=0, both=0)
+    """Peaks until the process has ended: resident, cached, both at one time, and processor time of the stage."""
+    peak = dict(resident=0, cached=0, both=0, cpu=0)
     while process.poll() is None:
         for pid in children(process.pid):
             r, c = resident(pid), sum(cached_bytes(f) for f in files_of(pid, folder))
-            for key, now in (("resident", r), ("cached", c), ("both", r + c)):
+            for key, now in (("resident", r), ("cached", c), ("both", r + c), ("cpu", cpu_seconds(pid))):
                 peak[key] = max(peak[key], now)
         time.sleep(0.25)
     return peak
@@ -141,12 +150,14 @@ def main():
     a.add_argument("program")
     a.add_argument("--tokens", type=int, default=16384, help="of a step, in microbatches of one sequence")
     a.add_argument("--context", type=int, help="tokens of a microbatch (default: 1024, and 128 with --small)")
+    a.add_argument("--model", default="", help="keys of the model instead: d=640,layers=8,heads=10,ffn=1728,segments=4")
     a.add_argument("--steps", type=int, default=2)
     a.add_argument("--small", action="store_true", help="a model of a few millions, to try the script")
     a.add_argument("--only", default=",".join(VARIANTS))
     a.add_argument("--folder", help="where to work (default: a temporary one)")
     o = a.parse_args()
     program, shape = os.path.abspath(o.program), dict(SMALL if o.small else LARGE)
+    shape.update((k, int(v)) for k, v in (pair.split("=") for pair in o.model.split(",") if pair))
     shape["context"] = o.context or shape["context"]
     folder = os.path.abspath(o.folder) if o.folder else tempfile.mkdtemp(prefix="resbm-offload-")
     os.makedirs(folder, exist_ok=True)
@@ -154,7 +165,7 @@ def main():
     config = write_config(folder, shape, o.tokens, o.steps)
     first = None
     columns = ("offload", "peak GB", "of these cached pages", "activations", "without them", "of none", "step s", "of none",
-               "disk read a step", "written", "waited for it s", "loss")
+               "processor s a step", "disk read a step", "written", "waited for it s", "loss")
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns), flush=True)
     for name in o.only.split(","):
         r = run(program, config, os.path.join(folder, "run"), VARIANTS[name])
@@ -165,7 +176,7 @@ def main():
         m = r["memory"]
         row = (name, f"{r['peak']['both'] / 1e9:.2f}", f"{r['peak']['cached'] / 1e9:.3f}", f"{acts / 1e9:.2f}",
                f"{state / 1e9:.2f}", f"{state / first[0]:.3f}", f"{step:.1f}", f"{step / first[1]:.2f}",
-               f"{m['disk_read'] / o.steps / 1e9:.2f}", f"{m['disk_written'] / o.steps / 1e9:.2f}",
+               f"{r['peak']['cpu'] / o.steps:.1f}", f"{m['disk_read'] / o.steps / 1e9:.2f}", f"{m['disk_written'] / o.steps / 1e9:.2f}",
                f"{m['disk_wait_s'] / o.steps:.2f}", f"{r['losses'][-1]:.6f}")
         print("| " + " | ".join(row) + " |", flush=True)
     print(f"\n{r['params'] / 1e6:.0f} M parameters, one stage, recomputation, {o.tokens} tokens a step in microbatches of "
