@@ -31,7 +31,7 @@ demo: ## install what is missing, build, train twice over slow links, compare (T
 
 test: ## install what testing needs, build everything, run every test
 	@scripts/install-deps.sh build demo test
-	@scripts/venv.sh
+	@scripts/venv.sh && scripts/venv.sh python
 	@$(MAKE) --no-print-directory configure
 	cmake --build $(BUILD) -j $(JOBS)
 	@BUILD=$(BUILD) scripts/run-tests.sh

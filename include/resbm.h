@@ -150,6 +150,11 @@ typedef struct resbm_codec resbm_codec;
 RESBM_API resbm_status resbm_codec_open(const char *name, int direction, uint64_t seed, uint32_t boundary,
                                         resbm_codec **out, resbm_error *err);
 RESBM_API void resbm_codec_close(resbm_codec *c); /* NULL is fine */
+/* Learned steps, one per coordinate (k), for int8 and int4 going forward: they take the place of the scales per token
+ * and cost no bytes; both ends must hold the same. They are copied. NULL goes back to scales. RESBM_E_ARG where the
+ * codec takes none or k is out of range; pack and unpack then want this k, and RESBM_E_NUMERIC names a step outside
+ * [2^-100, 2^100]. */
+RESBM_API resbm_status resbm_codec_steps(resbm_codec *c, const float *steps, int64_t k, resbm_error *err);
 /* Exact length of a packed (B,T,k); -1 where a size is below 1 or too large. */
 RESBM_API int64_t resbm_packed_bytes(const resbm_codec *c, int64_t B, int64_t T, int64_t k);
 /* bytes: room for n = resbm_packed_bytes, else RESBM_E_ARG. step and sequence (number of x's first one in the run's
@@ -159,6 +164,15 @@ RESBM_API resbm_status resbm_pack(resbm_codec *c, const float *x, int64_t B, int
 /* Any n bytes of the right length give some x: they are not trusted. */
 RESBM_API resbm_status resbm_unpack(resbm_codec *c, const uint8_t *bytes, int64_t n, int64_t B, int64_t T, int64_t k,
                                     float *x, resbm_error *err);
+
+/* sums (k) += squares of the codes of each coordinate, from packed bytes with learned steps: what both ends see alike.
+ * RESBM_E_STATE without learned steps. */
+RESBM_API resbm_status resbm_code_sums(resbm_codec *c, const uint8_t *bytes, int64_t n, int64_t B, int64_t T, int64_t k,
+                                       int64_t *sums, resbm_error *err);
+/* After a training step: new steps (k), in place, from the sums over `tokens` tokens; updates: how many came before.
+ * Same bits on every machine; without tokens nothing changes. The handle's own copy is not touched. */
+RESBM_API resbm_status resbm_steps_update(const resbm_codec *c, float *steps, const int64_t *sums, int64_t k,
+                                          int64_t tokens, uint64_t updates, resbm_error *err);
 
 #ifdef __cplusplus
 }

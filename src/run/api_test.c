@@ -83,12 +83,47 @@ static void test_codec_refuses(void **state) {
     resbm_codec_close(c);
 }
 
+/* Both ends of a link, each with its own steps: from equal bytes they come to equal steps, which fit the values. */
+static void test_learned_steps(void **state) {
+    (void)state;
+    enum { B = 2, T = 5, k = 7 };
+    float x[B * T * k], y[B * T * k], steps[2][k];
+    uint8_t bytes[B * T * k];
+    resbm_codec *c;
+    resbm_error err;
+    for (int i = 0; i < B * T * k; i++) x[i] = (float)sin(i * 0.7) * 100;
+    for (int j = 0; j < k; j++) steps[0][j] = steps[1][j] = 0.3f;
+    assert_int_equal(resbm_codec_open("int4", 0, 9, 1, &c, &err), RESBM_OK);
+    assert_int_equal(resbm_code_sums(c, bytes, 35, B, T, k, (int64_t[k]){0}, &err), RESBM_E_STATE);
+    for (uint64_t update = 0; update < 40; update++) {
+        assert_int_equal(resbm_codec_steps(c, steps[0], k, &err), RESBM_OK);
+        assert_int_equal(resbm_packed_bytes(c, B, T, k), B * ((T * k + 1) / 2)); /* no scales */
+        assert_int_equal(resbm_pack(c, x, B, T, k, update, 3, bytes, 36, &err), RESBM_OK);
+        for (int end = 0; end < 2; end++) {
+            int64_t sums[k] = {0};
+            assert_int_equal(resbm_code_sums(c, bytes, 36, B, T, k, sums, &err), RESBM_OK);
+            assert_int_equal(resbm_steps_update(c, steps[end], sums, k, (int64_t)B * T, update, &err), RESBM_OK);
+        }
+        assert_memory_equal(steps[0], steps[1], sizeof steps[0]);
+    }
+    assert_int_equal(resbm_unpack(c, bytes, 36, B, T, k, y, &err), RESBM_OK);
+    for (int i = 0; i < B * T * k; i++) assert_true(fabs((double)(x[i] - y[i])) < 100.0 / 3);
+    assert_int_equal(resbm_pack(c, x, B, T, k - 1, 0, 3, bytes, 30, &err), RESBM_E_ARG); /* steps of another k */
+    assert_int_equal(resbm_codec_steps(c, NULL, 0, &err), RESBM_OK);
+    assert_int_equal(resbm_packed_bytes(c, B, T, k), B * (2 * T + (T * k + 1) / 2));
+    resbm_codec_close(c);
+    assert_int_equal(resbm_codec_open("bf16", 0, 9, 1, &c, &err), RESBM_OK);
+    assert_int_equal(resbm_codec_steps(c, steps[0], k, &err), RESBM_E_ARG);
+    resbm_codec_close(c);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_configuration_goes_through_text),
         cmocka_unit_test(test_misuse_is_refused),
         cmocka_unit_test(test_codecs_come_back_within_their_step),
         cmocka_unit_test(test_codec_refuses),
+        cmocka_unit_test(test_learned_steps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

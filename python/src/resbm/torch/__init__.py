@@ -1,0 +1,11 @@
+"""Residual bottlenecks in PyTorch pipelines.
+
+:class:`ResidualBottleneck` narrows the activation between two stages, :class:`Stage` takes the place of
+``torch.distributed.pipelining.PipelineStage`` and sends it packed.
+"""
+
+from .bottleneck import ResidualBottleneck
+from .codec import BACKWARD, FORWARD, Codec, CodecError
+from .link import Traffic
+
+__all__ = ["BACKWARD", "FORWARD", "Codec", "CodecError", "ResidualBottleneck", "Traffic"]

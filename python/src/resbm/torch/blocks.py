@@ -1,0 +1,92 @@
+"""Llama's parts as the C program computes them (src/nn/): RMSNorm, rotary embedding, one block."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * w over the last dimension."""
+
+    def __init__(self, d: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(d))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the shape of x."""
+        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
+
+
+def rope_table(t: int, head: int, theta: float, like: Tensor, offset: int = 0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (t, head/2) of the rotary angles, in like's dtype; angles in double."""
+    inverse = theta ** (-torch.arange(0, head, 2, dtype=torch.float64, device=like.device) / head)
+    angle = torch.outer(torch.arange(offset, offset + t, dtype=torch.float64, device=like.device), inverse)
+    return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (B,H,T,D) with the pairs (i, i+D/2) rotated."""
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+
+class Attention(nn.Module):
+    """Causal attention with grouped key/value heads, names as Hugging Face's."""
+
+    def __init__(self, d: int, heads: int, kv_heads: int, head: int, eps: float, qk_norm: bool) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head = heads, kv_heads, head
+        self.q_proj = nn.Linear(d, heads * head, bias=False)
+        self.k_proj = nn.Linear(d, kv_heads * head, bias=False)
+        self.v_proj = nn.Linear(d, kv_heads * head, bias=False)
+        self.o_proj = nn.Linear(heads * head, d, bias=False)
+        self.q_norm = RMSNorm(head, eps) if qk_norm else None
+        self.k_norm = RMSNorm(head, eps) if qk_norm else None
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """(B,T,d) of x (B,T,d)."""
+        b, t, _ = x.shape
+        q = self.q_proj(x).view(b, t, self.heads, self.head)
+        k = self.k_proj(x).view(b, t, self.kv_heads, self.head)
+        v = self.v_proj(x).view(b, t, self.kv_heads, self.head).transpose(1, 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q.transpose(1, 2), cos, sin), rotate(k.transpose(1, 2), cos, sin)
+        grouped = self.kv_heads != self.heads
+        a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+        return cast(Tensor, self.o_proj(a.transpose(1, 2).reshape(b, t, -1)))
+
+
+class MLP(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, d: int, ffn: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(d, ffn, bias=False)
+        self.up_proj = nn.Linear(d, ffn, bias=False)
+        self.down_proj = nn.Linear(ffn, d, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,T,d) of x (B,T,d)."""
+        return cast(Tensor, self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x)))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then + mlp(norm(.))."""
+
+    def __init__(self, d: int, heads: int, kv_heads: int, ffn: int, eps: float, qk_norm: bool = False) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(d, eps)
+        self.self_attn = Attention(d, heads, kv_heads, d // heads, eps, qk_norm)
+        self.post_attention_layernorm = RMSNorm(d, eps)
+        self.mlp = MLP(d, ffn)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """(B,T,d) of x (B,T,d); cos, sin (T,D/2)."""
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+        return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))

@@ -1,0 +1,264 @@
+"""One boundary's wire: the codecs of both directions, learned steps, position in the run, and bytes counted.
+
+Position: `step` is the number of the training step (how many came before it), `sequence` the number of the step's first
+sequence in the run's order. Together with seed and boundary they key the random bits, so the same run gives the same
+bits on any number of ranks, and in the C program.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .codec import BACKWARD, FORWARD, Codec, CodecError
+
+Shape = tuple[int, int, int]
+
+
+@dataclass
+class Traffic:
+    """Bytes that one end of a boundary handed to the process group, headers of the transport not included.
+
+    Attributes:
+        forward, backward: sent since the beginning.
+        per_microbatch: length of the last message of each direction.
+        messages: how many were sent, both directions.
+        uncompressed: what the same tensors (B,T,d) would have taken in bf16.
+    """
+
+    forward: int = 0
+    backward: int = 0
+    messages: int = 0
+    uncompressed: int = 0
+    per_microbatch: dict[str, int] = field(default_factory=dict)
+
+    def add(self, direction: str, n: int, uncompressed: int) -> None:
+        """Count one message of n bytes."""
+        setattr(self, direction, getattr(self, direction) + n)
+        self.messages += 1
+        self.uncompressed += uncompressed
+        self.per_microbatch[direction] = n
+
+    @property
+    def wire_ratio(self) -> float:
+        """Bytes of a bf16 activation for each byte sent."""
+        sent = self.forward + self.backward
+        return self.uncompressed / sent if sent else 0.0
+
+
+class Link:
+    """The wire of boundary `index`.
+
+    Args:
+        codec, codec_backward: names; None for both: latents cross as they are, in any float type.
+        scale: "step" or "token", for integer latents.
+        k: latent width.
+        index: number of the boundary.
+        seed: of the run.
+        vocab: token ids cross beside the latents where it is given.
+    """
+
+    def __init__(
+        self, codec: str | None, codec_backward: str | None, scale: str, k: int, index: int, seed: int,
+        vocab: int | None = None,
+    ) -> None:  # fmt: skip
+        self.codec, self.codec_backward, self.scale = codec, codec_backward, scale
+        self.k, self.index, self.seed, self.vocab = k, index, seed, vocab
+        self.step = self.sequence = 0
+        self.tokens: Tensor | None = None  # (B,T) of the microbatch whose decoder runs next
+        self._counted = 0  # tokens whose codes are in the sums
+        self._sums: Tensor | None = None
+        self._version: int | None = None
+        self._taken: dict[bytes, int] = {}  # payload -> sequence, for what is computed again
+        self._open()
+
+    def _open(self) -> None:
+        key: dict[str, Any] = dict(boundary=self.index, seed=self.seed)
+        self._forward = None if self.codec is None else Codec(self.codec, FORWARD, **key)
+        self._backward = None if self.codec_backward is None else Codec(self.codec_backward, BACKWARD, **key)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_forward", "_backward")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    @property
+    def learns(self) -> bool:
+        """Whether latents are packed with learned steps."""
+        return self._forward is not None and self._forward.learns and self.scale == "step"
+
+    def describe(self) -> dict[str, Any]:
+        """What both ends must agree on, for the handshake."""
+        return dict(
+            boundary=self.index, k=self.k, codec=self.codec, codec_backward=self.codec_backward, scale=self.scale,
+            seed=self.seed, token_ids=self.vocab,
+        )  # fmt: skip
+
+    # -- messages ---------------------------------------------------------------------------------------------
+
+    def forward_bytes(self, shape: Shape) -> int:
+        """Payload of the latents (B,T,k), token ids included."""
+        assert self._forward is not None
+        steps = torch.empty(shape[2]) if self.learns else None
+        return self._forward.packed_bytes(shape, steps) + self.id_bytes(shape)
+
+    def backward_bytes(self, shape: Shape) -> int:
+        """Payload of the latents' gradient."""
+        assert self._backward is not None
+        return self._backward.packed_bytes(shape)
+
+    def id_bytes(self, shape: Shape) -> int:
+        """Of the token ids (B,T), 1 to 4 bytes each."""
+        return shape[0] * shape[1] * _id_size(self.vocab) if self.vocab else 0
+
+    def pack_forward(
+        self, z: Tensor, steps: Tensor | None, tokens: Tensor | None = None, count: bool = False
+    ) -> Tensor:
+        """Payload (u8) of latents z (B,T,k) and token ids (B,T)."""
+        assert self._forward is not None
+        data = self._forward.pack(z, steps=steps if self.learns else None)
+        if count:
+            self.count(data, (z.shape[0], z.shape[1], z.shape[2]), steps)
+        return data if not self.vocab else torch.cat((data, _put_ids(tokens, self.vocab).to(data.device)))
+
+    def unpack_forward(
+        self,
+        payload: Tensor,
+        shape: Shape,
+        steps: Tensor | None,
+        out: Tensor | None = None,
+        count: bool = False,
+    ) -> Tensor:
+        """Latents (B,T,k) f32; token ids, where they cross, are in `self.tokens` then."""
+        assert self._forward is not None
+        data = payload[: payload.numel() - self.id_bytes(shape)]
+        if self.vocab:
+            self.tokens = _get_ids(payload[data.numel() :], shape, self.vocab)
+        if count:
+            self.count(data, shape, steps)
+        return self._forward.unpack(data, shape, steps=steps if self.learns else None, out=out)
+
+    def pack_backward(self, g: Tensor, sequence: int) -> Tensor:
+        """Payload (u8) of the latents' gradient g (B,T,k); sequence: number of its first one."""
+        assert self._backward is not None
+        return self._backward.pack(g, step=self.step, sequence=sequence)
+
+    def unpack_backward(self, payload: Tensor, shape: Shape, out: Tensor | None = None) -> Tensor:
+        """Gradient (B,T,k) f32."""
+        assert self._backward is not None
+        return self._backward.unpack(payload, shape, out=out)
+
+    # -- learned steps and position ---------------------------------------------------------------------------
+
+    def count(self, data: Tensor, shape: Shape, steps: Tensor | None) -> None:
+        """Add a message's codes to the sums that the learned steps will follow."""
+        if not self.learns or steps is None:
+            return
+        assert self._forward is not None
+        if self._sums is None:
+            self._sums = torch.zeros(self.k, dtype=torch.int64)
+        self._forward.add_code_sums(self._sums, data, shape, steps)
+        self._counted += shape[0] * shape[1]
+
+    def end_step(self, *steps: Tensor | None, sequences: int = 0) -> None:
+        """A training step is done: the learned steps of the ends that are here follow, the position moves on."""
+        if self._counted and self._sums is not None and self._forward is not None:
+            for s in steps:
+                if s is not None:
+                    self._forward.update_steps(s, self._sums, self._counted, self.step)
+            self._sums.zero_()
+        self._counted = 0
+        self._taken.clear()
+        self.step += 1
+        self.sequence += sequences
+
+    # -- both ends in one process -----------------------------------------------------------------------------
+
+    @torch.compiler.disable
+    def cross(self, z: Tensor, sender: Tensor | None, receiver: Tensor | None, witness: Tensor) -> Tensor:
+        """q of z (B,T,k), straight through: what the receiver would see, forward and backward.
+
+        Args:
+            z: latents.
+            sender, receiver: learned steps of both halves, equal.
+            witness: a trained parameter; once an optimizer has changed it, the step before is over.
+        """
+        if self._forward is None:
+            return z
+        if z.dtype == torch.float64:
+            raise CodecError("the codec takes f32, bf16 or f16, not float64; for float64 take codec=None")
+        if not (torch.is_grad_enabled() and z.requires_grad):
+            return self._round_trip(z, sender, False)[0]
+        again = torch._C._current_graph_task_id() != -1  # activation checkpointing computes it again
+        if not again:
+            self._notice_optimizer(sender, receiver, witness)
+        q, data = self._round_trip(z, sender, not again)
+        key = bytes(data.cpu().untyped_storage())
+        if not again or key not in self._taken:
+            self._taken[key] = self.sequence
+            self.sequence += z.shape[0]
+        out: Tensor = _Cross.apply(z, q, self, self._taken[key], self.step)
+        return out
+
+    def _round_trip(self, z: Tensor, steps: Tensor | None, count: bool) -> tuple[Tensor, Tensor]:
+        assert self._forward is not None
+        shape, s = (z.shape[0], z.shape[1], z.shape[2]), steps if self.learns else None
+        data = self._forward.pack(z, steps=s)
+        if count:
+            self.count(data, shape, s)
+        return self._forward.unpack(data, shape, steps=s), data
+
+    def _notice_optimizer(self, sender: Tensor | None, receiver: Tensor | None, witness: Tensor) -> None:
+        version = witness._version
+        if self._version is not None and version != self._version and self._taken:
+            self.end_step(sender, receiver)
+        self._version = version
+
+
+class _Cross(torch.autograd.Function):
+    """q for z going forward, the packed gradient going back."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, q: Tensor, link: Link, sequence: int, step: int) -> Tensor:
+        ctx.link, ctx.sequence, ctx.step, ctx.dtype = link, sequence, step, z.dtype
+        return q.to(z.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        link: Link = ctx.link
+        backward = link._backward
+        (g,) = grads
+        if backward is None:
+            return g, None, None, None, None
+        data = backward.pack(g, step=ctx.step, sequence=ctx.sequence)
+        return backward.unpack(data, tuple(g.shape)).to(ctx.dtype), None, None, None, None
+
+
+def _id_size(vocab: int) -> int:
+    n = 1
+    while n < 4 and vocab > 1 << 8 * n:
+        n += 1
+    return n
+
+
+def _put_ids(tokens: Tensor | None, vocab: int) -> Tensor:
+    """(B*T*size) bytes of token ids (B,T)."""
+    if tokens is None:
+        raise ValueError("this boundary sends token ids beside the latents: give the first stage token ids (B,T)")
+    shift = torch.arange(0, 8 * _id_size(vocab), 8, device=tokens.device)
+    return (tokens.to(torch.int64).flatten()[:, None] >> shift & 255).to(torch.uint8).flatten()
+
+
+def _get_ids(data: Tensor, shape: Shape, vocab: int) -> Tensor:
+    """Token ids (B,T) i64 of their bytes; received, so not trusted."""
+    size = _id_size(vocab)
+    shift = torch.arange(0, 8 * size, 8, device=data.device)
+    ids = (data.view(-1, size).to(torch.int64) << shift).sum(-1).view(shape[0], shape[1])
+    if int(ids.max()) >= vocab:
+        raise CodecError(f"received token id {int(ids.max())}, the vocabulary has {vocab}")
+    return ids
