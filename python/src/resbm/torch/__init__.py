@@ -7,5 +7,16 @@
 from .bottleneck import ResidualBottleneck
 from .codec import BACKWARD, FORWARD, Codec, CodecError
 from .link import Traffic
+from .stage import Stage, TracedStage, build_stage
 
-__all__ = ["BACKWARD", "FORWARD", "Codec", "CodecError", "ResidualBottleneck", "Traffic"]
+__all__ = [
+    "BACKWARD",
+    "FORWARD",
+    "Codec",
+    "CodecError",
+    "ResidualBottleneck",
+    "Stage",
+    "TracedStage",
+    "Traffic",
+    "build_stage",
+]
