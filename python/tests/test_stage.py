@@ -8,6 +8,9 @@ import torch
 from launch import run
 
 SCHEDULES = ("GPipe", "1F1B", "Interleaved1F1B", "LoopedBFS", "InterleavedZeroBubble", "ZBVZeroBubble", "DualPipeV")
+#: These add up gradients in ascending order of microbatches, as one process does: bit for bit. The others add the same
+#: numbers in another order.
+EXACT = ("GPipe", "1F1B", "Interleaved1F1B")
 WORKER = Path(worker.__file__)
 
 
@@ -29,11 +32,13 @@ def test_same_bits_as_in_one_process(tmp_path, ranks, tokens):
         n = ranks * len(worker.stages_of(name, 0, ranks))
         wholes[n] = wholes.get(n) or worker.whole(n, None if tokens == "none" else tokens)
         losses, state = wholes[n]
-        assert sorted(x for r in results for x in r[name][0]) == sorted(losses), name
+        rel = 0 if name in EXACT else 1e-5
+        assert [x for r in results for x in r[name][0]] == pytest.approx(losses, rel=rel, abs=0), name
         seen = set()
         for r in results:
             for key, value in r[name][1].items():
-                assert torch.equal(value, state[key]), (name, key)
+                close = torch.allclose(value, state[key], rtol=10 * rel, atol=rel)
+                assert close if rel else torch.equal(value, state[key]), (name, key)
                 seen.add(key)
         assert seen == set(state), name
         check_traffic(name, ranks, n, tokens, [r[name][2] for r in results])
@@ -52,6 +57,7 @@ def check_traffic(name, ranks, stages, tokens, sent):
             if rank_of[here] == rank_of[there]:
                 assert (f, g) == (0, 0)
             elif there > here:  # evaluations send activations too
-                assert (f, g, per) == ((times + worker.MICROBATCHES) * forward, 0, {"forward": forward})
+                messages = times + worker.MICROBATCHES * worker.evaluates(name)
+                assert (f, g, per) == (messages * forward, 0, {"forward": forward})
             else:
                 assert (f, g, per) == (0, times * backward, {"backward": backward})

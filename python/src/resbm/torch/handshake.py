@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 TIMEOUT = timedelta(seconds=float(os.environ.get("RESBM_HANDSHAKE_SECONDS", "300")))
-_opened: Counter[tuple[str, int]] = Counter()
+_opened: dict[str, list[set[int]]] = {}  # of each group: the stage indices of this process's pipelines, in order
 
 Word = dict[str, Any]
 
@@ -26,15 +25,17 @@ class Board:
 
     Args:
         group: process group; None is the default one.
-        stage_index: of the stage that opens it. The n-th pipeline that a stage index sees in a group has number n on
-            every rank.
+        stage_index: of the stage that opens it. A stage index that a process has already begins its next pipeline, so
+            the n-th pipeline has number n on every rank.
     """
 
     def __init__(self, group: dist.ProcessGroup | None, stage_index: int) -> None:
         name = group.group_name if group is not None else "default"
-        number = _opened[name, stage_index]
-        _opened[name, stage_index] += 1
-        self._prefix = f"resbm/{name}/{number}"
+        pipelines = _opened.setdefault(name, [])
+        if not pipelines or stage_index in pipelines[-1]:
+            pipelines.append(set())
+        pipelines[-1].add(stage_index)
+        self._prefix = f"resbm/{name}/{len(pipelines)}"
         self._store = distributed_c10d._get_default_store()
 
     def publish(self, key: str, word: Word) -> None:

@@ -256,6 +256,8 @@ class PackedStage(_PipelineStageBase):
     def perform_reduce_grad(self, grad_scale_factor: int) -> None:
         """All microbatches are done."""
         super().perform_reduce_grad(grad_scale_factor)
+        if not self.has_backward:
+            return  # torch calls this at the end of an evaluation too
         for end in (self.before, self.behind):
             if end is not None:
                 end.link.end_step(end.steps, sequences=cast(int, self._microbatches) * end.shape[0])
