@@ -40,9 +40,8 @@ static void probe_finds_the_shape(void **state) {
     for (int tries = 0; tries < 3; tries++) {
         r = probe(&a, &b);
         assert_true(r.round_trip_ns >= 15 * RB_MS && r.typical_ns >= r.round_trip_ns);
-        if (r.round_trip_ns < 18 * RB_MS && r.up_bits > 4.5e6 && r.up_bits < 5e6 && r.down_bits > 18e6 &&
-            r.down_bits < 20e6)
-            return;
+        assert_true(r.up_bits < 5.1e6 && r.down_bits < 20.4e6); /* no machine is too busy for that */
+        if (r.round_trip_ns < 60 * RB_MS && r.up_bits > 3e6 && r.down_bits > 10e6) return;
     }
     fail_msg("round trip %g ms, %g up, %g down", (double)r.round_trip_ns / 1e6, r.up_bits, r.down_bits);
 }

@@ -19,21 +19,23 @@ static bool good_name(const char *name) {
     return *name && *name != '.' && strspn(name, letters) == strlen(name) && strlen(name) < RB_COMPARE_NAME - 8;
 }
 
+/* name and place may lie in a variant, which moves when the array grows. */
 resbm_status rb_compare_new_variant(rb_compare_spec *s, const char *name, const char *place, rb_compare_variant **out,
                                     rb_err *err) {
+    rb_compare_variant fresh = {0};
     if (!good_name(name))
         return rb_fail(err, RESBM_E_CONFIG, "%s: '%.80s' names no variant: up to %d letters, digits, . _ + -", place, name,
                        RB_COMPARE_NAME - 9);
     if (rb_compare_find(s, name) >= 0) return rb_fail(err, RESBM_E_CONFIG, "%s: variant %s is there twice", place, name);
     if (s->variants == RB_COMPARE_VARIANTS)
         return rb_fail(err, RESBM_E_CONFIG, "%s: more than %d variants", place, RB_COMPARE_VARIANTS);
+    strcpy(fresh.name, name);
+    snprintf(fresh.place, sizeof fresh.place, "%s", place);
     rb_compare_variant *v = realloc(s->variant, (size_t)(s->variants + 1) * sizeof *v);
-    if (!v) return rb_fail(err, RESBM_E_MEMORY, "no memory for variant %s", name);
+    if (!v) return rb_fail(err, RESBM_E_MEMORY, "no memory for variant %s", fresh.name);
     s->variant = v;
     *out = &v[s->variants++];
-    memset(*out, 0, sizeof **out);
-    strcpy((*out)->name, name);
-    snprintf((*out)->place, sizeof (*out)->place, "%s", place);
+    **out = fresh;
     return RESBM_OK;
 }
 
