@@ -44,6 +44,26 @@ same straight-aux aux
 [ "$(grep -c aux_loss straight-aux/metrics.jsonl)" = 11 ] || miss "auxiliary losses in $(grep -c aux_loss straight-aux/metrics.jsonl) steps"
 long=$plain_long
 
+# A boundary's memory (error feedback), and weights held to a subspace that no checkpoint has.
+for kind in topk subspace; do
+    long="$plain_long boundary.kind=$kind"
+    [ $kind = topk ] && long="$long boundary.feedback=gradient"
+    # shellcheck disable=SC2086
+    train "straight-$kind" $long || { miss "the straight run with $kind"; cat "straight-$kind.log"; }
+    halfway "$kind"
+    # shellcheck disable=SC2086
+    train "$kind" $long --resume pipeline.stages=2 || { miss "resume with $kind"; cat "$kind.log"; }
+    same "straight-$kind" "$kind"
+    "$resbm" eval "straight-$kind" pipeline.stages=3 >eval.log 2>&1 || { miss "eval of $kind"; cat eval.log; }
+    said=$(sed -n 's/.*"step":12,.*"val_loss":\([0-9.e+-]*\).*/\1/p' "straight-$kind/metrics.jsonl")
+    grep -q "step 12  loss $said " eval.log || miss "eval of $kind says $(cat eval.log), the run $said"
+    "$resbm" generate "straight-$kind" -p 'the slow ' -n 20 -t 0 pipeline.stages=2 >said.two 2>generate.log ||
+        { miss "generate with $kind"; cat generate.log; }
+    "$resbm" generate "straight-$kind" -p 'the slow ' -n 20 -t 0 pipeline.stages=1 >said.one 2>&1
+    cmp -s said.one said.two || miss "generate with $kind says something else on one stage"
+done
+long=$plain_long
+
 # Killed in the middle, coordinator and all: what was done after the snapshot is done again, the same.
 settle() { # PATTERN: until no process has it in its command line
     i=0

@@ -4,7 +4,8 @@
  * Legend: n = B*T rows, d model width, k latent width, m hidden width, w identity width, V vocabulary.
  *
  * What crosses ("parts", all f32 here): part 0 the latents (n,k), or x itself (n,d) for kind none; part 1,
- * where identity is split or full, the identity coordinates (n,w), packed in bf16. Their gradients cross back
+ * where identity is split or full, the identity coordinates (n,w), packed in bf16; or, kind topk, the places of the
+ * values in part 0. Their gradients cross back
  * in the same parts. The quantizer is straight-through: the backward functions take the unpacked gradient as
  * it came.
  *
@@ -26,17 +27,18 @@ typedef enum rb_identity {
     RB_IDENTITY_FULL,
     RB_IDENTITY_NONE
 } rb_identity;
+typedef enum rb_feedback { RB_FEEDBACK_NONE, RB_FEEDBACK_GRADIENT } rb_feedback;
 typedef enum rb_rounding { RB_ROUNDING_STOCHASTIC, RB_ROUNDING_NEAREST } rb_rounding;
 /* The vector of boundary/tokens.h; auto: where there is no token path and the kind's stream may vanish. */
 typedef enum rb_offset { RB_OFFSET_AUTO, RB_OFFSET_NONE, RB_OFFSET_LEARNED } rb_offset;
 /* How the decoder's last map starts; auto: at zero beside a trunk. */
 typedef enum rb_decoder_init { RB_DECODER_INIT_AUTO, RB_DECODER_INIT_ZERO, RB_DECODER_INIT_NORMAL } rb_decoder_init;
 typedef enum rb_aux_kind { RB_AUX_NONE, RB_AUX_STREAM, RB_AUX_LATENT } rb_aux_kind;
-typedef enum rb_token_path { RB_TOKENS_NONE, RB_TOKENS_EMBEDDING, RB_TOKENS_TRUNK } rb_token_path;
+typedef enum rb_token_path { RB_TOKENS_NONE, RB_TOKENS_EMBEDDING, RB_TOKENS_TRUNK, RB_TOKENS_FIXED } rb_token_path;
 
 /* boundary.* of the configuration; the same for every boundary of a model. */
 typedef struct rb_boundary_config {
-    char kind[16]; /* registry name: none, linear, residual */
+    char kind[16]; /* registry name */
     rb_identity identity;
     int64_t identity_width; /* split: coordinates that cross in bf16, inside the latents' byte budget */
     int64_t ratio;          /* d / k; 0 = from k */
@@ -53,6 +55,8 @@ typedef struct rb_boundary_config {
     char scale_fwd[16];                /* step or token; "" or auto = step where k is narrow */
     int64_t group_bwd;                 /* values of a gradient that share a scale: 2 to 64, a power of two; 0 = 64 */
     rb_rounding rounding_bwd;
+    rb_feedback feedback;  /* kind topk */
+    int64_t feedback_rows; /* tokens of a training step; 0: it is not training, feedback has no memory */
 } rb_boundary_config;
 
 /* What a boundary must know of the model around it. */
@@ -64,6 +68,7 @@ typedef struct rb_boundary_dims {
 typedef struct rb_boundary_parts {
     int count;
     int64_t width[RB_MAX_WIRE_PARTS];
+    rb_code code; /* of part 1 */
 } rb_boundary_parts;
 
 /* Buffers of one end, in an order only its kind knows. */
@@ -79,6 +84,7 @@ typedef struct rb_boundary_end {
     bool encoder;
     const rb_view *w, *dw;
     rb_queue *q;            /* of the present call */
+    int64_t row;            /* decode_backward_input: number of its first token within the step */
     rb_end_buffers saved;   /* forward -> both backward halves; per microbatch */
     rb_end_buffers kept;    /* input half -> weight half; per microbatch where they are called apart */
     rb_end_buffers scratch; /* shared */
@@ -91,6 +97,9 @@ typedef struct rb_boundary_kind {
     const char *codec;  /* default transport codec, both directions */
     bool keeps_latents; /* decode's backward needs parts[0] of the forward pass */
     bool narrows;       /* has a latent width; false: k, ratio, identity and tokens mean nothing */
+    bool straight_through; /* below full width the gradient is not the loss's derivative, and its parts are not those of the
+                              forward pass */
+    bool constrains;       /* the segments' weights are held to its subspace (model/constrain.c) */
     /* k and d are set and 1 <= k <= d. Fills derived values in; RESBM_E_CONFIG names the key. */
     resbm_status (*check)(rb_boundary_config *c, const rb_boundary_dims *s, rb_err *err);
     void (*parts)(const rb_boundary_config *c, const rb_boundary_dims *s, rb_boundary_parts *out);

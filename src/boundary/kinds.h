@@ -4,6 +4,7 @@
 
 #include "boundary/boundary.h"
 
-extern const rb_boundary_kind rb_boundary_none, rb_boundary_linear, rb_boundary_residual;
+extern const rb_boundary_kind rb_boundary_none, rb_boundary_linear, rb_boundary_residual, rb_boundary_topk,
+    rb_boundary_subspace;
 
 #endif

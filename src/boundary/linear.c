@@ -17,7 +17,7 @@ static resbm_status check(rb_boundary_config *c, const rb_boundary_dims *s, rb_e
 
 static void parts_of(const rb_boundary_config *c, const rb_boundary_dims *s, rb_boundary_parts *out) {
     (void)s;
-    *out = (rb_boundary_parts){1, {c->k}};
+    *out = (rb_boundary_parts){.count = 1, .width = {c->k}};
 }
 
 static double latent_std(const rb_boundary_config *c, const rb_boundary_dims *s) {

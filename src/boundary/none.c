@@ -11,7 +11,7 @@ static resbm_status check(rb_boundary_config *c, const rb_boundary_dims *s, rb_e
 
 static void parts_of(const rb_boundary_config *c, const rb_boundary_dims *s, rb_boundary_parts *out) {
     (void)c;
-    *out = (rb_boundary_parts){1, {s->d}};
+    *out = (rb_boundary_parts){.count = 1, .width = {s->d}};
 }
 
 static double latent_std(const rb_boundary_config *c, const rb_boundary_dims *s) {

@@ -5,6 +5,8 @@ const rb_boundary_kind *const rb_boundary_kinds[] = {
     &rb_boundary_none,
     &rb_boundary_linear,
     &rb_boundary_residual,
+    &rb_boundary_topk,
+    &rb_boundary_subspace,
     NULL,
 };
 

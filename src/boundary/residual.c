@@ -39,7 +39,7 @@ static resbm_status check(rb_boundary_config *c, const rb_boundary_dims *s, rb_e
 
 static void parts_of(const rb_boundary_config *c, const rb_boundary_dims *s, rb_boundary_parts *out) {
     (void)s;
-    *out = (rb_boundary_parts){c->identity_width ? 2 : 1, {c->k, c->identity_width}};
+    *out = (rb_boundary_parts){c->identity_width ? 2 : 1, {c->k, c->identity_width}, RB_CODE_BF16};
 }
 
 /* E(x) of a normed x, by the maps' initial sizes (SiLU of a standard normal number has a mean square of 0.3558), and

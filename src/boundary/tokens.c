@@ -80,10 +80,18 @@ static void list_trunk(const rb_boundary_config *c, const rb_boundary_dims *s, c
     rb_tensor_add(l, prefix, "trunk.up.weight", s->d, b.d, RB_ROLE_BOUNDARY_MATRIX, 0, s->std);
 }
 
+void rb_tokens_list_fixed(const rb_boundary_dims *s, const char *prefix, rb_tensor_list *l) {
+    rb_tensor *t = rb_tensor_add(l, prefix, "embed_tokens.fixed", s->vocab, s->d, RB_ROLE_STATE, 0, s->std);
+    if (!t) return;
+    t->like = "model.embed_tokens.weight";
+    t->constraint = RB_CONSTRAINT_OUTSIDE;
+}
+
 void rb_tokens_list(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
                     rb_tensor_list *l) {
     if (c->tokens == RB_TOKENS_TRUNK) list_trunk(c, s, prefix, l);
     if (rb_tokens_offset(c)) rb_tensor_add(l, prefix, "offset", s->d, 0, RB_ROLE_EMBEDDING, 0, s->std);
+    if (c->tokens == RB_TOKENS_FIXED) rb_tokens_list_fixed(s, prefix, l);
     if (c->tokens == RB_TOKENS_EMBEDDING)
         rb_tensor_add(l, prefix, "tokens.embed_tokens.weight", s->vocab, s->d, RB_ROLE_EMBEDDING, 0, s->std);
 }
@@ -142,7 +150,7 @@ resbm_status rb_tokens_forward(const rb_tokens *t, const rb_run_ctx *run, rb_vie
                                const rb_block_cache *cache, rb_err *err) {
     int64_t n = run->B * run->T, L = t->cfg->trunk_blocks, norm = norm_row(t);
     if (t->cfg->tokens == RB_TOKENS_NONE) return offset_forward(t, run->q, y, tmp, err);
-    if (t->cfg->tokens == RB_TOKENS_EMBEDDING) return rb_embed_forward(run->q, y, t->w[0], tokens, err);
+    if (t->cfg->tokens != RB_TOKENS_TRUNK) return rb_embed_forward(run->q, y, t->w[0], tokens, err);
     RB_TRY(rb_embed_forward(run->q, rb_rows(s->x[0], 0, n), t->w[0], tokens, err));
     for (int64_t i = 0; i < L; i++) {
         rb_block b = block_of(t, i);
@@ -185,5 +193,6 @@ resbm_status rb_tokens_backward(const rb_tokens *t, const rb_run_ctx *run, rb_vi
                                 const rb_tokens_saved *s, const rb_tokens_scratch *tmp, rb_err *err) {
     if (t->cfg->tokens == RB_TOKENS_NONE) return offset_backward(t, run->q, dy, tmp, err);
     if (t->cfg->tokens == RB_TOKENS_EMBEDDING) return rb_embed_backward(run->q, t->dw[0], dy, tokens, err);
+    if (t->cfg->tokens == RB_TOKENS_FIXED) return RESBM_OK;
     return trunk_backward(t, run, dy, tokens, s, tmp, err);
 }

@@ -10,6 +10,8 @@
  * stream of zeros the norm of each block multiplies the gradient by 1 / sqrt(eps) = 316, at a sequence's first token
  * (which attends to itself alone) through all blocks and boundaries.
  *
+ *     fixed       S = F[tokens]                                    F (V,d) of the run's seed, boundary/subspace.c
+ *
  * S needs nothing from the sender and gives no gradient to it, so its whole backward pass is weight half.
  */
 #ifndef RB_BOUNDARY_TOKENS_H
@@ -51,6 +53,8 @@ rb_block_dims rb_tokens_block_dims(const rb_boundary_config *c, const rb_boundar
 /* prefix "boundary.0.decoder." */
 void rb_tokens_list(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
                     rb_tensor_list *l);
+/* The row of the fixed part alone: the embedding as it began, outside the subspace. */
+void rb_tokens_list_fixed(const rb_boundary_dims *s, const char *prefix, rb_tensor_list *l);
 void rb_tokens_plan_saved(const rb_tokens *t, int64_t n, rb_plan *p, rb_tokens_saved *out);
 void rb_tokens_plan_scratch(const rb_tokens *t, int64_t n, bool training, rb_plan *p, rb_tokens_scratch *out);
 

@@ -30,7 +30,7 @@ static void registries(void) {
     for (int i = 0; rb_boundary_kinds[i]; i++) printf("%s ", rb_boundary_kinds[i]->name);
     puts("");
     names("codecs");
-    for (int i = 0; i < RB_CODE_COUNT; i++) printf("%s ", rb_codecs[i].name);
+    for (int i = 0; i < RB_CODEC_COUNT; i++) printf("%s ", rb_codecs[i].name);
     puts("");
     names("schedules");
     for (int i = 0; rb_schedules[i]; i++)

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-const rb_codec rb_codecs[RB_CODE_COUNT] = {
+const rb_codec rb_codecs[RB_CODEC_COUNT] = {
     {"f32", "as it is, 4 bytes a number", RB_CODE_F32, 32, false},
     {"bf16", "rounded to bfloat16, 2 bytes a number", RB_CODE_BF16, 16, false},
     {"int8", "255 levels, 1 byte a number", RB_CODE_INT8, 8, true},
@@ -12,7 +12,7 @@ const rb_codec rb_codecs[RB_CODE_COUNT] = {
 };
 
 const rb_codec *rb_codec_find(const char *name) {
-    for (int i = 0; i < RB_CODE_COUNT; i++)
+    for (int i = 0; i < RB_CODEC_COUNT; i++)
         if (!strcmp(rb_codecs[i].name, name)) return &rb_codecs[i];
     return NULL;
 }

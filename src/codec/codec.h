@@ -11,7 +11,7 @@ typedef struct rb_codec {
     bool integers; /* needs a scale */
 } rb_codec;
 
-extern const rb_codec rb_codecs[RB_CODE_COUNT];
+extern const rb_codec rb_codecs[RB_CODEC_COUNT];
 const rb_codec *rb_codec_find(const char *name); /* NULL when there is none */
 
 /* How `c` packs in a direction (0 forward, 1 backward); scale and rounding are those of integers. */

@@ -96,7 +96,7 @@ static void each_fault_has_its_sentence(void **state) {
         {5, 0, RESBM_E_FORMAT, "frame has unknown kind 0"},
         {5, RB_FRAME_KIND_END, RESBM_E_FORMAT, "frame has unknown kind"},
         {6, 2, RESBM_E_FORMAT, "frame has direction 2, not 0 or 1"},
-        {7, 0x16, RESBM_E_FORMAT, "frame has unknown code 6 with scale 1"},
+        {7, 0x18, RESBM_E_FORMAT, "frame has unknown code 8 with scale 1"},
         {7, 0x93, RESBM_E_FORMAT, "frame has unknown code 3 with scale 9"},
         {7, 0x03, RESBM_E_CORRUPT, "shape (2,4,8) in code 3 with scale 0, which cannot be"},
         {5, RB_FRAME_CONTROL, RESBM_E_CORRUPT, "frame of kind 3 has shape (2,4,8), but holds no tensor"},

@@ -155,7 +155,7 @@ static void every_device_gives_the_bytes_of_ref(void **state) {
             check_devices(r, &a, B, T, k, gap);
             ran++;
         }
-    assert_int_equal(ran, 15 * 2 * (2 + 4 * 8));
+    assert_int_equal(ran, 15 * 2 * (4 + 4 * 8));
 }
 
 /* The unit of the token, group or coordinate of value i of one sequence. */
@@ -169,7 +169,7 @@ static float unit_of(const rig *r, const rb_pack_args *a, const uint8_t *bytes, 
 static void error_is_bounded(void **state) {
     rig *r = *state;
     enum { T = 40, k = 24 };
-    for (int code = RB_CODE_INT8; code < RB_CODE_COUNT; code++)
+    for (int code = RB_CODE_INT8; code < RB_CODEC_COUNT; code++)
         for (int j = 0; j < 2 * (RB_SCALE_COUNT - 1); j++) {
             rb_pack_args a = args_of(code, 1 + j / 2, j % 2);
             float qmax = most_of(code);
@@ -208,7 +208,7 @@ static void not_finite_stays_not_finite(void **state) {
     rig *r = *state;
     const float bad[] = {NAN, INFINITY, -INFINITY};
     enum { T = 20, k = 8, at = 37 };
-    for (int code = 0; code < RB_CODE_COUNT; code++)
+    for (int code = 0; code < RB_CODEC_COUNT; code++)
         for (int j = 0; j < 3 * RB_SCALE_COUNT * 2; j++) {
             rb_pack_args a = args_of(code, j / 6, j % 2);
             if (rb_packed_bytes(&a, 1, T, k) < 0 || takes_finite_only(&a)) continue;
@@ -334,7 +334,7 @@ static void bits_are_keyed(void **state) {
 static void tokens_do_not_touch_each_other(void **state) {
     rig *r = *state;
     enum { T = 50, k = 5, t = 21 };
-    for (int code = 0; code < RB_CODE_COUNT; code++)
+    for (int code = 0; code < RB_CODEC_COUNT; code++)
         for (int scale = RB_SCALE_NONE; scale <= RB_SCALE_TOKEN; scale++) {
             rb_pack_args a = args_of(code, scale, false);
             if (rb_packed_bytes(&a, 1, T, k) < 0) continue;
@@ -360,7 +360,7 @@ static void stochastic_rounding_has_no_bias(void **state) {
     rig *r = *state;
     const float fraction[] = {0.3f, -0.3f, 0.5f, 0.01f, -0.99f, 0.75f};
     enum { T = 600, k = 64, groups = T * k / 64, n = groups * 63 };
-    for (int code = RB_CODE_INT8; code < RB_CODE_COUNT; code++)
+    for (int code = RB_CODE_INT8; code < RB_CODEC_COUNT; code++)
         for (int f = 0; f < 6; f++) {
             rb_pack_args a = args_of(code, RB_SCALE_GROUP, true);
             float unit = code == RB_CODE_INT1 ? 2 : 1;
@@ -441,7 +441,7 @@ static void bytes_per_token(void **state) {
     for (int c = 0; c < RB_CODE_COUNT; c++)
         for (int s = 0; s < RB_SCALE_COUNT; s++) {
             rb_pack_args a = args_of(c, s, false);
-            assert_int_equal(rb_packed_bytes(&a, 1, 1, 1) > 0, (c < RB_CODE_INT8) == (s == RB_SCALE_NONE));
+            assert_int_equal(rb_packed_bytes(&a, 1, 1, 1) > 0, (c < RB_CODE_INT8 || c >= RB_CODEC_COUNT) == (s == RB_SCALE_NONE));
         }
     rb_pack_args wild = args_of(77, 0, false);
     assert_int_equal(rb_packed_bytes(&wild, 1, 1, 1), -1);
@@ -449,7 +449,7 @@ static void bytes_per_token(void **state) {
 
 static void registry(void **state) {
     (void)state;
-    for (int c = 0; c < RB_CODE_COUNT; c++) {
+    for (int c = 0; c < RB_CODEC_COUNT; c++) {
         assert_int_equal(rb_codecs[c].code, c);
         assert_ptr_equal(rb_codec_find(rb_codecs[c].name), &rb_codecs[c]);
         for (int direction = 0; direction < 2; direction++) {
@@ -472,7 +472,7 @@ static void few_bits_refuse_what_is_not_finite(void **state) {
     enum { T = 4, k = 5 };
     const float bad[] = {NAN, INFINITY, -INFINITY};
     for (int d = 0; d < DEVICES; d++)
-        for (int code = RB_CODE_INT2; r->q[d] && code < RB_CODE_COUNT; code++)
+        for (int code = RB_CODE_INT2; r->q[d] && code < RB_CODEC_COUNT; code++)
             for (int i = 0; i < 3; i++) {
                 rb_pack_args a = args_of(code, RB_SCALE_STEP, i % 2);
                 fill_x(r->x, 2 * T * k, 8);
@@ -493,7 +493,7 @@ static void levels_of_few_bits(void **state) {
     enum { n = sizeof cases / sizeof *cases };
     float keep = r->steps[0];
     r->steps[0] = 2;
-    for (int code = RB_CODE_INT2; code < RB_CODE_COUNT; code++) {
+    for (int code = RB_CODE_INT2; code < RB_CODEC_COUNT; code++) {
         rb_pack_args a = args_of(code, RB_SCALE_STEP, false);
         for (int i = 0; i < n; i++) r->x[i] = 2 * cases[i].x;
         uint8_t *p = pack_on(r, 1, &a, r->x, 1, n, 1, 0);
@@ -503,6 +503,24 @@ static void levels_of_few_bits(void **state) {
         free(p);
     }
     r->steps[0] = keep;
+}
+
+/* Places of coordinates: whole numbers as they are, anything else clamped. */
+static void indices(void **state) {
+    rig *r = *state;
+    const float in[] = {0, 1, 255, 256, 65535, 65536, -3, 2.75f, NAN, INFINITY, -INFINITY, 3.4e38f};
+    const float eight[] = {0, 1, 255, 255, 255, 255, 0, 2, 0, 255, 0, 255},
+                sixteen[] = {0, 1, 255, 256, 65535, 65535, 0, 2, 0, 65535, 0, 65535};
+    for (int d = 0; d < DEVICES; d++)
+        for (int code = RB_CODE_INDEX8; r->q[d] && code <= RB_CODE_INDEX16; code++) {
+            rb_pack_args a = args_of(code, RB_SCALE_NONE, false);
+            memcpy(r->x, in, sizeof in);
+            assert_int_equal(rb_packed_bytes(&a, 1, 12, 1), code == RB_CODE_INDEX8 ? 12 : 24);
+            uint8_t *p = pack_on(r, d, &a, r->x, 1, 12, 1, 0);
+            unpack_on(r, d, &a, p + GUARD, 1, 12, 1, 0);
+            assert_memory_equal(r->y[d], code == RB_CODE_INDEX8 ? eight : sixteen, sizeof eight);
+            free(p);
+        }
 }
 
 static void faults_are_named(void **state) {
@@ -557,6 +575,7 @@ int main(void) {
         cmocka_unit_test(registry),
         cmocka_unit_test(few_bits_refuse_what_is_not_finite),
         cmocka_unit_test(levels_of_few_bits),
+        cmocka_unit_test(indices),
         cmocka_unit_test(faults_are_named),
     };
     return cmocka_run_group_tests(tests, open_devices, close_devices);

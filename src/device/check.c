@@ -59,6 +59,12 @@ static resbm_status check_attention_backward(const rb_op *op, rb_err *err) {
     return check_groups("attention_backward", op->t[6].shape[2], op->t[7].shape[2], err);
 }
 
+static resbm_status check_topk(const rb_op *op, rb_err *err) {
+    int64_t k = op->t[0].shape[1], d = op->t[2].shape[1];
+    if (k <= d && d <= 1 << 24) return RESBM_OK;
+    return rb_fail(err, RESBM_E_ARG, "topk: the %lld largest of %lld", (long long)k, (long long)d);
+}
+
 static const spec specs[RB_OP_COUNT] = {
     [RB_OP_FILL] = {{"fill", 1, BIT(0), 0, 0}, {{"x", "fdlib", "~"}}, NULL},
     [RB_OP_AXPBY] = {{"axpby", 2, BIT(0), BIT(0), 0}, {{"y", "fh", "~"}, {"x", "fh", "="}}, NULL},
@@ -140,6 +146,12 @@ static const spec specs[RB_OP_COUNT] = {
     [RB_OP_CODE_STATS] = {{"code_stats", 2, BIT(0), BIT(0), 0},
                           {{"stats", "l", "k"}, {"bytes", "b", "y"}},
                           NULL},
+    [RB_OP_TOPK] = {{"topk", 3, BIT(0) | BIT(1), 0, 0},
+                    {{"values", "f", "nk"}, {"index", "f", "nk"}, {"x", "f", "nd"}},
+                    check_topk},
+    [RB_OP_SCATTER] = {{"scatter", 3, BIT(0), BIT(0), 0},
+                       {{"y", "f", "nd"}, {"values", "f", "nk"}, {"index", "f", "nk"}},
+                       NULL},
 };
 
 const rb_op_desc *rb_op_info(rb_op_kind kind) {

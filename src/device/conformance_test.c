@@ -329,6 +329,28 @@ static void test_codec(void **state) {
                     check_code(*state, code, scale, &sizes[i], stochastic);
 }
 
+/* Picks of every row, with equal sizes and odd numbers among them; and putting back what was picked. */
+static void test_picks(void **state) {
+    static const int64_t size[][3] = {{1, 1, 1}, {5, 7, 7}, {70, 256, 2}, {33, 100, 16}};
+    for (size_t i = 0; i < sizeof size / sizeof *size; i++)
+        for (int m = 0; m < 4; m++) {
+            int64_t n = size[i][0], d = size[i][1], k = size[i][2];
+            part values = P2(n, k, 0, NAN_FILL), index = values, x = P2(n, d, m & 1, m & 2 ? SPECIAL : NORMAL);
+            test_case pick = {{.kind = RB_OP_TOPK}, {values, index, x}, 0, "", 0}, put;
+            void *picked[PARTS];
+            make_case(&pick);
+            run_case(&pick, ((fixture *)*state)->d[0].dev, ((fixture *)*state)->d[0].q, picked);
+            values.init = index.init = NORMAL;
+            put = (test_case){{.kind = RB_OP_SCATTER, .f = {m & 1 ? 1 : -2, m & 2 ? 1 : 0}},
+                              {P2(n, d, m & 1, m & 2 ? NORMAL : NAN_FILL), values, index}, 0, "", 0};
+            make_case(&put);
+            memcpy(put.t[2].host, picked[1], put.t[2].bytes);
+            free_results(picked, 3);
+            check(*state, &pick);
+            check(*state, &put);
+        }
+}
+
 /* Runs last: no kind of operation may be without a case above. */
 static void test_every_kind_was_seen(void **state) {
     fixture *f = *state;
@@ -351,6 +373,7 @@ int main(void) {
         cmocka_unit_test(test_reductions),
         cmocka_unit_test(test_optimizers),
         cmocka_unit_test(test_codec),
+        cmocka_unit_test(test_picks),
         cmocka_unit_test(test_every_kind_was_seen),
     };
     return cmocka_run_group_tests(tests, open_devices, close_devices);

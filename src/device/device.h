@@ -67,6 +67,8 @@ typedef enum rb_op_kind {
     RB_OP_PACK,
     RB_OP_UNPACK,
     RB_OP_CODE_STATS,
+    RB_OP_TOPK,
+    RB_OP_SCATTER,
     RB_OP_COUNT
 } rb_op_kind;
 

@@ -89,6 +89,14 @@ resbm_status rb_normalize(rb_queue *q, rb_view y, rb_view x, rb_view sumsq, floa
     return rb_run(q, &(rb_op){.kind = RB_OP_NORMALIZE, .t = {y, x, sumsq}, .f = {eps}}, err);
 }
 
+resbm_status rb_topk(rb_queue *q, rb_view values, rb_view index, rb_view x, rb_err *err) {
+    return rb_run(q, &(rb_op){.kind = RB_OP_TOPK, .t = {values, index, x}}, err);
+}
+
+resbm_status rb_scatter(rb_queue *q, float alpha, rb_view values, rb_view index, float beta, rb_view y, rb_err *err) {
+    return rb_run(q, &(rb_op){.kind = RB_OP_SCATTER, .t = {y, values, index}, .f = {alpha, beta}}, err);
+}
+
 /* PyTorch derives these factors in double and rounds each to f32 once; so do we. */
 resbm_status rb_adamw(rb_queue *q, rb_view p, rb_view m, rb_view v, rb_view g, const rb_adamw_args *a,
                       rb_err *err) {

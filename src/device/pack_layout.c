@@ -1,13 +1,13 @@
 #include "device/pack_layout.h"
 
-static const char *const code_names[RB_CODE_COUNT] = {"f32", "bf16", "int8", "int4", "int2", "int1"};
+static const char *const code_names[RB_CODE_COUNT] = {"f32", "bf16", "int8", "int4", "int2", "int1", "index8", "index16"};
 static const char *const scale_names[RB_SCALE_COUNT] = {"none",        "step",        "token",      "group",     "group of 32",
                                                         "group of 16", "group of 8", "group of 4", "group of 2"};
 
 static resbm_status check_kinds(rb_code code, rb_scale scale, rb_err *err) {
     if ((unsigned)code >= RB_CODE_COUNT || (unsigned)scale >= RB_SCALE_COUNT)
         return rb_fail(err, RESBM_E_ARG, "codec: there is no code %d with scale %d", (int)code, (int)scale);
-    bool whole = code == RB_CODE_F32 || code == RB_CODE_BF16;
+    bool whole = code <= RB_CODE_BF16 || code >= RB_CODEC_COUNT;
     if (whole == (scale == RB_SCALE_NONE)) return RESBM_OK;
     return rb_fail(err, RESBM_E_ARG, "codec: code %s takes no scale \"%s\"; %s", code_names[code],
                    scale_names[scale], whole ? "only none" : "step, token or group");
@@ -42,7 +42,7 @@ resbm_status rb_pack_sizes(rb_pack_plan *p, rb_code code, rb_scale scale, int64_
     p->unit = scale == RB_SCALE_TOKEN ? k : rb_group_of(scale);
     p->units = p->unit ? (p->n + p->unit - 1) / p->unit : 0;
     p->scale_bytes = 2 * p->units;
-    p->sequence_bytes = p->bits ? p->scale_bytes + rb_code_bytes(p, p->n) : p->n * (code == RB_CODE_F32 ? 4 : 2);
+    p->sequence_bytes = p->bits ? p->scale_bytes + rb_code_bytes(p, p->n) : p->n * rb_value_bytes(code);
     return RESBM_OK;
 }
 

@@ -7,7 +7,7 @@
  *     one sequence    =  its scales, then its codes; both start at a byte
  *
  *     scale   bytes per sequence     meaning of its unit u (bf16 each)
- *     NONE    0                      f32 and bf16 only
+ *     NONE    0                      f32, bf16 and indices only
  *     STEP    0                      u = steps[coordinate], known to both ends
  *     TOKEN   2 T                    one u per position
  *     GROUP   2 ceil(n/g)            one u per g consecutive idx (g = 64, 32, 16, 8, 4 or 2); the last group may
@@ -21,6 +21,8 @@
  * low nibble
  *     int2    ceil(n/4)              two's complement pair of bits, -2..1, all of them values; idx % 4 = 0 lowest
  *     int1    ceil(n/8)              a bit, set for -1, else 0; idx % 8 = 0 lowest
+ *
+ *     index8, index16  n, 2 n       whole numbers, unsigned; rounded towards 0, clamped; NaN is 0
  *
  * Rows follow each other without padding (k = 2 costs one byte per token in int4, odd k works); the bits behind
  * the last value are 0.
@@ -152,6 +154,14 @@ static inline int rb_pack_bad(const rb_pack_plan *p) {
 /* Bytes of n codes of integers. */
 static inline int64_t rb_code_bytes(const rb_pack_plan *p, int64_t n) {
     return (n * p->bits + 7) / 8;
+}
+static inline uint16_t rb_index_of(const rb_pack_plan *p, float x) {
+    float most = p->code == RB_CODE_INDEX8 ? 255 : 65535;
+    return (uint16_t)(x > 0 ? (x < most ? x : most) : 0);
+}
+/* Bytes of a value of the codes without a scale. */
+static inline int64_t rb_value_bytes(rb_code code) {
+    return code == RB_CODE_F32 ? 4 : code == RB_CODE_INDEX8 ? 1 : 2;
 }
 static inline uint8_t *rb_pack_scales(const rb_pack_plan *p, int64_t b) {
     return p->bytes + b * p->sequence_bytes;

@@ -30,14 +30,17 @@ uint64_t rb_stage_grad_at(const rb_stage_model *m, int row) {
 /* Rows are looked at one by one, but borrowed with what they are joined to. */
 static resbm_status look_away(rb_stage_model *m, rb_queue *q, int row, rb_grad_look look, void *ctx, rb_err *err) {
     rb_view all = rb_none();
+    bool changed = false;
     int first = rb_pager_unit_row(m->pager, row);
     RB_TRY(m->lender.borrow(m->lender.ctx, q, first, &all.data, err));
     for (int i = first; i < m->table.count && (i == first || m->table.rows[i].joined); i++) {
         rb_view g = m->grad[i];
         g.data = (char *)all.data + (rb_pager_at(m->pager, i) - rb_pager_at(m->pager, first));
+        RB_TRY(rb_constrain_grad(m, q, i, g, err));
         RB_TRY(look(ctx, i, g, err));
+        changed |= m->table.rows[i].constraint != RB_CONSTRAINT_NONE;
     }
-    return m->lender.give(m->lender.ctx, q, first, false, err);
+    return m->lender.give(m->lender.ctx, q, first, changed, err);
 }
 
 resbm_status rb_stage_look_at_grads(rb_stage_model *m, rb_queue *q, rb_grad_look look, void *ctx, rb_err *err) {
@@ -45,6 +48,7 @@ resbm_status rb_stage_look_at_grads(rb_stage_model *m, rb_queue *q, rb_grad_look
     for (int i = 0; m->grad && i < m->table.count; i++) {
         if (!m->grad[i].rank) continue;
         int unit = m->pager ? rb_pager_unit_row(m->pager, i) : -1;
+        if (unit < 0) RB_TRY(rb_constrain_grad(m, q, i, m->grad[i], err));
         if (unit < 0)
             RB_TRY(look(ctx, i, m->grad[i], err));
         else if (unit == i)

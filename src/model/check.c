@@ -147,7 +147,8 @@ static resbm_status check_codec(const char *key, const char *name, rb_err *err) 
 static resbm_status check_codecs(rb_boundary_config *b, const rb_boundary_kind *kind, rb_err *err) {
     choose(b->codec_fwd, sizeof b->codec_fwd, kind->codec);
     choose(b->codec_bwd, sizeof b->codec_bwd, kind->codec);
-    choose(b->scale_fwd, sizeof b->scale_fwd, kind->narrows ? "step" : "token");
+    bool few = rb_codec_find(b->codec_fwd) && rb_codec_find(b->codec_fwd)->bits < 4;
+    choose(b->scale_fwd, sizeof b->scale_fwd, kind->narrows || few ? "step" : "token");
     if (!b->group_bwd) b->group_bwd = 64;
     RB_TRY(check_codec("boundary.codec_fwd", b->codec_fwd, err));
     RB_TRY(check_codec("boundary.codec_bwd", b->codec_bwd, err));
@@ -177,10 +178,14 @@ static resbm_status check_boundary(const rb_model_config *m, rb_boundary_config 
         return rb_fail(err, RESBM_E_CONFIG, "boundary.tokens: kind %s sends x whole and has no token path",
                        b->kind);
     if (kind->narrows) RB_TRY(check_width(m, b, err));
+    if (b->tokens == RB_TOKENS_FIXED && !kind->constrains)
+        return rb_fail(err, RESBM_E_CONFIG, "boundary.tokens fixed: it belongs to kind subspace");
+    if (b->feedback == RB_FEEDBACK_GRADIENT && !kind->straight_through)
+        return rb_fail(err, RESBM_E_CONFIG, "boundary.feedback gradient: kind %s drops no coordinates to feed back", b->kind);
     RB_TRY(kind->check(b, &s, err));
     RB_TRY(in_range("boundary.hidden", b->hidden, -1, 1 << 20, err));
     RB_TRY(rb_tokens_check(b, &s, err));
-    return rb_aux_check(b, &s, kind->narrows, err);
+    return rb_aux_check(b, &s, kind->narrows && !kind->straight_through, err);
 }
 
 resbm_status rb_model_check(rb_model_config *m, rb_boundary_config *b, rb_err *err) {

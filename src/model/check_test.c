@@ -71,7 +71,7 @@ static void boundaries(void **state) {
     refuse(m, ratio_of(1000), "boundary.ratio 1000");
     rb_boundary_config b = ratio_of(8);
     snprintf(b.kind, sizeof b.kind, "residuel");
-    refuse(m, b, "boundary.kind \"residuel\": there are none, linear, residual");
+    refuse(m, b, "boundary.kind \"residuel\": there are none, linear, residual, topk, subspace");
     b = ratio_of(8);
     snprintf(b.codec_fwd, sizeof b.codec_fwd, "int5");
     refuse(m, b, "boundary.codec_fwd \"int5\"");
@@ -125,6 +125,42 @@ static void whole_x(void **state) {
     assert_int_equal(wire.part[0].pack.code, RB_CODE_BF16);
     b.tokens = RB_TOKENS_EMBEDDING;
     refuse(m, b, "no token path");
+}
+
+static void picks_and_subspaces(void **state) {
+    (void)state;
+    rb_err err;
+    rb_model_config m = model_of(256, 4, 2);
+    rb_boundary_config b = {.kind = "topk", .ratio = 64, .feedback = RB_FEEDBACK_GRADIENT, .feedback_rows = 64}, s = {.kind = "subspace", .ratio = 8};
+    rb_wire w;
+    rb_tensor_table t;
+    assert_ok(rb_model_check(&m, &b, &err), &err);
+    assert_ok(rb_model_wire(&m, &b, 1, &w, &err), &err);
+    assert_int_equal(w.parts, 2);
+    assert_int_equal(rb_packed_bytes(&w.part[1].pack, 1, 8, w.part[1].width), 8 * 4);
+    m.d = 512;
+    b.ratio = 128, b.k = 0;
+    assert_ok(rb_model_check(&m, &b, &err), &err);
+    assert_ok(rb_model_wire(&m, &b, 0, &w, &err), &err);
+    assert_int_equal(rb_packed_bytes(&w.part[1].pack, 1, 8, w.part[1].width), 8 * 4 * 2);
+    assert_ok(rb_tensor_table_build(&m, &b, &t, &err), &err);
+    int residues = 0;
+    for (int i = 0; i < t.count; i++) residues += !strcmp(t.rows[i].name, "boundary.0.decoder.residue");
+    assert_int_equal(residues, 1);
+    rb_tensor_table_free(&t);
+    b.aux = RB_AUX_LATENT;
+    refuse(m, b, "kind topk has no latents");
+    m.d = 256;
+    s.tokens = RB_TOKENS_TRUNK;
+    refuse(m, s, "kind subspace has a token path of its own");
+    s.tokens = RB_TOKENS_NONE, s.feedback = RB_FEEDBACK_GRADIENT;
+    refuse(m, s, "kind subspace drops no coordinates");
+    s.feedback = RB_FEEDBACK_NONE;
+    assert_ok(rb_model_check(&m, &s, &err), &err);
+    assert_int_equal(s.tokens, RB_TOKENS_FIXED);
+    s = ratio_of(8);
+    s.tokens = RB_TOKENS_FIXED;
+    refuse(m, s, "belongs to kind subspace");
 }
 
 static void trunks(void **state) {
@@ -222,7 +258,7 @@ int main(void) {
         cmocka_unit_test(sizes),      cmocka_unit_test(layers_are_never_lost),
         cmocka_unit_test(boundaries), cmocka_unit_test(split_pays),
         cmocka_unit_test(whole_x),    cmocka_unit_test(trunks),
-        cmocka_unit_test(wires),      cmocka_unit_test(order_of_rows),
+        cmocka_unit_test(picks_and_subspaces),        cmocka_unit_test(wires),      cmocka_unit_test(order_of_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,16 +1,40 @@
 /* Initial values, keyed by (seed, name): the same on any number of stages. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include "core/hash.h"
 #include "core/rng.h"
 #include "model/stage.h"
 
+/* Rows of x (k,d), one after the other: each less what lies along those before (twice, against rounding), then of length
+ * one. In double, in one order. */
+static resbm_status orthonormalise(float *x, int64_t k, int64_t d, rb_err *err) {
+    double *r = malloc((size_t)(k * d) * sizeof *r);
+    if (!r) return rb_fail(err, RESBM_E_MEMORY, "no memory for a basis of %lldx%lld", (long long)k, (long long)d);
+    for (int64_t i = 0; i < k; i++) {
+        double *row = r + i * d, square = 0;
+        for (int64_t j = 0; j < d; j++) row[j] = (double)x[i * d + j];
+        for (int64_t b = 0; b < 2 * i; b++) {
+            const double *other = r + b % i * d;
+            double along = 0;
+            for (int64_t j = 0; j < d; j++) along += row[j] * other[j];
+            for (int64_t j = 0; j < d; j++) row[j] -= along * other[j];
+        }
+        for (int64_t j = 0; j < d; j++) square += row[j] * row[j];
+        for (int64_t j = 0; j < d; j++) row[j] /= sqrt(square);
+    }
+    for (int64_t i = 0; i < k * d; i++) x[i] = (float)r[i];
+    free(r);
+    return RESBM_OK;
+}
+
 static resbm_status init_one(const rb_stage_model *m, rb_queue *q, int row, float *host, rb_err *err) {
     const rb_tensor *t = &m->table.rows[row];
     int64_t n = rb_tensor_count(t);
     if (t->init_std == 0) return rb_fill(q, m->weight[row], t->init_mean, err);
-    rb_normal_fill(rb_mix64(m->model.seed, rb_hash64(t->name, strlen(t->name))), host, n, t->init_mean,
-                   t->init_std);
+    const char *name = t->like ? t->like : t->name;
+    rb_normal_fill(rb_mix64(m->model.seed, rb_hash64(name, strlen(name))), host, n, t->init_mean, t->init_std);
+    if (t->values == RB_VALUES_BASIS) RB_TRY(orthonormalise(host, t->shape[0], t->shape[1], err));
     RB_TRY(rb_upload(q, m->weight[row].data, host, (size_t)n * sizeof *host, err));
     return rb_queue_sync(q, err); /* host is used again */
 }

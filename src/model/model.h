@@ -96,9 +96,12 @@ rb_view rb_stage_weight(const rb_stage_model *m, int row);
 rb_view rb_stage_grad(const rb_stage_model *m, int row); /* data NULL: away */
 uint64_t rb_stage_grad_at(const rb_stage_model *m, int row); /* of one that is away: its first byte in the spill */
 /* Calls look with the gradient of each hosted row that has one, in table order, wherever it is; a view holds during the
- * call only: what is queued on q with it is waited for. Afterwards all of them are in the spill as they are. */
+ * call only: what is queued on q with it is waited for. Afterwards all of them are in the spill as they are. Gradients of
+ * tensors held to a subspace are projected into it first: norms and updates are of what may change. */
 typedef resbm_status (*rb_grad_look)(void *ctx, int row, rb_view grad, rb_err *err);
 resbm_status rb_stage_look_at_grads(rb_stage_model *m, rb_queue *q, rb_grad_look look, void *ctx, rb_err *err);
+/* After each update: tensors held to a subspace go back to it. */
+resbm_status rb_stage_constrain(rb_stage_model *m, rb_queue *q, rb_err *err);
 resbm_status rb_stage_zero_grads(rb_stage_model *m, rb_queue *q, rb_err *err);
 
 /* One microbatch's way through one segment; slot in [0, the segment's slots). */
@@ -120,6 +123,7 @@ typedef struct rb_segment_io {
                          whole step); 0 = leave it out */
     rb_view latents;  /* backward with boundary.aux latent and an aux_scale: part 0 of out as the receiver
                          unpacks it, (B,T,k); stays until the slot's backward is done */
+    int64_t row;      /* backward: number of the microbatch's first token within the step */
     rb_view aux_loss; /* backward, filled in: (1) f64, sum over the microbatch's tokens, not weighted, valid
                          until the stage's next backward; absent when there is none */
 } rb_segment_io;

@@ -210,6 +210,7 @@ static resbm_status enter_input(rb_stage_model *m, const rb_segment *s, rb_queue
                                 rb_segment_io *io, rb_err *err) {
     if (s->first) return RESBM_OK;
     rb_boundary_end dec = rb_end_of(&s->dec, q, &slot->acts.dec, &slot->kept.dec, &m->scratch.end);
+    dec.row = io->row;
     RB_TRY(m->kind->decode_backward_input(&dec, slot->din, slot->kept.dx[0], err));
     give_parts(m, slot->din, io);
     return RESBM_OK;

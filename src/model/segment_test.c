@@ -40,10 +40,18 @@ static rb_boundary_config variant(int i) {
     case 9:
         b.tokens = RB_TOKENS_EMBEDDING, b.decoder_init = RB_DECODER_INIT_ZERO;
         break;
+    case 10:
+        b = (rb_boundary_config){.kind = "topk", .k = 3, .codec_fwd = "int8", .codec_bwd = "int8", .feedback_rows = 282,
+                                 .feedback = RB_FEEDBACK_GRADIENT,
+                                 .tokens = RB_TOKENS_EMBEDDING};
+        break;
+    case 11:
+        b = (rb_boundary_config){.kind = "subspace", .k = 5, .codec_fwd = "int8", .codec_bwd = "int4"};
+        break;
     }
     return b;
 }
-enum { VARIANTS = 10 };
+enum { VARIANTS = 12 };
 
 static world variant_world(int i) {
     world w = {.model = small_model(), .boundary = variant(i), .B = 2, .T = 7, .codec = true, .slots = 2};

@@ -15,7 +15,7 @@ static bool hosted(const rb_stage_model *m, int row) {
 static void plan_tensors(const rb_stage_model *m, bool gradients, rb_plan *p, rb_view *views) {
     for (int i = 0; i < m->table.count; i++) {
         const rb_tensor *t = &m->table.rows[i];
-        if (!hosted(m, i) || (gradients && t->role == RB_ROLE_STEP)) continue;
+        if (!hosted(m, i) || (gradients && !rb_role_trained(t->role))) continue;
         if (gradients && m->opt.spill && rb_pager_takes(t)) {
             views[i] = rb_view2(NULL, RB_F32, t->shape[0], t->shape[1]);
             continue;
@@ -233,10 +233,11 @@ static void plan_rope(const rb_stage_model *m, int64_t head, rb_plan *p, rb_rope
 }
 
 static void plan_scratch(rb_stage_model *m, rb_plan *p) {
-    int64_t n = m->opt.B * m->opt.T;
+    int64_t n = m->opt.B * m->opt.T, constrain = rb_constrain_scratch(m);
     rb_block_dims dims = rb_model_block_dims(&m->model);
     rb_segment *first = &m->segment[0], *last = &m->segment[m->opt.segments - 1];
     rb_block_plan_scratch(&dims, n, p, &m->scratch.block);
+    if (constrain) m->scratch.constrain = rb_plan1(p, constrain);
     if (m->model.segments > 1)
         m->kind->plan_scratch(first->last ? &first->dec : &first->enc, n, p, &m->scratch.end);
     if (!last->first && rb_has_start(m))
@@ -366,6 +367,7 @@ static resbm_status fill(rb_stage_model *m, rb_err *err) {
     if (st == RESBM_OK && m->trunk_rope.cos.data)
         st = rb_rope_fill(q, &m->trunk_rope, m->model.rope_theta, err);
     if (st == RESBM_OK && !m->opt.bare) st = rb_stage_init_weights(m, q, err);
+    if (st == RESBM_OK && !m->opt.bare) st = rb_constrain_begin(m, q, err);
     if (st == RESBM_OK && m->grad && !m->opt.bare) st = rb_stage_zero_grads(m, q, err);
     if (st == RESBM_OK) st = rb_queue_sync(q, err);
     rb_queue_close(q);

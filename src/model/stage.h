@@ -65,6 +65,7 @@ typedef struct rb_stage_scratch {
     rb_end_buffers end;
     rb_tokens_scratch tokens;
     rb_head_scratch head;
+    rb_view constrain;
 } rb_stage_scratch;
 
 struct rb_stage_model {
@@ -113,6 +114,11 @@ int rb_hosted_at(const rb_stage_options *o, int i);
 resbm_status rb_stage_open_pager(rb_stage_model *m, rb_err *err);
 /* The hosted segment of that number, or RESBM_E_ARG. */
 resbm_status rb_find_segment(const rb_stage_model *m, int segment, rb_segment **out, rb_err *err);
+
+/* constrain.c. Scratch in f32; at the start, after the initial values; one gradient. */
+int64_t rb_constrain_scratch(const rb_stage_model *m);
+resbm_status rb_constrain_begin(rb_stage_model *m, rb_queue *q, rb_err *err);
+resbm_status rb_constrain_grad(const rb_stage_model *m, rb_queue *q, int row, rb_view grad, rb_err *err);
 
 /* init.c: fills weights by (seed, name). */
 resbm_status rb_stage_init_weights(rb_stage_model *m, rb_queue *q, rb_err *err);

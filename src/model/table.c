@@ -1,6 +1,7 @@
 /* Tensor table: segment 0, encoder 0, decoder 0, segment 1, ... */
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 #include "boundary/aux.h"
 #include "codec/steps.h"
 #include "model/stage.h"
@@ -25,7 +26,20 @@ int64_t rb_first_layer(const rb_model_config *m, int segment) {
     return at;
 }
 
-static void list_segment(const rb_model_config *m, int s, rb_tensor_list *l) {
+/* Before a boundary whose kind asks for it, what writes to the stream is held to its subspace. */
+static void constrain(const rb_model_config *m, int from, rb_tensor_list *l) {
+    rb_boundary_dims dims = rb_model_boundary_dims(m);
+    for (int i = from; l->status == RESBM_OK && i < l->table->count; i++) {
+        rb_tensor *t = &l->table->rows[i];
+        if (strstr(t->name, ".o_proj.") || strstr(t->name, ".down_proj.")) t->constraint = RB_CONSTRAINT_COLUMNS;
+        if (t->role == RB_ROLE_EMBEDDING) t->constraint = RB_CONSTRAINT_ROWS;
+    }
+    if (l->part_index == 0) rb_tokens_list_fixed(&dims, "model.", l);
+}
+
+static void list_segment(const rb_model_config *m, const rb_boundary_config *bound, int s, rb_tensor_list *l) {
+    const rb_boundary_kind *kind = rb_boundary_find(bound->kind);
+    int from = l->table->count;
     rb_block_dims b = rb_model_block_dims(m);
     double out_std = m->init_std / sqrt(2.0 * (double)m->layers);
     int64_t first = rb_first_layer(m, s);
@@ -37,6 +51,7 @@ static void list_segment(const rb_model_config *m, int s, rb_tensor_list *l) {
         snprintf(prefix, sizeof prefix, "model.layers.%lld.", (long long)i);
         rb_block_list(&b, prefix, RB_ROLE_MATRIX, m->init_std, out_std, l);
     }
+    if (s < m->segments - 1 && kind && kind->constrains) constrain(m, from, l);
     if (s != m->segments - 1) return;
     rb_tensor_add(l, "model.", "norm.weight", m->d, 0, RB_ROLE_NORM, 1, 0);
     if (!m->tied) rb_tensor_add(l, "", "lm_head.weight", m->vocab, m->d, RB_ROLE_HEAD, 0, m->init_std);
@@ -75,7 +90,7 @@ resbm_status rb_tensor_table_build(const rb_model_config *m, const rb_boundary_c
     *out = (rb_tensor_table){0};
     if (m->segments > 1) RB_TRY(rb_model_wire(m, b, 0, &wire, err));
     for (int s = 0; s < m->segments; s++) {
-        list_segment(m, s, &l);
+        list_segment(m, b, s, &l);
         if (s + 1 < m->segments) list_boundary(m, b, &wire, s, &l);
     }
     if (l.status == RESBM_OK) return RESBM_OK;

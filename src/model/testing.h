@@ -195,6 +195,7 @@ static inline void world_backward(world *w, int slot, how h) {
     for (int s = (int)w->model.segments - 1; s >= 0; s--) {
         rb_segment_io *io = &w->io[s];
         io->aux_scale = w->aux_scale;
+        io->row = slot * w->B * w->T;
         if (w->latents[s] && s + 1 < w->model.segments) keep_latents(w, s);
         if (s + 1 < w->model.segments) cross(w, &w->io[s + 1], io, s, 1, w->B, w->T);
         if (h == FUSED) assert_ok(rb_segment_backward(w->stage, w->q, s, slot, io, &err), &err);

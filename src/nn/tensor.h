@@ -15,8 +15,26 @@ typedef enum rb_role {
     RB_ROLE_NORM,
     RB_ROLE_MATRIX,          /* a block's matrix */
     RB_ROLE_BOUNDARY_MATRIX, /* an encoder's or decoder's matrix */
-    RB_ROLE_STEP             /* learned steps of a codec: state, not trained by gradient */
+    RB_ROLE_STEP,            /* learned steps of a codec: state, not trained by gradient */
+    RB_ROLE_STATE            /* what else is not: a boundary's memory, or what follows from the seed */
 } rb_role;
+static inline bool rb_role_trained(rb_role r) {
+    return r < RB_ROLE_STEP;
+}
+
+/* Initial values. */
+typedef enum rb_values {
+    RB_VALUES_NORMAL,
+    RB_VALUES_BASIS /* orthonormal rows: normal ones through Gram and Schmidt */
+} rb_values;
+
+/* What a tensor is held to, with respect to a subspace (boundary/subspace.c, model/constrain.c). */
+typedef enum rb_constraint {
+    RB_CONSTRAINT_NONE,
+    RB_CONSTRAINT_COLUMNS, /* each column lies in it */
+    RB_CONSTRAINT_ROWS,    /* what of its rows lies outside stays as it began */
+    RB_CONSTRAINT_OUTSIDE  /* what of its rows lies inside is taken away, once */
+} rb_constraint;
 
 /* A part is what is stored in one checkpoint file and lives whole on one stage: segment i, the encoder of
  * boundary i (with segment i) or its decoder and token path (with segment i+1). */
@@ -34,6 +52,9 @@ typedef struct rb_tensor {
     int segment;    /* the segment whose stage hosts it (a decoder of boundary i: i+1) */
     bool joined;    /* lies in memory straight behind the row before, so that one product does both */
     float init_mean, init_std; /* normal; std 0 = constant mean. Values are keyed by (seed, name). */
+    rb_values values;
+    const char *like;          /* static: keyed by this name instead. Never trained, and in no checkpoint */
+    rb_constraint constraint;
 } rb_tensor;
 
 typedef struct rb_tensor_table {

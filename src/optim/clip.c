@@ -6,7 +6,7 @@ double rb_grad_norm(const rb_tensor_table *t, const double *sumsq, int segments,
     double all = 0;
     for (int s = 0; norm_segments && s < segments; s++) norm_segments[s] = 0;
     for (int i = 0; i < t->count; i++) {
-        if (t->rows[i].role == RB_ROLE_STEP) continue;
+        if (!rb_role_trained(t->rows[i].role)) continue;
         all += sumsq[i];
         if (norm_segments && t->rows[i].segment < segments) norm_segments[t->rows[i].segment] += sumsq[i];
     }

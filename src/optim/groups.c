@@ -4,7 +4,7 @@
 #include "optim/groups.h"
 
 static rb_rule adamw_rule(const rb_tensor *t) {
-    return t->role == RB_ROLE_STEP ? RB_RULE_NONE : RB_RULE_ADAMW;
+    return rb_role_trained(t->role) ? RB_RULE_ADAMW : RB_RULE_NONE;
 }
 
 static rb_rule muon_rule(const rb_tensor *t) {

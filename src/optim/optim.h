@@ -2,7 +2,7 @@
  *
  * Kinds (registry)   adamw: AdamW for every tensor.
  *                    muon:  Muon for the matrices of blocks, and of boundaries where min(rows, columns) >= 2;
- * AdamW for embedding, head, norms and every other tensor. Learned steps of a codec (RB_ROLE_STEP) belong to
+ * AdamW for embedding, head, norms and every other tensor. What is not trained by gradient (rb_role_trained) belongs to
  * no optimizer. Weight decay is decoupled and touches matrices only: norm weights never decay, as in llm.c
  * and nanoGPT.
  *

@@ -247,8 +247,7 @@ resbm_status rb_config_validate(rb_config *c, rb_err *err) {
     c->model.recompute = c->train.recompute;
     c->optim.rates.steps = c->train.steps;
     if (!c->model.kv_heads) c->model.kv_heads = c->model.heads;
-    if (c->data.distribute == RB_DISTRIBUTE_AUTO)
-        c->data.distribute = c->boundary.tokens == RB_TOKENS_NONE ? RB_DISTRIBUTE_SHARED : RB_DISTRIBUTE_WIRE;
+    c->boundary.feedback_rows = c->train.batch * c->model.context;
     RB_TRY(check_layers(c, err));
     RB_TRY(check_ratio(c, err));
     RB_TRY(check_batch(c, err));
@@ -259,6 +258,8 @@ resbm_status rb_config_validate(rb_config *c, rb_err *err) {
     RB_TRY(check_link(c, err));
     resbm_status st = rb_model_check(&c->model, &c->boundary, err);
     if (st != RESBM_OK) return *c->file ? rb_err_context(err, st, "%s: ", c->file) : st;
+    if (c->data.distribute == RB_DISTRIBUTE_AUTO)
+        c->data.distribute = c->boundary.tokens == RB_TOKENS_NONE ? RB_DISTRIBUTE_SHARED : RB_DISTRIBUTE_WIRE;
     return check_rate(c, err);
 }
 

@@ -60,7 +60,7 @@ static resbm_status check(rb_stage *s, rb_gradcheck *out, rb_err *err) {
     out->by_difference = (up - down) / (2 * h);
     out->apart = fabs(out->by_difference - norm) / norm;
     for (int i = 0; i < s->row_count; i++)
-        if (s->table.rows[s->rows[i]].role != RB_ROLE_STEP) out->params += rb_tensor_count(&s->table.rows[s->rows[i]]);
+        if (rb_role_trained(s->table.rows[s->rows[i]].role)) out->params += rb_tensor_count(&s->table.rows[s->rows[i]]);
     return RESBM_OK;
 }
 
@@ -79,6 +79,8 @@ resbm_status rb_gradcheck_run(const rb_config *cfg, rb_gradcheck *out, rb_err *e
     s->cfg.optim.offload_parts = RB_OFFLOAD_STATES;
     snprintf(s->cfg.boundary.codec_fwd, sizeof s->cfg.boundary.codec_fwd, "f32");
     snprintf(s->cfg.boundary.codec_bwd, sizeof s->cfg.boundary.codec_bwd, "f32");
+    const rb_boundary_kind *kind = rb_boundary_find(cfg->boundary.kind);
+    if (kind && kind->straight_through) s->cfg.boundary.ratio = 1; /* whole, where it is a derivative */
     s->training = true;
     resbm_status st = rb_config_validate(&s->cfg, err);
     if (!st) st = rb_stage_open(s, err);

@@ -68,7 +68,7 @@ const rb_key rb_keys[] = {
     REAL("model", "init_std", model.init_std, "0.02", 0, 10, NULL, FIXED,
          "Standard deviation of the initial weights."),
 
-    WORDY(RB_KEY_NAME, "boundary", "kind", boundary.kind, "residual", "none|linear|residual", FIXED,
+    WORDY(RB_KEY_NAME, "boundary", "kind", boundary.kind, "residual", "none|linear|residual|topk|subspace", FIXED,
           "What narrows the activation between segments."),
     WORDY(RB_KEY_ENUM, "boundary", "identity", boundary.identity, "truncate", "truncate|split|full|none",
           FIXED,
@@ -86,8 +86,8 @@ const rb_key rb_keys[] = {
     WORDY(RB_KEY_ENUM, "boundary", "offset", boundary.offset, "auto", "auto|none|learned", FIXED,
           "A learned vector each receiver adds to what it decodes, so that latents of zero make no stream of zeros; "
           "auto: where there is no token path and no identity coordinates cross beside the latents."),
-    WORDY(RB_KEY_ENUM, "boundary", "tokens", boundary.tokens, "none", "none|embedding|trunk", FIXED,
-          "Token side path of each receiver."),
+    WORDY(RB_KEY_ENUM, "boundary", "tokens", boundary.tokens, "none", "none|embedding|trunk|fixed", FIXED,
+          "Token side path of each receiver; fixed belongs to kind: subspace, which sets it."),
     AUTO_INT("boundary", "trunk_blocks", boundary.trunk_blocks, "auto", 1, 64, "auto", 0, FIXED,
              "Blocks of tokens: trunk."),
     AUTO_INT("boundary", "trunk_width", boundary.trunk_width, "auto", 1, 65536, "auto", 0, FIXED,
@@ -114,6 +114,8 @@ const rb_key rb_keys[] = {
         "Values that share one scale of 16 bits in gradients in integers: 2, 4, 8, 16, 32 or 64."),
     WORDY(RB_KEY_ENUM, "boundary", "rounding_bwd", boundary.rounding_bwd, "stochastic", "stochastic|nearest", FIXED,
           "Rounding of gradients in integers."),
+    WORDY(RB_KEY_ENUM, "boundary", "feedback", boundary.feedback, "none", "none|gradient", FIXED,
+          "Error feedback of kind: topk: what of a gradient did not cross is added to the next step's at the same place."),
 
     PLAIN(RB_KEY_STRING, "data", "train", data.train, "", TRAINING,
           "Shards to train on: a path or a pattern."),

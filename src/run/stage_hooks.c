@@ -72,7 +72,8 @@ static resbm_status go_back(rb_stage *s, rb_action a, backward_fn run, bool whol
     rb_berth *b = NULL;
     int i, slot;
     RB_TRY(take(s, a, &i, &b, &slot, err));
-    rb_segment_io io = {.grad_scale = s->grad_scale, .aux_scale = s->aux_scale, .latents = b->sent};
+    rb_segment_io io = {.grad_scale = s->grad_scale, .aux_scale = s->aux_scale, .latents = b->sent,
+                        .row = a.microbatch * s->B * s->T};
     memcpy(io.in, b->grad_in, sizeof io.in);
     RB_TRY(run(s->model, s->q, a.segment, slot, &io, err));
     if (io.aux_loss.data)

@@ -35,6 +35,7 @@ static resbm_status read_config(rb_stage *s, const json_t *in, rb_err *err) {
                        (long long)s->cfg.pipeline.stages);
     s->epoch = (uint32_t)json_integer_value(json_object_get(in, "epoch"));
     s->training = json_is_true(json_object_get(in, "training"));
+    if (!s->training) s->cfg.boundary.feedback_rows = 0;
     const char *scratch = json_string_value(json_object_get(in, "scratch"));
     snprintf(s->scratch, sizeof s->scratch, "%s", scratch ? scratch : ".");
     s->cfg.pipeline.threads = json_integer_value(json_object_get(in, "threads"));

@@ -55,7 +55,7 @@ static resbm_status save_one(part *p, const char *dir, const rb_tensor *of, rb_o
     rb_stage *s = p->s;
     for (int i = 0; i < s->row_count; i++) {
         const rb_tensor *t = &s->table.rows[s->rows[i]];
-        if (same_part(t, of)) add(p, t->name, (source){s, rb_stage_weight(s->model, s->rows[i]), -1}, t);
+        if (same_part(t, of) && !t->like) add(p, t->name, (source){s, rb_stage_weight(s->model, s->rows[i]), -1}, t);
     }
     RB_TRY(write_part(p, dir, of, false, files, err));
     for (int i = 0; i < rb_optim_state_count(s->optim); i++)
@@ -112,6 +112,7 @@ static resbm_status load_tensor(rb_stage *s, rb_checkpoint *c, const char *name,
 static resbm_status load_all(rb_stage *s, rb_checkpoint *c, rb_err *err) {
     for (int i = 0; i < s->row_count; i++) {
         const rb_tensor *t = &s->table.rows[s->rows[i]];
+        if (t->like) continue;
         RB_TRY(load_tensor(s, c, t->name, t, rb_stage_weight(s->model, s->rows[i]), -1, err));
     }
     if (!s->training) return RESBM_OK;

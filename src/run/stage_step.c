@@ -149,6 +149,7 @@ static resbm_status update(rb_stage *s, const json_t *in, const double *by_segme
     for (int i = 0; i < s->row_count; i++) scale[i] = (float)by_segment[s->table.rows[s->rows[i]].segment];
     resbm_status st = rb_json_get_doubles(json_object_get(in, "lr"), &lr, 1, "commit.lr", err);
     if (!st) st = rb_optim_step(s->optim, s->q, lr, scale, err);
+    if (!st) st = rb_stage_constrain(s->model, s->q, err);
     if (!st) st = rb_queue_sync(s->q, err);
     free(scale);
     return st;

@@ -391,7 +391,7 @@ static resbm_status announce(training *t, rb_err *err) {
     rb_buf rules = {0};
     t->out->params = 0;
     for (int i = 0; i < t->table.count; i++)
-        if (t->table.rows[i].role != RB_ROLE_STEP) t->out->params += rb_tensor_count(&t->table.rows[i]);
+        if (rb_role_trained(t->table.rows[i].role)) t->out->params += rb_tensor_count(&t->table.rows[i]);
     rb_optim_describe(&t->cfg->optim.rule, &t->table, &rules);
     resbm_status st = rb_buf_status(&rules, err);
     if (!st) st = t->o->hooks.ready(t->o->hooks.ctx, rules.data, t->out->params, t->o->resume ? t->step : -1, err);

@@ -47,6 +47,10 @@ static void pack_whole(const rb_pack_plan *p, int64_t b) {
         float x = *element(p, b, i);
         if (p->code == RB_CODE_F32)
             rb_put32(codes + 4 * i, rb_f32_bits(x));
+        else if (p->code == RB_CODE_INDEX8)
+            codes[i] = (uint8_t)rb_index_of(p, x);
+        else if (p->code == RB_CODE_INDEX16)
+            rb_put16(codes + 2 * i, rb_index_of(p, x));
         else
             rb_put16(codes + 2 * i,
                      p->stochastic ? rb_bf16_stochastic(x, random_bits(p, b, i)) : rb_bf16_from_f32(x));
@@ -56,8 +60,10 @@ static void pack_whole(const rb_pack_plan *p, int64_t b) {
 static void unpack_whole(const rb_pack_plan *p, int64_t b) {
     const uint8_t *codes = rb_pack_codes(p, b);
     for (int64_t i = 0; i < p->n; i++)
-        *element(p, b, i) = p->code == RB_CODE_F32 ? rb_f32_of(rb_get32(codes + 4 * i))
-                                                   : rb_bf16_to_f32(rb_get16(codes + 2 * i));
+        *element(p, b, i) = p->code == RB_CODE_F32       ? rb_f32_of(rb_get32(codes + 4 * i))
+                            : p->code == RB_CODE_INDEX8  ? codes[i]
+                            : p->code == RB_CODE_INDEX16 ? rb_get16(codes + 2 * i)
+                                                         : rb_bf16_to_f32(rb_get16(codes + 2 * i));
 }
 
 /* Values [from, to) share one scale. */

@@ -26,6 +26,8 @@ resbm_status rb_ref_sum(rb_queue *q, const rb_op *op, rb_err *err);
 resbm_status rb_ref_sumsq(rb_queue *q, const rb_op *op, rb_err *err);
 resbm_status rb_ref_normalize(rb_queue *q, const rb_op *op, rb_err *err);
 resbm_status rb_ref_adamw(rb_queue *q, const rb_op *op, rb_err *err);
+resbm_status rb_ref_topk(rb_queue *q, const rb_op *op, rb_err *err);
+resbm_status rb_ref_scatter(rb_queue *q, const rb_op *op, rb_err *err);
 resbm_status rb_ref_muon_momentum(rb_queue *q, const rb_op *op, rb_err *err);
 
 #endif

@@ -51,5 +51,7 @@ const rb_device_table rb_ref_table = {
             [RB_OP_PACK] = rb_ref_pack,
             [RB_OP_UNPACK] = rb_ref_unpack,
             [RB_OP_CODE_STATS] = rb_ref_code_stats,
+            [RB_OP_TOPK] = rb_ref_topk,
+            [RB_OP_SCATTER] = rb_ref_scatter,
         },
 };

@@ -244,7 +244,24 @@ static void get_floats(float *v, const uint8_t *in, int64_t n) {
 }
 #endif
 
-/* f32 and bf16. */
+/* Indices are few and far between: as the reference has them. */
+static void pack_indices(const piece *w, int64_t from, int64_t n, const float *x) {
+    const rb_pack_plan *p = w->j->p;
+    uint8_t *out = rb_pack_codes(p, w->b) + rb_value_bytes(p->code) * from;
+    for (int64_t i = 0; i < n; i++)
+        if (p->code == RB_CODE_INDEX8)
+            out[i] = (uint8_t)rb_index_of(p, x[i]);
+        else
+            rb_put16(out + 2 * i, rb_index_of(p, x[i]));
+}
+
+static void unpack_indices(const piece *w, int64_t from, int64_t n, float *x) {
+    const rb_pack_plan *p = w->j->p;
+    const uint8_t *in = rb_pack_codes(p, w->b) + rb_value_bytes(p->code) * from;
+    for (int64_t i = 0; i < n; i++) x[i] = p->code == RB_CODE_INDEX8 ? in[i] : rb_get16(in + 2 * i);
+}
+
+/* f32, bf16 and indices. */
 static void pack_whole(const piece *w, int64_t from, int64_t n) {
     const rb_pack_plan *p = w->j->p;
     float values[RB_CHUNK];
@@ -253,6 +270,10 @@ static void pack_whole(const piece *w, int64_t from, int64_t n) {
     if (!w->j->flat) gather(p, w->b, from, n, values);
     if (p->code == RB_CODE_F32) {
         put_floats(rb_pack_codes(p, w->b) + 4 * from, x, n);
+        return;
+    }
+    if (p->code != RB_CODE_BF16) {
+        pack_indices(w, from, n, x);
         return;
     }
     const uint16_t *h = random_bits(w, from, padded(n), bits);
@@ -267,6 +288,8 @@ static void unpack_whole(const piece *w, int64_t from, int64_t n) {
     uint16_t words[RB_CHUNK];
     if (p->code == RB_CODE_F32) {
         get_floats(x, rb_pack_codes(p, w->b) + 4 * from, n);
+    } else if (p->code != RB_CODE_BF16) {
+        unpack_indices(w, from, n, x);
     } else {
         get_words16(words, rb_pack_codes(p, w->b) + 2 * from, n);
         for (int64_t i = 0; i < n; i++) x[i] = rb_bf16_to_f32(words[i]);

@@ -1,0 +1,78 @@
+/* Tensors whose values are tied to a subspace: what a boundary of kind subspace asks of the weights that write to the
+ * stream. B (k,d) has orthonormal rows, P = B^T B; t is scratch. */
+#include "model/stage.h"
+
+/* Any basis hosted here: all are the same. */
+static rb_view basis_of(const rb_stage_model *m) {
+    for (int i = 0; i < m->table.count; i++)
+        if (m->table.rows[i].values == RB_VALUES_BASIS && m->weight[i].data) return m->weight[i];
+    return rb_none();
+}
+
+int64_t rb_constrain_scratch(const rb_stage_model *m) {
+    int64_t most = 0;
+    for (int i = 0; i < m->table.count; i++) {
+        const rb_tensor *t = &m->table.rows[i];
+        if (!m->weight[i].rank || t->constraint == RB_CONSTRAINT_NONE) continue;
+        int64_t other = t->constraint == RB_CONSTRAINT_COLUMNS ? t->shape[1] : t->shape[0];
+        if (other > most) most = other;
+    }
+    return most * m->boundary.k;
+}
+
+/* x (d,c) = P x */
+static resbm_status project_columns(const rb_stage_model *m, rb_queue *q, rb_view basis, rb_view x, rb_err *err) {
+    rb_view t = rb_view2(m->scratch.constrain.data, RB_F32, basis.shape[0], x.shape[1]);
+    RB_TRY(rb_gemm(q, false, false, 1, basis, x, 0, t, err));
+    return rb_gemm(q, true, false, 1, basis, t, 0, x, err);
+}
+
+/* x (r,d) = sign x P + beta x, or the rows of `base` + sign x P */
+static resbm_status project_rows(const rb_stage_model *m, rb_queue *q, rb_view basis, rb_view x, float sign, float beta,
+                                 rb_view base, rb_err *err) {
+    rb_view t = rb_view2(m->scratch.constrain.data, RB_F32, x.shape[0], basis.shape[0]);
+    RB_TRY(rb_gemm(q, false, true, 1, x, basis, 0, t, err));
+    if (base.data) RB_TRY(rb_axpby(q, 1, base, 0, x, err));
+    return rb_gemm(q, false, false, sign, t, basis, base.data ? 1 : beta, x, err);
+}
+
+static rb_view outside_of(const rb_stage_model *m, int row) {
+    for (int i = 0; i < m->table.count; i++) {
+        const rb_tensor *t = &m->table.rows[i];
+        if (t->constraint == RB_CONSTRAINT_OUTSIDE && t->part == m->table.rows[row].part && m->weight[i].data)
+            return m->weight[i];
+    }
+    return rb_none();
+}
+
+static resbm_status constrain_row(const rb_stage_model *m, rb_queue *q, rb_view basis, int row, rb_view x, bool gradient,
+                                  rb_err *err) {
+    switch (m->table.rows[row].constraint) {
+    case RB_CONSTRAINT_COLUMNS:
+        return project_columns(m, q, basis, x, err);
+    case RB_CONSTRAINT_ROWS:
+        return project_rows(m, q, basis, x, 1, 0, gradient ? rb_none() : outside_of(m, row), err);
+    default:
+        return RESBM_OK;
+    }
+}
+
+resbm_status rb_stage_constrain(rb_stage_model *m, rb_queue *q, rb_err *err) {
+    rb_view basis = basis_of(m);
+    for (int i = 0; basis.data && i < m->table.count; i++)
+        if (m->weight[i].data) RB_TRY(constrain_row(m, q, basis, i, m->weight[i], false, err));
+    return RESBM_OK;
+}
+
+resbm_status rb_constrain_grad(const rb_stage_model *m, rb_queue *q, int row, rb_view grad, rb_err *err) {
+    if (m->table.rows[row].constraint == RB_CONSTRAINT_NONE) return RESBM_OK;
+    return constrain_row(m, q, basis_of(m), row, grad, true, err);
+}
+
+resbm_status rb_constrain_begin(rb_stage_model *m, rb_queue *q, rb_err *err) {
+    rb_view basis = basis_of(m);
+    for (int i = 0; basis.data && i < m->table.count; i++)
+        if (m->table.rows[i].constraint == RB_CONSTRAINT_OUTSIDE && m->weight[i].data)
+            RB_TRY(project_rows(m, q, basis, m->weight[i], -1, 1, rb_none(), err));
+    return rb_stage_constrain(m, q, err);
+}
