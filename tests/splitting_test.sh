@@ -59,6 +59,7 @@ done
 family none-int4 "boundary.kind=none" "$four"
 family split "boundary.identity=split boundary.identity_width=2 boundary.ratio=8" "$four" "$gpipe"
 family full "boundary.identity=full" "$four" "$gpipe"
+family rotate "boundary.identity=rotate" "$four" "$gpipe" "$vshape"
 family no-identity "boundary.identity=none boundary.hidden=0" "$four" "$gpipe"
 family embedding "boundary.tokens=embedding" "$four" "$gpipe" "pipeline.stages=2 data.distribute=shared"
 family trunk "boundary.tokens=trunk boundary.trunk_width=32 boundary.trunk_heads=2" "$four" "$gpipe" "$vshape" "$zb" \

@@ -12,15 +12,18 @@
  *                                                                            g_x = J_E^T g_q + I_k^T g_q
  *     split       z = E(x)   i = I_w x    z, i      y = D(q) + I_w^T i       g_q = J_D^T g_y   g_i = I_w g_y
  *     full        z = E(x)   i = x        z, i      y = D(q) + i             g_x = J_E^T g_q + I_w^T g_i
- *     none        z = E(x)                z         y = D(q)                 g_q = J_D^T g_y   g_x = J_E^T
- * g_q
+ *     none        z = E(x)                z         y = D(q)                 g_q = J_D^T g_y   g_x = J_E^T g_q
+ *     rotate      z = E(x) + R x          z         y = D(q) + R'^T q        as truncate, R and R' for I_k
+ *
+ * R and R' (k,d) are trained, each at its own end, and have orthonormal rows: retracted after each update
+ * (model/constrain.c). Both begin as I_k, so that the run begins as that of truncate.
  */
 #include <math.h>
 #include "boundary/kinds.h"
 #include "nn/linear.h"
 
-enum { W_NORM, W_E1, W_E2 };   /* encoder's rows */
-enum { W_D1, W_D2 };           /* decoder's */
+enum { W_NORM, W_E1, W_E2 };   /* encoder's rows; R is the last */
+enum { W_D1, W_D2 };           /* decoder's; R' is the last */
 enum { SAVED_A, SAVED_RSTD };  /* (n,m) input of SiLU; (n), encoder */
 enum { KEPT_DA, KEPT_DZ };     /* (n,m) its gradient; (n,k), encoder */
 enum { TMP_HIDDEN, TMP_NORM }; /* (n,m), (n,d) */
@@ -28,7 +31,7 @@ enum { TMP_HIDDEN, TMP_NORM }; /* (n,m), (n,d) */
 static resbm_status check(rb_boundary_config *c, const rb_boundary_dims *s, rb_err *err) {
     if (c->hidden < 0) c->hidden = 4 * c->k > 64 ? 4 * c->k : 64;
     if (c->identity == RB_IDENTITY_FULL) c->identity_width = s->d;
-    if (c->identity == RB_IDENTITY_TRUNCATE || c->identity == RB_IDENTITY_NONE) c->identity_width = 0;
+    if (c->identity != RB_IDENTITY_FULL && c->identity != RB_IDENTITY_SPLIT) c->identity_width = 0;
     if (c->identity != RB_IDENTITY_SPLIT || (c->identity_width >= 1 && c->identity_width <= s->d))
         return RESBM_OK;
     return rb_fail(
@@ -44,13 +47,27 @@ static void parts_of(const rb_boundary_config *c, const rb_boundary_dims *s, rb_
 
 /* E(x) of a normed x, by the maps' initial sizes (SiLU of a standard normal number has a mean square of 0.3558), and
  * the coordinates of a stream that begins as wide as the embedding. */
+/* The latents are also the identity path. */
+static bool through_latents(const rb_boundary_config *c) {
+    return c->identity == RB_IDENTITY_TRUNCATE || c->identity == RB_IDENTITY_ROTATE;
+}
+
 static double latent_std(const rb_boundary_config *c, const rb_boundary_dims *s) {
     double normed = c->hidden ? sqrt(0.3558 * (double)c->hidden) : sqrt((double)s->d);
-    return s->std * sqrt(normed * normed + (c->identity == RB_IDENTITY_TRUNCATE));
+    return s->std * sqrt(normed * normed + through_latents(c));
 }
 
 static bool may_vanish(const rb_boundary_config *c) {
-    return c->identity == RB_IDENTITY_TRUNCATE || c->identity == RB_IDENTITY_NONE;
+    return through_latents(c) || c->identity == RB_IDENTITY_NONE;
+}
+
+static void list_rotation(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
+                          rb_tensor_list *l) {
+    if (c->identity != RB_IDENTITY_ROTATE) return;
+    rb_tensor *t = rb_tensor_add(l, prefix, "rotation.weight", c->k, s->d, RB_ROLE_BOUNDARY_MATRIX, 0, 0);
+    if (!t) return;
+    t->values = RB_VALUES_IDENTITY;
+    t->constraint = RB_CONSTRAINT_ORTHONORMAL;
 }
 
 /* The first map keeps the size of a coordinate, the last starts as small as a block's matrices. */
@@ -61,6 +78,7 @@ static void list_encoder(const rb_boundary_config *c, const rb_boundary_dims *s,
     if (c->hidden) rb_tensor_add(l, prefix, "fc1.weight", c->hidden, s->d, role, 0, 1 / sqrt((double)s->d));
     if (c->hidden) rb_tensor_add(l, prefix, "fc2.weight", c->k, c->hidden, role, 0, s->std);
     if (!c->hidden) rb_tensor_add(l, prefix, "fc1.weight", c->k, s->d, role, 0, s->std);
+    list_rotation(c, s, prefix, l);
 }
 
 static void list_decoder(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
@@ -70,6 +88,7 @@ static void list_decoder(const rb_boundary_config *c, const rb_boundary_dims *s,
     if (c->hidden) rb_tensor_add(l, prefix, "fc1.weight", c->hidden, c->k, role, 0, 1 / sqrt((double)c->k));
     if (c->hidden) rb_tensor_add(l, prefix, "fc2.weight", s->d, c->hidden, role, 0, last);
     if (!c->hidden) rb_tensor_add(l, prefix, "fc1.weight", s->d, c->k, role, 0, last);
+    list_rotation(c, s, prefix, l);
 }
 
 static void plan_saved(const rb_boundary_end *e, int64_t n, rb_plan *p, rb_end_buffers *out) {
@@ -93,6 +112,11 @@ static void plan_scratch(const rb_boundary_end *e, int64_t n, rb_plan *p, rb_end
 static bool truncates(const rb_boundary_end *e) {
     return e->cfg->identity == RB_IDENTITY_TRUNCATE;
 }
+/* Number of R's row; -1 without one. */
+static int rotation(const rb_boundary_end *e) {
+    if (e->cfg->identity != RB_IDENTITY_ROTATE) return -1;
+    return (e->encoder ? W_E1 : W_D1) + (e->cfg->hidden ? 2 : 1);
+}
 static resbm_status norm(const rb_boundary_end *e, rb_view x, rb_err *err) {
     return rb_rmsnorm_forward(e->q, e->scratch.v[TMP_NORM], e->saved.v[SAVED_RSTD], x, e->w[W_NORM],
                               (float)e->dims.eps, err);
@@ -103,7 +127,9 @@ static resbm_status activate(const rb_boundary_end *e, rb_err *err) {
 
 static resbm_status encode_forward(const rb_boundary_end *e, rb_view x, const rb_view *parts, rb_err *err) {
     rb_view z = parts[0], normed = e->scratch.v[TMP_NORM];
-    float beta = truncates(e) ? 1 : 0;
+    float beta = through_latents(e->cfg) ? 1 : 0;
+    int turn = rotation(e);
+    if (turn >= 0) RB_TRY(rb_linear_forward(e->q, z, 0, x, e->w[turn], err));
     if (truncates(e)) RB_TRY(rb_copy(e->q, z, rb_columns(x, 0, e->cfg->k), err));
     if (e->cfg->identity_width)
         RB_TRY(rb_copy(e->q, parts[1], rb_columns(x, 0, e->cfg->identity_width), err));
@@ -128,16 +154,20 @@ static resbm_status encode_backward_input(const rb_boundary_end *e, rb_view dx, 
                                           rb_view x, rb_err *err) {
     rb_view dn = e->scratch.v[TMP_NORM], rstd = e->saved.v[SAVED_RSTD];
     int64_t w = e->cfg->identity_width, k = e->cfg->k;
+    int turn = rotation(e);
     RB_TRY(rb_copy(e->q, e->kept.v[KEPT_DZ], dparts[0], err));
     RB_TRY(maps_backward(e, dn, 0, dparts[0], err));
     RB_TRY(rb_rmsnorm_backward_w(e->q, e->dw[W_NORM], dn, x, rstd, err));
     RB_TRY(rb_rmsnorm_backward_x(e->q, dx, 0, dn, x, e->w[W_NORM], rstd, err));
+    if (turn >= 0) return rb_linear_backward_x(e->q, dx, 1, dparts[0], e->w[turn], err);
     if (truncates(e)) return rb_add(e->q, rb_columns(dx, 0, k), dparts[0], err);
     return w ? rb_add(e->q, rb_columns(dx, 0, w), dparts[1], err) : RESBM_OK;
 }
 
 static resbm_status encode_backward_weight(const rb_boundary_end *e, rb_view x, rb_err *err) {
     rb_view dz = e->kept.v[KEPT_DZ], normed = e->scratch.v[TMP_NORM];
+    int turn = rotation(e);
+    if (turn >= 0) RB_TRY(rb_linear_backward_w(e->q, e->dw[turn], dz, x, err));
     RB_TRY(norm(e, x, err));
     if (!e->cfg->hidden) return rb_linear_backward_w(e->q, e->dw[W_E1], dz, normed, err);
     RB_TRY(activate(e, err));
@@ -156,7 +186,9 @@ static resbm_status decode_maps(const rb_boundary_end *e, rb_view y, bool add, r
 static resbm_status decode_forward(const rb_boundary_end *e, rb_view y, bool add, const rb_view *parts,
                                    rb_err *err) {
     int64_t w = e->cfg->identity_width;
+    int turn = rotation(e);
     RB_TRY(decode_maps(e, y, add, parts[0], err));
+    if (turn >= 0) return rb_linear_backward_x(e->q, y, 1, parts[0], e->w[turn], err);
     if (truncates(e)) return rb_add(e->q, rb_columns(y, 0, e->cfg->k), parts[0], err);
     return w ? rb_add(e->q, rb_columns(y, 0, w), parts[1], err) : RESBM_OK;
 }
@@ -164,13 +196,17 @@ static resbm_status decode_forward(const rb_boundary_end *e, rb_view y, bool add
 static resbm_status decode_backward_input(const rb_boundary_end *e, const rb_view *dparts, rb_view dy,
                                           rb_err *err) {
     int64_t w = e->cfg->identity_width;
+    int turn = rotation(e);
+    if (turn >= 0) RB_TRY(rb_linear_forward(e->q, dparts[0], 0, dy, e->w[turn], err));
     if (truncates(e)) RB_TRY(rb_copy(e->q, dparts[0], rb_columns(dy, 0, e->cfg->k), err));
     if (w) RB_TRY(rb_copy(e->q, dparts[1], rb_columns(dy, 0, w), err));
-    return maps_backward(e, dparts[0], truncates(e) ? 1 : 0, dy, err);
+    return maps_backward(e, dparts[0], through_latents(e->cfg) ? 1 : 0, dy, err);
 }
 
 static resbm_status decode_backward_weight(const rb_boundary_end *e, rb_view dy, const rb_view *parts,
                                            rb_err *err) {
+    int turn = rotation(e);
+    if (turn >= 0) RB_TRY(rb_linear_backward_w(e->q, e->dw[turn], parts[0], dy, err));
     if (!e->cfg->hidden) return rb_linear_backward_w(e->q, e->dw[W_D1], dy, parts[0], err);
     RB_TRY(activate(e, err));
     RB_TRY(rb_linear_backward_w(e->q, e->dw[W_D2], dy, e->scratch.v[TMP_HIDDEN], err));

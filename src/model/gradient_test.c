@@ -99,11 +99,11 @@ static void whole_x(void **state) {
 
 /* Every identity mode with every token path, with and without the hidden layer. */
 static void every_identity(void **state) {
-    static const char *const identities[] = {"truncate", "split", "full", "none"};
+    static const char *const identities[] = {"truncate", "split", "full", "none", "rotate"};
     static const char *const paths[] = {"none", "embedding", "trunk"};
     char name[80];
     (void)state;
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 5; i++)
         for (int t = 0; t < 3; t++)
             for (int hidden = 0; hidden <= 12; hidden += 12) {
                 rb_boundary_config b = small_boundary();

@@ -28,9 +28,17 @@ static resbm_status orthonormalise(float *x, int64_t k, int64_t d, rb_err *err) 
     return RESBM_OK;
 }
 
+static resbm_status fill_identity(rb_queue *q, rb_view x, rb_err *err) {
+    int64_t n = x.shape[0] < x.shape[1] ? x.shape[0] : x.shape[1];
+    rb_view diagonal = {x.data, RB_F32, 2, {n, 1, 1, 1}, {x.stride[0] + 1, 1, 1, 1}};
+    RB_TRY(rb_fill(q, x, 0, err));
+    return rb_fill(q, diagonal, 1, err);
+}
+
 static resbm_status init_one(const rb_stage_model *m, rb_queue *q, int row, float *host, rb_err *err) {
     const rb_tensor *t = &m->table.rows[row];
     int64_t n = rb_tensor_count(t);
+    if (t->values == RB_VALUES_IDENTITY) return fill_identity(q, m->weight[row], err);
     if (t->init_std == 0) return rb_fill(q, m->weight[row], t->init_mean, err);
     const char *name = t->like ? t->like : t->name;
     rb_normal_fill(rb_mix64(m->model.seed, rb_hash64(name, strlen(name))), host, n, t->init_mean, t->init_std);

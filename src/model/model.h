@@ -100,7 +100,7 @@ uint64_t rb_stage_grad_at(const rb_stage_model *m, int row); /* of one that is a
  * tensors held to a subspace are projected into it first: norms and updates are of what may change. */
 typedef resbm_status (*rb_grad_look)(void *ctx, int row, rb_view grad, rb_err *err);
 resbm_status rb_stage_look_at_grads(rb_stage_model *m, rb_queue *q, rb_grad_look look, void *ctx, rb_err *err);
-/* After each update: tensors held to a subspace go back to it. */
+/* After each update: tensors that are held to something go back to it (nn/tensor.h). */
 resbm_status rb_stage_constrain(rb_stage_model *m, rb_queue *q, rb_err *err);
 resbm_status rb_stage_zero_grads(rb_stage_model *m, rb_queue *q, rb_err *err);
 

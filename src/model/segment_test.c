@@ -48,10 +48,13 @@ static rb_boundary_config variant(int i) {
     case 11:
         b = (rb_boundary_config){.kind = "subspace", .k = 5, .codec_fwd = "int8", .codec_bwd = "int4"};
         break;
+    case 12:
+        b.identity = RB_IDENTITY_ROTATE, b.tokens = RB_TOKENS_EMBEDDING;
+        break;
     }
     return b;
 }
-enum { VARIANTS = 12 };
+enum { VARIANTS = 13 };
 
 static world variant_world(int i) {
     world w = {.model = small_model(), .boundary = variant(i), .B = 2, .T = 7, .codec = true, .slots = 2};

@@ -156,11 +156,52 @@ static void gradients_are_projected(void **state) {
     world_close(&s);
 }
 
+/* identity rotate: begins as truncate, and has orthonormal rows after any update. */
+static void rotations_stay_rotations(void **state) {
+    (void)state;
+    rb_err err;
+    world r = {.model = small_model(), .boundary = small_boundary(), .B = 2, .T = 7}, t = r;
+    r.boundary.identity = RB_IDENTITY_ROTATE;
+    world_open(&r, "cpu", 2, true);
+    world_open(&t, "cpu", 2, true);
+    world_random_tokens(&r, 3);
+    world_random_tokens(&t, 3);
+    double lr = world_forward(&r, 0, 1), lt = world_forward(&t, 0, 1);
+    assert_true(fabs(lr - lt) < 1e-6 * lt);
+    const char *names[] = {"boundary.1.encoder.rotation.weight", "boundary.0.decoder.rotation.weight"};
+    for (int i = 0; i < 2; i++) {
+        rb_view v = rb_stage_weight(r.stage, find(&r, names[i]));
+        float *x = get(&r, v), *add = malloc((size_t)rb_count(v) * 4), *turned;
+        int64_t k = v.shape[0], d = v.shape[1];
+        for (int64_t j = 0; j < k * d; j++) assert_true(x[j] == (j / d == j % d ? 1 : 0));
+        rb_normal_fill(9, add, rb_count(v), 0, 0.1f);
+        for (int64_t j = 0; j < k * d; j++) x[j] += add[j];
+        put(&r, v.data, x, (size_t)rb_count(v) * 4);
+        assert_ok(rb_stage_constrain(r.stage, r.q, &err), &err);
+        turned = get(&r, v);
+        double moved = 0;
+        for (int64_t a = 0; a < k; a++)
+            for (int64_t b = 0; b < k; b++) {
+                double dot = 0;
+                for (int64_t j = 0; j < d; j++) dot += (double)turned[a * d + j] * (double)turned[b * d + j];
+                assert_true(fabs(dot - (a == b)) < 1e-5);
+            }
+        for (int64_t j = 0; j < k * d; j++) moved += fabs((double)turned[j] - (double)x[j]);
+        assert_true(moved < 0.1 * (double)(k * d)); /* the nearest one, not any */
+        free(x);
+        free(add);
+        free(turned);
+    }
+    world_close(&r);
+    world_close(&t);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_loss_is_that_of_whole_activations),
         cmocka_unit_test(updates_come_back),
         cmocka_unit_test(gradients_are_projected),
+        cmocka_unit_test(rotations_stay_rotations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -25,15 +25,17 @@ static inline bool rb_role_trained(rb_role r) {
 /* Initial values. */
 typedef enum rb_values {
     RB_VALUES_NORMAL,
-    RB_VALUES_BASIS /* orthonormal rows: normal ones through Gram and Schmidt */
+    RB_VALUES_IDENTITY, /* ones on the diagonal, else 0 */
+    RB_VALUES_BASIS     /* orthonormal rows: normal ones through Gram and Schmidt */
 } rb_values;
 
-/* What a tensor is held to, with respect to a subspace (boundary/subspace.c, model/constrain.c). */
+/* What a tensor is held to, mostly with respect to a subspace (boundary/subspace.c, model/constrain.c). */
 typedef enum rb_constraint {
     RB_CONSTRAINT_NONE,
     RB_CONSTRAINT_COLUMNS, /* each column lies in it */
     RB_CONSTRAINT_ROWS,    /* what of its rows lies outside stays as it began */
-    RB_CONSTRAINT_OUTSIDE  /* what of its rows lies inside is taken away, once */
+    RB_CONSTRAINT_OUTSIDE, /* what of its rows lies inside is taken away, once */
+    RB_CONSTRAINT_ORTHONORMAL /* without a subspace: its rows are orthonormal, rows <= columns */
 } rb_constraint;
 
 /* A part is what is stored in one checkpoint file and lives whole on one stage: segment i, the encoder of

@@ -34,7 +34,7 @@ resbm_status rb_plan_boundary(rb_config *c, const char *name, rb_err *err) {
     snprintf(c->boundary.codec_bwd, sizeof c->boundary.codec_bwd, "auto");
     snprintf(c->boundary.scale_fwd, sizeof c->boundary.scale_fwd, "auto");
     if (!same) c->boundary.hidden = -1;
-    if (!rb_boundary_find(word)->narrows) {
+    if (!rb_boundary_find(word)->narrows || rb_boundary_find(word)->constrains || c->boundary.tokens == RB_TOKENS_FIXED) {
         c->boundary.tokens = RB_TOKENS_NONE;
         c->boundary.aux = RB_AUX_NONE;
     }
