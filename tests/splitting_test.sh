@@ -73,6 +73,8 @@ family aux-latent-tokens "boundary.aux=latent boundary.tokens=embedding boundary
     boundary.ratio=8" "$four" "$gpipe"
 family offset-wide "boundary.ratio=64 boundary.decoder_init=zero optim.segment_lr_scale=0.8" "$four" "$gpipe"
 family trunk-wide "boundary.tokens=trunk boundary.trunk_width=128 boundary.trunk_heads=2 boundary.trunk_blocks=1" "$four" "$gpipe"
+family anneal "boundary.anneal_from=4 boundary.hidden=32 train.steps=6 train.anneal_until=0.6" "$four" "$gpipe" \
+    "pipeline.stages=2 train.recompute=true" "pipeline.stages=3 pipeline.schedule=zb-h1"
 family unequal "model.layers=6 model.segments=[1,3,2]" "pipeline.stages=3" "$gpipe" "pipeline.stages=2"
 family few-microbatches "train.microbatches=1" "$four" "$gpipe"
 family two-microbatches "train.microbatches=2" "$four" "$gpipe" "$zb" "$vshape" "$round" "$round data.distribute=wire" \

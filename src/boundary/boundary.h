@@ -43,6 +43,8 @@ typedef struct rb_boundary_config {
     rb_identity identity;
     int64_t identity_width; /* split: coordinates that cross in bf16, inside the latents' byte budget */
     int64_t ratio;          /* d / k; 0 = from k */
+    int64_t anneal_from;    /* ratio at the start, from which a run narrows to `ratio`: the tensors are as wide as at the
+                               start (k = d / anneal_from), of the latents fewer and fewer cross, the rest are zero; 0 = no */
     int64_t k;      /* latent width; 0 = from ratio. Identity split: always d / ratio less what the identity
                        coordinates cost */
     int64_t hidden; /* m; 0 = one linear map; < 0 = max(4k, 64) */
@@ -97,6 +99,7 @@ typedef struct rb_boundary_kind {
     const char *name, *summary;
     const char *codec;  /* default transport codec, both directions */
     bool keeps_latents; /* decode's backward needs parts[0] of the forward pass */
+    bool masks;         /* latents may be left out: decode takes 0 for them (boundary.anneal_from) */
     bool narrows;       /* has a latent width; false: k, ratio, identity and tokens mean nothing */
     bool straight_through; /* below full width the gradient is not the loss's derivative, and its parts are not those of the
                               forward pass */

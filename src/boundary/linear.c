@@ -87,6 +87,7 @@ const rb_boundary_kind rb_boundary_linear = {
     .summary = "learned low-rank map, no nonlinearity, no identity path",
     .codec = "int4",
     .keeps_latents = true,
+    .masks = true,
     .narrows = true,
     .check = check,
     .parts = parts_of,

@@ -218,6 +218,7 @@ const rb_boundary_kind rb_boundary_residual = {
     .summary = "residual bottleneck: small encoder and decoder beside an identity path",
     .codec = "int4",
     .keeps_latents = true,
+    .masks = true,
     .narrows = true,
     .check = check,
     .parts = parts_of,

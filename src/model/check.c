@@ -118,6 +118,16 @@ static resbm_status pay_for_split(const rb_model_config *m, rb_boundary_config *
     return RESBM_OK;
 }
 
+static resbm_status check_anneal(const rb_model_config *m, const rb_boundary_config *b, rb_err *err) {
+    if (!rb_boundary_find(b->kind)->masks || (!strcmp(b->kind, "residual") && b->identity == RB_IDENTITY_SPLIT))
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "boundary.anneal_from: latents can be left out of kinds linear and residual, and not with "
+                       "identity split");
+    if (b->anneal_from < b->ratio && m->d % b->anneal_from == 0) return RESBM_OK;
+    return rb_fail(err, RESBM_E_CONFIG, "boundary.anneal_from %lld: a divisor of model.d %lld below boundary.ratio %lld",
+                   (long long)b->anneal_from, (long long)m->d, (long long)b->ratio);
+}
+
 static resbm_status check_width(const rb_model_config *m, rb_boundary_config *b, rb_err *err) {
     char near[80];
     if (b->k < 0 || b->k > m->d)
@@ -131,7 +141,8 @@ static resbm_status check_width(const rb_model_config *m, rb_boundary_config *b,
     if (!b->k && m->d % b->ratio)
         return rb_fail(err, RESBM_E_CONFIG, "boundary.ratio %lld: %lld is not divisible; %s",
                        (long long)b->ratio, (long long)m->d, near);
-    if (!b->k) b->k = m->d / b->ratio;
+    if (b->anneal_from) RB_TRY(check_anneal(m, b, err));
+    if (!b->k) b->k = m->d / (b->anneal_from ? b->anneal_from : b->ratio);
     return pay_for_split(m, b, err);
 }
 

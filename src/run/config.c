@@ -274,3 +274,10 @@ double rb_segment_lr(const rb_config *c, int segment) {
     for (int64_t i = segment + 1; i < c->model.segments; i++) scale *= c->optim.segment_lr_scale;
     return scale;
 }
+
+int64_t rb_live_width(const rb_config *c, int64_t step) {
+    if (!c->boundary.anneal_from || c->model.segments < 2) return c->boundary.k;
+    int64_t until = (int64_t)(c->train.anneal_until * (double)c->train.steps), end = c->model.d / c->boundary.ratio;
+    if (step >= until) return end;
+    return end + ((c->boundary.k - end) * (until - step) + until - 1) / until;
+}

@@ -50,6 +50,7 @@ typedef struct rb_train_config {
     double max_seconds; /* 0 = no limit */
     int64_t batch, microbatches;
     double aux_weight, aux_until; /* what rb_aux_weight takes */
+    double anneal_until;          /* what rb_live_width takes */
     int64_t eval_every, eval_sequences; /* eval_every 0 = only at the end */
     int64_t checkpoint_every, keep;     /* checkpoint_every 0 = only at the end */
     bool recompute;
@@ -116,6 +117,8 @@ int rb_stage_of(const rb_config *c, int segment);
 
 /* Factor of a segment's learning rates: optim.segment_lr_scale once for every segment behind it. */
 double rb_segment_lr(const rb_config *c, int segment);
+/* Latents that cross at a step (from 0): boundary.k, or with boundary.anneal_from as many fewer as the run has got. */
+int64_t rb_live_width(const rb_config *c, int64_t step);
 /* Weight of the auxiliary losses at a step (from 0): falls in a line to 0 at step aux_until * steps and stays there;
  * 0 without boundary.aux. */
 double rb_aux_weight(const rb_config *c, int64_t step);

@@ -79,6 +79,9 @@ const rb_key rb_keys[] = {
         "Coordinates that cross in bf16 with identity: split."),
     INT("boundary", "ratio", boundary.ratio, "128", 1, 65536, FIXED,
         "d / k: how much narrower the latents are; must divide d."),
+    AUTO_INT("boundary", "anneal_from", boundary.anneal_from, "none", 1, 65536, "none", 0, FIXED,
+             "Ratio a run starts with; it narrows to boundary.ratio by train.anneal_until. The tensors keep the width of "
+             "the start, fewer and fewer latents cross; none: the ratio never changes."),
     AUTO_INT("boundary", "hidden", boundary.hidden, "auto", 0, 1 << 20, "auto", -1, FIXED,
              "Hidden width of encoder and decoder; auto: max(4k, 64); 0: one linear map."),
     WORDY(RB_KEY_ENUM, "boundary", "decoder_init", boundary.decoder_init, "auto", "auto|zero|normal", FIXED,
@@ -178,6 +181,8 @@ const rb_key rb_keys[] = {
         "Sequences per step, over all microbatches."),
     INT("train", "microbatches", train.microbatches, "8", 1, 4096, TRAINING,
         "Pieces a step's batch is cut into; must divide batch."),
+    REAL("train", "anneal_until", train.anneal_until, "0.5", 0, 1, NULL, TRAINING,
+         "Share of train.steps over which boundary.anneal_from narrows to boundary.ratio, latent by latent."),
     REAL("train", "aux_weight", train.aux_weight, "0.5", 0, 100, NULL, TRAINING,
          "Weight of each boundary's auxiliary loss at the first step (boundary.aux)."),
     REAL("train", "aux_until", train.aux_until, "0.5", 0, 1, NULL, TRAINING,

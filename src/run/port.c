@@ -40,6 +40,14 @@ resbm_status rb_port_resize(rb_port *p, rb_err *err) {
     return RESBM_OK;
 }
 
+resbm_status rb_port_narrow(rb_port *p, int64_t live, rb_err *err) {
+    if (!p->dev || p->wire.part[0].width == live) return RESBM_OK;
+    p->wire.part[0].width = live;
+    if (p->steps.data) p->steps.shape[0] = live;
+    if (p->stats.data) p->stats.shape[0] = live;
+    return rb_port_resize(p, err);
+}
+
 static bool learns(const rb_port *p) {
     for (int i = 0; i < p->wire.parts; i++)
         if (p->wire.part[i].learned_steps) return true;
@@ -78,17 +86,31 @@ void rb_port_share(rb_port *p, const rb_port *with) {
     p->shared = true;
 }
 
+/* The coordinates of v (B,T,width) that cross, and those that do not. */
+static rb_view crossing(const rb_port *p, int part, rb_view v) {
+    if (p->wire.part[part].width < v.shape[2]) v.shape[2] = p->wire.part[part].width;
+    return v;
+}
+static rb_view left_out(const rb_port *p, int part, rb_view v) {
+    int64_t live = crossing(p, part, v).shape[2];
+    v.data = (float *)v.data + live;
+    v.shape[2] -= live;
+    return v;
+}
+
 resbm_status rb_port_pack(rb_port *p, rb_queue *q, const rb_view *parts, rb_port_key key, rb_err *err) {
     for (int i = 0; i < p->wire.parts; i++) {
         rb_pack_args a = keyed(p, i, key);
-        RB_TRY(rb_pack(q, part_bytes(p, i), parts[i], steps_of(p, i), &a, err));
+        RB_TRY(rb_pack(q, part_bytes(p, i), crossing(p, i, parts[i]), steps_of(p, i), &a, err));
     }
     return RESBM_OK;
 }
 
 static resbm_status unpack_part(const rb_port *p, rb_queue *q, int part, rb_view out, rb_port_key key, rb_err *err) {
     rb_pack_args a = keyed(p, part, key);
-    return rb_unpack(q, out, part_bytes(p, part), steps_of(p, part), &a, err);
+    rb_view rest = left_out(p, part, out);
+    if (rest.shape[2] > 0) RB_TRY(rb_fill(q, rest, 0, err));
+    return rb_unpack(q, crossing(p, part, out), part_bytes(p, part), steps_of(p, part), &a, err);
 }
 
 resbm_status rb_port_unpack(rb_port *p, rb_queue *q, const rb_view *parts, rb_port_key key, rb_err *err) {

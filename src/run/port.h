@@ -32,10 +32,13 @@ resbm_status rb_port_open(rb_device *dev, const rb_model_config *m, const rb_bou
 void rb_port_close(rb_port *p);
 /* For a copy of a port whose B or T was made smaller: sizes computed again, on the same memory. */
 resbm_status rb_port_resize(rb_port *p, rb_err *err);
+/* Only the first `live` latents cross from now on (boundary.anneal_from); those left out are unpacked as 0, and their
+ * steps stay. */
+resbm_status rb_port_narrow(rb_port *p, int64_t live, rb_err *err);
 /* Both ends of a boundary in one stage: p works on the bytes of `with` from now on. */
 void rb_port_share(rb_port *p, const rb_port *with);
 
-/* parts (B,T,width) -> p->bytes. */
+/* parts (B,T,width) -> p->bytes. Part 0 may be wider than the latents that cross. */
 resbm_status rb_port_pack(rb_port *p, rb_queue *q, const rb_view *parts, rb_port_key key, rb_err *err);
 /* p->bytes -> parts. */
 resbm_status rb_port_unpack(rb_port *p, rb_queue *q, const rb_view *parts, rb_port_key key, rb_err *err);

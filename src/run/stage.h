@@ -123,6 +123,8 @@ resbm_status rb_stage_load(rb_stage *s, const char *checkpoint, rb_err *err);
 resbm_status rb_stage_decode(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);
 resbm_status rb_stage_stats(rb_stage *s, json_t **reply, rb_err *err);
 
+/* With boundary.anneal_from: from now on the latents of this step cross, in the evaluations behind it too. */
+resbm_status rb_stage_narrow(rb_stage *s, int64_t step, rb_err *err);
 /* Inputs and targets of a microbatch from s->ids to the device. */
 resbm_status rb_stage_upload_ids(rb_stage *s, int microbatch, rb_err *err);
 void rb_stage_add_span(rb_stage *s, rb_stage_span span);

@@ -128,6 +128,7 @@ resbm_status rb_stage_load(rb_stage *s, const char *path, rb_err *err) {
     rb_checkpoint *c;
     RB_TRY(rb_checkpoint_open(path, &c, err));
     resbm_status st = load_all(s, c, err);
+    if (!st) st = rb_stage_narrow(s, rb_checkpoint_manifest(c)->step - 1, err);
     rb_checkpoint_close(c);
     return st;
 }

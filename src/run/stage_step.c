@@ -72,6 +72,15 @@ static int64_t record(rb_stage *s, int actions) {
     return busy;
 }
 
+resbm_status rb_stage_narrow(rb_stage *s, int64_t step, rb_err *err) {
+    int64_t live = rb_live_width(&s->cfg, step);
+    if (!s->cfg.boundary.anneal_from) return RESBM_OK;
+    rb_port *ports[] = {s->out_port, s->in_port, s->grad_out_port, s->grad_in_port};
+    for (int k = 0; k < 4; k++)
+        for (int i = 0; i < s->hosted; i++) RB_TRY(rb_port_narrow(&ports[k][i], live, err));
+    return RESBM_OK;
+}
+
 static resbm_status run_list(rb_stage *s, const rb_schedule *list, int64_t *busy, rb_err *err) {
     rb_executor_hooks hooks = rb_stage_hooks(s);
     int done = 0;
@@ -121,6 +130,7 @@ resbm_status rb_stage_step(rb_stage *s, const json_t *in, json_t **reply, rb_err
     s->step = (uint64_t)json_integer_value(json_object_get(in, "step"));
     s->sequence = (uint64_t)json_integer_value(json_object_get(in, "sequence"));
     s->evaluating = false;
+    RB_TRY(rb_stage_narrow(s, (int64_t)s->step, err));
     double tokens = (double)(s->M * s->B * s->T);
     s->grad_scale = (float)(1.0 / tokens);
     s->aux_scale = (float)(rb_aux_weight(&s->cfg, (int64_t)s->step) / tokens);

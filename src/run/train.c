@@ -314,7 +314,7 @@ static void sum_up(training *t) {
     o->tokens_per_s = o->step_s > 0 ? (double)(t->cfg->train.batch * t->cfg->model.context) / o->step_s : 0;
     o->bubble = t->spent > 0 ? 1 - t->busy / t->spent : 0;
     double crossings = (double)t->bytes_tokens * borders(t->cfg);
-    o->ratio = t->cfg->boundary.k > 0 ? (double)t->cfg->model.d / (double)t->cfg->boundary.k : 1;
+    o->ratio = t->cfg->boundary.k > 0 ? (double)t->cfg->model.d / (double)rb_live_width(t->cfg, t->cfg->train.steps) : 1;
     if (crossings <= 0) return;
     o->bytes_per_token_fwd = (double)t->fwd / crossings;
     o->bytes_per_token_bwd = (double)t->bwd / crossings;
