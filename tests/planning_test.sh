@@ -38,4 +38,16 @@ echo "machines: [{flops: 1e9, memmory: 2M}]" >bad.yaml
 says err.txt 'a machine has no "memmory"'
 "$resbm" plan run.yaml -b residual-999-int5 2>err.txt && miss "an unknown codec"
 says err.txt "neither a ratio nor a codec"
+
+# Blocks shared out by speed: the slow machine gets fewer; what fits nowhere is said in bytes.
+cat >uneven.yaml <<END
+machines:
+  - {flops: 1e9, memory: 8G}
+  - {flops: 4e9, memory: 8G}
+END
+"$resbm" plan run.yaml model.layers=8 pipeline.stages=2 -m uneven.yaml --own --balance >even.txt || { miss "balance"; cat even.txt; }
+says even.txt "model.segments: \\[[12], [67]\\]"
+sed 's/8G/1M/' uneven.yaml >tiny.yaml
+"$resbm" plan run.yaml model.layers=8 pipeline.stages=2 -m tiny.yaml --own --balance 2>err.txt && miss "a model that fits nowhere"
+says err.txt "bytes, .* more than it has room for\\|bytes have no place"
 verdict

@@ -9,7 +9,7 @@ typedef struct arguments {
     const char *file, *machines;
     const char **set, **boundary, **schedule;
     int sets, boundaries, schedules;
-    bool json, stages, own, occupies;
+    bool json, stages, own, occupies, balance;
     double seconds;
 } arguments;
 
@@ -20,6 +20,7 @@ static const struct argp_option options[] = {
     {"boundary", 'b', "NAME", 0, "plan this boundary: own, or KIND[-RATIO][-CODEC] (again for more)", 0},
     {"schedule", 'S', "NAME", 0, "plan this schedule (again for more)", 0},
     {"own", 'o', 0, 0, "only the run's own boundary and schedule", 0},
+    {"balance", 'B', 0, 0, "one segment per stage, blocks shared out by speed and memory", 0},
     {"stages", 's', 0, 0, "memory and time stage by stage", 0},
     {"latency-occupies", key_occupies, 0, 0, "the wire is busy for the latency too", 0},
     {"seconds", 't', "S", 0, "how long each action is measured here, where no FLOP/s are stated (default 0.2)", 0},
@@ -34,6 +35,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case 'b': a->boundary[a->boundaries++] = arg; break;
     case 'S': a->schedule[a->schedules++] = arg; break;
     case 'o': a->own = true; break;
+    case 'B': a->balance = true; break;
     case 's': a->stages = true; break;
     case 'j': a->json = true; break;
     case 't': a->seconds = rb_cli_real("seconds", arg, 0, 60, state); break;
@@ -75,7 +77,13 @@ static resbm_status plan(const arguments *a, rb_config *c, rb_err *err) {
                          .boundary_count = a->own ? 1 : a->boundaries, .schedules = a->own ? schedule : a->schedule,
                          .schedule_count = a->own ? 1 : a->schedules, .latency_occupies = a->occupies,
                          .seconds = a->seconds};
-    resbm_status st = rb_plan_make(&o, &p, err);
+    rb_config *balanced = a->balance ? malloc(sizeof *balanced) : NULL;
+    resbm_status st = RESBM_OK;
+    if (a->balance) {
+        st = balanced ? rb_plan_balance(&o, balanced, err) : rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
+        o.cfg = balanced;
+    }
+    if (!st) st = rb_plan_make(&o, &p, err);
     if (!st && a->json)
         st = rb_plan_json(&o, &p, &out, err);
     else if (!st)
@@ -84,6 +92,7 @@ static resbm_status plan(const arguments *a, rb_config *c, rb_err *err) {
     if (!st) fputs(out.data, stdout);
     rb_buf_free(&out);
     rb_plan_free(&p);
+    free(balanced);
     free(machine);
     return st;
 }

@@ -11,6 +11,8 @@ void rb_schedule_free(rb_schedule *s) {
     for (int i = 0; s->stage && i < s->stages; i++) free(s->stage[i].items);
     free(s->stage);
     free(s->stage_of);
+    free(s->low);
+    free(s->high);
     *s = (rb_schedule){0};
 }
 

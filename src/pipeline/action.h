@@ -51,6 +51,7 @@ typedef struct rb_schedule {
     char name[32];
     int stages, segments, microbatches;
     int *stage_of;         /* (segments) */
+    int *low, *high;       /* (stages) first and last segment of each; NULL: look through stage_of */
     rb_action_list *stage; /* (stages) */
 } rb_schedule;
 

@@ -84,10 +84,14 @@ resbm_status rb_schedule_generate(const rb_schedule_kind *kind, const rb_schedul
     snprintf(out->name, sizeof out->name, "%s", kind->name);
     out->stage_of = calloc((size_t)a->segments, sizeof *out->stage_of);
     out->stage = calloc((size_t)a->stages, sizeof *out->stage);
-    if (!out->stage_of || !out->stage)
+    out->low = calloc((size_t)a->stages, sizeof *out->low);
+    out->high = calloc((size_t)a->stages, sizeof *out->high);
+    if (!out->stage_of || !out->stage || !out->low || !out->high)
         return rb_fail(err, RESBM_E_MEMORY, "no memory for a schedule of %d stages", a->stages);
     out->stages = a->stages;
     RB_TRY(spread(kind, a, out->stage_of, err));
+    for (int g = 0; g < a->segments; g++) out->high[out->stage_of[g]] = g;
+    for (int g = a->segments - 1; g >= 0; g--) out->low[out->stage_of[g]] = g;
     return kind->generate(a, out, err);
 }
 
@@ -110,8 +114,9 @@ resbm_status rb_schedule_build(const rb_schedule_kind *kind, const rb_schedule_a
 }
 
 resbm_status rb_push_all(rb_schedule *s, int stage, rb_action_kind kind, int microbatch, rb_err *err) {
-    for (int i = 0; i < s->segments; i++) {
-        int g = kind == RB_ACT_FORWARD ? i : s->segments - 1 - i;
+    int low = s->low ? s->low[stage] : 0, high = s->high ? s->high[stage] : s->segments - 1;
+    for (int i = 0; i <= high - low; i++) {
+        int g = kind == RB_ACT_FORWARD ? low + i : high - i;
         if (s->stage_of[g] != stage) continue;
         RB_TRY(rb_action_push(&s->stage[stage], rb_action_of(kind, g, microbatch), err));
     }

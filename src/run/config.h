@@ -22,7 +22,7 @@
 #include "optim/lr_schedule.h"
 #include "optim/optim.h"
 
-enum { RB_MAX_STAGES = 256, RB_MAX_KEYS = 128, RB_CONFIG_FILE_LIMIT = 1 << 18 };
+enum { RB_MAX_STAGES = 1024, RB_MAX_KEYS = 128, RB_CONFIG_FILE_LIMIT = 1 << 18 };
 
 typedef enum rb_distribute { RB_DISTRIBUTE_AUTO, RB_DISTRIBUTE_SHARED, RB_DISTRIBUTE_WIRE } rb_distribute;
 typedef enum rb_offload_parts { RB_OFFLOAD_STATES, RB_OFFLOAD_STATES_GRADIENTS } rb_offload_parts;

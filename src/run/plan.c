@@ -362,7 +362,7 @@ static void recommend(rb_run_plan *p) {
         if (*r->refused || !r->fits || r->step_s > 1.05 * p->row[p->fastest].step_s) continue;
         bool milder = !best || r->wire_ratio < best->wire_ratio * 0.999;
         bool same = best && fabs(r->wire_ratio - best->wire_ratio) <= 0.001 * best->wire_ratio;
-        if (milder || (same && r->step_s < best->step_s)) p->best = i;
+        if (milder || (same && r->step_s < 0.999 * best->step_s)) p->best = i;
     }
 }
 

@@ -66,6 +66,11 @@ void rb_plan_free(rb_run_plan *p);
  * nothing. Validates c. */
 resbm_status rb_plan_boundary(rb_config *c, const char *name, rb_err *err);
 
+/* c: o->cfg with one segment per stage, its blocks shared out so that the slowest stage is as fast as it can be and none is
+ * over its memory, embedding and head counted (model.segments as a list). For a model that is still to be made: the cut is
+ * part of it. RESBM_E_CONFIG where nothing fits: by how many bytes and where. */
+resbm_status rb_plan_balance(const rb_plan_options *o, rb_config *c, rb_err *err);
+
 /* For people; stages: also a table of the recommended (or first) row's stages. */
 void rb_plan_print(const rb_plan_options *o, const rb_run_plan *p, bool stages, rb_buf *out);
 resbm_status rb_plan_json(const rb_plan_options *o, const rb_run_plan *p, rb_buf *out, rb_err *err);

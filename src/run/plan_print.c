@@ -57,6 +57,16 @@ static void print_machine(const rb_machine *m, int n, rb_buf *out) {
     rb_buf_puts(out, "\n");
 }
 
+/* "[4, 4, 3]", where they are not all alike. */
+static void print_segments(const rb_model_config *m, rb_buf *out) {
+    bool same = true;
+    for (int64_t i = 1; i < m->segments; i++) same = same && m->segment_layers[i] == m->segment_layers[0];
+    if (same) return;
+    rb_buf_puts(out, "  model.segments: [");
+    for (int64_t i = 0; i < m->segments; i++) rb_buf_printf(out, "%s%" PRId64, i ? ", " : "", m->segment_layers[i]);
+    rb_buf_puts(out, "]\n");
+}
+
 static void print_head(const rb_plan_options *o, const rb_run_plan *p, rb_buf *out) {
     const rb_config *c = o->cfg;
     char a[32];
@@ -65,6 +75,7 @@ static void print_head(const rb_plan_options *o, const rb_run_plan *p, rb_buf *o
                        " microbatches of %" PRId64 " x %" PRId64 " tokens\n",
                   scaled((double)p->params, "", 1000, a), c->model.segments, stages, c->train.microbatches,
                   c->train.batch / c->train.microbatches, c->model.context);
+    print_segments(&c->model, out);
     if (!o->machine) {
         rb_machine m = rb_machine_of(c);
         print_machine(&m, stages, out);
@@ -109,17 +120,25 @@ static void print_rows(const rb_run_plan *p, rb_buf *out) {
     for (int i = 0; i < p->count; i++) print_row(p, i, out);
 }
 
+/* Of many stages that differ in nothing but the microbatches alive, every few are shown. */
+static bool like_neighbours(const rb_plan_row *r, int i) {
+    if (i == 0 || i + 1 == r->stages) return false;
+    const rb_plan_stage *s = &r->stage[i], *a = s - 1, *b = s + 1;
+    double near = 1e-6 * s->busy;
+    bool work = fabs(a->busy - s->busy) <= near && fabs(b->busy - s->busy) <= near && a->room == s->room && b->room == s->room;
+    bool memory = a->total == s->total && b->total == s->total;
+    return work && i != r->fullest && (memory || (r->stages > 16 && i % (r->stages / 8)));
+}
+
 static void print_stages(const rb_plan_row *r, rb_buf *out) {
     char a[8][32];
     rb_buf_printf(out, "\n%s under %s, stage by stage:\n%5s %9s %6s %9s %9s %9s %9s %5s %11s %9s %9s %9s\n", r->boundary,
                   r->schedule, "stage", "segments", "blocks", "computes", "weights", "gradients", "optimizer", "alive",
                   "activations", "working", "all", "has");
     for (int i = 0; i < r->stages; i++) {
-        const rb_plan_stage *s = &r->stage[i], *before = i ? s - 1 : NULL;
+        const rb_plan_stage *s = &r->stage[i];
         char name[24];
-        bool again = before && i + 1 < r->stages && before->total == s->total && before->busy == s->busy &&
-                     before->room == s->room && s[1].total == s->total && s[1].busy == s->busy;
-        if (again) continue;
+        if (like_neighbours(r, i)) continue;
         snprintf(name, sizeof name, s->segments > 1 ? "%d..%d" : "%d", s->first, s->first + s->segments - 1);
         rb_buf_printf(out, "%5d %9s %6" PRId64 " %9s %9s %9s %9s %5d %11s %9s %9s %9s\n", i, name, s->layers,
                       seconds(s->busy, a[0]), bytes((double)s->need.weights, a[1]),

@@ -65,6 +65,33 @@ static resbm_status search_small(const rb_schedule_kind *kind, const rb_schedule
     return RESBM_OK;
 }
 
+/* Do the microbatches alive with this depth fit every stage? */
+static bool fits(const rb_schedule_kind *kind, const rb_schedule_args *a, int extra, const rb_inflight_limits *l) {
+    rb_schedule_args deep = *a;
+    size_t need[RB_MAX_STAGES] = {0};
+    int nth[RB_MAX_STAGES] = {0};
+    deep.extra = extra;
+    for (int g = 0; l->memory && g < a->segments; g++) {
+        int stage = rb_schedule_place(kind, a->stages, a->segments, g);
+        need[stage] += (size_t)kind->in_flight(&deep, stage, nth[stage]++) * l->slot_bytes[g];
+        if (need[stage] > l->memory[stage]) return false;
+    }
+    return true;
+}
+
+static void shrink_to_fit(const rb_schedule_kind *kind, rb_schedule_args *a, const rb_inflight_limits *l, rb_prediction *p) {
+    int low = 0, high = a->extra;
+    p->over_memory = !fits(kind, a, 0, l);
+    while (low < high) {
+        int middle = low + (high - low + 1) / 2;
+        if (fits(kind, a, middle, l))
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    a->extra = low;
+}
+
 static resbm_status find_depth(const rb_prediction_input *in, const rb_schedule_kind *kind, rb_schedule_args *a,
                                const rb_sim_options *o, rb_prediction *p, rb_err *err) {
     static const rb_inflight_limits none;
@@ -75,8 +102,11 @@ static resbm_status find_depth(const rb_prediction_input *in, const rb_schedule_
     rb_sim_options quick = *o;
     quick.no_spans = true;
     quick.pieces = 1;
-    if ((int64_t)a->stages * a->microbatches > SEARCH_ACTIONS && a->stages > SEARCH_STAGES)
-        return search_small(kind, a, &quick, &a->extra, err);
+    if ((int64_t)a->stages * a->microbatches > SEARCH_ACTIONS && a->stages > SEARCH_STAGES) {
+        RB_TRY(search_small(kind, a, &quick, &a->extra, err));
+        shrink_to_fit(kind, a, limits, p);
+        return RESBM_OK;
+    }
     resbm_status st = rb_schedule_auto_inflight(kind, a, &quick, limits, &a->extra, &why);
     p->over_memory = st == RESBM_E_CONFIG;
     if (p->over_memory) a->extra = 0;
