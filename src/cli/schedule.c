@@ -12,7 +12,7 @@ typedef struct arguments {
     const char *name;
     int64_t stages, segments, microbatches, extra;
     double backward;
-    bool list, picture;
+    bool list, picture, vertical;
 } arguments;
 
 static const struct argp_option options[] = {
@@ -22,6 +22,7 @@ static const struct argp_option options[] = {
     {"extra", 'x', "N", 0, "further microbatches in flight on the first stage, against latency (default 0)", 0},
     {"backward", 'b', "X", 0, "time of a whole backward; forward, input and weight halves take 1 (default 2)", 0},
     {"list", 'l', 0, 0, "the list alone, as a file that pipeline.schedule: file:PATH takes", 0},
+    {"vertical", 'v', 0, 0, "pipedream with vertical sync", 0},
     {"picture", 'p', 0, 0, "the picture alone", 0},
     {0},
 };
@@ -36,6 +37,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case 'b': a->backward = rb_cli_real("backward", arg, 0.01, 100, state); break;
     case 'l': a->list = true; break;
     case 'p': a->picture = true; break;
+    case 'v': a->vertical = true; break;
     case ARGP_KEY_ARG:
         if (a->name) argp_error(state, "two schedules: %s and %s", a->name, arg);
         a->name = arg;
@@ -53,7 +55,8 @@ static resbm_status build_named(const arguments *a, rb_schedule *s, int *in_flig
     if (!kind)
         return rb_fail(err, RESBM_E_CONFIG, "there is no schedule \"%s\"; resbm doctor lists them, or give file:PATH",
                        a->name);
-    rb_schedule_args args = {(int)a->stages, (int)a->segments, (int)a->microbatches, (int)a->extra, NULL};
+    rb_schedule_args args = {.stages = (int)a->stages, .segments = (int)a->segments,
+                             .microbatches = (int)a->microbatches, .extra = (int)a->extra, .vertical = a->vertical};
     if (!args.segments) args.segments = (int)a->stages;
     if (!a->segments && kind->check && kind->check(&args, err)) args.segments *= 2;
     return rb_schedule_build(kind, &args, s, in_flight, err);
@@ -67,7 +70,7 @@ static resbm_status build_file(const char *path, rb_schedule *s, int *in_flight,
     rb_schedule_args a = {.stages = s->stages, .segments = s->segments, .microbatches = s->microbatches};
     if (!st) {
         rb_schedule_free(s);
-        st = rb_schedule_build_text(text.data, text.len, path, &a, s, in_flight, err);
+        st = rb_schedule_build_text(text.data, text.len, path, &a, s, in_flight, NULL, err);
     }
     rb_buf_free(&text);
     return st;

@@ -82,6 +82,14 @@ resbm_status rb_stage_constrain(rb_stage_model *m, rb_queue *q, rb_err *err) {
     return RESBM_OK;
 }
 
+resbm_status rb_stage_constrain_segment(rb_stage_model *m, rb_queue *q, int segment, rb_err *err) {
+    rb_view basis = basis_of(m);
+    for (int i = 0; i < m->table.count; i++)
+        if (m->table.rows[i].segment == segment && m->weight[i].data)
+            RB_TRY(constrain_row(m, q, basis, i, m->weight[i], false, err));
+    return RESBM_OK;
+}
+
 resbm_status rb_constrain_grad(const rb_stage_model *m, rb_queue *q, int row, rb_view grad, rb_err *err) {
     if (m->table.rows[row].constraint == RB_CONSTRAINT_NONE) return RESBM_OK;
     return constrain_row(m, q, basis_of(m), row, grad, true, err);

@@ -102,7 +102,19 @@ typedef resbm_status (*rb_grad_look)(void *ctx, int row, rb_view grad, rb_err *e
 resbm_status rb_stage_look_at_grads(rb_stage_model *m, rb_queue *q, rb_grad_look look, void *ctx, rb_err *err);
 /* After each update: tensors that are held to something go back to it (nn/tensor.h). */
 resbm_status rb_stage_constrain(rb_stage_model *m, rb_queue *q, rb_err *err);
+resbm_status rb_stage_constrain_segment(rb_stage_model *m, rb_queue *q, int segment, rb_err *err); /* of one alone */
 resbm_status rb_stage_zero_grads(rb_stage_model *m, rb_queue *q, rb_err *err);
+
+/* --- older versions of weights (versions.c), for schedules whose updates overtake microbatches ---
+ *
+ * Room for copies[i] older versions of the ith hosted segment's weights. Learned steps of a codec have no versions. */
+resbm_status rb_stage_open_versions(rb_stage_model *m, const int *copies, rb_err *err);
+/* The segment's weights as they are go into copy `copy`. */
+resbm_status rb_stage_keep_version(rb_stage_model *m, rb_queue *q, int segment, int copy, rb_err *err);
+/* Forward and backward of the segment use that copy from now on; -1: the weights themselves, to which gradients,
+ * updates and rb_stage_weight belong in any case. */
+resbm_status rb_stage_use_version(rb_stage_model *m, int segment, int copy, rb_err *err);
+resbm_status rb_stage_zero_segment_grads(rb_stage_model *m, rb_queue *q, int segment, rb_err *err);
 
 /* One microbatch's way through one segment; slot in [0, the segment's slots). */
 typedef struct rb_segment_io {

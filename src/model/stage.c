@@ -124,7 +124,8 @@ static rb_aux bind_aux(rb_stage_model *m, int boundary) {
     return a;
 }
 
-static resbm_status bind_segment(rb_stage_model *m, rb_segment *s, rb_err *err) {
+/* Points the segment's blocks and ends to its tensors. */
+resbm_status rb_bind_segment(rb_stage_model *m, rb_segment *s, rb_err *err) {
     resbm_status st = RESBM_OK;
     bind_blocks(m, s);
     if (!s->last) s->enc = bind_end(m, true, s->index);
@@ -351,7 +352,7 @@ static resbm_status open_device(rb_stage_model *m, rb_err *err) {
     RB_TRY(alloc_tensors(m, false, m->weight, &m->weights, &m->weight_bytes, err));
     if (m->grad && m->opt.spill) RB_TRY(rb_stage_open_pager(m, err));
     if (m->grad) RB_TRY(alloc_tensors(m, true, m->grad, &m->grads, &m->grad_bytes, err));
-    for (int i = 0; i < m->opt.segments; i++) RB_TRY(bind_segment(m, &m->segment[i], err));
+    for (int i = 0; i < m->opt.segments; i++) RB_TRY(rb_bind_segment(m, &m->segment[i], err));
     plan_buffers(m, &p);
     m->buffer_bytes = p.used;
     RB_TRY(take_memory(m, p.used, "the activations", smaller_batch, &m->buffers, err));
@@ -412,6 +413,7 @@ static void close_segment(rb_segment *s) {
 
 void rb_stage_model_close(rb_stage_model *m) {
     if (!m) return;
+    rb_stage_close_versions(m);
     for (int i = 0; m->segment && i < m->opt.segments; i++) close_segment(&m->segment[i]);
     if (m->buffers) rb_free(m->dev, m->buffers);
     if (m->grads) rb_free(m->dev, m->grads);
@@ -443,7 +445,7 @@ static rb_view row_of(const rb_stage_model *m, const rb_view *views, int row) {
 }
 
 rb_view rb_stage_weight(const rb_stage_model *m, int row) {
-    return row_of(m, m->weight, row);
+    return row_of(m, m->own ? m->own : m->weight, row);
 }
 rb_view rb_stage_grad(const rb_stage_model *m, int row) {
     return row_of(m, m->grad, row);

@@ -53,6 +53,9 @@ typedef struct rb_segment {
     rb_aux aux;    /* not last */
     rb_slot *slot; /* (slots) */
     int slots;
+    int first_row, rows; /* of the table */
+    rb_view *copy;       /* (copies, rows) older versions of the weights */
+    int copies;
 } rb_segment;
 
 typedef struct rb_stage_scratch {
@@ -86,6 +89,8 @@ struct rb_stage_model {
     /* Shared activations hold the pass of this segment and slot (-1: nothing). */
     bool shared_acts;
     int live_segment, live_slot;
+    rb_view *own;                    /* (table.count) the weights themselves, whichever version is in use; or NULL */
+    void *versions;                  /* older ones */
     void *weights, *grads, *buffers; /* the three allocations */
     size_t weight_bytes, grad_bytes, buffer_bytes;
 };
@@ -119,6 +124,9 @@ resbm_status rb_find_segment(const rb_stage_model *m, int segment, rb_segment **
 int64_t rb_constrain_scratch(const rb_stage_model *m);
 resbm_status rb_constrain_begin(rb_stage_model *m, rb_queue *q, rb_err *err);
 resbm_status rb_constrain_grad(const rb_stage_model *m, rb_queue *q, int row, rb_view grad, rb_err *err);
+
+resbm_status rb_bind_segment(rb_stage_model *m, rb_segment *s, rb_err *err);
+void rb_stage_close_versions(rb_stage_model *m);
 
 /* init.c: fills weights by (seed, name). */
 resbm_status rb_stage_init_weights(rb_stage_model *m, rb_queue *q, rb_err *err);

@@ -1,5 +1,6 @@
 #include "optim/optim.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include "device/ops.h"
@@ -232,23 +233,35 @@ static double scale_of(const rb_optim_tensor *t) {
     return t->lr_scale != 0 ? t->lr_scale : 1;
 }
 
-resbm_status rb_optim_step(rb_optim *o, rb_queue *q, double lr_factor, const float *scale, rb_err *err) {
-    o->steps++;
-    if (o->stream) RB_TRY(rb_stream_begin(o->stream, err));
+static resbm_status update_some(rb_optim *o, rb_queue *q, int64_t t, double lr_factor, const float *scale, int first,
+                                int count, rb_err *err) {
     for (int i = 0; i < o->count; i++) {
         const entry *e = &o->entries[i];
+        if (e->given < first || e->given >= first + count) continue;
         rb_rule_call c = {.config = &o->config,
-                          .t = o->steps,
+                          .t = t,
                           .lr = rb_rule_lr(&o->config, o->kind, e->rule) * lr_factor * scale_of(&e->tensor),
                           .grad_scale = scale ? scale[e->given] : 1,
                           .weight = e->tensor.weight,
                           .scratch = &o->scratch};
         resbm_status st = o->stream ? update_streamed(o, e, q, &c, err) : update_whole(e, q, &c, err);
         if (st != RESBM_OK)
-            return rb_err_context(err, st, "optimizer step %lld, %s: ", (long long)o->steps,
-                                  e->tensor.tensor->name);
+            return rb_err_context(err, st, "optimizer step %lld, %s: ", (long long)t, e->tensor.tensor->name);
     }
+    return RESBM_OK;
+}
+
+resbm_status rb_optim_step(rb_optim *o, rb_queue *q, double lr_factor, const float *scale, rb_err *err) {
+    o->steps++;
+    if (o->stream) RB_TRY(rb_stream_begin(o->stream, err));
+    RB_TRY(update_some(o, q, o->steps, lr_factor, scale, 0, INT_MAX, err));
     return o->stream ? rb_stream_end(o->stream, err) : RESBM_OK;
+}
+
+resbm_status rb_optim_step_some(rb_optim *o, rb_queue *q, int64_t t, double lr_factor, const float *scale, int first,
+                                int count, rb_err *err) {
+    if (o->stream) return rb_fail(err, RESBM_E_STATE, "states that are streamed are updated all at once");
+    return update_some(o, q, t, lr_factor, scale, first, count, err);
 }
 
 int rb_optim_state_count(const rb_optim *o) {

@@ -95,6 +95,11 @@ void rb_optim_close(rb_optim *o); /* NULL is fine; no step may be under way on a
  * blocks until all but the last writes are done. */
 resbm_status rb_optim_step(rb_optim *o, rb_queue *q, double lr_factor, const float *scale, rb_err *err);
 
+/* The same for the tensors [first, first + count) of open alone, as their update number t (from 1); the optimizer's own
+ * count stays as it is. Without a place only (RESBM_E_STATE). */
+resbm_status rb_optim_step_some(rb_optim *o, rb_queue *q, int64_t t, double lr_factor, const float *scale, int first,
+                                int count, rb_err *err);
+
 /* States for checkpoints, in the order of the tensors: "exp_avg.<tensor>", "exp_avg_sq.<tensor>" of AdamW,
  * "momentum.<tensor>" of Muon, each f32 of its tensor's shape. */
 typedef struct rb_optim_state {

@@ -36,11 +36,18 @@ static resbm_status check_hooks(const rb_action_list *l, int stage, const rb_exe
 
 resbm_status rb_execute(const rb_schedule *s, int stage, const rb_executor_hooks *hooks,
                         const atomic_bool *cancel, rb_action_trace *trace, int *done, rb_err *err) {
+    return rb_execute_part(s, stage, 0, s->stage[stage].count, 0, hooks, cancel, trace, done, err);
+}
+
+resbm_status rb_execute_part(const rb_schedule *s, int stage, int from, int to, int shift,
+                             const rb_executor_hooks *hooks, const atomic_bool *cancel, rb_action_trace *trace,
+                             int *done, rb_err *err) {
     const rb_action_list *l = &s->stage[stage];
     if (done) *done = 0;
     RB_TRY(check_hooks(l, stage, hooks, err));
-    for (int i = 0; i < l->count; i++) {
-        rb_action a = l->items[i];
+    for (int i = 0; i < to - from; i++) {
+        rb_action a = l->items[from + i];
+        a.microbatch += shift;
         if (cancel && atomic_load_explicit(cancel, memory_order_relaxed))
             return locate(err, rb_fail(err, RESBM_E_CANCELLED, "stopped on request"), stage, a);
         if (trace) trace[i] = (rb_action_trace){.action = a, .begin_ns = rb_now_ns()};

@@ -28,4 +28,9 @@ typedef struct rb_action_trace {
 resbm_status rb_execute(const rb_schedule *s, int stage, const rb_executor_hooks *hooks,
                         const atomic_bool *cancel, rb_action_trace *trace, int *done, rb_err *err);
 
+/* The same for the actions [from, to) of the list alone, with shift added to their microbatches. */
+resbm_status rb_execute_part(const rb_schedule *s, int stage, int from, int to, int shift,
+                             const rb_executor_hooks *hooks, const atomic_bool *cancel, rb_action_trace *trace,
+                             int *done, rb_err *err);
+
 #endif

@@ -14,10 +14,14 @@
 #include <stdint.h>
 #include "pipeline/schedules.h"
 
-int rb_1f1b_in_flight(const rb_schedule_args *a, int stage) {
+int rb_1f1b_deep(const rb_schedule_args *a, int stage) {
     int hops = a->stages - 1, left = hops - stage;
     int extra = hops ? (int)(((int64_t)a->extra * left + hops - 1) / hops) : 0;
-    int want = left + 1 + extra;
+    return left + 1 + extra;
+}
+
+int rb_1f1b_in_flight(const rb_schedule_args *a, int stage) {
+    int want = rb_1f1b_deep(a, stage);
     return want < a->microbatches ? want : a->microbatches;
 }
 

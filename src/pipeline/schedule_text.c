@@ -137,10 +137,10 @@ static bool has_messages(const rb_schedule *s) {
 }
 
 resbm_status rb_schedule_build_text(const char *text, size_t len, const char *name, const rb_schedule_args *a,
-                                    rb_schedule *out, int *in_flight, rb_err *err) {
+                                    rb_schedule *out, int *in_flight, int *stash, rb_err *err) {
     RB_TRY(rb_schedule_parse(text, len, name, out, err));
     RB_TRY(check_counts(out, name, a, err));
     if (!has_messages(out)) RB_TRY(rb_schedule_communicate(out, err));
-    rb_validate_options o = {.queue_bound = a->segments * a->microbatches};
+    rb_validate_options o = {.queue_bound = a->segments * a->microbatches, .stash_needed = stash};
     return rb_schedule_validate(out, &o, in_flight, NULL, err);
 }

@@ -7,7 +7,7 @@
 
 const rb_schedule_kind *const rb_schedules[] = {
     &rb_schedule_gpipe, &rb_schedule_1f1b, &rb_schedule_interleaved, &rb_schedule_zb_h1,
-    &rb_schedule_zbv,   &rb_schedule_forward, NULL};
+    &rb_schedule_zbv,   &rb_schedule_pipedream, &rb_schedule_2bw, &rb_schedule_forward, NULL};
 
 const rb_schedule_kind *rb_schedule_find(const char *name) {
     for (const rb_schedule_kind *const *k = rb_schedules; *k; k++) {
@@ -32,6 +32,8 @@ static resbm_status check_args(const rb_schedule_kind *kind, const rb_schedule_a
                        a->microbatches);
     if (a->extra < 0 || a->extra > 65536)
         return rb_fail(err, RESBM_E_CONFIG, "pipeline.inflight is %d; it must be 0 to 65536", a->extra);
+    if (a->steps < 0 || (a->steps > 1 && (!kind->flows || a->steps > (1 << 20) / a->microbatches)))
+        return rb_fail(err, RESBM_E_ARG, "%s over %d steps of %d microbatches", kind->name, a->steps, a->microbatches);
     return kind->check ? kind->check(a, err) : RESBM_OK;
 }
 
@@ -80,7 +82,7 @@ resbm_status rb_schedule_generate(const rb_schedule_kind *kind, const rb_schedul
     *out = (rb_schedule){0};
     RB_TRY(check_args(kind, a, err));
     out->segments = a->segments;
-    out->microbatches = a->microbatches;
+    out->microbatches = a->microbatches * (a->steps > 1 ? a->steps : 1);
     snprintf(out->name, sizeof out->name, "%s", kind->name);
     out->stage_of = calloc((size_t)a->segments, sizeof *out->stage_of);
     out->stage = calloc((size_t)a->stages, sizeof *out->stage);
@@ -104,13 +106,27 @@ static int nth_of(const rb_schedule *s, int segment) {
 
 resbm_status rb_schedule_build(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_schedule *out,
                                int *in_flight, rb_err *err) {
+    return rb_schedule_build_stash(kind, a, out, in_flight, NULL, err);
+}
+
+resbm_status rb_schedule_build_stash(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_schedule *out,
+                                     int *in_flight, int *stash, rb_err *err) {
     RB_TRY(rb_schedule_generate(kind, a, out, err));
     RB_TRY(rb_schedule_communicate(out, err));
-    int promised[1024];
+    int promised[1024], stashed[1024];
     for (int g = 0; g < a->segments; g++) promised[g] = kind->in_flight(a, out->stage_of[g], nth_of(out, g));
+    for (int g = 0; g < a->segments; g++) stashed[g] = kind->stash ? kind->stash(a, out->stage_of[g]) : 0;
     rb_validate_options o = {
-        .queue_bound = kind->queue_bound(a), .forward_only = kind->forward_only, .promised = promised};
+        .queue_bound = kind->queue_bound(a), .forward_only = kind->forward_only, .promised = promised,
+        .stash = stashed, .stash_needed = stash};
     return rb_schedule_validate(out, &o, in_flight, NULL, err);
+}
+
+bool rb_schedule_updates(const rb_schedule *s) {
+    for (int i = 0; i < s->stages; i++)
+        for (int j = 0; j < s->stage[i].count; j++)
+            if (s->stage[i].items[j].kind == RB_ACT_UPDATE) return true;
+    return false;
 }
 
 resbm_status rb_push_all(rb_schedule *s, int stage, rb_action_kind kind, int microbatch, rb_err *err) {

@@ -12,6 +12,7 @@ static void check_slots(const rb_schedule_kind *k, const rb_schedule_args *a, co
 /* The rules by which kinds refuse, said once more: then the sentence names the kind and a remedy that works. */
 static bool refused(const rb_schedule_kind *k, const rb_schedule_args *a) {
     bool rule = (k == &rb_schedule_zbv && a->segments != 2 * a->stages) ||
+                (k == &rb_schedule_2bw && a->microbatches < a->stages) ||
                 (k == &rb_schedule_interleaved && (a->segments % a->stages || a->microbatches % a->stages));
     rb_schedule s;
     rb_err err;
@@ -30,7 +31,7 @@ static void every_schedule_up_to_8_builds(void **state) {
             for (int segments = stages; segments <= 8; segments++) {
                 for (int m = 1; m <= 8; m++) {
                     for (int extra = 0; extra <= 4; extra += 2) {
-                        rb_schedule_args a = {stages, segments, m, extra, NULL};
+                        rb_schedule_args a = ARGS(stages, segments, m, extra, NULL);
                         rb_schedule s;
                         rb_err err;
                         int slots[8];
@@ -44,7 +45,7 @@ static void every_schedule_up_to_8_builds(void **state) {
             }
         }
     }
-    assert_int_equal(built, (4 * 36 * 8 + 4 * 8 + 92) * 3);
+    assert_int_equal(built, (5 * 36 * 8 + 204 + 4 * 8 + 92) * 3);
 }
 
 static void messages_stand_where_stages_meet(void **state) {
@@ -84,7 +85,7 @@ static void an_evaluation_takes_scattered_segments(void **state) {
                 int place[24], segments = kind ? 2 * stages : 3 * stages;
                 for (int g = 0; g < segments; g++)
                     place[g] = kind ? rb_schedule_zbv.place(stages, segments, g) : g % stages;
-                rb_schedule_args a = {stages, segments, m, 0, place};
+                rb_schedule_args a = ARGS(stages, segments, m, 0, place);
                 rb_schedule s;
                 rb_err err;
                 assert_ok(rb_schedule_build(&rb_schedule_forward, &a, &s, NULL, &err), &err);
@@ -93,7 +94,7 @@ static void an_evaluation_takes_scattered_segments(void **state) {
         }
     }
     const int place[] = {0, 1, 0, 1};
-    rb_schedule_args a = {2, 4, 3, 0, place};
+    rb_schedule_args a = ARGS(2, 4, 3, 0, place);
     rb_schedule s;
     rb_err err;
     assert_ok(rb_schedule_build(&rb_schedule_forward, &a, &s, NULL, &err), &err);
@@ -117,7 +118,7 @@ static void stages_can_be_given(void **state) {
     (void)state;
     const int good[] = {0, 1, 1, 1}, gap[] = {0, 0, 2, 2}, back[] = {0, 1, 0, 1}, late[] = {1, 1, 2, 2},
               few[] = {0, 0, 0, 0};
-    rb_schedule_args a = {2, 4, 2, 0, good};
+    rb_schedule_args a = ARGS(2, 4, 2, 0, good);
     rb_schedule s;
     rb_err err;
     assert_ok(rb_schedule_build(&rb_schedule_1f1b, &a, &s, NULL, &err), &err);
@@ -143,11 +144,11 @@ static void impossible_arguments_come_with_the_remedy(void **state) {
     const struct {
         rb_schedule_args a;
         const char *part;
-    } bad[] = {{{4, 3, 1, 0, NULL}, "set pipeline.stages to 3 or less, or model.segments to 4 or more"},
-               {{0, 3, 1, 0, NULL}, "0 stages"},
-               {{1, 1, 0, 0, NULL}, "train.microbatches is 0"},
-               {{1, 1, 1, -1, NULL}, "pipeline.inflight is -1"},
-               {{1, 2000, 1, 0, NULL}, "2000 segments"}};
+    } bad[] = {{ARGS(4, 3, 1, 0, NULL), "set pipeline.stages to 3 or less, or model.segments to 4 or more"},
+               {ARGS(0, 3, 1, 0, NULL), "0 stages"},
+               {ARGS(1, 1, 0, 0, NULL), "train.microbatches is 0"},
+               {ARGS(1, 1, 1, -1, NULL), "pipeline.inflight is -1"},
+               {ARGS(1, 2000, 1, 0, NULL), "2000 segments"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         rb_schedule s;
         rb_err err;
@@ -166,7 +167,7 @@ static void extra_in_flight_grows_towards_the_first_stage(void **state) {
     } c[] = {
         {0, {4, 3, 2, 1}}, {1, {5, 4, 3, 1}}, {3, {7, 5, 3, 1}}, {6, {10, 7, 4, 1}}, {40, {16, 16, 16, 1}}};
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
-        rb_schedule_args a = {4, 4, 16, c[i].extra, NULL};
+        rb_schedule_args a = ARGS(4, 4, 16, c[i].extra, NULL);
         for (int s = 0; s < 4; s++) assert_int_equal(rb_schedule_1f1b.in_flight(&a, s, 0), c[i].want[s]);
     }
 }
@@ -188,29 +189,33 @@ static void assert_picture(const rb_schedule_kind *k, rb_schedule_args a, double
 /* The pictures at the top of the generators' files. */
 static void schedules_look_like_their_pictures(void **state) {
     (void)state;
-    assert_picture(&rb_schedule_gpipe, (rb_schedule_args){3, 3, 4, 0, NULL}, 2,
+    assert_picture(&rb_schedule_gpipe, (rb_schedule_args)ARGS(3, 3, 4, 0, NULL), 2,
                    "0  0F0 0F1 0F2 0F3 .   .   .   .   .   .   0B0 =   0B1 =   0B2 =   0B3 =\n"
                    "1  .   1F0 1F1 1F2 1F3 .   .   .   1B0 =   1B1 =   1B2 =   1B3 =   .   .\n"
                    "2  .   .   2F0 2F1 2F2 2F3 2B0 =   2B1 =   2B2 =   2B3 =   .   .   .   .\n");
-    assert_picture(&rb_schedule_1f1b, (rb_schedule_args){3, 3, 4, 0, NULL}, 2,
+    assert_picture(&rb_schedule_1f1b, (rb_schedule_args)ARGS(3, 3, 4, 0, NULL), 2,
                    "0  0F0 0F1 0F2 .   .   .   .   0B0 =   0F3 0B1 =   .   0B2 =   .   0B3 =\n"
                    "1  .   1F0 1F1 .   .   1B0 =   1F2 1B1 =   1F3 1B2 =   .   1B3 =   .   .\n"
                    "2  .   .   2F0 2B0 =   2F1 2B1 =   2F2 2B2 =   2F3 2B3 =   .   .   .   .\n");
-    assert_picture(&rb_schedule_interleaved, (rb_schedule_args){2, 4, 4, 0, NULL}, 2,
+    assert_picture(&rb_schedule_interleaved, (rb_schedule_args)ARGS(2, 4, 4, 0, NULL), 2,
                    "0  0F0 0F1 2F0 2F1 0F2 .   2B0 =   0F3 2B1 =   2F2 0B0 =   2F3 0B1 =   .   2B2 =   .   2B3 =   0B2 "
                    "=   0B3 =\n"
                    "1  .   1F0 1F1 3F0 3B0 =   3F1 3B1 =   1F2 1B0 =   1F3 1B1 =   3F2 3B2 =   3F3 3B3 =   1B2 =   1B3 "
                    "=   .   .\n");
-    assert_picture(&rb_schedule_zb_h1, (rb_schedule_args){3, 3, 4, 0, NULL}, 2,
+    assert_picture(&rb_schedule_zb_h1, (rb_schedule_args)ARGS(3, 3, 4, 0, NULL), 2,
                    "0  0F0 0F1 0F2 .   .   0I0 0W0 0F3 0I1 0W1 0I2 0W2 0I3 0W3\n"
                    "1  .   1F0 1F1 .   1I0 1F2 1I1 1W0 1F3 1I2 1W1 1I3 1W2 1W3\n"
                    "2  .   .   2F0 2I0 2F1 2I1 2F2 2I2 2W0 2F3 2I3 2W1 2W2 2W3\n");
-    assert_picture(&rb_schedule_zbv, (rb_schedule_args){2, 4, 4, 0, NULL}, 2,
+    assert_picture(&rb_schedule_zbv, (rb_schedule_args)ARGS(2, 4, 4, 0, NULL), 2,
                    "0  0F0 0F1 0F2 3F0 3I0 3W0 3F1 3I1 3W1 0F3 0I0 0W0 3F2 3I2 3W2 0I1 0W1 3F3 3I3 3W3 0I2 0W2 0I3 0W3 "
                    ".\n"
                    "1  .   1F0 2F0 1F1 2F1 2I0 2W0 1F2 1I0 1W0 2F2 2I1 2W1 1F3 1I1 1W1 2F3 2I2 2W2 1I2 2I3 1I3 1W2 2W3 "
                    "1W3\n");
-    assert_picture(&rb_schedule_forward, (rb_schedule_args){3, 3, 3, 0, NULL}, 2,
+    assert_picture(&rb_schedule_pipedream, (rb_schedule_args)ARGS(3, 3, 5, 0, NULL), 2,
+                   "0  0F0 0F1 0F2 .   .   .   .   0B0 =   0F3 0B1 =   0F4 0B2 =   .   0B3 =   .   0B4 =\n"
+                   "1  .   1F0 1F1 .   .   1B0 =   1F2 1B1 =   1F3 1B2 =   1F4 1B3 =   .   1B4 =   .   .\n"
+                   "2  .   .   2F0 2B0 =   2F1 2B1 =   2F2 2B2 =   2F3 2B3 =   2F4 2B4 =   .   .   .   .\n");
+    assert_picture(&rb_schedule_forward, (rb_schedule_args)ARGS(3, 3, 3, 0, NULL), 2,
                    "0  0F0 0F1 0F2 .   .\n"
                    "1  .   1F0 1F1 1F2 .\n"
                    "2  .   .   2F0 2F1 2F2\n");
@@ -218,12 +223,12 @@ static void schedules_look_like_their_pictures(void **state) {
 
 static void fewer_microbatches_than_stages_and_several_segments(void **state) {
     (void)state;
-    assert_picture(&rb_schedule_1f1b, (rb_schedule_args){4, 4, 2, 0, NULL}, 1,
+    assert_picture(&rb_schedule_1f1b, (rb_schedule_args)ARGS(4, 4, 2, 0, NULL), 1,
                    "0  0F0 0F1 .   .   .   .   .   0B0 .   0B1\n"
                    "1  .   1F0 1F1 .   .   .   1B0 .   1B1 .\n"
                    "2  .   .   2F0 2F1 .   2B0 .   2B1 .   .\n"
                    "3  .   .   .   3F0 3B0 3F1 3B1 .   .   .\n");
-    assert_picture(&rb_schedule_1f1b, (rb_schedule_args){2, 3, 2, 0, NULL}, 1,
+    assert_picture(&rb_schedule_1f1b, (rb_schedule_args)ARGS(2, 3, 2, 0, NULL), 1,
                    "0  0F0 1F0 0F1 1F1 1B0 0B0 1B1 0B1\n"
                    "1  .   .   2F0 2B0 2F1 2B1 .   .\n");
 }
@@ -231,7 +236,7 @@ static void fewer_microbatches_than_stages_and_several_segments(void **state) {
 static void every_schedule_prints_and_parses_back(void **state) {
     (void)state;
     for (const rb_schedule_kind *const *k = rb_schedules; *k; k++) {
-        rb_schedule_args a = {3, 6, 6, 0, NULL};
+        rb_schedule_args a = ARGS(3, 6, 6, 0, NULL);
         rb_schedule s, back;
         rb_buf text = {0};
         rb_err err;
@@ -274,23 +279,23 @@ static void a_fault_in_a_text_has_its_place(void **state) {
 static void a_text_becomes_a_schedule(void **state) {
     (void)state;
     const char *text = "# two stages\n0F0 . 0F1\t0B0 0B1 # the first\r\n\n . 1F0 1B0 1F1 1B1";
-    rb_schedule_args a = {2, 2, 2, 0, NULL};
+    rb_schedule_args a = ARGS(2, 2, 2, 0, NULL);
     rb_schedule s;
     rb_err err;
     int slots[2];
-    assert_ok(rb_schedule_build_text(text, strlen(text), "x", &a, &s, slots, &err), &err);
+    assert_ok(rb_schedule_build_text(text, strlen(text), "x", &a, &s, slots, NULL, &err), &err);
     assert_list(&s, 0, "0F0 0SF0 0F1 0SF1 0RB0 0B0 0RB1 0B1");
     assert_list(&s, 1, "1RF0 1F0 1B0 1SB0 1RF1 1F1 1B1 1SB1");
     assert_int_equal(slots[0], 2);
     assert_int_equal(slots[1], 1);
     rb_schedule_free(&s);
     a.microbatches = 3;
-    assert_fails(rb_schedule_build_text(text, strlen(text), "x", &a, &s, slots, &err), RESBM_E_CONFIG,
+    assert_fails(rb_schedule_build_text(text, strlen(text), "x", &a, &s, slots, NULL, &err), RESBM_E_CONFIG,
                  "x is for train.microbatches 2, but the run has 3", &err);
     rb_schedule_free(&s);
     a.microbatches = 2;
     const char *lame = "0F0 0F1 0B0 0B1\n1F0 1B0 1F1\n";
-    assert_fails(rb_schedule_build_text(lame, strlen(lame), "dir/lame", &a, &s, slots, &err), RESBM_E_STATE,
+    assert_fails(rb_schedule_build_text(lame, strlen(lame), "dir/lame", &a, &s, slots, NULL, &err), RESBM_E_STATE,
                  "lame: stage 1, action 1B1: is missing", &err);
     rb_schedule_free(&s);
 }

@@ -36,6 +36,93 @@ static void the_bubble_is_the_known_one(void **state) {
     }
 }
 
+static const rb_segment_cost ones[16] = {{1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1},
+                                         {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1},
+                                         {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}};
+
+/* v segments to a stage: (p-1)/(v m + p-1), for any number of whole rounds. */
+static void interleaving_divides_the_bubble(void **state) {
+    (void)state;
+    for (int p = 1; p <= 8; p++) {
+        for (int v = 1; v * p <= 16; v++) {
+            for (int m = p; m <= 3 * p; m += p) {
+                rb_schedule s = build("interleaved-1f1b", p, v * p, m, 0);
+                rb_sim_result r = simulate(&s, &(rb_sim_options){.cost = ones});
+                assert_near(r.idle, (p - 1.0) / (v * m + p - 1));
+                rb_sim_free(&r);
+                rb_schedule_free(&s);
+            }
+        }
+    }
+}
+
+/* ZB-H1 with F, I and W alike: (p-1)/(3m + p-1) once there are as many microbatches as stages. */
+static void weight_halves_fill_the_bubble(void **state) {
+    (void)state;
+    for (int p = 1; p <= 8; p++) {
+        for (int m = p; m <= 20; m++) {
+            rb_schedule s = build("zb-h1", p, p, m, 0);
+            rb_sim_result r = simulate(&s, &(rb_sim_options){.cost = ones});
+            assert_near(r.idle, (p - 1.0) / (3 * m + p - 1));
+            rb_sim_free(&r);
+            rb_schedule_free(&s);
+        }
+    }
+}
+
+static bool works(const rb_schedule *s, int stage, int i) {
+    return rb_action_computes(s->stage[stage].items[i].kind);
+}
+
+/* As its paper counts: between a stage's first action and its last; stages may begin and end one after the other.
+ * ZB-V has none from 2p microbatches on. */
+static void the_v_has_no_bubble(void **state) {
+    (void)state;
+    for (int p = 1; p <= 8; p++) {
+        for (int m = 2 * p; m <= 20; m++) {
+            rb_schedule s = build("zbv", p, 2 * p, m, 0);
+            rb_sim_result r = simulate(&s, &(rb_sim_options){.cost = ones});
+            for (int i = 0; i < p; i++) {
+                assert_true(works(&s, i, 0) || works(&s, i, 1)); /* at most a receive comes first */
+                double first = r.span[i][works(&s, i, 0) ? 0 : 1].begin;
+                assert_near(r.stage[i].end - first, 6 * m);
+                assert_near(r.stage[i].busy, 6 * m);
+            }
+            rb_sim_free(&r);
+            rb_schedule_free(&s);
+        }
+    }
+}
+
+/* When the stage's update by microbatch m ended. */
+static double updated_at(const rb_schedule *s, const rb_sim_result *r, int stage, int m) {
+    for (int i = 0; i < s->stage[stage].count; i++) {
+        rb_action a = s->stage[stage].items[i];
+        if (a.kind == RB_ACT_UPDATE && a.microbatch == m) return r->span[stage][i].end;
+    }
+    fail_msg("stage %d has no update by microbatch %d", stage, m);
+    return 0;
+}
+
+/* From the last stage's first update to where microbatches run out a PipeDream stage ends one after every F + B. */
+static void pipedream_does_not_idle(void **state) {
+    (void)state;
+    const char *const names[] = {"pipedream", "pipedream-2bw"};
+    for (int n = 0; n < 2; n++) {
+        for (int p = 1; p <= 8; p++) {
+            rb_schedule_args a = {.stages = p, .segments = p, .microbatches = 8, .steps = 5};
+            rb_schedule s;
+            rb_err err;
+            assert_ok(rb_schedule_build(rb_schedule_find(names[n]), &a, &s, NULL, &err), &err);
+            rb_sim_result r = simulate(&s, &(rb_sim_options){.cost = ones});
+            for (int i = 0; i < p; i++)
+                assert_near(updated_at(&s, &r, i, 31) - updated_at(&s, &r, i, 15), 16 * 3.0);
+            rb_sim_free(&r);
+            rb_schedule_free(&s);
+        }
+    }
+}
+
 static void waits_busy_and_spans_add_up(void **state) {
     (void)state;
     rb_schedule s = build("1f1b", 3, 5, 6, 1);
@@ -237,7 +324,7 @@ static int auto_inflight(const rb_schedule_args *a, const rb_sim_options *o, con
 
 static void auto_finds_the_smallest_depth(void **state) {
     (void)state;
-    rb_schedule_args a = {4, 4, 32, 99, NULL};
+    rb_schedule_args a = ARGS(4, 4, 32, 99, NULL);
     rb_inflight_limits none = {0};
     assert_int_equal(auto_inflight(&a, &(rb_sim_options){.latency = 0}, &none), 0);
     assert_int_equal(auto_inflight(&a, &(rb_sim_options){.latency = 1.5}, &none), 3);
@@ -248,7 +335,7 @@ static void auto_finds_the_smallest_depth(void **state) {
 
 static void auto_keeps_within_memory(void **state) {
     (void)state;
-    const rb_schedule_args a = {4, 4, 32, 0, NULL};
+    const rb_schedule_args a = ARGS(4, 4, 32, 0, NULL);
     const rb_sim_options o = {.latency = 3};
     const size_t slot[] = {100, 100, 100, 100}, room[] = {700, 700, 700, 700},
                  little[] = {300, 700, 700, 700};
@@ -269,6 +356,10 @@ static void auto_keeps_within_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_bubble_is_the_known_one),
+        cmocka_unit_test(interleaving_divides_the_bubble),
+        cmocka_unit_test(weight_halves_fill_the_bubble),
+        cmocka_unit_test(the_v_has_no_bubble),
+        cmocka_unit_test(pipedream_does_not_idle),
         cmocka_unit_test(waits_busy_and_spans_add_up),
         cmocka_unit_test(messages_take_the_slower_rate_and_the_latency),
         cmocka_unit_test(a_stage_shares_its_link),

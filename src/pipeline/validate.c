@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "pipeline/schedules.h"
 #include "pipeline/simulator.h"
 
 typedef struct proof {
@@ -73,7 +74,7 @@ __attribute__((format(printf, 5, 6))) static resbm_status cell_fails(const proof
 }
 
 static bool is_backward(rb_action_kind k) {
-    return k == RB_ACT_BACKWARD || k == RB_ACT_BACKWARD_INPUT || k == RB_ACT_BACKWARD_WEIGHT ||
+    return k == RB_ACT_UPDATE || k == RB_ACT_BACKWARD || k == RB_ACT_BACKWARD_INPUT || k == RB_ACT_BACKWARD_WEIGHT ||
            k == RB_ACT_SEND_BACKWARD || k == RB_ACT_RECV_BACKWARD;
 }
 
@@ -257,6 +258,69 @@ static resbm_status count_in_flight(const proof *p, int stage, int *in_flight) {
     return RESBM_OK;
 }
 
+/* --- updates --- */
+
+static resbm_status check_update(const proof *p, int g, int m) {
+    const rb_schedule *s = p->s;
+    bool here = has(p, RB_ACT_UPDATE, g, m), elsewhere = false;
+    int stage = s->stage_of[g], last = s->microbatches - 1;
+    for (int other = 0; other < s->segments && !here && !elsewhere; other++)
+        elsewhere = has(p, RB_ACT_UPDATE, other, m);
+    if (elsewhere)
+        return cell_fails(p, stage, s->stage[stage].count, rb_action_of(RB_ACT_UPDATE, g, m),
+                          "is missing: other segments are updated after microbatch %d", m);
+    if (!here && m == last)
+        return cell_fails(p, stage, s->stage[stage].count, rb_action_of(RB_ACT_UPDATE, g, m),
+                          "is missing: the last gradients are in no update");
+    if (!here) return RESBM_OK;
+    RB_TRY(order(p, adds_gradient(p, g, m), rb_action_of(RB_ACT_UPDATE, g, m)));
+    if (m == last) return RESBM_OK;
+    rb_action next = adds_gradient(p, g, m + 1);
+    if (*pos_of(p, RB_ACT_UPDATE, g, m) < *pos_of(p, next.kind, g, m + 1)) return RESBM_OK;
+    return cell_fails(p, stage, *pos_of(p, next.kind, g, m + 1), next, "adds to the gradient before %d""U%d, the update by "
+                      "those before it", g, m);
+}
+
+static resbm_status check_age(const proof *p, int stage, int index, int g, int age, int *most) {
+    if (age > *most) *most = age;
+    if (!p->o->stash || age <= p->o->stash[g]) return RESBM_OK;
+    return cell_fails(p, stage, index, p->s->stage[stage].items[index],
+                      "uses weights %d updates old; at most %d are promised to be kept", age, p->o->stash[g]);
+}
+
+/* Walks a segment's actions: seen[m] is the version that microbatch m's forward saw. */
+static resbm_status check_versions(const proof *p, int g, int *seen, int *most) {
+    int stage = p->s->stage_of[g], newest = 0;
+    const rb_action_list *l = &p->s->stage[stage];
+    *most = 0;
+    for (int j = 0; j < l->count; j++) {
+        rb_action a = l->items[j];
+        if (a.segment != g) continue;
+        if (a.kind == RB_ACT_FORWARD && a.behind > newest)
+            return cell_fails(p, stage, j, a, "wants weights %d updates old, but there have been %d", a.behind, newest);
+        if (a.kind == RB_ACT_FORWARD) seen[a.microbatch] = newest - a.behind;
+        if (rb_action_computes(a.kind) && a.kind != RB_ACT_UPDATE)
+            RB_TRY(check_age(p, stage, j, g, newest - seen[a.microbatch], most));
+        newest += a.kind == RB_ACT_UPDATE;
+    }
+    return RESBM_OK;
+}
+
+static resbm_status check_updates(const proof *p) {
+    const rb_schedule *s = p->s;
+    int *seen = calloc((size_t)s->microbatches, sizeof *seen), most;
+    resbm_status st = seen ? RESBM_OK : rb_fail(p->err, RESBM_E_MEMORY, "no memory for %d versions", s->microbatches);
+    bool updates = rb_schedule_updates(s);
+    for (int g = 0; g < s->segments && updates && !st; g++)
+        for (int m = 0; m < s->microbatches && !st; m++) st = check_update(p, g, m);
+    for (int g = 0; g < s->segments && !st; g++) {
+        st = check_versions(p, g, seen, &most);
+        if (p->o->stash_needed) p->o->stash_needed[g] = most;
+    }
+    free(seen);
+    return st;
+}
+
 static resbm_status prove(const proof *p, int *in_flight, int *scratch) {
     const rb_schedule *s = p->s;
     for (int i = 0; i < s->stages; i++) {
@@ -268,6 +332,7 @@ static resbm_status prove(const proof *p, int *in_flight, int *scratch) {
             for (int m = 0; m < s->microbatches; m++) RB_TRY(each[c](p, g, m));
         }
     }
+    RB_TRY(check_updates(p));
     for (int i = 0; i < s->stages; i++) RB_TRY(check_channels(p, i, scratch));
     RB_TRY(check_deadlock(p));
     for (int i = 0; i < s->stages; i++) RB_TRY(count_in_flight(p, i, in_flight));

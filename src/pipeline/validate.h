@@ -8,7 +8,11 @@
  *  5. what crosses one boundary in one direction is received in the order it is sent;
  *  6. no deadlock when a channel holds queue_bound messages, receives block, and sends block on a full
  * channel;
- *  7. no segment keeps more microbatches alive than promised. */
+ *  7. no segment keeps more microbatches alive than promised;
+ *  8. in lists with updates: all segments are updated after the same microbatches, the last one among them; each
+ *     update stands behind the gradient of its microbatch and before the next one's; a forward asks for no version
+ *     before the first; and no use of weights is older than promised, so that a segment that keeps so many
+ *     versions has, for every backward, the one its forward saw. */
 #ifndef RB_PIPELINE_VALIDATE_H
 #define RB_PIPELINE_VALIDATE_H
 
@@ -18,6 +22,8 @@ typedef struct rb_validate_options {
     int queue_bound;     /* >= 1 */
     bool forward_only;   /* evaluation: no backward may occur, a forward keeps nothing alive */
     const int *promised; /* (segments) microbatches alive at most; NULL: not checked */
+    const int *stash;    /* (segments) age in updates of weights in use at most; NULL: not checked */
+    int *stash_needed;   /* (segments) gets the largest age; NULL: not asked */
 } rb_validate_options;
 
 /* RESBM_E_STATE with the first failing cell named: "1f1b: stage 1, action 2B3 (7 of 24): ...". grid, when not

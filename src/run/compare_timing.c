@@ -93,7 +93,7 @@ static resbm_status build(const rb_config *c, const rb_sim_options *o, bool link
     rb_buf text = {0};
     if (rb_config_schedule_file(c)) {
         resbm_status st = rb_config_schedule_text(c, &text, err);
-        if (!st) st = rb_schedule_build_text(text.data ? text.data : "", text.len, rb_config_schedule_file(c), &a, out, NULL, err);
+        if (!st) st = rb_schedule_build_text(text.data ? text.data : "", text.len, rb_config_schedule_file(c), &a, out, NULL, NULL, err);
         rb_buf_free(&text);
         return st;
     }

@@ -60,6 +60,8 @@ typedef struct rb_train_config {
 typedef struct rb_pipeline_config {
     int64_t stages;
     char schedule[512];                   /* registry name: gpipe, 1f1b, ...; or file:PATH */
+    bool vertical_sync;                   /* pipedream: the first stage's version on every stage */
+    bool updates;                         /* derived: the schedule updates inside its list */
     bool placed;                          /* stage_of has been filled from the file's text */
     int16_t stage_of[RB_MAX_SEGMENTS];    /* with a file: where it puts each segment */
     int64_t inflight;  /* 0 = auto */
@@ -112,6 +114,8 @@ resbm_status rb_config_schedule_text(const rb_config *c, rb_buf *out, rb_err *er
 resbm_status rb_config_place(rb_config *c, const char *text, size_t len, rb_err *err);
 /* For rb_config_validate: does the schedule exist and take this model, these stages and microbatches? */
 resbm_status rb_config_check_schedule(rb_config *c, rb_err *err);
+/* Does the list of a step go on into the next one's? */
+bool rb_config_flows(const rb_config *c);
 /* Which stage hosts a segment; stages >= 1. The coordinator and every stage come to the same. */
 int rb_stage_of(const rb_config *c, int segment);
 

@@ -261,6 +261,7 @@ void rb_crew_close(rb_crew *c) {
     }
     rb_link_fini(c->control);
     remove_sockets(c);
+    for (int i = 0; i < c->stages; i++) json_decref(c->early[i]);
     free(c->child);
     free(c->sign);
     free(c);
@@ -320,9 +321,19 @@ static bool last_words(rb_crew *c, const char *type, int only, json_t **replies)
     return any;
 }
 
+/* Answers that came while others were waited for. */
+static void take_early(rb_crew *c, json_t **replies) {
+    for (int i = 0; i < c->stages; i++) {
+        if (!c->early[i] || !json_array_size(c->early[i])) continue;
+        replies[i] = json_incref(json_array_get(c->early[i], 0));
+        json_array_remove(c->early[i], 0);
+    }
+}
+
 resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t deadline_ns, json_t **replies, rb_err *err) {
     memset(replies, 0, (size_t)c->stages * sizeof *replies);
     for (int i = 0; i < c->stages; i++) rb_sign_begin(&c->sign[i]);
+    take_early(c, replies);
     resbm_status st = RESBM_OK;
     while (!complete(c, only, replies)) {
         json_t *j;
@@ -344,6 +355,11 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
             if (!st) continue;
         }
         if (st) break;
+        if (c->ahead && from >= 0 && from < c->stages && replies[from]) {
+            if (!c->early[from]) c->early[from] = json_array();
+            json_array_append_new(c->early[from], j);
+            continue;
+        }
         if (from < 0 || from >= c->stages || replies[from]) {
             json_decref(j);
             st = rb_fail(err, RESBM_E_FORMAT, "stage %d answered \"%s\" twice", from, type);

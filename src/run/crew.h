@@ -28,6 +28,8 @@ typedef struct rb_crew {
     bool started;
     char doing[128];      /* for messages: "in step 17" */
     rb_sign *sign;        /* (stages) of life */
+    bool ahead;           /* stages have been told more than one step, and may answer the next before others this one */
+    json_t *early[RB_MAX_STAGES]; /* arrays of answers that came before their time; NULL: none yet */
 } rb_crew;
 
 /* Starts every stage and returns when all are ready for work, within pipeline.startup_deadline. */

@@ -204,7 +204,10 @@ const rb_key rb_keys[] = {
         "Processes the segments are spread over; at most model.segments."),
     PLAIN(RB_KEY_STRING, "pipeline", "schedule", pipeline.schedule, "1f1b", DEPLOYMENT,
           "Order of the actions, and which stage hosts which segments: gpipe, 1f1b, interleaved-1f1b, zb-h1, zbv, or "
-          "file:PATH, a text of actions (resbm schedule prints and checks any); no bit of the result depends on it."),
+          "file:PATH, a text of actions (resbm schedule prints and checks any); no bit of the result depends on it. "
+          "Asynchronous, with results of their own: pipedream and pipedream-2bw."),
+    PLAIN(RB_KEY_BOOL, "pipeline", "vertical_sync", pipeline.vertical_sync, "false", DEPLOYMENT,
+          "pipedream: a microbatch sees on every stage the version of the weights that it saw on the first."),
     AUTO_INT(
         "pipeline", "inflight", pipeline.inflight, "auto", 0, 4096, "auto", 0, DEPLOYMENT,
         "Microbatches a stage may be ahead; auto: the fewest that cover the links' latency within memory."),

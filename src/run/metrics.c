@@ -82,6 +82,11 @@ static void print_step(rb_buf *b, const rb_step_metrics *m) {
         rb_json_number(b, m->aux_loss[i], 9);
     }
     if (m->aux_loss && m->segments > 1) rb_buf_puts(b, "]");
+    for (int i = 0; m->staleness && i < m->stages; i++) {
+        rb_buf_puts(b, i ? "," : ",\"staleness\":[");
+        rb_json_number(b, m->staleness[i], 6);
+    }
+    if (m->staleness) rb_buf_puts(b, "]");
     rb_buf_puts(b, ",\"lr\":");
     rb_json_number(b, m->lr, 9);
     rb_buf_puts(b, ",\"grad_norm\":");

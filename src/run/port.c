@@ -128,11 +128,26 @@ resbm_status rb_port_count(rb_port *p, rb_queue *q, rb_err *err) {
         rb_pack_args a = keyed(p, i, (rb_port_key){0});
         RB_TRY(rb_code_stats(q, p->stats, part_bytes(p, i), p->B, p->T, &a, err));
     }
+    p->counted++;
     return RESBM_OK;
+}
+
+resbm_status rb_port_advance(rb_port *p, rb_queue *q, uint64_t step, rb_err *err) {
+    if (p->counted && p->step != step) RB_TRY(rb_port_update_steps(p, q, p->step, p->counted * p->B * p->T, err));
+    p->step = step;
+    return RESBM_OK;
+}
+
+resbm_status rb_port_settle(rb_port *p, rb_queue *q, uint64_t done, rb_err *err) {
+    if (!p->counted) return RESBM_OK;
+    if (p->step <= done) return rb_port_update_steps(p, q, p->step, p->counted * p->B * p->T, err);
+    p->counted = 0;
+    return p->stats.data ? rb_fill(q, p->stats, 0, err) : RESBM_OK;
 }
 
 resbm_status rb_port_update_steps(rb_port *p, rb_queue *q, uint64_t updates, int64_t tokens, rb_err *err) {
     int64_t k = rb_count(p->stats);
+    p->counted = 0;
     if (!k) return RESBM_OK;
     float *steps = malloc((size_t)k * sizeof *steps);
     int64_t *sums = malloc((size_t)k * sizeof *sums);

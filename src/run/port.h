@@ -21,6 +21,8 @@ typedef struct rb_port {
     size_t part_bytes[RB_MAX_WIRE_PARTS], packed_bytes;
     rb_view steps; /* (k) learned steps, or absent */
     rb_view stats; /* (k) i64: sums of code^2 since the last reset; absent without learned steps */
+    int64_t counted; /* messages since the last update of the learned steps, */
+    uint64_t step;   /* which are of this training step */
     void *bytes;   /* device memory of packed_bytes */
     bool shared;   /* bytes belongs to another port */
     rb_device *dev;
@@ -49,6 +51,14 @@ resbm_status rb_port_count(rb_port *p, rb_queue *q, rb_err *err);
 /* At a step's commit: new steps from the statistics of `tokens` tokens, which are cleared. updates: how many came
  * before. Does nothing without learned steps. */
 resbm_status rb_port_update_steps(rb_port *p, rb_queue *q, uint64_t updates, int64_t tokens, rb_err *err);
+
+/* Where updates flow with the messages: to be called before each message of the boundary is packed (at one
+ * end) or unpacked (at the other), in training step `step`. With the first one of a step the learned steps are updated
+ * from the messages of the one before, so that both ends have the same for the same message. */
+resbm_status rb_port_advance(rb_port *p, rb_queue *q, uint64_t step, rb_err *err);
+/* Behind training step `done`: its messages become learned steps, those of later ones, which come again, are
+ * forgotten. */
+resbm_status rb_port_settle(rb_port *p, rb_queue *q, uint64_t done, rb_err *err);
 
 /* Token ids at the end of a payload. */
 int rb_id_bytes(int64_t vocab); /* 1 to 4 */

@@ -143,7 +143,7 @@ static resbm_status from_file(const rb_config *c, const char *file, rb_schedule 
     rb_buf text = {0};
     rb_schedule_args a = args_of(c);
     resbm_status st = rb_config_schedule_text(c, &text, err);
-    if (!st) st = rb_schedule_build_text(text.data, text.len, file, &a, out, slots, err);
+    if (!st) st = rb_schedule_build_text(text.data, text.len, file, &a, out, slots, NULL, err);
     rb_buf_free(&text);
     return st;
 }

@@ -106,7 +106,7 @@ static resbm_status step(void *ctx, const rb_step_record *s, rb_err *err) {
                          .lr = s->lr, .grad_norm = s->grad_norm, .grad_norm_segments = s->grad_norm_segments,
                          .segments = s->segments, .aux_loss = s->aux_loss, .step_s = s->step_s, .tokens_per_s = s->tokens_per_s,
                          .wire_bytes_fwd = (uint64_t)s->wire_bytes_fwd, .wire_bytes_bwd = (uint64_t)s->wire_bytes_bwd,
-                         .time_s = s->elapsed_s};
+                         .time_s = s->elapsed_s, .staleness = s->staleness, .stages = s->stages};
     RB_TRY(rb_metrics_write(r->metrics, &m, err));
     if (!r->progress) return RESBM_OK;
     double bytes = busiest(r, s);
@@ -247,6 +247,7 @@ static resbm_status write_summary(const rb_record *r, const rb_train_summary *s,
     snprintf(o.boundary, sizeof o.boundary, "%s", r->cfg->boundary.kind);
     snprintf(o.codec_fwd, sizeof o.codec_fwd, "%s", r->cfg->boundary.codec_fwd);
     snprintf(o.codec_bwd, sizeof o.codec_bwd, "%s", r->cfg->boundary.codec_bwd);
+    if (s->stages && !isnan(s->staleness[0])) o.staleness = s->staleness;
     fill_links(r, s, &o);
     resbm_status st = in_dir(r, "summary.json", path, err);
     if (!st) st = rb_summary_write(path, &o, err);

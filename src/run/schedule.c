@@ -21,8 +21,9 @@ static resbm_status place(rb_config *c, const char *text, size_t len, rb_err *er
     rb_schedule s;
     rb_schedule_args a = {.stages = (int)c->pipeline.stages, .segments = (int)c->model.segments,
                           .microbatches = (int)c->train.microbatches};
-    resbm_status st = rb_schedule_build_text(text, len, rb_config_schedule_file(c), &a, &s, NULL, err);
+    resbm_status st = rb_schedule_build_text(text, len, rb_config_schedule_file(c), &a, &s, NULL, NULL, err);
     for (int i = 0; !st && i < s.segments; i++) c->pipeline.stage_of[i] = (int16_t)s.stage_of[i];
+    if (!st) c->pipeline.updates = rb_schedule_updates(&s);
     rb_schedule_free(&s);
     return st;
 }
@@ -42,19 +43,41 @@ static resbm_status check_file(rb_config *c, rb_err *err) {
     return st;
 }
 
-resbm_status rb_config_check_schedule(rb_config *c, rb_err *err) {
+static resbm_status check_name(rb_config *c, rb_err *err) {
     const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
     rb_schedule_args a = {.stages = (int)c->pipeline.stages, .segments = (int)c->model.segments,
                           .microbatches = (int)c->train.microbatches};
     char names[200];
     int n = 0;
     if (rb_config_schedule_file(c)) return check_file(c, err);
+    if (kind) c->pipeline.updates = kind->flows;
     if (kind) return kind->check ? kind->check(&a, err) : RESBM_OK;
     for (int i = 0; rb_schedules[i] && n < (int)sizeof names; i++)
         if (!rb_schedules[i]->forward_only)
             n += snprintf(names + n, sizeof names - (size_t)n, "%s, ", rb_schedules[i]->name);
     return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule is '%.100s'; allowed: %sor file:PATH", c->pipeline.schedule,
                    names);
+}
+
+/* Each stage updates on its own, so what all of them would have to agree on is not to be had. */
+resbm_status rb_config_check_schedule(rb_config *c, rb_err *err) {
+    RB_TRY(check_name(c, err));
+    if (!c->pipeline.updates) return RESBM_OK;
+    const char *name = c->pipeline.schedule;
+    if (c->optim.clip > 0 && c->optim.clip_scope != RB_CLIP_SEGMENT)
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "pipeline.schedule %s updates without waiting for the other stages, so that the whole model's norm "
+                       "is not known: set optim.clip_scope: segment, or optim.clip: 0", name);
+    if (strcmp(c->optim.offload, "none"))
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "pipeline.schedule %s updates one segment at a time, which optim.offload: %s cannot: set "
+                       "optim.offload: none, or another schedule", name, c->optim.offload);
+    return RESBM_OK;
+}
+
+bool rb_config_flows(const rb_config *c) {
+    const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
+    return kind && kind->flows;
 }
 
 int rb_stage_of(const rb_config *c, int segment) {

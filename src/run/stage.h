@@ -4,6 +4,7 @@
  *   stage_open.c    from the configuration to memory, ports, schedules, data
  *   stage_hooks.c   what each action of a schedule does here
  *   stage_step.c    a training step (compute, report, commit), an evaluation
+ *   stage_flow.c    updates inside the list: versions, steps that flow into one another
  *   stage_save.c    writing and reading this stage's part of a checkpoint
  *   stage_offload.c what of it lives on disk
  *   stage_decode.c  generation, token by token
@@ -56,24 +57,38 @@ typedef struct rb_stage {
     rb_kv_cache *cache; /* generation */
     int *rows, row_count;       /* hosted rows of the table */
     rb_schedule train, eval;
+    /* Schedules with updates in the list (stage_flow.c). flow.list is `train` itself. */
+    bool updates, flows;
+    rb_flow flow;
+    int64_t flow_step;          /* steps since the flow began */
+    uint16_t attempt;           /* how often flows have begun: addresses of messages sent once more differ by it */
+    int *stash;                 /* (hosted) older versions kept */
+    int64_t *version;           /* (hosted) updates since the flow (or the step, where lists do not flow) began */
+    int64_t *updated;           /* (hosted) updates of the whole run: AdamW's t */
+    int64_t per_update;         /* microbatches whose gradients are in one */
+    double *update_sums;        /* (rows) of the newest update's gradient */
+    double stale;               /* sum of ages of the weights in this step's gradients, */
+    int64_t graded;             /* and how many gradients */
     rb_buf schedule_text;       /* pipeline.schedule: file:PATH */
     rb_seat *seat;              /* (hosted) */
     rb_port *out_port, *in_port;           /* (hosted) forward: behind segment host[i], before it */
     rb_port *grad_out_port, *grad_in_port; /* (hosted) backward: before segment host[i], behind it */
-    int64_t B, T, M;            /* of a microbatch; microbatches */
+    int64_t B, T, M;            /* of a microbatch; microbatches of a step */
     bool wire_tokens;           /* ids travel with the activations */
     int id_bytes;
     rb_shards *shards, *val_shards;
     rb_sampler sampler, val_sampler;
-    int32_t *ids;               /* (M,B,T+1) of the present step, host */
-    int32_t *host_tokens;       /* (2,M,B,T): inputs and targets as they are uploaded */
-    rb_view tokens, targets;    /* (M,B*T) i32, device */
+    int32_t *ids;               /* (ring,B,T+1), host */
+    int32_t *host_tokens;       /* (2,ring,B,T): inputs and targets as they are uploaded */
+    rb_view tokens, targets;    /* (ring,B*T) i32, device */
     rb_view losses;             /* (M) f64, device */
     double *host_losses;        /* (M) */
     double *host_aux;           /* (hosted,M) auxiliary losses behind each segment */
     rb_view sums;               /* (rows) f64 */
     /* the step under way */
     uint64_t step, sequence;    /* sequence: number of its first one */
+    uint64_t base_step, base_sequence; /* of microbatch 0 of the list (of the flow) */
+    int ring;                   /* microbatches whose ids and losses are kept: microbatch m has place m % ring */
     bool evaluating;
     float grad_scale, aux_scale;
     rb_action_trace *trace;
@@ -125,8 +140,33 @@ resbm_status rb_stage_stats(rb_stage *s, json_t **reply, rb_err *err);
 
 /* With boundary.anneal_from: from now on the latents of this step cross, in the evaluations behind it too. */
 resbm_status rb_stage_narrow(rb_stage *s, int64_t step, rb_err *err);
-/* Inputs and targets of a microbatch from s->ids to the device. */
-resbm_status rb_stage_upload_ids(rb_stage *s, int microbatch, rb_err *err);
+/* Inputs and targets of a microbatch from its place in s->ids to the device. */
+resbm_status rb_stage_upload_ids(rb_stage *s, int place, rb_err *err);
+static inline int rb_stage_place(const rb_stage *s, int microbatch) { return microbatch % s->ring; }
+/* M*B sequences from number `from` of training (eval_of 0) or of an evaluation over eval_of sequences, to the places
+ * from `place` on. Does nothing where ids come over the wire. */
+resbm_status rb_stage_load_ids(rb_stage *s, int64_t from, int64_t eval_of, int place, rb_err *err);
+/* After a list: keeps its trace; nanoseconds spent computing. */
+int64_t rb_stage_record(rb_stage *s, int actions);
+json_t *rb_stage_traffic(const rb_stage *s);
+json_t *rb_stage_losses(const rb_stage *s, int64_t first); /* of microbatches first .. first + M - 1 */
+json_t *rb_stage_aux_losses(const rb_stage *s, int64_t first);
+int64_t rb_stage_peak_rss(void);
+
+/* stage_flow.c */
+resbm_status rb_stage_open_flow(rb_stage *s, rb_err *err); /* after schedules, model and optimizer */
+void rb_stage_close_flow(rb_stage *s);
+void rb_stage_begin_versions(rb_stage *s); /* nothing is in flight: the weights are the only version */
+/* Before a forward, and before a backward half: puts the version in use that the microbatch sees. */
+resbm_status rb_stage_see_newest(rb_stage *s, int i, rb_berth *b, int behind, rb_err *err);
+resbm_status rb_stage_see_again(rb_stage *s, int i, const rb_berth *b, rb_err *err);
+resbm_status rb_stage_unsee(rb_stage *s, int i, rb_err *err); /* back to the newest */
+resbm_status rb_stage_update(void *ctx, rb_action a, rb_err *err); /* the action */
+resbm_status rb_stage_flow_step(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);
+/* "drop": what is in flight is forgotten, to be begun again by the next step; messages under way are taken in. */
+resbm_status rb_stage_drop(rb_stage *s, json_t **reply, rb_err *err);
+/* Takes in a message without unpacking it (stage_hooks.c). */
+resbm_status rb_stage_discard(rb_stage *s, rb_action a, rb_err *err);
 void rb_stage_add_span(rb_stage *s, rb_stage_span span);
 
 /* The stage process: joins the coordinator at `control` as stage `self`, works until it is told to finish or a

@@ -5,7 +5,8 @@
 #include "run/stage.h"
 
 static rb_port_key key_of(const rb_stage *s, int microbatch) {
-    return (rb_port_key){s->cfg.train.seed, s->step, s->sequence + (uint64_t)(microbatch * s->B)};
+    return (rb_port_key){s->cfg.train.seed, s->base_step + (uint64_t)(microbatch / s->M),
+                         s->base_sequence + (uint64_t)(microbatch * s->B)};
 }
 
 static rb_view row_of(rb_view v, int64_t i, int64_t B, int64_t T) {
@@ -20,10 +21,20 @@ static resbm_status take(rb_stage *s, rb_action a, int *i, rb_berth **berth, int
     return RESBM_OK;
 }
 
+/* Before a message is packed or unpacked. Where steps flow into one another, its step is not the stage's: both ends of a
+ * boundary update the learned steps, and narrow what crosses, by the messages they see. */
+static resbm_status advance(rb_stage *s, rb_port *p, int microbatch, rb_err *err) {
+    uint64_t step = s->base_step + (uint64_t)(microbatch / s->M);
+    if (!s->flows || s->evaluating) return RESBM_OK;
+    if (p->direction == 0) RB_TRY(rb_port_advance(p, s->q, step, err));
+    return s->cfg.boundary.anneal_from ? rb_port_narrow(p, rb_live_width(&s->cfg, (int64_t)step), err) : RESBM_OK;
+}
+
 /* Packs what segment first+i gives, and keeps the latents as the receiver will see them where the backward pass asks
  * for them. */
 static resbm_status pack_forward(rb_stage *s, int i, int microbatch, const rb_berth *b, rb_err *err) {
     rb_port *p = &s->out_port[i];
+    RB_TRY(advance(s, p, microbatch, err));
     RB_TRY(rb_port_pack(p, s->q, b->out, key_of(s, microbatch), err));
     if (s->evaluating || !b->sent.data) return RESBM_OK;
     return rb_port_unpack_latents(p, s->q, b->sent, key_of(s, microbatch), err);
@@ -34,6 +45,7 @@ static resbm_status hand_over_forward(rb_stage *s, int i, int microbatch, const 
     int slot;
     RB_TRY(pack_forward(s, i, microbatch, b, err));
     RB_TRY(rb_seat_take(&s->seat[i + 1], microbatch, &slot, err));
+    RB_TRY(advance(s, &s->in_port[i + 1], microbatch, err));
     RB_TRY(rb_port_unpack(&s->in_port[i + 1], s->q, s->seat[i + 1].berth[slot].in, key_of(s, microbatch), err));
     if (s->evaluating) return RESBM_OK;
     RB_TRY(rb_port_count(&s->out_port[i], s->q, err));
@@ -42,6 +54,8 @@ static resbm_status hand_over_forward(rb_stage *s, int i, int microbatch, const 
 
 static resbm_status hand_over_backward(rb_stage *s, int i, int microbatch, const rb_view *parts, rb_err *err) {
     int slot;
+    RB_TRY(advance(s, &s->grad_out_port[i], microbatch, err));
+    RB_TRY(advance(s, &s->grad_in_port[i - 1], microbatch, err));
     RB_TRY(rb_port_pack(&s->grad_out_port[i], s->q, parts, key_of(s, microbatch), err));
     RB_TRY(rb_seat_take(&s->seat[i - 1], microbatch, &slot, err));
     return rb_port_unpack(&s->grad_in_port[i - 1], s->q, s->seat[i - 1].berth[slot].grad_in, key_of(s, microbatch), err);
@@ -52,14 +66,17 @@ static resbm_status forward(void *ctx, rb_action a, rb_err *err) {
     rb_berth *b = NULL;
     int i, slot;
     RB_TRY(take(s, a, &i, &b, &slot, err));
-    rb_segment_io io = {.tokens = row_of(s->tokens, a.microbatch, s->B, s->T),
-                        .targets = row_of(s->targets, a.microbatch, s->B, s->T),
+    int place = rb_stage_place(s, a.microbatch);
+    rb_segment_io io = {.tokens = row_of(s->tokens, place, s->B, s->T),
+                        .targets = row_of(s->targets, place, s->B, s->T),
                         .grad_scale = s->evaluating ? 0 : s->grad_scale};
     memcpy(io.in, b->in, sizeof io.in);
+    if (s->updates && !s->evaluating) RB_TRY(rb_stage_see_newest(s, i, b, a.behind, err));
     RB_TRY(rb_segment_forward(s->model, s->q, a.segment, slot, &io, err));
+    if (s->updates && !s->evaluating) RB_TRY(rb_stage_unsee(s, i, err));
     memcpy(b->out, io.out, sizeof b->out);
     if (a.segment == s->segments - 1)
-        RB_TRY(rb_download(s->q, &s->host_losses[a.microbatch], io.loss.data, sizeof(double), err));
+        RB_TRY(rb_download(s->q, &s->host_losses[place], io.loss.data, sizeof(double), err));
     if (rb_stage_hands_on(s, i)) RB_TRY(hand_over_forward(s, i, a.microbatch, b, err));
     if (s->evaluating && (rb_stage_hands_on(s, i) || a.segment == s->segments - 1)) rb_seat_leave(&s->seat[i], a.microbatch);
     return rb_queue_sync(s->q, err);
@@ -73,11 +90,13 @@ static resbm_status go_back(rb_stage *s, rb_action a, backward_fn run, bool whol
     int i, slot;
     RB_TRY(take(s, a, &i, &b, &slot, err));
     rb_segment_io io = {.grad_scale = s->grad_scale, .aux_scale = s->aux_scale, .latents = b->sent,
-                        .row = a.microbatch * s->B * s->T};
+                        .row = (a.microbatch % s->M) * s->B * s->T};
     memcpy(io.in, b->grad_in, sizeof io.in);
+    if (s->updates) RB_TRY(rb_stage_see_again(s, i, b, err));
     RB_TRY(run(s->model, s->q, a.segment, slot, &io, err));
+    if (s->updates) RB_TRY(rb_stage_unsee(s, i, err));
     if (io.aux_loss.data)
-        RB_TRY(rb_download(s->q, &s->host_aux[i * s->M + a.microbatch], io.aux_loss.data, sizeof(double), err));
+        RB_TRY(rb_download(s->q, &s->host_aux[i * s->ring + rb_stage_place(s, a.microbatch)], io.aux_loss.data, sizeof(double), err));
     memcpy(b->grad_out, io.out, sizeof b->grad_out);
     bool inside = i > 0 && rb_stage_hands_on(s, i - 1);
     if (inside) RB_TRY(hand_over_backward(s, i, a.microbatch, b->grad_out, err));
@@ -99,7 +118,9 @@ static resbm_status backward_weight(void *ctx, rb_action a, rb_err *err) {
     rb_berth *b = NULL;
     int i, slot;
     RB_TRY(take(s, a, &i, &b, &slot, err));
+    if (s->updates) RB_TRY(rb_stage_see_again(s, i, b, err));
     RB_TRY(rb_segment_backward_weight(s->model, s->q, a.segment, slot, err));
+    if (s->updates) RB_TRY(rb_stage_unsee(s, i, err));
     rb_seat_leave(&s->seat[i], a.microbatch);
     return rb_queue_sync(s->q, err);
 }
@@ -108,7 +129,8 @@ static resbm_status backward_weight(void *ctx, rb_action a, rb_err *err) {
 static rb_frame_header address(const rb_stage *s, const rb_port *p, int microbatch, size_t payload) {
     return (rb_frame_header){.kind = p->direction ? RB_FRAME_BACKWARD : RB_FRAME_FORWARD, .epoch = s->epoch,
                              .direction = (uint8_t)p->direction, .boundary = (uint16_t)p->boundary,
-                             .step = s->step | (uint64_t)s->evaluating << 63, .microbatch = (uint32_t)microbatch,
+                             .step = (s->base_step + (uint64_t)(microbatch / s->M)) | (uint64_t)s->evaluating << 63,
+                             .microbatch = (uint32_t)(microbatch % s->M), .attempt = s->attempt,
                              .code = (uint8_t)p->wire.part[0].pack.code,
                              .scale = (uint8_t)p->wire.part[0].pack.scale, .B = (uint32_t)s->B, .T = (uint32_t)s->T,
                              .k = (uint32_t)p->wire.part[0].width, .payload_bytes = payload};
@@ -127,7 +149,7 @@ static resbm_status send_packed(rb_stage *s, rb_port *p, int to, int microbatch,
     m->traffic = p->direction ? RB_TRAFFIC_GRADIENT : RB_TRAFFIC_ACTIVATION;
     m->token_bytes = (uint32_t)ids;
     if (ids)
-        rb_ids_put(m->payload + p->packed_bytes, s->ids + microbatch * s->B * (s->T + 1), s->B * (s->T + 1), s->id_bytes);
+        rb_ids_put(m->payload + p->packed_bytes, s->ids + rb_stage_place(s, microbatch) * s->B * (s->T + 1), s->B * (s->T + 1), s->id_bytes);
     resbm_status st = rb_download(s->q, m->payload, p->bytes, p->packed_bytes, err);
     if (!st) st = rb_queue_sync(s->q, err);
     if (!st && p->direction == 0 && !s->evaluating) st = rb_port_count(p, s->q, err);
@@ -140,7 +162,9 @@ static resbm_status send_packed(rb_stage *s, rb_port *p, int to, int microbatch,
     return rb_link_send(s->link, to, m, rb_now_ns() + s->cfg.pipeline.deadline_ns, err);
 }
 
-static resbm_status recv_parts(rb_stage *s, rb_port *p, int from, int microbatch, const rb_view *parts, rb_err *err) {
+/* Takes a message in: its bytes into p's, its ids to their place. */
+static resbm_status take_in(rb_stage *s, rb_port *p, int from, int microbatch, rb_err *err) {
+    RB_TRY(advance(s, p, microbatch, err));
     size_t ids = id_payload(s, p);
     rb_frame_header want = address(s, p, microbatch, p->packed_bytes + ids);
     rb_message *m;
@@ -154,16 +178,29 @@ static resbm_status recv_parts(rb_stage *s, rb_port *p, int from, int microbatch
     s->wait_ns += rb_now_ns() - begin;
     resbm_status st = rb_frame_expect(&m->head, &want, err);
     if (!st) st = rb_upload(s->q, p->bytes, m->payload, p->packed_bytes, err);
-    if (!st) st = rb_port_unpack(p, s->q, parts, key_of(s, microbatch), err);
     if (!st && p->direction == 0 && !s->evaluating) st = rb_port_count(p, s->q, err);
     if (!st && ids) {
-        st = rb_ids_get(s->ids + microbatch * s->B * (s->T + 1), m->payload + p->packed_bytes, s->B * (s->T + 1),
-                        s->id_bytes, s->cfg.model.vocab, err);
-        if (!st) st = rb_stage_upload_ids(s, microbatch, err);
+        int place = rb_stage_place(s, microbatch);
+        st = rb_ids_get(s->ids + place * s->B * (s->T + 1), m->payload + p->packed_bytes, s->B * (s->T + 1), s->id_bytes,
+                        s->cfg.model.vocab, err);
+        if (!st) st = rb_stage_upload_ids(s, place, err);
     }
     if (!st) st = rb_queue_sync(s->q, err);
     rb_message_free(m);
     return st ? rb_err_context(err, st, "from stage %d: ", from) : RESBM_OK;
+}
+
+static resbm_status recv_parts(rb_stage *s, rb_port *p, int from, int microbatch, const rb_view *parts, rb_err *err) {
+    RB_TRY(take_in(s, p, from, microbatch, err));
+    RB_TRY(rb_port_unpack(p, s->q, parts, key_of(s, microbatch), err));
+    return rb_queue_sync(s->q, err);
+}
+
+resbm_status rb_stage_discard(rb_stage *s, rb_action a, rb_err *err) {
+    int i = rb_stage_local(s, a.segment);
+    if (a.kind == RB_ACT_RECV_FORWARD)
+        return take_in(s, &s->in_port[i], rb_stage_of(&s->cfg, a.segment - 1), a.microbatch, err);
+    return take_in(s, &s->grad_in_port[i], rb_stage_of(&s->cfg, a.segment + 1), a.microbatch, err);
 }
 
 static resbm_status send_forward(void *ctx, rb_action a, rb_err *err) {
@@ -190,6 +227,7 @@ static resbm_status send_backward(void *ctx, rb_action a, rb_err *err) {
     rb_berth *b = NULL;
     int i, slot;
     RB_TRY(take(s, a, &i, &b, &slot, err));
+    RB_TRY(advance(s, &s->grad_out_port[i], a.microbatch, err));
     RB_TRY(rb_port_pack(&s->grad_out_port[i], s->q, b->grad_out, key_of(s, a.microbatch), err));
     RB_TRY(send_packed(s, &s->grad_out_port[i], rb_stage_of(&s->cfg, a.segment - 1), a.microbatch, err));
     if (b->whole) rb_seat_leave(&s->seat[i], a.microbatch);
@@ -206,7 +244,7 @@ static resbm_status recv_backward(void *ctx, rb_action a, rb_err *err) {
 
 rb_executor_hooks rb_stage_hooks(rb_stage *s) {
     return (rb_executor_hooks){.ctx = s, .forward = forward, .backward = backward, .backward_input = backward_input,
-                               .backward_weight = backward_weight, .send_forward = send_forward,
+                               .backward_weight = backward_weight, .update = rb_stage_update, .send_forward = send_forward,
                                .recv_forward = recv_forward, .send_backward = send_backward,
                                .recv_backward = recv_backward};
 }

@@ -103,7 +103,8 @@ static resbm_status open_links(rb_stage *s, const json_t *in, uint64_t token, rb
 
 static resbm_status dispatch(rb_stage *s, const json_t *in, json_t **reply, rb_err *err) {
     const char *type = json_string_value(json_object_get(in, "t"));
-    if (!strcmp(type, "step")) return rb_stage_step(s, in, reply, err);
+    if (!strcmp(type, "step")) return s->flows ? rb_stage_flow_step(s, in, reply, err) : rb_stage_step(s, in, reply, err);
+    if (!strcmp(type, "drop")) return rb_stage_drop(s, reply, err);
     if (!strcmp(type, "commit")) return rb_stage_commit(s, in, err);
     if (!strcmp(type, "eval")) return rb_stage_eval(s, in, reply, err);
     if (!strcmp(type, "save")) return rb_stage_save(s, in, reply, err);

@@ -62,32 +62,44 @@ static resbm_status auto_in_flight(const rb_stage *s, const rb_schedule_kind *ki
     return st;
 }
 
-static resbm_status build_train(rb_stage *s, rb_schedule_args *a, int *flight, rb_err *err) {
+static resbm_status build_train(rb_stage *s, rb_schedule_args *a, int *flight, int *stash, rb_err *err) {
     const rb_schedule_kind *kind = rb_schedule_find(s->cfg.pipeline.schedule);
     const char *file = rb_config_schedule_file(&s->cfg);
     if (file)
-        return rb_schedule_build_text(s->schedule_text.data, s->schedule_text.len, file, a, &s->train, flight, err);
+        return rb_schedule_build_text(s->schedule_text.data, s->schedule_text.len, file, a, &s->train, flight, stash, err);
     if (!kind || kind->forward_only)
         return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule %s has no backward: choose another for training",
                        s->cfg.pipeline.schedule);
     if (rb_stage_plans_in_flight(s)) RB_TRY(auto_in_flight(s, kind, a, err));
-    return rb_schedule_build(kind, a, &s->train, flight, err);
+    if (!kind->flows) return rb_schedule_build(kind, a, &s->train, flight, err);
+    resbm_status st = rb_flow_build(kind, a, &s->flow, flight, stash, err);
+    s->train = s->flow.list; /* one owner: rb_stage_close frees it */
+    s->flows = true;
+    s->ring = (int)s->M * (1 + rb_flow_overlap(&s->flow));
+    return st;
 }
 
 static resbm_status open_schedules(rb_stage *s, int *slots, rb_err *err) {
     rb_schedule_args a = {.stages = s->stages, .segments = s->segments, .microbatches = (int)s->M,
-                          .extra = (int)s->cfg.pipeline.inflight};
+                          .extra = (int)s->cfg.pipeline.inflight, .vertical = s->cfg.pipeline.vertical_sync};
     int place[RB_MAX_SEGMENTS];
     for (int i = 0; i < s->segments; i++) place[i] = rb_stage_of(&s->cfg, i);
     int *flight = calloc((size_t)s->segments, sizeof *flight), *eval = calloc((size_t)s->segments, sizeof *eval);
     resbm_status st = flight && eval ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->segments);
-    if (!st && s->training) st = build_train(s, &a, flight, err);
+    s->ring = (int)s->M;
+    s->stash = calloc((size_t)s->hosted, sizeof *s->stash);
+    int *stash = calloc((size_t)s->segments, sizeof *stash);
+    if (!st && !(stash && s->stash)) st = rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->segments);
+    if (!st && s->training) st = build_train(s, &a, flight, stash, err);
+    s->updates = !st && s->training && rb_schedule_updates(&s->train);
     a.stage_of = place;
     if (!st) st = rb_schedule_build(&rb_schedule_forward, &a, &s->eval, eval, err);
     for (int i = 0; i < s->hosted && !st; i++) {
         slots[i] = flight[s->host[i]] > 2 ? flight[s->host[i]] : 2; /* evaluation keeps a hand-over's two */
     }
+    for (int i = 0; i < s->hosted && !st; i++) s->stash[i] = stash[s->host[i]];
     free(flight);
+    free(stash);
     free(eval);
     if (st) return st;
     int longest = s->train.stage ? s->train.stage[s->self].count : 0, other = s->eval.stage[s->self].count;
@@ -197,13 +209,13 @@ static resbm_status alloc_view(rb_stage *s, rb_dtype type, int64_t a, int64_t b,
 
 static resbm_status open_buffers(rb_stage *s, rb_err *err) {
     int64_t n = s->B * s->T;
-    s->ids = calloc((size_t)(s->M * s->B * (s->T + 1)), sizeof *s->ids);
-    s->host_tokens = calloc((size_t)(2 * s->M * n), sizeof *s->host_tokens);
-    s->host_losses = calloc((size_t)s->M, sizeof *s->host_losses);
-    s->host_aux = calloc((size_t)(s->hosted * s->M), sizeof *s->host_aux);
+    s->ids = calloc((size_t)(s->ring * s->B * (s->T + 1)), sizeof *s->ids);
+    s->host_tokens = calloc((size_t)(2 * s->ring * n), sizeof *s->host_tokens);
+    s->host_losses = calloc((size_t)s->ring, sizeof *s->host_losses);
+    s->host_aux = calloc((size_t)(s->hosted * s->ring), sizeof *s->host_aux);
     if (!s->ids || !s->host_tokens || !s->host_losses || !s->host_aux) return rb_fail(err, RESBM_E_MEMORY, "no memory for token ids");
-    RB_TRY(alloc_view(s, RB_I32, s->M, n, &s->tokens, err));
-    RB_TRY(alloc_view(s, RB_I32, s->M, n, &s->targets, err));
+    RB_TRY(alloc_view(s, RB_I32, s->ring, n, &s->tokens, err));
+    RB_TRY(alloc_view(s, RB_I32, s->ring, n, &s->targets, err));
     return alloc_view(s, RB_F64, s->row_count + 1, 1, &s->sums, err);
 }
 
@@ -211,6 +223,7 @@ resbm_status rb_stage_open_memory(rb_stage *s, const int *slots, rb_err *err) {
     s->M = s->cfg.train.microbatches;
     s->B = s->cfg.train.batch / s->M;
     s->T = s->cfg.model.context;
+    if (!s->ring) s->ring = (int)s->M; /* only measured: without schedules */
     RB_TRY(open_model(s, slots, err));
     RB_TRY(open_ports(s, err));
     RB_TRY(open_seats(s, slots, err));
@@ -227,6 +240,7 @@ resbm_status rb_stage_open(rb_stage *s, rb_err *err) {
     s->halves = has_halves(s);
     RB_TRY(rb_stage_open_memory(s, slots, err));
     if (s->training) RB_TRY(rb_stage_open_optim(s, err));
+    if (s->updates) RB_TRY(rb_stage_open_flow(s, err));
     return open_data(s, err);
 }
 
@@ -259,6 +273,7 @@ void rb_stage_close(rb_stage *s) {
     rb_buf_free(&s->schedule_text);
     rb_shards_close(s->shards);
     rb_shards_close(s->val_shards);
+    rb_stage_close_flow(s);
     free(s->host);
     free(s->rows);
     free(s->ids);

@@ -120,7 +120,10 @@ static resbm_status load_all(rb_stage *s, rb_checkpoint *c, rb_err *err) {
         rb_optim_state o = rb_optim_state_at(s->optim, i);
         RB_TRY(load_tensor(s, c, o.name, o.tensor, rb_none(), i, err));
     }
-    rb_optim_set_steps_done(s->optim, rb_checkpoint_manifest(c)->step);
+    int64_t updates = rb_manifest_get(rb_checkpoint_manifest(c), "updates"); /* older ones: one a step */
+    if (!updates) updates = rb_checkpoint_manifest(c)->step;
+    rb_optim_set_steps_done(s->optim, updates);
+    for (int i = 0; i < s->hosted && s->updates; i++) s->updated[i] = updates;
     return RESBM_OK;
 }
 

@@ -7,17 +7,17 @@
 #include "run/control.h"
 #include "run/stage.h"
 
-resbm_status rb_stage_upload_ids(rb_stage *s, int microbatch, rb_err *err) {
+resbm_status rb_stage_upload_ids(rb_stage *s, int place, rb_err *err) {
     int64_t n = s->B * s->T, W = s->T + 1;
-    const int32_t *ids = s->ids + microbatch * s->B * W;
-    int32_t *in = s->host_tokens + microbatch * n, *out = s->host_tokens + (s->M + microbatch) * n;
+    const int32_t *ids = s->ids + place * s->B * W;
+    int32_t *in = s->host_tokens + place * n, *out = s->host_tokens + (s->ring + place) * n;
     for (int64_t b = 0; b < s->B; b++) {
         memcpy(in + b * s->T, ids + b * W, (size_t)s->T * sizeof *in);
         memcpy(out + b * s->T, ids + b * W + 1, (size_t)s->T * sizeof *out);
     }
     size_t bytes = (size_t)n * sizeof *in;
-    RB_TRY(rb_upload(s->q, (int32_t *)s->tokens.data + microbatch * n, in, bytes, err));
-    return rb_upload(s->q, (int32_t *)s->targets.data + microbatch * n, out, bytes, err);
+    RB_TRY(rb_upload(s->q, (int32_t *)s->tokens.data + place * n, in, bytes, err));
+    return rb_upload(s->q, (int32_t *)s->targets.data + place * n, out, bytes, err);
 }
 
 /* Does this stage look at token ids that do not come over the wire? */
@@ -27,17 +27,16 @@ static bool reads_data(const rb_stage *s) {
     return rb_stage_has_loss(s) || s->cfg.boundary.tokens != RB_TOKENS_NONE || s->cfg.boundary.aux != RB_AUX_NONE;
 }
 
-/* Sequences from..from+M*B of training (eval_of 0) or of an evaluation over eval_of sequences. */
-static resbm_status load_ids(rb_stage *s, int64_t from, int64_t eval_of, rb_err *err) {
+resbm_status rb_stage_load_ids(rb_stage *s, int64_t from, int64_t eval_of, int place, rb_err *err) {
     if (!reads_data(s)) return RESBM_OK;
     for (int64_t i = 0; i < s->M * s->B; i++) {
-        int32_t *out = s->ids + i * (s->T + 1);
+        int32_t *out = s->ids + (place * s->B + i) * (s->T + 1);
         if (eval_of)
             RB_TRY(rb_sampler_eval_window(&s->val_sampler, from + i, eval_of, out, err));
         else
             RB_TRY(rb_sampler_window(&s->sampler, (uint64_t)(from + i), out, err));
     }
-    for (int m = 0; m < s->M; m++) RB_TRY(rb_stage_upload_ids(s, m, err));
+    for (int m = 0; m < s->M; m++) RB_TRY(rb_stage_upload_ids(s, place + m, err));
     return rb_queue_sync(s->q, err);
 }
 
@@ -49,7 +48,7 @@ void rb_stage_add_span(rb_stage *s, rb_stage_span span) {
 /* Which steps of the run are kept for the trace. */
 static bool traced(const rb_stage *s) { return s->step >= 1 && s->step <= RB_TRACE_STEPS && !s->evaluating; }
 
-static int64_t record(rb_stage *s, int actions) {
+int64_t rb_stage_record(rb_stage *s, int actions) {
     int64_t busy = 0;
     for (int i = 0; i < actions; i++) {
         const rb_action_trace *t = &s->trace[i];
@@ -57,7 +56,7 @@ static int64_t record(rb_stage *s, int actions) {
         if (traced(s))
             rb_stage_add_span(s, (rb_stage_span){.begin_ns = t->begin_ns, .end_ns = t->end_ns, .step = s->step,
                                                  .kind = (int)t->action.kind, .segment = t->action.segment,
-                                                 .microbatch = t->action.microbatch});
+                                                 .microbatch = (int)(t->action.microbatch % s->M)});
     }
     rb_link_event e[64];
     for (int n; s->link && (n = rb_link_take_events(s->link, e, 64)) > 0;)
@@ -86,9 +85,11 @@ static resbm_status run_list(rb_stage *s, const rb_schedule *list, int64_t *busy
     int done = 0;
     for (int i = 0; i < s->hosted; i++) rb_seat_clear(&s->seat[i]);
     s->wait_ns = 0;
-    memset(s->host_losses, 0, (size_t)s->M * sizeof *s->host_losses);
+    s->base_step = s->step;
+    s->base_sequence = s->sequence;
+    memset(s->host_losses, 0, (size_t)s->ring * sizeof *s->host_losses);
     RB_TRY(rb_execute(list, s->self, &hooks, NULL, s->trace, &done, err));
-    *busy = record(s, done);
+    *busy = rb_stage_record(s, done);
     return RESBM_OK;
 }
 
@@ -112,17 +113,32 @@ static bool all_finite(const double *v, int64_t n) {
     return true;
 }
 
-static json_t *traffic(const rb_stage *s) {
+json_t *rb_stage_traffic(const rb_stage *s) {
     json_t *a = json_array();
     for (int i = 0; i < RB_TRAFFIC_COUNT; i++) json_array_append_new(a, json_integer((json_int_t)s->handed[i]));
     return a;
 }
 
-static json_int_t peak_rss(void) {
+int64_t rb_stage_peak_rss(void) {
     struct rusage u;
     getrusage(RUSAGE_SELF, &u);
-    return (json_int_t)u.ru_maxrss * 1024;
+    return (int64_t)u.ru_maxrss * 1024;
 }
+
+/* count rows of M values each, out of places from that of microbatch `first` on. */
+static json_t *in_order(const rb_stage *s, const double *values, int count, int64_t first) {
+    double *v = malloc((size_t)(count * s->M) * sizeof *v + 1);
+    if (!v) return NULL;
+    for (int i = 0; i < count; i++)
+        for (int64_t m = 0; m < s->M; m++) v[i * s->M + m] = values[i * s->ring + (first + m) % s->ring];
+    json_t *a = rb_json_doubles(v, (int)(count * s->M));
+    free(v);
+    return a;
+}
+
+json_t *rb_stage_losses(const rb_stage *s, int64_t first) { return in_order(s, s->host_losses, 1, first); }
+
+json_t *rb_stage_aux_losses(const rb_stage *s, int64_t first) { return in_order(s, s->host_aux, s->hosted, first); }
 
 resbm_status rb_stage_step(rb_stage *s, const json_t *in, json_t **reply, rb_err *err) {
     int64_t busy = 0, begin = rb_now_ns();
@@ -131,23 +147,31 @@ resbm_status rb_stage_step(rb_stage *s, const json_t *in, json_t **reply, rb_err
     s->sequence = (uint64_t)json_integer_value(json_object_get(in, "sequence"));
     s->evaluating = false;
     RB_TRY(rb_stage_narrow(s, (int64_t)s->step, err));
-    double tokens = (double)(s->M * s->B * s->T);
+    double tokens = (double)((s->updates ? s->per_update : s->M) * s->B * s->T);
+    s->graded = 0;
+    s->stale = 0;
+    if (s->updates) rb_stage_begin_versions(s);
     s->grad_scale = (float)(1.0 / tokens);
     s->aux_scale = (float)(rb_aux_weight(&s->cfg, (int64_t)s->step) / tokens);
-    RB_TRY(load_ids(s, (int64_t)s->sequence, 0, err));
+    RB_TRY(rb_stage_load_ids(s, (int64_t)s->sequence, 0, 0, err));
     RB_TRY(rb_stage_zero_grads(s->model, s->q, err));
     RB_TRY(run_list(s, &s->train, &busy, err));
     double *sums = calloc((size_t)s->row_count + 1, sizeof *sums);
     if (!sums) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d norms", s->row_count);
-    resbm_status st = gather_sums(s, sums, err);
+    resbm_status st = RESBM_OK;
+    if (s->updates)
+        memcpy(sums, s->update_sums, (size_t)s->row_count * sizeof *sums);
+    else
+        st = gather_sums(s, sums, err);
     if (!st && !(all_finite(sums, s->row_count) && all_finite(s->host_losses, s->M)))
         st = rb_stage_find_nonfinite(s->model, s->q, bad, sizeof bad, err);
     if (!st)
-        *reply = json_pack("{s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:s, s:I}", "t", "done", "step",
-                           (json_int_t)s->step, "loss", rb_json_doubles(s->host_losses, (int)s->M), "aux",
-                           rb_json_doubles(s->host_aux, (int)(s->hosted * s->M)), "sumsq", rb_json_doubles(sums, s->row_count),
+        *reply = json_pack("{s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:s, s:I, s:I, s:f}", "t", "done", "step",
+                           (json_int_t)s->step, "loss", rb_stage_losses(s, 0), "aux", rb_stage_aux_losses(s, 0), "sumsq", rb_json_doubles(sums, s->row_count),
                            "busy_ns", (json_int_t)busy, "wait_ns", (json_int_t)s->wait_ns, "step_ns",
-                           (json_int_t)(rb_now_ns() - begin), "sent", traffic(s), "nonfinite", bad, "rss", peak_rss());
+                           (json_int_t)(rb_now_ns() - begin), "sent", rb_stage_traffic(s), "nonfinite", bad, "rss", (json_int_t)rb_stage_peak_rss(),
+                           "updates", (json_int_t)(s->updates ? s->M / s->per_update : 1), "staleness",
+                           s->graded ? s->stale / (double)s->graded : 0.0);
     free(sums);
     return st;
 }
@@ -171,7 +195,7 @@ resbm_status rb_stage_commit(rb_stage *s, const json_t *in, rb_err *err) {
     if (!by_segment) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d factors", s->segments);
     resbm_status st =
         rb_json_get_doubles(json_object_get(in, "scale"), by_segment, s->segments, "commit.scale", err);
-    if (!st) st = update(s, in, by_segment, err);
+    if (!st && !s->updates) st = update(s, in, by_segment, err);
     free(by_segment);
     for (int i = 0; i < s->hosted && !st; i++) {
         st = rb_port_update_steps(&s->out_port[i], s->q, s->step, tokens, err);
@@ -192,7 +216,7 @@ resbm_status rb_stage_eval(rb_stage *s, const json_t *in, json_t **reply, rb_err
     resbm_status st = RESBM_OK;
     for (int64_t from = 0; from < n && !st; from += per) {
         s->sequence = (uint64_t)from;
-        st = load_ids(s, from, n, err);
+        st = rb_stage_load_ids(s, from, n, 0, err);
         if (!st) st = run_list(s, &s->eval, &busy, err);
         for (int64_t m = 0; m < s->M && !st; m++) sum += s->host_losses[m];
         s->step++;
@@ -202,7 +226,7 @@ resbm_status rb_stage_eval(rb_stage *s, const json_t *in, json_t **reply, rb_err
     if (st) return st;
     int64_t tokens = (n + per - 1) / per * per * s->T;
     *reply = json_pack("{s:s, s:o, s:I, s:o}", "t", "evaled", "loss", rb_json_doubles(&sum, 1), "tokens",
-                       (json_int_t)tokens, "sent", traffic(s));
+                       (json_int_t)tokens, "sent", rb_stage_traffic(s));
     return RESBM_OK;
 }
 
@@ -226,7 +250,7 @@ resbm_status rb_stage_stats(rb_stage *s, json_t **reply, rb_err *err) {
     json_t *memory = json_pack("[I,I,I,I,I,I,I,I,I]", (json_int_t)m.weights, (json_int_t)m.gradients, (json_int_t)m.states,
                                (json_int_t)m.windows, (json_int_t)m.scratch, (json_int_t)m.activations, (json_int_t)m.read,
                                (json_int_t)m.written, (json_int_t)m.waited_ns);
-    *reply = json_pack("{s:s, s:I, s:o, s:o, s:o}", "t", "stats", "rss", peak_rss(), "memory", memory, "sent", traffic(s),
-                       "spans", spans);
+    *reply = json_pack("{s:s, s:I, s:o, s:o, s:o}", "t", "stats", "rss", (json_int_t)rb_stage_peak_rss(), "memory", memory,
+                       "sent", rb_stage_traffic(s), "spans", spans);
     return *reply ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for this stage's trace");
 }

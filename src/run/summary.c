@@ -63,6 +63,11 @@ static void print_summary(rb_buf *b, const rb_summary *s) {
     for (int i = 0; i < s->stages; i++) rb_buf_printf(b, "%s%" PRIu64, i ? ", " : "", s->peak_rss_bytes[i]);
     rb_buf_puts(b, "],\n");
     print_memory(b, s);
+    for (int i = 0; s->staleness && i < s->stages; i++) {
+        rb_buf_puts(b, i ? ", " : "  \"staleness\": [");
+        rb_json_number(b, s->staleness[i], 6);
+    }
+    if (s->staleness) rb_buf_puts(b, "],\n");
     member(b, "bubble", s->bubble, 6);
     rb_buf_printf(b, "  \"params\": %" PRIu64 ",\n", s->params);
     rb_buf_printf(b, "  \"boundary\": \"%s\",\n  \"codec_fwd\": \"%s\",\n  \"codec_bwd\": \"%s\",\n", s->boundary,

@@ -45,6 +45,8 @@ typedef struct rb_summary {
     int stages;
     uint64_t *peak_rss_bytes; /* (stages) */
     const rb_memory_bytes *memory; /* (stages); NULL: unknown. Written, not read back */
+    const double *staleness;  /* (stages) asynchronous schedules: mean age of the weights in gradients, in updates; or
+                                 NULL. Written, not read back */
     int links;
     rb_link_bytes *link; /* (links) */
 } rb_summary;

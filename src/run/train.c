@@ -27,6 +27,10 @@ typedef struct training {
     int64_t sent[RB_MAX_STAGES][RB_TRAFFIC_COUNT]; /* at the last look */
     int64_t fwd, bwd, ids, bytes_tokens;           /* over training steps */
     double busy, spent;
+    int64_t told;                /* steps the stages have been told to do: with lists that flow, ahead of those done */
+    bool flowing;                /* stages have microbatches in flight, begun by the next step */
+    int64_t updates;             /* of the optimizer, over the whole run */
+    double staleness[RB_MAX_STAGES], stale_sum[RB_MAX_STAGES];
 } training;
 
 static double elapsed(const training *t) { return t->before_s + (double)(rb_now_ns() - t->begin_ns) * 1e-9; }
@@ -126,6 +130,7 @@ static resbm_status commit(training *t, double lr, double *norm, rb_err *err) {
     for (int i = 0; i < n; i++)
         t->scale[i] = (double)rb_clip_factor(t->cfg->optim.clip_scope == RB_CLIP_SEGMENT ? t->segment_norm[i] : *norm,
                                              t->cfg->optim.clip);
+    if (rb_config_flows(t->cfg)) return RESBM_OK; /* applied already */
     return rb_crew_tell(t->crew, json_pack("{s:s, s:I, s:o, s:o}", "t", "commit", "step", (json_int_t)t->step, "lr",
                                            rb_json_doubles(&lr, 1), "scale", rb_json_doubles(t->scale, n)), err);
 }
@@ -137,18 +142,76 @@ static double idle_share(const training *t, double step_s) {
     return fmax(0, 1 - busy / (step_s * t->crew->stages));
 }
 
+/* --- lists that flow: stages begin the next steps before all have ended this one --- */
+
+static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
+
+static bool asked_to_stop(const training *t) { return t->o->stop && atomic_load(t->o->stop); }
+
+static bool out_of_time(const training *t) {
+    return t->cfg->train.max_seconds > 0 && elapsed(t) >= t->cfg->train.max_seconds;
+}
+
+/* Does something come after this step that needs the pipeline empty? */
+static bool rests_after(const training *t, int64_t step) {
+    const rb_train_config *c = &t->cfg->train;
+    return step == c->steps || due(step, c->checkpoint_every) || (*t->cfg->data.val && due(step, c->eval_every));
+}
+
+static resbm_status tell_step(training *t, rb_err *err) {
+    bool begins = !t->flowing;
+    t->flowing = rb_config_flows(t->cfg);
+    uint64_t sequence = t->sequence + (uint64_t)((t->told - t->step) * t->cfg->train.batch);
+    return rb_crew_tell(t->crew, json_pack("{s:s, s:I, s:I, s:b}", "t", "step", "step", (json_int_t)t->told++, "sequence",
+                                           (json_int_t)sequence, "begins", begins), err);
+}
+
+/* The present step; with lists that flow also so many ahead that no stage has to wait for the coordinator, up to
+ * where the pipeline rests. */
+static resbm_status tell_steps(training *t, rb_err *err) {
+    int64_t M = t->cfg->train.microbatches, most = t->step + 1;
+    if (rb_config_flows(t->cfg)) most += 1 + (t->cfg->pipeline.stages + M - 1) / M;
+    if (t->told < t->step) t->told = t->step;
+    while (t->told < most) {
+        bool first = t->told == t->step;
+        if (!first && (rests_after(t, t->told) || asked_to_stop(t) || out_of_time(t))) break;
+        RB_TRY(tell_step(t, err));
+    }
+    return RESBM_OK;
+}
+
+/* Empties the pipeline: what is in flight is dropped, and begun again with the weights of then. */
+static resbm_status rest(training *t, rb_err *err) {
+    if (!t->flowing) return RESBM_OK;
+    snprintf(t->crew->doing, sizeof t->crew->doing, "in emptying the pipeline after step %lld", (long long)t->step);
+    t->flowing = false;
+    RB_TRY(rb_crew_tell(t->crew, json_pack("{s:s}", "t", "drop"), err));
+    RB_TRY(rb_crew_gather(t->crew, "dropped", -1, deadline(t), t->reply, err));
+    rb_crew_drop(t->crew, t->reply);
+    return RESBM_OK;
+}
+
+/* Updates that were made inside the lists; how old the weights in their gradients were. */
+static void read_updates(training *t) {
+    t->updates += json_integer_value(json_object_get(t->reply[0], "updates"));
+    for (int s = 0; s < t->crew->stages; s++) {
+        t->staleness[s] = json_number_value(json_object_get(t->reply[s], "staleness"));
+        t->stale_sum[s] += t->staleness[s];
+    }
+}
+
 static resbm_status one_step(training *t, rb_step_record *r, rb_err *err) {
     int64_t begin = rb_now_ns(), moved[RB_TRAFFIC_COUNT];
     snprintf(t->crew->doing, sizeof t->crew->doing, "in step %lld", (long long)t->step);
     r->lr = rb_lr_factor(&t->cfg->optim.rates, t->step);
-    RB_TRY(rb_crew_tell(t->crew, json_pack("{s:s, s:I, s:I}", "t", "step", "step", (json_int_t)t->step, "sequence",
-                                           (json_int_t)t->sequence), err));
+    RB_TRY(tell_steps(t, err));
     RB_TRY(rb_crew_gather(t->crew, "done", -1, deadline(t) + 3600 * RB_SEC, t->reply, err));
     RB_TRY(read_loss(t, &r->loss, err));
     RB_TRY(read_norms(t, err));
     RB_TRY(read_aux(t, err));
     if (rb_aux_weight(t->cfg, t->step) > 0) r->aux_loss = t->aux;
     RB_TRY(check_finite(t, r->loss, err));
+    read_updates(t);
     RB_TRY(commit(t, r->lr, &r->grad_norm, err));
     read_traffic(t, moved);
     t->step++;
@@ -164,6 +227,8 @@ static resbm_status one_step(training *t, rb_step_record *r, rb_err *err) {
     r->elapsed_s = elapsed(t);
     r->grad_norm_segments = t->segment_norm;
     r->segments = (int)t->cfg->model.segments;
+    r->staleness = t->cfg->pipeline.updates ? t->staleness : NULL;
+    r->stages = t->crew->stages;
     r->wire_bytes_fwd = moved[RB_TRAFFIC_ACTIVATION] + moved[RB_TRAFFIC_TOKENS];
     r->wire_bytes_bwd = moved[RB_TRAFFIC_GRADIENT];
     t->fwd += moved[RB_TRAFFIC_ACTIVATION];
@@ -179,6 +244,7 @@ static resbm_status one_step(training *t, rb_step_record *r, rb_err *err) {
 static resbm_status evaluate(training *t, int64_t sequences, double *loss, int64_t *tokens, rb_err *err) {
     int64_t moved[RB_TRAFFIC_COUNT];
     double sum;
+    RB_TRY(rest(t, err));
     snprintf(t->crew->doing, sizeof t->crew->doing, "in the evaluation after step %lld", (long long)t->step);
     RB_TRY(rb_crew_tell(t->crew, json_pack("{s:s, s:I, s:I}", "t", "eval", "sequences", (json_int_t)sequences, "number",
                                            (json_int_t)t->evals), err));
@@ -223,6 +289,7 @@ static resbm_status write_manifest(training *t, rb_err *err) {
     if (!st) st = add_files(t, &m, err);
     if (!st) st = rb_manifest_set(&m, "tokens", t->step * t->cfg->train.batch * t->cfg->model.context, err);
     if (!st) st = rb_manifest_set(&m, "elapsed_ns", (int64_t)(elapsed(t) * 1e9), err);
+    if (!st) st = rb_manifest_set(&m, "updates", t->updates, err);
     if (!st) st = rb_manifest_set(&m, "evals", (int64_t)t->evals, err);
     if (!st) st = rb_checkpoint_commit(t->o->dir, &m, t->cfg->train.keep, err);
     free(m.files);
@@ -233,6 +300,7 @@ static resbm_status write_manifest(training *t, rb_err *err) {
 static resbm_status save(training *t, rb_err *err) {
     char tmp[PATH_MAX];
     if (t->saved == t->step) return RESBM_OK;
+    RB_TRY(rest(t, err));
     snprintf(t->crew->doing, sizeof t->crew->doing, "while writing the snapshot of step %lld", (long long)t->step);
     RB_TRY(rb_checkpoint_begin(t->o->dir, t->step, tmp, err));
     RB_TRY(rb_crew_tell(t->crew, json_pack("{s:s, s:I, s:s}", "t", "save", "step", (json_int_t)t->step, "dir", tmp), err));
@@ -243,26 +311,18 @@ static resbm_status save(training *t, rb_err *err) {
     return st;
 }
 
-static bool asked_to_stop(const training *t) { return t->o->stop && atomic_load(t->o->stop); }
-
-static bool out_of_time(const training *t) {
-    return t->cfg->train.max_seconds > 0 && elapsed(t) >= t->cfg->train.max_seconds;
-}
-
-static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
-
 static double since_start(const training *t) { return (double)(rb_now_ns() - t->called_ns) * 1e-9; }
 
 static resbm_status loop(training *t, rb_err *err) {
     const rb_train_config *c = &t->cfg->train;
     bool has_val = *t->cfg->data.val != 0;
-    while (t->step < c->steps && !asked_to_stop(t) && !out_of_time(t)) {
+    while (t->step < c->steps && (t->told > t->step || (!asked_to_stop(t) && !out_of_time(t)))) {
         rb_step_record r = {0};
         bool first = isnan(t->out->start_s);
         if (first) t->out->start_s = since_start(t);
         RB_TRY(one_step(t, &r, err));
         if (first) t->out->first_step_s = since_start(t);
-        bool last = t->step == c->steps || out_of_time(t);
+        bool last = t->step == c->steps || (out_of_time(t) && t->told <= t->step);
         if (has_val && (due(t->step, c->eval_every) || last)) {
             int64_t pause = rb_now_ns(), tokens;
             RB_TRY(evaluate(t, c->eval_sequences, &r.val_loss, &tokens, err));
@@ -275,7 +335,11 @@ static resbm_status loop(training *t, rb_err *err) {
         RB_TRY(t->o->hooks.step(t->o->hooks.ctx, &r, err));
         if (due(t->step, c->checkpoint_every)) RB_TRY(save(t, err));
     }
-    return save(t, err);
+    RB_TRY(save(t, err));
+    if (rb_config_flows(t->cfg) && !rests_after(t, t->step) && t->o->hooks.note)
+        t->o->hooks.note(t->o->hooks.ctx, "stopped between snapshots: microbatches in flight were dropped, which a run that goes on "
+                                          "undisturbed does not do here; with --resume its losses will differ a little from such a one's");
+    return RESBM_OK;
 }
 
 static int by_value(const void *a, const void *b) {
@@ -312,6 +376,8 @@ static void sum_up(training *t) {
     qsort(t->step_s, (size_t)t->timed, sizeof *t->step_s, by_value);
     o->step_s = t->timed ? t->step_s[t->timed / 2] : 0;
     o->tokens_per_s = o->step_s > 0 ? (double)(t->cfg->train.batch * t->cfg->model.context) / o->step_s : 0;
+    for (int s = 0; s < o->stages; s++)
+        o->staleness[s] = t->cfg->pipeline.updates && t->timed ? t->stale_sum[s] / (double)t->timed : NAN;
     o->bubble = t->spent > 0 ? 1 - t->busy / t->spent : 0;
     double crossings = (double)t->bytes_tokens * borders(t->cfg);
     o->ratio = t->cfg->boundary.k > 0 ? (double)t->cfg->model.d / (double)rb_live_width(t->cfg, t->cfg->train.steps) : 1;
@@ -345,6 +411,20 @@ static resbm_status finish(training *t, rb_err *err) {
     return st;
 }
 
+/* What changes nothing under a synchronous schedule, but the result under one that is not. */
+static void warn_of_staleness(const rb_config *was, const rb_config *now, rb_buf *warnings) {
+    if (!was->pipeline.updates && !now->pipeline.updates) return;
+    if (strcmp(was->pipeline.schedule, now->pipeline.schedule) || was->pipeline.stages != now->pipeline.stages ||
+        was->pipeline.inflight != now->pipeline.inflight || was->pipeline.vertical_sync != now->pipeline.vertical_sync)
+        rb_buf_printf(warnings, "the snapshot was made with %s on %lld stages and goes on with %s on %lld: it begins with nothing "
+                                "in flight, and with other staleness than it would have had\n",
+                      was->pipeline.schedule, (long long)was->pipeline.stages, now->pipeline.schedule,
+                      (long long)now->pipeline.stages);
+    if (was->train.eval_every != now->train.eval_every || was->train.checkpoint_every != now->train.checkpoint_every)
+        rb_buf_puts(warnings, "train.eval_every or train.checkpoint_every is another: the pipeline rests at other steps, and an "
+                              "asynchronous schedule's losses differ a little\n");
+}
+
 /* Where to go on: fills the cursor from the newest whole checkpoint. */
 static resbm_status find_start(training *t, char load[PATH_MAX], rb_err *err) {
     rb_buf why = {0};
@@ -365,11 +445,15 @@ static resbm_status find_start(training *t, char load[PATH_MAX], rb_err *err) {
         t->epoch = m->epoch + 1;
         t->before_s = (double)rb_manifest_get(m, "elapsed_ns") * 1e-9;
         t->evals = (uint64_t)rb_manifest_get(m, "evals");
+        t->updates = rb_manifest_get(m, "updates");
+        if (!t->updates) t->updates = t->step;
         st = rb_config_defaults(saved, err);
         if (!st) st = rb_config_load_text(saved, load, m->config, strlen(m->config), err);
+        saved->pipeline.placed = true; /* where it put its segments does not matter, and its file may be gone */
         if (!st) st = rb_config_validate(saved, err);
         rb_buf warnings = {0};
         if (!st) st = rb_config_resume_check(saved, t->cfg, &warnings, err);
+        if (!st) warn_of_staleness(saved, t->cfg, &warnings);
         if (warnings.len && t->o->hooks.note) t->o->hooks.note(t->o->hooks.ctx, warnings.data);
         rb_buf_free(&warnings);
     }
@@ -430,6 +514,7 @@ static resbm_status run(training *t, rb_err *err) {
     rb_crew_options o = {.cfg = t->cfg, .program = t->o->program, .load = *load ? load : NULL, .epoch = (uint32_t)t->epoch,
                          .training = true, .scratch = t->o->dir, .stop = t->o->stop};
     RB_TRY(rb_crew_open(&o, &t->crew, err));
+    t->crew->ahead = rb_config_flows(t->cfg);
     RB_TRY(announce(t, err));
     t->begin_ns = rb_now_ns();
     RB_TRY(loop(t, err));

@@ -18,6 +18,8 @@ typedef struct rb_step_record {
     double val_loss;
     double step_s, tokens_per_s, elapsed_s; /* elapsed: training time since the run began, resumed parts included */
     int64_t wire_bytes_fwd, wire_bytes_bwd; /* over all links, headers included; token ids count as forward */
+    const double *staleness;   /* (stages) mean age, in updates, of the weights in this step's gradients; NULL: 0 */
+    int stages;
     double bubble;             /* share of the stages' time of this step without computation */
 } rb_step_record;
 
@@ -31,6 +33,7 @@ typedef struct rb_train_summary {
     bool nothing_left;            /* resumed with all steps done: nothing was started, no other field is filled */
     double start_s, first_step_s; /* from begun_ns to the begin and to the end of the first step; NAN without one */
     int stages;
+    double staleness[RB_MAX_STAGES]; /* mean over the steps; NAN with a synchronous schedule */
     int64_t peak_rss[RB_MAX_STAGES];
     rb_memory_bytes memory[RB_MAX_STAGES];
     int64_t sent[RB_MAX_STAGES][RB_TRAFFIC_COUNT];
