@@ -18,6 +18,7 @@ resbm_status rb_link_pair_end(int self, const rb_shape_options *shape, rb_link *
 
 typedef struct dialing {
     rb_link *from;
+    int to;
     const char *address;
     resbm_status st;
     rb_err err;
@@ -25,18 +26,18 @@ typedef struct dialing {
 
 static void *dial(void *arg) {
     dialing *d = arg;
-    d->st = rb_link_connect(d->from, 2, d->address, rb_now_ns() + PATIENCE_NS, &d->err);
+    d->st = rb_link_connect(d->from, d->to, d->address, rb_now_ns() + PATIENCE_NS, &d->err);
     return NULL;
 }
 
-static resbm_status join(const rb_link_pair *p, rb_listener *listener, rb_err *err) {
-    dialing d = {.from = p->a, .address = rb_listener_address(listener)};
+static resbm_status meet(rb_link *a, rb_link *b, int number_b, rb_listener *listener, rb_err *err) {
+    dialing d = {.from = a, .to = number_b, .address = rb_listener_address(listener)};
     pthread_t t;
     int peer;
     if (pthread_create(&t, NULL, dial, &d) != 0)
         return rb_fail(err, RESBM_E_MEMORY, "no memory for a thread");
-    resbm_status st = rb_link_accept(p->b, listener, rb_now_ns() + PATIENCE_NS, &peer, err);
-    if (st != RESBM_OK) rb_link_close(p->a);
+    resbm_status st = rb_link_accept(b, listener, rb_now_ns() + PATIENCE_NS, &peer, err);
+    if (st != RESBM_OK) rb_link_close(a);
     pthread_join(t, NULL);
     if (st == RESBM_OK && d.st != RESBM_OK) {
         st = d.st;
@@ -45,17 +46,22 @@ static resbm_status join(const rb_link_pair *p, rb_listener *listener, rb_err *e
     return st;
 }
 
+resbm_status rb_link_pair_join(const char *address, rb_link *a, rb_link *b, int number_b, rb_err *err) {
+    rb_listener *listener;
+    RB_TRY(rb_listen(address, &listener, err));
+    resbm_status st = meet(a, b, number_b, listener, err);
+    rb_listener_close(listener);
+    return st;
+}
+
 resbm_status rb_link_pair_open(const char *address, const rb_shape_options *a, const rb_shape_options *b,
                                rb_link_pair *out, rb_err *err) {
     rb_link_pair p = {0};
-    rb_listener *listener = NULL;
     resbm_status st;
     RB_TRY_GOTO(st, rb_link_pair_end(1, a, &p.a, err), out);
     RB_TRY_GOTO(st, rb_link_pair_end(2, b, &p.b, err), out);
-    RB_TRY_GOTO(st, rb_listen(address, &listener, err), out);
-    st = join(&p, listener, err);
+    st = rb_link_pair_join(address, p.a, p.b, 2, err);
 out:
-    rb_listener_close(listener);
     if (st != RESBM_OK) rb_link_pair_close(&p);
     *out = p;
     return st;

@@ -11,6 +11,9 @@ typedef struct rb_link_pair {
 
 /* An endpoint of stage `self` that takes everything a measurement sends; shape NULL: unshaped. */
 resbm_status rb_link_pair_end(int self, const rb_shape_options *shape, rb_link **out, rb_err *err);
+/* Connects `a` to `b`, whose number is number_b and which listens at `address` for it; blocks 10 s at most. A refusal
+ * closes a. */
+resbm_status rb_link_pair_join(const char *address, rb_link *a, rb_link *b, int number_b, rb_err *err);
 /* Both ends, connected over `address` (b listens). */
 resbm_status rb_link_pair_open(const char *address, const rb_shape_options *a, const rb_shape_options *b,
                                rb_link_pair *out, rb_err *err);
