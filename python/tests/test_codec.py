@@ -2,14 +2,17 @@
 
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from resbm.torch import reference
+from resbm.torch import reference, triton_codec
 from resbm.torch.codec import BACKWARD, FORWARD, NAMES, Codec, CodecError
 
+SCALES = ("none", "step", "token", "group", *(f"group{g}" for g in (32, 16, 8, 4, 2)))
 SHAPES = [(1, 1, 1), (3, 5, 7), (2, 9, 2), (2, 21, 16), (1, 70, 33)]
 SOURCE = Path(os.environ.get("RB_SOURCE_DIR", Path(__file__).parents[2]))
 
@@ -47,6 +50,39 @@ def test_c_and_python_agree_bit_for_bit(name, direction, shape, learned):
     assert torch.equal(back.view(torch.int32), again.view(torch.int32))
 
 
+@pytest.mark.parametrize("shape", SHAPES[1:4])
+@pytest.mark.parametrize("name,direction,learned", KINDS)
+def test_triton_and_c_agree_bit_for_bit(name, direction, shape, learned, monkeypatch):
+    monkeypatch.setattr(triton_codec, "BLOCK", 64)  # several programs for each sequence
+    codec = Codec(name, direction, boundary=3, seed=0xFEDCBA9876543210)
+    steps = torch.rand(shape[2]) + 0.05 if learned else None
+    x = values(shape, seed=8)
+    data = codec.pack(x, step=17, sequence=(1 << 32) - 2, steps=steps)
+    assert torch.equal(triton_codec.pack(codec, x, 17, (1 << 32) - 2, steps), data)
+    out = torch.empty(shape)
+    assert triton_codec.unpack(codec, data, shape, steps, out) is out
+    assert torch.equal(out.view(torch.int32), codec.unpack(data, shape, steps=steps).view(torch.int32))
+    if learned:
+        sums = torch.zeros(shape[2], dtype=torch.int64)
+        codec.add_code_sums(sums, data, shape, steps)
+        assert torch.equal(sums, triton_codec.code_sums(codec, data, shape))
+
+
+def test_triton_kernels_compile_and_nothing_in_them_rounds_otherwise(tmp_path):
+    env = {n: v for n, v in os.environ.items() if n != "TRITON_INTERPRET"} | dict(TRITON_CACHE_DIR=str(tmp_path))
+    script = Path(__file__).with_name("triton_compile.py")
+    made = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, timeout=300)
+    assert made.stdout.count("compiled") == made.stdout.count("True") == 5, made.stdout + made.stderr
+    assert "inexact" not in made.stdout, made.stdout
+
+
+def test_triton_shows_an_unusable_step_as_nan():
+    codec, steps, x = Codec("int4"), torch.tensor([0.5, 0.0, float("nan"), 1e31]), torch.ones(1, 2, 4)
+    data = triton_codec.pack(codec, x, 0, 0, steps)
+    back = triton_codec.unpack(codec, data, (1, 2, 4), torch.ones(4), torch.empty(1, 2, 4))
+    assert back[0, 0, 0] == 2 and back[..., 1:].isnan().all()
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("direction", [FORWARD, BACKWARD])
 def test_strange_bytes_unpack_alike(name, direction):
@@ -56,6 +92,8 @@ def test_strange_bytes_unpack_alike(name, direction):
     data = torch.randint(0, 256, (codec.packed_bytes(shape),), generator=g, dtype=torch.uint8)
     plain = reference.unpack(data, shape, name, codec.scale())
     assert torch.equal(codec.unpack(data, shape).view(torch.int32), plain.view(torch.int32))
+    fast = triton_codec.unpack(codec, data, shape, None, torch.empty(shape))
+    assert torch.equal(fast.view(torch.int32), plain.view(torch.int32))
 
 
 def golden():
@@ -88,7 +126,7 @@ def test_plain_statement_against_the_golden_bytes():
     for code, scale, stochastic, steps, x, packed, y, key in golden():
         if code >= len(NAMES):
             continue
-        name, kind = NAMES[code], ("none", "step", "token", "group")[scale]
+        name, kind = NAMES[code], SCALES[scale]
         data = reference.pack(x, name, kind, steps=steps, stochastic=stochastic, **key)
         assert torch.equal(data, packed), (name, kind, stochastic, tuple(x.shape))
         back = reference.unpack(packed, tuple(x.shape), name, kind, steps=steps)

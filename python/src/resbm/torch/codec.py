@@ -97,14 +97,19 @@ class Codec:
         return x
 
     def add_code_sums(self, sums: Tensor, data: Tensor, shape: tuple[int, int, int], steps: Tensor) -> None:
-        """Sums (k) i64 on the CPU += squares of the codes per coordinate; what both ends see alike."""
-        host = data.cpu().contiguous()
+        """Sums (k) i64, on data's device, += squares of the codes per coordinate; what both ends see alike."""
+        if data.is_cuda:
+            from . import triton_codec
+
+            sums += triton_codec.code_sums(self, data, shape)
+            return
+        data = data.contiguous()
         self._set(steps)
-        self._native.code_sums(host.data_ptr(), host.numel(), shape, sums.data_ptr())
+        self._native.code_sums(data.data_ptr(), data.numel(), shape, sums.data_ptr())
 
     def update_steps(self, steps: Tensor, sums: Tensor, tokens: int, updates: int) -> None:
         """New learned steps (k), in place, from sums over `tokens` tokens; updates: how many came before."""
-        host = steps.detach().to("cpu", torch.float32).contiguous()
+        host, sums = steps.detach().to("cpu", torch.float32).contiguous(), sums.cpu()
         self._native.steps_update(host.data_ptr(), sums.data_ptr(), host.numel(), tokens, updates)
         with torch.no_grad():
             steps.copy_(host)

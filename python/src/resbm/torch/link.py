@@ -161,7 +161,7 @@ class Link:
             return
         assert self._forward is not None
         if self._sums is None:
-            self._sums = torch.zeros(self.k, dtype=torch.int64)
+            self._sums = torch.zeros(self.k, dtype=torch.int64, device=data.device)
         self._forward.add_code_sums(self._sums, data, shape, steps)
         self._counted += shape[0] * shape[1]
 

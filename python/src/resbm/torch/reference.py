@@ -83,7 +83,7 @@ def _pack_bf16(x: Tensor, h: Tensor | None) -> Tensor:
 
 
 def _unit_length(scale: str, k: int) -> int:
-    return k if scale == "token" else GROUP
+    return k if scale == "token" else int(scale.removeprefix("group") or GROUP)
 
 
 def _unit_words(x: Tensor, length: int, qmax: int) -> Tensor:
@@ -109,10 +109,12 @@ def _codes(x: Tensor, inverse: Tensor, bad: int, qmax: int, h: Tensor | None) ->
 
 
 def packed_bytes(code: str, scale: str, b: int, t: int, k: int) -> int:
-    """Exact length of a packed (b,t,k). scale: none, token, group or step."""
+    """Exact length of a packed (b,t,k). scale: none, token, step, or group (of 64; group32 of 32 ...)."""
     n = t * k
-    length = _unit_length(scale, k)
-    scales = 0 if scale in ("none", "step") else 2 * ((n + length - 1) // length)
+    scales = 0
+    if scale not in ("none", "step"):
+        length = _unit_length(scale, k)
+        scales = 2 * ((n + length - 1) // length)
     return b * (scales + (n * _BITS[code] + 7) // 8)
 
 
@@ -171,11 +173,12 @@ def unpack(
         return _from_bits(_integers(d, 4)).view(shape)
     if code == "bf16":
         return _from_bits(_integers(d, 2) << 16).view(shape)
-    qmax, length = QMAX[code], _unit_length(scale, k)
+    qmax = QMAX[code]
     if scale == "step":
         assert steps is not None
         unit = steps.repeat(t)[None]
     else:
+        length = _unit_length(scale, k)
         head = 2 * ((n + length - 1) // length)
         unit = _unit_values(_integers(d[:, :head], 2)).repeat_interleave(length, 1)[:, :n]
         d = d[:, head:]

@@ -119,7 +119,7 @@ class PackedStage(_PipelineStageBase):
             return
         who, them = self._who(self.stage_index), self._who(self.stage_index + 1)
         theirs = self._board.read(f"{self.behind.link.index}/reply", who, f"{them} to say what it receives")
-        compare(who, self._sizes(self.behind, cast(int, self._microbatches)), them, theirs)
+        compare(who, self._sizes(self.behind, self._microbatches), them, theirs)
         self._shapes_agreed = True
 
     def _prepare_forward_infra(
@@ -260,7 +260,7 @@ class PackedStage(_PipelineStageBase):
             return  # torch calls this at the end of an evaluation too
         for end in (self.before, self.behind):
             if end is not None:
-                end.link.end_step(end.steps, sequences=cast(int, self._microbatches) * end.shape[0])
+                end.link.end_step(end.steps, sequences=self._microbatches * end.shape[0])
 
     def set_position(self, step: int, sequence: int) -> None:
         """Where a resumed run goes on: steps done, and number of the next sequence."""
