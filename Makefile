@@ -24,7 +24,7 @@ configure:
 	    cmake -S . -B $(BUILD) "$$@" -DCMAKE_BUILD_TYPE=$(BUILD_TYPE) -DCMAKE_INSTALL_PREFIX=$(PREFIX) \
 	    -DRESBM_TESTS=ON $(CMAKE_ARGS)
 
-demo: ## install what is missing, build, train twice over slow links, compare (TEXT=file for your own text)
+demo: ## install what is missing, build, train over slow links and alone, compare (TEXT=file for your own text)
 	@scripts/install-deps.sh build demo
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) scripts/demo.sh $(TEXT)

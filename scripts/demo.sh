@@ -1,14 +1,15 @@
 #!/bin/sh
-# The demonstration behind `make demo [TEXT=file]`: one model, four stages, slow links, the same wall time twice: once
-# with whole activations (bf16) over the links, once through residual boundaries at 128x in 4 bits.
+# The demonstration behind `make demo [TEXT=file]`: one model, four stages, slow links, the same wall time three times:
+# with whole activations (bf16) over the links; through residual boundaries that send a 128th of the bytes; and what one of
+# the four machines could train by itself, without any link.
 #   scripts/demo.sh [TEXTFILE ...]
-# BUILD: the build folder. DEMO_DIR (demo): where shards, runs and report go. DEMO_SECONDS (75): wall time of each run.
-# DEMO_SET: further section.key=value overrides for both runs.
+# BUILD: the build folder. DEMO_DIR (demo): where shards, runs and report go. DEMO_SECONDS (65): wall time of each run.
+# DEMO_SET: further section.key=value overrides for all runs.
 set -eu
 cd "$(dirname "$0")/.."
 resbm=${BUILD:-build}/resbm
 dir=${DEMO_DIR:-demo}
-seconds=${DEMO_SECONDS:-75}
+seconds=${DEMO_SECONDS:-65}
 run=examples/demo.yaml
 [ -x "$resbm" ] || { echo "demo: $resbm is missing; run make first" >&2; exit 1; }
 
@@ -28,7 +29,7 @@ if [ $# -eq 0 ]; then
 fi
 say "text to token shards: $*"
 mkdir -p "$dir"
-rm -rf "$dir/corpus" "$dir/uncompressed" "$dir/residual-128x"
+rm -rf "$dir/corpus" "$dir/uncompressed" "$dir/residual-128x" "$dir/alone" "$dir/alone-others"
 "$resbm" data --out "$dir/corpus" --tokenizer bytes "$@"
 
 # How slow must a link be on this machine to be to it what 80 Mbit/s is to a GPU? Kept equal is
@@ -70,15 +71,42 @@ train() {
         "data.val=$dir/corpus/val-*.bin" "link.up=${rate}bit" "link.down=${rate}bit" "$@" ${DEMO_SET:-}
 }
 say "uncompressed: bf16 activations and gradients, $seconds s"
-train uncompressed "train.max_seconds=$seconds" boundary.kind=none boundary.tokens=none \
+train uncompressed "train.max_seconds=$seconds" boundary.kind=none boundary.tokens=none boundary.aux=none \
     boundary.codec_fwd=bf16 boundary.codec_bwd=bf16
 
-# A run ends with a whole step, and steps are long here: the second run gets the time that the first one took.
+# A run ends with a whole step, and steps are long here: the other runs get the time that the first one took.
 seconds=$(sed -n 's/^ *"time_s": \([0-9.]*\).*/\1/p' "$dir/uncompressed/summary.json")
-say "residual boundaries, 128x narrower, 4 bits, token ids beside them, $(printf %.0f "$seconds") s"
+say "residual boundaries: 4 bits of each of $((d / $(value ratio))) latents where bf16 has $((16 * d)) bits (128x), token ids beside, $(printf %.0f "$seconds") s"
 train residual-128x "train.max_seconds=$seconds"
 
-say "the same wall time, the same links"
-"$resbm" report "$dir/uncompressed" "$dir/residual-128x" --out "$dir/report.html"
+# What the last stage holds, its trunk's blocks included, is what one machine has room and time for. Its speed is a stage's:
+# as many copies as there are stages share this machine, each with a seed of its own; the first one is shown.
+alone=$((layers / stages + $(value trunk_blocks)))
+threads=$(($(nproc) / stages))
+[ "$threads" -gt 0 ] || threads=1
+alone() {
+    train "$1" "train.max_seconds=$seconds" "model.layers=$alone" model.segments=1 boundary.kind=none boundary.tokens=none \
+        boundary.aux=none boundary.codec_fwd=bf16 boundary.codec_bwd=bf16 pipeline.stages=1 "pipeline.threads=$threads" \
+        "train.seed=$2"
+}
+say "alone: one machine without links, $alone blocks, $(printf %.0f "$seconds") s ($stages at once, each on its share of this machine)"
+mkdir -p "$dir/alone-others"
+others=
+trap '[ -z "$others" ] || kill $others 2>/dev/null || :' EXIT
+trap 'exit 130' INT TERM
+copy=1
+while [ "$copy" -lt "$stages" ]; do
+    alone "alone-others/seed-$((copy + 1))" "$((copy + 1))" >"$dir/alone-others/seed-$((copy + 1)).log" 2>&1 &
+    others="$others $!"
+    copy=$((copy + 1))
+done
+alone alone 1
+for pid in $others; do
+    wait "$pid" || { echo "demo: one of the copies failed; see $dir/alone-others/*.log" >&2; exit 1; }
+done
+others=
+
+say "the same wall time"
+"$resbm" report "$dir/uncompressed" "$dir/residual-128x" "$dir/alone" --out "$dir/report.html"
 echo
 echo "curves, links and pipeline: $dir/report.html"

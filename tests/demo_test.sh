@@ -1,6 +1,6 @@
 #!/bin/sh
 # ctest: timeout=240 serial
-# The whole path of `make demo`, shortened: shards from real text, rate of the links, both runs, table, report.
+# The whole path of `make demo`, shortened: shards from real text, rate of the links, the three runs, table, report.
 set -eu
 resbm=$RB_BINARY_DIR/resbm
 [ -x "$resbm" ] || { echo "$resbm was not built"; exit 1; }
@@ -17,7 +17,7 @@ BUILD=$RB_BINARY_DIR DEMO_DIR=$here/demo DEMO_SECONDS=${DEMO_TEST_SECONDS:-5} \
     "$RB_SOURCE_DIR/scripts/demo.sh" "$here/text" >log 2>&1 || fail "the demo failed"
 
 grep -q 'c = 10\.' log || fail "c of the GPU is not near 10"
-for run in uncompressed residual-128x; do
+for run in uncompressed residual-128x alone; do
     for file in metrics.jsonl summary.json trace.json config.yaml; do
         [ -s "demo/$run/$file" ] || fail "$run left no $file"
     done
@@ -35,3 +35,11 @@ for way in fwd bwd; do
         'BEGIN { exit !(a > 500 && b > 0 && a > 20 * b) }' || fail "bytes per token $way are not what they should be"
 done
 [ "$(number residual-128x steps)" -gt "$(number uncompressed steps)" ] || fail "the narrow boundary was not faster"
+
+# The machine alone holds what the last stage does, under no links; its copies with other seeds are there too.
+awk -v a="$(number alone bytes_per_token_fwd)" 'BEGIN { exit !(a == 0) }' || fail "the machine alone has sent something"
+grep -q 'layers: 3' demo/alone/config.yaml || fail "the machine alone has not the three blocks of the last stage"
+for seed in 2 3 4; do
+    [ -s "demo/alone-others/seed-$seed/summary.json" ] || fail "no copy of the machine alone with seed $seed"
+done
+grep -q '^ *uncompressed *residual-128x *alone$' log || fail "the table does not show the three runs"
