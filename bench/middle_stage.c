@@ -136,7 +136,7 @@ static resbm_status open_bench(bench *b, const char *program, rb_err *err) {
     RB_TRY(rb_listen("tcp:127.0.0.1:0", &b->at_behind, err));
     rb_link_options lo = {.self = RB_PEER_COORDINATOR, .stages = STAGES, .token = token, .limits = limits};
     RB_TRY(rb_link_open(&lo, &b->control, err));
-    RB_TRY(rb_spawn_stage(program, "", rb_listener_address(b->at_control), SELF, STAGES, token, &b->child, err));
+    RB_TRY(rb_spawn_stage(program, "", rb_listener_address(b->at_control), SELF, STAGES, token, NULL, &b->child, err));
     RB_TRY(rb_link_accept(b->control, b->at_control, deadline(b), &peer, err));
     RB_TRY(send_config(b, err));
     return introduce(b, err);

@@ -14,7 +14,8 @@ for group in "$@"; do
     build) packages="$packages gcc g++ make cmake pkg-config libdnnl-dev libyaml-dev libjansson-dev libxxhash-dev
                      zlib1g-dev libsentencepiece-dev" ;;
     demo) packages="$packages dict-gcide" ;;
-    test) packages="$packages ninja-build libcmocka-dev iproute2 python3 python3-venv shellcheck" ;;
+    test) packages="$packages ninja-build libcmocka-dev iproute2 python3 python3-venv shellcheck nats-server libnats-dev
+                    libssl-dev" ;;
     sanitize) packages="$packages clang llvm" ;;
     *) echo "install-deps: unknown group '$group' (build, demo, test, sanitize)" >&2 && exit 2 ;;
     esac

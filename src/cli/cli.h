@@ -26,6 +26,7 @@ int rb_cmd_doctor(int argc, char **argv);
 int rb_cmd_verify(int argc, char **argv);
 int rb_cmd_schedule(int argc, char **argv);
 int rb_cmd_stage(int argc, char **argv);
+int rb_cmd_guard(int argc, char **argv);
 
 /* Prints "resbm: sentence" and gives the exit status of a fault. */
 int rb_cli_fail(resbm_status st, const rb_err *err);

@@ -18,6 +18,7 @@ const rb_command rb_commands[] = {
     {"doctor", "what this build and this machine can do", rb_cmd_doctor, false},
     {"bench", "measure kernels, codec, links", rb_cmd_bench, false},
     {"stage", "a stage process (started by the others)", rb_cmd_stage, true},
+    {"guard", "a program that ends with whoever started it", rb_cmd_guard, true},
     {NULL, NULL, NULL, false},
 };
 

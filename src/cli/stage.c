@@ -1,5 +1,6 @@
 #include <argp.h>
 #include <stdlib.h>
+#include <string.h>
 #include "cli/cli.h"
 #include "cli/number.h"
 #include "run/stage.h"
@@ -34,15 +35,21 @@ int rb_cmd_stage(int argc, char **argv) {
                                                     "secret on standard input.", NULL, NULL, NULL};
     arguments a = {.stage = -1};
     unsigned long long token;
+    char access[8192] = "";
     rb_err err = {0};
     if (argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;
     if (!a.control || a.stage < 0 || scanf("%16llx", &token) != 1) {
         fprintf(stderr, "resbm stage: needs --control, --stage, --stages and the run's secret on standard input\n");
         return 2;
     }
+    if (!strncmp(a.control, "nats:", 5) && (getchar() != '\n' || !fgets(access, sizeof access, stdin))) {
+        fprintf(stderr, "resbm stage: a control address of a server needs its access on standard input\n");
+        return 2;
+    }
     /* The coordinator prints the fault; a stage that cannot reach it is the only one to speak. */
     bool told;
-    resbm_status st = rb_stage_main(a.control, a.stage, a.stages, token, &told, &err);
+    resbm_status st = rb_stage_main(a.control, a.stage, a.stages, token, *access ? access : NULL, &told, &err);
+    explicit_bzero(access, sizeof access);
     if (st && !told) fprintf(stderr, "resbm stage %d: %s\n", a.stage, err.text);
     return st == RESBM_OK ? 0 : 1;
 }

@@ -28,12 +28,26 @@ struct rb_listener {
     char address[RB_ADDRESS_MAX];
     caller waiting[WAITING];
     int count;
+    rb_carrier *carrier; /* fd is then a pipe from which connections are read */
 };
 
+static resbm_status listen_over(rb_listener *l, const char *address, rb_err *err) {
+    char self[RB_CARRIER_NAME], service[RB_CARRIER_NAME];
+    if (!l->carrier || !rb_carrier_address(address, self, service)) return rb_socket_listen(address, &l->fd, l->address, err);
+    RB_TRY(l->carrier->module->listen(l->carrier->state, service, &l->fd, err));
+    snprintf(l->address, sizeof l->address, "%s", address);
+    return RESBM_OK;
+}
+
 resbm_status rb_listen(const char *address, rb_listener **out, rb_err *err) {
+    return rb_listen_over(NULL, address, out, err);
+}
+
+resbm_status rb_listen_over(rb_carrier *carrier, const char *address, rb_listener **out, rb_err *err) {
     rb_listener *l = calloc(1, sizeof *l);
     if (!l) return rb_fail(err, RESBM_E_MEMORY, "no memory to listen on %s", address);
-    resbm_status st = rb_socket_listen(address, &l->fd, l->address, err);
+    if (!strncmp(address, "nats:", 5)) l->carrier = carrier;
+    resbm_status st = listen_over(l, address, err);
     if (st != RESBM_OK) {
         free(l);
         return st;
@@ -51,7 +65,10 @@ void rb_listener_close(rb_listener *l) {
     const char *path = rb_socket_path(l->address);
     if (path) unlink(path);
     for (int i = 0; i < l->count; i++) close(l->waiting[i].fd);
-    close(l->fd);
+    if (l->carrier)
+        l->carrier->module->unlisten(l->carrier->state, l->fd);
+    else
+        close(l->fd);
     free(l);
 }
 
@@ -133,12 +150,20 @@ static bool is_tcp(int fd) {
     return getsockname(fd, (struct sockaddr *)&a, &n) == 0 && a.ss_family != AF_UNIX;
 }
 
+static resbm_status dial(const rb_link *l, const char *address, int64_t deadline_ns, int *fd, bool *retry, rb_err *err) {
+    char to[RB_CARRIER_NAME], service[RB_CARRIER_NAME];
+    int64_t until = sooner(deadline_ns, rb_now_ns() + RB_SEC);
+    if (!l->opt.carrier || !rb_carrier_address(address, to, service)) return rb_socket_dial(address, until, fd, retry, err);
+    *retry = true; /* it may serve that later */
+    return l->opt.carrier->module->dial(l->opt.carrier->state, to, service, until, fd, err) ? RESBM_E_PEER : RESBM_OK;
+}
+
 /* One dialing attempt with its exchange of hellos. */
 static resbm_status attempt(rb_link *l, rb_peer *p, const char *address, int64_t deadline_ns, bool *retry,
                             rb_err *err) {
     int fd;
     rb_hello mine = my_hello(l, p->number), answer;
-    RB_TRY(rb_socket_dial(address, sooner(deadline_ns, rb_now_ns() + RB_SEC), &fd, retry, err));
+    RB_TRY(dial(l, address, deadline_ns, &fd, retry, err));
     resbm_status st = send_hello(fd, &mine) ? RESBM_OK : rb_fail_errno(err, errno, "cannot send the hello");
     *retry = st != RESBM_OK;
     if (st == RESBM_OK) st = read_answer(l, fd, deadline_ns, &answer, err);
@@ -181,9 +206,14 @@ static void let_go(rb_listener *from, int i) {
     from->waiting[i] = from->waiting[--from->count];
 }
 
+static int next_stream(int pipe) {
+    int fd;
+    return read(pipe, &fd, sizeof fd) == sizeof fd ? fd : -1;
+}
+
 static void take_callers(rb_listener *from) {
     while (from->count < WAITING) {
-        int fd = rb_socket_accept(from->fd);
+        int fd = from->carrier ? next_stream(from->fd) : rb_socket_accept(from->fd);
         if (fd < 0) return;
         from->waiting[from->count++] = (caller){.fd = fd, .until_ns = rb_now_ns() + HELLO_NS};
     }

@@ -30,6 +30,7 @@
 #include <stdint.h>
 #include "codec/frame.h"
 #include "core/err.h"
+#include "link/carrier.h"
 #include "link/shape.h"
 
 enum { RB_PEER_COORDINATOR = -1, RB_PEER_ANY = -2 };
@@ -71,13 +72,16 @@ typedef struct rb_link_options {
     rb_shape_options
         shape; /* of this endpoint's up- and downlink, shared by all stage peers; control is not shaped */
     bool record_events; /* keep rb_link_event records for the trace */
+    rb_carrier *carrier; /* where addresses "nats:…" lead; NULL: nowhere. Outlives the link */
 } rb_link_options;
 
 typedef struct rb_link rb_link;
 typedef struct rb_listener rb_listener;
 
-/* Addresses: "unix:/path" or "tcp:host:port" (port 0: chosen by the system). */
+/* Addresses: "unix:/path", "tcp:host:port" (port 0: chosen by the system), or "nats:PARTICIPANT/SERVICE" over a carrier
+ * (which may be NULL otherwise, and is to outlive the listener). */
 resbm_status rb_listen(const char *address, rb_listener **out, rb_err *err);
+resbm_status rb_listen_over(rb_carrier *carrier, const char *address, rb_listener **out, rb_err *err);
 const char *rb_listener_address(const rb_listener *l); /* the real one, port filled in */
 void rb_listener_close(rb_listener *l);                /* removes a Unix socket's file */
 

@@ -19,6 +19,10 @@ static bool over_tcp(const rb_crew *c) { return c->o.cfg->pipeline.transport == 
  * knows the way by pipeline.addresses; without one, this machine). */
 static resbm_status listen_control(rb_crew *c, rb_listener **out, rb_err *err) {
     char address[192];
+    if (c->o.outside) {
+        snprintf(address, sizeof address, "nats:%s/control-%u", c->o.outside->self, c->o.epoch);
+        return rb_listen_over(c->o.outside->carrier, address, out, err);
+    }
     if (over_tcp(c)) {
         const char *host = c->o.cfg->pipeline.control;
         snprintf(address, sizeof address, "tcp:%s", *host ? host : "127.0.0.1:0");
@@ -53,6 +57,11 @@ static void remove_sockets(rb_crew *c) {
     c->folder[0] = 0;
 }
 
+static void poll_children(rb_crew *c) {
+    rb_children_poll(c->child, c->stages);
+    if (c->o.outside && c->o.outside->poll) c->o.outside->poll(c->o.outside->ctx, c->child, c->stages);
+}
+
 static resbm_status stopped(const rb_crew *c, rb_err *err) {
     int asked = c->o.stop ? atomic_load(c->o.stop) : 0;
     if (asked < (c->started ? 2 : 1)) return RESBM_OK;
@@ -68,7 +77,9 @@ static int64_t threads_per_stage(const rb_config *c) {
 
 static void stage_address(const rb_crew *c, int stage, char *out, size_t size) {
     const rb_pipeline_config *p = &c->o.cfg->pipeline;
-    if (!over_tcp(c))
+    if (c->o.outside)
+        snprintf(out, size, "nats:%s/stage-%u-%d", c->o.outside->who(c->o.outside->ctx, stage), c->o.epoch, stage);
+    else if (!over_tcp(c))
         snprintf(out, size, "unix:%s/%d", c->folder, stage);
     else if (p->addresses)
         snprintf(out, size, "tcp:%s", p->address[stage]);
@@ -117,7 +128,7 @@ static void name_stopped(const rb_crew *c, rb_err *err) {
 static resbm_status find_cause(rb_crew *c, resbm_status st, rb_err *err) {
     int64_t until = rb_now_ns() + RB_SEC;
     while (rb_now_ns() < until && weight(st) < 3) {
-        rb_children_poll(c->child, c->stages);
+        poll_children(c);
         if (dead_child(c, err)) return err ? err->code : RESBM_E_PEER;
         rb_err other;
         json_t *j = NULL;
@@ -179,7 +190,7 @@ static resbm_status accept_all(rb_crew *c, rb_listener *l, int64_t deadline, rb_
         }
         if (st != RESBM_E_TIMEOUT) return st;
         RB_TRY(stopped(c, err));
-        rb_children_poll(c->child, c->stages);
+        poll_children(c);
         RB_TRY(ended_early(c, NULL, err));
         if (rb_now_ns() > deadline)
             return rb_fail(err, RESBM_E_TIMEOUT, "%d of %d stages have joined within pipeline.startup_deadline", i, c->stages);
@@ -202,11 +213,16 @@ static resbm_status introduce(rb_crew *c, int64_t deadline, rb_err *err) {
     return RESBM_OK;
 }
 
+static resbm_status start_stage(rb_crew *c, const char *control, int stage, uint64_t token, rb_err *err) {
+    const rb_crew_outside *o = c->o.outside;
+    if (o) return o->start(o->ctx, stage, control, token, &c->child[stage], err);
+    return rb_spawn_stage(c->o.program, c->o.cfg->pipeline.launcher, control, stage, c->stages, token, NULL, &c->child[stage], err);
+}
+
 static resbm_status start(rb_crew *c, rb_listener *l, uint64_t token, rb_err *err) {
     int64_t deadline = rb_now_ns() + c->o.cfg->pipeline.startup_deadline_ns;
     for (int i = 0; i < c->stages; i++)
-        RB_TRY(rb_spawn_stage(c->o.program, c->o.cfg->pipeline.launcher, rb_listener_address(l), i, c->stages, token,
-                              &c->child[i], err));
+        RB_TRY(start_stage(c, rb_listener_address(l), i, token, err));
     RB_TRY(accept_all(c, l, deadline, err));
     rb_buf text = {0}, schedule = {0};
     rb_config_print(c->o.cfg, &text);
@@ -235,7 +251,8 @@ resbm_status rb_crew_open(const rb_crew_options *o, rb_crew **out, rb_err *err) 
     c->stages = (int)o->cfg->pipeline.stages;
     snprintf(c->doing, sizeof c->doing, "while starting");
     resbm_status st = getrandom(&token, sizeof token, 0) == sizeof token ? RESBM_OK : rb_fail_errno(err, errno, "getrandom");
-    rb_link_options lo = {.self = RB_PEER_COORDINATOR, .stages = c->stages, .token = token, .limits = limits};
+    rb_link_options lo = {.self = RB_PEER_COORDINATOR, .stages = c->stages, .token = token, .limits = limits,
+                          .carrier = o->outside ? o->outside->carrier : NULL};
     if (!st) st = rb_link_open(&lo, &c->control, err);
     if (!st) st = listen_control(c, &l, err);
     if (!st) st = start(c, l, token, err);
@@ -311,7 +328,7 @@ static resbm_status next_answer(rb_crew *c, const char *type, int only, json_t *
 /* A stage may answer and end between two looks: takes the answers of stages that have ended well. */
 static bool last_words(rb_crew *c, const char *type, int only, json_t **replies) {
     bool any = false;
-    rb_children_poll(c->child, c->stages);
+    poll_children(c);
     for (int i = 0; i < c->stages; i++) {
         int from;
         rb_err ignored;

@@ -9,6 +9,18 @@
 #include "run/sign.h"
 #include "run/spawn.h"
 
+/* Stages that reach the coordinator over a carrier: who they are, and who starts them. */
+typedef struct rb_crew_outside {
+    void *ctx;
+    rb_carrier *carrier;
+    const char *self; /* the coordinator's name on it */
+    const char *(*who)(void *ctx, int stage); /* name of the participant that is to be this stage */
+    /* Has it start a stage; *out.pid stays 0 where that is on another machine. */
+    resbm_status (*start)(void *ctx, int stage, const char *control, uint64_t token, rb_child *out, rb_err *err);
+    /* Notes in child what is known of processes elsewhere that have ended; or NULL. */
+    void (*poll)(void *ctx, rb_child *child, int n);
+} rb_crew_outside;
+
 typedef struct rb_crew_options {
     const rb_config *cfg; /* validated; borrowed until close */
     const char *program;  /* the resbm program, to start stages from */
@@ -16,6 +28,7 @@ typedef struct rb_crew_options {
     uint32_t epoch;
     bool training;
     const char *scratch;  /* folder for what stages keep on disk while they train, or NULL */
+    const rb_crew_outside *outside; /* NULL: processes of this machine, by sockets */
     const atomic_int *stop; /* how often the user asked to stop: 1 ends the start, 2 every wait (RESBM_E_CANCELLED); or NULL */
 } rb_crew_options;
 

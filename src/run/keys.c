@@ -253,8 +253,9 @@ const rb_key rb_keys[] = {
           "half: sending and receiving share link.up."),
     INT("link", "seed", link.seed, "1", 0, EXACT, DEPLOYMENT, "Key of jitter and loss."),
 
-    WORDY(RB_KEY_NAME, "", "engine", engine, "local", "local", DEPLOYMENT,
-          "How stages are started and connected."),
+    WORDY(RB_KEY_NAME, "", "engine", engine, "local", "local|nats", DEPLOYMENT,
+          "How stages are started and connected: processes of this machine with sockets between them, or through a NATS server "
+          "(on this machine with resbm train; across machines with resbm host and resbm join)."),
 };
 const int rb_key_count = sizeof rb_keys / sizeof *rb_keys;
 _Static_assert(sizeof rb_keys / sizeof *rb_keys <= RB_MAX_KEYS, "RB_MAX_KEYS is too small");

@@ -56,8 +56,8 @@ static int spawn_with_stdin(char **argv, int in, pid_t *pid) {
 }
 
 resbm_status rb_spawn_stage(const char *program, const char *launcher, const char *control, int stage, int stages,
-                            uint64_t token, rb_child *out, rb_err *err) {
-    char text[4096], number[16], all[16], line[32], *argv[max_words];
+                            uint64_t token, const char *access, rb_child *out, rb_err *err) {
+    char text[4096], number[16], all[16], line[8192], *argv[max_words];
     int words = split_launcher(launcher, stage, text, sizeof text, argv);
     if (words < 0) return rb_fail(err, RESBM_E_CONFIG, "pipeline.launcher is too long: \"%s\"", launcher);
     snprintf(number, sizeof number, "%d", stage);
@@ -69,8 +69,9 @@ resbm_status rb_spawn_stage(const char *program, const char *launcher, const cha
     if (!getenv("OMP_WAIT_POLICY")) setenv("GOMP_SPINCOUNT", "20000", 0);
     int ends[2];
     if (pipe2(ends, O_CLOEXEC)) return rb_fail_errno(err, errno, "cannot make a pipe for stage %d", stage);
-    int n = snprintf(line, sizeof line, "%016llx\n", (unsigned long long)token);
-    ssize_t wrote = write(ends[1], line, (size_t)n);
+    int n = snprintf(line, sizeof line, "%016llx\n%s%s", (unsigned long long)token, access ? access : "", access ? "\n" : "");
+    ssize_t wrote = n < (int)sizeof line ? write(ends[1], line, (size_t)n) : -1;
+    explicit_bzero(line, sizeof line);
     int bad = wrote == n ? spawn_with_stdin(argv, ends[0], &out->pid) : EIO;
     close(ends[0]);
     close(ends[1]);

@@ -15,10 +15,10 @@ typedef struct rb_child {
 } rb_child;
 
 /* Starts `program stage --control ADDRESS --stage N --stages M` behind `launcher` (a command prefix split at blanks, with
- * {stage} replaced; "" = none), hands it `token` as one line on its standard input. Standard output and error are
- * inherited. */
+ * {stage} replaced; "" = none), hands it `token` as one line on its standard input, and `access` (one line of JSON; NULL:
+ * none) as another. Standard output and error are inherited. */
 resbm_status rb_spawn_stage(const char *program, const char *launcher, const char *control, int stage, int stages,
-                            uint64_t token, rb_child *out, rb_err *err);
+                            uint64_t token, const char *access, rb_child *out, rb_err *err);
 /* Starts argv (ends with NULL) in a process group of its own, so that a terminal's Ctrl-C reaches only the parent.
  * Standard output and error are appended to `log`, standard input is empty; the child and its children hold `lock` (a file
  * descriptor) open for as long as they live. */

@@ -45,6 +45,7 @@ typedef struct rb_stage {
     double gflops[RB_MAX_STAGES]; /* of products, measured by each stage at the start where inflight: auto asks for it */
     bool measuring; /* opened for run/measure.h: weights stay bare */
     bool halves;    /* the schedule calls the backward pass in halves */
+    rb_carrier *carrier; /* NULL: peers are reached by sockets */
     rb_link *control, *link;
     rb_tensor_table table;
     rb_device *dev;
@@ -170,8 +171,10 @@ resbm_status rb_stage_discard(rb_stage *s, rb_action a, rb_err *err);
 void rb_stage_add_span(rb_stage *s, rb_stage_span span);
 
 /* The stage process: joins the coordinator at `control` as stage `self`, works until it is told to finish or a
- * fault. The token is the run's secret. *told: the coordinator was reached, and reports
+ * fault. The token is the run's secret; access (NULL: none) says how to reach the server of a control address "nats:…",
+ * see run/access.h. *told: the coordinator was reached, and reports
  * faults; otherwise this process is the only one that can. */
-resbm_status rb_stage_main(const char *control, int self, int stages, uint64_t token, bool *told, rb_err *err);
+resbm_status rb_stage_main(const char *control, int self, int stages, uint64_t token, const char *access, bool *told,
+                           rb_err *err);
 
 #endif

@@ -6,6 +6,7 @@
 #include <unistd.h>
 #include "core/clock.h"
 #include "device/bench_kernels.h"
+#include "run/access.h"
 #include "run/control.h"
 #include "run/sign.h"
 #include "run/stage.h"
@@ -14,7 +15,7 @@ static const rb_link_limits limits = {
     .frame_bytes = (size_t)1 << 30, .queued_bytes = (size_t)256 << 20, .inbox_bytes = (size_t)256 << 20};
 
 static resbm_status join(rb_stage *s, const char *control, uint64_t token, rb_err *err) {
-    rb_link_options o = {.self = s->self, .stages = s->stages, .token = token, .limits = limits};
+    rb_link_options o = {.self = s->self, .stages = s->stages, .token = token, .limits = limits, .carrier = s->carrier};
     RB_TRY(rb_link_open(&o, &s->control, err));
     return rb_link_connect(s->control, RB_PEER_COORDINATOR, control, rb_now_ns() + 60 * RB_SEC, err);
 }
@@ -73,7 +74,7 @@ static resbm_status read_speeds(rb_stage *s, const json_t *speeds, rb_err *err) 
 
 static resbm_status open_links(rb_stage *s, const json_t *in, uint64_t token, rb_err *err) {
     rb_link_options o = {.self = s->self, .stages = (int)s->cfg.pipeline.stages, .epoch = s->epoch, .token = token,
-                         .limits = limits, .shape = s->cfg.link, .record_events = true};
+                         .limits = limits, .shape = s->cfg.link, .record_events = true, .carrier = s->carrier};
     rb_listener *mine;
     json_t *peers;
     int from;
@@ -81,7 +82,7 @@ static resbm_status open_links(rb_stage *s, const json_t *in, uint64_t token, rb
     double gflops = 0;
     if (rb_stage_plans_in_flight(s)) RB_TRY(rb_bench_sgemm_glance((int)s->cfg.pipeline.threads, &gflops, err));
     RB_TRY(rb_link_open(&o, &s->link, err));
-    resbm_status heard = rb_listen(json_string_value(json_object_get(in, "listen")), &mine, err);
+    resbm_status heard = rb_listen_over(s->carrier, json_string_value(json_object_get(in, "listen")), &mine, err);
     if (heard && s->cfg.pipeline.addresses)
         return rb_err_context(err, heard, "pipeline.addresses, entry %d, is to be of the machine where pipeline.launcher starts "
                               "stage %d: ", s->self + 1, s->self);
@@ -163,7 +164,7 @@ static resbm_status set_up(rb_stage *s, uint64_t token, rb_err *err) {
     return st;
 }
 
-resbm_status rb_stage_main(const char *control, int self, int stages, uint64_t token, bool *told, rb_err *err) {
+resbm_status rb_stage_main(const char *control, int self, int stages, uint64_t token, const char *access, bool *told, rb_err *err) {
     *told = false;
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* no orphans: with its coordinator a stage has nothing left to do */
     signal(SIGINT, SIG_IGN);          /* the coordinator turns Ctrl-C into a snapshot */
@@ -173,7 +174,8 @@ resbm_status rb_stage_main(const char *control, int self, int stages, uint64_t t
     if (!s) return rb_fail(err, RESBM_E_MEMORY, "no memory for a stage");
     s->self = self;
     s->stages = stages;
-    resbm_status st = join(s, control, token, err);
+    resbm_status st = access ? rb_access_open(access, rb_now_ns() + 60 * RB_SEC, NULL, NULL, &s->carrier, err) : RESBM_OK;
+    if (!st) st = join(s, control, token, err);
     *told = st == RESBM_OK;
     if (!st) {
         st = set_up(s, token, err);
@@ -189,6 +191,7 @@ resbm_status rb_stage_main(const char *control, int self, int stages, uint64_t t
     rb_stage_close(s);
     rb_link_fini(s->link);
     rb_link_fini(s->control);
+    rb_carrier_close(s->carrier, rb_now_ns() + 3 * RB_SEC);
     free(s);
     return st;
 }

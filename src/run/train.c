@@ -10,12 +10,14 @@
 #include "core/clock.h"
 #include "run/control.h"
 #include "run/crew.h"
+#include "run/engine_nats.h"
 
 typedef struct training {
     const rb_train_options *o;
     const rb_config *cfg;
     rb_train_summary *out;
     rb_crew *crew;
+    rb_engine_nats *nats; /* NULL: another engine */
     rb_tensor_table table;
     json_t *reply[RB_MAX_STAGES];
     int64_t step, epoch, saved; /* steps done; run epoch; newest snapshot, -1 none */
@@ -513,6 +515,9 @@ static resbm_status run(training *t, rb_err *err) {
     }
     rb_crew_options o = {.cfg = t->cfg, .program = t->o->program, .load = *load ? load : NULL, .epoch = (uint32_t)t->epoch,
                          .training = true, .scratch = t->o->dir, .stop = t->o->stop};
+    o.outside = t->o->outside;
+    if (!o.outside && !strcmp(t->cfg->engine, "nats"))
+        RB_TRY(rb_engine_nats_open(t->cfg, t->o->program, t->o->dir, &t->nats, &o.outside, err));
     RB_TRY(rb_crew_open(&o, &t->crew, err));
     t->crew->ahead = rb_config_flows(t->cfg);
     RB_TRY(announce(t, err));
@@ -530,6 +535,7 @@ resbm_status rb_train(const rb_train_options *o, rb_train_summary *out, rb_err *
     *out = (rb_train_summary){.stages = (int)o->cfg->pipeline.stages, .start_s = NAN, .first_step_s = NAN};
     resbm_status st = run(&t, err);
     rb_crew_close(t.crew);
+    rb_engine_nats_close(t.nats);
     rb_tensor_table_free(&t.table);
     free(t.sumsq);
     free(t.segment_norm);

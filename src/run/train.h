@@ -57,6 +57,7 @@ typedef struct rb_train_options {
     int64_t begun_ns;      /* when the program was started, on rb_now_ns's clock; 0: with this call */
     bool resume;
     bool throwaway;        /* dir goes away afterwards: a fault does not speak of its snapshots */
+    const struct rb_crew_outside *outside; /* stages on other machines; NULL: what cfg->engine says */
     const atomic_int *stop; /* becomes 1: snapshot after the present step and end; 2: end without. RESBM_E_CANCELLED; or NULL */
     rb_train_hooks hooks;
 } rb_train_options;
