@@ -15,7 +15,7 @@ for group in "$@"; do
                      zlib1g-dev libsentencepiece-dev" ;;
     demo) packages="$packages dict-gcide" ;;
     test) packages="$packages ninja-build libcmocka-dev iproute2 python3 python3-venv shellcheck nats-server libnats-dev
-                    libssl-dev" ;;
+                    libssl-dev libopenmpi-dev openmpi-bin libmpich-dev mpich" ;;
     sanitize) packages="$packages clang llvm" ;;
     *) echo "install-deps: unknown group '$group' (build, demo, test, sanitize)" >&2 && exit 2 ;;
     esac

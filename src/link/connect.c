@@ -201,6 +201,25 @@ resbm_status rb_link_connect(rb_link *l, int peer, const char *address, int64_t 
     }
 }
 
+resbm_status rb_link_attach(rb_link *l, int peer, int fd, int64_t deadline_ns, rb_err *err) {
+    char me[RB_WHO_TEXT], who[RB_WHO_TEXT];
+    rb_err why = {0};
+    rb_peer *p = rb_link_peer(l, peer);
+    rb_who(me, l->opt.self);
+    resbm_status st = p && peer != l->opt.self ? RESBM_OK : rb_fail(&why, RESBM_E_ARG, "there is no such number");
+    rb_who(who, peer);
+    rb_hello mine = my_hello(l, peer), theirs;
+    if (!st && is_busy(l, p)) st = rb_fail(&why, RESBM_E_STATE, "it is connected already");
+    if (!st && !send_hello(fd, &mine)) st = rb_fail_errno(&why, errno, "cannot send the hello");
+    if (!st) st = read_answer(l, fd, deadline_ns, &theirs, &why);
+    if (!st && rb_hello_judge(&mine, &theirs, &why) != RB_WELCOME) st = RESBM_E_PEER;
+    if (!st && theirs.self != peer) st = rb_fail(&why, RESBM_E_PEER, "it is number %d", theirs.self);
+    if (!st) st = adopt(l, p, fd, is_tcp(fd), &why);
+    if (!st) return RESBM_OK;
+    close(fd);
+    return rb_fail(err, st, "%s cannot take the connection to %s: %s", me, who, why.text);
+}
+
 static void let_go(rb_listener *from, int i) {
     close(from->waiting[i].fd);
     from->waiting[i] = from->waiting[--from->count];

@@ -77,6 +77,7 @@ typedef struct rb_conn {
     int fd;
     bool tcp, shaped;
     bool readable, writable, hung_up, broken_tx, broken_rx;
+    int gone_order; /* as rb_link_gone_order tells it; with the lock */
     /* out */
     rb_list queue;
     size_t ready; /* bytes at the queue's front that may be written now (all of them when not shaped) */
@@ -108,6 +109,7 @@ struct rb_link {
     rb_conn *fresh; /* connections the I/O thread has not taken yet */
     rb_link_event *events;
     int event_count, event_cap;
+    int gone; /* connections whose end was seen */
     /* I/O thread */
     rb_conn *conns;
     rb_shape shape;
@@ -149,6 +151,8 @@ void *rb_io_main(void *link);
 /* The connection's first fault: later ones change nothing. Takes the lock. */
 void rb_io_fault(rb_link *l, rb_conn *c, resbm_status code, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+
+void rb_link_see_end(rb_link *l, rb_conn *c); /* takes the lock */
 
 /* probe.c: the answer to a probe; NULL when there is no memory. */
 rb_message *rb_probe_answer(const rb_link *l, const rb_frame_header *asked);

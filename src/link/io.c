@@ -120,6 +120,13 @@ static bool may_sleep(rb_link *l) {
     return sleeping;
 }
 
+/* First come, first counted. */
+void rb_link_see_end(rb_link *l, rb_conn *c) {
+    pthread_mutex_lock(&l->lock);
+    if (!c->gone_order) c->gone_order = ++l->gone;
+    pthread_mutex_unlock(&l->lock);
+}
+
 static void note_event(rb_link *l, const struct epoll_event *e) {
     uint64_t count;
     if (e->data.ptr == &l->wake_fd) {
@@ -129,7 +136,10 @@ static void note_event(rb_link *l, const struct epoll_event *e) {
         l->armed_ns = RB_NEVER;
     } else {
         rb_conn *c = e->data.ptr;
-        if (e->events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) c->hung_up = true;
+        if (e->events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
+            c->hung_up = true;
+            rb_link_see_end(l, c); /* the kernel lists events in the order in which they came */
+        }
         if (e->events & ~(uint32_t)EPOLLOUT) c->readable = true;
         if (e->events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) c->writable = true;
     }

@@ -326,21 +326,23 @@ static rb_peer *oldest_inbox(rb_link *l, const rb_frame_header *want) {
     return best;
 }
 
-/* With the lock: a peer whose end has not been told through RB_PEER_ANY yet; with all gone, any of them. */
+/* With the lock: of the peers whose end has not been told through RB_PEER_ANY yet, the one that ended first; with all told,
+ * any of them. */
 static rb_peer *newly_deaf(rb_link *l) {
-    rb_peer *gone = NULL;
+    rb_peer *gone = NULL, *first = NULL;
     bool alive = false;
     for (int i = 0; i < l->peer_count; i++) {
         rb_peer *p = &l->peers[i];
         if (!p->conn) continue;
         if (!p->deaf)
             alive = true;
-        else if (p->conn != p->told)
-            return p->told = p->conn, p;
-        else
+        else if (p->conn == p->told)
             gone = p;
+        else if (!first || p->conn->gone_order < first->conn->gone_order)
+            first = p;
     }
-    return alive ? NULL : gone;
+    if (first) first->told = first->conn;
+    return first ? first : alive ? NULL : gone;
 }
 
 static resbm_status wait_any(rb_link *l, const rb_frame_header *want, int64_t deadline_ns, int *from,
@@ -412,6 +414,14 @@ int rb_link_fd(rb_link *l, int peer) {
     int fd = p && p->conn ? p->conn->fd : -1;
     pthread_mutex_unlock(&l->lock);
     return fd;
+}
+
+int rb_link_gone_order(rb_link *l, int peer) {
+    const rb_peer *p = rb_link_peer(l, peer);
+    pthread_mutex_lock(&l->lock);
+    int order = p && p->conn ? p->conn->gone_order : 0;
+    pthread_mutex_unlock(&l->lock);
+    return order;
 }
 
 int rb_link_take_events(rb_link *l, rb_link_event *out, int max) {

@@ -92,6 +92,10 @@ resbm_status rb_link_connect(rb_link *l, int peer, const char *address, int64_t 
 /* Accepts one peer; *peer gets its number. A stranger (bad hello) is closed and the wait goes on. */
 resbm_status rb_link_accept(rb_link *l, rb_listener *from, int64_t deadline_ns, int *peer, rb_err *err);
 
+/* Takes a connected, non-blocking stream socket that an engine has made (link/mpi.h) as the connection to peer; the other
+ * side calls it too. Both say hello at once. The socket is the link's from now on, also when the call fails. */
+resbm_status rb_link_attach(rb_link *l, int peer, int fd, int64_t deadline_ns, rb_err *err);
+
 resbm_status rb_link_send(rb_link *l, int peer, rb_message *m, int64_t deadline_ns, rb_err *err);
 /* The message of `want`'s kind, epoch, step, boundary, direction, microbatch (and attempt) from peer. */
 resbm_status rb_link_recv(rb_link *l, int peer, const rb_frame_header *want, int64_t deadline_ns,
@@ -115,6 +119,9 @@ void rb_link_get_stats(rb_link *l, int peer, rb_link_stats *out);
 void rb_link_ask(rb_link *l, int peer);
 /* When the last frame of any kind came from the peer (rb_now_ns); 0: none yet. */
 int64_t rb_link_heard_ns(rb_link *l, int peer);
+/* Which connection ended first: 0 for a peer whose connection has not ended, else counted up from 1 in the order in which
+ * the ends were seen. */
+int rb_link_gone_order(rb_link *l, int peer);
 /* The socket of a peer, for TCP_INFO in tests; -1 when there is none. */
 int rb_link_fd(rb_link *l, int peer);
 

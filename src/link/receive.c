@@ -22,6 +22,7 @@ void rb_receive_stop(rb_link *l, rb_conn *c) {
     if (c->incoming) rb_message_free(&c->incoming->msg);
     c->incoming = NULL;
     shutdown(c->fd, SHUT_RDWR);
+    rb_link_see_end(l, c);
     pthread_mutex_lock(&l->lock);
     c->peer->deaf = true;
     rb_link_all_changed(l);
