@@ -4,7 +4,6 @@ set(RB_LAYERS "" CACHE INTERNAL "")
 
 function(rb_layer name)
   file(GLOB_RECURSE all CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.c)
-  list(FILTER all EXCLUDE REGEX "/plugin/") # modules loaded at run time are built apart
   set(tests ${all})
   set(fuzzers ${all})
   set(sources ${all})

@@ -1,6 +1,7 @@
-# One loadable module per MPI that is installed (src/link/plugin/mpi.c, compiled by its own wrapper): Open MPI and MPICH
+# One loadable module per MPI that is installed (modules/mpi/mpi.c, compiled by its own wrapper): Open MPI and MPICH
 # have different binary interfaces. Without any, engine: mpi says what is missing.
 set(RB_MPI_MODULES "")
+target_compile_definitions(rb_link PRIVATE RB_LIBDIR="${CMAKE_INSTALL_LIBDIR}") # where they are, seen from bin/..
 foreach(wrapper mpicc.openmpi mpicc.mpich mpicc)
   string(MAKE_C_IDENTIFIER "RB_${wrapper}" var)
   find_program(${var} ${wrapper})
@@ -21,8 +22,8 @@ foreach(wrapper mpicc.openmpi mpicc.mpich mpicc)
   set(module ${CMAKE_BINARY_DIR}/resbm-mpi-${kind}.so)
   add_custom_command(OUTPUT ${module}
     COMMAND ${${var}} -std=gnu11 -O2 -fPIC -shared -fvisibility=hidden -Wall -Wextra -Werror
-      -I${CMAKE_SOURCE_DIR}/src -o ${module} ${CMAKE_SOURCE_DIR}/src/link/plugin/mpi.c
-    DEPENDS ${CMAKE_SOURCE_DIR}/src/link/plugin/mpi.c ${CMAKE_SOURCE_DIR}/src/link/mpi_module.h
+      -I${CMAKE_SOURCE_DIR}/src -o ${module} ${CMAKE_SOURCE_DIR}/modules/mpi/mpi.c
+    DEPENDS ${CMAKE_SOURCE_DIR}/modules/mpi/mpi.c ${CMAKE_SOURCE_DIR}/src/link/mpi_module.h
     COMMENT "MPI module for ${kind}" VERBATIM)
   add_custom_target(rb_mpi_${kind} ALL DEPENDS ${module})
   add_dependencies(resbm rb_mpi_${kind})

@@ -36,7 +36,7 @@ install(TARGETS resbm_shared LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(FILES include/resbm.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(FILES ${CMAKE_BINARY_DIR}/resbm.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 install(FILES docs/resbm.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
-install(FILES examples/train.c examples/demo.yaml DESTINATION ${CMAKE_INSTALL_DOCDIR}/examples)
+install(FILES examples/train.c examples/demo.yaml examples/slurm.sh DESTINATION ${CMAKE_INSTALL_DOCDIR}/examples)
 
 # The report's page is part of the library (src/run/report_page.c).
 set_source_files_properties(${CMAKE_SOURCE_DIR}/src/run/report_page.c PROPERTIES

@@ -8,6 +8,7 @@
 #include "data/tokenizer.h"
 #include "device/bench_kernels.h"
 #include "link/bench_link.h"
+#include "link/mpi.h"
 #include "optim/optim.h"
 #include "pipeline/schedules.h"
 
@@ -45,6 +46,23 @@ static void registries(void) {
     }
 }
 
+static void engines(void) {
+    char program[4096];
+    names("engines");
+    puts("local: starts its stages itself");
+    for (int i = 0; rb_mpi_kinds[i]; i++) {
+        char version[128], path[4096];
+        rb_err err;
+        names("");
+        if (rb_mpi_find(rb_mpi_kinds[i], rb_cli_program(program), path, &err))
+            printf("mpi, %s: no module here (install lib%s-dev and build again)\n", rb_mpi_kinds[i], rb_mpi_kinds[i]);
+        else if (rb_mpi_describe(rb_mpi_kinds[i], rb_cli_program(program), version, &err))
+            printf("mpi, %s: %s\n", rb_mpi_kinds[i], err.text);
+        else
+            printf("mpi, %s: %s\n", rb_mpi_kinds[i], version);
+    }
+}
+
 static resbm_status machine(rb_err *err) {
     struct sysinfo s;
     double one, all;
@@ -75,6 +93,7 @@ int rb_cmd_doctor(int argc, char **argv) {
     if (argp_parse(&argp, argc, argv, 0, NULL, NULL)) return 2;
     printf("resbm %s\n", resbm_version());
     registries();
+    engines();
     resbm_status st = devices(&err);
     if (!st) st = machine(&err);
     if (!st) st = links(&err);

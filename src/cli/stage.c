@@ -48,7 +48,9 @@ int rb_cmd_stage(int argc, char **argv) {
     }
     /* The coordinator prints the fault; a stage that cannot reach it is the only one to speak. */
     bool told;
-    resbm_status st = rb_stage_main(a.control, a.stage, a.stages, token, *access ? access : NULL, &told, &err);
+    rb_stage_way way = {.control = a.control, .self = a.stage, .stages = a.stages, .token = token,
+                        .access = *access ? access : NULL};
+    resbm_status st = rb_stage_main(&way, &told, &err);
     explicit_bzero(access, sizeof access);
     if (st && !told) fprintf(stderr, "resbm stage %d: %s\n", a.stage, err.text);
     return st == RESBM_OK ? 0 : 1;

@@ -17,6 +17,17 @@ static void on_signal(int sig) {
     }
 }
 
+static void on_signal_quietly(int sig) {
+    (void)sig;
+    atomic_fetch_add(&asked, 1);
+}
+
+const atomic_int *rb_cli_stop_quietly(void) {
+    signal(SIGINT, on_signal_quietly);
+    signal(SIGTERM, on_signal_quietly);
+    return &asked;
+}
+
 const atomic_int *rb_cli_stop(void) {
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);

@@ -10,4 +10,7 @@ const atomic_int *rb_cli_stop(void);
 /* Gives both their default meaning back. */
 void rb_cli_stop_default(void);
 
+/* The same without a word, for a process that nobody looks at. */
+const atomic_int *rb_cli_stop_quietly(void);
+
 #endif

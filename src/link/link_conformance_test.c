@@ -4,9 +4,11 @@
 
 #include <netinet/in.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 #include <linux/tcp.h>
 #include "link/hello.h"
+#include "link/mpi.h"
 #include "link/socket.h"
 
 /* -- what works ----------------------------------------------------------------------------------------- */
@@ -375,7 +377,51 @@ static void wrong_arguments(void **state) {
     close_pair(p);
 }
 
+/* --- the same over an engine's streams: RB_LINK_OVER=openmpi or mpich (tests/mpi_link_test.sh; two MPIs do not fit one
+ * process) --- */
+
+static rb_mpi *mpi;
+
+static resbm_status mpi_stream(int fd[2], rb_err *err) {
+    static int channel;
+    return rb_mpi_loop(mpi, channel++ % RB_MPI_CHANNELS, fd, err);
+}
+
+static const variant mpi_plain = {.address = "mpi", .stream = mpi_stream};
+static const variant mpi_shaped = {.address = "mpi", .stream = mpi_stream, .shape = SHAPE};
+#define STAMP_MPI(f)                                                                                         \
+    {#f " (mpi)", f, NULL, NULL, (void *)(uintptr_t)&mpi_plain}, {                                           \
+#f " (mpi, shaped)", f, NULL, NULL, (void *)(uintptr_t)&mpi_shaped                                    \
+    }
+
+/* All but what is about addresses and their sockets. */
+static int run_over_mpi(const char *kind) {
+    const struct CMUnitTest tests[] = {
+        STAMP_MPI(all_sizes_cross_both_ways),
+        STAMP_MPI(order_is_kept),
+        STAMP_MPI(addressed_out_of_order),
+        STAMP_MPI(doubles_are_dropped),
+        STAMP_MPI(old_epochs_are_dropped),
+        STAMP_MPI(many_peers),
+        STAMP_MPI(counters_tell_what_crossed),
+        STAMP_MPI(events_tell_the_life_of_messages),
+        STAMP_MPI(deadline_says_who_waited_for_what),
+        STAMP_MPI(peer_that_dies_ends_the_wait),
+        STAMP_MPI(peer_may_come_back),
+        STAMP_MPI(close_ends_every_wait),
+        STAMP_MPI(full_inbox_is_named),
+        STAMP_MPI(wrong_arguments),
+    };
+    rb_err err = {0};
+    resbm_status st = rb_mpi_open(kind, RB_BINARY_DIR "/resbm", in_ms(30000), &mpi, &err);
+    int failed = st ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
+    if (!st) st = rb_mpi_close(mpi, in_ms(10000), &err);
+    if (st) fprintf(stderr, "%s\n", err.text);
+    return failed || st;
+}
+
 int main(void) {
+    if (getenv("RB_LINK_OVER")) return run_over_mpi(getenv("RB_LINK_OVER"));
     const struct CMUnitTest tests[] = {
         STAMP(all_sizes_cross_both_ways),
         STAMP(order_is_kept),

@@ -1,5 +1,5 @@
 /* What a loadable module per MPI offers. Open MPI and MPICH have different binary interfaces, so the program links to
- * neither: src/link/plugin/mpi.c is compiled once with each one's compiler wrapper that CMake finds, into
+ * neither: modules/mpi/mpi.c is compiled once with each one's compiler wrapper that CMake finds, into
  * resbm-mpi-openmpi.so and resbm-mpi-mpich.so, and link/mpi.h loads the one that belongs to the launcher.
  *
  * Everything moves bytes between ranks of the whole job; nothing of MPI's types crosses this table. All calls come from

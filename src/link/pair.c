@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <string.h>
 #include "core/clock.h"
+#include "link/internal.h"
 
 #define PATIENCE_NS (10 * RB_SEC)
 
@@ -19,14 +20,17 @@ resbm_status rb_link_pair_end(int self, const rb_shape_options *shape, rb_link *
 typedef struct dialing {
     rb_link *from;
     int to;
-    const char *address;
+    const char *address; /* NULL: fd is there already */
+    int fd;
     resbm_status st;
     rb_err err;
 } dialing;
 
 static void *dial(void *arg) {
     dialing *d = arg;
-    d->st = rb_link_connect(d->from, d->to, d->address, rb_now_ns() + PATIENCE_NS, &d->err);
+    int64_t until = rb_now_ns() + PATIENCE_NS;
+    d->st = d->address ? rb_link_connect(d->from, d->to, d->address, until, &d->err)
+                       : rb_link_attach(d->from, d->to, d->fd, until, &d->err);
     return NULL;
 }
 
@@ -51,6 +55,20 @@ resbm_status rb_link_pair_join(const char *address, rb_link *a, rb_link *b, int 
     RB_TRY(rb_listen(address, &listener, err));
     resbm_status st = meet(a, b, number_b, listener, err);
     rb_listener_close(listener);
+    return st;
+}
+
+resbm_status rb_link_pair_attach(rb_link *a, rb_link *b, int number_b, const int fd[2], rb_err *err) {
+    dialing d = {.from = a, .to = number_b, .fd = fd[0]};
+    pthread_t t;
+    if (pthread_create(&t, NULL, dial, &d) != 0)
+        return rb_fail(err, RESBM_E_MEMORY, "no memory for a thread");
+    resbm_status st = rb_link_attach(b, a->opt.self, fd[1], rb_now_ns() + PATIENCE_NS, err);
+    pthread_join(t, NULL);
+    if (st == RESBM_OK && d.st != RESBM_OK) {
+        st = d.st;
+        if (err) *err = d.err;
+    }
     return st;
 }
 

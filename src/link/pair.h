@@ -14,6 +14,8 @@ resbm_status rb_link_pair_end(int self, const rb_shape_options *shape, rb_link *
 /* Connects `a` to `b`, whose number is number_b and which listens at `address` for it; blocks 10 s at most. A refusal
  * closes a. */
 resbm_status rb_link_pair_join(const char *address, rb_link *a, rb_link *b, int number_b, rb_err *err);
+/* Connects them over the two ends of a stream (rb_link_attach), which are theirs from then on. */
+resbm_status rb_link_pair_attach(rb_link *a, rb_link *b, int number_b, const int fd[2], rb_err *err);
 /* Both ends, connected over `address` (b listens). */
 resbm_status rb_link_pair_open(const char *address, const rb_shape_options *a, const rb_shape_options *b,
                                rb_link_pair *out, rb_err *err);

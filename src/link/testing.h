@@ -10,6 +10,7 @@
 
 typedef struct variant {
     const char *address;
+    resbm_status (*stream)(int fd[2], rb_err *err); /* both ends of a stream of an engine's own; NULL: address is dialed */
     rb_shape_options shape;
 } variant;
 
@@ -44,6 +45,12 @@ static inline rb_link_options options(const variant *v, int self) {
 /* Connects a to b, b listening. */
 static inline void join(const variant *v, rb_link *a, rb_link *b, int number_b) {
     rb_err err;
+    int fd[2];
+    if (v->stream) {
+        assert_ok(v->stream(fd, &err), &err);
+        assert_ok(rb_link_pair_attach(a, b, number_b, fd, &err), &err);
+        return;
+    }
     assert_ok(rb_link_pair_join(v->address, a, b, number_b, &err), &err);
 }
 

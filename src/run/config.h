@@ -72,6 +72,7 @@ typedef struct rb_pipeline_config {
     char address[RB_MAX_STAGES][128];
     char control[128]; /* host:port of the coordinator with tcp; empty: loopback */
     char launcher[512]; /* command prefix, "{stage}" replaced; empty = none */
+    char mpi[16];      /* auto, openmpi or mpich */
     char device[16];
     double speed; /* FLOP/s; 0 = not stated */
     int64_t deadline_ns, startup_deadline_ns;

@@ -8,12 +8,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include "core/clock.h"
+#include "link/socket.h"
 #include "run/control.h"
 
 static const rb_link_limits limits = {
     .frame_bytes = (size_t)64 << 20, .queued_bytes = (size_t)64 << 20, .inbox_bytes = (size_t)64 << 20};
 
-static bool over_tcp(const rb_crew *c) { return c->o.cfg->pipeline.transport == RB_TRANSPORT_TCP; }
+static bool launched(const rb_crew *c) { return c->o.announce > 0; }
+
+static bool over_tcp(const rb_crew *c) { return launched(c) || c->o.cfg->pipeline.transport == RB_TRANSPORT_TCP; }
 
 /* Where stages reach the coordinator: beside them, or with a launcher by a named address (the first stage's host
  * knows the way by pipeline.addresses; without one, this machine). */
@@ -25,7 +28,7 @@ static resbm_status listen_control(rb_crew *c, rb_listener **out, rb_err *err) {
     }
     if (over_tcp(c)) {
         const char *host = c->o.cfg->pipeline.control;
-        snprintf(address, sizeof address, "tcp:%s", *host ? host : "127.0.0.1:0");
+        snprintf(address, sizeof address, "tcp:%s", *host ? host : c->o.everywhere ? "0.0.0.0:0" : "127.0.0.1:0");
     } else {
         const char *where = getenv("TMPDIR");
         if (!where || !*where || strlen(where) > 64) where = "/tmp"; /* a socket's path has at most 107 bytes */
@@ -68,8 +71,9 @@ static resbm_status stopped(const rb_crew *c, rb_err *err) {
     return rb_fail(err, RESBM_E_CANCELLED, "stopped at once on request, %s", c->doing);
 }
 
-static int64_t threads_per_stage(const rb_config *c) {
-    if (c->pipeline.threads > 0) return c->pipeline.threads;
+static int64_t threads_per_stage(const rb_crew *crew) {
+    const rb_config *c = crew->o.cfg;
+    if (c->pipeline.threads > 0 || launched(crew)) return c->pipeline.threads; /* 0: it knows what its launcher left it */
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     int64_t share = *c->pipeline.launcher ? cores : cores / c->pipeline.stages; /* launched elsewhere: all of it */
     return share > 0 ? share : 1;
@@ -93,7 +97,7 @@ static resbm_status send_config(rb_crew *c, int stage, const char *text, const c
     json_t *j = json_pack("{s:s, s:s, s:s*, s:I, s:b, s:I, s:s, s:s*, s:s*}", "t", "config", "config", text,
                           "schedule", schedule, "epoch",
                           (json_int_t)c->o.epoch, "training", c->o.training, "threads",
-                          (json_int_t)threads_per_stage(c->o.cfg), "listen", listen, "load", c->o.load, "scratch", c->o.scratch);
+                          (json_int_t)threads_per_stage(c), "listen", listen, "load", c->o.load, "scratch", c->o.scratch);
     return rb_control_send(c->control, stage, j, rb_now_ns() + 10 * RB_SEC, err);
 }
 
@@ -106,6 +110,20 @@ static resbm_status dead_child(rb_crew *c, rb_err *err) {
         return rb_fail(err, RESBM_E_PEER, "stage %d (process %d) %s %s", i, (int)c->child[i].pid, how, c->doing);
     }
     return RESBM_OK;
+}
+
+/* The stage that another has started and that ended first, without having said why: as nothing else tells how it ended, the
+ * kernel's word that its connection is closed has to do. */
+static resbm_status lost_stage(const rb_crew *c, rb_err *err) {
+    int first = -1;
+    for (int i = 0; i < c->stages && launched(c); i++) {
+        int order = rb_link_gone_order(c->control, i);
+        if (!order || c->spoke[i]) continue;
+        if (first < 0 || order < rb_link_gone_order(c->control, first)) first = i;
+    }
+    if (first < 0) return RESBM_OK;
+    return rb_fail(err, RESBM_E_PEER, "stage %d (rank %d, %s) is gone without a word %s: it was killed, or its machine or the network "
+                   "to it failed; mpirun's own message may tell more", first, first, c->about[first], c->doing);
 }
 
 /* How much a fault explains: one of a stage's own most, then who waited in vain, then who lost a peer. */
@@ -125,16 +143,18 @@ static void name_stopped(const rb_crew *c, rb_err *err) {
 
 /* `st` came first to the ear, but need not be the cause: a stage that was killed, or that has a fault of its own,
  * makes its neighbours complain too. Listens a little longer for it. */
-static resbm_status find_cause(rb_crew *c, resbm_status st, rb_err *err) {
+static resbm_status find_cause(rb_crew *c, resbm_status st, int from, rb_err *err) {
+    if (from >= 0 && from < c->stages) c->spoke[from] = true;
     int64_t until = rb_now_ns() + RB_SEC;
     while (rb_now_ns() < until && weight(st) < 3) {
         poll_children(c);
         if (dead_child(c, err)) return err ? err->code : RESBM_E_PEER;
         rb_err other;
         json_t *j = NULL;
-        int from;
         resbm_status got = rb_control_recv(c->control, RB_PEER_ANY, rb_now_ns() + 50 * RB_MS, &from, &j, &other);
         json_decref(j);
+        if (from >= 0 && got) c->spoke[from] = true;
+        if (from < 0 && weight(st) < 2 && lost_stage(c, err)) return RESBM_E_PEER;
         if (from < 0) rb_sleep_ns(10 * RB_MS); /* nothing was said */
         if (got == RESBM_OK || from < 0 || weight(got) <= weight(st)) continue;
         st = got;
@@ -162,6 +182,7 @@ static resbm_status all_alive(rb_crew *c, int only, json_t **replies, rb_err *er
  * one: whoever ended since may have left its answer behind. */
 static resbm_status ended_early(rb_crew *c, json_t **replies, rb_err *err) {
     RB_TRY(dead_child(c, err));
+    if (!replies) RB_TRY(lost_stage(c, err));
     json_t *j = NULL;
     int from;
     rb_err said;
@@ -205,6 +226,9 @@ static resbm_status introduce(rb_crew *c, int64_t deadline, rb_err *err) {
     for (int i = 0; i < c->stages; i++) {
         json_array_append(addresses, json_object_get(replies[i], "address"));
         json_array_append(speeds, json_object_get(replies[i], "gflops"));
+        const char *host = json_string_value(json_object_get(replies[i], "host"));
+        snprintf(c->about[i], sizeof c->about[i], "process %lld on %.60s",
+                 (long long)json_integer_value(json_object_get(replies[i], "pid")), host ? host : "?");
     }
     rb_crew_drop(c, replies);
     RB_TRY(rb_crew_tell(c, json_pack("{s:s, s:o, s:o}", "t", "peers", "addresses", addresses, "gflops", speeds), err));
@@ -219,9 +243,19 @@ static resbm_status start_stage(rb_crew *c, const char *control, int stage, uint
     return rb_spawn_stage(c->o.program, c->o.cfg->pipeline.launcher, control, stage, c->stages, token, NULL, &c->child[stage], err);
 }
 
+static resbm_status announce(const rb_crew *c, const char *address, uint64_t token, rb_err *err) {
+    char line[RB_ADDRESS_MAX + 32];
+    int n = snprintf(line, sizeof line, "%s %016llx\n", address, (unsigned long long)token);
+    bool wrote = write(c->o.announce, line, (size_t)n) == n;
+    int why = errno;
+    close(c->o.announce);
+    return wrote ? RESBM_OK : rb_fail_errno(err, why, "cannot tell the first rank where the coordinator listens");
+}
+
 static resbm_status start(rb_crew *c, rb_listener *l, uint64_t token, rb_err *err) {
     int64_t deadline = rb_now_ns() + c->o.cfg->pipeline.startup_deadline_ns;
-    for (int i = 0; i < c->stages; i++)
+    if (launched(c)) RB_TRY(announce(c, rb_listener_address(l), token, err));
+    for (int i = 0; i < c->stages && !launched(c); i++)
         RB_TRY(start_stage(c, rb_listener_address(l), i, token, err));
     RB_TRY(accept_all(c, l, deadline, err));
     rb_buf text = {0}, schedule = {0};
@@ -234,17 +268,27 @@ static resbm_status start(rb_crew *c, rb_listener *l, uint64_t token, rb_err *er
     return st ? st : introduce(c, deadline, err);
 }
 
+static void free_crew(rb_crew *c) {
+    if (!c) return;
+    free(c->child);
+    free(c->sign);
+    free(c->about);
+    free(c->spoke);
+    free(c);
+}
+
 resbm_status rb_crew_open(const rb_crew_options *o, rb_crew **out, rb_err *err) {
     rb_crew *c = calloc(1, sizeof *c);
     uint64_t token = 0;
     rb_listener *l = NULL;
     *out = NULL;
-    if (c) c->child = calloc((size_t)o->cfg->pipeline.stages, sizeof *c->child);
-    if (c) c->sign = calloc((size_t)o->cfg->pipeline.stages, sizeof *c->sign);
-    if (!c || !c->child || !c->sign) {
-        if (c) free(c->child);
-        if (c) free(c->sign);
-        free(c);
+    size_t n = (size_t)o->cfg->pipeline.stages;
+    if (c) c->child = calloc(n, sizeof *c->child);
+    if (c) c->sign = calloc(n, sizeof *c->sign);
+    if (c) c->about = calloc(n, sizeof *c->about);
+    if (c) c->spoke = calloc(n, sizeof *c->spoke);
+    if (!c || !c->child || !c->sign || !c->about || !c->spoke) {
+        free_crew(c);
         return rb_fail(err, RESBM_E_MEMORY, "no memory for %lld stages", (long long)o->cfg->pipeline.stages);
     }
     c->o = *o;
@@ -279,9 +323,7 @@ void rb_crew_close(rb_crew *c) {
     rb_link_fini(c->control);
     remove_sockets(c);
     for (int i = 0; i < c->stages; i++) json_decref(c->early[i]);
-    free(c->child);
-    free(c->sign);
-    free(c);
+    free_crew(c);
 }
 
 resbm_status rb_crew_tell(rb_crew *c, json_t *message, rb_err *err) {
@@ -289,7 +331,7 @@ resbm_status rb_crew_tell(rb_crew *c, json_t *message, rb_err *err) {
     for (int i = 0; i < c->stages && !st; i++)
         st = rb_control_send(c->control, i, json_incref(message), rb_now_ns() + c->o.cfg->pipeline.deadline_ns, err);
     json_decref(message);
-    return st ? find_cause(c, st, err) : RESBM_OK;
+    return st ? find_cause(c, st, -1, err) : RESBM_OK;
 }
 
 static bool complete(const rb_crew *c, int only, json_t **replies) {
@@ -352,9 +394,9 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
     for (int i = 0; i < c->stages; i++) rb_sign_begin(&c->sign[i]);
     take_early(c, replies);
     resbm_status st = RESBM_OK;
+    int from = -1;
     while (!complete(c, only, replies)) {
         json_t *j;
-        int from;
         if ((st = stopped(c, err))) {
             rb_crew_drop(c, replies);
             return st;
@@ -366,6 +408,7 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
             continue;
         }
         if (quiet) {
+            from = -1;
             st = ended_early(c, replies, err);
             if (!st) st = all_alive(c, only, replies, err);
             if (!st && rb_now_ns() > deadline_ns) st = silent(c, type, only, replies, err);
@@ -386,7 +429,7 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
     }
     if (!st) return RESBM_OK;
     rb_crew_drop(c, replies);
-    return find_cause(c, st, err);
+    return find_cause(c, st, from, err);
 }
 
 void rb_crew_drop(rb_crew *c, json_t **replies) {

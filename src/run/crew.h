@@ -27,6 +27,8 @@ typedef struct rb_crew_options {
     const char *load;     /* checkpoint folder (DIR/step-N) or NULL */
     uint32_t epoch;
     bool training;
+    int announce;         /* stages are started by another: "ADDRESS TOKEN" is written to this descriptor for them; 0: by us */
+    bool everywhere;      /* and not all on this machine */
     const char *scratch;  /* folder for what stages keep on disk while they train, or NULL */
     const rb_crew_outside *outside; /* NULL: processes of this machine, by sockets */
     const atomic_int *stop; /* how often the user asked to stop: 1 ends the start, 2 every wait (RESBM_E_CANCELLED); or NULL */
@@ -41,6 +43,8 @@ typedef struct rb_crew {
     bool started;
     char doing[128];      /* for messages: "in step 17" */
     rb_sign *sign;        /* (stages) of life */
+    char (*about)[96];    /* (stages) "process 4711 on node3", of stages another has started */
+    bool *spoke;          /* (stages) has reported a fault */
     bool ahead;           /* stages have been told more than one step, and may answer the next before others this one */
     json_t *early[RB_MAX_STAGES]; /* arrays of answers that came before their time; NULL: none yet */
 } rb_crew;

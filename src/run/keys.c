@@ -233,6 +233,8 @@ const rb_key rb_keys[] = {
           "empty: loopback."),
     PLAIN(RB_KEY_STRING, "pipeline", "launcher", pipeline.launcher, "", DEPLOYMENT,
           "Command put before a stage's own, {stage} replaced by its number: \"ip netns exec s{stage}\"."),
+    WORDY(RB_KEY_NAME, "pipeline", "mpi", pipeline.mpi, "auto", "auto|openmpi|mpich", DEPLOYMENT,
+          "engine: mpi: which MPI's module is loaded; auto: the one whose mpirun started the ranks."),
     WORDY(RB_KEY_NAME, "pipeline", "device", pipeline.device, "cpu", "cpu|ref|timed", DEPLOYMENT,
           "cpu: oneDNN and vector code; ref: plain C; timed: computes nothing and takes as long as pipeline.speed says, to "
           "try out schedules and links."),
@@ -253,9 +255,10 @@ const rb_key rb_keys[] = {
           "half: sending and receiving share link.up."),
     INT("link", "seed", link.seed, "1", 0, EXACT, DEPLOYMENT, "Key of jitter and loss."),
 
-    WORDY(RB_KEY_NAME, "", "engine", engine, "local", "local|nats", DEPLOYMENT,
-          "How stages are started and connected: processes of this machine with sockets between them, or through a NATS server "
-          "(on this machine with resbm train; across machines with resbm host and resbm join)."),
+    WORDY(RB_KEY_NAME, "", "engine", engine, "local", "local|mpi|nats", DEPLOYMENT,
+          "How stages are started and connected: processes of this machine with sockets between them; ranks that mpirun starts, one "
+          "per stage (docs/cluster.md); or through a NATS server (on this machine with resbm train; across machines with resbm "
+          "host and resbm join)."),
 };
 const int rb_key_count = sizeof rb_keys / sizeof *rb_keys;
 _Static_assert(sizeof rb_keys / sizeof *rb_keys <= RB_MAX_KEYS, "RB_MAX_KEYS is too small");

@@ -16,6 +16,7 @@
 #include <jansson.h>
 #include "data/sampler.h"
 #include "link/link.h"
+#include "link/mpi.h"
 #include "optim/optim.h"
 #include "pipeline/executor.h"
 #include "pipeline/schedules.h"
@@ -25,6 +26,7 @@
 #include "run/summary.h"
 
 enum { RB_STAGE_PATH = 4096 };
+enum { RB_STAGE_CHANNEL = 0 }; /* of MPI streams between stages; those before a run have others */
 enum { RB_TRACE_STEPS = 3 /* the first and the last so many steps are kept */ };
 
 /* One interval of this stage's time, for trace.json. */
@@ -41,6 +43,7 @@ typedef struct rb_stage {
     int self, stages, segments; /* segments of the model */
     int *host, hosted;          /* (hosted) the segments hosted here, ascending */
     uint32_t epoch;
+    const struct rb_stage_way *way;
     bool training;
     double gflops[RB_MAX_STAGES]; /* of products, measured by each stage at the start where inflight: auto asks for it */
     bool measuring; /* opened for run/measure.h: weights stay bare */
@@ -170,11 +173,18 @@ resbm_status rb_stage_drop(rb_stage *s, json_t **reply, rb_err *err);
 resbm_status rb_stage_discard(rb_stage *s, rb_action a, rb_err *err);
 void rb_stage_add_span(rb_stage *s, rb_stage_span span);
 
-/* The stage process: joins the coordinator at `control` as stage `self`, works until it is told to finish or a
- * fault. The token is the run's secret; access (NULL: none) says how to reach the server of a control address "nats:…",
- * see run/access.h. *told: the coordinator was reached, and reports
- * faults; otherwise this process is the only one that can. */
-resbm_status rb_stage_main(const char *control, int self, int stages, uint64_t token, const char *access, bool *told,
-                           rb_err *err);
+/* How a stage process comes to its run. */
+typedef struct rb_stage_way {
+    const char *control; /* address of the coordinator */
+    int self, stages;
+    uint64_t token;      /* the run's secret */
+    const char *access;  /* how to reach the server of a control address "nats:…" (run/access.h); NULL: none */
+    rb_mpi *mpi;         /* stages meet over its streams (stage n is rank n); NULL: they dial each other */
+    int threads;         /* compute threads where the coordinator leaves it to the stage */
+} rb_stage_way;
+
+/* The stage process: joins the coordinator, works until it is told to finish or a fault. *told: the coordinator was
+ * reached, and reports faults; otherwise this process is the only one that can. */
+resbm_status rb_stage_main(const rb_stage_way *way, bool *told, rb_err *err);
 
 #endif

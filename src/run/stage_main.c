@@ -1,4 +1,5 @@
 /* Joining the run, and the loop over the coordinator's messages. */
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -14,10 +15,10 @@
 static const rb_link_limits limits = {
     .frame_bytes = (size_t)1 << 30, .queued_bytes = (size_t)256 << 20, .inbox_bytes = (size_t)256 << 20};
 
-static resbm_status join(rb_stage *s, const char *control, uint64_t token, rb_err *err) {
-    rb_link_options o = {.self = s->self, .stages = s->stages, .token = token, .limits = limits, .carrier = s->carrier};
+static resbm_status join(rb_stage *s, rb_err *err) {
+    rb_link_options o = {.self = s->self, .stages = s->stages, .token = s->way->token, .limits = limits, .carrier = s->carrier};
     RB_TRY(rb_link_open(&o, &s->control, err));
-    return rb_link_connect(s->control, RB_PEER_COORDINATOR, control, rb_now_ns() + 60 * RB_SEC, err);
+    return rb_link_connect(s->control, RB_PEER_COORDINATOR, s->way->control, rb_now_ns() + 60 * RB_SEC, err);
 }
 
 static resbm_status read_config(rb_stage *s, const json_t *in, rb_err *err) {
@@ -40,6 +41,7 @@ static resbm_status read_config(rb_stage *s, const json_t *in, rb_err *err) {
     const char *scratch = json_string_value(json_object_get(in, "scratch"));
     snprintf(s->scratch, sizeof s->scratch, "%s", scratch ? scratch : ".");
     s->cfg.pipeline.threads = json_integer_value(json_object_get(in, "threads"));
+    if (!s->cfg.pipeline.threads) s->cfg.pipeline.threads = s->way->threads;
     return RESBM_OK;
 }
 
@@ -52,15 +54,43 @@ static bool neighbour(const rb_stage *s, int other) {
     return false;
 }
 
-static resbm_status meet(rb_stage *s, rb_listener *mine, const json_t *peers, rb_err *err) {
-    int64_t deadline = rb_now_ns() + s->cfg.pipeline.startup_deadline_ns;
-    int stages = (int)s->cfg.pipeline.stages, expected = 0;
-    for (int i = s->self + 1; i < stages; i++)
+/* Over TCP or Unix sockets: those behind are dialed, those before dial. */
+static resbm_status dial(rb_stage *s, rb_listener *mine, const json_t *peers, int64_t deadline, rb_err *err) {
+    int expected = 0;
+    for (int i = s->self + 1; i < s->stages; i++)
         if (neighbour(s, i))
             RB_TRY(rb_link_connect(s->link, i, json_string_value(json_array_get(peers, (size_t)i)), deadline, err));
     for (int i = 0; i < s->self; i++) expected += neighbour(s, i);
     for (int peer; expected > 0; expected--) RB_TRY(rb_link_accept(s->link, mine, deadline, &peer, err));
     return RESBM_OK;
+}
+
+/* Over MPI. Every stage goes through its neighbours in ascending order, so that no two wait for each other in a ring. */
+static resbm_status attach(rb_stage *s, int64_t deadline, rb_err *err) {
+    for (int i = 0, fd; i < s->stages; i++) {
+        if (i == s->self || !neighbour(s, i)) continue;
+        RB_TRY(rb_mpi_stream(s->way->mpi, i, RB_STAGE_CHANNEL, &fd, err));
+        RB_TRY(rb_link_attach(s->link, i, fd, deadline, err));
+    }
+    return RESBM_OK;
+}
+
+static resbm_status listen_for(rb_stage *s, const char *address, rb_listener **out, rb_err *err) {
+    if (s->way->mpi) return RESBM_OK;
+    resbm_status heard = rb_listen_over(s->carrier, address, out, err);
+    if (heard && s->cfg.pipeline.addresses)
+        return rb_err_context(err, heard, "pipeline.addresses, entry %d, is to be of the machine where pipeline.launcher starts "
+                              "stage %d: ", s->self + 1, s->self);
+    return heard;
+}
+
+static resbm_status tell_address(rb_stage *s, const rb_listener *mine, double gflops, int64_t deadline, rb_err *err) {
+    char host[256] = "?";
+    gethostname(host, sizeof host - 1);
+    return rb_control_send(s->control, RB_PEER_COORDINATOR,
+                           json_pack("{s:s, s:s, s:I, s:s, s:f}", "t", "listening", "address", mine ? rb_listener_address(mine) : "",
+                                     "pid", (json_int_t)getpid(), "host", host, "gflops", gflops),
+                           deadline, err);
 }
 
 static resbm_status read_speeds(rb_stage *s, const json_t *speeds, rb_err *err) {
@@ -72,30 +102,22 @@ static resbm_status read_speeds(rb_stage *s, const json_t *speeds, rb_err *err) 
     return RESBM_OK;
 }
 
-static resbm_status open_links(rb_stage *s, const json_t *in, uint64_t token, rb_err *err) {
-    rb_link_options o = {.self = s->self, .stages = (int)s->cfg.pipeline.stages, .epoch = s->epoch, .token = token,
+static resbm_status open_links(rb_stage *s, const json_t *in, rb_err *err) {
+    rb_link_options o = {.self = s->self, .stages = s->stages, .epoch = s->epoch, .token = s->way->token,
                          .limits = limits, .shape = s->cfg.link, .record_events = true, .carrier = s->carrier};
-    rb_listener *mine;
+    rb_listener *mine = NULL;
     json_t *peers;
     int from;
     int64_t deadline = rb_now_ns() + s->cfg.pipeline.startup_deadline_ns;
     double gflops = 0;
     if (rb_stage_plans_in_flight(s)) RB_TRY(rb_bench_sgemm_glance((int)s->cfg.pipeline.threads, &gflops, err));
     RB_TRY(rb_link_open(&o, &s->link, err));
-    resbm_status heard = rb_listen_over(s->carrier, json_string_value(json_object_get(in, "listen")), &mine, err);
-    if (heard && s->cfg.pipeline.addresses)
-        return rb_err_context(err, heard, "pipeline.addresses, entry %d, is to be of the machine where pipeline.launcher starts "
-                              "stage %d: ", s->self + 1, s->self);
-    RB_TRY(heard);
-    resbm_status st = rb_control_send(
-        s->control, RB_PEER_COORDINATOR,
-        json_pack("{s:s, s:s, s:I, s:f}", "t", "listening", "address", rb_listener_address(mine), "pid", (json_int_t)getpid(),
-                  "gflops", gflops),
-        deadline, err);
+    RB_TRY(listen_for(s, json_string_value(json_object_get(in, "listen")), &mine, err));
+    resbm_status st = tell_address(s, mine, gflops, deadline, err);
     if (!st) st = rb_control_expect(s->control, RB_PEER_COORDINATOR, "peers", deadline, &from, &peers, err);
     if (!st) {
         st = read_speeds(s, json_object_get(peers, "gflops"), err);
-        if (!st) st = meet(s, mine, json_object_get(peers, "addresses"), err);
+        if (!st) st = s->way->mpi ? attach(s, deadline, err) : dial(s, mine, json_object_get(peers, "addresses"), deadline, err);
         json_decref(peers);
     }
     rb_listener_close(mine);
@@ -150,12 +172,12 @@ static resbm_status work(rb_stage *s, rb_err *err) {
     return rb_link_stop(s->control, rb_now_ns() + 5 * RB_SEC, err);
 }
 
-static resbm_status set_up(rb_stage *s, uint64_t token, rb_err *err) {
+static resbm_status set_up(rb_stage *s, rb_err *err) {
     json_t *in;
     int from;
     RB_TRY(rb_control_expect(s->control, RB_PEER_COORDINATOR, "config", rb_now_ns() + 60 * RB_SEC, &from, &in, err));
     resbm_status st = read_config(s, in, err);
-    if (!st) st = open_links(s, in, token, err);
+    if (!st) st = open_links(s, in, err);
     if (!st) st = rb_stage_open(s, err);
     const char *load = json_string_value(json_object_get(in, "load"));
     if (!st && load) st = rb_stage_load(s, load, err);
@@ -164,22 +186,70 @@ static resbm_status set_up(rb_stage *s, uint64_t token, rb_err *err) {
     return st;
 }
 
-resbm_status rb_stage_main(const char *control, int self, int stages, uint64_t token, const char *access, bool *told, rb_err *err) {
+/* Where no coordinator can end this process (its launcher is another), the coordinator's end is noticed here: a stage in
+ * the middle of a wait for another stage lets go of it. */
+typedef struct watch {
+    rb_stage *s;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool over, runs;
+} watch;
+
+static void *keep_watch(void *arg) {
+    watch *w = arg;
+    pthread_mutex_lock(&w->lock);
+    while (!w->over) {
+        struct timespec t;
+        clock_gettime(CLOCK_REALTIME, &t);
+        t.tv_sec++;
+        pthread_cond_timedwait(&w->changed, &w->lock, &t);
+        if (!w->over && rb_link_gone_order(w->s->control, RB_PEER_COORDINATOR)) break;
+    }
+    if (!w->over && w->s->link) rb_link_close(w->s->link);
+    pthread_mutex_unlock(&w->lock);
+    return NULL;
+}
+
+static void begin_watch(watch *w, rb_stage *s) {
+    *w = (watch){.s = s, .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+    if (s->way->mpi) w->runs = !pthread_create(&w->thread, NULL, keep_watch, w);
+}
+
+static void end_watch(watch *w) {
+    pthread_mutex_lock(&w->lock);
+    w->over = true;
+    pthread_cond_signal(&w->changed);
+    pthread_mutex_unlock(&w->lock);
+    if (w->runs) pthread_join(w->thread, NULL);
+}
+
+static resbm_status serve(rb_stage *s, rb_err *err) {
+    watch w;
+    RB_TRY(set_up(s, err));
+    begin_watch(&w, s);
+    resbm_status st = work(s, err);
+    end_watch(&w);
+    return st;
+}
+
+resbm_status rb_stage_main(const rb_stage_way *way, bool *told, rb_err *err) {
     *told = false;
-    prctl(PR_SET_PDEATHSIG, SIGKILL); /* no orphans: with its coordinator a stage has nothing left to do */
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* no orphans: without who started it a stage has nothing left to do */
     signal(SIGINT, SIG_IGN);          /* the coordinator turns Ctrl-C into a snapshot */
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);         /* a file too large is an error of write */
     rb_stage *s = calloc(1, sizeof *s);
     if (!s) return rb_fail(err, RESBM_E_MEMORY, "no memory for a stage");
-    s->self = self;
-    s->stages = stages;
-    resbm_status st = access ? rb_access_open(access, rb_now_ns() + 60 * RB_SEC, NULL, NULL, &s->carrier, err) : RESBM_OK;
-    if (!st) st = join(s, control, token, err);
+    s->way = way;
+    s->self = way->self;
+    s->stages = way->stages;
+    resbm_status st =
+        way->access ? rb_access_open(way->access, rb_now_ns() + 60 * RB_SEC, NULL, NULL, &s->carrier, err) : RESBM_OK;
+    if (!st) st = join(s, err);
     *told = st == RESBM_OK;
     if (!st) {
-        st = set_up(s, token, err);
-        if (!st) st = work(s, err);
+        st = serve(s, err);
         if (st) {
             rb_err ignored;
             rb_control_send(s->control, RB_PEER_COORDINATOR,

@@ -514,7 +514,7 @@ static resbm_status run(training *t, rb_err *err) {
         return RESBM_OK;
     }
     rb_crew_options o = {.cfg = t->cfg, .program = t->o->program, .load = *load ? load : NULL, .epoch = (uint32_t)t->epoch,
-                         .training = true, .scratch = t->o->dir, .stop = t->o->stop};
+                         .training = true, .announce = t->o->announce, .everywhere = t->o->everywhere, .scratch = t->o->dir, .stop = t->o->stop};
     o.outside = t->o->outside;
     if (!o.outside && !strcmp(t->cfg->engine, "nats"))
         RB_TRY(rb_engine_nats_open(t->cfg, t->o->program, t->o->dir, &t->nats, &o.outside, err));

@@ -56,6 +56,8 @@ typedef struct rb_train_options {
     const char *program;   /* the resbm program */
     int64_t begun_ns;      /* when the program was started, on rb_now_ns's clock; 0: with this call */
     bool resume;
+    int announce;          /* what rb_crew_options.announce and .everywhere are; 0: stages are started here */
+    bool everywhere;
     bool throwaway;        /* dir goes away afterwards: a fault does not speak of its snapshots */
     const struct rb_crew_outside *outside; /* stages on other machines; NULL: what cfg->engine says */
     const atomic_int *stop; /* becomes 1: snapshot after the present step and end; 2: end without. RESBM_E_CANCELLED; or NULL */
