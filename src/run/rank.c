@@ -157,7 +157,7 @@ static void take_signals(const rank *r) {
 }
 
 /* Waits for the coordinator, which ends by itself once the stages have. */
-static int await_coordinator(int64_t deadline, rb_err *err) {
+static resbm_status await_coordinator(int64_t deadline, int *exit_status, rb_err *err) {
     int status = 0;
     pid_t pid = coordinator;
     while (waitpid(pid, &status, WNOHANG) == 0) {
@@ -165,11 +165,10 @@ static int await_coordinator(int64_t deadline, rb_err *err) {
         rb_sleep_ns(5 * RB_MS);
     }
     coordinator = 0;
-    if (WIFEXITED(status)) return WEXITSTATUS(status);
-    rb_fail(err, RESBM_E_PEER, "the coordinator (process %d) was killed by signal %d (%s)", (int)pid, WTERMSIG(status),
+    *exit_status = WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+    if (WIFEXITED(status)) return RESBM_OK;
+    return rb_fail(err, RESBM_E_PEER, "the coordinator (process %d) was killed by signal %d (%s)", (int)pid, WTERMSIG(status),
             strsignal(WTERMSIG(status)));
-    fprintf(stderr, "resbm: %s\n", err->text);
-    return 1;
 }
 
 /* --- */
@@ -266,8 +265,12 @@ resbm_status rb_rank_main(const rb_rank_options *o, bool *told, int *exit_status
     int64_t patience = 10 * RB_SEC + o->cfg->pipeline.deadline_ns;
     resbm_status left = rb_mpi_close(r.mpi, st ? 0 : rb_now_ns() + patience, &late);
     *exit_status = st || left ? 1 : 0;
-    if (coordinator) *exit_status = await_coordinator(rb_now_ns() + patience, &late);
-    if (st || !left) return st;
+    if (st == RESBM_OK && left && err) *err = late;
+    if (st == RESBM_OK) st = left;
+    if (!coordinator) return st;
+    resbm_status lost = await_coordinator(rb_now_ns() + patience, exit_status, &late);
+    if (!lost) return st;
+    *told = false; /* it can say nothing any more */
     if (err) *err = late;
-    return left;
+    return lost;
 }
