@@ -25,7 +25,8 @@ typedef struct rb_part_file {
     rb_file_sum sum;
 } rb_part_file;
 
-/* A number that goes on with the run: tokens, wire bytes, wall nanoseconds. */
+/* A number that goes on with the run: tokens, wall nanoseconds, updates of the optimizer. Of these optimizer_from lie
+ * behind its present states; equal to updates: there are none in the files, they begin as zeros. */
 typedef struct rb_counter {
     char name[48];
     int64_t value;

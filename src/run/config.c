@@ -279,5 +279,6 @@ int64_t rb_live_width(const rb_config *c, int64_t step) {
     if (!c->boundary.anneal_from || c->model.segments < 2) return c->boundary.k;
     int64_t until = (int64_t)(c->train.anneal_until * (double)c->train.steps), end = c->model.d / c->boundary.ratio;
     if (step >= until) return end;
+    if (step < 0) return c->boundary.k;
     return end + ((c->boundary.k - end) * (until - step) + until - 1) / until;
 }

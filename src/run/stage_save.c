@@ -116,14 +116,15 @@ static resbm_status load_all(rb_stage *s, rb_checkpoint *c, rb_err *err) {
         RB_TRY(load_tensor(s, c, t->name, t, rb_stage_weight(s->model, s->rows[i]), -1, err));
     }
     if (!s->training) return RESBM_OK;
-    for (int i = 0; i < rb_optim_state_count(s->optim); i++) {
+    const rb_manifest *m = rb_checkpoint_manifest(c);
+    int64_t updates = rb_manifest_get(m, "updates"), from = rb_manifest_get(m, "optimizer_from");
+    if (!updates) updates = m->step; /* older ones: one a step */
+    for (int i = 0; updates > from && i < rb_optim_state_count(s->optim); i++) {
         rb_optim_state o = rb_optim_state_at(s->optim, i);
         RB_TRY(load_tensor(s, c, o.name, o.tensor, rb_none(), i, err));
     }
-    int64_t updates = rb_manifest_get(rb_checkpoint_manifest(c), "updates"); /* older ones: one a step */
-    if (!updates) updates = rb_checkpoint_manifest(c)->step;
-    rb_optim_set_steps_done(s->optim, updates);
-    for (int i = 0; i < s->hosted && s->updates; i++) s->updated[i] = updates;
+    rb_optim_set_steps_done(s->optim, updates - from);
+    for (int i = 0; i < s->hosted && s->updates; i++) s->updated[i] = updates - from;
     return RESBM_OK;
 }
 

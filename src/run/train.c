@@ -32,6 +32,7 @@ typedef struct training {
     int64_t told;                /* steps the stages have been told to do: with lists that flow, ahead of those done */
     bool flowing;                /* stages have microbatches in flight, begun by the next step */
     int64_t updates;             /* of the optimizer, over the whole run */
+    int64_t optimizer_from;      /* of these, how many lie behind its present states, which began as zeros then */
     double staleness[RB_MAX_STAGES], stale_sum[RB_MAX_STAGES];
 } training;
 
@@ -292,6 +293,7 @@ static resbm_status write_manifest(training *t, rb_err *err) {
     if (!st) st = rb_manifest_set(&m, "tokens", t->step * t->cfg->train.batch * t->cfg->model.context, err);
     if (!st) st = rb_manifest_set(&m, "elapsed_ns", (int64_t)(elapsed(t) * 1e9), err);
     if (!st) st = rb_manifest_set(&m, "updates", t->updates, err);
+    if (!st && t->optimizer_from) st = rb_manifest_set(&m, "optimizer_from", t->optimizer_from, err);
     if (!st) st = rb_manifest_set(&m, "evals", (int64_t)t->evals, err);
     if (!st) st = rb_checkpoint_commit(t->o->dir, &m, t->cfg->train.keep, err);
     free(m.files);
@@ -449,6 +451,7 @@ static resbm_status find_start(training *t, char load[PATH_MAX], rb_err *err) {
         t->evals = (uint64_t)rb_manifest_get(m, "evals");
         t->updates = rb_manifest_get(m, "updates");
         if (!t->updates) t->updates = t->step;
+        t->optimizer_from = rb_manifest_get(m, "optimizer_from");
         st = rb_config_defaults(saved, err);
         if (!st) st = rb_config_load_text(saved, load, m->config, strlen(m->config), err);
         saved->pipeline.placed = true; /* where it put its segments does not matter, and its file may be gone */

@@ -7,6 +7,9 @@
 from .bottleneck import ResidualBottleneck
 from .codec import BACKWARD, FORWARD, Codec, CodecError
 from .link import Traffic
+from .llama import Llama
+from .run_optimizer import RunOptimizer, train_step
+from .shards import Shards
 from .stage import Stage, TracedStage, build_stage
 
 __all__ = [
@@ -14,9 +17,13 @@ __all__ = [
     "FORWARD",
     "Codec",
     "CodecError",
+    "Llama",
     "ResidualBottleneck",
+    "RunOptimizer",
+    "Shards",
     "Stage",
     "TracedStage",
     "Traffic",
     "build_stage",
+    "train_step",
 ]

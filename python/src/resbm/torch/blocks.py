@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+#: Attention in place of the causal one over the tokens at hand: (B,H,T,D), (B,G,T,D) twice -> (B,H,T,D).
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class RMSNorm(nn.Module):
@@ -48,7 +52,7 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(head, eps) if qk_norm else None
         self.k_norm = RMSNorm(head, eps) if qk_norm else None
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend | None = None) -> Tensor:
         """(B,T,d) of x (B,T,d)."""
         b, t, _ = x.shape
         q = self.q_proj(x).view(b, t, self.heads, self.head)
@@ -57,6 +61,8 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q.transpose(1, 2), cos, sin), rotate(k.transpose(1, 2), cos, sin)
+        if attend is not None:
+            return cast(Tensor, self.o_proj(attend(q, k, v).transpose(1, 2).reshape(b, t, -1)))
         grouped = self.kv_heads != self.heads
         a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
         return cast(Tensor, self.o_proj(a.transpose(1, 2).reshape(b, t, -1)))
@@ -79,14 +85,16 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then + mlp(norm(.))."""
 
-    def __init__(self, d: int, heads: int, kv_heads: int, ffn: int, eps: float, qk_norm: bool = False) -> None:
+    def __init__(
+        self, d: int, heads: int, kv_heads: int, ffn: int, eps: float, qk_norm: bool = False, head: int | None = None
+    ) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(d, eps)
-        self.self_attn = Attention(d, heads, kv_heads, d // heads, eps, qk_norm)
+        self.self_attn = Attention(d, heads, kv_heads, head or d // heads, eps, qk_norm)
         self.post_attention_layernorm = RMSNorm(d, eps)
         self.mlp = MLP(d, ffn)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """(B,T,d) of x (B,T,d); cos, sin (T,D/2)."""
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend | None = None) -> Tensor:
+        """(B,T,d) of x (B,T,d); cos, sin (T,D/2), or (B,1,T,D/2) where positions differ between sequences."""
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, attend)
         return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
