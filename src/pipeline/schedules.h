@@ -10,7 +10,7 @@
 
 typedef struct rb_schedule_args {
     int stages, segments, microbatches;
-    int extra; /* forwards in flight on the first stage beyond what the schedule needs without latency */
+    int extra; /* microbatches in flight on the first stage beyond what the schedule needs without latency */
     const int *stage_of; /* (segments) stage of each; NULL: where the kind places them. A kind with a place of
                             its own takes no other; others take any that ascends without gaps */
     int steps;           /* kinds that flow: steps on end, each of `microbatches`; 0: 1 */

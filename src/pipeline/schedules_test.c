@@ -206,6 +206,9 @@ static void schedules_look_like_their_pictures(void **state) {
                    "0  0F0 0F1 0F2 .   .   0I0 0W0 0F3 0I1 0W1 0I2 0W2 0I3 0W3\n"
                    "1  .   1F0 1F1 .   1I0 1F2 1I1 1W0 1F3 1I2 1W1 1I3 1W2 1W3\n"
                    "2  .   .   2F0 2I0 2F1 2I1 2F2 2I2 2W0 2F3 2I3 2W1 2W2 2W3\n");
+    assert_picture(&rb_schedule_zb_h1, (rb_schedule_args)ARGS(2, 2, 4, 1, NULL), 2,
+                   "0  0F0 0F1 0F2 0I0 0W0 0F3 0I1 0W1 0I2 0W2 0I3 0W3 .\n"
+                   "1  .   1F0 1I0 1F1 1I1 1F2 1I2 1W0 1F3 1I3 1W1 1W2 1W3\n");
     assert_picture(&rb_schedule_zbv, (rb_schedule_args)ARGS(2, 4, 4, 0, NULL), 2,
                    "0  0F0 0F1 0F2 3F0 3I0 3W0 3F1 3I1 3W1 0F3 0I0 0W0 3F2 3I2 3W2 0I1 0W1 3F3 3I3 3W3 0I2 0W2 0I3 0W3 "
                    ".\n"

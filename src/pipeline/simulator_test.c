@@ -70,6 +70,27 @@ static void weight_halves_fill_the_bubble(void **state) {
     }
 }
 
+/* Two stages, one-way latency L. Between the halves of 1F1B's backward the last gradient's crossing cannot hide, nor can it
+ * where every weight half follows its input half; with extra in flight the last stage's put-off halves cover it, and only
+ * the first activation's crossing is left: 1 + L + 3m. */
+static void put_off_weight_halves_hide_the_last_gradient(void **state) {
+    (void)state;
+    for (int m = 6; m <= 20; m++) {
+        for (double L = 0.25; L <= 1; L += 0.25) {
+            double step[3];
+            for (int extra = 0; extra < 3; extra++) {
+                rb_schedule s = build("zb-h1", 2, 2, m, extra);
+                rb_sim_result r = simulate(&s, &(rb_sim_options){.cost = ones, .latency = L});
+                step[extra] = r.step;
+                rb_sim_free(&r);
+                rb_schedule_free(&s);
+            }
+            assert_true(step[0] >= 1 + 2 * L + 3 * m);
+            assert_near(step[2], 1 + L + 3 * m);
+        }
+    }
+}
+
 static bool works(const rb_schedule *s, int stage, int i) {
     return rb_action_computes(s->stage[stage].items[i].kind);
 }
@@ -358,6 +379,7 @@ int main(void) {
         cmocka_unit_test(the_bubble_is_the_known_one),
         cmocka_unit_test(interleaving_divides_the_bubble),
         cmocka_unit_test(weight_halves_fill_the_bubble),
+        cmocka_unit_test(put_off_weight_halves_hide_the_last_gradient),
         cmocka_unit_test(the_v_has_no_bubble),
         cmocka_unit_test(pipedream_does_not_idle),
         cmocka_unit_test(waits_busy_and_spans_add_up),

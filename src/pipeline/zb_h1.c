@@ -6,24 +6,29 @@
  *     0  0F0 0F1 0F2 .   .   0I0 0W0 0F3 0I1 0W1 0I2 0W2 0I3 0W3
  *     1  .   1F0 1F1 .   1I0 1F2 1I1 1W0 1F3 1I2 1W1 1I3 1W2 1W3
  *     2  .   .   2F0 2I0 2F1 2I1 2F2 2I2 2W0 2F3 2I3 2W1 2W2 2W3
- */
+ *
+ * `extra` microbatches in flight go to forwards where latency wants them (1F1B's share), and what a stage has left of
+ * them to weight halves that wait longer: the last stage needs no forwards ahead, but the sooner its last input half is
+ * done, the less the others wait for the gradients on their way at the end. */
+#include <stdint.h>
 #include "pipeline/schedules.h"
 
 static int in_flight(const rb_schedule_args *a, int stage, int nth) {
-    (void)nth;
-    int most = rb_1f1b_in_flight(a, stage) + stage;
-    return most < a->microbatches ? most : a->microbatches;
+    (void)stage, (void)nth;
+    int64_t most = (int64_t)a->stages + a->extra;
+    return most < a->microbatches ? (int)most : a->microbatches;
 }
 
 static resbm_status generate(const rb_schedule_args *a, rb_schedule *out, rb_err *err) {
     int count = a->microbatches;
     for (int s = 0; s < a->stages; s++) {
         int ahead = rb_1f1b_in_flight(a, s) - 1, weights = 0;
+        int put_off = a->stages + a->extra - rb_1f1b_deep(a, s); /* s of them without extra */
         for (int m = 0; m < ahead; m++) RB_TRY(rb_push_all(out, s, RB_ACT_FORWARD, m, err));
         for (int m = 0; m < count; m++) {
             if (m + ahead < count) RB_TRY(rb_push_all(out, s, RB_ACT_FORWARD, m + ahead, err));
             RB_TRY(rb_push_all(out, s, RB_ACT_BACKWARD_INPUT, m, err));
-            if (m >= s) RB_TRY(rb_push_all(out, s, RB_ACT_BACKWARD_WEIGHT, weights++, err));
+            if (m >= put_off) RB_TRY(rb_push_all(out, s, RB_ACT_BACKWARD_WEIGHT, weights++, err));
         }
         while (weights < count) RB_TRY(rb_push_all(out, s, RB_ACT_BACKWARD_WEIGHT, weights++, err));
     }
