@@ -2,13 +2,15 @@
 # runs in a folder of its own, and exits 77 to report itself skipped (with the reason printed).
 # A comment line "# ctest: timeout=N serial" in the first lines of such a script, or "/* ctest: timeout=N serial */"
 # in a *_test.c, sets the deadline in seconds (default 120) and keeps other tests from running beside it.
-# Sanitized programs are several times slower; a deadline of its own goes before ctest --timeout.
+# N is what a quiet machine needs at the most. A deadline is there to end what hangs, so a busy machine gets four times
+# that, and sanitized programs, which are several times slower, six times more. It goes before ctest --timeout.
 function(rb_test_marks name file)
   file(STRINGS ${file} marks REGEX "ctest:" LIMIT_COUNT 1)
   set(seconds 120)
   if(marks MATCHES "timeout=([0-9]+)")
     set(seconds ${CMAKE_MATCH_1})
   endif()
+  math(EXPR seconds "${seconds} * 4")
   if(RESBM_SANITIZE)
     math(EXPR seconds "${seconds} * 6")
   endif()

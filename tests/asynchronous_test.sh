@@ -55,22 +55,8 @@ for kind in "pipedream" "pipedream pipeline.vertical_sync=true" "pipedream-2bw";
     run half pipeline.schedule=$kind --resume
     same straight half
     # Killed in the middle, coordinator and all.
-    rm -rf killed
     # shellcheck disable=SC2086
-    "$resbm" train -q run.yaml --out "$PWD/killed" $async pipeline.schedule=$kind link.latency=10ms pipeline.inflight=1 >killed.log 2>&1 &
-    pid=$!
-    i=0
-    while ! grep -q '"step":4,' killed/metrics.jsonl 2>/dev/null && [ $i -lt 600 ]; do
-        sleep 0.02
-        i=$((i + 1))
-    done
-    kill -KILL $pid
-    wait $pid 2>/dev/null
-    i=0
-    while pgrep -f "$PWD/killed" >/dev/null && [ $i -lt 100 ]; do
-        sleep 0.05
-        i=$((i + 1))
-    done
+    killed_at 4 killed $async pipeline.schedule=$kind link.latency=50ms pipeline.inflight=1
     [ -d killed/step-3 ] && [ ! -d killed/step-6 ] || miss "$kind was not killed between its snapshots"
     # shellcheck disable=SC2086
     run killed pipeline.schedule=$kind pipeline.inflight=1 link.latency=1ms --resume

@@ -11,7 +11,7 @@ make_config
 refused() {
     pattern=$1
     shift
-    timeout 30 "$resbm" train -q run.yaml "$@" >refused.log 2>&1
+    timeout $((30 * patience)) "$resbm" train -q run.yaml "$@" >refused.log 2>&1
     status=$?
     [ $status = 1 ] || miss "status $status of: $*"
     grep -Eq -- "$pattern" refused.log || { miss "nothing says '$pattern' of: $*"; tail -n 3 refused.log; }
@@ -105,34 +105,31 @@ interrupted() {
     [ $status = 130 ] || { miss "$1: status $status"; cat "$1"; }
     grep -Eq -- "$2" "$1" || { miss "$1 does not say '$2'"; tail -n 3 "$1"; }
     [ -z "$(ls -A "$TMPDIR")" ] || miss "$1 leaves $(find "$TMPDIR")"
-    i=0
-    while pgrep -s "$pid" >/dev/null && [ $i -lt 100 ]; do sleep 0.05 && i=$((i + 1)); done
-    [ $i -lt 100 ] || miss "$1 leaves processes: $(pgrep -s "$pid" -a)"
+    within 5 '! pgrep -s "$pid" >/dev/null' || miss "$1 leaves processes: $(pgrep -s "$pid" -a)"
 }
-until_there() { i=0; while ! eval "$1" && [ $i -lt 400 ]; do sleep 0.02 && i=$((i + 1)); done; }
 slow="train.steps=40 train.checkpoint_every=2 train.eval_every=0 link.latency=300ms"
 rm -rf hasty
 # shellcheck disable=SC2086
 setsid "$resbm" train -q run.yaml --out hasty $slow >hasty.log 2>&1 &
 pid=$!
-until_there '[ -s hasty/step-2/manifest.json ]'
+within 8 '[ -s hasty/step-2/manifest.json ]'
 kill -INT "$pid"
-until_there 'grep -q "once more ends at once" hasty.log'
+within 8 'grep -q "once more ends at once" hasty.log'
 kill -INT "$pid"
 interrupted hasty.log 'stopped at once on request, in step [0-9]+. The last snapshot is hasty/step-2: go on with --resume'
 [ ! -e hasty/step-3 ] || miss "the second Ctrl-C waited for a snapshot"
 
-printf '#!/bin/sh\nexec sleep 60\n' >never
+printf '#!/bin/sh\nexec sleep 600\n' >never
 chmod +x never
 setsid "$resbm" train -q run.yaml --out starting "pipeline.launcher=$PWD/never" >starting.log 2>&1 &
 pid=$!
-until_there 'pgrep -s "$pid" sleep >/dev/null'
+within 8 'pgrep -s "$pid" sleep >/dev/null'
 kill -INT "$pid"
 interrupted starting.log 'stopped at once on request, while starting'
 
 setsid "$resbm" verify run.yaml pipeline.stages=2 --steps 900 >verify.log 2>&1 &
 pid=$!
-until_there '[ -s "$TMPDIR"/resbm-verify-*/one/step-0/manifest.json ] || find "$TMPDIR" -name control | grep -q .'
+within 8 '[ -s "$TMPDIR"/resbm-verify-*/one/step-0/manifest.json ] || find "$TMPDIR" -name control | grep -q .'
 kill -INT "$pid"
 interrupted verify.log 'stopped (on request after step [0-9]+|at once on request, while starting)$'
 unset TMPDIR

@@ -84,11 +84,7 @@ same_result whole broken "in pieces"
 for signal in INT KILL; do
     "$resbm" compare spec.yaml --out "$signal" --jobs 1 >"$signal.log" 2>&1 &
     pid=$!
-    i=0
-    while ! grep -q '"step":6,' "$signal/runs/narrow/seed-1/metrics.jsonl" 2>/dev/null && [ $i -lt 1000 ]; do
-        sleep 0.02
-        i=$((i + 1))
-    done
+    within 20 "grep -q '\"step\":6,' '$signal/runs/narrow/seed-1/metrics.jsonl' 2>/dev/null" || miss "$signal did not come to step 6"
     kill -$signal $pid
     wait $pid
     status=$?

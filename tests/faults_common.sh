@@ -17,11 +17,7 @@ launch() {
     # shellcheck disable=SC2086
     setsid "$resbm" train -q run.yaml --out "$dir" $long "$@" >"$dir.log" 2>&1 &
     pid=$!
-    i=0
-    while ! grep -q '"step":5,' "$dir/metrics.jsonl" 2>/dev/null && [ $i -lt $((1500 * patience)) ]; do
-        sleep 0.02
-        i=$((i + 1))
-    done
+    within 30 "grep -q '\"step\":5,' '$dir/metrics.jsonl' 2>/dev/null" || miss "$dir did not come to step 5"
     family=$(pgrep -s $pid | grep -v "^$pid\$")
     [ "$(pgrep -s $pid -f '^[^ ]*resbm stage' | wc -l)" = "$stages" ] || { miss "$dir has not $stages stages"; cat "$dir.log"; }
 }
@@ -29,9 +25,7 @@ stage() { pgrep -s $pid -f -- "^[^ ]*resbm stage .*--stage $1 "; }
 
 # ends DIR SECONDS: waits for the run; sets status. Nothing of it may live on.
 ends() {
-    begin=$(now_ms)
-    while kill -0 $pid 2>/dev/null && [ $(($(now_ms) - begin)) -lt $(($2 * 1000 * patience)) ]; do sleep 0.05; done
-    if kill -0 $pid 2>/dev/null; then
+    if ! within "$2" "! kill -0 $pid 2>/dev/null"; then
         miss "$1 hangs after $(($2 * patience)) s"
         kill -KILL $pid
     fi
@@ -39,16 +33,8 @@ ends() {
     status=$?
     gone "$1"
 }
-gone() {
-    i=0
-    left=$family
-    while [ -n "$left" ] && [ $i -lt $((100 * patience)) ]; do
-        left=$(for p in $family; do kill -0 "$p" 2>/dev/null && echo "$p"; done)
-        [ -z "$left" ] || sleep 0.05
-        i=$((i + 1))
-    done
-    [ -z "$left" ] || miss "$1 leaves processes: $left"
-}
+living() { for p in $family; do kill -0 "$p" 2>/dev/null && echo "$p"; done; }
+gone() { within 5 '[ -z "$(living)" ]' || miss "$1 leaves processes: $(living)"; }
 says() { grep -Eq -- "$2" "$1" || { miss "$1 does not say '$2'"; tail -n 4 "$1"; }; }
 
 # goes_on DIR: the newest snapshot is whole, and training goes on from it with the losses of an undisturbed run.

@@ -13,7 +13,7 @@ for k in 0 1 2 3; do
     kill -KILL "$(stage $k)"
     ends killed 10
     [ $status = 1 ] || miss "stage $k killed: status $status"
-    says killed.log "stage $k \(process [0-9]+\) was killed by signal 9 .*in step [0-9]+"
+    says killed.log "stage $k \(process [0-9]+\) was killed by signal 9 .*(in|of) step [0-9]+"
     says killed.log "killed/step-[0-9]+: go on with --resume"
 done
 goes_on killed

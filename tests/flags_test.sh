@@ -6,7 +6,7 @@
 wrong() {
     pattern=$1
     shift
-    timeout 10 "$resbm" "$@" >out 2>err
+    timeout $((10 * patience)) "$resbm" "$@" >out 2>err
     status=$?
     [ $status = 2 ] || miss "status $status of: $*"
     [ ! -s out ] || miss "standard output is not empty: $*"

@@ -44,8 +44,7 @@ rm -rf killed
 "$resbm" train -q run.yaml --out killed train.steps=400 optim.schedule=constant train.checkpoint_every=1 train.keep=3 \
     optim.offload=disk optim.offload_dir=elsewhere pipeline.stages=2 >killed.log 2>&1 &
 coordinator=$!
-tries=0
-until [ -e killed/step-2/manifest.json ] || [ $tries = 300 ]; do tries=$((tries + 1)); sleep 0.1; done
+within 30 "[ -e killed/step-2/manifest.json ]" || miss "killed did not come to step 2"
 kill -9 $coordinator
 wait $coordinator 2>/dev/null
 [ -z "$(find elsewhere -type f)" ] || miss "a killed run left files: $(find elsewhere -type f)"
@@ -63,7 +62,7 @@ refused() {
     pattern=$1
     shift
     rm -rf x
-    timeout 30 "$resbm" train -q run.yaml --out x "$@" >refused.log 2>&1
+    timeout $((30 * patience)) "$resbm" train -q run.yaml --out x "$@" >refused.log 2>&1
     [ $? = 1 ] || miss "status of: $*"
     grep -Eq -- "$pattern" refused.log || { miss "nothing says '$pattern' of: $*"; tail -n 3 refused.log; }
 }

@@ -65,27 +65,9 @@ done
 long=$plain_long
 
 # Killed in the middle, coordinator and all: what was done after the snapshot is done again, the same.
-settle() { # PATTERN: until no process has it in its command line
-    i=0
-    while pgrep -f "$1" >/dev/null && [ $i -lt 100 ]; do
-        sleep 0.05
-        i=$((i + 1))
-    done
-    [ $i -lt 100 ] || miss "processes of $1 are left"
-}
 for deployment in pipeline.stages=4 pipeline.stages=3; do
-    rm -rf killed
     # shellcheck disable=SC2086
-    "$resbm" train -q run.yaml --out "$PWD/killed" $long train.checkpoint_every=2 link.latency=10ms >killed.log 2>&1 &
-    pid=$!
-    i=0
-    while ! grep -q '"step":5,' killed/metrics.jsonl 2>/dev/null && [ $i -lt 600 ]; do
-        sleep 0.02
-        i=$((i + 1))
-    done
-    kill -KILL $pid
-    wait $pid 2>/dev/null
-    settle "$PWD/killed"
+    killed_at 5 killed $long train.checkpoint_every=2 link.latency=50ms
     [ ! -d killed/step-12 ] || miss "the run had ended before it was killed"
     resumed killed "$deployment"
 done

@@ -2,13 +2,22 @@
 # For tests that run the program whole: sourced, not run. Makes a small corpus and configuration in the working folder.
 resbm=$RB_BINARY_DIR/resbm
 [ -x "$resbm" ] || { echo "$resbm was not built"; exit 1; }
-# Factor of deadlines: sanitized programs are several times slower.
-# shellcheck disable=SC2034 # for those who source this
-patience=$(grep -q '^RESBM_SANITIZE:STRING=.' "$RB_BINARY_DIR/CMakeCache.txt" && echo 6 || echo 1)
+# Factor of deadlines: sanitized programs are several times slower, and others may want this machine's processors too.
+patience=$(awk -v cores="$(nproc)" '{ print int($1 / cores) + 1 }' /proc/loadavg)
+if grep -q '^RESBM_SANITIZE:STRING=.' "$RB_BINARY_DIR/CMakeCache.txt"; then patience=$((patience * 6)); fi
 failures=0
 miss() { failures=$((failures + 1)); echo "FAILED: $*"; }
 verdict() { [ $failures = 0 ] || { echo "$failures failed"; exit 1; }; echo "all held"; }
 now_ms() { date +%s%3N; }
+
+# within SECONDS CONDITION: waits until it holds; fails when it does not in that time, times patience.
+within() {
+    last=$(($(now_ms) + $1 * 1000 * patience))
+    until eval "$2"; do
+        [ "$(now_ms)" -lt $last ] || return 1
+        sleep 0.02
+    done
+}
 
 # Prose-like bytes, the same everywhere: no package needed, and a model can learn it.
 make_corpus() {
@@ -35,6 +44,19 @@ train() {
     shift
     case " $* " in *" --resume "*) ;; *) rm -rf "$dir" ;; esac
     "$resbm" train -q run.yaml --out "$dir" "$@" >"$dir.log" 2>&1
+}
+
+# killed_at STEP DIR [...]: a run ended by SIGKILL of its coordinator once it has done STEP; its stages end by themselves.
+killed_at() {
+    step=$1 dir=$2
+    shift 2
+    rm -rf "$dir"
+    "$resbm" train -q run.yaml --out "$PWD/$dir" "$@" >"$dir.log" 2>&1 &
+    pid=$!
+    within 12 "grep -q '\"step\":$step,' '$dir/metrics.jsonl' 2>/dev/null" || miss "$dir did not come to step $step"
+    kill -KILL $pid
+    wait $pid 2>/dev/null
+    within 5 "! pgrep -f '$PWD/$dir' >/dev/null" || miss "processes of $dir are left"
 }
 
 # What may not depend on where a run was computed: every column but times and traffic.

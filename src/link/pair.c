@@ -5,7 +5,7 @@
 #include "core/clock.h"
 #include "link/internal.h"
 
-#define PATIENCE_NS (10 * RB_SEC)
+#define PATIENCE_NS (60 * RB_SEC) /* of those who measure: the machine may be busy */
 
 resbm_status rb_link_pair_end(int self, const rb_shape_options *shape, rb_link **out, rb_err *err) {
     rb_link_options o = {

@@ -99,19 +99,28 @@ static inline rb_message *message(rb_frame_header h, size_t bytes) {
 
 static inline void put(rb_link *l, int to, rb_frame_header h, size_t bytes) {
     rb_err err;
-    assert_ok(rb_link_send(l, to, message(h, bytes), in_ms(5000), &err), &err);
+    assert_ok(rb_link_send(l, to, message(h, bytes), in_ms(60000), &err), &err);
 }
 
 /* Receives the message and compares every byte. */
 static inline void expect(rb_link *l, int from, rb_frame_header h, size_t bytes) {
     rb_err err;
     rb_message *m, *want = message(h, bytes);
-    assert_ok(rb_link_recv(l, from, &h, in_ms(8000), &m, &err), &err);
+    assert_ok(rb_link_recv(l, from, &h, in_ms(60000), &m, &err), &err);
     assert_ok(rb_frame_expect(&m->head, &want->head, &err), &err);
     assert_int_equal(m->traffic, want->traffic);
     if (bytes) assert_memory_equal(m->payload, want->payload, bytes);
     rb_message_free(m);
     rb_message_free(want);
+}
+
+/* The sentence tells how long stage 1 waited: not less than its deadline gave it, and not for ever. */
+static inline void assert_waited(const rb_err *err, double seconds) {
+    double waited = 0;
+    const char *at = strstr(err->text, "stage 1 waited ");
+    assert_non_null(at);
+    assert_int_equal(sscanf(at, "stage 1 waited %lf s", &waited), 1);
+    if (waited < seconds || waited > seconds + 30) fail_msg("%s: where %g s were given", err->text, seconds);
 }
 
 static inline uint64_t sum(const uint64_t x[RB_TRAFFIC_COUNT]) {
