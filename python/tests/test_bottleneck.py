@@ -128,6 +128,13 @@ def test_same_seed_same_weights():
     assert one.link.index == 3
 
 
+def test_a_sequential_can_be_cut():
+    first = ResidualBottleneck(16, 4).cut(nn.Sequential(nn.Linear(16, 16), nn.Tanh()), 0, 2)
+    x = data(1, 3, 16)
+    assert torch.equal(first(x), first.boundary["0"].encoder(torch.tanh(first[0](x))))
+    assert "boundary.0.encoder.fc1.weight" in first.state_dict()
+
+
 def test_wrong_use_is_told():
     with pytest.raises(ValueError, match="ratio 7 does not divide d_model 32; nearest: 4 or 8"):
         ResidualBottleneck(32, 7)

@@ -221,7 +221,7 @@ class ResidualBottleneck(nn.Module):
             raise ValueError(f"stage {stage_index} of {num_stages}: count from 0")
         if hasattr(model, "boundary"):
             raise ValueError("this model has a member `boundary` already: was it cut before?")
-        halves = nn.ModuleDict()
+        halves = Halves()
         example = next(model.parameters(), None)
         for i, end in ((stage_index - 1, "decoder"), (stage_index, "encoder")):
             if 0 <= i < num_stages - 1:
@@ -243,6 +243,14 @@ class ResidualBottleneck(nn.Module):
         """Shown by print(model)."""
         o = self.options
         return f"d={self.d_model}, k={self.k}, codec={o['codec']}/{o['codec_backward']}, boundary={self.link.index}"
+
+
+class Halves(nn.ModuleDict):
+    """What sits in a cut model's `boundary`: an nn.Sequential takes it for its last layer, so it passes things on."""
+
+    def forward(self, x: Any) -> Any:
+        """X itself; the halves run in hooks."""
+        return x
 
 
 def _ends(module: nn.Module) -> tuple[ResidualBottleneck | None, ResidualBottleneck | None]:

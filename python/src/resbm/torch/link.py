@@ -143,10 +143,10 @@ class Link:
             self.count(data, shape, steps)
         return self._forward.unpack(data, shape, steps=steps if self.learns else None, out=out)
 
-    def pack_backward(self, g: Tensor, sequence: int) -> Tensor:
-        """Payload (u8) of the latents' gradient g (B,T,k); sequence: number of its first one."""
+    def pack_backward(self, g: Tensor, sequence: int, step: int | None = None) -> Tensor:
+        """Payload (u8) of the latents' gradient g (B,T,k); sequence: number of its first one; step: None is now."""
         assert self._backward is not None
-        return self._backward.pack(g, step=self.step, sequence=sequence)
+        return self._backward.pack(g, step=self.step if step is None else step, sequence=sequence)
 
     def unpack_backward(self, payload: Tensor, shape: Shape, out: Tensor | None = None) -> Tensor:
         """Gradient (B,T,k) f32."""
@@ -194,16 +194,20 @@ class Link:
             raise CodecError("the codec takes f32, bf16 or f16, not float64; for float64 take codec=None")
         if not (torch.is_grad_enabled() and z.requires_grad):
             return self._round_trip(z, sender, False)[0]
-        again = torch._C._current_graph_task_id() != -1  # activation checkpointing computes it again
+        again = recomputes()
         if not again:
-            self._notice_optimizer(sender, receiver, witness)
+            self.notice_optimizer(sender, receiver, witness)
         q, data = self._round_trip(z, sender, not again)
-        key = bytes(data.cpu().untyped_storage())
-        if not again or key not in self._taken:
-            self._taken[key] = self.sequence
-            self.sequence += z.shape[0]
-        out: Tensor = _Cross.apply(z, q, self, self._taken[key], self.step)
+        out: Tensor = _Cross.apply(z, q, self, self.place(data, z.shape[0]), self.step)
         return out
+
+    def place(self, data: Tensor, rows: int) -> int:
+        """Number of the first sequence of a message of `rows`; what is computed again keeps the number it had."""
+        key = bytes(data.detach().cpu().contiguous().view(torch.uint8).untyped_storage())
+        if key not in self._taken or not recomputes():
+            self._taken[key] = self.sequence
+            self.sequence += rows
+        return self._taken[key]
 
     def _round_trip(self, z: Tensor, steps: Tensor | None, count: bool) -> tuple[Tensor, Tensor]:
         assert self._forward is not None
@@ -213,11 +217,17 @@ class Link:
             self.count(data, shape, s)
         return self._forward.unpack(data, shape, steps=s), data
 
-    def _notice_optimizer(self, sender: Tensor | None, receiver: Tensor | None, witness: Tensor) -> None:
+    def notice_optimizer(self, sender: Tensor | None, receiver: Tensor | None, witness: Tensor) -> None:
+        """Before a training message: once an optimizer has changed `witness`, the step before is over."""
         version = witness._version
-        if self._version is not None and version != self._version and self._taken:
+        if self._version is not None and version != self._version and (self._taken or self._counted):
             self.end_step(sender, receiver)
         self._version = version
+
+
+def recomputes() -> bool:
+    """Whether activation checkpointing computes a forward again, inside a backward."""
+    return torch._C._current_graph_task_id() != -1
 
 
 class _Cross(torch.autograd.Function):

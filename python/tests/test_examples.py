@@ -1,0 +1,55 @@
+"""PyTorch's pipelining example before and after: how little differs, and that both run under every schedule."""
+
+import difflib
+import json
+import re
+from pathlib import Path
+
+import pytest
+from launch import run
+from test_stage import SCHEDULES
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SIZES = dict(DIM="128", LAYERS="8", HEADS="2", VOCAB="32", BATCH="16", LENGTH="8", MICROBATCHES="8")
+STEPS, ROWS, LENGTH, K = 2, 2, 8, 1  # rows and length of a microbatch, latent width of 128 / 128
+
+
+def test_at_most_five_lines_differ():
+    before, after = ((EXAMPLES / f).read_text().splitlines() for f in ("pipeline.py", "pipeline_resbm.py"))
+    lines = [d for d in difflib.unified_diff(before, after, lineterm="", n=0) if d[:2] not in ("--", "++", "@@")]
+    added = [d for d in lines if d[0] == "+"]
+    removed = [d for d in lines if d[0] == "-"]
+    assert 1 <= len(added) <= 5 and len(removed) <= len(added), lines
+    assert any("Stage(" in d for d in added) and any("ResidualBottleneck" in d for d in added)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("example", ["pipeline.py", "pipeline_resbm.py"])
+def test_every_schedule(tmp_path, example, ranks):
+    worker = Path(__file__).with_name("examples_worker.py")
+    done = run(worker, ranks, tmp_path, STEPS, EXAMPLES / example, *SCHEDULES, timeout=400, **SIZES)
+    assert all(code == 0 for code, _ in done), "\n".join(out for _, out in done)
+    losses = {}
+    for name, loss in re.findall(r"^(\w+) step \d+ loss (\S+)$", "\n".join(out for _, out in done), re.M):
+        losses.setdefault(name, []).append(float(loss))
+    assert set(losses) == set(SCHEDULES)
+    by_stages = {}
+    for name in SCHEDULES:  # the order of a schedule changes nothing but the last bits of sums
+        assert len(losses[name]) == STEPS
+        first = by_stages.setdefault(name in ("GPipe", "1F1B") or example == "pipeline.py", losses[name])
+        assert losses[name] == pytest.approx(first, abs=2e-3), (name, losses)
+    if example == "pipeline_resbm.py":
+        check_traffic([json.loads((tmp_path / f"{r}.json").read_text()) for r in range(ranks)])
+
+
+def check_traffic(said):
+    """int4 with learned steps forward, int4 with a scale per 64 values backward: k/2 bytes a token, 128 x less."""
+    messages = STEPS * int(SIZES["MICROBATCHES"])
+    forward, backward = ROWS * LENGTH * K // 2, ROWS * (LENGTH * K // 2 + 2)
+    links = [(name, k, t) for rank in said for name, ts in rank.items() for k, t in ts.items()]
+    assert len(links) >= len(SCHEDULES) * 2 * (len(said) - 1)
+    for name, k, sent in links:
+        here, there = map(int, k.split("->"))
+        full = [messages * forward, 0] if there > here else [0, messages * backward]
+        assert sent in (full, [0, 0]), (name, k, sent)  # nothing leaves where both stages are on one rank
+    assert all(any(sent != [0, 0] for n, _, sent in links if n == name) for name in SCHEDULES)
