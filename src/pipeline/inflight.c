@@ -80,7 +80,7 @@ resbm_status rb_schedule_auto_inflight(const rb_schedule_kind *kind, const rb_sc
     int most;
     *extra = 0;
     RB_TRY(try_extra(&f, 0, &best));
-    if (!kind->takes_extra) return RESBM_OK;
+    if (!kind->takes_extra || kind->extra_ages) return RESBM_OK;
     /* Stage s gets its share of extra, and no more than all microbatches can be in flight on any of them. */
     int enough = a->microbatches * (a->stages > 1 ? a->stages - 1 : 1);
     RB_TRY(most_that_fits(&f, enough < 65536 ? enough : 65536, &most));

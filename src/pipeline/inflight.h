@@ -11,7 +11,8 @@ typedef struct rb_inflight_limits {
 } rb_inflight_limits;
 
 /* *extra: the a->extra (the field itself is ignored) with the shortest simulated step that memory allows, a larger one
- * only where it gains more than 0.5%; 0 for schedules that take none. Costs and links of o in seconds, as measured.
+ * only where it gains more than 0.5%; 0 for schedules that take none, or whose
+ * result it would change. Costs and links of o in seconds, as measured.
  * Tries every depth up to 8, then ever wider apart. RESBM_E_CONFIG when not even extra = 0 fits, with
  * stage, bytes and remedy. */
 resbm_status rb_schedule_auto_inflight(const rb_schedule_kind *kind, const rb_schedule_args *a,

@@ -78,6 +78,7 @@ const rb_schedule_kind rb_schedule_pipedream = {
     .name = "pipedream",
     .summary = "asynchronous: an update per microbatch, weights stashed for the backward; no idle time",
     .takes_extra = true,
+    .extra_ages = true,
     .flows = true,
     .generate = generate_pipedream,
     .in_flight = pipedream_in_flight,

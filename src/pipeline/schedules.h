@@ -21,6 +21,7 @@ typedef struct rb_schedule_kind {
     const char *name, *summary;
     bool forward_only; /* evaluation: no backward, nothing is kept after a forward */
     bool takes_extra;  /* args.extra changes the list */
+    bool extra_ages;   /* and with it the result: weights are older. Nothing measured may choose it */
     bool flows;        /* updates inside the list; the list of a step goes on into that of the next */
     bool anywhere;     /* takes segments wherever args.stage_of puts them */
     /* Stage of a segment; NULL: contiguous runs, spread evenly, earlier stages get the remainder. */

@@ -30,12 +30,29 @@ static resbm_status here(rb_config *c, int64_t stages, rb_err *err) {
     c->pipeline.addresses = 0;
     *c->pipeline.control = *c->pipeline.launcher = 0;
     c->link = plain->link;
-    if (stages == 1) { /* one process does the same in any order, and not every order is one for it */
-        memcpy(c->pipeline.schedule, plain->pipeline.schedule, sizeof c->pipeline.schedule);
-        c->pipeline.inflight = plain->pipeline.inflight;
-    }
     free(plain);
     return st;
+}
+
+/* One process does the same in any order, and not every order is one for it. */
+static resbm_status alone(rb_config *c, rb_err *err) {
+    const rb_key *schedule = rb_key_find("pipeline", "schedule"), *inflight = rb_key_find("pipeline", "inflight");
+    RB_TRY(here(c, 1, err));
+    RB_TRY(rb_key_set(c, schedule, &schedule->fallback, 1, false, "schedule", err));
+    return rb_key_set(c, inflight, &inflight->fallback, 1, false, "inflight", err);
+}
+
+/* Does the schedule update inside its lists? Then the loss is that of its stages. */
+static resbm_status asynchronous(const rb_config *c, bool *out, rb_err *err) {
+    rb_err later; /* what is wrong with it is said where it is used */
+    *out = rb_config_flows(c);
+    if (!rb_config_schedule_file(c)) return RESBM_OK;
+    rb_config *copy = malloc(sizeof *copy);
+    if (!copy) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
+    *copy = *c;
+    *out = rb_config_validate(copy, &later) == RESBM_OK && copy->pipeline.updates;
+    free(copy);
+    return RESBM_OK;
 }
 
 static resbm_status without_boundary(rb_config *c, rb_err *err) {
@@ -80,7 +97,7 @@ static resbm_status apply_control(const rb_compare_variant *v, rb_config *c, rb_
     rb_config *of = malloc(sizeof *of);
     if (!of) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
     *of = *c;
-    resbm_status st = here(of, 1, err);
+    resbm_status st = alone(of, err);
     if (!st && (st = rb_config_validate(of, err))) rb_err_context(err, st, "%s: variant %s: ", v->place, v->of);
     if (!st) st = control_layers(v, of, &layers, err);
     free(of);
@@ -133,10 +150,22 @@ static resbm_status checked(const rb_compare_spec *s, int variant, rb_config *c,
     return st;
 }
 
+/* A stage per segment, unless spec.deploy says otherwise. */
+static resbm_status spread(const rb_compare_spec *s, rb_config *c, rb_err *err) {
+    RB_TRY(here(c, c->model.segments, err));
+    c->pipeline.threads = 1;
+    RB_TRY(override_all(c, &s->deploy, err));
+    if (c->pipeline.stages > c->model.segments) c->pipeline.stages = c->model.segments;
+    return RESBM_OK;
+}
+
 resbm_status rb_compare_config(const rb_compare_spec *s, const rb_config *base, const rb_compare_which *w, rb_config *out,
                                rb_err *err) {
+    bool stale;
     RB_TRY(build_point(s, base, w, out, err));
-    RB_TRY(here(out, 1, err));
+    RB_TRY(asynchronous(out, &stale, err));
+    RB_TRY(stale ? spread(s, out, err) : alone(out, err));
+    if (stale) RB_TRY(here(out, out->pipeline.stages, err)); /* whatever deploy says of links */
     out->pipeline.threads = 1;
     return checked(s, w->variant, out, err);
 }
@@ -154,11 +183,8 @@ static resbm_status forget_rates(rb_config *c, rb_err *err) {
 resbm_status rb_compare_deployed(const rb_compare_spec *s, const rb_config *base, const rb_compare_which *w,
                                  const rb_compare_link *link, rb_config *out, rb_err *err) {
     RB_TRY(build_point(s, base, w, out, err));
-    RB_TRY(here(out, out->model.segments, err));
-    out->pipeline.threads = 1;
-    RB_TRY(override_all(out, &s->deploy, err));
-    if (out->pipeline.stages > out->model.segments) out->pipeline.stages = out->model.segments;
-    if (!link || out->model.segments < 2) RB_TRY(here(out, 1, err));
+    RB_TRY(spread(s, out, err));
+    if (!link || out->model.segments < 2) RB_TRY(alone(out, err));
     if (link) out->link = link->shape;
     RB_TRY(forget_rates(out, err));
     out->train.steps = TIMED_STEPS;

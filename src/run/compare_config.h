@@ -18,7 +18,8 @@ typedef struct rb_compare_which {
 } rb_compare_which;
 
 /* What the loss is measured with, validated: one stage, one thread, unshaped, one checkpoint kept, no time limit.
- * Deployment changes no bit, so that is the loss of any. */
+ * Deployment changes no bit, so that is the loss of any. Not so under asynchronous schedules: there it is deployed as for
+ * the time, spec.deploy and all. */
 resbm_status rb_compare_config(const rb_compare_spec *s, const rb_config *base, const rb_compare_which *w, rb_config *out,
                                rb_err *err);
 /* What the time is measured or modelled with, validated: spec.deploy over the variant; a stage per segment with a

@@ -7,6 +7,7 @@
 #include <unistd.h>
 #include "core/buf.h"
 #include "pipeline/inflight.h"
+#include "pipeline/steady.h"
 #include "run/metrics_json.h"
 #include "run/stage.h"
 #include "run/trace.h"
@@ -85,36 +86,42 @@ static double optimizer_share(const rb_timing *t, const rb_cost *cost, const rb_
     return t->optimizer * most / fmax(1, rb_cost_params(cost));
 }
 
-/* The schedule as a stage would build it. extra in flight: as configured, or the fewest that cover the links. */
-static resbm_status build(const rb_config *c, const rb_sim_options *o, bool linked, rb_schedule *out, rb_err *err) {
-    rb_schedule_args a = {.stages = (int)c->pipeline.stages, .segments = (int)c->model.segments,
-                          .microbatches = (int)c->train.microbatches, .extra = (int)c->pipeline.inflight};
-    rb_inflight_limits none = {0};
+static resbm_status play_file(const rb_config *c, const rb_schedule_args *a, const rb_sim_options *o, rb_schedule *s,
+                              rb_sim_result *r, rb_err *err) {
     rb_buf text = {0};
-    if (rb_config_schedule_file(c)) {
-        resbm_status st = rb_config_schedule_text(c, &text, err);
-        if (!st) st = rb_schedule_build_text(text.data ? text.data : "", text.len, rb_config_schedule_file(c), &a, out, NULL, NULL, err);
-        rb_buf_free(&text);
-        return st;
-    }
+    resbm_status st = rb_config_schedule_text(c, &text, err);
+    if (!st) st = rb_schedule_build_text(text.data ? text.data : "", text.len, rb_config_schedule_file(c), a, s, NULL, NULL, err);
+    rb_buf_free(&text);
+    return st ? st : rb_simulate(s, o, r, err);
+}
+
+/* The schedule as a stage would build it. extra in flight: as configured, or the fewest that cover the links. */
+static resbm_status play(const rb_config *c, const rb_sim_options *o, bool linked, rb_schedule *s, rb_sim_result *r, rb_err *err) {
+    rb_schedule_args a = {.stages = (int)c->pipeline.stages, .segments = (int)c->model.segments,
+                          .microbatches = (int)c->train.microbatches, .extra = (int)c->pipeline.inflight,
+                          .vertical = c->pipeline.vertical_sync};
+    rb_inflight_limits none = {0};
+    if (rb_config_schedule_file(c)) return play_file(c, &a, o, s, r, err);
     const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
     if (!kind) return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule \"%s\" does not exist", c->pipeline.schedule);
     if (!a.extra && linked) RB_TRY(rb_schedule_auto_inflight(kind, &a, o, &none, &a.extra, err));
-    return rb_schedule_build(kind, &a, out, NULL, err);
+    return rb_simulate_steady(kind, &a, o, s, r, err);
 }
 
 static resbm_status simulate(const rb_timing *t, const rb_cost *cost, const rb_config *c, const rb_shape_options *link,
                              double *seconds, rb_err *err) {
     rb_sim_port port[RB_MAX_STAGES] = {{0, 0}};
+    double update[RB_MAX_SEGMENTS];
     for (int i = 0; link && i < c->pipeline.stages; i++) port[i] = (rb_sim_port){link->up_bits / 8, link->down_bits / 8};
-    rb_sim_options o = {.cost = t->segment, .port = link ? port : NULL, .latency = link ? (double)link->latency_ns * 1e-9 : 0,
+    for (int g = 0; g < cost->segments; g++) update[g] = t->optimizer * cost->params[g] / fmax(1, rb_cost_params(cost));
+    rb_sim_options o = {.cost = t->segment, .update = update, .port = link ? port : NULL,
+                        .latency = link ? (double)link->latency_ns * 1e-9 : 0,
                         .half_duplex = link && link->half_duplex,
                         .bytes_forward = (double)rb_shape_wire_bytes((uint64_t)cost->frame_forward),
                         .bytes_backward = (double)rb_shape_wire_bytes((uint64_t)cost->frame_backward)};
     rb_schedule s = {0};
     rb_sim_result r = {0};
-    resbm_status st = build(c, &o, link != NULL, &s, err);
-    if (!st) st = rb_simulate(&s, &o, &r, err);
+    resbm_status st = play(c, &o, link != NULL, &s, &r, err);
     *seconds = r.step;
     rb_sim_free(&r);
     rb_schedule_free(&s);
@@ -124,7 +131,7 @@ static resbm_status simulate(const rb_timing *t, const rb_cost *cost, const rb_c
 resbm_status rb_timing_step(const rb_timing *t, const rb_cost *cost, const rb_config *deployed, const rb_shape_options *link,
                             double *seconds, rb_err *err) {
     RB_TRY(simulate(t, cost, deployed, deployed->pipeline.stages > 1 ? link : NULL, seconds, err));
-    *seconds += optimizer_share(t, cost, deployed) + t->rest;
+    *seconds += t->rest + (deployed->pipeline.updates ? 0 : optimizer_share(t, cost, deployed));
     return RESBM_OK;
 }
 

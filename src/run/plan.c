@@ -36,7 +36,7 @@ typedef struct work {
     int stgs;
     int *stage_of;          /* (segments), under the schedule at hand */
     rb_segment_cost *cost;  /* (segments) seconds */
-    double *start;          /* (stages) */
+    double *optimizer;      /* (segments) seconds of an update */
     double pack, unpack, cores;
     rb_stage_need *need;    /* (stages) */
     size_t *slot;           /* (segments) */
@@ -81,7 +81,6 @@ static resbm_status cost_of_segment(work *w, int g, rb_segment_measure *out) {
 
 /* Where the schedule puts the segments, and what they cost there. */
 static resbm_status fill_costs(work *w) {
-    for (int i = 0; i < w->stages; i++) w->start[i] = 0;
     w->pack = w->unpack = 0;
     for (int g = 0; g < w->segments; g++) {
         rb_segment_measure c = {0};
@@ -89,7 +88,7 @@ static resbm_status fill_costs(work *w) {
         double speed = measures(w) ? 1 : speed_of(w, w->stage_of[g]);
         RB_TRY(cost_of_segment(w, g, &c));
         w->cost[g] = (rb_segment_cost){c.forward / speed, c.backward / speed, c.input / speed, c.weight / speed};
-        w->start[w->stage_of[g]] += c.optimizer / speed;
+        w->optimizer[g] = c.optimizer / speed;
         w->pack = fmax(w->pack, c.pack / speed);
         w->unpack = fmax(w->unpack, c.unpack / speed);
     }
@@ -173,13 +172,16 @@ static void fill_stage(const work *w, const rb_prediction *p, int i, rb_plan_row
     *s = (rb_plan_stage){.first = host[0], .segments = hosted, .need = w->need[i], .room = w->memory[i],
                          .busy = sim->busy, .wait_peer = sim->wait_peer, .wait_bandwidth = sim->wait_bandwidth,
                          .wait_latency = sim->wait_latency};
+    int stash = 0; /* alike for all segments of a stage, but in a text of actions */
     for (int n = 0; n < hosted; n++) {
+        stash = p->stash[host[n]] > stash ? p->stash[host[n]] : stash;
         int slots = p->slots[host[n]] > 2 ? p->slots[host[n]] : 2; /* evaluation hands over through two */
         s->layers += w->cfg->model.segment_layers[host[n]];
         s->activations += (size_t)slots * w->slot[host[n]];
         if (slots > s->slots) s->slots = slots;
     }
-    s->total = fixed_bytes(&s->need) + s->activations;
+    s->stashes = (size_t)stash * s->need.weights;
+    s->total = fixed_bytes(&s->need) + s->activations + s->stashes;
     for (int d = 0; d < 2; d++) s->sent[d] = (double)sim->sent[d] * p->wire[d];
 }
 
@@ -240,7 +242,7 @@ static resbm_status plan_row(work *w, const char *schedule, rb_plan_row *r) {
     rb_inflight_limits limits = {w->slot, w->room};
     snprintf(w->cfg->pipeline.schedule, sizeof w->cfg->pipeline.schedule, "%s", schedule);
     snprintf(r->schedule, sizeof r->schedule, "%s", schedule);
-    rb_prediction_input in = {.cfg = w->cfg, .cost = w->cost, .start = w->start, .machine = w->o->machine,
+    rb_prediction_input in = {.cfg = w->cfg, .cost = w->cost, .optimizer = w->optimizer, .machine = w->o->machine,
                               .cores = w->cores, .limits = &limits,
                               .latency_occupies = w->o->latency_occupies};
     rb_err why = {0};
@@ -253,6 +255,7 @@ static resbm_status plan_row(work *w, const char *schedule, rb_plan_row *r) {
         in.unpack = w->unpack;
         st = rb_predict(&in, &p, &why);
     }
+    r->asynchronous = !st && rb_schedule_updates(&p.schedule);
     if (!st) fill_row(w, &p, r);
     if (st == RESBM_E_CONFIG || st == RESBM_E_STATE) {
         snprintf(r->refused, sizeof r->refused, "%s", why.text);
@@ -271,7 +274,7 @@ static void close_work(work *w) {
     free(w->stg);
     free(w->stage_of);
     free(w->cost);
-    free(w->start);
+    free(w->optimizer);
     free(w->need);
     free(w->slot);
     free(w->room);
@@ -283,11 +286,11 @@ static resbm_status open_work(work *w) {
     w->stage_of = calloc(s, sizeof *w->stage_of);
     w->cost = calloc(s, sizeof *w->cost);
     w->slot = calloc(s, sizeof *w->slot);
-    w->start = calloc(n, sizeof *w->start);
+    w->optimizer = calloc(s, sizeof *w->optimizer);
     w->need = calloc(n, sizeof *w->need);
     w->room = calloc(n, sizeof *w->room);
     w->memory = calloc(n, sizeof *w->memory);
-    if (!w->stage_of || !w->cost || !w->slot || !w->start || !w->need || !w->room || !w->memory)
+    if (!w->stage_of || !w->cost || !w->slot || !w->optimizer || !w->need || !w->room || !w->memory)
         return rb_fail(w->err, RESBM_E_MEMORY, "no memory to plan %d stages", w->stages);
     if (!measures(w)) return RESBM_OK;
     w->cfg->pipeline.threads = threads_of(w->cfg);
@@ -350,16 +353,20 @@ static int usual(const rb_config *c, char names[12][RB_PLAN_NAME]) {
 }
 
 /* Fastest of what fits; and of what is nearly as fast, the boundary that narrows least. */
-static void recommend(rb_run_plan *p) {
+static bool eligible(const rb_plan_options *o, const rb_plan_row *r) {
+    return !*r->refused && r->fits && r->asynchronous == o->cfg->pipeline.updates;
+}
+
+static void recommend(const rb_plan_options *o, rb_run_plan *p) {
     p->best = p->fastest = -1;
     for (int i = 0; i < p->count; i++) {
         const rb_plan_row *r = &p->row[i];
-        if (*r->refused || !r->fits) continue;
+        if (!eligible(o, r)) continue;
         if (p->fastest < 0 || r->step_s < p->row[p->fastest].step_s) p->fastest = i;
     }
     for (int i = 0; i < p->count && p->fastest >= 0; i++) {
         const rb_plan_row *r = &p->row[i], *best = p->best < 0 ? NULL : &p->row[p->best];
-        if (*r->refused || !r->fits || r->step_s > 1.05 * p->row[p->fastest].step_s) continue;
+        if (!eligible(o, r) || r->step_s > 1.05 * p->row[p->fastest].step_s) continue;
         bool milder = !best || r->wire_ratio < best->wire_ratio * 0.999;
         bool same = best && fabs(r->wire_ratio - best->wire_ratio) <= 0.001 * best->wire_ratio;
         if (milder || (same && r->step_s < 0.999 * best->step_s)) p->best = i;
@@ -382,7 +389,7 @@ resbm_status rb_plan_make(const rb_plan_options *o, rb_run_plan *out, rb_err *er
     RB_TRY(count_params(o->cfg, out, err));
     for (int i = 0; i < n; i++)
         RB_TRY(plan_boundary(o, o->boundary_count ? o->boundaries[i] : names[i], out, err));
-    recommend(out);
+    recommend(o, out);
     return RESBM_OK;
 }
 

@@ -26,7 +26,7 @@ typedef struct rb_plan_stage {
     int64_t layers;
     int slots; /* microbatches alive at once, in the segment with most */
     rb_stage_need need;
-    size_t activations, total; /* of all microbatches alive; everything */
+    size_t activations, stashes, total; /* of all microbatches alive; older versions of weights; everything */
     int64_t room;              /* bytes it may take; 0 = not stated */
     double busy, wait_peer, wait_bandwidth, wait_latency; /* seconds of a step */
     double sent[2];            /* bytes of a step, forward and backward */
@@ -36,6 +36,7 @@ typedef struct rb_plan_row {
     char boundary[RB_PLAN_NAME], schedule[32];
     char refused[400]; /* why it cannot be; everything below is empty then */
     bool own, fits;
+    bool asynchronous; /* another result than the others: recommended only where the run's own schedule is */
     double step_s, tokens_per_s, idle;
     double bytes[2];    /* what the busiest stage sends in a step, framing included: forward, backward */
     double ratio, wire_ratio; /* d/k; bytes of a bf16 activation over those sent */

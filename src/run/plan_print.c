@@ -106,10 +106,8 @@ static void print_row(const rb_run_plan *p, int i, rb_buf *out) {
                   100 * r->idle, r->wire_ratio, depth, bytes(r->bytes[0], a[1]), bytes(r->bytes[1], a[2]),
                   seconds(r->wait_bandwidth, a[3]), seconds(r->wait_latency, a[4]));
     rb_buf_printf(out, "%9s", bytes((double)f->total, a[5]));
-    if (r->fits)
-        rb_buf_puts(out, "\n");
-    else
-        rb_buf_printf(out, "  stage %d lacks %s\n", r->fullest, bytes((double)f->total - (double)f->room, a[0]));
+    if (!r->fits) rb_buf_printf(out, "  stage %d lacks %s", r->fullest, bytes((double)f->total - (double)f->room, a[0]));
+    rb_buf_puts(out, r->asynchronous ? "  (asynchronous)\n" : "\n");
 }
 
 static void print_rows(const rb_run_plan *p, rb_buf *out) {
@@ -131,20 +129,21 @@ static bool like_neighbours(const rb_plan_row *r, int i) {
 }
 
 static void print_stages(const rb_plan_row *r, rb_buf *out) {
-    char a[8][32];
-    rb_buf_printf(out, "\n%s under %s, stage by stage:\n%5s %9s %6s %9s %9s %9s %9s %5s %11s %9s %9s %9s\n", r->boundary,
+    char a[9][32];
+    rb_buf_printf(out, "\n%s under %s, stage by stage:\n%5s %9s %6s %9s %9s %9s %9s %5s %11s %9s %9s %9s %9s\n", r->boundary,
                   r->schedule, "stage", "segments", "blocks", "computes", "weights", "gradients", "optimizer", "alive",
-                  "activations", "working", "all", "has");
+                  "activations", "stashes", "working", "all", "has");
     for (int i = 0; i < r->stages; i++) {
         const rb_plan_stage *s = &r->stage[i];
         char name[24];
         if (like_neighbours(r, i)) continue;
         snprintf(name, sizeof name, s->segments > 1 ? "%d..%d" : "%d", s->first, s->first + s->segments - 1);
-        rb_buf_printf(out, "%5d %9s %6" PRId64 " %9s %9s %9s %9s %5d %11s %9s %9s %9s\n", i, name, s->layers,
+        rb_buf_printf(out, "%5d %9s %6" PRId64 " %9s %9s %9s %9s %5d %11s %9s %9s %9s %9s\n", i, name, s->layers,
                       seconds(s->busy, a[0]), bytes((double)s->need.weights, a[1]),
                       bytes((double)s->need.gradients, a[2]), bytes((double)s->need.optimizer, a[3]), s->slots,
-                      bytes((double)s->activations, a[4]), bytes((double)s->need.working, a[5]),
-                      bytes((double)s->total, a[6]), s->room ? bytes((double)s->room, a[7]) : "-");
+                      bytes((double)s->activations, a[4]), s->stashes ? bytes((double)s->stashes, a[8]) : "-",
+                      bytes((double)s->need.working, a[5]), bytes((double)s->total, a[6]),
+                      s->room ? bytes((double)s->room, a[7]) : "-");
     }
 }
 
@@ -181,11 +180,11 @@ void rb_plan_print(const rb_plan_options *o, const rb_run_plan *p, bool stages, 
 /* --- JSON -------------------------------------------------------------------------------------------------- */
 
 static json_t *stage_json(const rb_plan_stage *s) {
-    return json_pack("{s:i, s:i, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "first",
+    return json_pack("{s:i, s:i, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "first",
                      s->first, "segments", s->segments, "layers", (json_int_t)s->layers, "slots", s->slots, "weights",
                      (json_int_t)s->need.weights, "gradients", (json_int_t)s->need.gradients, "optimizer",
                      (json_int_t)s->need.optimizer, "working", (json_int_t)s->need.working, "activations",
-                     (json_int_t)s->activations, "total", (json_int_t)s->total, "memory", (json_int_t)s->room, "snapshot",
+                     (json_int_t)s->activations, "stashes", (json_int_t)s->stashes, "total", (json_int_t)s->total, "memory", (json_int_t)s->room, "snapshot",
                      (json_int_t)s->need.snapshot, "busy_s", s->busy, "wait_peer_s", s->wait_peer, "wait_bandwidth_s",
                      s->wait_bandwidth, "wait_latency_s", s->wait_latency, "bytes_fwd", s->sent[0], "bytes_bwd", s->sent[1]);
 }
@@ -195,8 +194,8 @@ static json_t *row_json(const rb_plan_row *r, bool best) {
         return json_pack("{s:s, s:s, s:s}", "boundary", r->boundary, "schedule", r->schedule, "refused", r->refused);
     json_t *stages = json_array();
     for (int i = 0; i < r->stages; i++) json_array_append_new(stages, stage_json(&r->stage[i]));
-    return json_pack("{s:s, s:s, s:b, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:i, s:f, s:I, s:o}",
-                     "boundary", r->boundary, "schedule", r->schedule, "fits", r->fits, "recommended", best, "step_s",
+    return json_pack("{s:s, s:s, s:b, s:b, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:i, s:f, s:I, s:o}",
+                     "boundary", r->boundary, "schedule", r->schedule, "fits", r->fits, "recommended", best, "asynchronous", r->asynchronous, "step_s",
                      r->step_s, "tokens_per_s", r->tokens_per_s, "idle", r->idle, "link_bytes_fwd", r->bytes[0],
                      "link_bytes_bwd", r->bytes[1], "ratio", r->ratio, "wire_ratio", r->wire_ratio, "wait_peer_s",
                      r->wait_peer, "wait_bandwidth_s", r->wait_bandwidth, "wait_latency_s", r->wait_latency, "inflight",

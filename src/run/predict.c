@@ -2,7 +2,7 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include "pipeline/schedules.h"
+#include "pipeline/steady.h"
 #include "run/measure.h"
 #include "run/stage.h"
 
@@ -18,13 +18,15 @@ static double expected_jitter(const rb_machine *m, double wire_bytes) {
 typedef struct links {
     rb_sim_port *port;
     double *latency;
+    double *start; /* (stages) updates before the list */
 } links;
 
 static resbm_status fill_links(const rb_prediction_input *in, double wire_bytes, links *l, rb_err *err) {
     int n = (int)in->cfg->pipeline.stages;
     l->port = calloc((size_t)n, sizeof *l->port);
     l->latency = calloc((size_t)n, sizeof *l->latency);
-    if (!l->port || !l->latency) return rb_fail(err, RESBM_E_MEMORY, "no memory to plan %d stages", n);
+    l->start = calloc((size_t)n, sizeof *l->start);
+    if (!l->port || !l->latency || !l->start) return rb_fail(err, RESBM_E_MEMORY, "no memory to plan %d stages", n);
     for (int i = 0; i < n; i++) {
         rb_machine m = in->machine ? in->machine[i] : rb_machine_of(in->cfg);
         l->port[i] = (rb_sim_port){m.up_bits / 8, m.down_bits / 8};
@@ -36,7 +38,7 @@ static resbm_status fill_links(const rb_prediction_input *in, double wire_bytes,
 static rb_sim_options options(const rb_prediction_input *in, const rb_prediction *p, const links *l) {
     return (rb_sim_options){.cost = in->cost,
                             .port = l->port,
-                            .start = in->start,
+                            .start = l->start,
                             .extra_latency = l->latency,
                             .pack = in->pack,
                             .unpack = in->unpack,
@@ -98,7 +100,7 @@ static resbm_status find_depth(const rb_prediction_input *in, const rb_schedule_
     const rb_inflight_limits *limits = in->limits ? in->limits : &none;
     rb_err why;
     a->extra = (int)in->cfg->pipeline.inflight;
-    if (a->extra || !kind->takes_extra || a->stages < 2) return RESBM_OK;
+    if (a->extra || !kind->takes_extra || kind->extra_ages || a->stages < 2) return RESBM_OK;
     rb_sim_options quick = *o;
     quick.no_spans = true;
     quick.pieces = 1;
@@ -130,7 +132,7 @@ static resbm_status generate(const rb_schedule_kind *kind, const rb_schedule_arg
 
 static rb_schedule_args args_of(const rb_config *c) {
     return (rb_schedule_args){.stages = (int)c->pipeline.stages, .segments = (int)c->model.segments,
-                              .microbatches = (int)c->train.microbatches};
+                              .microbatches = (int)c->train.microbatches, .vertical = c->pipeline.vertical_sync};
 }
 
 static resbm_status find_kind(const rb_config *c, const rb_schedule_kind **kind, rb_err *err) {
@@ -139,11 +141,11 @@ static resbm_status find_kind(const rb_config *c, const rb_schedule_kind **kind,
     return rb_fail(err, RESBM_E_CONFIG, "there is no schedule \"%s\" that trains", c->pipeline.schedule);
 }
 
-static resbm_status from_file(const rb_config *c, const char *file, rb_schedule *out, int *slots, rb_err *err) {
+static resbm_status from_file(const rb_config *c, const char *file, rb_schedule *out, int *slots, int *stash, rb_err *err) {
     rb_buf text = {0};
     rb_schedule_args a = args_of(c);
     resbm_status st = rb_config_schedule_text(c, &text, err);
-    if (!st) st = rb_schedule_build_text(text.data, text.len, file, &a, out, slots, NULL, err);
+    if (!st) st = rb_schedule_build_text(text.data, text.len, file, &a, out, slots, stash, err);
     rb_buf_free(&text);
     return st;
 }
@@ -153,7 +155,7 @@ resbm_status rb_predict_schedule(const rb_config *c, int extra, int microbatches
     const char *file = rb_config_schedule_file(c);
     const rb_schedule_kind *kind;
     *out = (rb_schedule){0};
-    if (file) return from_file(c, file, out, slots, err);
+    if (file) return from_file(c, file, out, slots, NULL, err);
     rb_schedule_args a = args_of(c);
     a.extra = extra;
     a.microbatches = microbatches;
@@ -161,20 +163,53 @@ resbm_status rb_predict_schedule(const rb_config *c, int extra, int microbatches
     return generate(kind, &a, out, slots, err);
 }
 
-static resbm_status run(const rb_prediction_input *in, const links *l, rb_prediction *out, rb_err *err) {
-    const rb_config *c = in->cfg;
-    rb_schedule_args a = args_of(c);
-    const rb_schedule_kind *kind;
-    rb_sim_options o = options(in, out, l);
-    if (!rb_config_schedule_file(c)) {
-        RB_TRY(find_kind(c, &kind, err));
-        RB_TRY(find_depth(in, kind, &a, &o, out, err));
+/* Where a list has updates they take their time in it, else before it. */
+static void place_updates(const rb_prediction_input *in, bool inside, rb_sim_options *o, links *l) {
+    if (inside) o->update = in->optimizer;
+    for (int g = 0; in->optimizer && !inside && g < in->cfg->model.segments; g++)
+        l->start[rb_stage_of(in->cfg, g)] += in->optimizer[g];
+}
+
+static void promises(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_prediction *out) {
+    rb_schedule_args many = *a;
+    int nth[RB_MAX_STAGES] = {0};
+    many.steps = out->steps;
+    for (int g = 0; g < a->segments; g++) {
+        int stage = rb_schedule_place(kind, a->stages, a->segments, g);
+        out->slots[g] = kind->in_flight(&many, stage, nth[stage]++);
+        out->stash[g] = kind->stash ? kind->stash(&many, stage) : 0;
     }
+}
+
+static resbm_status run_named(const rb_prediction_input *in, links *l, rb_prediction *out, rb_err *err) {
+    const rb_config *c = in->cfg;
+    const rb_schedule_kind *kind;
+    rb_schedule_args a = args_of(c);
+    RB_TRY(find_kind(c, &kind, err));
+    rb_sim_options o = options(in, out, l);
+    place_updates(in, kind->flows, &o, l);
+    RB_TRY(find_depth(in, kind, &a, &o, out, err));
     out->extra = a.extra;
-    out->slots = calloc((size_t)a.segments, sizeof *out->slots);
-    if (!out->slots) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", a.segments);
-    RB_TRY(rb_predict_schedule(c, a.extra, a.microbatches, &out->schedule, out->slots, err));
+    out->steps = rb_steady_steps(kind, &a, &out->first);
+    promises(kind, &a, out);
+    return rb_simulate_steady(kind, &a, &o, &out->schedule, &out->sim, err);
+}
+
+static resbm_status run_file(const rb_prediction_input *in, const char *file, links *l, rb_prediction *out, rb_err *err) {
+    rb_sim_options o = options(in, out, l);
+    RB_TRY(from_file(in->cfg, file, &out->schedule, out->slots, out->stash, err));
+    place_updates(in, rb_schedule_updates(&out->schedule), &o, l);
+    out->steps = 1;
     return rb_simulate(&out->schedule, &o, &out->sim, err);
+}
+
+static resbm_status run(const rb_prediction_input *in, links *l, rb_prediction *out, rb_err *err) {
+    const char *file = rb_config_schedule_file(in->cfg);
+    size_t n = (size_t)in->cfg->model.segments;
+    out->slots = calloc(n, sizeof *out->slots);
+    out->stash = calloc(n, sizeof *out->stash);
+    if (!out->slots || !out->stash) return rb_fail(err, RESBM_E_MEMORY, "no memory for %zu segments", n);
+    return file ? run_file(in, file, l, out, err) : run_named(in, l, out, err);
 }
 
 resbm_status rb_predict(const rb_prediction_input *in, rb_prediction *out, rb_err *err) {
@@ -186,6 +221,7 @@ resbm_status rb_predict(const rb_prediction_input *in, rb_prediction *out, rb_er
     if (!st) st = run(in, &l, out, err);
     free(l.port);
     free(l.latency);
+    free(l.start);
     return st;
 }
 
@@ -193,19 +229,6 @@ void rb_prediction_free(rb_prediction *p) {
     rb_schedule_free(&p->schedule);
     rb_sim_free(&p->sim);
     free(p->slots);
+    free(p->stash);
     *p = (rb_prediction){0};
-}
-
-resbm_status rb_predict_seconds(const rb_config *cfg, const rb_segment_cost *cost, const rb_shape_options *link,
-                                double *step_s, rb_err *err) {
-    rb_prediction p;
-    rb_config *c = malloc(sizeof *c);
-    if (!c) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
-    *c = *cfg;
-    c->link = *link;
-    resbm_status st = rb_predict(&(rb_prediction_input){.cfg = c, .cost = cost}, &p, err);
-    *step_s = st ? 0 : p.sim.step;
-    rb_prediction_free(&p);
-    free(c);
-    return st;
 }

@@ -10,7 +10,7 @@ typedef struct rb_prediction_input {
     const rb_config *cfg;         /* validated: model, boundary, microbatches, stages, schedule, inflight, duplex */
     const rb_segment_cost *cost;  /* (segments) seconds of one microbatch on the stage that hosts the segment */
     double pack, unpack;          /* seconds of one message */
-    const double *start;          /* (stages) when each stage begins: its optimizer's time; NULL: 0 */
+    const double *optimizer;      /* (segments) seconds of one update: inside lists that have updates, else before them */
     const rb_machine *machine;    /* (stages) whose link each stage has; NULL: cfg->link */
     double cores;                 /* stages that compute at full speed at once; 0 = all */
     bool latency_occupies;        /* the wire is busy for the latency too */
@@ -19,10 +19,12 @@ typedef struct rb_prediction_input {
 } rb_prediction_input;
 
 typedef struct rb_prediction {
-    rb_schedule schedule; /* as it would run */
-    rb_sim_result sim;    /* sim.step: seconds of a step */
+    rb_schedule schedule; /* as it would run; of lists that flow several steps, */
+    int first, steps;     /* of which `first` is the first in full swing; 0 and 1 of others */
+    rb_sim_result sim;    /* sim.step: seconds of a step (in full swing) */
     int extra;            /* forwards in flight beyond what the schedule needs */
     int *slots;           /* (segments) microbatches alive in each */
+    int *stash;           /* (segments) older versions of its weights kept */
     bool over_memory;     /* nothing fits limits: predicted with the least in flight */
     double wire[2];       /* bytes of one message on the wire, with the framing of rb_shape: forward, backward */
 } rb_prediction;
@@ -35,9 +37,5 @@ void rb_prediction_free(rb_prediction *p);
  * Lists by name are not validated here: a stage does that before it runs them. */
 resbm_status rb_predict_schedule(const rb_config *cfg, int extra, int microbatches, rb_schedule *out, int *slots,
                                  rb_err *err);
-
-/* The least of it: seconds of a step at these links. */
-resbm_status rb_predict_seconds(const rb_config *cfg, const rb_segment_cost *cost, const rb_shape_options *link,
-                                double *step_s, rb_err *err);
 
 #endif

@@ -27,7 +27,8 @@ static double message_bytes(const rb_stage *s, int direction) {
 bool rb_stage_plans_in_flight(const rb_stage *s) {
     const rb_config *c = &s->cfg;
     bool delayed = c->link.latency_ns > 0 || c->link.up_bits > 0 || c->link.down_bits > 0;
-    return s->training && !c->pipeline.inflight && delayed && c->pipeline.stages > 1 && !rb_config_schedule_file(c);
+    const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
+    return s->training && !c->pipeline.inflight && delayed && c->pipeline.stages > 1 && kind && kind->takes_extra && !kind->extra_ages;
 }
 
 /* pipeline.inflight: auto, with each stage's speed as it measured it. A training step reaches about 0.6 of what plain
