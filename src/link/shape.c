@@ -81,6 +81,10 @@ rb_shape_trip rb_shape_send(rb_shape *s, rb_shape_stream *t, int64_t ready_ns, i
     return trip;
 }
 
+void rb_shape_end_message(rb_shape *s) {
+    if (s->opt.latency_occupies) s->up->free_ns += s->opt.latency_ns;
+}
+
 int64_t rb_shape_receive(rb_shape *s, rb_shape_stream *t, int64_t ready_ns, uint64_t bytes) {
     int64_t start;
     if (ready_ns > s->down->free_ns) t->room = 0; /* after a pause a segment begins */

@@ -8,6 +8,9 @@
  * same peer waits, as with TCP. Random draws are keyed by (seed, peer, segment number), so a run is
  * repeatable.
  *
+ * Latency pipelines, as on a long line: a message may set out while the one before is still under way. Or it occupies the
+ * wire, as where every message is waited for: the uplink then stands still for the latency after each.
+ *
  * The model below is arithmetic in virtual time: it is told when something could start and says when it
  * leaves and arrives. Nothing in it sleeps or looks at a clock, so a thread that wakes late loses no rate. */
 #ifndef RB_LINK_SHAPE_H
@@ -27,6 +30,7 @@ typedef struct rb_shape_options {
     int64_t latency_ns, jitter_ns;
     double loss; /* share of segments lost, [0, 0.5] */
     bool half_duplex;
+    bool latency_occupies;
     uint64_t seed;
 } rb_shape_options;
 
@@ -71,6 +75,8 @@ uint64_t rb_shape_wire_bytes(uint64_t bytes);
 /* Sends the next segment of `bytes` (1..1448) that was ready at ready_ns: advances the uplink and the stream.
  */
 rb_shape_trip rb_shape_send(rb_shape *s, rb_shape_stream *t, int64_t ready_ns, int bytes);
+/* The segment sent last ended a message: where latency occupies the wire, nothing leaves until it has passed. */
+void rb_shape_end_message(rb_shape *s);
 /* Takes `bytes` that were there at ready_ns in through the downlink; returns when they are in. Bytes that
  * follow others without a pause fill up their last segment, as TCP's do. */
 int64_t rb_shape_receive(rb_shape *s, rb_shape_stream *t, int64_t ready_ns, uint64_t bytes);

@@ -72,6 +72,27 @@ static void half_duplex_shares_one_lane(void **state) {
     assert_int_equal(rb_shape_receive(&s, &a, 0, 1448), 2 * 12112000);
 }
 
+/* The next message sets out when the one before has arrived, and the receiver's way back is free. */
+static void latency_can_occupy_the_wire(void **state) {
+    (void)state;
+    rb_shape s;
+    rb_shape_stream a;
+    for (int occupies = 0; occupies < 2; occupies++) {
+        rb_shape_options o = rate(1e6);
+        o.latency_ns = 30000000;
+        o.latency_occupies = occupies;
+        rb_shape_init(&s, &o);
+        rb_shape_stream_init(&a, &s, 1);
+        rb_shape_send(&s, &a, 0, 1448);
+        rb_shape_trip first = rb_shape_send(&s, &a, 0, 1448); /* two segments of one message */
+        assert_int_equal(first.leave_ns, 2 * 12112000);
+        rb_shape_end_message(&s);
+        rb_shape_trip next = rb_shape_send(&s, &a, 0, 1448);
+        assert_int_equal(next.start_ns, occupies ? first.arrive_ns : first.leave_ns);
+        assert_int_equal(rb_shape_receive(&s, &a, 0, 1448), 12112000);
+    }
+}
+
 /* Bytes that come without a pause fill segments up; after a pause a new one begins. */
 static void downlink_counts_segments_of_the_stream(void **state) {
     (void)state;
@@ -369,6 +390,7 @@ int main(void) {
         cmocka_unit_test(segments_queue_behind_each_other),
         cmocka_unit_test(peers_share_the_uplink),
         cmocka_unit_test(half_duplex_shares_one_lane),
+        cmocka_unit_test(latency_can_occupy_the_wire),
         cmocka_unit_test(downlink_counts_segments_of_the_stream),
         cmocka_unit_test(latency_and_jitter_delay_in_order),
         cmocka_unit_test(loss_is_repeatable),

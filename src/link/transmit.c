@@ -117,10 +117,11 @@ static bool uplink_pass(rb_link *l, rb_node *n, size_t bytes, int64_t start_ns) 
 }
 
 /* Bytes of the next segment: a frame that follows to the same peer without a pause fills it up, as TCP does;
- * not where draws are made per segment, which must not depend on when frames met in the queue. */
+ * not where draws are made per segment, which must not depend on when frames met in the queue, nor where a frame's end holds
+ * up the next. */
 static size_t segment_bytes(const rb_link *l, const rb_node *n, int64_t start_ns) {
     size_t bytes = n->total - n->up_bytes;
-    if (l->opt.shape.loss > 0 || l->opt.shape.jitter_ns > 0)
+    if (l->opt.shape.loss > 0 || l->opt.shape.jitter_ns > 0 || l->opt.shape.latency_occupies)
         return bytes < RB_SEGMENT_PAYLOAD ? bytes : RB_SEGMENT_PAYLOAD;
     bytes = 0;
     for (const rb_node *f = n; f && f->conn == n->conn && (f == n || f->queued_ns <= start_ns);
@@ -144,6 +145,7 @@ static bool send_segment(rb_link *l, rb_node *n, int64_t start_ns) {
         ends = uplink_pass(l, n, take, t.start_ns) || ends;
         left -= take;
     }
+    if (ends) rb_shape_end_message(&l->shape);
     return delay_push(c, t.arrive_ns, bytes, ends);
 }
 

@@ -48,6 +48,39 @@ static void every_schedule_up_to_8_builds(void **state) {
     assert_int_equal(built, (5 * 36 * 8 + 204 + 4 * 8 + 92) * 3);
 }
 
+/* Lists that flow, over as many steps as it takes until one is like the next: what is promised in flight and of older
+ * weights is what is needed, at any depth, with vertical sync and without; and each step's part ends with the update. */
+static void every_flow_up_to_8_is_proved(void **state) {
+    (void)state;
+    int proved = 0;
+    for (const rb_schedule_kind *const *k = rb_schedules; *k; k++) {
+        for (int i = 0; (*k)->flows && i < 8 * 8 * 8 * 3 * 2; i++) {
+            rb_schedule_args a = ARGS(i % 8 + 1, i / 8 % 8 + 1, i / 64 % 8 + 1, i / 512 % 3 * 2, NULL);
+            a.vertical = i / 1536;
+            if (a.segments < a.stages || refused(*k, &a)) continue;
+            rb_flow f;
+            rb_err err;
+            int slots[8], stash[8], nth[8] = {0}, from, to, shift;
+            assert_ok(rb_flow_build(*k, &a, &f, slots, stash, &err), &err);
+            a.steps = f.list.microbatches / a.microbatches;
+            for (int g = 0; g < a.segments; g++) {
+                int stage = f.list.stage_of[g];
+                assert_int_equal(slots[g], (*k)->in_flight(&a, stage, nth[stage]++));
+                assert_int_equal(stash[g], (*k)->stash(&a, stage));
+            }
+            for (int s = 0; s < a.stages; s++) {
+                rb_flow_part(&f, s, f.steady + 3, &from, &to, &shift);
+                rb_action last = f.list.stage[s].items[to - 1];
+                assert_true(to > from && last.kind == RB_ACT_UPDATE);
+                assert_int_equal(last.microbatch + shift, (f.steady + 4) * a.microbatches - 1);
+            }
+            rb_schedule_free(&f.list);
+            proved++;
+        }
+    }
+    assert_int_equal(proved, (36 * 8 + 204) * 3 * 2);
+}
+
 static void messages_stand_where_stages_meet(void **state) {
     (void)state;
     rb_schedule s = build("gpipe", 2, 2, 2, 0);
@@ -218,6 +251,11 @@ static void schedules_look_like_their_pictures(void **state) {
                    "0  0F0 0F1 0F2 .   .   .   .   0B0 =   0F3 0B1 =   0F4 0B2 =   .   0B3 =   .   0B4 =\n"
                    "1  .   1F0 1F1 .   .   1B0 =   1F2 1B1 =   1F3 1B2 =   1F4 1B3 =   .   1B4 =   .   .\n"
                    "2  .   .   2F0 2B0 =   2F1 2B1 =   2F2 2B2 =   2F3 2B3 =   2F4 2B4 =   .   .   .   .\n");
+    assert_picture(&rb_schedule_2bw, (rb_schedule_args){.stages = 2, .segments = 2, .microbatches = 3, .steps = 2}, 2,
+                   "0  0F0   0F1   .     .     0B0   =     0F2   0B1   =     0F3   0B2   =     0F4-1 0B3   =     0F5-1 0B4   =     .     "
+                   "0B5   =\n"
+                   "1  .     1F0   1B0   =     1F1   1B1   =     1F2   1B2   =     1F3-1 1B3   =     1F4-1 1B4   =     1F5-1 1B5   =     .     "
+                   ".\n");
     assert_picture(&rb_schedule_forward, (rb_schedule_args)ARGS(3, 3, 3, 0, NULL), 2,
                    "0  0F0 0F1 0F2 .   .\n"
                    "1  .   1F0 1F1 1F2 .\n"
@@ -306,6 +344,7 @@ static void a_text_becomes_a_schedule(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_schedule_up_to_8_builds),
+        cmocka_unit_test(every_flow_up_to_8_is_proved),
         cmocka_unit_test(messages_stand_where_stages_meet),
         cmocka_unit_test(a_stage_hosts_several_segments),
         cmocka_unit_test(an_evaluation_takes_scattered_segments),

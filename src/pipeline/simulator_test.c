@@ -1,5 +1,6 @@
 #include <math.h>
 #include "pipeline/inflight.h"
+#include "pipeline/steady.h"
 #include "pipeline/testing.h"
 
 static void assert_near(double got, double want) {
@@ -109,6 +110,8 @@ static void the_v_has_no_bubble(void **state) {
                 assert_near(r.stage[i].end - first, 6 * m);
                 assert_near(r.stage[i].busy, 6 * m);
             }
+            /* With a barrier at the step's end, as global clipping sets one, stages wait for the last to be done. */
+            assert_near(r.idle, (p - 1.0) / (6 * m + p - 1));
             rb_sim_free(&r);
             rb_schedule_free(&s);
         }
@@ -138,6 +141,38 @@ static void pipedream_does_not_idle(void **state) {
             rb_sim_result r = simulate(&s, &(rb_sim_options){.cost = ones});
             for (int i = 0; i < p; i++)
                 assert_near(updated_at(&s, &r, i, 31) - updated_at(&s, &r, i, 15), 16 * 3.0);
+            rb_sim_free(&r);
+            rb_schedule_free(&s);
+        }
+    }
+}
+
+/* What one more step adds: m forwards, backwards and updates, whatever it took to fill the pipeline; over slow links the
+ * bytes of the busiest stage, once they are more than that. */
+static void a_step_in_full_swing_has_no_fill(void **state) {
+    (void)state;
+    const rb_schedule_kind *const kinds[] = {&rb_schedule_pipedream, &rb_schedule_2bw, &rb_schedule_1f1b};
+    double update[8] = {0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5};
+    rb_sim_port port[8];
+    for (int i = 0; i < 8; i++) port[i] = (rb_sim_port){1, 0};
+    for (int n = 0; n < 3; n++) {
+        for (int p = 1; p <= 8; p++) {
+            rb_schedule_args a = ARGS(p, p, 8, 0, NULL);
+            rb_sim_options o = {.cost = ones, .update = update};
+            rb_schedule s;
+            rb_sim_result r;
+            rb_err err;
+            assert_ok(rb_simulate_steady(kinds[n], &a, &o, &s, &r, &err), &err);
+            double want = n == 0 ? 8 * 3.5 : n == 1 ? 8 * 3 + 0.5 : (8 + p - 1) * 3;
+            assert_near(r.step, want);
+            assert_near(r.stage[p - 1].busy, n == 2 ? 24 : want);
+            assert_near(r.idle, n == 2 ? 1 - 24 / want : 0);
+            rb_sim_free(&r);
+            rb_schedule_free(&s);
+            if (p < 3 || n > 0) continue;
+            o.port = port, o.bytes_forward = 2, o.bytes_backward = 4, a.extra = 4 * p;
+            assert_ok(rb_simulate_steady(kinds[n], &a, &o, &s, &r, &err), &err);
+            assert_near(r.step, 8 * 6); /* a middle stage's uplink */
             rb_sim_free(&r);
             rb_schedule_free(&s);
         }
@@ -382,6 +417,7 @@ int main(void) {
         cmocka_unit_test(put_off_weight_halves_hide_the_last_gradient),
         cmocka_unit_test(the_v_has_no_bubble),
         cmocka_unit_test(pipedream_does_not_idle),
+        cmocka_unit_test(a_step_in_full_swing_has_no_fill),
         cmocka_unit_test(waits_busy_and_spans_add_up),
         cmocka_unit_test(messages_take_the_slower_rate_and_the_latency),
         cmocka_unit_test(a_stage_shares_its_link),

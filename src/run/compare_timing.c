@@ -116,7 +116,7 @@ static resbm_status simulate(const rb_timing *t, const rb_cost *cost, const rb_c
     for (int g = 0; g < cost->segments; g++) update[g] = t->optimizer * cost->params[g] / fmax(1, rb_cost_params(cost));
     rb_sim_options o = {.cost = t->segment, .update = update, .port = link ? port : NULL,
                         .latency = link ? (double)link->latency_ns * 1e-9 : 0,
-                        .half_duplex = link && link->half_duplex,
+                        .half_duplex = link && link->half_duplex, .latency_occupies = link && link->latency_occupies,
                         .bytes_forward = (double)rb_shape_wire_bytes((uint64_t)cost->frame_forward),
                         .bytes_backward = (double)rb_shape_wire_bytes((uint64_t)cost->frame_backward)};
     rb_schedule s = {0};

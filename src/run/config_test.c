@@ -236,7 +236,8 @@ static void numbers_keep_their_units(void **state) {
         assert_ok(rb_config_override(&conf, cases[i].set, &err), &err);
         const rb_key *k = NULL;
         for (int j = 0; j < rb_key_count; j++)
-            if (!strncmp(cases[i].set, rb_key_name(&rb_keys[j], name), strcspn(cases[i].set, "=")))
+            if (strlen(rb_key_name(&rb_keys[j], name)) == strcspn(cases[i].set, "=") &&
+                !strncmp(cases[i].set, name, strlen(name)))
                 k = &rb_keys[j];
         assert_non_null(k);
         rb_key_print(&conf, k, &out);

@@ -253,6 +253,9 @@ const rb_key rb_keys[] = {
     REAL("link", "loss", link.loss, "0", 0, 0.5, NULL, DEPLOYMENT, "Share of segments lost and sent again."),
     WORDY(RB_KEY_ENUM, "link", "duplex", link.half_duplex, "full", "full|half", DEPLOYMENT,
           "half: sending and receiving share link.up."),
+    WORDY(RB_KEY_ENUM, "link", "latency_mode", link.latency_occupies, "pipelines", "pipelines|occupies", DEPLOYMENT,
+          "pipelines: messages follow each other whatever the latency; occupies: after each the uplink stands still until it "
+          "has arrived."),
     INT("link", "seed", link.seed, "1", 0, EXACT, DEPLOYMENT, "Key of jitter and loss."),
 
     WORDY(RB_KEY_NAME, "", "engine", engine, "local", "local|mpi|nats", DEPLOYMENT,

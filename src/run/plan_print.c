@@ -87,7 +87,7 @@ static void print_head(const rb_plan_options *o, const rb_run_plan *p, rb_buf *o
     rb_buf_printf(out, "  cost of computing: %s%s%s\n\n",
                   p->measured ? "measured on this machine" : "counted operations at the stated FLOP/s",
                   c->link.half_duplex ? "; links half duplex" : "",
-                  o->latency_occupies ? "; the wire is busy for the latency too" : "");
+                  o->latency_occupies || c->link.latency_occupies ? "; the wire is busy for the latency too" : "");
 }
 
 /* --- rows -------------------------------------------------------------------------------------------------- */

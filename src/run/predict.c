@@ -43,7 +43,7 @@ static rb_sim_options options(const rb_prediction_input *in, const rb_prediction
                             .pack = in->pack,
                             .unpack = in->unpack,
                             .half_duplex = in->cfg->link.half_duplex,
-                            .latency_occupies = in->latency_occupies,
+                            .latency_occupies = in->latency_occupies || in->cfg->link.latency_occupies,
                             .bytes_forward = p->wire[0],
                             .bytes_backward = p->wire[1],
                             .grain = 0.25e-3,

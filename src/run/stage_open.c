@@ -52,6 +52,7 @@ static resbm_status auto_in_flight(const rb_stage *s, const rb_schedule_kind *ki
         memory[i] = (size_t)s->cfg.pipeline.memory;
     }
     rb_sim_options o = {.cost = cost, .port = port, .half_duplex = s->cfg.link.half_duplex,
+                        .latency_occupies = s->cfg.link.latency_occupies,
                         .latency = (double)s->cfg.link.latency_ns * 1e-9, .bytes_forward = message_bytes(s, 0),
                         .bytes_backward = message_bytes(s, 1)};
     rb_inflight_limits limits = {slot, s->cfg.pipeline.memory > 0 ? memory : NULL};
