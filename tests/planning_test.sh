@@ -23,6 +23,21 @@ awk -v link="$(field own.json link_bytes_fwd)" -v wire="$wire" -v n=$messages \
     'BEGIN { frame = wire / n; exit !(wire > 0 && link == 3 * (frame + 66 * int((frame + 1447) / 1448))) }' ||
     miss "plan says $(field own.json link_bytes_fwd) bytes a link, the run sent $wire in all"
 
+# Predicted and measured side by side in the run's trace: every computation of the two steps that were kept, once each way, however
+# often it is asked for; reports leave it out.
+for again in 1 2; do
+    "$resbm" plan run.yaml pipeline.speed=1e9 --own --trace own/trace.json >/dev/null || miss "plan --trace, time $again"
+done
+events() { grep -c "\"name\":\"[0-9]*[FB][0-9]*\",\"cat\":\"$1\"" own/trace.json; }
+[ "$(events compute)" = 48 ] || miss "$(events compute) computations were measured, not 2 steps of 24"
+[ "$(events predicted)" = 48 ] || miss "$(events predicted) computations are predicted, not 2 steps of 24"
+"$resbm" report own --out own.html || miss "a report with predictions in the trace"
+"$resbm" plan run.yaml pipeline.speed=1e9 -b none-int8 --trace own/trace.json 2>err.txt >/dev/null && miss "--trace of what was not planned"
+says err.txt "ask for them with --own"
+"$resbm" plan run.yaml pipeline.speed=1e9 --own optim.clip_scope=segment pipeline.schedule=pipedream --trace alone.json >/dev/null ||
+    miss "plan --trace without a run"
+[ "$(grep -c '"name":"[0-9]*U[0-9]*","cat":"predicted"' alone.json)" = 12 ] || miss "a step of pipedream has not 12 updates"
+
 # A machine list: what it says of one stage holds for that one.
 cat >machines.yaml <<END
 machines:

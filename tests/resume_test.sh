@@ -1,5 +1,5 @@
 #!/bin/sh
-# ctest: timeout=240 serial
+# ctest: timeout=400 serial
 # Resume changes nothing, however the run ended and on whatever stages it goes on; eval and generate agree with training
 # on any number of stages.
 set -u
@@ -65,12 +65,35 @@ done
 long=$plain_long
 
 # Killed in the middle, coordinator and all: what was done after the snapshot is done again, the same.
-for deployment in pipeline.stages=4 pipeline.stages=3; do
+kill_it() { # deployment ...: a run into "killed" that dies with its coordinator between snapshots
     # shellcheck disable=SC2086
-    killed_at 5 killed $long train.checkpoint_every=2 link.latency=50ms
-    [ ! -d killed/step-12 ] || miss "the run had ended before it was killed"
+    killed_at 5 killed $long train.checkpoint_every=2 link.latency=50ms "$@"
+    [ ! -d killed/step-12 ] || miss "the run had ended before it was killed ($*)"
+}
+for deployment in pipeline.stages=4 pipeline.stages=3; do
+    kill_it
     resumed killed "$deployment"
 done
+
+# Killed under each synchronous schedule, resumed under the same and under another (tests/asynchronous_test.sh has the others).
+long="$plain_long train.batch=8 train.microbatches=4"
+# shellcheck disable=SC2086
+train straight-even $long || { miss "the straight run of four microbatches"; cat straight-even.log; }
+mv straight straight-three && mv straight-even straight
+"$resbm" schedule zbv --stages 2 --microbatches 4 --list >ours
+for schedule in "pipeline.stages=4 pipeline.schedule=gpipe" "pipeline.stages=4 pipeline.schedule=zb-h1" \
+    "pipeline.stages=2 pipeline.schedule=interleaved-1f1b" "pipeline.stages=2 pipeline.schedule=zbv" \
+    "pipeline.stages=2 pipeline.schedule=file:ours"; do
+    # shellcheck disable=SC2086
+    kill_it $schedule
+    cp -r killed other
+    # shellcheck disable=SC2086
+    resumed killed $schedule
+    resumed other pipeline.stages=3
+    rm -rf other
+done
+rm -rf straight && mv straight-three straight
+long=$plain_long
 
 # Eval says what the run said; so do eval and generate on any stages.
 said=$(sed -n 's/.*"step":12,.*"val_loss":\([0-9.e+-]*\).*/\1/p' straight/metrics.jsonl)

@@ -6,7 +6,7 @@
 #include "run/plan.h"
 
 typedef struct arguments {
-    const char *file, *machines;
+    const char *file, *machines, *trace;
     const char **set, **boundary, **schedule;
     int sets, boundaries, schedules;
     bool json, stages, own, occupies, balance;
@@ -23,6 +23,7 @@ static const struct argp_option options[] = {
     {"balance", 'B', 0, 0, "one segment per stage, blocks shared out by speed and memory", 0},
     {"stages", 's', 0, 0, "memory and time stage by stage", 0},
     {"latency-occupies", key_occupies, 0, 0, "the wire is busy for the latency too", 0},
+    {"trace", 'T', "TRACE.JSON", 0, "put what is predicted of the run's own settings beside what a run measured", 0},
     {"seconds", 't', "S", 0, "how long each action is measured here, where no FLOP/s are stated (default 0.2)", 0},
     {"json", 'j', 0, 0, "everything, for programs", 0},
     {0},
@@ -36,6 +37,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case 'S': a->schedule[a->schedules++] = arg; break;
     case 'o': a->own = true; break;
     case 'B': a->balance = true; break;
+    case 'T': a->trace = arg; break;
     case 's': a->stages = true; break;
     case 'j': a->json = true; break;
     case 't': a->seconds = rb_cli_real("seconds", arg, 0, 60, state); break;
@@ -70,13 +72,14 @@ static resbm_status load(const arguments *a, rb_config *c, rb_machine **machine,
 static resbm_status plan(const arguments *a, rb_config *c, rb_err *err) {
     rb_machine *machine = NULL;
     rb_run_plan p = {0};
+    rb_plan_events events = {0};
     rb_buf out = {0};
     RB_TRY(load(a, c, &machine, err));
     const char *own[] = {"own"}, *schedule[] = {c->pipeline.schedule};
     rb_plan_options o = {.cfg = c, .machine = machine, .boundaries = a->own ? own : a->boundary,
                          .boundary_count = a->own ? 1 : a->boundaries, .schedules = a->own ? schedule : a->schedule,
                          .schedule_count = a->own ? 1 : a->schedules, .latency_occupies = a->occupies,
-                         .seconds = a->seconds};
+                         .events = a->trace ? &events : NULL, .seconds = a->seconds};
     rb_config *balanced = a->balance ? malloc(sizeof *balanced) : NULL;
     resbm_status st = RESBM_OK;
     if (a->balance) {
@@ -89,7 +92,12 @@ static resbm_status plan(const arguments *a, rb_config *c, rb_err *err) {
     else if (!st)
         rb_plan_print(&o, &p, a->stages, &out);
     if (!st) st = rb_buf_status(&out, err);
+    if (!st && a->trace && !events.count)
+        st = rb_fail(err, RESBM_E_CONFIG, "--trace: nothing was predicted of the run's own boundary and schedule; ask for them with "
+                     "--own");
+    if (!st && a->trace) st = rb_plan_write_trace(a->trace, &events, err);
     if (!st) fputs(out.data, stdout);
+    free(events.event);
     rb_buf_free(&out);
     rb_plan_free(&p);
     free(balanced);

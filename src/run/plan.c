@@ -244,6 +244,7 @@ static resbm_status plan_row(work *w, const char *schedule, rb_plan_row *r) {
     snprintf(r->schedule, sizeof r->schedule, "%s", schedule);
     rb_prediction_input in = {.cfg = w->cfg, .cost = w->cost, .optimizer = w->optimizer, .machine = w->o->machine,
                               .cores = w->cores, .limits = &limits,
+                              .spans = r->own && w->o->events,
                               .latency_occupies = w->o->latency_occupies};
     rb_err why = {0};
     bool halves;
@@ -257,6 +258,7 @@ static resbm_status plan_row(work *w, const char *schedule, rb_plan_row *r) {
     }
     r->asynchronous = !st && rb_schedule_updates(&p.schedule);
     if (!st) fill_row(w, &p, r);
+    if (!st && in.spans) st = rb_plan_keep_events(&p, (int)w->cfg->train.microbatches, w->o->events, &why);
     if (st == RESBM_E_CONFIG || st == RESBM_E_STATE) {
         snprintf(r->refused, sizeof r->refused, "%s", why.text);
         st = RESBM_OK;

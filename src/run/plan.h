@@ -8,8 +8,14 @@
 #include "run/machines.h"
 #include "run/measure.h"
 #include "run/predict.h"
+#include "run/trace.h"
 
 enum { RB_PLAN_NAME = 48 };
+
+typedef struct rb_plan_events { /* a predicted step: times from when its list begins (its update lies before) */
+    rb_trace_event *event;
+    size_t count;
+} rb_plan_events;
 
 typedef struct rb_plan_options {
     const rb_config *cfg;          /* validated */
@@ -18,6 +24,7 @@ typedef struct rb_plan_options {
     const char *const *schedules;  /* registry names; count 0: all that train */
     int boundary_count, schedule_count;
     bool latency_occupies;
+    rb_plan_events *events;        /* gets the prediction of the run's own boundary and schedule; NULL: not asked */
     double seconds;                /* how long each action is measured, where stages have no FLOP/s */
 } rb_plan_options;
 
@@ -71,6 +78,12 @@ resbm_status rb_plan_boundary(rb_config *c, const char *name, rb_err *err);
  * over its memory, embedding and head counted (model.segments as a list). For a model that is still to be made: the cut is
  * part of it. RESBM_E_CONFIG where nothing fits: by how many bytes and where. */
 resbm_status rb_plan_balance(const rb_plan_options *o, rb_config *c, rb_err *err);
+
+/* out: of M microbatches a step, predicted with spans. The caller frees out->event. */
+resbm_status rb_plan_keep_events(const rb_prediction *p, int M, rb_plan_events *out, rb_err *err);
+/* Puts a predicted step beside each that trace.json at `path` has measured (in the place of those predicted before); without
+ * that file, alone. */
+resbm_status rb_plan_write_trace(const char *path, const rb_plan_events *p, rb_err *err);
 
 /* For people; stages: also a table of the recommended (or first) row's stages. */
 void rb_plan_print(const rb_plan_options *o, const rb_run_plan *p, bool stages, rb_buf *out);

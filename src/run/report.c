@@ -98,6 +98,7 @@ static void print_events(rb_buf *b, const rb_report_run *r) {
     rb_buf_puts(b, "\"events\":[");
     for (size_t i = 0; i < r->event_count; i++) {
         const rb_trace_event *e = &r->events[i];
+        if (e->category == RB_TRACE_PREDICTED) continue;
         if (e->step < from) continue;
         rb_buf_printf(b, "%s[%d,%d,%d,%.1f,%.1f,%" PRId64 ",%d,%d,%" PRIu64 ",", n++ ? ",\n" : "\n", e->stage, e->track,
                       e->category, (double)e->begin_ns / 1e3, (double)(e->end_ns - e->begin_ns) / 1e3, e->step,

@@ -23,9 +23,9 @@ struct rb_trace {
     uint64_t dropped;
 };
 
-static const char *const track_name[RB_TRACK_COUNT] = {"compute", "send", "recv", "wait"};
+static const char *const track_name[RB_TRACK_COUNT] = {"compute", "send", "recv", "wait", "predicted"};
 static const char *const category_name[RB_TRACE_CATEGORY_COUNT] = {
-    "compute", "send", "recv", "wait-for-peer", "wait-for-bandwidth", "optimizer", "eval", "checkpoint"};
+    "compute", "send", "recv", "wait-for-peer", "wait-for-bandwidth", "optimizer", "eval", "checkpoint", "predicted"};
 
 const char *rb_trace_track_name(rb_trace_track t) { return t < RB_TRACK_COUNT ? track_name[t] : "?"; }
 

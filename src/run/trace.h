@@ -1,5 +1,6 @@
 /* trace.json: what each stage did when, in the Trace Event Format that Perfetto (ui.perfetto.dev) and chrome://tracing
- * open. A process per stage, in it one track each for computing, sending, receiving and waiting.
+ * open. A process per stage, in it one track each for computing, sending, receiving and waiting, and one for
+ * what a plan predicted.
  *
  * Bounded: the events of the first and of the last `keep` steps stay, at most RB_TRACE_STEP_EVENTS of each step
  * and stage; how many were left out stands in otherData.dropped. Everything in between is forgotten as the run goes.
@@ -15,7 +16,7 @@
 #include "core/buf.h"
 #include "core/err.h"
 
-typedef enum rb_trace_track { RB_TRACK_COMPUTE, RB_TRACK_SEND, RB_TRACK_RECV, RB_TRACK_WAIT, RB_TRACK_COUNT } rb_trace_track;
+typedef enum rb_trace_track { RB_TRACK_COMPUTE, RB_TRACK_SEND, RB_TRACK_RECV, RB_TRACK_WAIT, RB_TRACK_PREDICTED, RB_TRACK_COUNT } rb_trace_track;
 
 typedef enum rb_trace_category {
     RB_TRACE_COMPUTE,
@@ -26,6 +27,7 @@ typedef enum rb_trace_category {
     RB_TRACE_OPTIMIZER,
     RB_TRACE_EVAL,
     RB_TRACE_CHECKPOINT,
+    RB_TRACE_PREDICTED,      /* by resbm plan --trace, for the same step */
     RB_TRACE_CATEGORY_COUNT
 } rb_trace_category;
 
@@ -41,7 +43,7 @@ typedef struct rb_trace_event {
     char name[RB_TRACE_NAME]; /* "2F0", "muon"; printable ASCII */
 } rb_trace_event;
 
-const char *rb_trace_track_name(rb_trace_track t);        /* "compute", "send", "recv", "wait" */
+const char *rb_trace_track_name(rb_trace_track t);        /* "compute", "send", "recv", "wait", "predicted" */
 const char *rb_trace_category_name(rb_trace_category c);  /* "wait-for-peer", ... */
 
 /* Splits a stage's wait for a message: up to queued_ns (when the sender queued it, on the same clock) it waited for

@@ -159,7 +159,7 @@ static void packed_events_survive_and_damaged_ones_do_not(void **state) {
     assert_ok(rb_trace_unpack(p, b.len, out, &n, &err), &err);
     assert_string_equal(out[0].name, "??0");
     p[0] = RB_TRACK_COUNT;
-    assert_fails(rb_trace_unpack(p, b.len, out, &n, &err), RESBM_E_FORMAT, "track 4", &err);
+    assert_fails(rb_trace_unpack(p, b.len, out, &n, &err), RESBM_E_FORMAT, "track 5", &err);
     p[0] = 0;
     rb_put64(p + 32, 0xfffffffffffffff0u); /* ends before it begins */
     assert_fails(rb_trace_unpack(p, b.len, out, &n, &err), RESBM_E_FORMAT, "from -5 to -16", &err);
