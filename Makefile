@@ -10,7 +10,7 @@ TEXT ?=
 FUZZ_SECONDS ?= 60
 GENERATOR := $(if $(shell command -v ninja 2>/dev/null),Ninja,Unix Makefiles)
 
-.PHONY: all configure demo test bench bench-offload bench-middle plans install sanitize format clean help
+.PHONY: all configure demo test bench bench-offload bench-middle bench-schedules plans install sanitize format clean help
 .DEFAULT_GOAL := all
 
 all: ## build build/resbm and the library
@@ -52,6 +52,9 @@ bench-middle: configure ## train two blocks of Llama-3-8B's width between two sc
 	    model.context=1024 boundary.ratio=128 optim.kind=adamw optim.lr=0.00003 optim.warmup=0 train.batch=1 \
 	    train.microbatches=1 train.recompute=true link.up=80mbit link.down=80mbit link.latency=20ms \
 	    pipeline.startup_deadline=600s pipeline.deadline=3000s
+
+bench-schedules: all ## throughput of every schedule, predicted beside measured, at three link rates (docs/schedules.md)
+	python3 bench/schedules.py $(BUILD)/resbm
 
 plans: all ## write the tables of docs/plans.md again
 	$(CURDIR)/scripts/plans.sh

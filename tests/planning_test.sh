@@ -13,6 +13,15 @@ for name in gpipe 1f1b zb-h1 none-bf16 none-int8; do says plan.txt "$name"; done
 says plan.txt "recommended"
 says plan.json '"recommended":true'
 
+says plan.json '"recommended":{"boundary"'
+for field in ratio codec_fwd codec_bwd schedule inflight segments; do says plan.json "\"$field\":"; done
+says plan.txt "segments: no other cut\\|segments: a model still to be made"
+# Eight blocks in one segment per stage under any schedule, against two per stage in a V.
+"$resbm" plan run.yaml model.layers=8 train.batch=8 train.microbatches=8 pipeline.speed=1e9 -b none-int8 >recut.txt || miss "plan"
+says recut.txt "model.segments=8 under pipeline.schedule=zbv"
+"$resbm" plan run.yaml model.layers=8 train.batch=8 train.microbatches=8 pipeline.speed=1e9 -b none-int8 --json >recut.json || miss "plan"
+says recut.json '"recut":{"segments":\[1,1,1,1,1,1,1,1\],"schedule":"zbv"'
+
 # Bytes per link and step are those a run counts, but for the framing of Ethernet, which is charged to shaped links.
 "$resbm" plan run.yaml pipeline.speed=1e9 --own --json >own.json || miss "plan --own"
 train own train.eval_every=0 || { miss "train"; cat own.log; }

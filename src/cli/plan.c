@@ -79,7 +79,7 @@ static resbm_status plan(const arguments *a, rb_config *c, rb_err *err) {
     rb_plan_options o = {.cfg = c, .machine = machine, .boundaries = a->own ? own : a->boundary,
                          .boundary_count = a->own ? 1 : a->boundaries, .schedules = a->own ? schedule : a->schedule,
                          .schedule_count = a->own ? 1 : a->schedules, .latency_occupies = a->occupies,
-                         .events = a->trace ? &events : NULL, .seconds = a->seconds};
+                         .keep_cut = a->own || a->balance, .events = a->trace ? &events : NULL, .seconds = a->seconds};
     rb_config *balanced = a->balance ? malloc(sizeof *balanced) : NULL;
     resbm_status st = RESBM_OK;
     if (a->balance) {

@@ -384,7 +384,7 @@ static resbm_status count_params(const rb_config *c, rb_run_plan *out, rb_err *e
     return RESBM_OK;
 }
 
-resbm_status rb_plan_make(const rb_plan_options *o, rb_run_plan *out, rb_err *err) {
+resbm_status rb_plan_rows(const rb_plan_options *o, rb_run_plan *out, rb_err *err) {
     char names[12][RB_PLAN_NAME];
     *out = (rb_run_plan){.tokens = (double)(o->cfg->train.batch * o->cfg->model.context), .best = -1, .fastest = -1};
     int n = o->boundary_count ? o->boundary_count : usual(o->cfg, names);
@@ -393,6 +393,11 @@ resbm_status rb_plan_make(const rb_plan_options *o, rb_run_plan *out, rb_err *er
         RB_TRY(plan_boundary(o, o->boundary_count ? o->boundaries[i] : names[i], out, err));
     recommend(o, out);
     return RESBM_OK;
+}
+
+resbm_status rb_plan_make(const rb_plan_options *o, rb_run_plan *out, rb_err *err) {
+    RB_TRY(rb_plan_rows(o, out, err));
+    return rb_plan_recut(o, out, err);
 }
 
 void rb_plan_free(rb_run_plan *p) {

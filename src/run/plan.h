@@ -25,6 +25,7 @@ typedef struct rb_plan_options {
     int boundary_count, schedule_count;
     bool latency_occupies;
     rb_plan_events *events;        /* gets the prediction of the run's own boundary and schedule; NULL: not asked */
+    bool keep_cut;                 /* recommend nothing about segments */
     double seconds;                /* how long each action is measured, where stages have no FLOP/s */
 } rb_plan_options;
 
@@ -55,6 +56,13 @@ typedef struct rb_plan_row {
     rb_plan_stage *stage; /* (stages) */
 } rb_plan_row;
 
+typedef struct rb_plan_cut { /* the model cut into other segments */
+    int64_t segments, layers[RB_MAX_SEGMENTS]; /* 0: none is worth it */
+    char schedule[32];
+    double step_s;
+    int extra;
+} rb_plan_cut;
+
 typedef struct rb_run_plan {
     int count;
     rb_plan_row *row;
@@ -63,11 +71,17 @@ typedef struct rb_run_plan {
     bool measured; /* costs are seconds of this machine */
     int best;      /* the recommended row; -1: nothing fits */
     int fastest;   /* of those that fit; -1 */
+    bool recut_tried;
+    rb_plan_cut recut; /* under the recommended boundary, faster than the recommended row by more than 2% */
 } rb_run_plan;
 
 /* Free out in any case. A combination that cannot be is a row that says why. */
 resbm_status rb_plan_make(const rb_plan_options *o, rb_run_plan *out, rb_err *err);
 void rb_plan_free(rb_run_plan *p);
+/* Its two parts: the rows and which is recommended; other ways to cut the model (a segment per stage, alike or by speed and
+ * memory, or two), each planned with the recommended boundary. */
+resbm_status rb_plan_rows(const rb_plan_options *o, rb_run_plan *out, rb_err *err);
+resbm_status rb_plan_recut(const rb_plan_options *o, rb_run_plan *p, rb_err *err);
 
 /* Gives c another boundary: none, linear, residual, ..., then optionally -RATIO (an integer; where it does not divide d
  * the nearest latent width counts) and -CODEC (of both directions): "none-int8", "residual-100-int4". "own" changes

@@ -147,6 +147,24 @@ static void print_stages(const rb_plan_row *r, rb_buf *out) {
     }
 }
 
+static void print_recut(const rb_run_plan *p, rb_buf *out) {
+    const rb_plan_cut *c = &p->recut;
+    char a[32];
+    if (!p->recut_tried) return;
+    if (!c->segments) {
+        rb_buf_puts(out, "  segments: no other cut of the model is faster by more than 2% (one per stage, alike or by speed, and two)\n");
+        return;
+    }
+    rb_buf_printf(out, "  segments: a model still to be made is faster as model.segments=");
+    bool same = true;
+    for (int64_t i = 1; i < c->segments; i++) same = same && c->layers[i] == c->layers[0];
+    if (same) rb_buf_printf(out, "%" PRId64, c->segments);
+    for (int64_t i = 0; !same && i < c->segments; i++) rb_buf_printf(out, "%s%" PRId64, i ? "," : "[", c->layers[i]);
+    rb_buf_printf(out, "%s under pipeline.schedule=%s", same ? "" : "]", c->schedule);
+    if (c->extra) rb_buf_printf(out, " with pipeline.inflight=%d", c->extra);
+    rb_buf_printf(out, ": %s a step, %.0f%% less\n", seconds(c->step_s, a), 100 * (1 - c->step_s / p->row[p->best].step_s));
+}
+
 static void print_advice(const rb_plan_options *o, const rb_run_plan *p, rb_buf *out) {
     char a[32], b[32];
     if (p->best < 0) {
@@ -164,6 +182,7 @@ static void print_advice(const rb_plan_options *o, const rb_run_plan *p, rb_buf 
         rb_buf_printf(out, "; it narrows least of what is within 5%% of the fastest (%s under %s, %s)", f->boundary,
                       f->schedule, seconds(f->step_s, b));
     rb_buf_puts(out, "\n");
+    print_recut(p, out);
     rb_buf_printf(out, "  a snapshot: %s over all stages", bytes((double)r->snapshot_bytes, a));
     if (r->snapshot_s > 0) rb_buf_printf(out, ", %s on the slowest disk", seconds(r->snapshot_s, b));
     rb_buf_puts(out, "\n");
@@ -203,12 +222,39 @@ static json_t *row_json(const rb_plan_row *r, bool best) {
                      (json_int_t)r->snapshot_bytes, "stages", stages);
 }
 
+static json_t *cut_json(int64_t segments, const int64_t *layers) {
+    json_t *list = json_array();
+    for (int64_t i = 0; i < segments; i++) json_array_append_new(list, json_integer(layers[i]));
+    return list;
+}
+
+/* What to set. */
+static json_t *advice_json(const rb_plan_options *o, const rb_run_plan *p) {
+    rb_config *c = p->best >= 0 ? malloc(sizeof *c) : NULL;
+    rb_err ignored;
+    if (!c) return json_null();
+    const rb_plan_row *r = &p->row[p->best];
+    *c = *o->cfg;
+    bool known = !rb_plan_boundary(c, r->boundary, &ignored);
+    json_t *recut = json_null();
+    if (p->recut.segments)
+        recut = json_pack("{s:o, s:s, s:i, s:f}", "segments", cut_json(p->recut.segments, p->recut.layers), "schedule",
+                          p->recut.schedule, "inflight", p->recut.extra, "step_s", p->recut.step_s);
+    json_t *out = json_pack("{s:s, s:s, s:f, s:s, s:s, s:s, s:i, s:o, s:f, s:o}", "boundary", r->boundary, "kind", c->boundary.kind,
+                            "ratio", r->ratio, "codec_fwd", known ? c->boundary.codec_fwd : "?", "codec_bwd",
+                            known ? c->boundary.codec_bwd : "?", "schedule", r->schedule, "inflight", r->extra, "segments",
+                            cut_json(o->cfg->model.segments, o->cfg->model.segment_layers), "step_s", r->step_s, "recut", recut);
+    free(c);
+    return out;
+}
+
 resbm_status rb_plan_json(const rb_plan_options *o, const rb_run_plan *p, rb_buf *out, rb_err *err) {
     json_t *rows = json_array();
     for (int i = 0; i < p->count; i++) json_array_append_new(rows, row_json(&p->row[i], i == p->best));
-    json_t *all = json_pack("{s:I, s:I, s:I, s:f, s:b, s:o}", "params", (json_int_t)p->params, "stages",
+    json_t *all = json_pack("{s:I, s:I, s:I, s:f, s:b, s:o, s:o}", "params", (json_int_t)p->params, "stages",
                             (json_int_t)o->cfg->pipeline.stages, "segments", (json_int_t)o->cfg->model.segments,
-                            "tokens_per_step", p->tokens, "measured", p->measured, "rows", rows);
+                            "tokens_per_step", p->tokens, "measured", p->measured, "rows", rows, "recommended",
+                            advice_json(o, p));
     char *text = all ? json_dumps(all, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     resbm_status st = text ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to print the plan");
     if (text) rb_buf_printf(out, "%s\n", text);

@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Throughput of every schedule on one model of 8 segments, predicted by `resbm plan` and measured over shaped links, as Markdown.
+
+    bench/schedules.py build/resbm [--stages 4] [--microbatches 8,32] [--rates 1000mbit,100mbit,25mbit] [--latency 5ms]
+                       [--schedules 1f1b,zbv] [--real] [--jobs 3]
+
+By default stages are processes on device `timed`: their operations sleep for as long as a processor of 40 GFLOP/s would take, so
+that links and the order of actions are what is measured, with more stages than this machine has cores. --real computes, a thread
+a stage; stages then share the cores there are, which the prediction models. docs/schedules.md quotes the result."""
+import argparse
+import concurrent.futures
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+
+SCHEDULES = ["gpipe", "1f1b", "interleaved-1f1b", "zb-h1", "zbv", "pipedream", "pipedream-2bw"]
+CONFIG = """model:    {{d: 256, layers: 8, heads: 4, ffn: 704, vocab: 256, context: 256, segments: 8}}
+boundary: {{kind: none}}
+data:     {{train: "{folder}/corpus/train-*.bin", tokenizer: bytes}}
+optim:    {{warmup: 0, schedule: constant, clip_scope: segment}}
+train:    {{eval_every: 0, checkpoint_every: 0}}
+pipeline: {{threads: 1}}
+"""
+
+
+def make_inputs(program, folder):
+    with open(f"{folder}/text", "wb") as f:
+        f.write(random.Random(1).randbytes(1 << 20))
+    subprocess.run([program, "data", "--out", f"{folder}/corpus", f"{folder}/text"], check=True, stdout=subprocess.DEVNULL,
+                   stderr=subprocess.DEVNULL)
+    with open(f"{folder}/run.yaml", "w") as f:
+        f.write(CONFIG.format(folder=folder))
+
+
+def flows(schedule):
+    return schedule.startswith("pipedream")
+
+
+def settings(a, schedule, m, rate):
+    device = ["pipeline.device=cpu"] if a.real else ["pipeline.device=timed", "pipeline.speed=40e9"]
+    # What flows needs some steps until it is in full swing, and as many until nothing begins any more.
+    steps = 3 if not flows(schedule) else 8 if m < 16 else 5
+    return [f"pipeline.stages={a.stages}", f"pipeline.schedule={schedule}", f"train.batch={m}", f"train.microbatches={m}",
+            f"train.steps={steps}", f"link.up={rate}", f"link.down={rate}", f"link.latency={a.latency}", *device]
+
+
+def predict(a, folder, keys):
+    out = subprocess.run([a.program, "plan", f"{folder}/run.yaml", *keys, "--own", "--json"], capture_output=True, text=True)
+    if out.returncode:
+        return None, out.stderr.strip()
+    row = json.loads(out.stdout)["rows"][0]
+    return (None, row["refused"]) if "refused" in row else (row, "")
+
+
+def measure(a, folder, schedule, keys, row, name):
+    depth = [f"pipeline.inflight={row['inflight']}"] if row["inflight"] else []
+    run = subprocess.run([a.program, "train", "-q", f"{folder}/run.yaml", "--out", f"{folder}/{name}", *keys, *depth],
+                         capture_output=True, text=True)
+    if run.returncode:
+        sys.exit(run.stderr)
+    steps = [json.loads(line)["step_s"] for line in open(f"{folder}/{name}/metrics.jsonl")]
+    # The first step warms up, and of others other work can only make one longer; of lists that flow a step that ends late shortens the
+    # next one, so that the middle counts, without those that fill and drain the pipeline.
+    return statistics.median(steps[2:-1]) if flows(schedule) else min(steps[1:])
+
+
+def one(a, folder, schedule, m, rate):
+    keys = settings(a, schedule, m, rate)
+    row, why = predict(a, folder, keys)
+    if not row:
+        return why
+    step = measure(a, folder, schedule, keys, row, f"{schedule}-{m}-{rate}")
+    return row["step_s"], step, row["idle"], row["inflight"]
+
+
+def cell(result, tokens):
+    if isinstance(result, str):
+        return "| | |"
+    predicted, measured, _, depth = result
+    deep = f" (+{depth})" if depth else ""
+    return f"| {tokens / predicted:.0f}{deep} | {tokens / measured:.0f} | {100 * (predicted / measured - 1):+.1f}%"
+
+
+def table(a, m, rates, results):
+    print(f"\n{m} microbatches of 256 tokens, {a.stages} stages, {a.latency}: tokens/s predicted (depth beyond the least), measured, "
+          "and how far the predicted step is off\n")
+    print("| schedule |" + "".join(f" {r} | | |" for r in rates))
+    print("|---|" + "---|---|---|" * len(rates))
+    for s in a.schedules:
+        print(f"| `{s}` " + " ".join(cell(results[s, m, r], 256 * m) for r in rates) + " |")
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("program")
+    p.add_argument("--stages", type=int, default=4)
+    p.add_argument("--microbatches", default="8,32")
+    p.add_argument("--rates", default="1000mbit,100mbit,25mbit")
+    p.add_argument("--latency", default="5ms")
+    p.add_argument("--schedules", default=",".join(SCHEDULES))
+    p.add_argument("--real", action="store_true")
+    p.add_argument("--jobs", type=int, default=3, help="runs beside each other, where stages sleep (default 3)")
+    a = p.parse_args()
+    a.program, a.schedules = os.path.abspath(a.program), a.schedules.split(",")
+    counts, rates = [int(m) for m in a.microbatches.split(",")], a.rates.split(",")
+    with tempfile.TemporaryDirectory() as folder:
+        make_inputs(a.program, folder)
+        with concurrent.futures.ThreadPoolExecutor(1 if a.real else a.jobs) as pool:
+            jobs = {(s, m, r): pool.submit(one, a, folder, s, m, r) for m in counts for r in rates for s in a.schedules}
+            results = {k: j.result() for k, j in jobs.items()}
+    print(f"{'computing' if a.real else 'timed'}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}")
+    for m in counts:
+        table(a, m, rates, results)
+    errors = [abs(r[0] / r[1] - 1) for r in results.values() if not isinstance(r, str)]
+    print(f"\n{len(errors)} runs; predicted and measured differ by {100 * statistics.mean(errors):.1f}% in the mean, "
+          f"{100 * max(errors):.1f}% at most")
+    for k, r in results.items():
+        if isinstance(r, str):
+            print(f"{k[0]} at {k[1]} microbatches: {r}")
+
+
+if __name__ == "__main__":
+    main()
