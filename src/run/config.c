@@ -269,9 +269,10 @@ double rb_aux_weight(const rb_config *c, int64_t step) {
     return c->train.aux_weight * (1 - (double)step / until);
 }
 
-double rb_segment_lr(const rb_config *c, int segment) {
-    double scale = 1; /* by products: the same on every machine */
-    for (int64_t i = segment + 1; i < c->model.segments; i++) scale *= c->optim.segment_lr_scale;
+double rb_tensor_lr(const rb_config *c, const rb_tensor *t) {
+    bool end = t->role == RB_ROLE_BOUNDARY_MATRIX && (strstr(t->name, ".encoder.") || strstr(t->name, ".decoder."));
+    double scale = end ? c->optim.boundary_lr_scale : 1; /* by products: the same on every machine */
+    for (int64_t i = t->segment + 1; i < c->model.segments; i++) scale *= c->optim.segment_lr_scale;
     return scale;
 }
 

@@ -37,7 +37,7 @@ typedef struct rb_data_config {
 typedef struct rb_optim_settings {
     rb_optim_config rule; /* kind, rates, decay, momenta: what rb_optim_open takes */
     rb_lr_schedule rates; /* what rb_lr_factor takes; steps is train.steps, filled in by rb_config_validate */
-    double segment_lr_scale; /* what rb_segment_lr takes */
+    double segment_lr_scale, boundary_lr_scale; /* what rb_tensor_lr takes */
     double clip;          /* largest norm; 0 = no clipping */
     rb_clip_scope clip_scope;
     char offload[16];
@@ -120,8 +120,9 @@ bool rb_config_flows(const rb_config *c);
 /* Which stage hosts a segment; stages >= 1. The coordinator and every stage come to the same. */
 int rb_stage_of(const rb_config *c, int segment);
 
-/* Factor of a segment's learning rates: optim.segment_lr_scale once for every segment behind it. */
-double rb_segment_lr(const rb_config *c, int segment);
+/* Factor of a tensor's learning rate: optim.segment_lr_scale once for every segment behind its own, and
+ * optim.boundary_lr_scale for the matrices of encoders and decoders. */
+double rb_tensor_lr(const rb_config *c, const rb_tensor *t);
 /* Latents that cross at a step (from 0): boundary.k, or with boundary.anneal_from as many fewer as the run has got. */
 int64_t rb_live_width(const rb_config *c, int64_t step);
 /* Weight of the auxiliary losses at a step (from 0): falls in a line to 0 at step aux_until * steps and stays there;

@@ -63,7 +63,7 @@ resbm_status rb_stage_open_optim(rb_stage *s, rb_err *err) {
                                  .weight = rb_stage_weight(s->model, s->rows[i]),
                                  .grad = rb_stage_grad(s->model, s->rows[i]),
                                  .grad_at = rb_stage_grad_at(s->model, s->rows[i]),
-                                 .lr_scale = rb_segment_lr(&s->cfg, s->table.rows[s->rows[i]].segment)};
+                                 .lr_scale = rb_tensor_lr(&s->cfg, &s->table.rows[s->rows[i]])};
     const rb_tensor **list = list_rows(s);
     if (list) s->need = rb_optim_needs(s->dev, &s->cfg.optim.rule, list, s->row_count, s->spill ? &place : NULL);
     free(list);
