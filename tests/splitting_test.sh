@@ -71,7 +71,7 @@ family aux-rank "boundary.aux=stream boundary.aux_rank=16 boundary.kind=none bou
 family aux-latent "boundary.aux=latent" "$four" "$gpipe" "$vshape" "$zb" "pipeline.stages=2 train.recompute=true"
 family aux-latent-tokens "boundary.aux=latent boundary.tokens=embedding boundary.identity=split boundary.identity_width=2
     boundary.ratio=8" "$four" "$gpipe"
-family offset-wide "boundary.ratio=64 boundary.decoder_init=zero optim.segment_lr_scale=0.8" "$four" "$gpipe"
+family offset-wide "boundary.ratio=64 boundary.decoder_init=zero optim.segment_lr_scale=0.8 optim.boundary_lr_scale=0.3" "$four" "$gpipe"
 family trunk-wide "boundary.tokens=trunk boundary.trunk_width=128 boundary.trunk_heads=2 boundary.trunk_blocks=1" "$four" "$gpipe"
 family anneal "boundary.anneal_from=4 boundary.hidden=32 train.steps=6 train.anneal_until=0.6" "$four" "$gpipe" \
     "pipeline.stages=2 train.recompute=true" "pipeline.stages=3 pipeline.schedule=zb-h1"

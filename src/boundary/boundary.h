@@ -26,7 +26,8 @@ typedef enum rb_identity {
     RB_IDENTITY_SPLIT,
     RB_IDENTITY_FULL,
     RB_IDENTITY_NONE,
-    RB_IDENTITY_ROTATE
+    RB_IDENTITY_ROTATE,
+    RB_IDENTITY_AUTO /* none beside a trunk, else truncate; gone after rb_model_check */
 } rb_identity;
 typedef enum rb_feedback { RB_FEEDBACK_NONE, RB_FEEDBACK_GRADIENT } rb_feedback;
 typedef enum rb_rounding { RB_ROUNDING_STOCHASTIC, RB_ROUNDING_NEAREST } rb_rounding;

@@ -183,6 +183,8 @@ static resbm_status check_boundary(const rb_model_config *m, rb_boundary_config 
     const rb_boundary_kind *kind = rb_boundary_find(b->kind);
     rb_boundary_dims s = rb_model_boundary_dims(m);
     if (!kind) return unknown_kind(b, err);
+    if (b->identity == RB_IDENTITY_AUTO)
+        b->identity = b->tokens == RB_TOKENS_TRUNK ? RB_IDENTITY_NONE : RB_IDENTITY_TRUNCATE;
     if (m->segments == 1) return RESBM_OK;
     RB_TRY(check_codecs(b, kind, err));
     if (!kind->narrows && b->tokens != RB_TOKENS_NONE)

@@ -28,6 +28,7 @@ static void describe(const rb_config *c, char out[200]) {
     if (strcmp(b->codec_fwd, b->codec_bwd)) rb_buf_printf(&text, "/%s", b->codec_bwd);
     if (!strcmp(b->kind, "residual")) describe_key(c, "identity", "", &text);
     describe_key(c, "tokens", "none", &text);
+    describe_key(c, "aux", "none", &text);
     snprintf(out, 200, "%.199s", text.data ? text.data : "");
     rb_buf_free(&text);
 }

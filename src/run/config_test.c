@@ -343,6 +343,34 @@ static void a_model_of_one_segment_needs_no_ratio(void **state) {
               &err);
 }
 
+/* A truncated identity does harm beside a trunk (docs/quality.md). */
+static void the_identity_follows_the_token_path(void **state) {
+    (void)state;
+    assert_ok(load_and_validate("boundary: {tokens: embedding}\n"), &err);
+    assert_int_equal(conf.boundary.identity, RB_IDENTITY_TRUNCATE);
+    assert_ok(load_and_validate("boundary: {tokens: trunk}\n"), &err);
+    assert_int_equal(conf.boundary.identity, RB_IDENTITY_NONE);
+    assert_ok(load_and_validate("boundary: {tokens: trunk, identity: truncate}\n"), &err);
+    assert_int_equal(conf.boundary.identity, RB_IDENTITY_TRUNCATE);
+}
+
+static double rate_of(const char *name, int segment, rb_role role) {
+    rb_tensor t = {.role = role, .segment = segment};
+    snprintf(t.name, sizeof t.name, "%s", name);
+    return rb_tensor_lr(&conf, &t);
+}
+
+static void rates_of_boundaries_and_segments(void **state) {
+    (void)state;
+    assert_ok(load_and_validate("optim: {segment_lr_scale: 0.5, boundary_lr_scale: 0.25}\n"), &err);
+    assert_float_equal(rate_of("model.layers.7.mlp.up_proj.weight", 3, RB_ROLE_MATRIX), 1, 0);
+    assert_float_equal(rate_of("model.layers.0.mlp.up_proj.weight", 0, RB_ROLE_MATRIX), 0.125, 0);
+    assert_float_equal(rate_of("boundary.2.decoder.fc1.weight", 3, RB_ROLE_BOUNDARY_MATRIX), 0.25, 0);
+    assert_float_equal(rate_of("boundary.2.encoder.fc2.weight", 2, RB_ROLE_BOUNDARY_MATRIX), 0.125, 0);
+    assert_float_equal(rate_of("boundary.2.encoder.norm.weight", 2, RB_ROLE_NORM), 0.5, 0);
+    assert_float_equal(rate_of("boundary.2.trunk.layers.0.mlp.up_proj.weight", 3, RB_ROLE_BOUNDARY_MATRIX), 1, 0);
+}
+
 static void overrides_go_before_the_file(void **state) {
     (void)state;
     assert_ok(load("model: {d: 512}\nboundary: {ratio: 3}\n"), &err);
@@ -434,6 +462,8 @@ int main(void) {
         cmocka_unit_test(faults_say_where_and_what),
         cmocka_unit_test(keys_that_contradict_each_other),
         cmocka_unit_test(a_model_of_one_segment_needs_no_ratio),
+        cmocka_unit_test(the_identity_follows_the_token_path),
+        cmocka_unit_test(rates_of_boundaries_and_segments),
         cmocka_unit_test(overrides_go_before_the_file),
         cmocka_unit_test(resuming_protects_the_model),
         cmocka_unit_test(files_are_bounded),

@@ -70,11 +70,11 @@ const rb_key rb_keys[] = {
 
     WORDY(RB_KEY_NAME, "boundary", "kind", boundary.kind, "residual", "none|linear|residual|topk|subspace", FIXED,
           "What narrows the activation between segments."),
-    WORDY(RB_KEY_ENUM, "boundary", "identity", boundary.identity, "truncate", "truncate|split|full|none|rotate",
+    WORDY(RB_KEY_ENUM, "boundary", "identity", boundary.identity, "auto", "truncate|split|full|none|rotate|auto",
           FIXED,
-          "Identity path of residual: the first k coordinates added to the latents, the first identity_width "
-          "beside "
-          "them in bf16, the whole activation, none, or a learned rotation's first k coordinates."),
+          "Identity path of residual: the first k coordinates added to the latents, the first identity_width beside "
+          "them in bf16, the whole activation, none, or a learned rotation's first k coordinates; auto: none with "
+          "tokens: trunk, else truncate."),
     INT("boundary", "identity_width", boundary.identity_width, "0", 0, 65536, FIXED,
         "Coordinates that cross in bf16 with identity: split."),
     INT("boundary", "ratio", boundary.ratio, "128", 1, 65536, FIXED,

@@ -1,0 +1,41 @@
+#!/bin/sh
+# The study behind docs/quality.md: one specification of `resbm compare` after the other, and their tables.
+#   scripts/study.sh [NAME ...]        examples/study/NAME.yaml; all of them without a name
+# BUILD: the build folder. STUDY_DIR (study): shards, runs and tables go there. STUDY_BUDGET (none): time for each
+# specification, e.g. 2h; the same command goes on where it stopped. STUDY_SEEDS: seeds in the place of the
+# specifications' own, e.g. 3. STUDY_JOBS (processors): runs beside each other.
+set -eu
+cd "$(dirname "$0")/.."
+resbm=$PWD/${BUILD:-build}/resbm
+dir=${STUDY_DIR:-study}
+specs=$PWD/examples/study
+[ -x "$resbm" ] || { echo "study: $resbm is missing; run make first" >&2; exit 1; }
+there=$(cd "$specs" && for f in *.yaml; do printf '%s ' "${f%.yaml}"; done)
+# shellcheck disable=SC2086
+[ $# -gt 0 ] || set -- $there
+for name in "$@"; do
+    [ -r "$specs/$name.yaml" ] || { echo "study: no $specs/$name.yaml; there are: $there" >&2; exit 2; }
+done
+
+mkdir -p "$dir"
+cd "$dir"
+# The specifications name the shards that examples/demo.yaml does.
+if [ ! -s demo/corpus/val-000.bin ]; then
+    text=/usr/share/dictd/gcide.dict.dz
+    [ -r "$text" ] || { echo "study: $text is missing; install dict-gcide" >&2; exit 1; }
+    "$resbm" data --out demo/corpus --tokenizer bytes "$text"
+fi
+
+later=0
+for name in "$@"; do
+    printf '\n== %s\n' "$name"
+    status=0
+    "$resbm" compare "$specs/$name.yaml" --out "$name" ${STUDY_BUDGET:+--budget "$STUDY_BUDGET"} \
+        ${STUDY_SEEDS:+--seeds "$STUDY_SEEDS"} ${STUDY_JOBS:+--jobs "$STUDY_JOBS"} || status=$?
+    case $status in
+    0) ;;
+    3) later=3 ;; # the budget is spent: the others may still have theirs
+    *) exit $status ;;
+    esac
+done
+exit $later
