@@ -7,10 +7,12 @@ BUILD_TYPE ?= Release
 CMAKE_ARGS ?=
 # A text file for `make demo`; empty: the dictionary text of Debian's dict-gcide.
 TEXT ?=
+# Names of examples/study for `make study`; empty: all.
+STUDY ?=
 FUZZ_SECONDS ?= 60
 GENERATOR := $(if $(shell command -v ninja 2>/dev/null),Ninja,Unix Makefiles)
 
-.PHONY: all configure demo test bench bench-offload bench-middle bench-schedules plans install sanitize format clean help
+.PHONY: all configure demo study test bench bench-offload bench-middle bench-schedules plans install sanitize format clean help
 .DEFAULT_GOAL := all
 
 all: ## build build/resbm and the library
@@ -28,6 +30,11 @@ demo: ## install what is missing, build, train over slow links and alone, compar
 	@scripts/install-deps.sh build demo
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) scripts/demo.sh $(TEXT)
+
+study: ## train everything that docs/quality.md states (many hours; STUDY=NAME for one part, STUDY_BUDGET=2h to stop)
+	@scripts/install-deps.sh build demo
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) scripts/study.sh $(STUDY)
 
 test: ## install what testing needs, build everything, run every test
 	@scripts/install-deps.sh build demo test

@@ -26,6 +26,26 @@ if [ ! -s demo/corpus/val-000.bin ]; then
     "$resbm" data --out demo/corpus --tokenizer bytes "$text"
 fi
 
+# Means of the gradient's norm per segment over the second half of each run, and the largest norm after the first tenth.
+norms() {
+    printf '%-40s %9s   %s\n' "run of $1" "largest" "norm per segment, first to last"
+    find "$1/runs" -name metrics.jsonl | sort | while read -r file; do
+        run=${file#"$1"/runs/}
+        sed -n 's/.*"grad_norm":\([0-9.e+-]*\),"grad_norm_segments":\[\([^]]*\)\].*/\1 \2/p' "$file" |
+            awk -v run="${run%/metrics.jsonl}" '{ all[NR] = $1; parts[NR] = $2 }
+                END {
+                    for (i = int(NR / 10) + 1; i <= NR; i++) if (all[i] > most) most = all[i]
+                    for (i = int(NR / 2) + 1; i <= NR; i++) {
+                        n = split(parts[i], v, ",")
+                        for (s = 1; s <= n; s++) sum[s] += v[s]
+                    }
+                    printf "%-40s %9.3g  ", run, most
+                    for (s = 1; s <= n; s++) printf " %7.3f", sum[s] / (NR - int(NR / 2))
+                    printf "\n"
+                }'
+    done
+}
+
 later=0
 for name in "$@"; do
     printf '\n== %s\n' "$name"
@@ -37,5 +57,7 @@ for name in "$@"; do
     3) later=3 ;; # the budget is spent: the others may still have theirs
     *) exit $status ;;
     esac
+    norms "$name" >"$name/norms.txt"
+    echo "$dir/$name/norms.txt: norms of gradients"
 done
 exit $later

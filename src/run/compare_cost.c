@@ -1,5 +1,6 @@
 #include "run/compare_cost.h"
 
+#include <math.h>
 #include <string.h>
 #include "codec/frame.h"
 #include "run/port.h"
@@ -7,7 +8,7 @@
 static bool multiplies(const rb_tensor *t) { return t->rank == 2 && t->role != RB_ROLE_EMBEDDING && t->role != RB_ROLE_STEP; }
 
 static void add_row(const rb_config *c, const rb_tensor *t, double tokens, rb_cost *out) {
-    double weights = t->role == RB_ROLE_STEP ? 0 : (double)rb_tensor_count(t), share = strstr(t->name, ".aux.") ? c->train.aux_until : 1;
+    double weights = t->role == RB_ROLE_STEP ? 0 : (double)rb_tensor_count(t), share = strstr(t->name, ".aux.") ? fmin(1, c->train.aux_until) : 1;
     double work = multiplies(t) ? 2 * tokens * weights * share : 0;
     out->params[t->segment] += weights;
     out->forward[t->segment] += work;

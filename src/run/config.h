@@ -125,8 +125,8 @@ int rb_stage_of(const rb_config *c, int segment);
 double rb_tensor_lr(const rb_config *c, const rb_tensor *t);
 /* Latents that cross at a step (from 0): boundary.k, or with boundary.anneal_from as many fewer as the run has got. */
 int64_t rb_live_width(const rb_config *c, int64_t step);
-/* Weight of the auxiliary losses at a step (from 0): falls in a line to 0 at step aux_until * steps and stays there;
- * 0 without boundary.aux. */
+/* Weight of the auxiliary losses at a step (from 0): falls in a line to 0 at step aux_until * steps and stays there
+ * (aux_until infinite: aux_weight throughout); 0 without boundary.aux. */
 double rb_aux_weight(const rb_config *c, int64_t step);
 
 /* Every key in table order, as YAML that loads back to the same values. */

@@ -371,6 +371,18 @@ static void rates_of_boundaries_and_segments(void **state) {
     assert_float_equal(rate_of("boundary.2.trunk.layers.0.mlp.up_proj.weight", 3, RB_ROLE_BOUNDARY_MATRIX), 1, 0);
 }
 
+static void auxiliary_weights_over_a_run(void **state) {
+    (void)state;
+    assert_ok(load_and_validate("boundary: {aux: stream}\noptim: {warmup: 0}\ntrain: {steps: 10, aux_weight: 0.5}\n"), &err);
+    assert_float_equal(rb_aux_weight(&conf, 0), 0.5, 0);
+    assert_float_equal(rb_aux_weight(&conf, 9), 0.5, 0);
+    assert_ok(load_and_validate("boundary: {aux: stream}\noptim: {warmup: 0}\ntrain: {steps: 10, aux_weight: 0.5, aux_until: 0.5}\n"), &err);
+    assert_float_equal(rb_aux_weight(&conf, 4), 0.1, 1e-9);
+    assert_float_equal(rb_aux_weight(&conf, 5), 0, 0);
+    assert_ok(load_and_validate("boundary: {aux: none}\n"), &err);
+    assert_float_equal(rb_aux_weight(&conf, 0), 0, 0);
+}
+
 static void overrides_go_before_the_file(void **state) {
     (void)state;
     assert_ok(load("model: {d: 512}\nboundary: {ratio: 3}\n"), &err);
@@ -464,6 +476,7 @@ int main(void) {
         cmocka_unit_test(a_model_of_one_segment_needs_no_ratio),
         cmocka_unit_test(the_identity_follows_the_token_path),
         cmocka_unit_test(rates_of_boundaries_and_segments),
+        cmocka_unit_test(auxiliary_weights_over_a_run),
         cmocka_unit_test(overrides_go_before_the_file),
         cmocka_unit_test(resuming_protects_the_model),
         cmocka_unit_test(files_are_bounded),

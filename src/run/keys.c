@@ -1,4 +1,5 @@
 /* The table. Order is the order of the printed configuration and of the reference page. */
+#include <math.h>
 #include "run/keys.h"
 
 /* Largest whole number a double and JSON carry exactly. */
@@ -160,7 +161,7 @@ const rb_key rb_keys[] = {
     REAL("optim", "segment_lr_scale", optim.segment_lr_scale, "1", 0.01, 100, NULL, TRAINING,
          "A segment's learning rates are those of the segment behind it times this (with its boundary's encoder and "
          "the decoder before it)."),
-    REAL("optim", "boundary_lr_scale", optim.boundary_lr_scale, "1", 0.01, 100, NULL, TRAINING,
+    REAL("optim", "boundary_lr_scale", optim.boundary_lr_scale, "0.3", 0.01, 100, NULL, TRAINING,
          "Learning rates of the matrices of encoders and decoders, over those of the blocks."),
     REAL("optim", "clip", optim.clip, "1", 0, 1e12, NULL, TRAINING,
          "Largest norm of the gradient; 0: no clipping."),
@@ -187,8 +188,10 @@ const rb_key rb_keys[] = {
          "Share of train.steps over which boundary.anneal_from narrows to boundary.ratio, latent by latent."),
     REAL("train", "aux_weight", train.aux_weight, "0.5", 0, 100, NULL, TRAINING,
          "Weight of each boundary's auxiliary loss at the first step (boundary.aux)."),
-    REAL("train", "aux_until", train.aux_until, "0.5", 0, 1e6, NULL, TRAINING,
-         "Share of train.steps over which that weight falls to 0, in a line; above 1 it is not yet gone at the end."),
+    {.section = "train", .name = "aux_until", .type = RB_KEY_REAL, FIELD_OF(train.aux_until), .fallback = "never",
+     .max = 1e6, .word = "never", .word_value = INFINITY, .class = TRAINING,
+     .doc = "Share of train.steps over which that weight falls to 0, in a line; above 1 it is not yet gone at the end; "
+            "never: it stays."},
     INT("train", "eval_every", train.eval_every, "50", 0, EXACT, DEPLOYMENT,
         "Steps between evaluations; 0: only at the end."),
     INT("train", "eval_sequences", train.eval_sequences, "64", 1, 1 << 24, DEPLOYMENT,
