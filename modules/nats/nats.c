@@ -269,24 +269,23 @@ static resbm_status ask(void *state, const char *subject, const void *p, size_t 
 
 typedef struct server {
     void *ctx;
-    void (*answer)(void *ctx, const char *question, size_t n, rb_buf *out);
+    rb_carrier_answer answer;
 } server;
 
 static void on_question(natsConnection *nc, natsSubscription *sub, natsMsg *m, void *closure) {
     server *v = closure;
     rb_buf out = {0};
-    const char *back = natsMsg_GetReply(m);
+    const char *back = natsMsg_GetReply(m), *from = strrchr(natsMsg_GetSubject(m), '.');
     (void)sub;
     if (back && natsMsg_GetDataLength(m) <= 65536) {
-        v->answer(v->ctx, natsMsg_GetData(m), (size_t)natsMsg_GetDataLength(m), &out);
+        v->answer(v->ctx, from ? from + 1 : "", natsMsg_GetData(m), (size_t)natsMsg_GetDataLength(m), &out);
         if (!out.failed && out.len) natsConnection_Publish(nc, back, out.data, (int)out.len);
     }
     rb_buf_free(&out);
     natsMsg_Destroy(m);
 }
 
-static resbm_status serve(void *state, const char *subject, void *ctx,
-                          void (*answer)(void *ctx, const char *question, size_t n, rb_buf *out), rb_err *err) {
+static resbm_status serve(void *state, const char *subject, void *ctx, rb_carrier_answer answer, rb_err *err) {
     rb_nats *c = state;
     char full[320];
     if (c->server_count == RB_NATS_SERVICES) return rb_fail(err, RESBM_E_STATE, "no more than %d services", RB_NATS_SERVICES);

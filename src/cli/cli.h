@@ -27,6 +27,12 @@ int rb_cmd_verify(int argc, char **argv);
 int rb_cmd_schedule(int argc, char **argv);
 int rb_cmd_stage(int argc, char **argv);
 int rb_cmd_guard(int argc, char **argv);
+int rb_cmd_host(int argc, char **argv);
+int rb_cmd_coordinate(int argc, char **argv);
+int rb_cmd_join(int argc, char **argv);
+int rb_cmd_leave(int argc, char **argv);
+int rb_cmd_status(int argc, char **argv);
+int rb_cmd_revoke(int argc, char **argv);
 
 /* Prints "resbm: sentence" and gives the exit status of a fault. */
 int rb_cli_fail(resbm_status st, const rb_err *err);

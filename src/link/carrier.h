@@ -29,6 +29,8 @@ typedef struct rb_carrier_counts {
     uint64_t packets_out, bytes_out, packets_in, bytes_in, again_bytes, doubles, refused, reconnects;
 } rb_carrier_counts;
 
+typedef void (*rb_carrier_answer)(void *ctx, const char *from, const char *question, size_t n, rb_buf *out);
+
 /* What a module offers. Statuses and sentences as everywhere; any thread may call. */
 typedef struct rb_carrier_module {
     int version;
@@ -43,9 +45,9 @@ typedef struct rb_carrier_module {
     bool (*ended)(void *c); /* the server refuses this key from now on: nothing will come any more */
     /* One message without an answer's guarantee: to `subject` as it is (below the run), and the first answer to it. */
     resbm_status (*ask)(void *c, const char *subject, const void *p, size_t n, int64_t deadline_ns, rb_buf *answer, rb_err *err);
-    /* Serves such questions: `answer` (ctx, from, question) is called on a thread of the module. */
-    resbm_status (*serve)(void *c, const char *subject, void *ctx,
-                          void (*answer)(void *ctx, const char *question, size_t n, rb_buf *out), rb_err *err);
+    /* Serves such questions (`subject` may end in "*"): `answer` is called on a thread of the module, with the subject's last
+     * part, which for all but invitations is the asker's name, vouched for by the server. */
+    resbm_status (*serve)(void *c, const char *subject, void *ctx, rb_carrier_answer answer, rb_err *err);
     /* The store. Revision 0: the key is not there. set with revision != UINT64_MAX fails with RESBM_E_STATE unless the
      * key's newest revision is that one. */
     resbm_status (*store_open)(void *c, const char *bucket, int64_t most_bytes, rb_err *err);

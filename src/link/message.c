@@ -65,6 +65,6 @@ const char *rb_what(char buf[RB_WHAT_TEXT], const rb_frame_header *h) {
                  h->kind == RB_FRAME_FORWARD ? "forward activation" : "gradient", h->boundary, h->microbatch,
                  (unsigned long long)h->step);
     else
-        snprintf(buf, RB_WHAT_TEXT, "a %s message", h->kind == RB_FRAME_PROBE ? "probe" : "control");
+        snprintf(buf, RB_WHAT_TEXT, "a %s message", h->kind == RB_FRAME_PROBE ? "probe" : h->kind == RB_FRAME_BLOB ? "blob" : "control");
     return buf;
 }

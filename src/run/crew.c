@@ -1,6 +1,7 @@
 #include "run/crew.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 #include "core/clock.h"
 #include "link/socket.h"
+#include "run/apart.h"
 #include "run/control.h"
 
 static const rb_link_limits limits = {
@@ -60,20 +62,16 @@ static void remove_sockets(rb_crew *c) {
     c->folder[0] = 0;
 }
 
-static void poll_children(rb_crew *c) {
-    rb_children_poll(c->child, c->stages);
-    if (c->o.outside && c->o.outside->poll) c->o.outside->poll(c->o.outside->ctx, c->child, c->stages);
-}
-
 static resbm_status stopped(const rb_crew *c, rb_err *err) {
     int asked = c->o.stop ? atomic_load(c->o.stop) : 0;
     if (asked < (c->started ? 2 : 1)) return RESBM_OK;
     return rb_fail(err, RESBM_E_CANCELLED, "stopped at once on request, %s", c->doing);
 }
 
-static int64_t threads_per_stage(const rb_crew *crew) {
+static int64_t threads_per_stage(const rb_crew *crew, bool apart) {
     const rb_config *c = crew->o.cfg;
     if (c->pipeline.threads > 0 || launched(crew)) return c->pipeline.threads; /* 0: it knows what its launcher left it */
+    if (apart) return 0; /* each decides for itself */
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     int64_t share = *c->pipeline.launcher ? cores : cores / c->pipeline.stages; /* launched elsewhere: all of it */
     return share > 0 ? share : 1;
@@ -93,18 +91,22 @@ static void stage_address(const rb_crew *c, int stage, char *out, size_t size) {
 
 static resbm_status send_config(rb_crew *c, int stage, const char *text, const char *schedule, rb_err *err) {
     char listen[192];
+    bool apart = c->o.outside && c->o.outside->apart;
     stage_address(c, stage, listen, sizeof listen);
-    json_t *j = json_pack("{s:s, s:s, s:s*, s:I, s:b, s:I, s:s, s:s*, s:s*}", "t", "config", "config", text,
+    json_t *j = json_pack("{s:s, s:s, s:s*, s:I, s:b, s:I, s:s, s:s*, s:s*, s:b, s:s*}", "t", "config", "config", text,
                           "schedule", schedule, "epoch",
                           (json_int_t)c->o.epoch, "training", c->o.training, "threads",
-                          (json_int_t)threads_per_stage(c), "listen", listen, "load", c->o.load, "scratch", c->o.scratch);
+                          (json_int_t)threads_per_stage(c, apart), "listen", listen, "load", apart ? NULL : c->o.load, "scratch",
+                          apart ? "." : c->o.scratch, "apart", apart, "manifest", c->manifest.data);
     return rb_control_send(c->control, stage, j, rb_now_ns() + 10 * RB_SEC, err);
 }
 
 /* The child that ended badly by the last poll, if any: a fault that explains the others. */
 static resbm_status dead_child(rb_crew *c, rb_err *err) {
     for (int i = 0; i < c->stages; i++) {
-        char how[96];
+        char how[96], lost[200];
+        if (c->o.outside && c->o.outside->lost && c->o.outside->lost(c->o.outside->ctx, i, lost, sizeof lost))
+            return rb_fail(err, RESBM_E_PEER, "stage %d (%s) %s %s", i, c->o.outside->who(c->o.outside->ctx, i), lost, c->doing);
         if (!c->child[i].ended || !WIFSIGNALED(c->child[i].status)) continue;
         rb_child_describe(&c->child[i], how, sizeof how);
         return rb_fail(err, RESBM_E_PEER, "stage %d (process %d) %s %s", i, (int)c->child[i].pid, how, c->doing);
@@ -147,7 +149,7 @@ static resbm_status find_cause(rb_crew *c, resbm_status st, int from, rb_err *er
     if (from >= 0 && from < c->stages) c->spoke[from] = true;
     int64_t until = rb_now_ns() + RB_SEC;
     while (rb_now_ns() < until && weight(st) < 3) {
-        poll_children(c);
+        rb_children_poll(c->child, c->stages);
         if (dead_child(c, err)) return err ? err->code : RESBM_E_PEER;
         rb_err other;
         json_t *j = NULL;
@@ -211,10 +213,23 @@ static resbm_status accept_all(rb_crew *c, rb_listener *l, int64_t deadline, rb_
         }
         if (st != RESBM_E_TIMEOUT) return st;
         RB_TRY(stopped(c, err));
-        poll_children(c);
+        rb_children_poll(c->child, c->stages);
         RB_TRY(ended_early(c, NULL, err));
         if (rb_now_ns() > deadline)
             return rb_fail(err, RESBM_E_TIMEOUT, "%d of %d stages have joined within pipeline.startup_deadline", i, c->stages);
+    }
+    return RESBM_OK;
+}
+
+/* What a stage apart lacks of the snapshot. Names it may not ask for are refused. */
+static resbm_status send_needed(rb_crew *c, int stage, const json_t *need, rb_err *err) {
+    char path[PATH_MAX];
+    for (size_t i = 0; i < json_array_size(need); i++) {
+        const char *name = json_string_value(json_array_get(need, i));
+        if (!name || !c->o.load || rb_apart_stage_of(c->o.cfg, name) != stage)
+            return rb_fail(err, RESBM_E_FORMAT, "stage %d asks for the file \"%s\", which is not its own", stage, name ? name : "?");
+        snprintf(path, sizeof path, "%s/%s", c->o.load, name);
+        RB_TRY(rb_apart_send_file(c->control, stage, path, c->o.cfg->pipeline.deadline_ns, err));
     }
     return RESBM_OK;
 }
@@ -230,8 +245,11 @@ static resbm_status introduce(rb_crew *c, int64_t deadline, rb_err *err) {
         snprintf(c->about[i], sizeof c->about[i], "process %lld on %.60s",
                  (long long)json_integer_value(json_object_get(replies[i], "pid")), host ? host : "?");
     }
+    resbm_status st = rb_crew_tell(c, json_pack("{s:s, s:o, s:o}", "t", "peers", "addresses", addresses, "gflops", speeds), err);
+    for (int i = 0; i < c->stages && !st; i++) st = send_needed(c, i, json_object_get(replies[i], "need"), err);
     rb_crew_drop(c, replies);
-    RB_TRY(rb_crew_tell(c, json_pack("{s:s, s:o, s:o}", "t", "peers", "addresses", addresses, "gflops", speeds), err));
+    RB_TRY(st);
+    if (c->o.outside) deadline = rb_now_ns() + c->o.cfg->pipeline.startup_deadline_ns; /* downloads took their own time */
     RB_TRY(rb_crew_gather(c, "ready", -1, deadline, replies, err));
     rb_crew_drop(c, replies);
     return RESBM_OK;
@@ -259,6 +277,9 @@ static resbm_status start(rb_crew *c, rb_listener *l, uint64_t token, rb_err *er
         RB_TRY(start_stage(c, rb_listener_address(l), i, token, err));
     RB_TRY(accept_all(c, l, deadline, err));
     rb_buf text = {0}, schedule = {0};
+    char path[PATH_MAX];
+    if (c->o.load) snprintf(path, sizeof path, "%s/manifest.json", c->o.load);
+    if (c->o.load && c->o.outside && c->o.outside->apart) RB_TRY(rb_read_file(path, RB_MANIFEST_LIMIT, &c->manifest, err));
     rb_config_print(c->o.cfg, &text);
     resbm_status st = rb_buf_status(&text, err);
     if (!st) st = rb_config_schedule_text(c->o.cfg, &schedule, err);
@@ -323,6 +344,7 @@ void rb_crew_close(rb_crew *c) {
     rb_link_fini(c->control);
     remove_sockets(c);
     for (int i = 0; i < c->stages; i++) json_decref(c->early[i]);
+    rb_buf_free(&c->manifest);
     free_crew(c);
 }
 
@@ -370,7 +392,7 @@ static resbm_status next_answer(rb_crew *c, const char *type, int only, json_t *
 /* A stage may answer and end between two looks: takes the answers of stages that have ended well. */
 static bool last_words(rb_crew *c, const char *type, int only, json_t **replies) {
     bool any = false;
-    poll_children(c);
+    rb_children_poll(c->child, c->stages);
     for (int i = 0; i < c->stages; i++) {
         int from;
         rb_err ignored;

@@ -17,8 +17,9 @@ typedef struct rb_crew_outside {
     const char *(*who)(void *ctx, int stage); /* name of the participant that is to be this stage */
     /* Has it start a stage; *out.pid stays 0 where that is on another machine. */
     resbm_status (*start)(void *ctx, int stage, const char *control, uint64_t token, rb_child *out, rb_err *err);
-    /* Notes in child what is known of processes elsewhere that have ended; or NULL. */
-    void (*poll)(void *ctx, rb_child *child, int n);
+    /* Is a stage lost? Then text gets how: "has given no sign of life for 5.1 s". NULL: only rb_child tells. */
+    bool (*lost)(void *ctx, int stage, char *text, size_t size);
+    bool apart; /* they share no folder with the coordinator (run/apart.h) */
 } rb_crew_outside;
 
 typedef struct rb_crew_options {
@@ -40,6 +41,7 @@ typedef struct rb_crew {
     rb_link *control;
     rb_child *child;      /* (stages) */
     char folder[128];     /* of Unix sockets, while stages join; empty with TCP and afterwards */
+    rb_buf manifest;      /* of the snapshot, for stages apart; else empty */
     bool started;
     char doing[128];      /* for messages: "in step 17" */
     rb_sign *sign;        /* (stages) of life */

@@ -7,6 +7,7 @@
  *   stage_flow.c    updates inside the list: versions, steps that flow into one another
  *   stage_save.c    writing and reading this stage's part of a checkpoint
  *   stage_offload.c what of it lives on disk
+ *   stage_apart.c   snapshots and token ids over the control channel
  *   stage_decode.c  generation, token by token
  *   stage_main.c    joining the run and the loop over the coordinator's messages
  */
@@ -14,6 +15,7 @@
 #define RB_RUN_STAGE_H
 
 #include <jansson.h>
+#include "checkpoint/manifest.h"
 #include "data/sampler.h"
 #include "link/link.h"
 #include "link/mpi.h"
@@ -48,6 +50,9 @@ typedef struct rb_stage {
     double gflops[RB_MAX_STAGES]; /* of products, measured by each stage at the start where inflight: auto asks for it */
     bool measuring; /* opened for run/measure.h: weights stay bare */
     bool halves;    /* the schedule calls the backward pass in halves */
+    bool apart;          /* shares no folder with the coordinator (stage_apart.c) */
+    double up_bits;      /* that this machine's owner lets its stage send per second; 0: no limit */
+    rb_manifest snapshot; /* apart: what it was started from, its own files */
     rb_carrier *carrier; /* NULL: peers are reached by sockets */
     rb_link *control, *link;
     rb_tensor_table table;
@@ -141,6 +146,14 @@ resbm_status rb_stage_save(rb_stage *s, const json_t *in, json_t **reply, rb_err
 resbm_status rb_stage_load(rb_stage *s, const char *checkpoint, rb_err *err);
 resbm_status rb_stage_decode(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);
 resbm_status rb_stage_stats(rb_stage *s, json_t **reply, rb_err *err);
+
+/* stage_apart.c. begin: which files of the snapshot (manifest; NULL: there is none) have to be sent here, a list of names.
+ * load: takes them in, and loads. save: writes this stage's part and sends it, with its own answer before. ids: the next
+ * step's, from the coordinator. */
+resbm_status rb_stage_apart_begin(rb_stage *s, const char *manifest, json_t **need, rb_err *err);
+resbm_status rb_stage_apart_load(rb_stage *s, rb_err *err);
+resbm_status rb_stage_apart_save(rb_stage *s, rb_err *err);
+resbm_status rb_stage_apart_ids(rb_stage *s, int place, rb_err *err);
 
 /* With boundary.anneal_from: from now on the latents of this step cross, in the evaluations behind it too. */
 resbm_status rb_stage_narrow(rb_stage *s, int64_t step, rb_err *err);

@@ -41,7 +41,9 @@ static resbm_status read_config(rb_stage *s, const json_t *in, rb_err *err) {
     const char *scratch = json_string_value(json_object_get(in, "scratch"));
     snprintf(s->scratch, sizeof s->scratch, "%s", scratch ? scratch : ".");
     s->cfg.pipeline.threads = json_integer_value(json_object_get(in, "threads"));
+    s->apart = json_is_true(json_object_get(in, "apart"));
     if (!s->cfg.pipeline.threads) s->cfg.pipeline.threads = s->way->threads;
+    if (s->apart && s->cfg.pipeline.threads <= 0) s->cfg.pipeline.threads = sysconf(_SC_NPROCESSORS_ONLN);
     return RESBM_OK;
 }
 
@@ -84,12 +86,13 @@ static resbm_status listen_for(rb_stage *s, const char *address, rb_listener **o
     return heard;
 }
 
-static resbm_status tell_address(rb_stage *s, const rb_listener *mine, double gflops, int64_t deadline, rb_err *err) {
+static resbm_status tell_address(rb_stage *s, const rb_listener *mine, double gflops, json_t *need, int64_t deadline,
+                                 rb_err *err) {
     char host[256] = "?";
     gethostname(host, sizeof host - 1);
     return rb_control_send(s->control, RB_PEER_COORDINATOR,
-                           json_pack("{s:s, s:s, s:I, s:s, s:f}", "t", "listening", "address", mine ? rb_listener_address(mine) : "",
-                                     "pid", (json_int_t)getpid(), "host", host, "gflops", gflops),
+                           json_pack("{s:s, s:s, s:I, s:s, s:f, s:o*}", "t", "listening", "address", mine ? rb_listener_address(mine) : "",
+                                     "pid", (json_int_t)getpid(), "host", host, "gflops", gflops, "need", need),
                            deadline, err);
 }
 
@@ -106,14 +109,16 @@ static resbm_status open_links(rb_stage *s, const json_t *in, rb_err *err) {
     rb_link_options o = {.self = s->self, .stages = s->stages, .epoch = s->epoch, .token = s->way->token,
                          .limits = limits, .shape = s->cfg.link, .record_events = true, .carrier = s->carrier};
     rb_listener *mine = NULL;
-    json_t *peers;
+    json_t *peers, *need = NULL;
+    if (s->up_bits > 0 && (!(o.shape.up_bits > 0) || o.shape.up_bits > s->up_bits)) o.shape.up_bits = s->up_bits;
+    if (s->apart) RB_TRY(rb_stage_apart_begin(s, json_string_value(json_object_get(in, "manifest")), &need, err));
     int from;
     int64_t deadline = rb_now_ns() + s->cfg.pipeline.startup_deadline_ns;
     double gflops = 0;
     if (rb_stage_plans_in_flight(s)) RB_TRY(rb_bench_sgemm_glance((int)s->cfg.pipeline.threads, &gflops, err));
     RB_TRY(rb_link_open(&o, &s->link, err));
     RB_TRY(listen_for(s, json_string_value(json_object_get(in, "listen")), &mine, err));
-    resbm_status st = tell_address(s, mine, gflops, deadline, err);
+    resbm_status st = tell_address(s, mine, gflops, need, deadline, err);
     if (!st) st = rb_control_expect(s->control, RB_PEER_COORDINATOR, "peers", deadline, &from, &peers, err);
     if (!st) {
         st = read_speeds(s, json_object_get(peers, "gflops"), err);
@@ -130,6 +135,7 @@ static resbm_status dispatch(rb_stage *s, const json_t *in, json_t **reply, rb_e
     if (!strcmp(type, "drop")) return rb_stage_drop(s, reply, err);
     if (!strcmp(type, "commit")) return rb_stage_commit(s, in, err);
     if (!strcmp(type, "eval")) return rb_stage_eval(s, in, reply, err);
+    if (!strcmp(type, "save") && s->apart) return rb_stage_apart_save(s, err);
     if (!strcmp(type, "save")) return rb_stage_save(s, in, reply, err);
     if (!strcmp(type, "decode")) return rb_stage_decode(s, in, reply, err);
     if (!strcmp(type, "finish")) return rb_stage_stats(s, reply, err);
@@ -172,6 +178,15 @@ static resbm_status work(rb_stage *s, rb_err *err) {
     return rb_link_stop(s->control, rb_now_ns() + 5 * RB_SEC, err);
 }
 
+static resbm_status reach(rb_stage *s, const char *text, rb_err *err) {
+    rb_access a;
+    resbm_status st = rb_access_parse(text, &a, err);
+    s->up_bits = a.up_bits;
+    if (!st) st = rb_access_connect(&a, rb_now_ns() + 60 * RB_SEC, NULL, NULL, &s->carrier, err);
+    explicit_bzero(&a, sizeof a);
+    return st;
+}
+
 static resbm_status set_up(rb_stage *s, rb_err *err) {
     json_t *in;
     int from;
@@ -181,6 +196,7 @@ static resbm_status set_up(rb_stage *s, rb_err *err) {
     if (!st) st = rb_stage_open(s, err);
     const char *load = json_string_value(json_object_get(in, "load"));
     if (!st && load) st = rb_stage_load(s, load, err);
+    if (!st && s->apart && s->snapshot.config) st = rb_stage_apart_load(s, err);
     json_decref(in);
     if (!st) st = answer(s, json_pack("{s:s}", "t", "ready"), err);
     return st;
@@ -245,7 +261,7 @@ resbm_status rb_stage_main(const rb_stage_way *way, bool *told, rb_err *err) {
     s->self = way->self;
     s->stages = way->stages;
     resbm_status st =
-        way->access ? rb_access_open(way->access, rb_now_ns() + 60 * RB_SEC, NULL, NULL, &s->carrier, err) : RESBM_OK;
+        way->access ? reach(s, way->access, err) : RESBM_OK;
     if (!st) st = join(s, err);
     *told = st == RESBM_OK;
     if (!st) {
@@ -259,6 +275,7 @@ resbm_status rb_stage_main(const rb_stage_way *way, bool *told, rb_err *err) {
         }
     }
     rb_stage_close(s);
+    rb_manifest_free(&s->snapshot);
     rb_link_fini(s->link);
     rb_link_fini(s->control);
     rb_carrier_close(s->carrier, rb_now_ns() + 3 * RB_SEC);

@@ -192,7 +192,7 @@ static resbm_status open_data(rb_stage *s, rb_err *err) {
     const rb_data_config *d = &s->cfg.data;
     s->wire_tokens = d->distribute == RB_DISTRIBUTE_WIRE;
     s->id_bytes = rb_id_bytes(s->cfg.model.vocab);
-    if (s->wire_tokens && s->host[0] > 0) return RESBM_OK; /* ids come with the activations */
+    if (s->apart || (s->wire_tokens && s->host[0] > 0)) return RESBM_OK; /* ids come from others */
     if (s->training) {
         RB_TRY(rb_shards_open(d->train, s->cfg.model.vocab, &s->shards, err));
         RB_TRY(rb_sampler_init(&s->sampler, s->shards, s->T, s->cfg.train.seed, err));

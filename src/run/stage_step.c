@@ -29,6 +29,7 @@ static bool reads_data(const rb_stage *s) {
 
 resbm_status rb_stage_load_ids(rb_stage *s, int64_t from, int64_t eval_of, int place, rb_err *err) {
     if (!reads_data(s)) return RESBM_OK;
+    if (s->apart) return rb_stage_apart_ids(s, place, err);
     for (int64_t i = 0; i < s->M * s->B; i++) {
         int32_t *out = s->ids + (place * s->B + i) * (s->T + 1);
         if (eval_of)

@@ -8,6 +8,9 @@
 #include <sys/stat.h>
 #include "checkpoint/checkpoint.h"
 #include "core/clock.h"
+#include "core/hash.h"
+#include "data/sampler.h"
+#include "run/apart.h"
 #include "run/control.h"
 #include "run/crew.h"
 #include "run/engine_nats.h"
@@ -17,6 +20,8 @@ typedef struct training {
     const rb_config *cfg;
     rb_train_summary *out;
     rb_crew *crew;
+    rb_shards *shards, *val_shards; /* of stages apart */
+    rb_sampler data, val;
     rb_engine_nats *nats; /* NULL: another engine */
     rb_tensor_table table;
     json_t *reply[RB_MAX_STAGES];
@@ -138,6 +143,14 @@ static resbm_status commit(training *t, double lr, double *norm, rb_err *err) {
                                            rb_json_doubles(&lr, 1), "scale", rb_json_doubles(t->scale, n)), err);
 }
 
+/* The fingerprint is of every tensor's gradient, and with it of the weights that the step began with. */
+static resbm_status record_commit(training *t, double loss, rb_err *err) {
+    char fingerprint[33];
+    if (!t->o->hooks.commit) return RESBM_OK;
+    rb_hash128_hex(t->sumsq, (size_t)t->table.count * sizeof *t->sumsq, fingerprint);
+    return t->o->hooks.commit(t->o->hooks.ctx, t->step, loss, fingerprint, err);
+}
+
 static double idle_share(const training *t, double step_s) {
     double busy = 0;
     for (int s = 0; s < t->crew->stages; s++)
@@ -161,10 +174,39 @@ static bool rests_after(const training *t, int64_t step) {
     return step == c->steps || due(step, c->checkpoint_every) || (*t->cfg->data.val && due(step, c->eval_every));
 }
 
+/* Stages apart have no data: the first one's token ids come from here. */
+static resbm_status feed(training *t, uint64_t from, int64_t eval_of, rb_err *err) {
+    const rb_train_config *c = &t->cfg->train;
+    int64_t W = t->cfg->model.context + 1, n = c->batch;
+    if (!t->o->outside || !t->o->outside->apart) return RESBM_OK;
+    int32_t *ids = malloc((size_t)(n * W) * sizeof *ids);
+    resbm_status st = ids ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for %lld sequences", (long long)n);
+    for (int64_t i = 0; i < n && !st; i++)
+        st = eval_of ? rb_sampler_eval_window(&t->val, (int64_t)from + i, eval_of, ids + i * W, err)
+                     : rb_sampler_window(&t->data, from + (uint64_t)i, ids + i * W, err);
+    if (!st) st = rb_apart_send_ids(t->crew->control, rb_stage_of(t->cfg, 0), ids, n * W, t->cfg->pipeline.deadline_ns, err);
+    free(ids);
+    return st;
+}
+
+static resbm_status open_data(training *t, rb_err *err) {
+    const rb_config *c = t->cfg;
+    if (!t->o->outside || !t->o->outside->apart) return RESBM_OK;
+    if (rb_config_flows(c))
+        return rb_fail(err, RESBM_E_CONFIG, "schedule %s, whose steps flow into one another, needs stages that read the data themselves",
+                       c->pipeline.schedule);
+    RB_TRY(rb_shards_open(c->data.train, c->model.vocab, &t->shards, err));
+    RB_TRY(rb_sampler_init(&t->data, t->shards, c->model.context, c->train.seed, err));
+    if (!*c->data.val) return RESBM_OK;
+    RB_TRY(rb_shards_open(c->data.val, c->model.vocab, &t->val_shards, err));
+    return rb_sampler_init(&t->val, t->val_shards, c->model.context, c->train.seed, err);
+}
+
 static resbm_status tell_step(training *t, rb_err *err) {
     bool begins = !t->flowing;
     t->flowing = rb_config_flows(t->cfg);
     uint64_t sequence = t->sequence + (uint64_t)((t->told - t->step) * t->cfg->train.batch);
+    RB_TRY(feed(t, sequence, 0, err));
     return rb_crew_tell(t->crew, json_pack("{s:s, s:I, s:I, s:b}", "t", "step", "step", (json_int_t)t->told++, "sequence",
                                            (json_int_t)sequence, "begins", begins), err);
 }
@@ -215,6 +257,7 @@ static resbm_status one_step(training *t, rb_step_record *r, rb_err *err) {
     if (rb_aux_weight(t->cfg, t->step) > 0) r->aux_loss = t->aux;
     RB_TRY(check_finite(t, r->loss, err));
     read_updates(t);
+    RB_TRY(record_commit(t, r->loss, err));
     RB_TRY(commit(t, r->lr, &r->grad_norm, err));
     read_traffic(t, moved);
     t->step++;
@@ -252,6 +295,7 @@ static resbm_status evaluate(training *t, int64_t sequences, double *loss, int64
     RB_TRY(rb_crew_tell(t->crew, json_pack("{s:s, s:I, s:I}", "t", "eval", "sequences", (json_int_t)sequences, "number",
                                            (json_int_t)t->evals), err));
     t->evals += (uint64_t)sequences + 1;
+    for (int64_t from = 0; from < sequences; from += t->cfg->train.batch) RB_TRY(feed(t, (uint64_t)from, sequences, err));
     RB_TRY(rb_crew_gather(t->crew, "evaled", -1, deadline(t) + 3600 * RB_SEC, t->reply, err));
     const json_t *last = t->reply[loss_stage(t)];
     resbm_status st = rb_json_get_doubles(json_object_get(last, "loss"), &sum, 1, "evaled.loss", err);
@@ -301,6 +345,34 @@ static resbm_status write_manifest(training *t, rb_err *err) {
     return st;
 }
 
+static resbm_status collect_file(training *t, const char *folder, int stage, const json_t *f, rb_err *err) {
+    char path[PATH_MAX];
+    rb_file_sum sum = {.bytes = (uint64_t)json_integer_value(json_array_get(f, 1))};
+    const char *name = json_string_value(json_array_get(f, 0)), *hash = json_string_value(json_array_get(f, 2));
+    if (!name || !hash || rb_apart_stage_of(t->cfg, name) != stage)
+        return rb_fail(err, RESBM_E_FORMAT, "stage %d sent the file \"%s\", which is not its own", stage, name ? name : "?");
+    if (sum.bytes > (uint64_t)t->out->params * 16 + (1 << 20))
+        return rb_fail(err, RESBM_E_FORMAT, "stage %d sent %s with %llu bytes, more than the whole model has", stage, name,
+                       (unsigned long long)sum.bytes);
+    snprintf(sum.hash, sizeof sum.hash, "%s", hash);
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    RB_TRY(rb_apart_recv_file(t->crew->control, stage, path, &sum, t->cfg->pipeline.deadline_ns, err));
+    return rb_apart_check_weights(path, err);
+}
+
+/* Stages apart send their files after their answer. */
+static resbm_status collect_files(training *t, const char *folder, rb_err *err) {
+    if (!t->o->outside || !t->o->outside->apart) return RESBM_OK;
+    for (int s = 0; s < t->crew->stages; s++) {
+        const json_t *files = json_object_get(t->reply[s], "files");
+        for (size_t i = 0; i < json_array_size(files); i++) {
+            resbm_status st = collect_file(t, folder, s, json_array_get(files, i), err);
+            if (st) return rb_err_context(err, st, "stage %d: ", s);
+        }
+    }
+    return RESBM_OK;
+}
+
 static resbm_status save(training *t, rb_err *err) {
     char tmp[PATH_MAX];
     if (t->saved == t->step) return RESBM_OK;
@@ -309,10 +381,14 @@ static resbm_status save(training *t, rb_err *err) {
     RB_TRY(rb_checkpoint_begin(t->o->dir, t->step, tmp, err));
     RB_TRY(rb_crew_tell(t->crew, json_pack("{s:s, s:I, s:s}", "t", "save", "step", (json_int_t)t->step, "dir", tmp), err));
     RB_TRY(rb_crew_gather(t->crew, "saved", -1, deadline(t) + 600 * RB_SEC, t->reply, err));
-    resbm_status st = write_manifest(t, err);
+    resbm_status st = collect_files(t, tmp, err);
+    if (!st) st = write_manifest(t, err);
     rb_crew_drop(t->crew, t->reply);
-    if (!st) t->saved = t->step;
-    return st;
+    if (st) return st;
+    t->saved = t->step;
+    if (!t->o->hooks.saved) return RESBM_OK;
+    RB_TRY(rb_checkpoint_path(t->o->dir, t->step, tmp, err));
+    return t->o->hooks.saved(t->o->hooks.ctx, t->step, tmp, err);
 }
 
 static double since_start(const training *t) { return (double)(rb_now_ns() - t->called_ns) * 1e-9; }
@@ -516,6 +592,8 @@ static resbm_status run(training *t, rb_err *err) {
         t->out->nothing_left = true;
         return RESBM_OK;
     }
+    if (t->epoch < t->o->least_epoch) t->epoch = t->o->least_epoch;
+    RB_TRY(open_data(t, err));
     rb_crew_options o = {.cfg = t->cfg, .program = t->o->program, .load = *load ? load : NULL, .epoch = (uint32_t)t->epoch,
                          .training = true, .announce = t->o->announce, .everywhere = t->o->everywhere, .scratch = t->o->dir, .stop = t->o->stop};
     o.outside = t->o->outside;
@@ -540,6 +618,8 @@ resbm_status rb_train(const rb_train_options *o, rb_train_summary *out, rb_err *
     rb_crew_close(t.crew);
     rb_engine_nats_close(t.nats);
     rb_tensor_table_free(&t.table);
+    rb_shards_close(t.shards);
+    rb_shards_close(t.val_shards);
     free(t.sumsq);
     free(t.segment_norm);
     free(t.scale);

@@ -46,6 +46,11 @@ typedef struct rb_train_hooks {
     resbm_status (*ready)(void *ctx, const char *rules, int64_t params, int64_t resumed_from, rb_err *err);
     resbm_status (*step)(void *ctx, const rb_step_record *r, rb_err *err);
     void (*note)(void *ctx, const char *text); /* one line for people */
+    /* Before a commit is told: step (from 0), its loss, fingerprint of its gradients' norms. The commit waits until it
+     * is recorded; a fault ends the run. NULL: nothing is recorded. */
+    resbm_status (*commit)(void *ctx, int64_t step, double loss, const char *fingerprint, rb_err *err);
+    /* A snapshot stands whole in `folder`; NULL: nobody asks. */
+    resbm_status (*saved)(void *ctx, int64_t step, const char *folder, rb_err *err);
     /* Spans of one stage, for the trace. */
     resbm_status (*spans)(void *ctx, int stage, const rb_stage_span *span, int n, rb_err *err);
 } rb_train_hooks;
@@ -58,6 +63,7 @@ typedef struct rb_train_options {
     bool resume;
     int announce;          /* what rb_crew_options.announce and .everywhere are; 0: stages are started here */
     bool everywhere;
+    uint32_t least_epoch;  /* of the run: at least this one */
     bool throwaway;        /* dir goes away afterwards: a fault does not speak of its snapshots */
     const struct rb_crew_outside *outside; /* stages on other machines; NULL: what cfg->engine says */
     const atomic_int *stop; /* becomes 1: snapshot after the present step and end; 2: end without. RESBM_E_CANCELLED; or NULL */

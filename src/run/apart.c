@@ -1,0 +1,151 @@
+#include "run/apart.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "core/bytes.h"
+#include "core/clock.h"
+#include "core/hash.h"
+
+enum { PIECE = 256 * 1024 };
+
+static rb_message *new_blob(size_t n, rb_traffic class) {
+    rb_message *m = rb_message_new(n);
+    if (!m) return NULL;
+    m->head = (rb_frame_header){.kind = RB_FRAME_BLOB, .payload_bytes = n};
+    m->traffic = class;
+    return m;
+}
+
+static resbm_status send_piece(rb_link *l, int peer, int fd, bool *end, int64_t patience_ns, rb_err *err) {
+    rb_message *m = new_blob(PIECE, RB_TRAFFIC_SNAPSHOT);
+    if (!m) return rb_fail(err, RESBM_E_MEMORY, "no memory for a piece of a snapshot");
+    ssize_t n = read(fd, m->payload, PIECE);
+    if (n <= 0) {
+        rb_message_free(m);
+        *end = true;
+        return n < 0 ? rb_fail_errno(err, errno, "reading a file of the snapshot") : RESBM_OK;
+    }
+    m->head.payload_bytes = (uint64_t)n;
+    return rb_link_send(l, peer, m, rb_now_ns() + patience_ns, err);
+}
+
+resbm_status rb_apart_send_file(rb_link *l, int peer, const char *path, int64_t patience_ns, rb_err *err) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    resbm_status st = RESBM_OK;
+    if (fd < 0) return rb_fail_errno(err, errno, "cannot open %s", path);
+    for (bool end = false; !end && !st;) st = send_piece(l, peer, fd, &end, patience_ns, err);
+    close(fd);
+    return st;
+}
+
+static resbm_status next_blob(rb_link *l, int peer, int64_t patience_ns, rb_message **out, rb_err *err) {
+    int from;
+    return rb_link_recv_any(l, peer, RB_FRAME_BLOB, rb_now_ns() + patience_ns, &from, out, err);
+}
+
+static resbm_status write_piece(int fd, const rb_message *m, const char *path, rb_err *err) {
+    size_t n = m->head.payload_bytes;
+    for (size_t at = 0; at < n;) {
+        ssize_t k = write(fd, m->payload + at, n - at);
+        if (k < 0 && errno == EINTR) continue;
+        if (k < 0) return rb_fail_errno(err, errno, "writing %s", path);
+        at += (size_t)k;
+    }
+    return RESBM_OK;
+}
+
+static resbm_status recv_pieces(rb_link *l, int peer, int fd, const char *path, const rb_file_sum *sum, int64_t patience_ns, rb_err *err) {
+    rb_hasher *h = rb_hasher_new();
+    char hash[33];
+    resbm_status st = h ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to check %s", path);
+    for (uint64_t have = 0; have < sum->bytes && !st;) {
+        rb_message *m = NULL;
+        st = next_blob(l, peer, patience_ns, &m, err);
+        uint64_t n = st ? 0 : m->head.payload_bytes;
+        if (!st && (!n || n > PIECE || n > sum->bytes - have))
+            st = rb_fail(err, RESBM_E_CORRUPT, "a piece of %llu bytes of %s came where %llu were due", (unsigned long long)n, path,
+                         (unsigned long long)(sum->bytes - have));
+        if (!st) st = write_piece(fd, m, path, err);
+        if (!st) rb_hasher_add(h, m->payload, n);
+        have += n;
+        rb_message_free(m);
+    }
+    if (h) rb_hasher_finish(h, hash);
+    if (st || !strcmp(hash, sum->hash)) return st;
+    return rb_fail(err, RESBM_E_CORRUPT, "%s came with the hash %s, %s was announced", path, hash, sum->hash);
+}
+
+resbm_status rb_apart_recv_file(rb_link *l, int peer, const char *path, const rb_file_sum *sum, int64_t patience_ns, rb_err *err) {
+    char part[PATH_MAX];
+    snprintf(part, sizeof part, "%s.part", path);
+    int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0) return rb_fail_errno(err, errno, "cannot write %s", part);
+    resbm_status st = recv_pieces(l, peer, fd, path, sum, patience_ns, err);
+    if (!st && fsync(fd)) st = rb_fail_errno(err, errno, "syncing %s", part);
+    close(fd);
+    if (!st && rename(part, path)) st = rb_fail_errno(err, errno, "cannot name %s", path);
+    if (st) unlink(part);
+    return st;
+}
+
+resbm_status rb_apart_send_ids(rb_link *l, int peer, const int32_t *ids, int64_t n, int64_t patience_ns, rb_err *err) {
+    rb_message *m = new_blob((size_t)n * 4, RB_TRAFFIC_TOKENS);
+    if (!m) return rb_fail(err, RESBM_E_MEMORY, "no memory for %lld token ids", (long long)n);
+    for (int64_t i = 0; i < n; i++) rb_put32(m->payload + 4 * i, (uint32_t)ids[i]);
+    return rb_link_send(l, peer, m, rb_now_ns() + patience_ns, err);
+}
+
+resbm_status rb_apart_recv_ids(rb_link *l, int peer, int32_t *ids, int64_t n, int64_t vocab, int64_t patience_ns, rb_err *err) {
+    rb_message *m;
+    RB_TRY(next_blob(l, peer, patience_ns, &m, err));
+    resbm_status st = RESBM_OK;
+    if (m->head.payload_bytes != (uint64_t)n * 4)
+        st = rb_fail(err, RESBM_E_CORRUPT, "%llu bytes of token ids came, %lld were due", (unsigned long long)m->head.payload_bytes,
+                     (long long)n * 4);
+    for (int64_t i = 0; i < n && !st; i++) {
+        uint32_t id = rb_get32(m->payload + 4 * i);
+        if (id >= (uint64_t)vocab) st = rb_fail(err, RESBM_E_CORRUPT, "token id %u came, the vocabulary has %lld", id, (long long)vocab);
+        ids[i] = (int32_t)id;
+    }
+    rb_message_free(m);
+    return st;
+}
+
+int rb_apart_stage_of(const rb_config *c, const char *file) {
+    int i, n = 0, segments = (int)c->model.segments;
+    if (!rb_part_name_ok(file)) return -1;
+    if (sscanf(file, "segment-%d.%n", &i, &n) == 1 && n && i >= 0 && i < segments) return rb_stage_of(c, i);
+    n = 0;
+    if (sscanf(file, "boundary-%d.encoder.%n", &i, &n) == 1 && n && i >= 0 && i + 1 < segments) return rb_stage_of(c, i);
+    n = 0;
+    if (sscanf(file, "boundary-%d.decoder.%n", &i, &n) == 1 && n && i >= 0 && i + 1 < segments) return rb_stage_of(c, i + 1);
+    return -1;
+}
+
+static bool all_finite(const rb_tensor_in *t) {
+    const uint8_t *p = t->data;
+    float v;
+    for (uint64_t at = 0; t->dtype == RB_F32 && at + 4 <= t->bytes; at += 4) {
+        memcpy(&v, p + at, 4);
+        if (!isfinite(v)) return false;
+    }
+    return true;
+}
+
+resbm_status rb_apart_check_weights(const char *path, rb_err *err) {
+    rb_safetensors *s;
+    RB_TRY(rb_safetensors_open(path, &s, err));
+    resbm_status st = RESBM_OK;
+    for (int i = 0; i < rb_safetensors_count(s) && !st; i++) {
+        const rb_tensor_in *t = rb_safetensors_at(s, i);
+        if (!all_finite(t)) st = rb_fail(err, RESBM_E_NUMERIC, "%s: tensor %s is not finite", path, t->name);
+    }
+    rb_safetensors_close(s);
+    return st;
+}

@@ -1,0 +1,292 @@
+#include "run/host.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "checkpoint/checkpoint.h"
+#include "core/clock.h"
+#include "run/invitation.h"
+#include "run/measure.h"
+#include "run/record.h"
+
+resbm_status rb_host_write(const char *dir, const char *name, const char *text, rb_err *err) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    mode_t old = umask(077);
+    resbm_status st = rb_write_file_atomic(path, text, strlen(text), err);
+    umask(old);
+    return st;
+}
+
+resbm_status rb_host_read_access(const char *dir, const char *name, rb_access *out, rb_err *err) {
+    char path[PATH_MAX];
+    rb_buf text = {0};
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    resbm_status st = rb_read_file(path, RB_INVITATION_LIMIT, &text, err);
+    if (!st) st = rb_access_parse(text.data ? text.data : "", out, err);
+    if (text.data) explicit_bzero(text.data, text.len);
+    rb_buf_free(&text);
+    return st;
+}
+
+/* What each stage takes, with all microbatches of its schedule alive. */
+static resbm_status measure_stages(rb_host *h, rb_err *err) {
+    const rb_config *c = h->cfg;
+    for (int s = 0; s < (int)c->pipeline.stages; s++) {
+        int host[RB_MAX_SEGMENTS], hosted = 0;
+        size_t slot[RB_MAX_SEGMENTS];
+        rb_stage_need need;
+        for (int i = 0; i < (int)c->model.segments; i++)
+            if (rb_stage_of(c, i) == s) host[hosted++] = i;
+        RB_TRY(rb_measure_stage(c, host, hosted, false, &need, slot, err));
+        h->need[s] = (double)(need.weights + need.gradients + need.optimizer + need.working) + 64e6;
+        int64_t alive = c->pipeline.stages < c->train.microbatches ? c->pipeline.stages : c->train.microbatches;
+        for (int i = 0; i < hosted; i++) h->need[s] += (double)slot[i] * (double)alive;
+    }
+    return RESBM_OK;
+}
+
+static resbm_status read_server(rb_host *h, rb_err *err) {
+    char path[PATH_MAX];
+    rb_buf text = {0};
+    rb_access invited;
+    snprintf(path, sizeof path, "%s/server.json", h->server_dir);
+    RB_TRY(rb_read_file(path, 65536, &text, err));
+    json_t *j = json_loads(text.data ? text.data : "", 0, NULL);
+    rb_buf_free(&text);
+    static char host[256];
+    snprintf(host, sizeof host, "%s", json_string_value(json_object_get(j, "host")) ? json_string_value(json_object_get(j, "host")) : "");
+    h->server = (rb_server_config){.dir = h->server_dir, .host = host, .port = (int)json_integer_value(json_object_get(j, "port")),
+                                   .run = h->access.run, .tls = true, .store = true};
+    json_decref(j);
+    RB_TRY(rb_host_read_access(h->server_dir, "invited.json", &invited, err));
+    const rb_carrier_module *m;
+    RB_TRY(rb_carrier_module_load("nats", &m, err));
+    h->fixed[0].role = RB_ROLE_COORDINATOR;
+    h->fixed[1].role = RB_ROLE_INVITATION;
+    snprintf(h->fixed[0].name, sizeof h->fixed[0].name, "%s", h->access.name);
+    snprintf(h->fixed[1].name, sizeof h->fixed[1].name, "%s", RB_INVITED);
+    RB_TRY(m->public_key(h->access.seed, h->fixed[0].public_key, err));
+    resbm_status st = m->public_key(invited.seed, h->fixed[1].public_key, err);
+    explicit_bzero(&invited, sizeof invited);
+    return st;
+}
+
+static void on_note(void *ctx, const char *text) { rb_host_note(ctx, "%s", text); }
+
+static resbm_status open_host(rb_host *h, rb_err *err) {
+    char path[PATH_MAX];
+    uint64_t number;
+    if (getrandom(&number, sizeof number, 0) != sizeof number) return rb_fail(err, RESBM_E_IO, "getrandom");
+    snprintf(h->id, sizeof h->id, "%016llx", (unsigned long long)number);
+    RB_TRY(rb_host_read_access(h->server_dir, "access.json", &h->access, err));
+    RB_TRY(rb_config_defaults(h->cfg, err));
+    snprintf(path, sizeof path, "%s/run.yaml", h->server_dir);
+    RB_TRY(rb_config_load_file(h->cfg, path, err));
+    RB_TRY(rb_config_validate(h->cfg, err));
+    RB_TRY(measure_stages(h, err));
+    RB_TRY(read_server(h, err));
+    RB_TRY(rb_access_connect(&h->access, rb_now_ns() + 30 * RB_SEC, on_note, h, &h->carrier, err));
+    char bucket[100];
+    snprintf(bucket, sizeof bucket, "resbm-%s", h->access.run);
+    RB_TRY(h->carrier->module->store_open(h->carrier->state, bucket, -1, err));
+    RB_TRY(rb_host_claim(h, err));
+    RB_TRY(rb_host_restore_snapshot(h, err));
+    return rb_host_members_open(h, err);
+}
+
+/* --- one attempt: an epoch, from the newest snapshot until the run is done or a participant is lost --- */
+
+static const char *who(void *ctx, int stage) {
+    rb_host *h = ctx;
+    return h->member[h->seat[stage]].name;
+}
+
+static resbm_status start_stage(void *ctx, int stage, const char *control, uint64_t token, rb_child *out, rb_err *err) {
+    rb_host *h = ctx;
+    (void)err;
+    *out = (rb_child){0};
+    pthread_mutex_lock(&h->lock);
+    snprintf(h->control, sizeof h->control, "%s", control);
+    h->token = token;
+    rb_member *m = &h->member[h->seat[stage]];
+    m->epoch = h->epoch;
+    m->stage = stage;
+    *m->ended = 0;
+    h->running = true;
+    pthread_mutex_unlock(&h->lock);
+    return RESBM_OK;
+}
+
+typedef struct attempt {
+    rb_host *h;
+    rb_record *rec;
+    rb_train_hooks to; /* the record's own */
+} attempt;
+
+static resbm_status on_ready(void *ctx, const char *rules, int64_t params, int64_t from, rb_err *err) {
+    attempt *a = ctx;
+    a->h->step = from > 0 ? from : 0;
+    return a->to.ready(a->to.ctx, rules, params, from, err);
+}
+
+static resbm_status on_step(void *ctx, const rb_step_record *r, rb_err *err) {
+    attempt *a = ctx;
+    snprintf(a->h->doing, sizeof a->h->doing, "trains: step %lld, loss %.4f", (long long)r->step, r->loss);
+    if (a->h->asked && atomic_load(a->h->asked)) atomic_store(&a->h->stop, atomic_load(a->h->asked));
+    rb_host_check_leases(a->h);
+    return a->to.step(a->to.ctx, r, err);
+}
+
+static void on_text(void *ctx, const char *text) {
+    attempt *a = ctx;
+    if (a->to.note) a->to.note(a->to.ctx, text);
+}
+
+static resbm_status on_commit(void *ctx, int64_t step, double loss, const char *fingerprint, rb_err *err) {
+    return rb_host_record_commit(((attempt *)ctx)->h, step, loss, fingerprint, err);
+}
+
+static resbm_status on_saved(void *ctx, int64_t step, const char *folder, rb_err *err) {
+    return rb_host_keep_snapshot(((attempt *)ctx)->h, step, folder, err);
+}
+
+static resbm_status on_spans(void *ctx, int stage, const rb_stage_span *span, int n, rb_err *err) {
+    attempt *a = ctx;
+    return a->to.spans(a->to.ctx, stage, span, n, err);
+}
+
+static void stand_down(rb_host *h) {
+    pthread_mutex_lock(&h->lock);
+    h->running = false;
+    for (int i = 0; i < h->members; i++) h->member[i].stage = -1;
+    pthread_mutex_unlock(&h->lock);
+}
+
+static resbm_status try_once(rb_host *h, bool first, rb_train_summary *sum, rb_err *err) {
+    attempt a = {.h = h};
+    int64_t step = -1;
+    rb_err late;
+    RB_TRY(rb_record_open(h->cfg, h->dir, h->out, !first, &a.rec, err));
+    a.to = rb_record_hooks(a.rec);
+    rb_checkpoint_find_latest(h->dir, &step, NULL, &late);
+    rb_crew_outside crew = {.ctx = h, .carrier = h->carrier, .self = h->access.name, .who = who, .start = start_stage, .lost = rb_host_lost,
+                            .apart = true};
+    rb_train_options o = {.cfg = h->cfg, .dir = h->dir, .program = h->program, .resume = step >= 0, .least_epoch = h->epoch,
+                          .outside = &crew, .stop = &h->stop, .throwaway = true,
+                          .hooks = {.ctx = &a, .ready = on_ready, .step = on_step, .note = on_text, .spans = on_spans, .commit = on_commit,
+                                    .saved = on_saved}};
+    resbm_status st = rb_train(&o, sum, err);
+    stand_down(h);
+    bool whole = (st == RESBM_OK && !sum->nothing_left) || (st == RESBM_E_CANCELLED && sum->stopped_early);
+    resbm_status closed = rb_record_close(a.rec, sum, whole, st ? &late : err);
+    return st ? st : closed;
+}
+
+/* Who is named by a fault: "stage 2 sent a bad frame", "stage 1 (p0-1a2b) has left". -1: nobody. */
+static int culprit(const rb_host *h, const rb_err *err, bool *broke_rules) {
+    int stage = -1;
+    const char *at = strstr(err->text, "stage ");
+    for (; at && stage < 0; at = strstr(at + 1, "stage ")) {
+        int n = 0, s;
+        if (sscanf(at, "stage %d%n", &s, &n) != 1 || s < 0 || s >= h->cfg->pipeline.stages) continue;
+        if (!strncmp(at + n, " sent ", 6)) *broke_rules = true;
+        stage = s;
+    }
+    return stage;
+}
+
+static void blame(rb_host *h, resbm_status st, const rb_err *fault) {
+    bool broke_rules = false;
+    rb_err err;
+    int stage = culprit(h, fault, &broke_rules);
+    if (stage < 0 || h->seat[stage] < 0) return;
+    rb_member *m = &h->member[h->seat[stage]];
+    if (broke_rules && (st == RESBM_E_CORRUPT || st == RESBM_E_FORMAT || st == RESBM_E_NUMERIC)) {
+        char why[200];
+        snprintf(why, sizeof why, "%.190s", fault->text);
+        if (rb_host_revoke(h, m->name, why, &err)) rb_host_note(h, "could not cut %s off: %s", m->name, err.text);
+        return;
+    }
+    pthread_mutex_lock(&h->lock);
+    int64_t pause = RB_SEC << (m->faults < 6 ? m->faults : 6); /* again and again: a full disk, too little memory */
+    if (m->faults++ > 0) m->aside_ns = rb_now_ns() + pause;
+    pthread_mutex_unlock(&h->lock);
+}
+
+static resbm_status wait_members(rb_host *h, rb_err *err) {
+    char text[200], said[200] = "";
+    while (!rb_host_assign(h, text, sizeof text)) {
+        snprintf(h->doing, sizeof h->doing, "%s", text);
+        if (strcmp(text, said)) rb_host_note(h, "%s", text);
+        snprintf(said, sizeof said, "%s", text);
+        if ((h->asked && atomic_load(h->asked)) || atomic_load(&h->stop))
+            return rb_fail(err, RESBM_E_CANCELLED, "stopped on request while waiting for participants");
+        rb_sleep_ns(50 * RB_MS);
+        rb_host_check_leases(h);
+    }
+    return RESBM_OK;
+}
+
+static resbm_status train(rb_host *h, rb_err *err) {
+    int in_vain = 0;
+    for (bool first = true;; first = false) {
+        rb_train_summary sum;
+        int64_t farthest = h->step, fault_ns;
+        RB_TRY(wait_members(h, err));
+        RB_TRY(rb_host_next_epoch(h, err));
+        snprintf(h->doing, sizeof h->doing, "starts epoch %u", h->epoch);
+        resbm_status st = try_once(h, first, &sum, err);
+        fault_ns = rb_now_ns();
+        if (!st || st == RESBM_E_CANCELLED || st == RESBM_E_CONFIG) return st;
+        rb_host_note(h, "epoch %u ended: %s; going on", h->epoch, err->text);
+        in_vain = h->step > farthest ? 0 : in_vain + 1;
+        if (in_vain == 50) return rb_err_context(err, st, "fifty times in a row without a step: ");
+        blame(h, st, err);
+        (void)fault_ns;
+    }
+}
+
+/* Participants hear that it is over with their next beat. */
+static void say_done(rb_host *h) {
+    pthread_mutex_lock(&h->lock);
+    h->finished = true;
+    snprintf(h->doing, sizeof h->doing, "is done");
+    pthread_mutex_unlock(&h->lock);
+    rb_sleep_ns(1500 * RB_MS);
+}
+
+resbm_status rb_host_coordinate(const char *dir, const char *program, const atomic_int *asked, FILE *out, bool *again, rb_err *err) {
+    rb_host *h = calloc(1, sizeof *h);
+    *again = false;
+    if (h) h->cfg = calloc(1, sizeof *h->cfg);
+    if (h) h->member = calloc(RB_MOST_MEMBERS, sizeof *h->member);
+    if (!h || !h->cfg || !h->member) return rb_fail(err, RESBM_E_MEMORY, "no memory for a coordinator"); /* the process ends */
+    pthread_mutex_init(&h->lock, NULL);
+    char *whole = realpath(dir, NULL);
+    snprintf(h->dir, sizeof h->dir, "%s", whole ? whole : dir);
+    free(whole);
+    snprintf(h->server_dir, sizeof h->server_dir, "%.4000s/host", h->dir);
+    h->program = program;
+    h->asked = asked;
+    h->out = out;
+    for (int i = 0; i < RB_MAX_STAGES; i++) h->seat[i] = -1;
+    resbm_status st = open_host(h, err);
+    if (!st) st = train(h, err);
+    if (!st) say_done(h);
+    *again = h->lost_claim || st == RESBM_E_PEER || st == RESBM_E_TIMEOUT;
+    rb_host_unclaim(h);
+    rb_carrier_close(h->carrier, rb_now_ns() + RB_SEC);
+    explicit_bzero(&h->access, sizeof h->access);
+    pthread_mutex_destroy(&h->lock);
+    free(h->member);
+    free(h->cfg);
+    free(h);
+    return st;
+}

@@ -1,0 +1,110 @@
+/* A run across machines. `resbm host` is three processes:
+ *
+ *     keeper (host_keep.c)        starts the other two, and again when they end or are stopped
+ *       nats-server               relays streams, keeps the store
+ *       coordinator (host.c)      enrols participants, gives stages, trains; all it has to know lies in the store
+ *
+ * Participants (join.h) say once in a while that they are there, and are answered with what they are to do (the beat). A lease is
+ * as long as the beats of a participant let expect, measured on the coordinator's monotonic clock alone.
+ *
+ * The store's keys: coordinator (who it is; compare-and-set), epoch, member.NAME, commit.STEP (loss and fingerprint), snapshot
+ * (newest manifest), file.HASH.N (its files in pieces).
+ */
+#ifndef RB_RUN_HOST_H
+#define RB_RUN_HOST_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include "run/access.h"
+#include "run/config.h"
+#include "run/crew.h"
+#include "run/server.h"
+#include "run/train.h"
+
+enum { RB_MOST_MEMBERS = 1000, RB_BEAT_GAPS = 32 };
+
+/* A participant as the coordinator knows it. Guarded by the host's lock. */
+typedef struct rb_member {
+    char name[RB_CARRIER_NAME], public_key[RB_NKEY_TEXT], label[64];
+    char revoked[200];           /* why; empty: it is welcome */
+    bool seen, lapsed, paused, left;
+    int64_t heard_ns;
+    int64_t gap_ns[RB_BEAT_GAPS]; /* between its last beats */
+    int gaps;
+    int64_t aside_ns;            /* until when others are preferred, because it failed */
+    int faults;
+    double gflops, memory, up_bits, down_bits, latency_s;
+    uint64_t sent, received;     /* bytes of packets, as it says */
+    /* What it is to do, and what it says it does. */
+    uint32_t epoch;
+    int stage;                   /* -1: nothing */
+    char ended[120];             /* how its stage of this epoch ended; empty: it did not */
+} rb_member;
+
+typedef struct rb_host {
+    rb_access access;
+    rb_carrier *carrier;
+    rb_config *cfg;
+    char dir[4096], server_dir[4096], id[40];
+    const char *program;
+    FILE *out;
+    pthread_mutex_t lock;
+    rb_server_user fixed[2];     /* coordinator and invitation */
+    rb_server_config server;
+    rb_member *member;           /* (RB_MOST_MEMBERS) */
+    int members;
+    int seat[RB_MAX_STAGES];     /* member of each stage; -1 */
+    double need[RB_MAX_STAGES];  /* bytes of memory of each stage */
+    uint32_t epoch;
+    char control[160];
+    uint64_t token;
+    bool running, finished, connected;
+    int64_t step, steps_again;   /* committed; done once more and found the same */
+    char doing[200];
+    atomic_int stop;             /* for rb_train */
+    const atomic_int *asked;     /* by the user */
+    bool lost_claim;
+    uint64_t claim_revision;
+    pthread_t claimer;
+    bool claiming;
+} rb_host;
+
+/* Becomes the coordinator of the run in `dir` (made by rb_host_prepare) and trains until it is done. *again: it may be started
+ * again after this fault. */
+resbm_status rb_host_coordinate(const char *dir, const char *program, const atomic_int *asked, FILE *out, bool *again, rb_err *err);
+
+/* host_keep.c */
+typedef struct rb_host_options {
+    const rb_config *cfg;
+    const char *dir, *program;
+    const char *listen;   /* HOST[:PORT] */
+    const char *announce; /* HOST that participants dial; NULL: listen's */
+    const atomic_int *asked;
+    FILE *out;
+} rb_host_options;
+resbm_status rb_host_keep(const rb_host_options *o, rb_err *err);
+
+/* host_members.c */
+resbm_status rb_host_members_open(rb_host *h, rb_err *err); /* reads the store, serves enrol, beat, measure, status, leave, revoke */
+void rb_host_check_leases(rb_host *h);
+bool rb_member_ready(const rb_member *m); /* could be given a stage now */
+/* Gives every stage a member; false when there are too few, and text says what is missing. */
+bool rb_host_assign(rb_host *h, char *text, size_t size);
+bool rb_host_lost(void *host, int stage, char *text, size_t size);
+resbm_status rb_host_revoke(rb_host *h, const char *name, const char *why, rb_err *err);
+void rb_host_note(rb_host *h, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* host_store.c */
+resbm_status rb_host_claim(rb_host *h, rb_err *err);    /* waits until this process is the coordinator, and stays it */
+void rb_host_unclaim(rb_host *h);
+resbm_status rb_host_next_epoch(rb_host *h, rb_err *err);
+resbm_status rb_host_record_commit(rb_host *h, int64_t step, double loss, const char *fingerprint, rb_err *err);
+resbm_status rb_host_keep_snapshot(rb_host *h, int64_t step, const char *folder, rb_err *err);
+resbm_status rb_host_restore_snapshot(rb_host *h, rb_err *err); /* into the run's folder, where the store's is newer */
+
+/* Reads and writes small files of the run, mode 0600. */
+resbm_status rb_host_write(const char *dir, const char *name, const char *text, rb_err *err);
+resbm_status rb_host_read_access(const char *dir, const char *name, rb_access *out, rb_err *err);
+
+#endif

@@ -1,0 +1,248 @@
+/* The keeper: makes keys and certificate once, then sees to it that server and coordinator run. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <jansson.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "core/clock.h"
+#include "run/host.h"
+#include "run/invitation.h"
+
+#define STOPPED_NS (2 * RB_SEC) /* a server or coordinator that a signal has stopped for so long is started anew */
+
+typedef struct keeper {
+    const rb_host_options *o;
+    const rb_carrier_module *module;
+    char dir[4096], server_dir[4096];
+    char host[256], announce[256];
+    int port;
+    rb_child server, coordinator;
+    int64_t started_ns[2];
+    int quick[2]; /* how often it ended soon after its start, in a row */
+} keeper;
+
+static void say(const keeper *k, const char *text) {
+    fprintf(k->o->out, "resbm host: %s\n", text);
+    fflush(k->o->out);
+}
+
+static resbm_status read_address(keeper *k, rb_err *err) {
+    const char *at = k->o->listen, *colon = strrchr(at, ':');
+    size_t n = colon ? (size_t)(colon - at) : strlen(at);
+    if (!n || n >= sizeof k->host) return rb_fail(err, RESBM_E_ARG, "--listen is to be HOST or HOST:PORT, not \"%s\"", at);
+    snprintf(k->host, sizeof k->host, "%.*s", (int)n, at);
+    char *end = NULL;
+    long port = colon ? strtol(colon + 1, &end, 10) : 4222;
+    if (port < 0 || port > 65535 || (colon && (end == colon + 1 || *end)))
+        return rb_fail(err, RESBM_E_ARG, "--listen: \"%s\" is no port", colon + 1);
+    k->port = (int)port;
+    snprintf(k->announce, sizeof k->announce, "%s", k->o->announce ? k->o->announce : k->host);
+    if (!strcmp(k->announce, "0.0.0.0"))
+        return rb_fail(err, RESBM_E_ARG, "with --listen 0.0.0.0, --announce has to say by which name or address participants reach this machine");
+    return k->port ? RESBM_OK : rb_free_port(k->host, &k->port, err);
+}
+
+static resbm_status write_access(keeper *k, const char *file, const rb_access *a, rb_err *err) {
+    char *text;
+    RB_TRY(rb_access_print(a, &text, err));
+    resbm_status st = rb_host_write(k->server_dir, file, text, err);
+    explicit_bzero(text, strlen(text));
+    free(text);
+    return st;
+}
+
+static resbm_status write_invitation(keeper *k, const rb_access *invited, rb_err *err) {
+    rb_buf line = {0};
+    resbm_status st = rb_invitation_print(invited, &line, err);
+    rb_buf_puts(&line, "\n");
+    if (!st) st = rb_host_write(k->dir, "invitation", line.data, err);
+    rb_buf_free(&line);
+    return st;
+}
+
+static resbm_status write_config(keeper *k, rb_err *err) {
+    rb_buf text = {0};
+    rb_config_print(k->o->cfg, &text);
+    resbm_status st = rb_buf_status(&text, err);
+    if (!st) st = rb_host_write(k->server_dir, "run.yaml", text.data, err);
+    rb_buf_free(&text);
+    return st;
+}
+
+/* Keys, certificate, and a first configuration that lets the coordinator in. */
+static resbm_status make_run(keeper *k, rb_err *err) {
+    rb_access own = {.name = "coordinator"}, invited;
+    rb_server_user users[2] = {{.name = "coordinator", .role = RB_ROLE_COORDINATOR}, {.name = RB_INVITED, .role = RB_ROLE_INVITATION}};
+    rb_buf certificate = {0}, key = {0};
+    uint32_t number;
+    char json[400];
+    RB_TRY(read_address(k, err));
+    if (getrandom(&number, sizeof number, 0) != sizeof number) return rb_fail_errno(err, errno, "getrandom");
+    RB_TRY(k->module->make_certificate(k->announce, &certificate, &key, err));
+    snprintf(own.run, sizeof own.run, "r%08x", number);
+    snprintf(own.url, sizeof own.url, "tls://%s:%d", k->announce, k->port);
+    snprintf(own.certificate, sizeof own.certificate, "%s", certificate.data);
+    invited = own;
+    snprintf(invited.name, sizeof invited.name, "%s", RB_INVITED);
+    resbm_status st = k->module->make_key(own.seed, users[0].public_key, err);
+    if (!st) st = k->module->make_key(invited.seed, users[1].public_key, err);
+    snprintf(json, sizeof json, "{\"host\": \"%s\", \"port\": %d}\n", k->host, k->port);
+    if (!st) st = rb_host_write(k->server_dir, "server.pem", certificate.data, err);
+    if (!st) st = rb_host_write(k->server_dir, "server.key", key.data, err);
+    if (!st) st = write_access(k, "invited.json", &invited, err);
+    if (!st) st = write_invitation(k, &invited, err);
+    rb_server_config c = {.dir = k->server_dir, .host = k->host, .port = k->port, .run = own.run, .tls = true, .store = true,
+                          .users = users, .user_count = 2};
+    if (!st) st = rb_server_write(&c, err);
+    if (!st) st = rb_host_write(k->server_dir, "server.json", json, err);
+    if (!st) snprintf(own.url, sizeof own.url, "tls://%s:%d", strcmp(k->host, "0.0.0.0") ? k->host : "127.0.0.1", k->port);
+    if (!st) st = write_access(k, "access.json", &own, err); /* last: it says that all is there */
+    explicit_bzero(&own, sizeof own);
+    explicit_bzero(&invited, sizeof invited);
+    if (key.data) explicit_bzero(key.data, key.len);
+    rb_buf_free(&key);
+    rb_buf_free(&certificate);
+    return st;
+}
+
+static bool is_private(const char *host) {
+    struct in_addr a;
+    if (inet_pton(AF_INET, host, &a) != 1) return false;
+    uint32_t v = ntohl(a.s_addr);
+    return v >> 24 == 10 || v >> 24 == 127 || v >> 20 == (172 << 4 | 1) || v >> 16 == (192 << 8 | 168) || v >> 22 == (100 << 2 | 1);
+}
+
+static void announce(const keeper *k, const rb_access *a) {
+    char text[PATH_MAX + 200];
+    rb_buf line = {0};
+    rb_err err;
+    snprintf(text, sizeof text, "%s/invitation", k->dir);
+    fprintf(k->o->out, "resbm host: run %s, server at %s\n\nOn every machine that is to take part:\n\n    resbm join INVITATION\n\n"
+                       "where INVITATION is this line (also in %s; whoever has it may ask to join):\n\n", a->run, a->url, text);
+    if (!rb_read_file(text, RB_INVITATION_LIMIT, &line, &err)) fprintf(k->o->out, "%s\n", line.data);
+    rb_buf_free(&line);
+    char host[256];
+    snprintf(host, sizeof host, "%s", strncmp(a->url, "tls://", 6) ? a->url : a->url + 6);
+    char *colon = strrchr(host, ':');
+    if (colon) *colon = 0;
+    if (is_private(host))
+        fprintf(k->o->out, "%s is reached from this network alone. For participants elsewhere: have the router forward TCP port %s to this "
+                           "machine, or host on a rented machine, and give its public name with --announce (in a new --out).\n",
+                host, colon ? colon + 1 : "4222");
+    fflush(k->o->out);
+}
+
+static resbm_status prepare(keeper *k, rb_err *err) {
+    rb_access own;
+    char path[PATH_MAX];
+    RB_TRY(rb_make_dirs(k->o->dir, err));
+    char *whole = realpath(k->o->dir, NULL);
+    snprintf(k->dir, sizeof k->dir, "%s", whole ? whole : k->o->dir);
+    free(whole);
+    snprintf(k->server_dir, sizeof k->server_dir, "%.4000s/host", k->dir);
+    if (mkdir(k->server_dir, 0700) && errno != EEXIST) return rb_fail_errno(err, errno, "cannot make %s", k->server_dir);
+    RB_TRY(rb_carrier_module_load("nats", &k->module, err));
+    snprintf(path, sizeof path, "%s/access.json", k->server_dir);
+    if (access(path, F_OK)) RB_TRY(make_run(k, err));
+    RB_TRY(write_config(k, err));
+    RB_TRY(rb_host_read_access(k->server_dir, "invited.json", &own, err));
+    announce(k, &own);
+    explicit_bzero(&own, sizeof own);
+    return RESBM_OK;
+}
+
+static resbm_status start_coordinator(keeper *k, rb_err *err) {
+    char *const argv[] = {(char *)k->o->program, "guard", (char *)k->o->program, "coordinate", k->dir, NULL};
+    char log[PATH_MAX];
+    snprintf(log, sizeof log, "%s/host.log", k->dir);
+    return rb_spawn_logged(argv, log, STDIN_FILENO, &k->coordinator, err);
+}
+
+/* How it ended, and whether it may start again. Gives up on what ends at once ten times in a row. */
+static resbm_status ended(keeper *k, rb_child *c, int which, const char *what, rb_err *err) {
+    char how[96], text[200];
+    rb_child_describe(c, how, sizeof how);
+    k->quick[which] = rb_now_ns() - k->started_ns[which] < 3 * RB_SEC ? k->quick[which] + 1 : 0;
+    snprintf(text, sizeof text, "the %s %s; starting it again", what, how);
+    if (k->quick[which] < 10) return say(k, text), RESBM_OK;
+    char words[300] = "";
+    if (which == 0) rb_server_last_words(k->server_dir, words, sizeof words);
+    return rb_fail(err, RESBM_E_PEER, "the %s ends at once each time it is started (%s): %s", what, how,
+                   which ? "see host.log in the run's folder" : words);
+}
+
+static void kill_stopped(const keeper *k, const rb_child *c, const char *what) {
+    char text[100];
+    if (c->ended || !c->stopped_ns || rb_now_ns() - c->stopped_ns < STOPPED_NS) return;
+    snprintf(text, sizeof text, "a signal has stopped the %s (process %d): starting it anew", what, (int)c->pid);
+    say(k, text);
+    kill(c->pid, SIGKILL);
+}
+
+static resbm_status see_to(keeper *k, bool *done, int *status, rb_err *err) {
+    rb_children_poll(&k->server, 1);
+    rb_children_poll(&k->coordinator, 1);
+    kill_stopped(k, &k->server, "server");
+    kill_stopped(k, &k->coordinator, "coordinator");
+    if (!k->server.pid || k->server.ended) {
+        if (k->server.pid) RB_TRY(ended(k, &k->server, 0, "server", err));
+        RB_TRY(rb_server_start(k->o->program, k->server_dir, true, &k->server, err));
+        k->started_ns[0] = rb_now_ns();
+    }
+    if (k->coordinator.pid && k->coordinator.ended && WIFEXITED(k->coordinator.status) && WEXITSTATUS(k->coordinator.status) != 75) {
+        *done = true;
+        *status = WEXITSTATUS(k->coordinator.status);
+        return RESBM_OK;
+    }
+    if (!k->coordinator.pid || k->coordinator.ended) {
+        if (k->coordinator.pid) RB_TRY(ended(k, &k->coordinator, 1, "coordinator", err));
+        RB_TRY(start_coordinator(k, err));
+        k->started_ns[1] = rb_now_ns();
+    }
+    return RESBM_OK;
+}
+
+/* Copies what the coordinator wrote since the last look to the terminal. */
+static void follow(keeper *k, FILE **log) {
+    char path[PATH_MAX], text[4096];
+    snprintf(path, sizeof path, "%s/host.log", k->dir);
+    if (!*log && (*log = fopen(path, "re"))) fseek(*log, 0, SEEK_END);
+    if (!*log) return;
+    clearerr(*log);
+    for (size_t n; (n = fread(text, 1, sizeof text, *log)) > 0;) fwrite(text, 1, n, k->o->out);
+    fflush(k->o->out);
+}
+
+resbm_status rb_host_keep(const rb_host_options *o, rb_err *err) {
+    keeper k = {.o = o};
+    bool done = false;
+    int status = 0, told = 0;
+    FILE *log = NULL;
+    RB_TRY(prepare(&k, err));
+    follow(&k, &log);
+    resbm_status st = RESBM_OK;
+    while (!done && !st) {
+        st = see_to(&k, &done, &status, err);
+        follow(&k, &log);
+        int asked = o->asked ? atomic_load(o->asked) : 0;
+        if (asked > told && k.coordinator.pid && !k.coordinator.ended) {
+            kill(k.coordinator.pid, SIGTERM); /* the coordinator is in a group of its own, and hears of Ctrl-C from here */
+            told = asked;
+        }
+        rb_sleep_ns(100 * RB_MS);
+    }
+    if (k.coordinator.pid) rb_children_end(&k.coordinator, 1, rb_now_ns());
+    if (k.server.pid) rb_children_end(&k.server, 1, rb_now_ns());
+    follow(&k, &log);
+    if (log) fclose(log);
+    if (st) return st;
+    if (status == 0) return RESBM_OK;
+    return rb_fail(err, status == 130 ? RESBM_E_CANCELLED : RESBM_E_PEER, status == 130 ? "stopped; the same command goes on" :
+                   "the run ended with a fault (its last line in host.log says which)");
+}

@@ -1,0 +1,440 @@
+/* Who takes part: enrolment, beats and leases, who gets which stage, revocation. */
+#include <jansson.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include "core/clock.h"
+#include "run/host.h"
+#include "run/invitation.h"
+
+#define LEAST_LEASE (4 * RB_SEC)
+#define MOST_LEASE  (20 * RB_SEC)
+enum { MOST_ANSWER = 60000 };
+
+void rb_host_note(rb_host *h, const char *fmt, ...) {
+    char text[600];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    for (char *p = text; *p; p++)
+        if ((unsigned char)*p < 32) *p = ' '; /* labels and reasons come from others */
+    fprintf(h->out, "resbm host: %s\n", text);
+    fflush(h->out);
+}
+
+static rb_member *find(rb_host *h, const char *name) {
+    for (int i = 0; i < h->members; i++)
+        if (!strcmp(h->member[i].name, name)) return &h->member[i];
+    return NULL;
+}
+
+/* --- the store's and the server's copy --- */
+
+static resbm_status keep_member(rb_host *h, const rb_member *m, rb_err *err) {
+    char key[100];
+    uint64_t revision = UINT64_MAX;
+    json_t *j = json_pack("{s:s, s:s, s:s}", "public_key", m->public_key, "label", m->label, "revoked", m->revoked);
+    char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
+    json_decref(j);
+    if (!text) return rb_fail(err, RESBM_E_MEMORY, "no memory for a member");
+    snprintf(key, sizeof key, "member.%s", m->name);
+    resbm_status st = h->carrier->module->store_set(h->carrier->state, key, text, strlen(text), &revision, err);
+    free(text);
+    return st;
+}
+
+/* The list of names beside the members themselves. */
+static resbm_status keep_names(rb_host *h, rb_err *err) {
+    rb_buf b = {0};
+    uint64_t revision = UINT64_MAX;
+    for (int i = 0; i < h->members; i++) rb_buf_printf(&b, "%s\n", h->member[i].name);
+    resbm_status st = rb_buf_status(&b, err);
+    if (!st) st = h->carrier->module->store_set(h->carrier->state, "members", b.data ? b.data : "", b.len, &revision, err);
+    rb_buf_free(&b);
+    return st;
+}
+
+static resbm_status load_member(rb_host *h, const char *name, rb_err *err) {
+    char key[100];
+    rb_buf b = {0};
+    uint64_t revision;
+    snprintf(key, sizeof key, "member.%s", name);
+    RB_TRY(h->carrier->module->store_get(h->carrier->state, key, &b, &revision, err));
+    json_t *j = json_loads(b.data ? b.data : "", 0, NULL);
+    rb_buf_free(&b);
+    const char *key_text = json_string_value(json_object_get(j, "public_key")), *label = json_string_value(json_object_get(j, "label")),
+               *revoked = json_string_value(json_object_get(j, "revoked"));
+    if (key_text && h->members < RB_MOST_MEMBERS) {
+        rb_member *m = &h->member[h->members++];
+        *m = (rb_member){.stage = -1};
+        snprintf(m->name, sizeof m->name, "%s", name);
+        snprintf(m->public_key, sizeof m->public_key, "%s", key_text);
+        snprintf(m->label, sizeof m->label, "%s", label ? label : "");
+        snprintf(m->revoked, sizeof m->revoked, "%s", revoked ? revoked : "");
+    }
+    json_decref(j);
+    return RESBM_OK;
+}
+
+static resbm_status load_members(rb_host *h, rb_err *err) {
+    rb_buf names = {0};
+    uint64_t revision;
+    char *save = NULL;
+    RB_TRY(h->carrier->module->store_get(h->carrier->state, "members", &names, &revision, err));
+    resbm_status st = RESBM_OK;
+    for (char *n = names.data ? strtok_r(names.data, "\n", &save) : NULL; n && !st; n = strtok_r(NULL, "\n", &save))
+        st = load_member(h, n, err);
+    rb_buf_free(&names);
+    return st;
+}
+
+/* With the lock: the server's configuration after a change, and its reload. */
+static resbm_status tell_server(rb_host *h, rb_err *err) {
+    rb_server_user *users = calloc((size_t)h->members + 2, sizeof *users);
+    int n = 2;
+    if (!users) return rb_fail(err, RESBM_E_MEMORY, "no memory for the server's users");
+    memcpy(users, h->fixed, sizeof h->fixed);
+    for (int i = 0; i < h->members; i++) {
+        if (*h->member[i].revoked) continue;
+        users[n].role = RB_ROLE_PARTICIPANT;
+        snprintf(users[n].name, sizeof users[n].name, "%s", h->member[i].name);
+        snprintf(users[n].public_key, sizeof users[n].public_key, "%s", h->member[i].public_key);
+        n++;
+    }
+    rb_server_config c = h->server;
+    c.users = users;
+    c.user_count = n;
+    resbm_status st = rb_server_write(&c, err);
+    if (!st) st = rb_server_reload(c.dir, err);
+    free(users);
+    return st;
+}
+
+/* --- answers; each runs on a thread of the carrier --- */
+
+static void refuse(rb_buf *out, const char *why) {
+    json_t *j = json_pack("{s:s}", "refused", why);
+    char *text = json_dumps(j, JSON_COMPACT);
+    if (text) rb_buf_puts(out, text);
+    free(text);
+    json_decref(j);
+}
+
+static void put_json(json_t *j, rb_buf *out) {
+    char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
+    if (text) rb_buf_puts(out, text);
+    free(text);
+    json_decref(j);
+}
+
+static bool user_key(const char *s) {
+    return s && strlen(s) == 56 && *s == 'U' && strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == 56;
+}
+
+static resbm_status enrol(rb_host *h, const char *key, const char *label, const char **name, rb_err *err) {
+    uint32_t number;
+    for (int i = 0; i < h->members; i++)
+        if (!strcmp(h->member[i].public_key, key)) {
+            *name = h->member[i].name; /* its first answer was lost */
+            return *h->member[i].revoked ? rb_fail(err, RESBM_E_STATE, "this key was revoked: %s", h->member[i].revoked) : RESBM_OK;
+        }
+    if (h->members == RB_MOST_MEMBERS) return rb_fail(err, RESBM_E_STATE, "the run has its %d participants", RB_MOST_MEMBERS);
+    if (getrandom(&number, sizeof number, 0) != sizeof number) return rb_fail(err, RESBM_E_IO, "getrandom");
+    rb_member *m = &h->member[h->members];
+    *m = (rb_member){.stage = -1, .lapsed = true};
+    snprintf(m->name, sizeof m->name, "p%d-%04x", h->members, number & 0xffff);
+    snprintf(m->public_key, sizeof m->public_key, "%s", key);
+    snprintf(m->label, sizeof m->label, "%.60s", label);
+    RB_TRY(keep_member(h, m, err));
+    h->members++;
+    *name = m->name;
+    RB_TRY(keep_names(h, err));
+    return tell_server(h, err);
+}
+
+static void on_enrol(void *ctx, const char *from, const char *question, size_t n, rb_buf *out) {
+    rb_host *h = ctx;
+    char why[300];
+    rb_err err = {0};
+    (void)from;
+    json_t *j = json_loadb(question, n, JSON_REJECT_DUPLICATES, NULL);
+    const char *key = json_string_value(json_object_get(j, "public_key")), *label = json_string_value(json_object_get(j, "label")),
+               *version = json_string_value(json_object_get(j, "version")), *name = NULL;
+    if (!user_key(key) || !label) {
+        refuse(out, "the question to be enrolled is not well-formed");
+        rb_host_note(h, "refused to enrol: the question is not well-formed");
+    } else if (!version || strcmp(version, resbm_version())) {
+        snprintf(why, sizeof why, "it runs resbm %.40s, the host %s: both need the same version", version ? version : "?", resbm_version());
+        refuse(out, why);
+        rb_host_note(h, "refused to enrol \"%.60s\": %s", label, why);
+    } else {
+        pthread_mutex_lock(&h->lock);
+        resbm_status st = enrol(h, key, label, &name, &err);
+        char given[RB_CARRIER_NAME];
+        snprintf(given, sizeof given, "%s", name ? name : "");
+        pthread_mutex_unlock(&h->lock);
+        if (st)
+            refuse(out, err.text);
+        else
+            put_json(json_pack("{s:s}", "name", given), out);
+        if (st)
+            rb_host_note(h, "refused to enrol \"%.60s\": %s", label, err.text);
+        else
+            rb_host_note(h, "%s (\"%.60s\") has joined", given, label);
+    }
+    json_decref(j);
+}
+
+static void on_measure(void *ctx, const char *from, const char *question, size_t n, rb_buf *out) {
+    char head[16];
+    (void)ctx;
+    (void)from;
+    snprintf(head, sizeof head, "%.*s", n < 12 ? (int)n : 12, question);
+    long down = strtol(head, NULL, 10);
+    if (down < 1 || down > MOST_ANSWER) down = 1;
+    char *zeros = calloc(1, (size_t)down);
+    if (zeros) rb_buf_add(out, zeros, (size_t)down);
+    free(zeros);
+}
+
+static int by_size(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* How long a participant's silence means nothing: learned from its own beats. */
+static int64_t lease_of(const rb_member *m) {
+    int64_t v[RB_BEAT_GAPS], lease = LEAST_LEASE;
+    int n = m->gaps < RB_BEAT_GAPS ? m->gaps : RB_BEAT_GAPS;
+    if (n >= 4) {
+        memcpy(v, m->gap_ns, (size_t)n * sizeof *v);
+        qsort(v, (size_t)n, sizeof *v, by_size);
+        int64_t median = v[n / 2];
+        for (int i = 0; i < n; i++) v[i] = llabs(v[i] - median);
+        qsort(v, (size_t)n, sizeof *v, by_size);
+        lease = 4 * median + 8 * v[n / 2];
+    }
+    return lease < LEAST_LEASE ? LEAST_LEASE : lease > MOST_LEASE ? MOST_LEASE : lease;
+}
+
+static void heard(rb_host *h, rb_member *m) {
+    int64_t now = rb_now_ns();
+    if (m->seen && !m->lapsed) m->gap_ns[m->gaps++ % RB_BEAT_GAPS] = now - m->heard_ns;
+    if (m->lapsed || !m->seen) rb_host_note(h, "%s (\"%s\") is there", m->name, m->label);
+    m->seen = true;
+    m->lapsed = m->left = false;
+    m->heard_ns = now;
+}
+
+static double number(const json_t *j, const char *key, double least, double most) {
+    double v = json_number_value(json_object_get(j, key));
+    return v >= least && v <= most ? v : least;
+}
+
+static void read_beat(rb_member *m, const json_t *j) {
+    const char *ended = json_string_value(json_object_get(j, "ended"));
+    m->paused = json_is_true(json_object_get(j, "paused"));
+    m->gflops = number(j, "gflops", 0, 1e9);
+    m->memory = number(j, "memory", 0, 1e15);
+    m->up_bits = number(j, "up_bits", 0, 1e12);
+    m->down_bits = number(j, "down_bits", 0, 1e12);
+    m->latency_s = number(j, "latency_s", 0, 1e3);
+    m->sent = (uint64_t)number(j, "sent", 0, 1e18);
+    m->received = (uint64_t)number(j, "received", 0, 1e18);
+    if (json_integer_value(json_object_get(j, "epoch")) == (json_int_t)m->epoch && ended && m->stage >= 0)
+        snprintf(m->ended, sizeof m->ended, "%.110s", ended);
+}
+
+static json_t *order_of(const rb_host *h, const rb_member *m) {
+    char token[20];
+    if (h->finished) return json_pack("{s:b}", "done", 1);
+    if (m->stage < 0 || !h->running) return json_pack("{s:I}", "epoch", (json_int_t)h->epoch);
+    snprintf(token, sizeof token, "%016llx", (unsigned long long)h->token);
+    return json_pack("{s:I, s:i, s:i, s:s, s:s}", "epoch", (json_int_t)m->epoch, "stage", m->stage, "stages",
+                     (int)h->cfg->pipeline.stages, "control", h->control, "token", token);
+}
+
+static void on_beat(void *ctx, const char *from, const char *question, size_t n, rb_buf *out) {
+    rb_host *h = ctx;
+    json_t *j = json_loadb(question, n, JSON_REJECT_DUPLICATES, NULL);
+    pthread_mutex_lock(&h->lock);
+    rb_member *m = find(h, from);
+    if (m && *m->revoked) {
+        refuse(out, m->revoked);
+    } else if (m && json_is_object(j)) {
+        heard(h, m);
+        read_beat(m, j);
+        put_json(order_of(h, m), out);
+    } else if (m) {
+        rb_host_note(h, "%s sent a beat that is not well-formed", from);
+        refuse(out, "the beat is not well-formed");
+    }
+    pthread_mutex_unlock(&h->lock);
+    json_decref(j);
+}
+
+static void on_leave(void *ctx, const char *from, const char *question, size_t n, rb_buf *out) {
+    rb_host *h = ctx;
+    (void)question;
+    (void)n;
+    pthread_mutex_lock(&h->lock);
+    rb_member *m = find(h, from);
+    if (m) {
+        m->left = m->lapsed = true;
+        rb_host_note(h, "%s (\"%s\") leaves", m->name, m->label);
+    }
+    pthread_mutex_unlock(&h->lock);
+    rb_buf_puts(out, "{}");
+}
+
+static const char *state_of(const rb_host *h, const rb_member *m) {
+    if (*m->revoked) return "revoked";
+    if (m->left) return "left";
+    if (!m->seen || m->lapsed) return "away";
+    if (m->paused) return "paused";
+    return m->stage >= 0 && h->running ? "works" : "spare";
+}
+
+static void on_status(void *ctx, const char *from, const char *question, size_t n, rb_buf *out) {
+    rb_host *h = ctx;
+    json_t *list = json_array();
+    (void)from;
+    (void)question;
+    (void)n;
+    pthread_mutex_lock(&h->lock);
+    for (int i = 0; i < h->members && i < 200; i++) {
+        const rb_member *m = &h->member[i];
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:s}", "name", m->name, "label", m->label,
+                                              "state", state_of(h, m), "stage", h->running ? m->stage : -1, "gflops", m->gflops, "memory",
+                                              m->memory, "up_bits", m->up_bits, "down_bits", m->down_bits, "latency_s", m->latency_s,
+                                              "sent", (json_int_t)m->sent, "received", (json_int_t)m->received, "reason", m->revoked));
+    }
+    put_json(json_pack("{s:I, s:I, s:I, s:I, s:s, s:o}", "step", (json_int_t)h->step, "steps", (json_int_t)h->cfg->train.steps, "epoch",
+                       (json_int_t)h->epoch, "again", (json_int_t)h->steps_again, "doing", h->doing, "participants", list), out);
+    pthread_mutex_unlock(&h->lock);
+}
+
+static void on_revoke(void *ctx, const char *from, const char *question, size_t n, rb_buf *out) {
+    rb_host *h = ctx;
+    rb_err err = {0};
+    char name[RB_CARRIER_NAME];
+    snprintf(name, sizeof name, "%.*s", n < sizeof name ? (int)n : 0, question);
+    if (strcmp(from, h->access.name)) {
+        rb_host_note(h, "%s asked to revoke a participant, which only the host may", from);
+        refuse(out, "only the host may");
+    } else if (rb_host_revoke(h, name, "revoked by the host", &err)) {
+        refuse(out, err.text);
+    } else {
+        rb_buf_puts(out, "{}");
+    }
+}
+
+resbm_status rb_host_revoke(rb_host *h, const char *name, const char *why, rb_err *err) {
+    pthread_mutex_lock(&h->lock);
+    rb_member *m = find(h, name);
+    resbm_status st = m ? RESBM_OK : rb_fail(err, RESBM_E_ARG, "the run has no participant \"%s\"", name);
+    if (!st) snprintf(m->revoked, sizeof m->revoked, "%s", why);
+    if (!st) st = keep_member(h, m, err);
+    if (!st) st = tell_server(h, err);
+    pthread_mutex_unlock(&h->lock);
+    if (!st) rb_host_note(h, "%s is cut off: %s", name, why);
+    return st;
+}
+
+resbm_status rb_host_members_open(rb_host *h, rb_err *err) {
+    static const struct {
+        const char *subject;
+        rb_carrier_answer answer;
+    } services[] = {{"enrol", on_enrol},    {"measure.*", on_measure}, {"beat.*", on_beat},
+                    {"leave.*", on_leave}, {"status.*", on_status},   {"revoke.*", on_revoke}};
+    pthread_mutex_lock(&h->lock);
+    resbm_status st = load_members(h, err);
+    if (!st) st = tell_server(h, err);
+    pthread_mutex_unlock(&h->lock);
+    for (size_t i = 0; i < sizeof services / sizeof *services && !st; i++)
+        st = h->carrier->module->serve(h->carrier->state, services[i].subject, h, services[i].answer, err);
+    return st;
+}
+
+/* --- leases and stages --- */
+
+void rb_host_check_leases(rb_host *h) {
+    int64_t now = rb_now_ns();
+    bool connected = h->carrier->module->connected(h->carrier->state);
+    pthread_mutex_lock(&h->lock);
+    for (int i = 0; i < h->members; i++) {
+        rb_member *m = &h->member[i];
+        if (!connected || !h->connected) m->heard_ns = now; /* this process was cut off: their silence says nothing */
+        if (!m->seen || m->lapsed || now - m->heard_ns <= lease_of(m)) continue;
+        m->lapsed = true;
+        rb_host_note(h, "%s (\"%s\") has given no sign of life for %.1f s", m->name, m->label, (double)(now - m->heard_ns) * 1e-9);
+    }
+    h->connected = connected;
+    pthread_mutex_unlock(&h->lock);
+}
+
+bool rb_member_ready(const rb_member *m) { return m->seen && !m->lapsed && !m->paused && !m->left && !*m->revoked; }
+
+static bool seated(const rb_host *h, int member, int stages) {
+    for (int s = 0; s < stages; s++)
+        if (h->seat[s] == member) return true;
+    return false;
+}
+
+static bool fits(const rb_host *h, const rb_member *m, int stage) { return !(m->memory > 0) || m->memory >= h->need[stage]; }
+
+/* The fastest one that is free and fits; those that failed lately only when there is nobody else. */
+static int best_for(const rb_host *h, int stage, int stages) {
+    int best = -1;
+    for (int i = 0; i < h->members; i++) {
+        const rb_member *m = &h->member[i], *b = best >= 0 ? &h->member[best] : NULL;
+        if (!rb_member_ready(m) || seated(h, i, stages) || !fits(h, m, stage)) continue;
+        bool aside = m->aside_ns > rb_now_ns(), other = b && b->aside_ns > rb_now_ns();
+        if (!b || (other && !aside) || (other == aside && m->gflops > b->gflops * 1.2)) best = i;
+    }
+    return best;
+}
+
+/* A stage stays where it was, if it can: that machine has its weights. */
+bool rb_host_assign(rb_host *h, char *text, size_t size) {
+    int n = (int)h->cfg->pipeline.stages, missing = 0, where = -1;
+    pthread_mutex_lock(&h->lock);
+    for (int s = 0; s < n; s++) {
+        const rb_member *m = h->seat[s] >= 0 ? &h->member[h->seat[s]] : NULL;
+        if (m && (!rb_member_ready(m) || m->aside_ns > rb_now_ns() || !fits(h, m, s))) h->seat[s] = -1;
+    }
+    for (int s = 0; s < n; s++) {
+        if (h->seat[s] < 0) h->seat[s] = best_for(h, s, n);
+        if (h->seat[s] < 0) missing++, where = s;
+    }
+    if (missing)
+        snprintf(text, size, "waits for %d more participant%s (stage %d needs %.2f GB of memory)", missing, missing > 1 ? "s" : "", where,
+                 h->need[where] * 1e-9);
+    pthread_mutex_unlock(&h->lock);
+    return !missing;
+}
+
+bool rb_host_lost(void *host, int stage, char *text, size_t size) {
+    rb_host *h = host;
+    rb_host_check_leases(h);
+    pthread_mutex_lock(&h->lock);
+    const rb_member *m = &h->member[h->seat[stage]];
+    bool lost = true;
+    if (*m->revoked)
+        snprintf(text, size, "was cut off (%.120s)", m->revoked);
+    else if (m->left)
+        snprintf(text, size, "has left");
+    else if (m->lapsed)
+        snprintf(text, size, "has given no sign of life for %.1f s", (double)(rb_now_ns() - m->heard_ns) * 1e-9);
+    else if (m->paused)
+        snprintf(text, size, "is paused by its owner");
+    else if (*m->ended)
+        snprintf(text, size, "%s", m->ended);
+    else
+        lost = false;
+    pthread_mutex_unlock(&h->lock);
+    return lost;
+}

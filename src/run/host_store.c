@@ -1,0 +1,258 @@
+/* What the coordinator keeps in the store: its claim, the epoch, commits, snapshots. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "checkpoint/checkpoint.h"
+#include "core/clock.h"
+#include "core/hash.h"
+#include "run/host.h"
+
+#define LEASE_NS (2 * RB_SEC)
+#define RENEW_NS (RB_SEC / 2)
+enum { PIECE = 512 * 1024 };
+
+static resbm_status get(rb_host *h, const char *key, rb_buf *out, uint64_t *revision, rb_err *err) {
+    return h->carrier->module->store_get(h->carrier->state, key, out, revision, err);
+}
+
+static resbm_status set(rb_host *h, const char *key, const void *p, size_t n, uint64_t *revision, rb_err *err) {
+    return h->carrier->module->store_set(h->carrier->state, key, p, n, revision, err);
+}
+
+/* Tries again while the server is away, for a minute. */
+static bool try_again(resbm_status st, int64_t since_ns) {
+    if (st != RESBM_E_PEER && st != RESBM_E_TIMEOUT) return false;
+    if (rb_now_ns() - since_ns > 60 * RB_SEC) return false;
+    rb_sleep_ns(100 * RB_MS);
+    return true;
+}
+
+/* --- the claim --- */
+
+static void *keep_claim(void *arg) {
+    rb_host *h = arg;
+    while (!h->lost_claim && h->claiming) {
+        rb_err why;
+        char text[80];
+        int n = snprintf(text, sizeof text, "%s %" PRId64, h->id, rb_now_ns());
+        uint64_t revision = h->claim_revision;
+        resbm_status st = set(h, "coordinator", text, (size_t)n, &revision, &why);
+        if (!st) h->claim_revision = revision;
+        if (st == RESBM_E_STATE) { /* unless it is this process's own write, whose answer was lost */
+            rb_buf now = {0};
+            if (!get(h, "coordinator", &now, &revision, &why)) {
+                if (now.data && !strncmp(now.data, h->id, strlen(h->id)))
+                    h->claim_revision = revision;
+                else
+                    h->lost_claim = true;
+            }
+            rb_buf_free(&now);
+        }
+        if (h->lost_claim) atomic_store(&h->stop, 2);
+        rb_sleep_ns(RENEW_NS);
+    }
+    return NULL;
+}
+
+/* The claim of another holds as long as it is renewed, by this process's clock. */
+static resbm_status wait_free(rb_host *h, uint64_t *revision, rb_err *err) {
+    uint64_t before = UINT64_MAX;
+    for (int64_t since = rb_now_ns(), begin = since;;) {
+        rb_buf now = {0};
+        resbm_status st = get(h, "coordinator", &now, revision, err);
+        rb_buf_free(&now);
+        if (st && !try_again(st, begin)) return st;
+        if (!st && !*revision) return RESBM_OK;
+        if (!st && *revision != before) since = rb_now_ns();
+        if (!st) before = *revision;
+        if (rb_now_ns() - since > LEASE_NS) return RESBM_OK;
+        if (h->asked && atomic_load(h->asked)) return rb_fail(err, RESBM_E_CANCELLED, "stopped on request");
+        rb_sleep_ns(100 * RB_MS);
+    }
+}
+
+resbm_status rb_host_claim(rb_host *h, rb_err *err) {
+    uint64_t revision;
+    for (int i = 0;; i++) {
+        RB_TRY(wait_free(h, &revision, err));
+        resbm_status st = set(h, "coordinator", h->id, strlen(h->id), &revision, err);
+        if (!st) break;
+        if (st != RESBM_E_STATE || i == 10) return st;
+    }
+    h->claim_revision = revision;
+    h->claiming = true;
+    int bad = pthread_create(&h->claimer, NULL, keep_claim, h);
+    if (bad) h->claiming = false;
+    return bad ? rb_fail_errno(err, bad, "cannot start a thread") : RESBM_OK;
+}
+
+void rb_host_unclaim(rb_host *h) {
+    rb_err ignored;
+    if (!h->claiming) return;
+    h->claiming = false;
+    pthread_join(h->claimer, NULL);
+    if (!h->lost_claim) h->carrier->module->store_delete(h->carrier->state, "coordinator", &ignored);
+}
+
+resbm_status rb_host_next_epoch(rb_host *h, rb_err *err) {
+    for (int64_t since = rb_now_ns();;) {
+        rb_buf was = {0};
+        uint64_t revision;
+        char text[32];
+        resbm_status st = get(h, "epoch", &was, &revision, err);
+        uint32_t epoch = (uint32_t)strtoul(was.data ? was.data : "0", NULL, 10) + 1;
+        rb_buf_free(&was);
+        int n = snprintf(text, sizeof text, "%u", epoch);
+        if (!st) st = set(h, "epoch", text, (size_t)n, &revision, err);
+        if (!st) {
+            h->epoch = epoch;
+            return RESBM_OK;
+        }
+        if (st != RESBM_E_STATE && !try_again(st, since)) return st;
+        if (h->lost_claim) return rb_fail(err, RESBM_E_STATE, "another process has become the coordinator");
+    }
+}
+
+/* --- commits --- */
+
+static resbm_status compare_commit(rb_host *h, const char *key, const char *text, int64_t step, rb_err *err) {
+    rb_buf was = {0};
+    uint64_t revision;
+    resbm_status st = get(h, key, &was, &revision, err);
+    if (!st && was.data && !strcmp(was.data, text)) {
+        h->steps_again++;
+    } else if (!st) {
+        rb_host_note(h, "step %lld was done again with another result (%s, committed was %s): machines with other instructions "
+                        "took part, or one of them computes wrongly", (long long)step + 1, text, was.data ? was.data : "nothing");
+        st = set(h, key, text, strlen(text), &revision, err);
+    }
+    rb_buf_free(&was);
+    return st;
+}
+
+resbm_status rb_host_record_commit(rb_host *h, int64_t step, double loss, const char *fingerprint, rb_err *err) {
+    char key[64], text[120];
+    snprintf(key, sizeof key, "commit.%lld", (long long)step);
+    snprintf(text, sizeof text, "%.17g %s", loss, fingerprint);
+    for (int64_t since = rb_now_ns();;) {
+        uint64_t revision = 0;
+        if (h->lost_claim) return rb_fail(err, RESBM_E_CANCELLED, "another process has become the coordinator");
+        resbm_status st = set(h, key, text, strlen(text), &revision, err);
+        if (st == RESBM_E_STATE) st = compare_commit(h, key, text, step, err);
+        if (!st) h->step = step + 1;
+        if (!st || !try_again(st, since)) return st;
+    }
+}
+
+/* --- snapshots --- */
+
+static resbm_status put_file(rb_host *h, const char *folder, const rb_part_file *f, rb_err *err) {
+    char path[PATH_MAX], key[128];
+    static uint8_t piece[PIECE];
+    snprintf(path, sizeof path, "%s/%s", folder, f->name);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return rb_fail_errno(err, errno, "cannot open %s", path);
+    resbm_status st = RESBM_OK;
+    ssize_t n;
+    for (int i = 0; !st && (n = read(fd, piece, sizeof piece)) > 0; i++) {
+        uint64_t revision = UINT64_MAX;
+        snprintf(key, sizeof key, "file.%s.%d", f->sum.hash, i);
+        int64_t since = rb_now_ns();
+        do st = set(h, key, piece, (size_t)n, &revision, err);
+        while (st && try_again(st, since));
+    }
+    close(fd);
+    return st;
+}
+
+static void drop_file(rb_host *h, const rb_part_file *f) {
+    char key[128];
+    rb_err ignored;
+    for (uint64_t at = 0, i = 0; at < f->sum.bytes; at += PIECE, i++) {
+        snprintf(key, sizeof key, "file.%s.%d", f->sum.hash, (int)i);
+        h->carrier->module->store_delete(h->carrier->state, key, &ignored);
+    }
+}
+
+static bool holds(const rb_manifest *m, const char *hash) {
+    for (int i = 0; i < m->file_count; i++)
+        if (!strcmp(m->files[i].sum.hash, hash)) return true;
+    return false;
+}
+
+static resbm_status read_snapshot(rb_host *h, rb_manifest *m, uint64_t *revision, rb_err *err) {
+    rb_buf text = {0};
+    *m = (rb_manifest){.step = -1};
+    resbm_status st = get(h, "snapshot", &text, revision, err);
+    if (!st && text.len) st = rb_manifest_parse(text.data, text.len, "the store's snapshot", m, err);
+    rb_buf_free(&text);
+    return st;
+}
+
+/* Files that the last snapshot had too are not sent again; what only it had goes, and so do the commits before this one. */
+resbm_status rb_host_keep_snapshot(rb_host *h, int64_t step, const char *folder, rb_err *err) {
+    char path[PATH_MAX], key[64];
+    rb_buf text = {0};
+    rb_manifest old, now = {0};
+    uint64_t revision;
+    rb_err ignored;
+    snprintf(path, sizeof path, "%s/manifest.json", folder);
+    RB_TRY(read_snapshot(h, &old, &revision, err));
+    resbm_status st = rb_read_file(path, RB_MANIFEST_LIMIT, &text, err);
+    if (!st) st = rb_manifest_parse(text.data, text.len, path, &now, err);
+    for (int i = 0; i < now.file_count && !st; i++)
+        if (!holds(&old, now.files[i].sum.hash)) st = put_file(h, folder, &now.files[i], err);
+    if (!st) st = set(h, "snapshot", text.data, text.len, &revision, err);
+    for (int i = 0; i < old.file_count && !st; i++)
+        if (!holds(&now, old.files[i].sum.hash)) drop_file(h, &old.files[i]);
+    for (int64_t s = old.step < 0 ? 0 : old.step; s < step && !st; s++) {
+        snprintf(key, sizeof key, "commit.%lld", (long long)s);
+        h->carrier->module->store_delete(h->carrier->state, key, &ignored);
+    }
+    rb_manifest_free(&old);
+    rb_manifest_free(&now);
+    rb_buf_free(&text);
+    return st;
+}
+
+static resbm_status take_file(rb_host *h, const char *folder, const rb_part_file *f, rb_err *err) {
+    char path[PATH_MAX], key[128];
+    rb_buf all = {0};
+    for (int i = 0; all.len < f->sum.bytes; i++) {
+        uint64_t revision;
+        size_t before = all.len;
+        snprintf(key, sizeof key, "file.%s.%d", f->sum.hash, i);
+        RB_TRY(get(h, key, &all, &revision, err));
+        if (all.len == before) break;
+    }
+    char hash[33] = "";
+    if (all.data) rb_hash128_hex(all.data, all.len, hash);
+    snprintf(path, sizeof path, "%s/%s", folder, f->name);
+    resbm_status st = strcmp(hash, f->sum.hash) ? rb_fail(err, RESBM_E_CORRUPT, "the store's copy of %s is not whole", f->name)
+                                                : rb_write_file_atomic(path, all.data, all.len, err);
+    rb_buf_free(&all);
+    return st;
+}
+
+resbm_status rb_host_restore_snapshot(rb_host *h, rb_err *err) {
+    char tmp[PATH_MAX];
+    int64_t here = -1;
+    rb_err ignored;
+    rb_manifest m;
+    uint64_t revision;
+    RB_TRY(read_snapshot(h, &m, &revision, err));
+    rb_checkpoint_find_latest(h->dir, &here, NULL, &ignored);
+    resbm_status st = RESBM_OK;
+    if (m.step > here) {
+        st = rb_checkpoint_begin(h->dir, m.step, tmp, err);
+        for (int i = 0; i < m.file_count && !st; i++) st = take_file(h, tmp, &m.files[i], err);
+        if (!st) st = rb_checkpoint_commit(h->dir, &m, h->cfg->train.keep, err);
+        if (!st) rb_host_note(h, "took the snapshot of step %lld from the store", (long long)m.step);
+    }
+    rb_manifest_free(&m);
+    return st;
+}

@@ -1,0 +1,336 @@
+#include "run/join.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <limits.h>
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/sysinfo.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include "core/clock.h"
+#include "device/bench_kernels.h"
+#include "run/host.h"
+#include "run/invitation.h"
+#include "run/spawn.h"
+
+#define BEAT_NS (400 * RB_MS)
+#define STOPPED_NS (2 * RB_SEC)
+enum { PROBE_BYTES = 50000 };
+
+typedef struct guest {
+    const rb_join_options *o;
+    rb_access access;
+    rb_carrier *carrier;
+    char dir[4096];
+    double gflops, memory, up_bits, down_bits, latency_s;
+    rb_child child;
+    uint32_t epoch;
+    int stage;         /* -1: none */
+    char ended[100];   /* how the stage of this epoch ended */
+    bool done, cut_off, away;
+    char reason[200];
+} guest;
+
+static void say(const guest *g, const char *text) {
+    fprintf(g->o->out, "resbm join: %s\n", text);
+    fflush(g->o->out);
+}
+
+static void on_note(void *ctx, const char *text) { say(ctx, text); }
+
+static resbm_status ask(guest *g, rb_carrier *c, const char *subject, const void *p, size_t n, int64_t patience_ns, rb_buf *out, rb_err *err) {
+    (void)g;
+    return c->module->ask(c->state, subject, p, n, rb_now_ns() + patience_ns, out, err);
+}
+
+/* --- enrolment --- */
+
+static resbm_status read_name(const rb_buf *answer, rb_access *own, rb_err *err) {
+    json_t *j = json_loads(answer->data ? answer->data : "", 0, NULL);
+    const char *name = json_string_value(json_object_get(j, "name")), *refused = json_string_value(json_object_get(j, "refused"));
+    resbm_status st = RESBM_OK;
+    if (name && strlen(name) < sizeof own->name)
+        snprintf(own->name, sizeof own->name, "%s", name);
+    else
+        st = rb_fail(err, RESBM_E_STATE, "the host refuses this machine: %.200s", refused ? refused : "its answer is not well-formed");
+    json_decref(j);
+    return st;
+}
+
+static resbm_status ask_to_enrol(guest *g, rb_carrier *c, rb_access *own, rb_err *err) {
+    char key[RB_NKEY_TEXT];
+    rb_buf answer = {0};
+    RB_TRY(c->module->make_key(own->seed, key, err));
+    json_t *j = json_pack("{s:s, s:s, s:s}", "public_key", key, "label", g->o->label, "version", resbm_version());
+    char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
+    json_decref(j);
+    if (!text) return rb_fail(err, RESBM_E_MEMORY, "no memory to ask");
+    resbm_status st = RESBM_E_TIMEOUT;
+    for (int i = 0; i < 15 && st; i++) {
+        st = ask(g, c, "enrol", text, strlen(text), 2 * RB_SEC, &answer, err);
+        if (st) rb_sleep_ns(RB_SEC / 2);
+    }
+    free(text);
+    if (!st) st = read_name(&answer, own, err);
+    rb_buf_free(&answer);
+    return st;
+}
+
+static resbm_status enrol(guest *g, rb_err *err) {
+    rb_access invited;
+    rb_carrier *c;
+    char *text;
+    RB_TRY(rb_invitation_read(g->o->invitation, &invited, err));
+    snprintf(invited.name, sizeof invited.name, "%s", RB_INVITED);
+    RB_TRY(rb_access_connect(&invited, rb_now_ns() + 30 * RB_SEC, NULL, NULL, &c, err));
+    g->access = invited;
+    resbm_status st = ask_to_enrol(g, c, &g->access, err);
+    rb_carrier_close(c, rb_now_ns());
+    if (!st) st = rb_access_print(&g->access, &text, err);
+    if (st) return st;
+    st = rb_host_write(g->dir, "access.json", text, err);
+    explicit_bzero(text, strlen(text));
+    free(text);
+    return st;
+}
+
+/* An access of an earlier start, if it is of the same run. */
+static bool known(guest *g) {
+    rb_access invited;
+    rb_err ignored;
+    if (rb_host_read_access(g->dir, "access.json", &g->access, &ignored)) return false;
+    if (!g->o->invitation) return true;
+    bool same = !rb_invitation_read(g->o->invitation, &invited, &ignored) && !strcmp(invited.run, g->access.run);
+    explicit_bzero(&invited, sizeof invited);
+    return same;
+}
+
+/* The server may take a moment to know a new key. */
+static resbm_status connect_own(guest *g, rb_err *err) {
+    resbm_status st = RESBM_OK;
+    for (int64_t until = rb_now_ns() + 30 * RB_SEC;;) {
+        st = rb_access_connect(&g->access, rb_now_ns() + 10 * RB_SEC, on_note, g, &g->carrier, err);
+        if (!st || rb_now_ns() > until) return st;
+        rb_sleep_ns(300 * RB_MS);
+    }
+}
+
+/* --- measurements --- */
+
+static resbm_status timed_ask(guest *g, const char *subject, size_t up, int down, double *s, rb_err *err) {
+    char *p = calloc(1, up + 16);
+    rb_buf answer = {0};
+    if (!p) return rb_fail(err, RESBM_E_MEMORY, "no memory for a probe");
+    int n = snprintf(p, 16, "%d", down);
+    int64_t begin = rb_now_ns();
+    resbm_status st = ask(g, g->carrier, subject, p, up > (size_t)n ? up : (size_t)n, 20 * RB_SEC, &answer, err);
+    *s = (double)(rb_now_ns() - begin) * 1e-9;
+    rb_buf_free(&answer);
+    free(p);
+    return st;
+}
+
+static resbm_status measure(guest *g, rb_err *err) {
+    char subject[128];
+    double s, best = 1e9, up = 1e9, down = 1e9;
+    struct sysinfo machine;
+    snprintf(subject, sizeof subject, "measure.%s", g->access.name);
+    for (int i = 0; i < 5; i++) {
+        RB_TRY(timed_ask(g, subject, 1, 1, &s, err));
+        best = fmin(best, s);
+    }
+    for (int i = 0; i < 3; i++) {
+        RB_TRY(timed_ask(g, subject, PROBE_BYTES, 1, &s, err));
+        up = fmin(up, s);
+        RB_TRY(timed_ask(g, subject, 1, PROBE_BYTES, &s, err));
+        down = fmin(down, s);
+    }
+    g->latency_s = best;
+    g->up_bits = 8.0 * PROBE_BYTES / fmax(up - best, 1e-4);
+    g->down_bits = 8.0 * PROBE_BYTES / fmax(down - best, 1e-4);
+    sysinfo(&machine);
+    g->memory = g->o->memory > 0 ? g->o->memory : (double)(machine.freeram + machine.bufferram) * machine.mem_unit;
+    RB_TRY(rb_bench_sgemm_glance((int)sysconf(_SC_NPROCESSORS_ONLN), &g->gflops, err));
+    char text[300];
+    snprintf(text, sizeof text, "%s of run %s: %.1f ms to the host and back, at least %.1f Mbit/s up, %.1f down, %.0f GFLOP/s, %.1f GB of memory",
+             g->access.name, g->access.run, best * 1e3, g->up_bits * 1e-6, g->down_bits * 1e-6, g->gflops, g->memory * 1e-9);
+    say(g, text);
+    return RESBM_OK;
+}
+
+/* --- the stage --- */
+
+static void end_stage(guest *g) {
+    if (!g->child.pid) return;
+    if (!g->child.ended) rb_children_end(&g->child, 1, rb_now_ns());
+    g->child = (rb_child){0};
+}
+
+static void look_at_stage(guest *g) {
+    if (!g->child.pid || g->child.ended) return;
+    rb_children_poll(&g->child, 1);
+    if (!g->child.ended && g->child.stopped_ns && rb_now_ns() - g->child.stopped_ns > STOPPED_NS) {
+        say(g, "a signal has stopped the stage; ending it");
+        kill(g->child.pid, SIGKILL);
+    }
+    if (!g->child.ended) return;
+    if (!(WIFEXITED(g->child.status) && WEXITSTATUS(g->child.status) == 0)) rb_child_describe(&g->child, g->ended, sizeof g->ended);
+    char text[200];
+    snprintf(text, sizeof text, "stage %d %s", g->stage, *g->ended ? g->ended : "has done its part");
+    say(g, text);
+}
+
+static void limit_memory(const guest *g) {
+    struct rlimit r = {.rlim_cur = (rlim_t)g->o->memory, .rlim_max = (rlim_t)g->o->memory};
+    if (g->o->memory > 0) prlimit(g->child.pid, RLIMIT_DATA, &r, NULL);
+}
+
+static resbm_status start_stage(guest *g, const char *control, int stages, uint64_t token, rb_err *err) {
+    rb_access a = g->access;
+    char *text, line[200];
+    a.up_bits = g->o->up_bits;
+    resbm_status st = rb_access_print(&a, &text, err);
+    explicit_bzero(&a, sizeof a);
+    if (st) return st;
+    st = rb_spawn_stage(g->o->program, "", control, g->stage, stages, token, text, &g->child, err);
+    explicit_bzero(text, strlen(text));
+    free(text);
+    if (!st) limit_memory(g);
+    snprintf(line, sizeof line, "stage %d of %d, epoch %u", g->stage, stages, g->epoch);
+    if (!st) say(g, line);
+    return st;
+}
+
+static resbm_status obey(guest *g, const json_t *j, rb_err *err) {
+    const char *refused = json_string_value(json_object_get(j, "refused")), *control = json_string_value(json_object_get(j, "control")),
+               *token = json_string_value(json_object_get(j, "token"));
+    json_int_t epoch = json_integer_value(json_object_get(j, "epoch"));
+    const json_t *stage = json_object_get(j, "stage");
+    if (refused) {
+        g->cut_off = true;
+        snprintf(g->reason, sizeof g->reason, "%s", refused);
+    }
+    g->done = json_is_true(json_object_get(j, "done"));
+    if (g->done || g->cut_off) return RESBM_OK;
+    if (!stage) { /* nothing to do */
+        if (g->child.pid && (uint32_t)epoch >= g->epoch) end_stage(g);
+        g->stage = -1;
+        return RESBM_OK;
+    }
+    json_int_t n = json_integer_value(stage), stages = json_integer_value(json_object_get(j, "stages"));
+    if (!control || !token || stages < 1 || stages > RB_MAX_STAGES || n < 0 || n >= stages || epoch <= 0 || epoch > UINT32_MAX)
+        return rb_fail(err, RESBM_E_FORMAT, "the host's order is not well-formed");
+    if ((uint32_t)epoch <= g->epoch) return RESBM_OK; /* it runs, or has run */
+    end_stage(g);
+    g->epoch = (uint32_t)epoch;
+    g->stage = (int)n;
+    *g->ended = 0;
+    return start_stage(g, control, (int)stages, strtoull(token, NULL, 16), err);
+}
+
+/* --- the beat --- */
+
+static bool within_hours(const rb_join_options *o) {
+    time_t now = time(NULL);
+    struct tm t;
+    if (o->from_minute == o->to_minute) return true;
+    localtime_r(&now, &t);
+    int m = t.tm_hour * 60 + t.tm_min;
+    return o->from_minute < o->to_minute ? m >= o->from_minute && m < o->to_minute : m >= o->from_minute || m < o->to_minute;
+}
+
+static resbm_status beat(guest *g, rb_err *err) {
+    char subject[128];
+    rb_buf answer = {0};
+    rb_carrier_counts n;
+    bool away = !within_hours(g->o) || (g->o->paused && atomic_load(g->o->paused));
+    if (away != g->away) say(g, away ? "paused" : "resumed");
+    g->away = away;
+    if (away) end_stage(g);
+    g->carrier->module->count(g->carrier->state, &n);
+    snprintf(subject, sizeof subject, "beat.%s", g->access.name);
+    json_t *j = json_pack("{s:I, s:i, s:s, s:b, s:f, s:f, s:f, s:f, s:f, s:I, s:I}", "epoch", (json_int_t)g->epoch, "stage", g->stage, "ended",
+                          g->ended, "paused", away, "gflops", g->gflops, "memory", g->memory, "up_bits", g->up_bits, "down_bits",
+                          g->down_bits, "latency_s", g->latency_s, "sent", (json_int_t)n.bytes_out, "received", (json_int_t)n.bytes_in);
+    char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
+    json_decref(j);
+    if (!text) return rb_fail(err, RESBM_E_MEMORY, "no memory for a beat");
+    rb_err missed; /* one that is not answered is no fault: the next one follows */
+    resbm_status st = ask(g, g->carrier, subject, text, strlen(text), 2 * RB_SEC, &answer, &missed);
+    free(text);
+    json_t *order = st ? NULL : json_loadb(answer.data, answer.len, JSON_REJECT_DUPLICATES, NULL);
+    rb_buf_free(&answer);
+    st = order ? obey(g, order, err) : RESBM_OK;
+    json_decref(order);
+    return st;
+}
+
+static resbm_status work(guest *g, rb_err *err) {
+    while (!(g->o->stop && atomic_load(g->o->stop))) {
+        int64_t next = rb_now_ns() + BEAT_NS;
+        look_at_stage(g);
+        RB_TRY(beat(g, err));
+        if (g->done) return say(g, "the run is done"), RESBM_OK;
+        if (g->cut_off) return rb_fail(err, RESBM_E_STATE, "the host has cut this participant off: %s", g->reason);
+        if (g->carrier->module->ended(g->carrier->state))
+            return rb_fail(err, RESBM_E_STATE, "the server refuses this participant's key: the host has cut it off, or the run is over");
+        for (rb_err ignored; rb_now_ns() < next && !(g->o->stop && atomic_load(g->o->stop)); (void)ignored) {
+            bool ran = g->child.pid && !g->child.ended;
+            rb_sleep_ns(50 * RB_MS);
+            look_at_stage(g);
+            if (ran && g->child.ended) break; /* said at once */
+        }
+    }
+    char subject[128];
+    rb_buf answer = {0};
+    rb_err ignored;
+    snprintf(subject, sizeof subject, "leave.%s", g->access.name);
+    ask(g, g->carrier, subject, "{}", 2, 2 * RB_SEC, &answer, &ignored);
+    rb_buf_free(&answer);
+    say(g, "has left; the same command joins again");
+    return RESBM_OK;
+}
+
+static resbm_status write_pid(guest *g, rb_err *err) {
+    char text[32];
+    snprintf(text, sizeof text, "%d\n", (int)getpid());
+    return rb_host_write(g->dir, "pid", text, err);
+}
+
+static resbm_status run(guest *g, rb_err *err) {
+    RB_TRY(rb_make_dirs(g->o->dir, err));
+    char *whole = realpath(g->o->dir, NULL);
+    snprintf(g->dir, sizeof g->dir, "%s", whole ? whole : g->o->dir);
+    free(whole);
+    chmod(g->dir, 0700);
+    if (!known(g)) RB_TRY(g->o->invitation ? enrol(g, err) : rb_fail(err, RESBM_E_ARG, "%s has not joined a run yet: give an invitation", g->dir));
+    RB_TRY(write_pid(g, err));
+    if (chdir(g->dir)) return rb_fail_errno(err, errno, "cannot enter %s", g->dir); /* where stages keep their weights */
+    RB_TRY(connect_own(g, err));
+    for (int64_t until = rb_now_ns() + 60 * RB_SEC;;) { /* the coordinator may just be starting */
+        resbm_status st = measure(g, err);
+        if (!st) break;
+        if (rb_now_ns() > until || (g->o->stop && atomic_load(g->o->stop))) return st;
+    }
+    return work(g, err);
+}
+
+resbm_status rb_join(const rb_join_options *o, rb_err *err) {
+    guest g = {.o = o, .stage = -1};
+    resbm_status st = run(&g, err);
+    end_stage(&g);
+    rb_carrier_close(g.carrier, rb_now_ns());
+    explicit_bzero(&g.access, sizeof g.access);
+    if (*g.dir) {
+        char path[PATH_MAX];
+        snprintf(path, sizeof path, "%s/pid", g.dir);
+        unlink(path);
+    }
+    return st;
+}

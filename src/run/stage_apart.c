@@ -1,0 +1,126 @@
+/* A stage that shares no folder with its coordinator: what it keeps of snapshots lies in weights/ of its own folder by hash, is
+ * asked for where it is not there, and goes back over the control channel. */
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "checkpoint/checkpoint.h"
+#include "core/clock.h"
+#include "run/apart.h"
+#include "run/control.h"
+#include "run/stage.h"
+
+static const char weights[] = "weights", loading[] = "load", saving[] = "save";
+
+static void path_of(const char *folder, const char *name, char out[PATH_MAX]) { snprintf(out, PATH_MAX, "%s/%s", folder, name); }
+
+static void empty_folder(const char *folder) {
+    char path[PATH_MAX];
+    DIR *d = opendir(folder);
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (*e->d_name != '.') {
+            path_of(folder, e->d_name, path);
+            unlink(path);
+        }
+    if (d) closedir(d);
+}
+
+static bool have(const rb_part_file *f) {
+    char path[PATH_MAX];
+    struct stat sb;
+    path_of(weights, f->sum.hash, path);
+    return !stat(path, &sb) && (uint64_t)sb.st_size == f->sum.bytes;
+}
+
+/* Only this stage's rows stay in the manifest. */
+static void keep_own(rb_stage *s) {
+    int n = 0;
+    for (int i = 0; i < s->snapshot.file_count; i++)
+        if (rb_apart_stage_of(&s->cfg, s->snapshot.files[i].name) == s->self) s->snapshot.files[n++] = s->snapshot.files[i];
+    s->snapshot.file_count = n;
+}
+
+static void forget_others(const rb_stage *s, const json_t *files) {
+    char path[PATH_MAX];
+    DIR *d = opendir(weights);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        bool wanted = *e->d_name == '.';
+        for (int i = 0; i < s->snapshot.file_count && !wanted; i++) wanted = !strcmp(s->snapshot.files[i].sum.hash, e->d_name);
+        for (size_t i = 0; i < json_array_size(files) && !wanted; i++)
+            wanted = !strcmp(json_string_value(json_array_get(json_array_get(files, i), 2)), e->d_name);
+        path_of(weights, e->d_name, path);
+        if (!wanted) unlink(path);
+    }
+    if (d) closedir(d);
+}
+
+resbm_status rb_stage_apart_begin(rb_stage *s, const char *manifest, json_t **need, rb_err *err) {
+    *need = json_array();
+    RB_TRY(rb_make_dirs(weights, err));
+    RB_TRY(rb_make_dirs(loading, err));
+    RB_TRY(rb_make_dirs(saving, err));
+    empty_folder(loading);
+    empty_folder(saving);
+    if (!manifest) return RESBM_OK;
+    RB_TRY(rb_manifest_parse(manifest, strlen(manifest), "the snapshot's manifest", &s->snapshot, err));
+    keep_own(s);
+    for (int i = 0; i < s->snapshot.file_count; i++)
+        if (!have(&s->snapshot.files[i])) json_array_append_new(*need, json_string(s->snapshot.files[i].name));
+    return RESBM_OK;
+}
+
+static resbm_status fetch(rb_stage *s, const rb_part_file *f, rb_err *err) {
+    char kept[PATH_MAX], path[PATH_MAX];
+    path_of(weights, f->sum.hash, kept);
+    path_of(loading, f->name, path);
+    if (!have(f)) RB_TRY(rb_apart_recv_file(s->control, RB_PEER_COORDINATOR, kept, &f->sum, s->cfg.pipeline.startup_deadline_ns, err));
+    return link(kept, path) ? rb_fail_errno(err, errno, "cannot link %s to %s", kept, path) : RESBM_OK;
+}
+
+resbm_status rb_stage_apart_load(rb_stage *s, rb_err *err) {
+    char path[PATH_MAX];
+    rb_buf text = {0};
+    for (int i = 0; i < s->snapshot.file_count; i++) RB_TRY(fetch(s, &s->snapshot.files[i], err));
+    resbm_status st = rb_manifest_print(&s->snapshot, &text, err);
+    path_of(loading, "manifest.json", path);
+    if (!st) st = rb_write_file_atomic(path, text.data, text.len, err);
+    rb_buf_free(&text);
+    if (!st) st = rb_checkpoint_verify(loading, err);
+    return st ? st : rb_stage_load(s, loading, err);
+}
+
+static resbm_status hand_in(rb_stage *s, const json_t *files, rb_err *err) {
+    char path[PATH_MAX], kept[PATH_MAX];
+    for (size_t i = 0; i < json_array_size(files); i++) {
+        const json_t *f = json_array_get(files, i);
+        path_of(saving, json_string_value(json_array_get(f, 0)), path);
+        path_of(weights, json_string_value(json_array_get(f, 2)), kept);
+        RB_TRY(rb_apart_send_file(s->control, RB_PEER_COORDINATOR, path, s->cfg.pipeline.deadline_ns, err));
+        if (rename(path, kept)) return rb_fail_errno(err, errno, "cannot move %s to %s", path, kept);
+    }
+    return RESBM_OK;
+}
+
+resbm_status rb_stage_apart_save(rb_stage *s, rb_err *err) {
+    json_t *in = json_pack("{s:s}", "dir", saving), *reply = NULL;
+    resbm_status st = in ? rb_stage_save(s, in, &reply, err) : rb_fail(err, RESBM_E_MEMORY, "no memory for a snapshot");
+    json_decref(in);
+    json_t *files = json_incref(json_object_get(reply, "files"));
+    if (!st) st = rb_control_send(s->control, RB_PEER_COORDINATOR, reply, rb_now_ns() + s->cfg.pipeline.deadline_ns, err);
+    if (!st) st = hand_in(s, files, err);
+    if (!st) forget_others(s, files);
+    json_decref(files);
+    return st;
+}
+
+resbm_status rb_stage_apart_ids(rb_stage *s, int place, rb_err *err) {
+    int32_t *out = s->ids + place * s->B * (s->T + 1);
+    RB_TRY(rb_apart_recv_ids(s->control, RB_PEER_COORDINATOR, out, s->M * s->B * (s->T + 1), s->cfg.model.vocab,
+                             s->cfg.pipeline.deadline_ns, err));
+    for (int m = 0; m < s->M; m++) RB_TRY(rb_stage_upload_ids(s, place + m, err));
+    return rb_queue_sync(s->q, err);
+}
