@@ -32,7 +32,9 @@ typedef struct rb_nats {
     natsSubscription *packets;
     rb_streams *streams;
     volatile bool closing;
-    bool ended;
+    bool ended, catch_all;
+    int64_t refused_minute; /* approximate: several threads may count */
+    int refused_named;
     pthread_mutex_t lock; /* of services */
     rb_nats_service services[RB_NATS_SERVICES];
     int service_count;

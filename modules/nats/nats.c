@@ -29,6 +29,21 @@ static void note(rb_nats *c, const char *text) {
     if (c->note) c->note(c->ctx, text);
 }
 
+/* Each is named, but a flood of them does not fill the disk. */
+static void refused(void *ctx, const char *from, size_t bytes) {
+    enum { MOST_A_MINUTE = 3000 };
+    rb_nats *c = ctx;
+    char text[200];
+    int64_t minute = rb_now_ns() / (60 * RB_SEC);
+    if (minute != c->refused_minute) {
+        c->refused_minute = minute;
+        c->refused_named = 0;
+    }
+    if (c->refused_named++ >= MOST_A_MINUTE) return;
+    snprintf(text, sizeof text, "refused a packet of %zu bytes from %s: it is not well-formed", bytes, from);
+    note(c, text);
+}
+
 static void on_packet(natsConnection *nc, natsSubscription *sub, natsMsg *m, void *closure) {
     rb_nats *c = closure;
     char subject[320], *part[6] = {0}, *save = NULL;
@@ -133,7 +148,10 @@ static resbm_status connect_to(rb_nats *c, const rb_carrier_options *o, rb_err *
 
 static resbm_status subscribe(rb_nats *c, rb_err *err) {
     char subject[320];
-    snprintf(subject, sizeof subject, "%s.to.%s.p-%016llx.*", c->run, c->name, (unsigned long long)c->port);
+    if (c->catch_all)
+        snprintf(subject, sizeof subject, "%s.to.%s.*.*", c->run, c->name);
+    else
+        snprintf(subject, sizeof subject, "%s.to.%s.p-%016llx.*", c->run, c->name, (unsigned long long)c->port);
     natsStatus s = natsConnection_Subscribe(&c->packets, c->nc, subject, on_packet, c);
     if (!s) s = natsConnection_FlushTimeout(c->nc, 5000);
     return s ? rb_nats_fail(err, s, "cannot subscribe to this participant's packets") : RESBM_OK;
@@ -146,6 +164,7 @@ static resbm_status open_carrier(const rb_carrier_options *o, void **out, rb_err
     snprintf(c->run, sizeof c->run, "%s", o->run);
     snprintf(c->name, sizeof c->name, "%s", o->name);
     snprintf(c->seed, sizeof c->seed, "%s", o->seed ? o->seed : "");
+    c->catch_all = o->catch_all;
     c->ctx = o->ctx;
     c->note = o->note;
     pthread_mutex_init(&c->lock, NULL);
@@ -156,12 +175,12 @@ static resbm_status open_carrier(const rb_carrier_options *o, void **out, rb_err
     if (!st) st = connect_to(c, o, err);
     if (!st) {
         int64_t most = natsConnection_GetMaxPayload(c->nc) - RB_STREAM_HEADER;
-        rb_bus bus = {c, publish};
+        rb_bus bus = {c, publish, refused};
         st = most < 1024 ? rb_fail(err, RESBM_E_CONFIG, "the server's max_payload of %lld bytes is too small: set 64 KB or more",
                                    (long long)most + RB_STREAM_HEADER)
                          : rb_streams_open(&bus, c->port, most < 32768 ? (size_t)most : 32768, &c->streams, err);
     }
-    if (!st) st = subscribe(c, err);
+    if (!st && !o->only_asks) st = subscribe(c, err);
     if (st)
         rb_nats_close(c, 0);
     else
@@ -214,6 +233,7 @@ static resbm_status listen_on(void *state, const char *service, int *pipe, rb_er
     rb_nats *c = state;
     char subject[320];
     RB_TRY(rb_streams_listen(c->streams, service, pipe, err));
+    if (c->catch_all) return RESBM_OK; /* subscribed to already */
     snprintf(subject, sizeof subject, "%s.to.%s.%s.*", c->run, c->name, service);
     resbm_status st = add_service(c, subject, *pipe, on_packet, c, err);
     if (st) rb_streams_unlisten(c->streams, *pipe);

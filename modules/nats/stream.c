@@ -351,10 +351,12 @@ static void input_known(rb_streams *s, conn *c, const packet *p, const uint8_t *
 
 void rb_streams_input(rb_streams *s, const char *from, const char *name, const uint8_t *b, size_t n) {
     packet p;
+    bool good = get(b, n, &p) && (name != NULL) == (p.type == OPEN);
+    if (!good && s->bus.refused) s->bus.refused(s->bus.ctx, from, n);
     pthread_mutex_lock(&s->lock);
     s->counts.packets_in++;
     s->counts.bytes_in += n;
-    if (!get(b, n, &p) || (name && p.type != OPEN) || (!name && p.type == OPEN)) {
+    if (!good) {
         s->counts.refused++;
     } else if (p.type == OPEN) {
         input_open(s, from, name, &p);

@@ -32,6 +32,8 @@ enum { RB_STREAM_HEADER = 56, RB_STREAM_NAME = 64, RB_STREAM_WINDOW = 1 << 20 };
 typedef struct rb_bus {
     void *ctx;
     bool (*publish)(void *ctx, const char *to, const char *service, uint64_t port, const uint8_t *p, size_t n);
+    /* A packet of `from` was not well-formed; NULL: nobody wants to know. */
+    void (*refused)(void *ctx, const char *from, size_t bytes);
 } rb_bus;
 
 typedef struct rb_stream_counts {

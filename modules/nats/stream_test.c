@@ -68,7 +68,7 @@ static void open_bus(bus *b, side sides[2]) {
     }
     pthread_mutex_init(&b->lock, NULL);
     for (int i = 0; i < 2; i++) {
-        rb_bus out = {&sides[i], publish};
+        rb_bus out = {&sides[i], publish, NULL};
         assert_int_equal(rb_streams_open(&out, 7 + (uint64_t)i, 1000, &sides[i].streams, &err), RESBM_OK);
     }
 }

@@ -20,6 +20,8 @@ typedef struct rb_carrier_options {
     const char *name;        /* of this participant */
     const char *seed;        /* its NKey's seed; NULL: none */
     const char *certificate; /* PEM that the server's certificate must be or be signed by; NULL: no TLS */
+    bool only_asks;          /* opens and serves no streams */
+    bool catch_all;          /* this is the participant's only process: takes in, and answers, also what is meant for none */
     int64_t deadline_ns;     /* for the first connection */
     void *ctx;
     void (*note)(void *ctx, const char *text); /* cut off, back again, refused by the server; any thread; or NULL */

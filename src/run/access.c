@@ -37,6 +37,6 @@ resbm_status rb_access_connect(const rb_access *a, int64_t deadline_ns, void (*n
     const rb_carrier_module *m;
     RB_TRY(rb_carrier_module_load("nats", &m, err));
     rb_carrier_options o = {.url = a->url, .run = a->run, .name = a->name, .seed = *a->seed ? a->seed : NULL,
-                            .certificate = *a->certificate ? a->certificate : NULL, .deadline_ns = deadline_ns, .ctx = ctx, .note = note};
+                            .certificate = *a->certificate ? a->certificate : NULL, .catch_all = a->catch_all, .only_asks = !strcmp(a->name, RB_INVITED), .deadline_ns = deadline_ns, .ctx = ctx, .note = note};
     return rb_carrier_open(m, &o, out, err);
 }

@@ -7,9 +7,12 @@
 
 #include "link/carrier.h"
 
+#define RB_INVITED "invite" /* the name that the key of invitations goes by on the server */
+
 typedef struct rb_access {
     char url[280], run[64], name[RB_CARRIER_NAME], seed[RB_NKEY_TEXT];
     char certificate[4096]; /* empty: no TLS */
+    bool catch_all;         /* rb_carrier_options.catch_all; not printed */
     double up_bits;         /* that its owner lets a stage send per second; 0: no limit */
 } rb_access;
 

@@ -92,6 +92,7 @@ static resbm_status open_host(rb_host *h, rb_err *err) {
     RB_TRY(rb_config_validate(h->cfg, err));
     RB_TRY(measure_stages(h, err));
     RB_TRY(read_server(h, err));
+    h->access.catch_all = true;
     RB_TRY(rb_access_connect(&h->access, rb_now_ns() + 30 * RB_SEC, on_note, h, &h->carrier, err));
     char bucket[100];
     snprintf(bucket, sizeof bucket, "resbm-%s", h->access.run);
@@ -118,6 +119,7 @@ static resbm_status start_stage(void *ctx, int stage, const char *control, uint6
     rb_member *m = &h->member[h->seat[stage]];
     m->epoch = h->epoch;
     m->stage = stage;
+    m->taken = false;
     *m->ended = 0;
     h->running = true;
     pthread_mutex_unlock(&h->lock);

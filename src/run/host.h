@@ -39,6 +39,7 @@ typedef struct rb_member {
     /* What it is to do, and what it says it does. */
     uint32_t epoch;
     int stage;                   /* -1: nothing */
+    bool taken;                  /* it has said that it does */
     char ended[120];             /* how its stage of this epoch ended; empty: it did not */
 } rb_member;
 

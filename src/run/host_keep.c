@@ -14,7 +14,7 @@
 #include "run/host.h"
 #include "run/invitation.h"
 
-#define STOPPED_NS (2 * RB_SEC) /* a server or coordinator that a signal has stopped for so long is started anew */
+#define STOPPED_NS (3 * RB_SEC / 2) /* a server or coordinator that a signal has stopped for so long is started anew */
 
 typedef struct keeper {
     const rb_host_options *o;

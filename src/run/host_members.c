@@ -244,14 +244,19 @@ static void read_beat(rb_member *m, const json_t *j) {
     m->latency_s = number(j, "latency_s", 0, 1e3);
     m->sent = (uint64_t)number(j, "sent", 0, 1e18);
     m->received = (uint64_t)number(j, "received", 0, 1e18);
-    if (json_integer_value(json_object_get(j, "epoch")) == (json_int_t)m->epoch && ended && m->stage >= 0)
-        snprintf(m->ended, sizeof m->ended, "%.110s", ended);
+    if (m->stage < 0) return;
+    if (json_integer_value(json_object_get(j, "epoch")) != (json_int_t)m->epoch) {
+        if (m->taken) snprintf(m->ended, sizeof m->ended, "was started again"); /* quicker than its lease: it knows nothing any more */
+        return;
+    }
+    m->taken = true;
+    if (ended) snprintf(m->ended, sizeof m->ended, "%.110s", ended);
 }
 
 static json_t *order_of(const rb_host *h, const rb_member *m) {
     char token[20];
     if (h->finished) return json_pack("{s:b}", "done", 1);
-    if (m->stage < 0 || !h->running) return json_pack("{s:I}", "epoch", (json_int_t)h->epoch);
+    if (m->stage < 0 || !h->running || *m->ended) return json_pack("{s:I}", "epoch", (json_int_t)h->epoch);
     snprintf(token, sizeof token, "%016llx", (unsigned long long)h->token);
     return json_pack("{s:I, s:i, s:i, s:s, s:s}", "epoch", (json_int_t)m->epoch, "stage", m->stage, "stages",
                      (int)h->cfg->pipeline.stages, "control", h->control, "token", token);

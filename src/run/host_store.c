@@ -52,6 +52,7 @@ static void *keep_claim(void *arg) {
             }
             rb_buf_free(&now);
         }
+        if (h->carrier->module->ended(h->carrier->state)) h->lost_claim = true; /* a new process connects anew */
         if (h->lost_claim) atomic_store(&h->stop, 2);
         rb_sleep_ns(RENEW_NS);
     }

@@ -7,7 +7,6 @@
 #include "run/access.h"
 
 enum { RB_INVITATION_LIMIT = 16384 };
-#define RB_INVITED "invite" /* the name its key goes by on the server */
 
 resbm_status rb_invitation_print(const rb_access *a, rb_buf *out, rb_err *err);
 /* text: the line itself, or the path of a file that holds it. */

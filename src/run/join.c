@@ -20,7 +20,7 @@
 #include "run/spawn.h"
 
 #define BEAT_NS (400 * RB_MS)
-#define STOPPED_NS (2 * RB_SEC)
+#define STOPPED_NS (3 * RB_SEC / 2)
 enum { PROBE_BYTES = 50000 };
 
 typedef struct guest {
@@ -111,12 +111,12 @@ static bool known(guest *g) {
     return same;
 }
 
-/* The server may take a moment to know a new key. */
-static resbm_status connect_own(guest *g, rb_err *err) {
+/* The server may take a moment to know a new key; who has joined before waits longer for its network. */
+static resbm_status connect_own(guest *g, bool again, rb_err *err) {
     resbm_status st = RESBM_OK;
-    for (int64_t until = rb_now_ns() + 30 * RB_SEC;;) {
+    for (int64_t until = rb_now_ns() + (again ? 600 : 30) * RB_SEC;;) {
         st = rb_access_connect(&g->access, rb_now_ns() + 10 * RB_SEC, on_note, g, &g->carrier, err);
-        if (!st || rb_now_ns() > until) return st;
+        if (!st || st == RESBM_E_CONFIG || rb_now_ns() > until || (g->o->stop && atomic_load(g->o->stop))) return st;
         rb_sleep_ns(300 * RB_MS);
     }
 }
@@ -271,15 +271,30 @@ static resbm_status beat(guest *g, rb_err *err) {
     return st;
 }
 
+/* The server refused the key twice, which it also does by mistake, while it reads its configuration again. */
+static resbm_status knock_again(guest *g, rb_err *err) {
+    rb_err why;
+    end_stage(g);
+    for (int i = 0; i < 6; i++) {
+        rb_carrier_close(g->carrier, rb_now_ns());
+        g->carrier = NULL;
+        resbm_status st = rb_access_connect(&g->access, rb_now_ns() + 20 * RB_SEC, on_note, g, &g->carrier, &why);
+        if (!st) return RESBM_OK;
+        if (st != RESBM_E_CONFIG) i--; /* no refusal: the network */
+        if (g->o->stop && atomic_load(g->o->stop)) break;
+        rb_sleep_ns(500 * RB_MS);
+    }
+    return rb_fail(err, RESBM_E_STATE, "the server refuses this participant's key: the host has cut it off, or the run is over");
+}
+
 static resbm_status work(guest *g, rb_err *err) {
-    while (!(g->o->stop && atomic_load(g->o->stop))) {
+    while (!(g->o->stop && atomic_load(g->o->stop)) && g->carrier) {
         int64_t next = rb_now_ns() + BEAT_NS;
         look_at_stage(g);
         RB_TRY(beat(g, err));
         if (g->done) return say(g, "the run is done"), RESBM_OK;
         if (g->cut_off) return rb_fail(err, RESBM_E_STATE, "the host has cut this participant off: %s", g->reason);
-        if (g->carrier->module->ended(g->carrier->state))
-            return rb_fail(err, RESBM_E_STATE, "the server refuses this participant's key: the host has cut it off, or the run is over");
+        if (g->carrier->module->ended(g->carrier->state)) RB_TRY(knock_again(g, err));
         for (rb_err ignored; rb_now_ns() < next && !(g->o->stop && atomic_load(g->o->stop)); (void)ignored) {
             bool ran = g->child.pid && !g->child.ended;
             rb_sleep_ns(50 * RB_MS);
@@ -290,6 +305,7 @@ static resbm_status work(guest *g, rb_err *err) {
     char subject[128];
     rb_buf answer = {0};
     rb_err ignored;
+    if (!g->carrier) return RESBM_OK;
     snprintf(subject, sizeof subject, "leave.%s", g->access.name);
     ask(g, g->carrier, subject, "{}", 2, 2 * RB_SEC, &answer, &ignored);
     rb_buf_free(&answer);
@@ -309,11 +325,12 @@ static resbm_status run(guest *g, rb_err *err) {
     snprintf(g->dir, sizeof g->dir, "%s", whole ? whole : g->o->dir);
     free(whole);
     chmod(g->dir, 0700);
-    if (!known(g)) RB_TRY(g->o->invitation ? enrol(g, err) : rb_fail(err, RESBM_E_ARG, "%s has not joined a run yet: give an invitation", g->dir));
+    bool again = known(g);
+    if (!again) RB_TRY(g->o->invitation ? enrol(g, err) : rb_fail(err, RESBM_E_ARG, "%s has not joined a run yet: give an invitation", g->dir));
     RB_TRY(write_pid(g, err));
     if (chdir(g->dir)) return rb_fail_errno(err, errno, "cannot enter %s", g->dir); /* where stages keep their weights */
-    RB_TRY(connect_own(g, err));
-    for (int64_t until = rb_now_ns() + 60 * RB_SEC;;) { /* the coordinator may just be starting */
+    RB_TRY(connect_own(g, again, err));
+    for (int64_t until = rb_now_ns() + 600 * RB_SEC;;) { /* the coordinator may just be starting */
         resbm_status st = measure(g, err);
         if (!st) break;
         if (rb_now_ns() > until || (g->o->stop && atomic_load(g->o->stop))) return st;

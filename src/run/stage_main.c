@@ -274,6 +274,7 @@ resbm_status rb_stage_main(const rb_stage_way *way, bool *told, rb_err *err) {
             rb_link_stop(s->control, rb_now_ns() + RB_SEC, &ignored);
         }
     }
+    if (s->apart) *told = false; /* its owner wants to read it too */
     rb_stage_close(s);
     rb_manifest_free(&s->snapshot);
     rb_link_fini(s->link);

@@ -1,0 +1,521 @@
+#!/usr/bin/env python3
+"""A run across machines under faults: network namespaces are the machines, tc tbf their rates, latency is added in user space.
+
+    internet.py --resbm PROGRAM --out DIR [--seed N] [--rounds N | --seconds N] [--kinds a,b] [--together N] [--report FILE]
+
+One host and five participants (four stages and a spare) train a small model. In every round one to `together` faults are drawn from
+the seed and happen at random moments; then the run must get past the farthest step it had committed, by itself. At the end
+(and at every snapshot) the weights' hashes, and the losses of every step, must be those of a single process without network or
+faults. Needs root and iproute2. Exit status 0: all held; 77: this machine has no network namespaces."""
+import argparse, collections, json, os, random, re, shutil, signal, statistics, subprocess, sys, time
+
+GUESTS, STAGES = 5, 4
+CONFIG = """model:    {d: 64, layers: 4, heads: 2, ffn: 64, vocab: 256, context: 16, segments: 4}
+boundary: {kind: residual, ratio: 8, hidden: 16, codec_fwd: int4, codec_bwd: int4}
+data:     {train: "%s/corpus/train-*.bin", tokenizer: bytes}
+optim:    {warmup: 2, schedule: constant}
+train:    {seed: 3, steps: 1000000, batch: 4, microbatches: 2, eval_every: 0, checkpoint_every: 10, keep: 3}
+pipeline: {stages: 4, threads: 1, deadline: 20s, startup_deadline: 30s}
+link:     {latency: 10ms}
+"""
+
+
+def sh(*a, ok=False):
+    r = subprocess.run(a, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if r.returncode and not ok:
+        raise RuntimeError(" ".join(a) + ": " + r.stdout)
+    return r.stdout
+
+
+class Net:
+    """A bridge in a namespace of its own; one namespace per machine. Machine 0 is the host."""
+
+    def __init__(self, machines, rate):
+        self.id, self.rate = "rb%d" % os.getpid(), rate
+        self.ns = ["%sm%d" % (self.id, i) for i in range(machines)]
+        self.hub = self.id + "hub"
+        sh("ip", "netns", "add", self.hub)
+        sh("ip", "-n", self.hub, "link", "add", "name", "br0", "type", "bridge")
+        sh("ip", "-n", self.hub, "link", "set", "br0", "up")
+        for i, ns in enumerate(self.ns):
+            sh("ip", "netns", "add", ns)
+            sh("ip", "-n", ns, "link", "set", "lo", "up")
+            sh("ip", "link", "add", "eth0", "netns", ns, "type", "veth", "peer", "name", "p%d" % i, "netns", self.hub)
+            sh("ip", "-n", self.hub, "link", "set", "p%d" % i, "master", "br0", "up")
+            sh("ip", "-n", ns, "addr", "add", "10.88.0.%d/24" % (i + 1), "dev", "eth0")
+            sh("ip", "-n", ns, "link", "set", "eth0", "up")
+            self.set_rate(i, rate)
+
+    def set_rate(self, i, mbit):
+        for ns, dev in ((self.ns[i], "eth0"), (self.hub, "p%d" % i)):
+            sh("tc", "-n", ns, "qdisc", "replace", "dev", dev, "root", "tbf", "rate", "%gmbit" % mbit, "burst", "64kb", "latency", "300ms")
+
+    def up(self, i, up):
+        sh("ip", "-n", self.hub, "link", "set", "p%d" % i, "up" if up else "down")
+
+    def mute(self, i, on):
+        """Nothing leaves the machine; what comes still comes."""
+        sh("ip", "-n", self.ns[i], "route", "add" if on else "del", "blackhole", "10.88.0.1/32", ok=True)
+
+    def close(self):
+        for ns in self.ns + [self.hub]:
+            sh("ip", "netns", "del", ns, ok=True)
+
+
+class Run:
+    def __init__(self, o):
+        self.o, self.rng = o, random.Random(o.seed)
+        self.dir = os.path.abspath(o.out)
+        shutil.rmtree(self.dir, ignore_errors=True)
+        os.makedirs(self.dir)
+        self.run = self.dir + "/run"
+        self.log = open(self.dir + "/harness.log", "w")
+        self.guests, self.mounted, self.later, self.extra = {}, [], [], {}
+        self.seen, self.far, self.hashes, self.losses, self.bad = 0, 0, {}, {}, []
+        self.dip = None
+        self.recovery = collections.defaultdict(list)
+        self.count = collections.Counter()
+        self.net = Net(GUESTS + 2, o.rate)
+
+    def say(self, text):
+        line = "%8.2f  %s" % (time.monotonic() - self.begin, text)
+        print(line, file=self.log, flush=True)
+        if self.o.verbose:
+            print(line, flush=True)
+
+    def miss(self, text):
+        self.bad.append(text)
+        self.say("FAILED: " + text)
+
+    # --- processes
+
+    def popen(self, machine, argv, log, env=None):
+        e = dict(os.environ, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive", **(env or {}))
+        return subprocess.Popen(["ip", "netns", "exec", self.net.ns[machine]] + argv, stdout=open(log, "a"), stderr=subprocess.STDOUT,
+                                stdin=subprocess.DEVNULL, env=e, start_new_session=True)
+
+    def prepare(self):
+        words = "the of a slow link carries latent gradients between stages and every segment learns".split()
+        r = random.Random(7)
+        with open(self.dir + "/text", "w") as f:
+            f.write(" ".join(r.choice(words) + (".\n" if r.random() < 0.1 else "") for _ in range(20000)))
+        sh(self.o.resbm, "data", "--out", self.dir + "/corpus", self.dir + "/text")
+        with open(self.dir + "/run.yaml", "w") as f:
+            f.write(CONFIG % self.dir)
+        sh("cc", "-shared", "-fPIC", "-O1", "-o", self.dir + "/skew.so", os.path.dirname(os.path.abspath(__file__)) + "/skew.c")
+        self.begin = time.monotonic()
+        self.start_host()
+        self.wait_for(lambda: os.path.exists(self.run + "/invitation"), 20, "an invitation")
+        for i in range(1, GUESTS + 1):
+            os.makedirs(self.dir + "/guest%d" % i)
+            sh("mount", "-t", "tmpfs", "-o", "size=24m,mode=0700", "resbm-test", self.dir + "/guest%d" % i)
+            self.mounted.append(self.dir + "/guest%d" % i)
+            self.start_guest(i)
+        self.wait_for(lambda: self.far >= 3, 90, "the first steps")
+
+    def start_host(self):
+        self.host = self.popen(0, [self.o.resbm, "host", self.dir + "/run.yaml", "--listen", "10.88.0.1:4222", "--out", self.run], self.dir + "/host.out")
+
+    def start_guest(self, i, env=None, name=None):
+        name = name or "guest%d" % i
+        p = self.popen(i, [self.o.resbm, "join", self.run + "/invitation", "--dir", self.dir + "/" + name, "--name", name], self.dir + "/%s.out" % name, env)
+        (self.guests if name.startswith("guest") else self.extra)[i] = p
+        return p
+
+    def pids(self, machine, pattern):
+        """Processes of a machine whose command line holds the pattern."""
+        found = []
+        for pid in sh("ip", "netns", "pids", self.net.ns[machine]).split():
+            try:
+                with open("/proc/%s/cmdline" % pid) as f:
+                    if re.search(pattern, f.read().replace("\0", " ")):
+                        found.append(int(pid))
+            except OSError:
+                pass
+        return found
+
+    def signal(self, machine, pattern, sig):
+        n = 0
+        for pid in self.pids(machine, pattern):
+            try:
+                os.kill(pid, sig)
+                n += 1
+            except ProcessLookupError:
+                pass
+        return n
+
+    # --- what the run does
+
+    def look(self):
+        """Reads the newest steps, and the hashes of every snapshot that is there."""
+        try:
+            with open(self.run + "/metrics.jsonl") as f:
+                f.seek(max(0, os.fstat(f.fileno()).st_size - 20000))
+                lines = f.read().split("\n")[1 if f.tell() > 20000 else 0:-1]
+        except OSError:
+            lines = []
+        for line in lines:
+            try:
+                m = json.loads(line)
+            except ValueError:
+                continue
+            was = self.losses.setdefault(m["step"], m["loss"])
+            if was != m["loss"]:
+                self.miss("step %d has loss %r, it had %r" % (m["step"], m["loss"], was))
+                self.losses[m["step"]] = m["loss"]
+            self.far = max(self.far, m["step"])
+        for d in os.listdir(self.run) if os.path.isdir(self.run) else []:
+            if not re.fullmatch(r"step-\d+", d) or d in self.hashes:
+                continue
+            try:
+                with open("%s/%s/manifest.json" % (self.run, d)) as f:
+                    self.hashes[d] = sorted((x["name"], x["hash"]) for x in json.load(f)["files"])
+            except (OSError, ValueError):
+                pass
+
+    def turn(self):
+        now = time.monotonic()
+        for item in [x for x in self.later if x[0] <= now]:
+            self.later.remove(item)
+            item[1]()
+        self.look()
+        for i, p in list(self.guests.items()):
+            if p.poll() is not None and not any(x[2] == i for x in self.later):
+                self.miss("guest %d has ended with status %d: %s" % (i, p.returncode, open(self.dir + "/guest%d.out" % i).read()[-300:]))
+                self.start_guest(i)
+        if self.host.poll() is not None:
+            raise RuntimeError("the host has ended: " + open(self.dir + "/host.out").read()[-2000:])
+        time.sleep(0.05)
+
+    def wait_for(self, what, seconds, name):
+        until = time.monotonic() + seconds
+        while not what():
+            if time.monotonic() > until:
+                raise RuntimeError("waited %g s for %s" % (seconds, name))
+            self.turn()
+
+    def after(self, seconds, what, guest=0):
+        self.later.append((time.monotonic() + seconds, what, guest))
+
+    # --- faults: each happens now, and undoes itself later where it has to
+
+    def any_guest(self):
+        return self.rng.randint(1, GUESTS)
+
+    def of_stage(self):
+        with_stage = [i for i in range(1, GUESTS + 1) if self.pids(i, "resbm stage ")]
+        return self.rng.choice(with_stage) if with_stage else self.any_guest()
+
+    def restart(self, i, seconds, env=None):
+        self.signal(i, "resbm (join|stage) ", signal.SIGKILL)
+        self.after(seconds, lambda: self.start_guest(i, env), i)
+
+    def kill_stage(self):
+        self.signal(self.of_stage(), "resbm stage ", signal.SIGKILL)
+
+    def stop_stage(self):
+        self.signal(self.of_stage(), "resbm stage ", signal.SIGSTOP)
+
+    def kill_participant(self):
+        self.restart(self.of_stage(), self.rng.uniform(0.2, 6))
+
+    def stop_participant(self):
+        i, t = self.of_stage(), self.rng.uniform(0.5, 8)
+        self.signal(i, "resbm (join|stage) ", signal.SIGSTOP)
+        self.after(t, lambda: self.signal(i, "resbm (join|stage) ", signal.SIGCONT))
+
+    def kill_coordinator(self):
+        self.signal(0, "resbm coordinate ", signal.SIGKILL)
+
+    def stop_coordinator(self):
+        self.signal(0, "resbm coordinate ", signal.SIGSTOP)
+
+    def kill_server(self):
+        self.signal(0, "^[^ ]*nats-server ", signal.SIGKILL)
+
+    def stop_server(self):
+        self.signal(0, "^[^ ]*nats-server ", signal.SIGSTOP)
+
+    def link_down(self, seconds):
+        i = self.of_stage()
+        self.net.up(i, False)
+        self.after(seconds, lambda: self.net.up(i, True))
+
+    def link_down_1s(self):
+        self.link_down(1)
+
+    def link_down_10s(self):
+        self.link_down(10)
+
+    def link_down_60s(self):
+        self.link_down(60)
+
+    def one_direction(self):
+        i = self.of_stage()
+        self.net.mute(i, True)
+        self.after(self.rng.choice([1, 3, 8]), lambda: self.net.mute(i, False))
+
+    def rate_to_a_tenth(self):
+        i = self.of_stage()
+        self.net.set_rate(i, self.o.rate / 10)
+        self.after(self.rng.uniform(2, 8), lambda: self.net.set_rate(i, self.o.rate))
+
+    def late_joiner(self):
+        if GUESTS + 1 in self.extra and self.extra[GUESTS + 1].poll() is None:
+            self.extra[GUESTS + 1].terminate()
+        name = "late%d" % self.count["late_joiner"]
+        p = self.start_guest(GUESTS + 1, name=name)
+        self.after(self.rng.uniform(3, 12), lambda: self.signal(GUESTS + 1, "--dir .*/%s " % name, signal.SIGTERM))
+
+    def doubled_and_reordered(self):
+        mischief = "seed=%d,twice=0.02,late=0.02,lost=0.005" % self.rng.randint(1, 1 << 30)
+        self.restart(self.of_stage(), 0.3, {"RESBM_MISCHIEF": mischief})
+
+    def disk_full(self):
+        i = self.of_stage()
+        path = self.dir + "/guest%d/fill" % i
+        for size in (65536, 512): # to the last block
+            try:
+                with open(path, "ab", buffering=0) as f:
+                    while f.write(b"x" * size) == size:
+                        pass
+            except OSError:
+                pass
+        self.after(self.rng.uniform(1, 5), lambda: os.path.exists(path) and os.unlink(path))
+
+    def clock_skew(self):
+        seconds = self.rng.choice([-36000, -3600, -61, 61, 3600, 864000])
+        self.restart(self.of_stage(), 0.3, {"LD_PRELOAD": self.dir + "/skew.so", "RESBM_SKEW": str(seconds)})
+
+    KINDS = ["kill_stage", "stop_stage", "kill_participant", "stop_participant", "kill_coordinator", "stop_coordinator", "kill_server",
+             "stop_server", "link_down_1s", "link_down_10s", "link_down_60s", "one_direction", "rate_to_a_tenth", "late_joiner",
+             "doubled_and_reordered", "disk_full", "clock_skew"]
+
+    def round(self, kinds):
+        together = self.rng.randint(1, self.o.together)
+        draw = []
+        for _ in range(together): # the kinds that have come least so far first, so that each gets its share
+            least = min(self.count[k] for k in kinds)
+            draw.append(self.rng.choice([k for k in kinds if self.count[k] <= least + 1]))
+            self.count[draw[-1]] += 1
+        until = time.monotonic() + self.rng.uniform(0, 1.5)
+        while time.monotonic() < until:
+            self.turn()
+        start, far = time.monotonic(), self.far
+        for k in draw:
+            self.say("%s at step %d" % (k, self.far))
+            getattr(self, k)()
+            until = time.monotonic() + (self.rng.uniform(0, 1) if together > 1 else 0)
+            while time.monotonic() < until:
+                self.turn()
+        last, far = time.monotonic(), max(far, self.far)
+        # Past what was committed, and long enough that a fault which takes time to show has shown.
+        try:
+            self.wait_for(lambda: self.far > far, 180, "a step after %s" % "+".join(draw))
+        except RuntimeError as e:
+            self.miss(str(e))
+            self.dump()
+            raise
+        took = time.monotonic() - last
+        watch, longest, mark, seen = time.monotonic() + self.o.watch, took, time.monotonic(), self.far
+        while time.monotonic() < watch or time.monotonic() - mark > 1.5: # a stand-still that begins later belongs to it too
+            self.turn()
+            if self.far > seen:
+                longest, mark, seen = max(longest, time.monotonic() - mark), time.monotonic(), self.far
+            if time.monotonic() - mark > 180:
+                self.dump()
+                raise RuntimeError("stands still after " + "+".join(draw))
+        for k in draw:
+            self.recovery[k if len(draw) == 1 else "combined"].append(longest)
+        self.say("went on; longest stand-still %.2f s" % longest)
+
+    # --- a participant that turns on its run
+
+    def attack(self, count):
+        """Malformed and unauthorised messages, wrong keys: none accepted, the run undisturbed, each named in a log; and a key that is
+        revoked while the run goes on opens nothing any more."""
+        m, name = GUESTS + 1, "enemy"
+        p = self.start_guest(m, name=name)
+        access = self.dir + "/enemy/access.json"
+        self.wait_for(lambda: os.path.exists(access) and "GFLOP" in open(self.dir + "/enemy.out").read(), 30, "the enemy's enrolment")
+        p.terminate()
+        p.wait(20)
+        own = json.load(open(access))["name"]
+        listed = json.loads(self.inside(0, self.o.resbm, "status", "--json", self.run))
+        victim = next(x["name"] for x in listed["participants"] if x["label"].startswith("guest"))
+        epoch, far = listed["epoch"], self.far
+        server, host = os.path.getsize(self.run + "/host/server.log"), os.path.getsize(self.run + "/host.log")
+        hostile = subprocess.Popen(["ip", "netns", "exec", self.net.ns[m], os.path.join(os.path.dirname(self.o.resbm), "hostile"), access,
+                                    self.run + "/invitation", victim, str(count), str(self.o.seed)], stdout=subprocess.PIPE, text=True)
+        self.wait_for(lambda: hostile.poll() is not None, 120, "the enemy")
+        said = hostile.stdout.read()
+        print(said, end="", flush=True)
+        if hostile.returncode:
+            self.miss("the enemy got something accepted: " + said)
+        self.wait_for(lambda: self.far > far + 3, 60, "steps after the attack")
+        now = json.loads(self.inside(0, self.o.resbm, "status", "--json", self.run))
+        if now["epoch"] != epoch:
+            self.miss("the attack disturbed the run: epoch %d became %d" % (epoch, now["epoch"]))
+        named = open(self.run + "/host/server.log").read()[server:].count("Violation")
+        refused = open(self.run + "/host.log").read()[host:].count("refused")
+        print("named: %d by the server, %d by the coordinator" % (named, refused), flush=True)
+        want = int(re.search(r"of (\d+)", said).group(1))
+        if named < want or refused < count // 8:
+            self.miss("the logs name %d violations of %d, and %d malformed messages" % (named, want, refused))
+        self.inside(0, self.o.resbm, "revoke", self.run, own)
+        p = self.start_guest(m, name=name)
+        self.wait_for(lambda: p.poll() is not None, 60, "the end of a participant that was revoked")
+        if p.returncode != 1 or "cannot connect" not in open(self.dir + "/enemy.out").read():
+            self.miss("a revoked key still opens: " + open(self.dir + "/enemy.out").read()[-300:])
+        self.secrets()
+
+    def inside(self, machine, *argv):
+        return sh("ip", "netns", "exec", self.net.ns[machine], *argv)
+
+    def secrets(self):
+        """No seed of any key stands in a log, a report, a checkpoint, or on a command line."""
+        seeds = {json.load(open(d + "/access.json"))["seed"] for d in [self.run + "/host"] + [self.dir + "/guest%d" % i for i in range(1, GUESTS + 1)]}
+        allowed = {"access.json", "invited.json", "invitation"}
+        for folder, _, files in os.walk(self.dir):
+            for f in files:
+                if f in allowed:
+                    if os.stat(folder + "/" + f).st_mode & 0o077:
+                        self.miss("%s/%s can be read by others" % (folder, f))
+                    continue
+                try:
+                    data = open(folder + "/" + f, "rb").read()
+                except OSError:
+                    continue
+                if any(s.encode() in data for s in seeds):
+                    self.miss("a secret stands in %s/%s" % (folder, f))
+        for m in range(len(self.net.ns)):
+            for pid in self.pids(m, "."):
+                try:
+                    line = open("/proc/%d/cmdline" % pid, "rb").read()
+                except OSError:
+                    continue
+                if any(s.encode() in line for s in seeds):
+                    self.miss("a secret stands on a command line")
+
+    def dump(self):
+        self.say(open(self.dir + "/host.out").read()[-3000:])
+        for i in range(1, GUESTS + 1):
+            self.say("guest %d: " % i + open(self.dir + "/guest%d.out" % i).read()[-600:])
+
+    # --- the end
+
+    def finish(self):
+        while self.later:
+            self.turn()
+        far = self.far
+        self.wait_for(lambda: self.far > far, 60, "a step at the end")
+        self.host.send_signal(signal.SIGINT)
+        try:
+            self.host.wait(60)
+        except subprocess.TimeoutExpired:
+            self.miss("the host does not end")
+        self.look()
+        self.compare()
+
+    def compare(self):
+        """Losses and weights against one process without network or faults."""
+        ref, steps = self.dir + "/ref", max(self.losses)
+        out = sh(self.o.resbm, "train", "-q", self.dir + "/run.yaml", "--out", ref, "pipeline.stages=1", "pipeline.threads=1", "link.latency=0ms",
+                 "train.steps=%d" % steps, "train.keep=1000000", ok=True)
+        if not os.path.exists(ref + "/metrics.jsonl"):
+            return self.miss("the reference run: " + out[-500:])
+        with open(ref + "/metrics.jsonl") as f:
+            losses = {m["step"]: m["loss"] for m in map(json.loads, f)}
+        with open(self.run + "/metrics.jsonl") as f:
+            final = [m["step"] for m in map(json.loads, f)]
+        if final != list(range(1, steps + 1)):
+            self.miss("metrics.jsonl does not hold every step once")
+        wrong = [s for s, v in self.losses.items() if losses.get(s) != v]
+        if wrong:
+            self.miss("%d steps have other losses, first %d" % (len(wrong), min(wrong)))
+        other = 0
+        for d, h in self.hashes.items():
+            try:
+                with open("%s/%s/manifest.json" % (ref, d)) as f:
+                    other += sorted((x["name"], x["hash"]) for x in json.load(f)["files"]) != h
+            except OSError:
+                other += d != "step-%d" % steps
+        if other:
+            self.miss("%d of %d snapshots have other weights" % (other, len(self.hashes)))
+        log = open(self.run + "/host.log").read()
+        if "with another result" in log:
+            self.miss("a step that was done again had another result")
+        self.snapshots, self.steps = len(self.hashes), steps
+
+    def close(self):
+        for m in range(len(self.net.ns)):
+            self.signal(m, ".", signal.SIGKILL)
+        time.sleep(0.3)
+        for d in self.mounted:
+            sh("umount", "-l", d, ok=True)
+        self.net.close()
+
+    def report(self):
+        rows = ["| fault | how often | recovered | median s | 95 % s | longest s |", "|---|---|---|---|---|---|"]
+        for k in self.KINDS + ["combined"]:
+            v = sorted(self.recovery[k])
+            n = self.count[k] if k != "combined" else len(v)
+            if n:
+                rows.append("| %s | %d | %s | %s | %s | %s |" % (k.replace("_", " "), n, len(v) if v else "in combinations", *(("%.1f" % x for x in (
+                    statistics.median(v), v[int(0.95 * (len(v) - 1))], v[-1])) if v else ("", "", ""))))
+        rows.append("")
+        rows.append("%d faults, seed %d, %d steps, %d snapshots compared: %s" % (sum(self.count.values()), self.o.seed, getattr(self, "steps", self.far),
+                    getattr(self, "snapshots", 0), "%d failures" % len(self.bad) if self.bad else "all held"))
+        return "\n".join(rows)
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--resbm", required=True)
+    p.add_argument("--out", required=True)
+    p.add_argument("--seed", type=int, default=int(time.time()))
+    p.add_argument("--rounds", type=int, default=1 << 30)
+    p.add_argument("--seconds", type=float, default=1e9)
+    p.add_argument("--kinds", default=",".join(Run.KINDS))
+    p.add_argument("--together", type=int, default=1)
+    p.add_argument("--watch", type=float, default=2.0, help="seconds after a round in which a late stand-still still counts to it")
+    p.add_argument("--rate", type=float, default=80, help="Mbit/s of every machine, each way")
+    p.add_argument("--attack", type=int, default=0, help="messages of a hostile participant, first of all")
+    p.add_argument("--report")
+    p.add_argument("--verbose", action="store_true")
+    o = p.parse_args()
+    o.resbm = os.path.abspath(o.resbm)
+    if os.geteuid() or subprocess.run(["ip", "netns", "add", "rbprobe%d" % os.getpid()], stderr=subprocess.DEVNULL).returncode:
+        print("skipped: network namespaces need root and iproute2")
+        return 77
+    sh("ip", "netns", "del", "rbprobe%d" % os.getpid())
+    print("seed %d" % o.seed, flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    r = Run(o)
+    try:
+        r.prepare()
+        kinds = o.kinds.split(",")
+        if o.attack:
+            r.attack(o.attack)
+        until = time.monotonic() + o.seconds
+        n = 0
+        while n < o.rounds and time.monotonic() < until:
+            r.round(kinds)
+            n += 1
+        r.finish()
+    except (RuntimeError, KeyboardInterrupt) as e:
+        r.miss(str(e) or "interrupted")
+    finally:
+        r.close()
+    text = r.report()
+    print(text)
+    for b in r.bad:
+        print("FAILED: " + b[:600])
+    if o.report:
+        with open(o.report, "a") as f:
+            f.write(text + "\n\n")
+    return 1 if r.bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
