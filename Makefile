@@ -12,7 +12,7 @@ STUDY ?=
 FUZZ_SECONDS ?= 60
 GENERATOR := $(if $(shell command -v ninja 2>/dev/null),Ninja,Unix Makefiles)
 
-.PHONY: all configure demo study test bench bench-offload bench-middle bench-schedules plans install sanitize format clean help
+.PHONY: all configure demo study test test-internet bench bench-offload bench-middle bench-schedules plans install sanitize format clean help
 .DEFAULT_GOAL := all
 
 all: ## build build/resbm and the library
@@ -42,6 +42,16 @@ test: ## install what testing needs, build everything, run every test
 	@$(MAKE) --no-print-directory configure
 	cmake --build $(BUILD) -j $(JOBS)
 	@BUILD=$(BUILD) scripts/run-tests.sh
+
+# Two hours as root; tests/internet/internet.py explains seed, seconds and together.
+SEED ?= 1
+SECONDS ?= 7200
+TOGETHER ?= 3
+test-internet: configure ## faults of every kind on a run across network namespaces, SECONDS long (docs/internet.md)
+	@scripts/install-deps.sh build test
+	cmake --build $(BUILD) -j $(JOBS)
+	python3 tests/internet/internet.py --resbm $(BUILD)/resbm --out $(BUILD)/internet --seed $(SEED) --seconds $(SECONDS) \
+	    --together $(TOGETHER) --attack 1000 --report $(BUILD)/internet.md
 
 bench: ## measure kernels, codecs, links and training against PyTorch, print the table of docs/benchmarks.md
 	@scripts/install-deps.sh build demo test

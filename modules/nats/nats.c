@@ -132,11 +132,13 @@ static resbm_status connect_to(rb_nats *c, const rb_carrier_options *o, rb_err *
     natsOptions *n = NULL;
     natsStatus s = natsOptions_Create(&n);
     if (!s) s = set_options(c, o, n);
-    int refused = 0; /* libnats 3.4 leaves out signatures that begin with a zero: one in 256 is refused without a reason */
+    /* libnats 3.4 leaves out signatures that begin with a zero: one in 256 is refused without a reason. A certificate that is not
+     * the expected one stays so. */
+    int refused = 0;
     for (bool again = !s; again;) {
         s = natsConnection_Connect(&c->nc, n);
-        again = (s == NATS_CONNECTION_AUTH_FAILED && ++refused < 4) ||
-                ((s == NATS_NO_SERVER || s == NATS_TIMEOUT || s == NATS_IO_ERROR) && rb_now_ns() < o->deadline_ns);
+        bool final = s == NATS_CONNECTION_AUTH_FAILED || s == NATS_SSL_ERROR || s == NATS_INVALID_ARG;
+        again = s && (final ? ++refused < 4 : rb_now_ns() < o->deadline_ns);
         if (again) rb_sleep_ns(100 * RB_MS);
     }
     natsOptions_Destroy(n);

@@ -141,6 +141,9 @@ static void announce(const keeper *k, const rb_access *a) {
 static resbm_status prepare(keeper *k, rb_err *err) {
     rb_access own;
     char path[PATH_MAX];
+    if (rb_config_flows(k->o->cfg))
+        return rb_fail(err, RESBM_E_CONFIG, "schedule %s, whose steps flow into one another, needs stages that read the data themselves: it "
+                       "cannot be hosted", k->o->cfg->pipeline.schedule);
     RB_TRY(rb_make_dirs(k->o->dir, err));
     char *whole = realpath(k->o->dir, NULL);
     snprintf(k->dir, sizeof k->dir, "%s", whole ? whole : k->o->dir);

@@ -1,0 +1,97 @@
+#!/bin/sh
+# ctest: timeout=240
+# Hosting as a user meets it: two commands host, one joins. Four participants without data, each with a folder of its own, train with
+# the bits of the local engine; host and all participants end; the same command goes on; leaving, pausing and revoking; wrong use is
+# named.
+set -u
+. "$RB_SOURCE_DIR/tests/run_common.sh"
+[ -f "$RB_BINARY_DIR/resbm-nats.so" ] || { echo "skipped: built without libnats"; exit 77; }
+make_corpus
+make_config
+rm -rf run guest* later
+long="optim.schedule=constant train.checkpoint_every=2"
+# shellcheck disable=SC2086
+train local train.steps=6 $long || { miss local; cat local.log; }
+pids=
+trap 'kill -KILL $pids 2>/dev/null' EXIT
+host() {
+    # shellcheck disable=SC2086
+    "$resbm" host run.yaml --listen 127.0.0.1:0 --out run $long "$@" >host.log 2>&1 &
+    host=$!
+    pids="$pids $host"
+}
+wait_for() { # FILE PATTERN SECONDS
+    i=0
+    while ! grep -Eq -- "$2" "$1" 2>/dev/null && [ $i -lt $(($3 * 10 * patience)) ]; do sleep 0.1; i=$((i + 1)); done
+    grep -Eq -- "$2" "$1" || { miss "$1 does not say '$2'"; tail -n 5 "$1"; }
+}
+join() { # N [more]
+    n=$1
+    shift
+    mkdir -p "guest$n"
+    (cd "guest$n" && exec env OMP_NUM_THREADS=1 "$resbm" join ../run/invitation --dir own --name "guest $n" "$@") >"guest$n.log" 2>&1 &
+    pids="$pids $!"
+}
+ends() { # PID STATUS WHAT
+    i=0
+    while kill -0 "$1" 2>/dev/null && [ $i -lt $((400 * patience)) ]; do sleep 0.1; i=$((i + 1)); done
+    wait "$1"
+    got=$?
+    [ $got = "$2" ] || { miss "$3 ended with status $got"; tail -n 5 "$4"; }
+}
+
+host train.steps=6
+wait_for host.log "resbm join INVITATION" 20
+for n in 1 2 3 4; do join $n; eval "g$n=$!"; done
+ends "$host" 0 host host.log
+# shellcheck disable=SC2154 # by eval
+for n in 1 2 3 4; do eval "ends \$g$n 0 'guest $n' guest$n.log"; done
+same local run
+[ "$(stat -c %a run/invitation)" = 600 ] || miss "others can read the invitation"
+[ "$(find guest1 -name '*.bin' | wc -l)" = 0 ] || miss "a participant has data"
+
+# The same commands go on, each participant with its own key and weights.
+host train.steps=100000
+wait_for host.log "resbm join INVITATION" 20
+for n in 1 2 3 4 5; do join $n; eval "g$n=$!"; done
+wait_for host.log "step 1[0-9]/" 60
+"$resbm" status run >status.log 2>&1 || { miss status; cat status.log; }
+[ "$(grep -c works status.log)" = 4 ] && [ "$(grep -c spare status.log)" = 1 ] || { miss "status shows other participants"; cat status.log; }
+"$resbm" status guest1/own >status1.log 2>&1 || { miss "status of a participant"; cat status1.log; }
+
+# One of those that work pauses; the spare takes its place; then the paused one goes on as the spare.
+n=$(sed -n 's/.*guest \([1-5]\) .* works .*/\1/p' status.log | head -n 1)
+"$resbm" leave --pause "guest$n/own" || miss "pause"
+wait_for host.log "is paused by its owner" 20
+at=$(grep -c . host.log)
+"$resbm" leave --resume "guest$n/own" || miss "resume"
+wait_for "guest$n.log" resumed 20
+i=0
+while [ "$(sed "1,${at}d" host.log | grep -c "^step")" -lt 1 ] && [ $i -lt $((600 * patience)) ]; do sleep 0.1; i=$((i + 1)); done
+
+# Revoked while the run goes on: it is cut off, and cannot come back.
+who=$(sed -n "s/^\([^ ]*\) .*guest $n .*/\1/p" status.log)
+"$resbm" revoke run "$who" >revoke.log 2>&1 || { miss revoke; cat revoke.log; }
+eval "ends \$g$n 1 'revoked guest' guest$n.log"
+join "$n"
+ends $! 1 "revoked guest that comes back" "guest$n.log"
+"$resbm" status run | grep "^$who " | grep -q revoked || miss "status does not show who is revoked"
+m=$((n % 5 + 1))
+"$resbm" leave "guest$m/own" || miss leave
+eval "ends \$g$m 0 'guest that leaves' guest$m.log"
+kill -INT "$host"
+ends "$host" 130 "host on Ctrl-C" host.log
+
+"$resbm" join nonsense >wrong.log 2>&1 && miss "joined with nonsense"
+wait_for wrong.log "nonsense" 1
+"$resbm" join "$(cut -c1-300 run/invitation)" >wrong.log 2>&1 && miss "joined with half an invitation"
+wait_for wrong.log "this is no invitation .*or a part of it is missing" 1
+"$resbm" join run/invitation --hours 25-3 >wrong.log 2>&1 && miss "joined at hour 25"
+wait_for wrong.log "not of the form 22-07" 1
+"$resbm" leave nowhere >wrong.log 2>&1 && miss "left nowhere"
+wait_for wrong.log "no participant runs in nowhere" 1
+"$resbm" host run.yaml --listen 0.0.0.0 --out open >wrong.log 2>&1 && miss "announced 0.0.0.0"
+wait_for wrong.log "announce has to say" 1
+"$resbm" host run.yaml --listen 127.0.0.1:0 --out flows pipeline.schedule=pipedream optim.clip=0 >wrong.log 2>&1 && miss "hosted a schedule that flows"
+wait_for wrong.log "steps flow into one another" 1
+verdict
