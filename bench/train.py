@@ -87,6 +87,7 @@ def one_process(r, rounds):
 
 WHOLE = ("boundary.kind=none", "boundary.codec_fwd=f32", "boundary.codec_bwd=f32")
 NARROW = ("boundary.kind=residual", "boundary.ratio=128", "boundary.codec_fwd=int4", "boundary.codec_bwd=int4")
+ZERO_BUBBLE = ("pipeline.schedule=zb-h1",)
 RATE = "1mbit"
 
 
@@ -126,19 +127,24 @@ def two_stages(r, rounds):
     for size in SIZES:
         d, layers, heads, ffn, context, batch, steps = size
         tokens = batch * context
-        peer_s, whole, narrow, slow = [], [], [], []
+        shaped = (f"link.up={RATE}", f"link.down={RATE}")
+        runs = {  # settings, and the run without shape that it is compared with
+            "resbm, f32 over the link": (WHOLE, None),
+            "resbm 128x int4": (NARROW, None),
+            "resbm 128x int4 at 1 Mbit/s (shaped in user space)": (NARROW + shaped, "resbm 128x int4"),
+            "resbm 128x int4, zb-h1": (NARROW + ZERO_BUBBLE, None),
+            "resbm 128x int4, zb-h1, at 1 Mbit/s": (NARROW + ZERO_BUBBLE + shaped, "resbm 128x int4, zb-h1"),
+        }
+        peer_s, mine = [], {name: [] for name in runs}
         for _ in range(rounds):
             peer_s += peer("torch_pipeline.py", 2, d, layers, heads, ffn, 256, context, batch, 8, steps)["step_s"][1:]
-            whole += [s["step_s"] for s in r.train(size, 2, 1, 8, steps, *WHOLE)[0][1:]]
-            narrow += [s["step_s"] for s in r.train(size, 2, 1, 8, steps, *NARROW)[0][1:]]
-            slow += [s["step_s"] for s in
-                     r.train(size, 2, 1, 8, steps, *NARROW, f"link.up={RATE}", f"link.down={RATE}")[0][1:]]
+            for name, (settings, _) in runs.items():
+                mine[name] += [s["step_s"] for s in r.train(size, 2, 1, 8, steps, *settings)[0][1:]]
         print(f"\nTwo stages of one thread each, 8 microbatches, d {d}, {layers} layers, context {context}, batch {batch}\n")
         print("| | tokens/s | against PyTorch | against its own unshaped |\n|---|---|---|---|")
         row("PyTorch 1F1B over gloo", tokens, peer_s, peer_s, None)
-        row("resbm, f32 over the link", tokens, whole, peer_s, None)
-        row("resbm 128x int4", tokens, narrow, peer_s, None)
-        row("resbm 128x int4 at 1 Mbit/s (shaped in user space)", tokens, slow, peer_s, narrow)
+        for name, (_, own) in runs.items():
+            row(name, tokens, mine[name], peer_s, mine.get(own))
         print(f"\n{load()}", flush=True)
 
 
@@ -154,11 +160,11 @@ def namespaces(r, rounds):
     slow_peer = torch_over_namespaces(size, 1)
     narrow, slow = [], []
     for _ in range(rounds):
-        narrow += [s["step_s"] for s in r.train(size, 2, 1, 8, steps, *NARROW, "pipeline.transport=tcp")[0][1:]]
-        slow += resbm_over_namespaces(r, size, steps, *NARROW)[1:]
+        narrow += [s["step_s"] for s in r.train(size, 2, 1, 8, steps, *NARROW, *ZERO_BUBBLE, "pipeline.transport=tcp")[0][1:]]
+        slow += resbm_over_namespaces(r, size, steps, *NARROW, *ZERO_BUBBLE)[1:]
     print(f"\nThe same at d {d} in two network namespaces joined by a veth pair with tc tbf at 1 Mbit/s each way\n")
     print("| | tokens/s | seconds per step | against its own unshaped |\n|---|---|---|---|")
-    for name, seconds, own in (("PyTorch 1F1B over gloo", slow_peer, peer_s), ("resbm 128x int4", slow, narrow)):
+    for name, seconds, own in (("PyTorch 1F1B over gloo", slow_peer, peer_s), ("resbm 128x int4, zb-h1", slow, narrow)):
         s = statistics.median(seconds)
         print(f"| {name} | {tokens / s:.0f} | {s:.2f} | {statistics.median(own) / s:.3f} |")
     print(f"\n{load()}", flush=True)

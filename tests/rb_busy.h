@@ -18,8 +18,8 @@ static inline bool rb_machine_is_busy(void) {
     return late > 8 * RB_MS || worst > 3 * RB_MS;
 }
 
-/* `holds` measures something that load can only make look worse: three tries, and up to ten where the machine was busy
- * meanwhile. Was it busy at each of them, the rest of the test is skipped, which says so. */
+/* `holds` measures something that load can only make look worse: three tries, and up to ten where the machine
+ * was busy meanwhile. Was it busy at each of them, the rest of the test is skipped, which says so. */
 static inline void rb_measured(bool (*holds)(const void *arg), const void *arg, const char *what) {
     int quiet = 0;
     for (int tries = 0; tries < 10 && quiet < 3; tries++) {

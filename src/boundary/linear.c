@@ -15,16 +15,6 @@ static resbm_status check(rb_boundary_config *c, const rb_boundary_dims *s, rb_e
     return RESBM_OK;
 }
 
-static void parts_of(const rb_boundary_config *c, const rb_boundary_dims *s, rb_boundary_parts *out) {
-    (void)s;
-    *out = (rb_boundary_parts){.count = 1, .width = {c->k}};
-}
-
-static double latent_std(const rb_boundary_config *c, const rb_boundary_dims *s) {
-    (void)c;
-    return s->std; /* the stream's, which begins as wide as the embedding */
-}
-
 static bool may_vanish(const rb_boundary_config *c) {
     (void)c;
     return true;
@@ -40,11 +30,6 @@ static void list_decoder(const rb_boundary_config *c, const rb_boundary_dims *s,
                          rb_tensor_list *l) {
     double std = rb_decoder_std(c, 1 / sqrt((double)c->k));
     rb_tensor_add(l, prefix, "fc1.weight", s->d, c->k, RB_ROLE_BOUNDARY_MATRIX, 0, std);
-}
-
-static void plan_nothing(const rb_boundary_end *e, int64_t n, rb_plan *p, rb_end_buffers *out) {
-    (void)e, (void)n, (void)p;
-    *out = (rb_end_buffers){0};
 }
 
 static void plan_kept(const rb_boundary_end *e, int64_t n, rb_plan *p, rb_end_buffers *out) {
@@ -90,14 +75,14 @@ const rb_boundary_kind rb_boundary_linear = {
     .masks = true,
     .narrows = true,
     .check = check,
-    .parts = parts_of,
-    .latent_std = latent_std,
+    .parts = rb_boundary_latents_only,
+    .latent_std = rb_boundary_stream_std,
     .may_vanish = may_vanish,
     .list_encoder = list_encoder,
     .list_decoder = list_decoder,
-    .plan_saved = plan_nothing,
+    .plan_saved = rb_boundary_plan_nothing,
     .plan_kept = plan_kept,
-    .plan_scratch = plan_nothing,
+    .plan_scratch = rb_boundary_plan_nothing,
     .encode_forward = encode_forward,
     .encode_backward_input = encode_backward_input,
     .encode_backward_weight = encode_backward_weight,

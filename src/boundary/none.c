@@ -14,21 +14,6 @@ static void parts_of(const rb_boundary_config *c, const rb_boundary_dims *s, rb_
     *out = (rb_boundary_parts){.count = 1, .width = {s->d}};
 }
 
-static double latent_std(const rb_boundary_config *c, const rb_boundary_dims *s) {
-    (void)c;
-    return s->std; /* the stream begins as wide as the embedding */
-}
-
-static void list_nothing(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
-                         rb_tensor_list *l) {
-    (void)c, (void)s, (void)prefix, (void)l;
-}
-
-static void plan_nothing(const rb_boundary_end *e, int64_t n, rb_plan *p, rb_end_buffers *out) {
-    (void)e, (void)n, (void)p;
-    *out = (rb_end_buffers){0};
-}
-
 static resbm_status encode_forward(const rb_boundary_end *e, rb_view x, const rb_view *parts, rb_err *err) {
     return rb_copy(e->q, parts[0], x, err);
 }
@@ -37,11 +22,6 @@ static resbm_status encode_backward_input(const rb_boundary_end *e, rb_view dx, 
                                           rb_view x, rb_err *err) {
     (void)x;
     return rb_copy(e->q, dx, dparts[0], err);
-}
-
-static resbm_status encode_backward_weight(const rb_boundary_end *e, rb_view x, rb_err *err) {
-    (void)e, (void)x, (void)err;
-    return RESBM_OK;
 }
 
 static resbm_status decode_forward(const rb_boundary_end *e, rb_view y, bool add, const rb_view *parts,
@@ -54,28 +34,22 @@ static resbm_status decode_backward_input(const rb_boundary_end *e, const rb_vie
     return rb_copy(e->q, dparts[0], dy, err);
 }
 
-static resbm_status decode_backward_weight(const rb_boundary_end *e, rb_view dy, const rb_view *parts,
-                                           rb_err *err) {
-    (void)e, (void)dy, (void)parts, (void)err;
-    return RESBM_OK;
-}
-
 const rb_boundary_kind rb_boundary_none = {
     .name = "none",
     .summary = "x crosses whole",
     .codec = "bf16",
     .check = check,
     .parts = parts_of,
-    .latent_std = latent_std,
-    .list_encoder = list_nothing,
-    .list_decoder = list_nothing,
-    .plan_saved = plan_nothing,
-    .plan_kept = plan_nothing,
-    .plan_scratch = plan_nothing,
+    .latent_std = rb_boundary_stream_std,
+    .list_encoder = rb_boundary_list_nothing,
+    .list_decoder = rb_boundary_list_nothing,
+    .plan_saved = rb_boundary_plan_nothing,
+    .plan_kept = rb_boundary_plan_nothing,
+    .plan_scratch = rb_boundary_plan_nothing,
     .encode_forward = encode_forward,
     .encode_backward_input = encode_backward_input,
-    .encode_backward_weight = encode_backward_weight,
+    .encode_backward_weight = rb_boundary_encode_no_weight,
     .decode_forward = decode_forward,
     .decode_backward_input = decode_backward_input,
-    .decode_backward_weight = decode_backward_weight,
+    .decode_backward_weight = rb_boundary_decode_no_weight,
 };

@@ -30,27 +30,12 @@ static resbm_status check(rb_boundary_config *c, const rb_boundary_dims *s, rb_e
     return RESBM_OK;
 }
 
-static void parts_of(const rb_boundary_config *c, const rb_boundary_dims *s, rb_boundary_parts *out) {
-    (void)s;
-    *out = (rb_boundary_parts){.count = 1, .width = {c->k}};
-}
-
-static double latent_std(const rb_boundary_config *c, const rb_boundary_dims *s) {
-    (void)c;
-    return s->std; /* the stream begins as wide as the embedding */
-}
-
 static void list_basis(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
                        rb_tensor_list *l) {
     rb_tensor *t = rb_tensor_add(l, prefix, "basis", c->k, s->d, RB_ROLE_STATE, 0, 1);
     if (!t) return;
     t->values = RB_VALUES_BASIS;
     t->like = "boundary.basis";
-}
-
-static void plan_nothing(const rb_boundary_end *e, int64_t n, rb_plan *p, rb_end_buffers *out) {
-    (void)e, (void)n, (void)p;
-    *out = (rb_end_buffers){0};
 }
 
 static resbm_status encode_forward(const rb_boundary_end *e, rb_view x, const rb_view *parts, rb_err *err) {
@@ -63,11 +48,6 @@ static resbm_status encode_backward_input(const rb_boundary_end *e, rb_view dx, 
     return rb_linear_backward_x(e->q, dx, 0, dparts[0], e->w[0], err);
 }
 
-static resbm_status encode_backward_weight(const rb_boundary_end *e, rb_view x, rb_err *err) {
-    (void)e, (void)x, (void)err;
-    return RESBM_OK;
-}
-
 static resbm_status decode_forward(const rb_boundary_end *e, rb_view y, bool add, const rb_view *parts,
                                    rb_err *err) {
     return rb_linear_backward_x(e->q, y, add ? 1 : 0, parts[0], e->w[0], err);
@@ -78,12 +58,6 @@ static resbm_status decode_backward_input(const rb_boundary_end *e, const rb_vie
     return rb_linear_forward(e->q, dparts[0], 0, dy, e->w[0], err);
 }
 
-static resbm_status decode_backward_weight(const rb_boundary_end *e, rb_view dy, const rb_view *parts,
-                                           rb_err *err) {
-    (void)e, (void)dy, (void)parts, (void)err;
-    return RESBM_OK;
-}
-
 const rb_boundary_kind rb_boundary_subspace = {
     .name = "subspace",
     .summary = "a fixed subspace that the weights which write to the stream are kept in: lossless at its k",
@@ -91,17 +65,17 @@ const rb_boundary_kind rb_boundary_subspace = {
     .narrows = true,
     .constrains = true,
     .check = check,
-    .parts = parts_of,
-    .latent_std = latent_std,
+    .parts = rb_boundary_latents_only,
+    .latent_std = rb_boundary_stream_std,
     .list_encoder = list_basis,
     .list_decoder = list_basis,
-    .plan_saved = plan_nothing,
-    .plan_kept = plan_nothing,
-    .plan_scratch = plan_nothing,
+    .plan_saved = rb_boundary_plan_nothing,
+    .plan_kept = rb_boundary_plan_nothing,
+    .plan_scratch = rb_boundary_plan_nothing,
     .encode_forward = encode_forward,
     .encode_backward_input = encode_backward_input,
-    .encode_backward_weight = encode_backward_weight,
+    .encode_backward_weight = rb_boundary_encode_no_weight,
     .decode_forward = decode_forward,
     .decode_backward_input = decode_backward_input,
-    .decode_backward_weight = decode_backward_weight,
+    .decode_backward_weight = rb_boundary_decode_no_weight,
 };

@@ -40,11 +40,6 @@ static double latent_std(const rb_boundary_config *c, const rb_boundary_dims *s)
     return 2 * s->std; /* the largest of a stream as wide as the embedding */
 }
 
-static void list_encoder(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
-                         rb_tensor_list *l) {
-    (void)c, (void)s, (void)prefix, (void)l;
-}
-
 static bool feeds_back(const rb_boundary_config *c) {
     return c->feedback == RB_FEEDBACK_GRADIENT && c->feedback_rows > 0;
 }
@@ -52,11 +47,6 @@ static bool feeds_back(const rb_boundary_config *c) {
 static void list_decoder(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
                          rb_tensor_list *l) {
     if (feeds_back(c)) rb_tensor_add(l, prefix, "residue", c->feedback_rows, s->d, RB_ROLE_STATE, 0, 0);
-}
-
-static void plan_nothing(const rb_boundary_end *e, int64_t n, rb_plan *p, rb_end_buffers *out) {
-    (void)e, (void)n, (void)p;
-    *out = (rb_end_buffers){0};
 }
 
 static resbm_status encode_forward(const rb_boundary_end *e, rb_view x, const rb_view *parts, rb_err *err) {
@@ -67,11 +57,6 @@ static resbm_status encode_backward_input(const rb_boundary_end *e, rb_view dx, 
                                           rb_view x, rb_err *err) {
     (void)x;
     return rb_scatter(e->q, 1, dparts[0], dparts[1], 0, dx, err);
-}
-
-static resbm_status encode_backward_weight(const rb_boundary_end *e, rb_view x, rb_err *err) {
-    (void)e, (void)x, (void)err;
-    return RESBM_OK;
 }
 
 static resbm_status decode_forward(const rb_boundary_end *e, rb_view y, bool add, const rb_view *parts,
@@ -92,12 +77,6 @@ static resbm_status decode_backward_input(const rb_boundary_end *e, const rb_vie
     return rb_scatter(e->q, -1, dparts[0], dparts[1], 1, residue, err);
 }
 
-static resbm_status decode_backward_weight(const rb_boundary_end *e, rb_view dy, const rb_view *parts,
-                                           rb_err *err) {
-    (void)e, (void)dy, (void)parts, (void)err;
-    return RESBM_OK;
-}
-
 const rb_boundary_kind rb_boundary_topk = {
     .name = "topk",
     .summary = "each token's largest coordinates with their places",
@@ -107,15 +86,15 @@ const rb_boundary_kind rb_boundary_topk = {
     .check = check,
     .parts = parts_of,
     .latent_std = latent_std,
-    .list_encoder = list_encoder,
+    .list_encoder = rb_boundary_list_nothing,
     .list_decoder = list_decoder,
-    .plan_saved = plan_nothing,
-    .plan_kept = plan_nothing,
-    .plan_scratch = plan_nothing,
+    .plan_saved = rb_boundary_plan_nothing,
+    .plan_kept = rb_boundary_plan_nothing,
+    .plan_scratch = rb_boundary_plan_nothing,
     .encode_forward = encode_forward,
     .encode_backward_input = encode_backward_input,
-    .encode_backward_weight = encode_backward_weight,
+    .encode_backward_weight = rb_boundary_encode_no_weight,
     .decode_forward = decode_forward,
     .decode_backward_input = decode_backward_input,
-    .decode_backward_weight = decode_backward_weight,
+    .decode_backward_weight = rb_boundary_decode_no_weight,
 };

@@ -3,12 +3,14 @@
 #include <string.h>
 #include "cli/cli.h"
 #include "cli/number.h"
+#include "cli/words.h"
 #include "run/plan.h"
 
 typedef struct arguments {
-    const char *file, *machines, *trace;
-    const char **set, **boundary, **schedule;
-    int sets, boundaries, schedules;
+    rb_cli_words words;
+    const char *machines, *trace;
+    const char **boundary, **schedule;
+    int boundaries, schedules;
     bool json, stages, own, occupies, balance;
     double seconds;
 } arguments;
@@ -42,26 +44,13 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case 'j': a->json = true; break;
     case 't': a->seconds = rb_cli_real("seconds", arg, 0, 60, state); break;
     case key_occupies: a->occupies = true; break;
-    case ARGP_KEY_ARG:
-        if (strchr(arg, '='))
-            a->set[a->sets++] = arg;
-        else if (a->file)
-            argp_error(state, "two configurations: %s and %s (an override looks like section.key=value)", a->file, arg);
-        else
-            a->file = arg;
-        break;
-    case ARGP_KEY_END:
-        if (!a->file) argp_error(state, "name a configuration (RUN.yaml)");
-        break;
-    default: return ARGP_ERR_UNKNOWN;
+    default: return rb_cli_words_parse(&a->words, key, arg, state);
     }
     return 0;
 }
 
 static resbm_status load(const arguments *a, rb_config *c, rb_machine **machine, rb_err *err) {
-    RB_TRY(rb_config_defaults(c, err));
-    RB_TRY(rb_config_load_file(c, a->file, err));
-    for (int i = 0; i < a->sets; i++) RB_TRY(rb_config_override(c, a->set[i], err));
+    RB_TRY(rb_cli_words_read(&a->words, c, err));
     RB_TRY(rb_config_validate(c, err));
     if (!a->machines) return RESBM_OK;
     *machine = calloc((size_t)c->pipeline.stages, sizeof **machine);
@@ -110,14 +99,14 @@ int rb_cmd_plan(int argc, char **argv) {
                               "Predicts step time, bytes, waiting and memory per schedule and boundary, before anything "
                               "runs.", NULL, NULL, NULL};
     size_t n = (size_t)argc;
-    arguments a = {.set = calloc(n, sizeof *a.set), .boundary = calloc(n, sizeof *a.boundary),
-                   .schedule = calloc(n, sizeof *a.schedule), .seconds = 0.2};
+    arguments a = {.boundary = calloc(n, sizeof *a.boundary), .schedule = calloc(n, sizeof *a.schedule), .seconds = 0.2};
     rb_config *c = calloc(1, sizeof *c);
     rb_err err = {0};
-    if (!c || !a.set || !a.boundary || !a.schedule || argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;
+    bool room = rb_cli_words_init(&a.words, argc, "configurations", "name a configuration (RUN.yaml)");
+    if (!c || !room || !a.boundary || !a.schedule || argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;
     resbm_status st = plan(&a, c, &err);
     free(c);
-    free(a.set);
+    rb_cli_words_free(&a.words);
     free(a.boundary);
     free(a.schedule);
     return st ? rb_cli_fail(st, &err) : 0;

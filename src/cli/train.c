@@ -4,6 +4,7 @@
 #include <string.h>
 #include "cli/cli.h"
 #include "cli/stop.h"
+#include "cli/words.h"
 #include "core/buf.h"
 #include "core/clock.h"
 #include "run/record.h"
@@ -11,9 +12,8 @@
 #include "run/train.h"
 
 typedef struct arguments {
-    const char *file, *dir;
-    const char **set;
-    int sets;
+    rb_cli_words words;
+    const char *dir;
     bool resume, quiet, keys;
     int announce; /* this is the coordinator of ranks */
     bool everywhere;
@@ -38,26 +38,13 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case 'C':
         if (!rb_rank_announce(arg, &a->announce, &a->everywhere)) argp_error(state, "--coordinate is for the first rank of an MPI job");
         break;
-    case ARGP_KEY_ARG:
-        if (strchr(arg, '=') && access(arg, F_OK)) /* a file's path may hold one */
-            a->set[a->sets++] = arg;
-        else if (a->file)
-            argp_error(state, "two configurations: %s and %s (an override looks like section.key=value)", a->file, arg);
-        else
-            a->file = arg;
-        break;
-    case ARGP_KEY_END:
-        if (!a->file && !a->keys) argp_error(state, "name a configuration (RUN.yaml)");
-        break;
-    default: return ARGP_ERR_UNKNOWN;
+    default: return key == ARGP_KEY_END && a->keys ? 0 : rb_cli_words_parse(&a->words, key, arg, state);
     }
     return 0;
 }
 
 static resbm_status load(const arguments *a, rb_config *c, rb_err *err) {
-    RB_TRY(rb_config_defaults(c, err));
-    RB_TRY(rb_config_load_file(c, a->file, err));
-    for (int i = 0; i < a->sets; i++) RB_TRY(rb_config_override(c, a->set[i], err));
+    RB_TRY(rb_cli_words_read(&a->words, c, err));
     return rb_config_validate(c, err);
 }
 
@@ -136,25 +123,25 @@ static int print_keys(void) {
 int rb_cmd_train(int argc, char **argv) {
     const struct argp argp = {options, parse, "RUN.yaml [section.key=value ...]", "Trains a model as a pipeline of stages.",
                               NULL, NULL, NULL};
-    arguments a = {.set = calloc((size_t)argc, sizeof *a.set)};
+    arguments a = {0};
     char dir[4096];
     rb_err err = {0};
-    if (!a.set || argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;
+    if (!rb_cli_words_init(&a.words, argc, "configurations", "name a configuration (RUN.yaml)") || argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;
     if (a.keys) return print_keys();
     rb_config *c = calloc(1, sizeof *c);
     if (!c) return rb_cli_fail(rb_fail(&err, RESBM_E_MEMORY, "no memory for a configuration"), &err);
-    default_dir(a.file, dir, sizeof dir);
+    default_dir(a.words.name, dir, sizeof dir);
     signal(SIGPIPE, SIG_IGN);
     resbm_status st = load(&a, c, &err);
     if (st && rb_rank_of_process() > 0 && st == RESBM_E_CONFIG) return 1; /* the first rank says it */
     if (!st && !strcmp(c->engine, "mpi") && !a.announce) {
         int status = be_rank(c, argc, argv);
         free(c);
-        free(a.set);
+        rb_cli_words_free(&a.words);
         return status;
     }
     if (!st) st = train(&a, c, a.dir ? a.dir : dir, &err);
     free(c);
-    free(a.set);
+    rb_cli_words_free(&a.words);
     return st ? rb_cli_fail(st, &err) : 0;
 }

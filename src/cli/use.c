@@ -5,6 +5,7 @@
 #include <string.h>
 #include "cli/cli.h"
 #include "cli/number.h"
+#include "cli/words.h"
 #include "data/prepare.h"
 #include "data/tokenizer.h"
 #include "run/train.h"
@@ -12,9 +13,8 @@
 enum { MAX_TOKENS = 1 << 24 };
 
 typedef struct arguments {
-    const char *dir, *data, *prompt;
-    const char **set;
-    int sets;
+    rb_cli_words words;
+    const char *data, *prompt;
     int64_t sequences, n;
     double temperature, top_p;
     uint64_t seed;
@@ -45,18 +45,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case 't': a->temperature = rb_cli_real("temperature", arg, 0, 100, state); break;
     case 'P': a->top_p = rb_cli_real("top-p", arg, 0, 1, state); break;
     case 'S': a->seed = rb_cli_uint("seed", arg, state); break;
-    case ARGP_KEY_ARG:
-        if (strchr(arg, '='))
-            a->set[a->sets++] = arg;
-        else if (a->dir)
-            argp_error(state, "two folders: %s and %s (an override looks like section.key=value)", a->dir, arg);
-        else
-            a->dir = arg;
-        break;
-    case ARGP_KEY_END:
-        if (!a->dir) argp_error(state, "name a run's folder, or a step-N in it");
-        break;
-    default: return ARGP_ERR_UNKNOWN;
+    default: return rb_cli_words_parse(&a->words, key, arg, state);
     }
     return 0;
 }
@@ -64,13 +53,13 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 /* The checkpoint's configuration with the given overrides; links are unshaped unless an override shapes them. */
 static resbm_status load(const arguments *a, rb_config *c, char folder[4096], rb_err *err) {
     rb_buf notes = {0};
-    resbm_status st = rb_checkpoint_config(a->dir, c, folder, &notes, err);
+    resbm_status st = rb_checkpoint_config(a->words.name, c, folder, &notes, err);
     if (notes.len) fprintf(stderr, "%s", notes.data);
     rb_buf_free(&notes);
     RB_TRY(st);
     c->link = (rb_shape_options){0};
     if (a->data) snprintf(c->data.val, sizeof c->data.val, "%s", a->data);
-    for (int i = 0; i < a->sets; i++) RB_TRY(rb_config_override(c, a->set[i], err));
+    RB_TRY(rb_cli_words_override(&a->words, c, err));
     return rb_config_validate(c, err);
 }
 
@@ -120,14 +109,14 @@ static resbm_status generate(const arguments *a, rb_config *c, rb_err *err) {
 }
 
 static int use(int argc, char **argv, const struct argp *argp, resbm_status (*what)(const arguments *, rb_config *, rb_err *)) {
-    arguments a = {.set = calloc((size_t)argc, sizeof *a.set), .prompt = "The ", .n = 200, .temperature = 0.8, .top_p = 0.95,
-                   .seed = 1};
+    arguments a = {.prompt = "The ", .n = 200, .temperature = 0.8, .top_p = 0.95, .seed = 1};
     rb_err err = {0};
     rb_config *c = calloc(1, sizeof *c);
-    if (!a.set || !c || argp_parse(argp, argc, argv, 0, NULL, &a)) return 2;
+    bool room = rb_cli_words_init(&a.words, argc, "folders", "name a run's folder, or a step-N in it");
+    if (!room || !c || argp_parse(argp, argc, argv, 0, NULL, &a)) return 2;
     resbm_status st = what(&a, c, &err);
     free(c);
-    free(a.set);
+    rb_cli_words_free(&a.words);
     return st ? rb_cli_fail(st, &err) : 0;
 }
 

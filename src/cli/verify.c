@@ -11,14 +11,14 @@
 #include "cli/cli.h"
 #include "cli/number.h"
 #include "cli/stop.h"
+#include "cli/words.h"
 #include "core/buf.h"
 #include "run/gradcheck.h"
 #include "run/train.h"
 
 typedef struct arguments {
-    const char *file;
-    const char **set;
-    int sets, steps;
+    rb_cli_words words;
+    int steps;
 } arguments;
 
 static const struct argp_option options[] = {
@@ -30,18 +30,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
     case 's': a->steps = (int)rb_cli_int("steps", arg, 1, 1000, state); break;
-    case ARGP_KEY_ARG:
-        if (strchr(arg, '='))
-            a->set[a->sets++] = arg;
-        else if (a->file)
-            argp_error(state, "two configurations: %s and %s (an override looks like section.key=value)", a->file, arg);
-        else
-            a->file = arg;
-        break;
-    case ARGP_KEY_END:
-        if (!a->file) argp_error(state, "name a configuration (RUN.yaml)");
-        break;
-    default: return ARGP_ERR_UNKNOWN;
+    default: return rb_cli_words_parse(&a->words, key, arg, state);
     }
     return 0;
 }
@@ -139,9 +128,7 @@ static resbm_status verify(const arguments *a, rb_config *c, rb_err *err) {
     char folder[4000];
     snprintf(folder, sizeof folder, "%s/resbm-verify-XXXXXX", tmp && *tmp ? tmp : "/tmp");
     rb_gradcheck g;
-    RB_TRY(rb_config_defaults(c, err));
-    RB_TRY(rb_config_load_file(c, a->file, err));
-    for (int i = 0; i < a->sets; i++) RB_TRY(rb_config_override(c, a->set[i], err));
+    RB_TRY(rb_cli_words_read(&a->words, c, err));
     c->train.steps = a->steps;
     c->train.eval_every = c->train.checkpoint_every = 0;
     c->train.max_seconds = 0;
@@ -166,13 +153,14 @@ int rb_cmd_verify(int argc, char **argv) {
     const struct argp argp = {options, parse, "RUN.yaml [section.key=value ...]",
                               "Runs a few steps on one stage and on pipeline.stages and compares them bit for bit; then "
                               "checks the gradient against a finite difference.", NULL, NULL, NULL};
-    arguments a = {.set = calloc((size_t)argc, sizeof *a.set), .steps = 3};
+    arguments a = {.steps = 3};
     rb_err err = {0};
     rb_config *c = calloc(1, sizeof *c);
-    if (!a.set || !c || argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;
+    bool room = rb_cli_words_init(&a.words, argc, "configurations", "name a configuration (RUN.yaml)");
+    if (!room || !c || argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;
     resbm_status st = verify(&a, c, &err);
     free(c);
-    free(a.set);
+    rb_cli_words_free(&a.words);
     if (!st) puts("verified");
     return st ? rb_cli_fail(st, &err) : 0;
 }
