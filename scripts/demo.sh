@@ -3,13 +3,13 @@
 # with whole activations (bf16) over the links; through residual boundaries that send a 128th of the bytes; and what one of
 # the four machines could train by itself, without any link.
 #   scripts/demo.sh [TEXTFILE ...]
-# BUILD: the build folder. DEMO_DIR (demo): where shards, runs and report go. DEMO_SECONDS (65): wall time of each run.
+# BUILD: the build folder. DEMO_DIR (demo): where shards, runs and report go. DEMO_SECONDS (55): wall time of each run.
 # DEMO_SET: further section.key=value overrides for all runs.
 set -eu
 cd "$(dirname "$0")/.."
 resbm=${BUILD:-build}/resbm
 dir=${DEMO_DIR:-demo}
-seconds=${DEMO_SECONDS:-65}
+seconds=${DEMO_SECONDS:-55}
 run=examples/demo.yaml
 [ -x "$resbm" ] || { echo "demo: $resbm is missing; run make first" >&2; exit 1; }
 
