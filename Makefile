@@ -10,6 +10,9 @@ TEXT ?=
 # Names of examples/study for `make study`; empty: all.
 STUDY ?=
 FUZZ_SECONDS ?= 60
+# Compute capabilities of `make cuda`; `make test` compiles every kernel for the two that their sources tell apart.
+CUDA_ARCHITECTURES ?= 75,80,86,89,90,120
+TEST_ARGS ?= -DRESBM_CUDA_ARCHITECTURES=75,80
 GENERATOR := $(if $(shell command -v ninja 2>/dev/null),Ninja,Unix Makefiles)
 
 .PHONY: all configure demo study test test-internet bench bench-offload bench-middle bench-schedules plans install sanitize format clean help
@@ -26,6 +29,14 @@ configure:
 	    cmake -S . -B $(BUILD) "$$@" -DCMAKE_BUILD_TYPE=$(BUILD_TYPE) -DCMAKE_INSTALL_PREFIX=$(PREFIX) \
 	    -DRESBM_TESTS=ON $(CMAKE_ARGS)
 
+.PHONY: cuda
+# The toolkit that has nvcc may come without cuBLAS; then the Python wheel's is taken.
+cuda: ## build the program and its CUDA device, build/resbm-cuda.so (needs nvcc; docs/cuda.md)
+	@scripts/install-deps.sh --check build
+	@[ -f "$${CUDA_HOME:-/usr/local/cuda}/include/cublasLt.h" ] || scripts/venv.sh cuda
+	@$(MAKE) --no-print-directory configure CMAKE_ARGS="-DRESBM_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES) $(CMAKE_ARGS) -DRESBM_CUDA=ON"
+	cmake --build $(BUILD) -j $(JOBS) --target resbm resbm_shared cuda
+
 demo: ## install what is missing, build, train over slow links and alone, compare (TEXT=file for your own text)
 	@scripts/install-deps.sh build demo
 	@$(MAKE) --no-print-directory all
@@ -39,8 +50,9 @@ study: ## train everything that docs/quality.md states (many hours; STUDY=NAME f
 test: ## install what testing needs, build everything, run every test
 	@scripts/install-deps.sh build demo test
 	@scripts/venv.sh && scripts/venv.sh python
-	@$(MAKE) --no-print-directory configure
-	cmake --build $(BUILD) -j $(JOBS)
+	@! command -v nvcc >/dev/null || [ -f "$${CUDA_HOME:-/usr/local/cuda}/include/cublasLt.h" ] || scripts/venv.sh cuda
+	@$(MAKE) --no-print-directory configure CMAKE_ARGS="$(TEST_ARGS) $(CMAKE_ARGS)"
+	cmake --build $(BUILD) -j $(JOBS) --target all cuda
 	@BUILD=$(BUILD) scripts/run-tests.sh
 
 # Two hours as root; tests/internet/internet.py explains seed, seconds and together.
@@ -85,7 +97,7 @@ sanitize: ## the suite under address, undefined and thread sanitizers, every fuz
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) JOBS=$(JOBS) scripts/sanitize.sh
 
 format: ## rewrite the sources by .clang-format
-	clang-format -i $$(git ls-files '*.c' '*.h' '*.cc')
+	clang-format -i $$(git ls-files '*.c' '*.h' '*.cc' '*.cu')
 
 clean: ## remove the build folder
 	rm -rf $(BUILD)

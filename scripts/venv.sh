@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes .venv with the pinned Python packages of tests/requirements.txt, and with argument `torch` or `python` those of
+# Makes .venv with the pinned Python packages of tests/requirements.txt, and with argument `torch`, `python` or `cuda` (cuBLAS) those of
 # tests/requirements-<argument>.txt too. Does nothing when they are there. Only tests that read our files with other
 # people's libraries, golden numbers and the benchmark use it; nothing else in this project needs Python.
 # RESBM_NO_VENV=1 skips it; those tests then report themselves skipped.

@@ -85,7 +85,7 @@ int rb_cmd_bench(int argc, char **argv) {
     if (!strcmp(a.what, "kernels"))
         st = kernels(&a, &out, &err);
     else if (!strcmp(a.what, "codec"))
-        st = rb_bench_codec(&out, a.seconds, &err);
+        st = rb_bench_codec(&out, a.device, a.seconds, &err);
     else if (!strcmp(a.what, "links"))
         st = rb_bench_link(&out, a.seconds, &err);
     else if (!strcmp(a.what, "flops"))

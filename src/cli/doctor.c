@@ -1,12 +1,14 @@
 /* What this build and this machine can do. */
 #include <argp.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
 #include "cli/cli.h"
 #include "codec/codec.h"
 #include "data/tokenizer.h"
 #include "device/bench_kernels.h"
+#include "device/cuda/plugin.h"
 #include "link/bench_link.h"
 #include "link/mpi.h"
 #include "optim/optim.h"
@@ -21,7 +23,15 @@ static resbm_status devices(rb_err *err) {
         resbm_status st = rb_device_open(rb_devices[i]->name, &o, &d, err);
         names(i ? "" : "devices");
         printf("%s: %s%s%s\n", rb_devices[i]->name, rb_devices[i]->summary, st ? "; not usable here: " : "", st ? err->text : "");
-        if (!st) rb_device_close(d);
+        if (st || strcmp(rb_devices[i]->name, "cuda")) {
+            if (!st) rb_device_close(d);
+            continue;
+        }
+        char cards[1024];
+        rb_device_close(d);
+        rb_cuda_describe(cards, sizeof cards);
+        names("");
+        printf("%s\n", cards);
     }
     return RESBM_OK;
 }

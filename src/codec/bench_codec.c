@@ -6,7 +6,7 @@
 #include "core/clock.h"
 #include "core/rng.h"
 
-enum { B = 16, T = 1024, K_MOST = 256 };
+enum { B_HOST = 16, B_DEVICE = 256 /* past a GPU's caches */, T = 1024, K_MOST = 256, CHECKED = 2 };
 
 typedef struct row {
     rb_code code;
@@ -26,39 +26,50 @@ static const char *const scale_names[] = {"none", "step", "token", "group"};
 enum { ROWS = sizeof rows / sizeof *rows, WIDTHS = sizeof widths / sizeof *widths };
 
 typedef struct rig {
-    rb_device *dev[2]; /* cpu, ref */
+    rb_device *dev[2]; /* the one measured, ref */
     rb_queue *q[2];
-    float *x, *y[2]; /* (B,T,K_MOST) */
-    uint8_t *bytes[2];
-    float steps[K_MOST];
+    int64_t B[2];    /* sequences: all, and those that are checked */
+    float *x;        /* (B,T,K_MOST) on the host */
+    void *mx[2], *my[2], *bytes[2], *steps[2]; /* on the devices; bytes have room for f32 */
     int64_t budget_ns; /* per measurement */
 } rig;
 
-static resbm_status open_rig(rig *r, double seconds, rb_err *err) {
-    static const char *const names[2] = {"cpu", "ref"};
-    const size_t values = (size_t)B * T * K_MOST;
+static resbm_status fill_device(rig *r, int d, const float *steps, rb_err *err) {
+    const size_t bytes = (size_t)(r->B[d] * T * K_MOST) * sizeof(float);
+    RB_TRY(rb_alloc(r->dev[d], bytes, &r->mx[d], err));
+    RB_TRY(rb_alloc(r->dev[d], bytes, &r->my[d], err));
+    RB_TRY(rb_alloc(r->dev[d], bytes, &r->bytes[d], err));
+    RB_TRY(rb_alloc(r->dev[d], K_MOST * sizeof(float), &r->steps[d], err));
+    RB_TRY(rb_upload(r->q[d], r->mx[d], r->x, bytes, err));
+    RB_TRY(rb_upload(r->q[d], r->steps[d], steps, K_MOST * sizeof(float), err));
+    return rb_queue_sync(r->q[d], err);
+}
+
+static resbm_status open_rig(rig *r, const char *device, double seconds, rb_err *err) {
+    const char *names[2] = {device, "ref"};
+    float steps[K_MOST];
+    for (int d = 0; d < 2; d++) {
+        RB_TRY(rb_device_open(names[d], &(rb_device_options){.threads = 1}, &r->dev[d], err));
+        RB_TRY(rb_queue_open(r->dev[d], &r->q[d], err));
+    }
+    r->B[0] = r->dev[0]->table->host_memory ? B_HOST : B_DEVICE;
+    r->B[1] = CHECKED;
+    const size_t values = (size_t)(r->B[0] * T * K_MOST);
     r->budget_ns = (int64_t)(seconds / (2.0 * ROWS * WIDTHS) * 1e9);
     r->x = malloc(values * sizeof(float));
     if (!r->x) return rb_fail(err, RESBM_E_MEMORY, "bench codec: no memory for %zu values", values);
     rb_normal_fill(7, r->x, (int64_t)values, 0, 1);
-    for (int i = 0; i < K_MOST; i++) r->steps[i] = 0.3f + 0.001f * (float)i;
-    for (int d = 0; d < 2; d++) {
-        r->y[d] = calloc(values, sizeof(float));
-        r->bytes[d] = calloc(values, sizeof(float));
-        if (!r->y[d] || !r->bytes[d])
-            return rb_fail(err, RESBM_E_MEMORY, "bench codec: no memory for %zu values", values);
-        RB_TRY(rb_device_open(names[d], &(rb_device_options){.threads = 1}, &r->dev[d], err));
-        RB_TRY(rb_queue_open(r->dev[d], &r->q[d], err));
-    }
-    return RESBM_OK;
+    for (int i = 0; i < K_MOST; i++) steps[i] = 0.3f + 0.001f * (float)i;
+    RB_TRY(fill_device(r, 0, steps, err));
+    return fill_device(r, 1, steps, err);
 }
 
 static void close_rig(rig *r) {
     for (int d = 0; d < 2; d++) {
+        void *const memory[] = {r->mx[d], r->my[d], r->bytes[d], r->steps[d]};
         rb_queue_close(r->q[d]);
+        for (int i = 0; r->dev[d] && i < 4; i++) rb_free(r->dev[d], memory[i]);
         rb_device_close(r->dev[d]);
-        free(r->y[d]);
-        free(r->bytes[d]);
     }
     free(r->x);
 }
@@ -66,9 +77,9 @@ static void close_rig(rig *r) {
 static resbm_status once(rig *r, int d, bool packing, const rb_pack_args *a, int64_t b, int64_t k,
                          rb_err *err) {
     rb_view bytes = rb_view1(r->bytes[d], RB_U8, rb_packed_bytes(a, b, T, k)),
-            steps = rb_view1(r->steps, RB_F32, k);
-    if (packing) return rb_pack(r->q[d], bytes, rb_view3(r->x, RB_F32, b, T, k), steps, a, err);
-    return rb_unpack(r->q[d], rb_view3(r->y[d], RB_F32, b, T, k), bytes, steps, a, err);
+            steps = rb_view1(r->steps[d], RB_F32, k);
+    if (packing) return rb_pack(r->q[d], bytes, rb_view3(r->mx[d], RB_F32, b, T, k), steps, a, err);
+    return rb_unpack(r->q[d], rb_view3(r->my[d], RB_F32, b, T, k), bytes, steps, a, err);
 }
 
 /* GB/s of f32, the fastest pass within the budget (at least three). */
@@ -77,22 +88,37 @@ static resbm_status measure(rig *r, bool packing, const rb_pack_args *a, int64_t
     int64_t begin = rb_now_ns(), best = INT64_MAX;
     for (int pass = 0; pass < 3 || rb_now_ns() - begin < r->budget_ns; pass++) {
         int64_t from = rb_now_ns();
-        RB_TRY(once(r, 0, packing, a, B, k, err));
+        RB_TRY(once(r, 0, packing, a, r->B[0], k, err));
         RB_TRY(rb_queue_sync(r->q[0], err));
         int64_t took = rb_now_ns() - from;
         if (took < best) best = took;
     }
-    *rate = (double)(B * T * k * 4) / (double)(best > 0 ? best : 1);
+    *rate = (double)(r->B[0] * T * k * 4) / (double)(best > 0 ? best : 1);
     return RESBM_OK;
+}
+
+/* n bytes of both devices are alike. */
+static resbm_status alike(rig *r, void *const at[2], size_t n, bool *same, rb_err *err) {
+    char *copy[2] = {malloc(n), malloc(n)};
+    resbm_status st = copy[0] && copy[1] ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "bench codec: no memory for %zu bytes", n);
+    for (int d = 0; d < 2 && !st; d++) {
+        st = rb_download(r->q[d], copy[d], at[d], n, err);
+        if (!st) st = rb_queue_sync(r->q[d], err);
+    }
+    *same = !st && !memcmp(copy[0], copy[1], n);
+    free(copy[0]);
+    free(copy[1]);
+    return st;
 }
 
 /* The first sequences against the reference (sequences are independent, and the reference is slow). */
 static resbm_status check(rig *r, const rb_pack_args *a, int64_t k, const char *name, rb_err *err) {
-    const int64_t some = 2;
-    RB_TRY(once(r, 1, true, a, some, k, err));
-    RB_TRY(once(r, 1, false, a, some, k, err));
-    if (memcmp(r->bytes[0], r->bytes[1], (size_t)rb_packed_bytes(a, some, T, k)) ||
-        memcmp(r->y[0], r->y[1], (size_t)(some * T * k) * sizeof(float)))
+    bool bytes, values;
+    RB_TRY(once(r, 1, true, a, CHECKED, k, err));
+    RB_TRY(once(r, 1, false, a, CHECKED, k, err));
+    RB_TRY(alike(r, r->bytes, (size_t)rb_packed_bytes(a, CHECKED, T, k), &bytes, err));
+    RB_TRY(alike(r, r->my, (size_t)(CHECKED * T * k) * sizeof(float), &values, err));
+    if (!bytes || !values)
         return rb_fail(err, RESBM_E_INTERNAL, "bench codec: %s at k %lld differs from the reference", name,
                        (long long)k);
     return RESBM_OK;
@@ -121,12 +147,12 @@ static resbm_status bench_row(rig *r, const row *w, rb_buf *out, rb_err *err) {
     return RESBM_OK;
 }
 
-resbm_status rb_bench_codec(rb_buf *out, double seconds, rb_err *err) {
+resbm_status rb_bench_codec(rb_buf *out, const char *device, double seconds, rb_err *err) {
     rig r = {0};
-    resbm_status st = open_rig(&r, seconds, err);
-    rb_buf_puts(out,
-                "GB/s of f32 on one core, output equal to the reference's; pack and unpack at each width k\n"
-                "code  scale  rounding  ");
+    resbm_status st = open_rig(&r, device, seconds, err);
+    bool host = !st && r.dev[0]->table->host_memory;
+    rb_buf_printf(out, "GB/s of f32 on %s, output equal to the reference's; pack and unpack at each width k\n"
+                "code  scale  rounding  ", host ? "one core" : device);
     for (int i = 0; i < WIDTHS; i++) rb_buf_printf(out, "       k = %-4d", widths[i]);
     rb_buf_puts(out, "\n");
     for (int i = 0; st == RESBM_OK && i < ROWS; i++) st = bench_row(&r, &rows[i], out, err);

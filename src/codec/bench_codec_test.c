@@ -8,7 +8,7 @@ static void table_is_whole(void **state) {
     rb_buf b = {0};
     rb_err err;
     const char *seconds = getenv("RESBM_BENCH_SECONDS");
-    assert_ok(rb_bench_codec(&b, seconds ? atof(seconds) : 0, &err), &err);
+    assert_ok(rb_bench_codec(&b, "cpu", seconds ? atof(seconds) : 0, &err), &err);
     int lines = 0, rates = 0;
     for (const char *p = b.data; *p; p++) lines += *p == '\n';
     const char *p = strstr(b.data, "int4  step");

@@ -5,6 +5,7 @@
 #define RB_CORE_RNG_H
 
 #include <stdint.h>
+#include "core/inline.h"
 
 typedef struct rb_philox {
     uint32_t v[4];
@@ -16,7 +17,7 @@ typedef struct rb_philox {
 #define RB_PHILOX_W1 0xBB67AE85u
 
 /* The four words of counter `ctr` under the 64-bit key. */
-static inline rb_philox rb_philox4x32(rb_philox ctr, uint64_t key) {
+RB_ANYWHERE rb_philox rb_philox4x32(rb_philox ctr, uint64_t key) {
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     for (int r = 0; r < 10; r++) {
         uint64_t p0 = (uint64_t)RB_PHILOX_M0 * ctr.v[0], p1 = (uint64_t)RB_PHILOX_M1 * ctr.v[2];

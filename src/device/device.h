@@ -99,14 +99,25 @@ typedef struct rb_event {
 
 typedef resbm_status (*rb_kernel)(rb_queue *q, const rb_op *op, rb_err *err);
 
+/* What products are computed in; operands and results are f32 in memory all the same. */
+typedef enum rb_math {
+    RB_MATH_AUTO, /* what the device does best: f32 on processors; bf16 on GPUs, f16 on those that have no bf16 */
+    RB_MATH_F32,
+    RB_MATH_TF32, /* f32 whose factors are rounded to 11 bits */
+    RB_MATH_BF16, /* factors rounded to bf16, sums f32 */
+    RB_MATH_F16,  /* factors scaled by powers of two into f16's range and rounded to it, sums f32 */
+    RB_MATH_COUNT
+} rb_math;
+
 typedef struct rb_device_options {
     int threads;     /* compute threads of this stage; >= 1 */
     int index;       /* which accelerator */
     int64_t late_ns; /* device "late": how long each operation waits before it runs */
     double flops_per_s; /* device "timed": how fast it pretends to be; 0: no time passes */
+    rb_math math;
     /* What follows the colon of a device's name, read during open only; NULL or "" = the best there is. cpu:
      * the instruction set ("cpu:v3"; v2, v3, v4, plain or native as built). late: the device inside
-     * ("late:cpu"). */
+     * ("late:cpu"). cuda: the card's number, "emulated" (tests), or both ("cuda:emulated:1"). */
     const char *variant;
 } rb_device_options;
 
@@ -142,11 +153,11 @@ struct rb_queue {
     rb_device *dev;
 };
 
-/* The registry of devices that compute: "ref", "cpu", "late" (tests). NULL-terminated. rb_device_find knows
+/* The registry of devices that compute: "ref", "cpu", "cuda", "late" (tests). NULL-terminated. rb_device_find knows
  * "timed" (timed/timed.h) besides, which computes nothing. */
 extern const rb_device_table *const rb_devices[];
 const rb_device_table *rb_device_find(const char *name); /* NULL when there is none */
-/* name: "ref", "cpu", "late", each with an optional ":variant" (see rb_device_options). */
+/* name: "ref", "cpu", "cuda", "late", each with an optional ":variant" (see rb_device_options). */
 resbm_status rb_device_open(const char *name, const rb_device_options *opt, rb_device **out, rb_err *err);
 /* The same for a table of one's own (tests). */
 resbm_status rb_device_open_table(const rb_device_table *table, const rb_device_options *opt, rb_device **out,

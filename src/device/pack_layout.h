@@ -111,22 +111,22 @@ resbm_status rb_pack_plan_of(const rb_op *op, rb_pack_plan *p, rb_err *err);
  * the coordinate. Reads device memory: kernels only. */
 resbm_status rb_pack_check_steps(const rb_op *op, const rb_pack_plan *p, rb_err *err);
 
-static inline uint32_t rb_f32_bits(float x) {
+RB_ANYWHERE uint32_t rb_f32_bits(float x) {
     uint32_t u;
     memcpy(&u, &x, 4);
     return u;
 }
-static inline float rb_f32_of(uint32_t u) {
+RB_ANYWHERE float rb_f32_of(uint32_t u) {
     float x;
     memcpy(&x, &u, 4);
     return x;
 }
-static inline bool rb_f32_finite(float x) {
+RB_ANYWHERE bool rb_f32_finite(float x) {
     return (rb_f32_bits(x) & 0x7fffffffu) < 0x7f800000u;
 }
 
 /* One scale as it lies in the bytes, from the largest |x| (bits of it, NaN and infinity included). */
-static inline uint16_t rb_unit_bits(uint32_t absmax_bits, float most) {
+RB_ANYWHERE uint16_t rb_unit_bits(uint32_t absmax_bits, float most) {
     float a = rb_f32_of(absmax_bits);
     if (absmax_bits >= 0x7f000000u) return RB_BF16_NAN;
     if (a < RB_UNIT_TINY) return 0;
@@ -134,39 +134,39 @@ static inline uint16_t rb_unit_bits(uint32_t absmax_bits, float most) {
     return (uint16_t)(bits < 0x7f80u ? bits : RB_BF16_NAN);
 }
 /* What values are multiplied with when packing ... */
-static inline float rb_unit_inverse(uint16_t bits) {
+RB_ANYWHERE float rb_unit_inverse(uint16_t bits) {
     return bits == 0 || bits == RB_BF16_NAN ? 0.0f : 1.0f / rb_bf16_to_f32(bits);
 }
 /* ... and when unpacking; bytes are untrusted, so every non-finite pattern becomes the one NaN. */
-static inline float rb_unit_value(uint16_t bits) {
+RB_ANYWHERE float rb_unit_value(uint16_t bits) {
     return rb_bf16_to_f32((bits & 0x7f80u) == 0x7f80u ? RB_BF16_NAN : bits);
 }
 
 /* bf16 with h of 0..65535 as the part that decides; NaN and infinity as rb_bf16_from_f32 has them. */
-static inline uint16_t rb_bf16_stochastic(float x, uint32_t h) {
+RB_ANYWHERE uint16_t rb_bf16_stochastic(float x, uint32_t h) {
     return rb_f32_finite(x) ? (uint16_t)((rb_f32_bits(x) + h) >> 16) : rb_bf16_from_f32(x);
 }
 
 /* The code a value that is not finite gets. */
-static inline int rb_pack_bad(const rb_pack_plan *p) {
+RB_ANYWHERE int rb_pack_bad(const rb_pack_plan *p) {
     return p->steps && !p->half ? -(int)p->most - 1 : 0;
 }
 /* Bytes of n codes of integers. */
-static inline int64_t rb_code_bytes(const rb_pack_plan *p, int64_t n) {
+RB_ANYWHERE int64_t rb_code_bytes(const rb_pack_plan *p, int64_t n) {
     return (n * p->bits + 7) / 8;
 }
-static inline uint16_t rb_index_of(const rb_pack_plan *p, float x) {
+RB_ANYWHERE uint16_t rb_index_of(const rb_pack_plan *p, float x) {
     float most = p->code == RB_CODE_INDEX8 ? 255 : 65535;
     return (uint16_t)(x > 0 ? (x < most ? x : most) : 0);
 }
 /* Bytes of a value of the codes without a scale. */
-static inline int64_t rb_value_bytes(rb_code code) {
+RB_ANYWHERE int64_t rb_value_bytes(rb_code code) {
     return code == RB_CODE_F32 ? 4 : code == RB_CODE_INDEX8 ? 1 : 2;
 }
-static inline uint8_t *rb_pack_scales(const rb_pack_plan *p, int64_t b) {
+RB_ANYWHERE uint8_t *rb_pack_scales(const rb_pack_plan *p, int64_t b) {
     return p->bytes + b * p->sequence_bytes;
 }
-static inline uint8_t *rb_pack_codes(const rb_pack_plan *p, int64_t b) {
+RB_ANYWHERE uint8_t *rb_pack_codes(const rb_pack_plan *p, int64_t b) {
     return p->bytes + b * p->sequence_bytes + p->scale_bytes;
 }
 

@@ -34,14 +34,20 @@ static void plan_tensors(const rb_stage_model *m, bool gradients, rb_plan *p, rb
 /* Memory for `what`; where there is none, which settings it comes from. */
 static resbm_status take_memory(rb_stage_model *m, size_t bytes, const char *what, const char *remedy, void **out,
                                 rb_err *err) {
-    resbm_status st = rb_alloc(m->dev, bytes, out, err);
-    if (st != RESBM_E_MEMORY) return st;
-    return rb_fail(err, st, "no memory for %s, %.3g GB (segment %d and %d more): %s", what, (double)bytes * 1e-9,
-                   m->opt.first_segment, m->opt.segments - 1, remedy);
+    rb_err why = {0};
+    resbm_status st = rb_alloc(m->dev, bytes, out, &why);
+    if (st == RESBM_OK) return st;
+    if (st != RESBM_E_MEMORY) {
+        if (err) *err = why;
+        return st;
+    }
+    return rb_fail(err, st, "no memory for %s, %.3g GB (segment %d and %d more; %s): %s", what, (double)bytes * 1e-9,
+                   m->opt.first_segment, m->opt.segments - 1, why.text, remedy);
 }
 
 static const char smaller_model[] =
-    "lower model.d, model.ffn, model.vocab or model.layers, or spread them over more pipeline.stages and machines";
+    "lower model.d, model.ffn, model.vocab or model.layers, spread them over more pipeline.stages and machines, or set "
+    "optim.offload and optim.offload_parts: states+gradients";
 static const char smaller_batch[] =
     "lower train.batch or model.context, raise train.microbatches, or set train.recompute: true";
 

@@ -5,6 +5,7 @@
 #include "optim/testing.h"
 
 enum { TILE = 4096 };
+static int host_threads; /* of what is opened next */
 static rb_err err;
 
 /* Larger and smaller than a tile, and tails that fill neither page nor vector. */
@@ -29,7 +30,7 @@ typedef struct away {
 static void away_open(away *a, const char *device, const rb_optim_config *c, const rb_tensor *rows, int count,
                       const char *dir, bool grads) {
     const rb_tensor *list[MOST];
-    rb_optim_place place = {.tile = TILE};
+    rb_optim_place place = {.tile = TILE, .host_threads = host_threads};
     a->grads = grads;
     bench_device(&a->b, device, 2, rows, count);
     for (int i = 0; i < count; i++) list[i] = &a->b.row[i];
@@ -42,7 +43,7 @@ static void away_open(away *a, const char *device, const rb_optim_config *c, con
         rb_free(a->b.dev, a->b.tensor[i].grad.data);
         a->b.tensor[i].grad.data = NULL;
     }
-    rb_spill_options o = {.dir = dir, .bytes = grads ? at : states, .deadline_ns = 20 * RB_SEC};
+    rb_spill_options o = {.dir = dir, .bytes = grads ? at : states + RB_SPILL_ALIGN, .deadline_ns = 20 * RB_SEC};
     assert_ok(rb_spill_open(&o, &a->spill, &err), &err);
     place.spill = a->spill;
     assert_ok(rb_optim_open(a->b.dev, c, a->b.tensor, count, &place, &a->b.optim, &err), &err);
@@ -121,6 +122,29 @@ static void where_states_are_changes_no_bit(void **state) {
         }
 }
 
+/* The host's code is device cpu's: its bits, and checkpoints that move between both. */
+static void updates_on_the_host(void **state) {
+    (void)state;
+    rb_tensor rows[MOST] = {0};
+    int count = offload_rows(rows);
+    for (int k = 0; rb_optims[k]; k++) {
+        rb_optim_config c = config_of(rb_optims[k]->name);
+        c.weight_decay = 0.01;
+        bench here;
+        away a;
+        bench_open(&here, "cpu", 2, &c, rows, count);
+        steps(&here, 0, 3, 0.5f, scale);
+        host_threads = 2;
+        away_open(&a, "late:cpu", &c, rows, count, NULL, false);
+        host_threads = 0;
+        away_steps(&a, 0, 3, scale);
+        assert_same_weights(&here, &a.b);
+        same_states(&here, &a.b);
+        away_close(&a);
+        bench_close(&here);
+    }
+}
+
 static void copy_all(bench *from, bench *to) {
     for (int i = 0; i < rb_optim_state_count(from->optim); i++) copy_state(from, to, i);
     for (int i = 0; i < from->count; i++) {
@@ -149,7 +173,14 @@ static void resuming_may_move_the_states(void **state) {
         steps(&here, 2, 4, 0.5f, NULL);
         away_steps(&second, 0, 3, NULL); /* what it held before does not matter */
         copy_all(&here, &second.b);
-        away_steps(&second, 4, 6, NULL);
+        away_steps(&second, 4, 5, NULL);
+        away_close(&first);
+        host_threads = 1;
+        away_open(&first, "cpu", &c, rows, count, NULL, false);
+        host_threads = 0;
+        copy_all(&second.b, &first.b);
+        away_steps(&first, 5, 6, NULL);
+        copy_all(&first.b, &second.b);
         assert_same_weights(&whole, &second.b);
         same_states(&whole, &second.b);
         bench_close(&whole);
@@ -174,6 +205,7 @@ static void states_outside_their_tensor_are_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(where_states_are_changes_no_bit),
+        cmocka_unit_test(updates_on_the_host),
         cmocka_unit_test(resuming_may_move_the_states),
         cmocka_unit_test(states_outside_their_tensor_are_refused),
     };

@@ -3,8 +3,10 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include "device/ops.h"
 #include "optim/groups.h"
+#include "optim/host.h"
 #include "optim/stream.h"
 
 typedef struct entry {
@@ -13,6 +15,7 @@ typedef struct entry {
     rb_rule rule;
     rb_view state[RB_MAX_STATES]; /* where they are not away */
     int first_tile, tiles;        /* where they are */
+    float *host[RB_MAX_STATES];   /* where this is updated on the host */
 } entry;
 
 struct rb_optim {
@@ -25,6 +28,7 @@ struct rb_optim {
     void *memory;
     rb_rule_scratch scratch;
     rb_stream *stream; /* states that are away; else NULL */
+    rb_host *host;     /* updates on the host; else NULL */
     int64_t tile;
 };
 
@@ -76,6 +80,10 @@ static int64_t tile_of(const rb_optim_place *place) {
     return !place ? 0 : place->tile ? place->tile : RB_STREAM_TILE;
 }
 
+static bool on_host(const rb_optim_place *place, rb_rule rule) {
+    return place && place->host_threads > 0 && rule == RB_RULE_ADAMW;
+}
+
 rb_optim_need rb_optim_needs(const rb_device *dev, const rb_optim_config *c, const rb_tensor *const *tensors,
                              int count, const rb_optim_place *place) {
     const rb_optim_kind *kind = rb_optim_find(c->kind);
@@ -88,7 +96,8 @@ rb_optim_need rb_optim_needs(const rb_device *dev, const rb_optim_config *c, con
         uint64_t bytes = (uint64_t)elements(tensors[i]) * sizeof(float);
         for (int s = 0; r && s < rb_rule_find(r)->states; s++) {
             if (!place) state_view(&sum, tensors[i]);
-            if (place) need.spill += rb_spill_round(bytes); /* all tiles but the last fill whole pages */
+            if (on_host(place, r)) need.host += bytes;
+            if (place && !on_host(place, r)) need.spill += rb_spill_round(bytes); /* all tiles but the last fill whole pages */
         }
         if (r == RB_RULE_MUON) grow_scratch(tensors[i], &matrix, &side);
     }
@@ -96,6 +105,7 @@ rb_optim_need rb_optim_needs(const rb_device *dev, const rb_optim_config *c, con
     need.states = sum.used;
     need.scratch = scratch_sum.used;
     if (place) need.windows = rb_stream_window_bytes(dev, tile);
+    if (place && place->host_threads > 0) need.windows += rb_host_window_bytes(tile);
     return need;
 }
 
@@ -146,13 +156,13 @@ static resbm_status open_stream(rb_optim *o, const rb_optim_place *place, rb_err
     for (int i = 0; i < o->count; i++) {
         entry *e = &o->entries[i];
         e->first_tile = n;
-        n += e->tiles = (int)((elements(e->tensor.tensor) + o->tile - 1) / o->tile);
+        if (!e->host[0]) n += e->tiles = (int)((elements(e->tensor.tensor) + o->tile - 1) / o->tile);
     }
     rb_tile *tiles = calloc((size_t)n + 1, sizeof *tiles), *t = tiles;
     if (!tiles) return rb_fail(err, RESBM_E_MEMORY, "no memory for a list of %d tiles", n);
     for (int i = 0; i < o->count; i++) {
         const entry *e = &o->entries[i];
-        int64_t all = elements(e->tensor.tensor);
+        int64_t all = e->host[0] ? 0 : elements(e->tensor.tensor);
         for (int64_t from = 0; from < all; from += o->tile, t++) {
             *t = (rb_tile){.entry = i, .states = rb_rule_find(e->rule)->states, .from = from, .at = at,
                            .count = all - from < o->tile ? all - from : o->tile, .grad_away = !e->tensor.grad.data,
@@ -161,6 +171,21 @@ static resbm_status open_stream(rb_optim *o, const rb_optim_place *place, rb_err
         }
     }
     return rb_stream_open(o->dev, place->spill, tiles, n, o->tile, &o->stream, err);
+}
+
+/* States of what is updated on the host, all zero. */
+static resbm_status open_host(rb_optim *o, const rb_optim_place *place, rb_err *err) {
+    if (place->host_threads < 1) return RESBM_OK;
+    for (int i = 0; i < o->count; i++) {
+        entry *e = &o->entries[i];
+        if (!on_host(place, e->rule)) continue;
+        if (!e->tensor.grad.data)
+            return rb_fail(err, RESBM_E_STATE, "%s: its gradient is away, and its update on the host", e->tensor.tensor->name);
+        for (int k = 0; k < rb_rule_find(e->rule)->states; k++)
+            if (!(e->host[k] = rb_spill_memory((size_t)elements(e->tensor.tensor) * sizeof(float))))
+                return rb_fail(err, RESBM_E_MEMORY, "no host memory for the states of %s", e->tensor.tensor->name);
+    }
+    return rb_host_open(o->dev, place->host_threads, o->tile, &o->host, err);
 }
 
 static resbm_status open_all(rb_optim *o, const rb_optim_tensor *tensors, int count, const rb_optim_place *place,
@@ -175,6 +200,7 @@ static resbm_status open_all(rb_optim *o, const rb_optim_tensor *tensors, int co
     if (st != RESBM_OK) return rb_err_context(err, st, "states of optimizer %s: ", o->kind->name);
     carver real = {.base = o->memory};
     lay_out(o, &real);
+    if (place) RB_TRY(open_host(o, place, err));
     return place ? open_stream(o, place, err) : zero_states(o, err);
 }
 
@@ -196,6 +222,9 @@ resbm_status rb_optim_open(rb_device *dev, const rb_optim_config *c, const rb_op
 void rb_optim_close(rb_optim *o) {
     if (!o) return;
     rb_stream_close(o->stream);
+    rb_host_close(o->host);
+    for (int i = 0; i < o->count; i++)
+        for (int k = 0; k < RB_MAX_STATES; k++) free(o->entries[i].host[k]);
     if (o->memory) rb_free(o->dev, o->memory);
     free(o->entries);
     free(o);
@@ -229,6 +258,13 @@ static resbm_status update_streamed(const rb_optim *o, const entry *e, rb_queue 
     return rule->finish ? rule->finish(q, c, err) : RESBM_OK;
 }
 
+static resbm_status update_entry(const rb_optim *o, const entry *e, rb_queue *q, rb_rule_call *c, rb_err *err) {
+    if (!o->stream) return update_whole(e, q, c, err);
+    if (!e->host[0]) return update_streamed(o, e, q, c, err);
+    c->grad = e->tensor.grad;
+    return rb_host_update(o->host, q, rb_rule_find(e->rule), c, e->host, err);
+}
+
 static double scale_of(const rb_optim_tensor *t) {
     return t->lr_scale != 0 ? t->lr_scale : 1;
 }
@@ -244,7 +280,7 @@ static resbm_status update_some(rb_optim *o, rb_queue *q, int64_t t, double lr_f
                           .grad_scale = scale ? scale[e->given] : 1,
                           .weight = e->tensor.weight,
                           .scratch = &o->scratch};
-        resbm_status st = o->stream ? update_streamed(o, e, q, &c, err) : update_whole(e, q, &c, err);
+        resbm_status st = update_entry(o, e, q, &c, err);
         if (st != RESBM_OK)
             return rb_err_context(err, st, "optimizer step %lld, %s: ", (long long)t, e->tensor.tensor->name);
     }
@@ -300,6 +336,10 @@ static size_t in_tile(const rb_optim *o, int64_t offset, size_t n, int *tile, in
 resbm_status rb_optim_state_read(rb_optim *o, rb_queue *q, int i, int64_t offset, void *dst, size_t n, rb_err *err) {
     const entry *e = entry_of(o, &i);
     RB_TRY(in_state(e, offset, n, err));
+    if (e->host[0]) {
+        memcpy(dst, (const char *)e->host[i] + offset, n);
+        return RESBM_OK;
+    }
     if (!o->stream) {
         RB_TRY(rb_download(q, dst, (char *)e->state[i].data + offset, n, err));
         return rb_queue_sync(q, err);
@@ -317,6 +357,10 @@ resbm_status rb_optim_state_write(rb_optim *o, rb_queue *q, int i, int64_t offse
                                   rb_err *err) {
     const entry *e = entry_of(o, &i);
     RB_TRY(in_state(e, offset, n, err));
+    if (e->host[0]) {
+        memcpy((char *)e->host[i] + offset, src, n);
+        return RESBM_OK;
+    }
     if (!o->stream) {
         RB_TRY(rb_upload(q, (char *)e->state[i].data + offset, src, n, err));
         return rb_queue_sync(q, err);

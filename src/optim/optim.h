@@ -61,6 +61,7 @@ typedef struct rb_optim_need {
     size_t windows;  /* through which they then pass (host and device) */
     size_t scratch;  /* device bytes: Muon's matrices */
     uint64_t spill;  /* bytes of the spill */
+    size_t host;     /* of host memory, for what is updated there */
 } rb_optim_need;
 
 /* Where states are kept when it is not the device's memory (docs/offload.md). */
@@ -68,8 +69,10 @@ typedef struct rb_optim_place {
     rb_spill *spill; /* outlives the optimizer; all bytes of the states' region are still zero */
     uint64_t at;     /* where that region begins; a multiple of RB_SPILL_ALIGN */
     int64_t tile;    /* elements that pass at once, a multiple of 4096; 0: a good number */
+    int host_threads; /* > 0: AdamW's states are in host memory instead, and its updates are computed there by so many
+                         threads; gradients must be with the device */
 } rb_optim_place;
-/* place NULL: the states stay with the device. Of place only tile is read. */
+/* place NULL: the states stay with the device. Of place only tile and host_threads are read. */
 rb_optim_need rb_optim_needs(const rb_device *dev, const rb_optim_config *c, const rb_tensor *const *tensors,
                              int count, const rb_optim_place *place);
 

@@ -1,5 +1,6 @@
 /* Defaults, overrides and the checks across keys. */
 #include "run/config.h"
+#include "run/devices.h"
 #include "run/keys.h"
 
 #include <stdio.h>
@@ -158,14 +159,17 @@ static resbm_status check_rates(const rb_config *c, rb_err *err) {
 
 static resbm_status check_offload(const rb_config *c, rb_err *err) {
     char at[300];
-    if (!strcmp(c->optim.offload, "host"))
+    if (!strcmp(c->optim.offload, "host") && rb_devices_all_host(c))
         return rb_fail(err, RESBM_E_CONFIG,
                        "%soptim.offload = host is for accelerators: pipeline.device = %s keeps everything in the host's "
                        "memory already; use disk to free it, or none",
                        where(c, "optim", "offload", at), c->pipeline.device);
     if (c->optim.offload_parts != RB_OFFLOAD_STATES && !strcmp(c->optim.offload, "none"))
-        return rb_fail(err, RESBM_E_CONFIG, "%soptim.offload_parts is set, but optim.offload = none; set it to disk",
+        return rb_fail(err, RESBM_E_CONFIG, "%soptim.offload_parts is set, but optim.offload = none; set it to disk or host",
                        where(c, "optim", "offload_parts", at));
+    if (c->optim.offload_update == RB_OFFLOAD_UPDATE_HOST && (strcmp(c->optim.offload, "host") || c->optim.offload_parts != RB_OFFLOAD_STATES))
+        return rb_fail(err, RESBM_E_CONFIG, "%soptim.offload_update = host needs optim.offload = host and optim.offload_parts = states",
+                       where(c, "optim", "offload_update", at));
     if (*c->optim.offload_dir && !strcmp(c->optim.offload, "none"))
         return rb_fail(err, RESBM_E_CONFIG, "%soptim.offload_dir is set, but optim.offload = none; set it to disk",
                        where(c, "optim", "offload_dir", at));
@@ -175,6 +179,7 @@ static resbm_status check_offload(const rb_config *c, rb_err *err) {
 static resbm_status check_stages(const rb_config *c, rb_err *err) {
     char at[300];
     const rb_pipeline_config *p = &c->pipeline;
+    RB_TRY(rb_devices_check(c, where(c, "pipeline", "device", at), err));
     if (p->stages > c->model.segments)
         return rb_fail(
             err, RESBM_E_CONFIG,

@@ -25,6 +25,7 @@
 enum { RB_MAX_STAGES = 1024, RB_MAX_KEYS = 128, RB_CONFIG_FILE_LIMIT = 1 << 18 };
 
 typedef enum rb_distribute { RB_DISTRIBUTE_AUTO, RB_DISTRIBUTE_SHARED, RB_DISTRIBUTE_WIRE } rb_distribute;
+typedef enum rb_offload_update { RB_OFFLOAD_UPDATE_DEVICE, RB_OFFLOAD_UPDATE_HOST } rb_offload_update;
 typedef enum rb_offload_parts { RB_OFFLOAD_STATES, RB_OFFLOAD_STATES_GRADIENTS } rb_offload_parts;
 typedef enum rb_transport { RB_TRANSPORT_UNIX, RB_TRANSPORT_TCP } rb_transport;
 
@@ -42,6 +43,7 @@ typedef struct rb_optim_settings {
     rb_clip_scope clip_scope;
     char offload[16];
     rb_offload_parts offload_parts;
+    rb_offload_update offload_update;
     char offload_dir[1024]; /* empty: the run's folder */
 } rb_optim_settings;
 
@@ -73,7 +75,8 @@ typedef struct rb_pipeline_config {
     char control[128]; /* host:port of the coordinator with tcp; empty: loopback */
     char launcher[512]; /* command prefix, "{stage}" replaced; empty = none */
     char mpi[16];      /* auto, openmpi or mpich */
-    char device[16];
+    char device[512]; /* run/devices.h */
+    rb_math math;
     double speed; /* FLOP/s; 0 = not stated */
     int64_t deadline_ns, startup_deadline_ns;
 } rb_pipeline_config;

@@ -169,10 +169,13 @@ const rb_key rb_keys[] = {
           "The norm is the whole model's, or each segment's own (no synchronisation between stages)."),
     WORDY(RB_KEY_NAME, "optim", "offload", optim.offload, "none", "none|disk|host", DEPLOYMENT,
           "Where optimizer states live: with the weights, in a file per stage that streams through every update (disk), "
-          "or, for accelerators, in the host's memory."),
+          "or, for stages on a GPU, in the host's memory, from which they stream the same way."),
     WORDY(RB_KEY_ENUM, "optim", "offload_parts", optim.offload_parts, "states", "states|states+gradients", DEPLOYMENT,
           "What offload moves: optimizer states, or the gradients of the large matrices too, which are then read and "
           "written once per microbatch."),
+    WORDY(RB_KEY_ENUM, "optim", "offload_update", optim.offload_update, "device", "device|host", DEPLOYMENT,
+          "With offload: host, where AdamW computes. device: its moments stream through the GPU, with the bits of keeping them "
+          "there. host: gradients come down and weights go up tile by tile, the moments stay; the bits are the CPU's."),
     PLAIN(RB_KEY_STRING, "optim", "offload_dir", optim.offload_dir, "", DEPLOYMENT,
           "Folder of the files of offload: disk; empty: the run's own. They have no names in it and are gone with the "
           "stage."),
@@ -240,9 +243,13 @@ const rb_key rb_keys[] = {
           "Command put before a stage's own, {stage} replaced by its number: \"ip netns exec s{stage}\"."),
     WORDY(RB_KEY_NAME, "pipeline", "mpi", pipeline.mpi, "auto", "auto|openmpi|mpich", DEPLOYMENT,
           "engine: mpi: which MPI's module is loaded; auto: the one whose mpirun started the ranks."),
-    WORDY(RB_KEY_NAME, "pipeline", "device", pipeline.device, "cpu", "cpu|ref|timed", DEPLOYMENT,
-          "cpu: oneDNN and vector code; ref: plain C; timed: computes nothing and takes as long as pipeline.speed says, to "
-          "try out schedules and links."),
+    PLAIN(RB_KEY_STRING, "pipeline", "device", pipeline.device, "cpu", DEPLOYMENT,
+          "One for all stages, or one per stage with commas between (\"cuda:0, cuda:1, cpu\"). cpu: oneDNN and vector code; "
+          "cuda: an NVIDIA GPU, cuda:1 the second one (docs/cuda.md); ref: plain C; timed: computes nothing and takes as long "
+          "as pipeline.speed says, to try out schedules and links."),
+    WORDY(RB_KEY_ENUM, "pipeline", "math", pipeline.math, "auto", "auto|f32|tf32|bf16|f16", DEPLOYMENT,
+          "What products are computed in; weights, sums and everything between them stay f32. auto: f32 on processors; on "
+          "GPUs bf16, or f16 with scaled operands where there is no bf16 (compute capability 7.5)."),
     REAL("pipeline", "speed", pipeline.speed, "0", 0, 1e18, "FLOP/s", DEPLOYMENT,
          "What a stage sustains: taken by device: timed and by plans; 0: no time at all, and plans measure this machine."),
     DURATION("pipeline", "deadline", pipeline.deadline_ns, "60s", 1e6,

@@ -7,12 +7,14 @@
 #include <string.h>
 #include <unistd.h>
 #include "pipeline/schedules.h"
+#include "run/devices.h"
 #include "run/stage.h"
 
 /* Segments (and stages) that are alike are measured once. */
 typedef struct segment_kind {
     bool first, last;
     int64_t layers;
+    char device[RB_DEVICE_NAME];
     rb_segment_measure cost;
 } segment_kind;
 
@@ -62,15 +64,16 @@ static int threads_of(const rb_config *c) {
 
 static resbm_status cost_of_segment(work *w, int g, rb_segment_measure *out) {
     const rb_model_config *m = &w->cfg->model;
+    char name[RB_DEVICE_NAME];
     segment_kind k = {.first = g == 0, .last = g == w->segments - 1, .layers = m->segment_layers[g]};
+    snprintf(k.device, sizeof k.device, "%s", measures(w) ? rb_device_of_stage(w->cfg, w->stage_of[g], name) : "timed");
     for (int i = 0; i < w->segs; i++) {
         segment_kind *s = &w->seg[i];
-        if (s->first != k.first || s->last != k.last || s->layers != k.layers) continue;
+        if (s->first != k.first || s->last != k.last || s->layers != k.layers || strcmp(s->device, k.device)) continue;
         *out = s->cost;
         return RESBM_OK;
     }
-    RB_TRY(rb_measure_segment(w->cfg, measures(w) ? w->cfg->pipeline.device : "timed", g, w->o->seconds, &k.cost,
-                              w->err));
+    RB_TRY(rb_measure_segment(w->cfg, k.device, g, w->o->seconds, &k.cost, w->err));
     segment_kind *grown = realloc(w->seg, (size_t)(w->segs + 1) * sizeof *grown);
     if (!grown) return rb_fail(w->err, RESBM_E_MEMORY, "no memory to plan");
     w->seg = grown;

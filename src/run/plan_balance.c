@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "pipeline/partition.h"
+#include "run/devices.h"
 #include "run/plan.h"
 
 /* What the first, a middle and the last segment take in a model of three. */
@@ -16,8 +17,9 @@ static resbm_status measure(const rb_plan_options *o, rb_config *c, int segment,
     rb_segment_measure m;
     rb_stage_need n;
     size_t slot;
+    char name[RB_DEVICE_NAME];
     bool stated = o->machine ? o->machine[0].flops > 0 : c->pipeline.speed > 0;
-    RB_TRY(rb_measure_segment(c, stated ? "timed" : c->pipeline.device, segment, o->seconds, &m, err));
+    RB_TRY(rb_measure_segment(c, stated ? "timed" : rb_device_of_stage(c, 0, name), segment, o->seconds, &m, err));
     RB_TRY(rb_measure_stage(c, &segment, 1, false, &n, &slot, err));
     out->layers = c->model.segment_layers[segment];
     out->work = m.forward + m.backward;

@@ -3,6 +3,7 @@
  *
  *   stage_open.c    from the configuration to memory, ports, schedules, data
  *   stage_hooks.c   what each action of a schedule does here
+ *   stage_ahead.c   messages of a device that is not waited for
  *   stage_step.c    a training step (compute, report, commit), an evaluation
  *   stage_flow.c    updates inside the list: versions, steps that flow into one another
  *   stage_save.c    writing and reading this stage's part of a checkpoint
@@ -58,6 +59,16 @@ typedef struct rb_stage {
     rb_tensor_table table;
     rb_device *dev;
     rb_queue *q;
+    bool ahead; /* actions are queued without waiting for the device (stage_ahead.c) */
+    struct {
+        rb_message *message; /* NULL: none. Packed bytes on their way from the device, */
+        int to;
+        rb_event there; /* which are there behind this point */
+    } leaving;
+    struct {
+        rb_message *message; /* NULL: none. Its bytes are on their way to the device */
+        rb_event there;
+    } arriving;
     rb_stage_model *model;
     rb_optim *optim;
     char scratch[RB_STAGE_PATH];  /* where offloaded states go unless optim.offload_dir says */
@@ -169,6 +180,16 @@ json_t *rb_stage_traffic(const rb_stage *s);
 json_t *rb_stage_losses(const rb_stage *s, int64_t first); /* of microbatches first .. first + M - 1 */
 json_t *rb_stage_aux_losses(const rb_stage *s, int64_t first);
 int64_t rb_stage_peak_rss(void);
+
+/* stage_ahead.c: on a device of its own (a GPU) the host queues action after action. A message's bytes leave the device
+ * behind the packing, and the message is sent while the next action computes; what came is given back once the device has
+ * it. Elsewhere these wait for the queue and send at once. */
+resbm_status rb_stage_send(rb_stage *s, rb_message *m, int to, rb_err *err); /* takes m; its bytes are queued to arrive */
+resbm_status rb_stage_took(rb_stage *s, rb_message *m, rb_err *err);         /* takes m; its bytes are queued to leave */
+resbm_status rb_stage_let_go(rb_stage *s, rb_err *err);  /* sends what waits; before blocking, and behind queued work */
+resbm_status rb_stage_computed(rb_stage *s, rb_err *err); /* the end of a computing action */
+resbm_status rb_stage_settle(rb_stage *s, rb_err *err);  /* everything queued is done, nothing waits */
+void rb_stage_forget(rb_stage *s);                       /* when closing, after a fault */
 
 /* stage_flow.c */
 resbm_status rb_stage_open_flow(rb_stage *s, rb_err *err); /* after schedules, model and optimizer */

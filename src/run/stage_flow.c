@@ -170,7 +170,9 @@ resbm_status rb_stage_flow_step(rb_stage *s, const json_t *in, json_t **reply, r
     RB_TRY(begin_step(s, in, err));
     rb_flow_part(&s->flow, s->self, (int)s->flow_step, &from, &to, &shift);
     RB_TRY(rb_execute_part(&s->train, s->self, from, to, shift, &hooks, NULL, s->trace, &done, err));
+    RB_TRY(rb_stage_settle(s, err));
     int64_t busy = rb_stage_record(s, done), first = s->flow_step * s->M;
+    if (s->ahead) busy = rb_now_ns() - begin - s->wait_ns;
     *reply = json_pack("{s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:s, s:I, s:I, s:f}", "t", "done", "step",
                        (json_int_t)s->step, "loss", rb_stage_losses(s, first), "aux", rb_stage_aux_losses(s, first), "sumsq",
                        rb_json_doubles(s->update_sums, s->row_count), "busy_ns", (json_int_t)busy, "wait_ns",
@@ -197,6 +199,7 @@ resbm_status rb_stage_drop(rb_stage *s, json_t **reply, rb_err *err) {
         st = rb_stage_discard(s, under_way.items[i], err);
     }
     free(under_way.items);
+    if (!st) st = rb_stage_settle(s, err);
     if (!st) st = settle_ports(s, err);
     if (!st) st = rb_stage_narrow(s, (int64_t)s->step, err);
     if (st) return rb_err_context(err, st, "dropping what is in flight: ");

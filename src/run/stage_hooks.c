@@ -79,7 +79,7 @@ static resbm_status forward(void *ctx, rb_action a, rb_err *err) {
         RB_TRY(rb_download(s->q, &s->host_losses[place], io.loss.data, sizeof(double), err));
     if (rb_stage_hands_on(s, i)) RB_TRY(hand_over_forward(s, i, a.microbatch, b, err));
     if (s->evaluating && (rb_stage_hands_on(s, i) || a.segment == s->segments - 1)) rb_seat_leave(&s->seat[i], a.microbatch);
-    return rb_queue_sync(s->q, err);
+    return rb_stage_computed(s, err);
 }
 
 typedef resbm_status (*backward_fn)(rb_stage_model *m, rb_queue *q, int segment, int slot, rb_segment_io *io, rb_err *err);
@@ -102,7 +102,7 @@ static resbm_status go_back(rb_stage *s, rb_action a, backward_fn run, bool whol
     if (inside) RB_TRY(hand_over_backward(s, i, a.microbatch, b->grad_out, err));
     b->whole = whole;
     if (whole && (inside || a.segment == 0)) rb_seat_leave(&s->seat[i], a.microbatch);
-    return rb_queue_sync(s->q, err);
+    return rb_stage_computed(s, err);
 }
 
 static resbm_status backward(void *ctx, rb_action a, rb_err *err) {
@@ -122,7 +122,7 @@ static resbm_status backward_weight(void *ctx, rb_action a, rb_err *err) {
     RB_TRY(rb_segment_backward_weight(s->model, s->q, a.segment, slot, err));
     if (s->updates) RB_TRY(rb_stage_unsee(s, i, err));
     rb_seat_leave(&s->seat[i], a.microbatch);
-    return rb_queue_sync(s->q, err);
+    return rb_stage_computed(s, err);
 }
 
 /* Header of the message of boundary `boundary`. Evaluations have step numbers of their own. */
@@ -150,8 +150,8 @@ static resbm_status send_packed(rb_stage *s, rb_port *p, int to, int microbatch,
     m->token_bytes = (uint32_t)ids;
     if (ids)
         rb_ids_put(m->payload + p->packed_bytes, s->ids + rb_stage_place(s, microbatch) * s->B * (s->T + 1), s->B * (s->T + 1), s->id_bytes);
-    resbm_status st = rb_download(s->q, m->payload, p->bytes, p->packed_bytes, err);
-    if (!st) st = rb_queue_sync(s->q, err);
+    resbm_status st = rb_stage_let_go(s, err); /* messages keep their order */
+    if (!st) st = rb_download(s->q, m->payload, p->bytes, p->packed_bytes, err);
     if (!st && p->direction == 0 && !s->evaluating) st = rb_port_count(p, s->q, err);
     if (st) {
         rb_message_free(m);
@@ -159,11 +159,12 @@ static resbm_status send_packed(rb_stage *s, rb_port *p, int to, int microbatch,
     }
     s->handed[m->traffic] += RB_FRAME_HEADER_BYTES + p->packed_bytes;
     s->handed[RB_TRAFFIC_TOKENS] += ids;
-    return rb_link_send(s->link, to, m, rb_now_ns() + s->cfg.pipeline.deadline_ns, err);
+    return rb_stage_send(s, m, to, err);
 }
 
 /* Takes a message in: its bytes into p's, its ids to their place. */
 static resbm_status take_in(rb_stage *s, rb_port *p, int from, int microbatch, rb_err *err) {
+    RB_TRY(rb_stage_let_go(s, err)); /* who waits must not keep others waiting */
     RB_TRY(advance(s, p, microbatch, err));
     size_t ids = id_payload(s, p);
     rb_frame_header want = address(s, p, microbatch, p->packed_bytes + ids);
@@ -185,15 +186,17 @@ static resbm_status take_in(rb_stage *s, rb_port *p, int from, int microbatch, r
                         s->cfg.model.vocab, err);
         if (!st) st = rb_stage_upload_ids(s, place, err);
     }
-    if (!st) st = rb_queue_sync(s->q, err);
-    rb_message_free(m);
+    if (st)
+        rb_message_free(m);
+    else
+        st = rb_stage_took(s, m, err);
     return st ? rb_err_context(err, st, "from stage %d: ", from) : RESBM_OK;
 }
 
 static resbm_status recv_parts(rb_stage *s, rb_port *p, int from, int microbatch, const rb_view *parts, rb_err *err) {
     RB_TRY(take_in(s, p, from, microbatch, err));
     RB_TRY(rb_port_unpack(p, s->q, parts, key_of(s, microbatch), err));
-    return rb_queue_sync(s->q, err);
+    return s->ahead ? RESBM_OK : rb_queue_sync(s->q, err);
 }
 
 resbm_status rb_stage_discard(rb_stage *s, rb_action a, rb_err *err) {

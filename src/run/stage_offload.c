@@ -11,12 +11,19 @@ static const rb_tensor **list_rows(const rb_stage *s) {
     return list;
 }
 
+static int host_threads(const rb_stage *s) {
+    bool host = s->cfg.optim.offload_update == RB_OFFLOAD_UPDATE_HOST;
+    return host ? (int)s->cfg.pipeline.threads : 0;
+ }
+
 static resbm_status open_spill(rb_stage *s, uint64_t bytes, rb_err *err) {
+    bool memory = !strcmp(s->cfg.optim.offload, "host");
     const char *dir = *s->cfg.optim.offload_dir ? s->cfg.optim.offload_dir : s->scratch;
-    rb_spill_options o = {.dir = s->measuring ? P_tmpdir : dir, /* nothing will be written then */
-                          .bytes = s->measuring ? RB_SPILL_ALIGN : bytes,
+    rb_spill_options o = {.dir = memory ? NULL : s->measuring ? P_tmpdir : dir, /* nothing will be written then */
+                          .bytes = s->measuring || bytes < RB_SPILL_ALIGN ? RB_SPILL_ALIGN : bytes,
                           .deadline_ns = s->cfg.pipeline.deadline_ns};
     resbm_status st = rb_spill_open(&o, &s->spill, err);
+    if (st && err && memory) return rb_err_context(err, st, "stage %d, host memory for optim.offload=host: ", s->self);
     if (st && err) {
         size_t n = strlen(err->text);
         snprintf(err->text + n, sizeof err->text - n,
@@ -28,8 +35,9 @@ static resbm_status open_spill(rb_stage *s, uint64_t bytes, rb_err *err) {
 
 /* The file: states of the optimizer, then gradients. */
 resbm_status rb_stage_open_spill(rb_stage *s, rb_stage_options *model, rb_err *err) {
-    rb_optim_place place = {0};
+    rb_optim_place place = {.host_threads = host_threads(s)};
     if (!s->training || !strcmp(s->cfg.optim.offload, "none")) return RESBM_OK;
+    if (!strcmp(s->cfg.optim.offload, "host") && s->dev->table->host_memory) return RESBM_OK; /* of a mixed pipeline */
     RB_TRY(rb_optim_check(&s->cfg.optim.rule, &s->table, err));
     const rb_tensor **list = list_rows(s);
     if (!list) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d tensors", s->row_count);
@@ -54,7 +62,7 @@ rb_memory_bytes rb_stage_memory_of(const rb_stage *s) {
 }
 
 resbm_status rb_stage_open_optim(rb_stage *s, rb_err *err) {
-    rb_optim_place place = {.spill = s->spill};
+    rb_optim_place place = {.spill = s->spill, .host_threads = host_threads(s)};
     RB_TRY(rb_optim_check(&s->cfg.optim.rule, &s->table, err));
     rb_optim_tensor *t = calloc((size_t)s->row_count + 1, sizeof *t);
     if (!t) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d tensors", s->row_count);

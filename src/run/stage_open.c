@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "pipeline/inflight.h"
+#include "run/devices.h"
 #include "run/stage.h"
 
 static resbm_status find_hosted(rb_stage *s, rb_err *err) {
@@ -120,10 +121,13 @@ static bool has_halves(const rb_stage *s) {
 }
 
 static resbm_status open_model(rb_stage *s, const int *slots, rb_err *err) {
-    rb_device_options o = {.threads = (int)s->cfg.pipeline.threads, .flops_per_s = s->cfg.pipeline.speed};
+    char name[RB_DEVICE_NAME];
+    rb_device_options o = {.threads = (int)s->cfg.pipeline.threads, .flops_per_s = s->cfg.pipeline.speed,
+                           .math = s->cfg.pipeline.math};
     RB_TRY(rb_tensor_table_build(&s->cfg.model, &s->cfg.boundary, &s->table, err));
-    RB_TRY(rb_device_open(s->cfg.pipeline.device, &o, &s->dev, err));
+    RB_TRY(rb_device_open(rb_device_of_stage(&s->cfg, s->self, name), &o, &s->dev, err));
     RB_TRY(rb_queue_open(s->dev, &s->q, err));
+    s->ahead = !s->measuring && !s->dev->table->host_memory && strcmp(s->dev->table->name, "timed");
     rb_stage_options m = {.model = &s->cfg.model, .boundary = &s->cfg.boundary, .table = &s->table,
                           .hosted = s->host, .segments = s->hosted, .B = s->B, .T = s->T, .slots_of = slots,
                           .training = s->training, .split_backward = s->halves, .bare = s->measuring};
@@ -267,6 +271,7 @@ void rb_stage_close(rb_stage *s) {
         rb_free(s->dev, s->targets.data);
         rb_free(s->dev, s->sums.data);
     }
+    rb_stage_forget(s);
     if (s->q) rb_queue_close(s->q);
     rb_device_close(s->dev);
     rb_tensor_table_free(&s->table);

@@ -84,13 +84,16 @@ resbm_status rb_stage_narrow(rb_stage *s, int64_t step, rb_err *err) {
 static resbm_status run_list(rb_stage *s, const rb_schedule *list, int64_t *busy, rb_err *err) {
     rb_executor_hooks hooks = rb_stage_hooks(s);
     int done = 0;
+    int64_t begin = rb_now_ns();
     for (int i = 0; i < s->hosted; i++) rb_seat_clear(&s->seat[i]);
     s->wait_ns = 0;
     s->base_step = s->step;
     s->base_sequence = s->sequence;
     memset(s->host_losses, 0, (size_t)s->ring * sizeof *s->host_losses);
     RB_TRY(rb_execute(list, s->self, &hooks, NULL, s->trace, &done, err));
+    RB_TRY(rb_stage_settle(s, err));
     *busy = rb_stage_record(s, done);
+    if (s->ahead) *busy = rb_now_ns() - begin - s->wait_ns; /* actions end before the device is done with them */
     return RESBM_OK;
 }
 

@@ -1,0 +1,232 @@
+"""The CUDA device beside PyTorch on the same GPU, in one run: the tables that docs/cuda.md lists as not yet measured.
+
+    bench/cuda.py [--program build/resbm] [--device cuda] [--rounds 3] [--parts train,boundary,offload,pipeline]
+                  [--sizes 124M,350M,1.1B,llama8b] [--contexts 1024,4096] [--no-torch]
+
+PyTorch: bf16 autocast, scaled_dot_product_attention, fused AdamW, eager and torch.compile (bench/torch_llama.py's model). The
+two take turns; medians of all steps but each run's first three. Needs a CUDA build of torch; --no-torch measures resbm alone.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from train import Resbm
+
+# d, layers, heads, kv heads, ffn, vocabulary, sequences of 1024 tokens per step
+SIZES = {
+    "tiny": (64, 2, 2, 2, 96, 256, 2),
+    "124M": (768, 12, 12, 12, 2048, 50304, 16),
+    "350M": (1024, 24, 16, 16, 2816, 50304, 8),
+    "1.1B": (2048, 20, 16, 16, 5632, 32768, 4),
+    "llama8b": (4096, 4, 32, 8, 14336, 32768, 4),
+}
+STEPS, WARM = 10, 3
+WHOLE = ("boundary.kind=none", "boundary.codec_fwd=f32", "boundary.codec_bwd=f32")
+NARROW = ("boundary.kind=residual", "boundary.ratio=128", "boundary.codec_fwd=int4", "boundary.codec_bwd=int4")
+ADAMW = ("optim.kind=adamw", "optim.lr=0.0003")
+
+
+def parameters(size):
+    d, layers, heads, kv, ffn, vocab, _ = size
+    return layers * (2 * d * d + 2 * d * d * kv // heads + 3 * d * ffn) + 2 * vocab * d
+
+
+def flops(size, context, tokens):
+    """Of a step: 6 per weight that multiplies and token, and attention's products, causal."""
+    d, layers, *_, vocab, _ = size
+    return 6 * (parameters(size) - vocab * d) * tokens + 6 * layers * context * d * tokens
+
+
+def torch_peak():
+    """bf16 products of 8192, FLOP/s, as torch reaches them here: what shares of the peak are shares of."""
+    import torch
+
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    best = float("inf")
+    for _ in range(10):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for _ in range(5):
+            a @ a
+        end.record()
+        torch.cuda.synchronize()
+        best = min(best, begin.elapsed_time(end) / 5e3)
+    return 2 * 8192**3 / best
+
+
+def torch_child(name, context, compiled):
+    """In a process of its own, so that its memory is only its own; prints one JSON object."""
+    import time
+
+    import torch
+    import torch.nn.functional as F
+    from torch_llama import Llama
+
+    d, layers, heads, _, ffn, vocab, thousands = SIZES[name]
+    batch = max(1, thousands * 1024 // context)
+    torch.manual_seed(1)
+    model = Llama(d, layers, heads, ffn, vocab, context).cuda()
+    run = torch.compile(model) if compiled else model
+    rule = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
+    ids = torch.randint(vocab, (batch, context + 1), device="cuda")
+    seconds = []
+    for _ in range(STEPS + WARM):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        rule.zero_grad()
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            loss = F.cross_entropy(run(ids[:, :-1]).view(-1, vocab), ids[:, 1:].reshape(-1))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        rule.step()
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    print(json.dumps({"step_s": seconds, "memory": torch.cuda.max_memory_allocated()}))
+
+
+def torch_run(name, context, compiled):
+    command = [sys.executable, __file__, "--torch-child", name, str(context), str(int(compiled))]
+    r = subprocess.run(command, text=True, capture_output=True)
+    if r.returncode:
+        return None, r.stderr.strip().splitlines()[-1][:120] if r.stderr.strip() else "failed"
+    result = json.loads(r.stdout.splitlines()[-1])
+    return result["step_s"][WARM:], result["memory"]
+
+
+def resbm_run(r, name, context, stages, microbatches, *more):
+    """Seconds of the steps behind the first ones, bytes planned on the device per stage, and the summary; or the fault."""
+    d, layers, heads, kv, ffn, vocab, thousands = SIZES[name]
+    batch = max(microbatches, thousands * 1024 // context)
+    size = (d, layers, heads, ffn, context, batch, None)
+    more = (f"pipeline.device={r.device}", f"model.kv_heads={kv}", f"model.vocab={vocab}", *more)
+    try:
+        lines, summary = r.train(size, stages, 1, microbatches, STEPS + WARM, *more)
+    except subprocess.CalledProcessError as e:
+        return None, (e.stderr or e.stdout).strip().splitlines()[-1][:160], None
+    memory = summary.get("memory", [])
+    on_device = [sum(v for k, v in m.items() if k in ("weights", "gradients", "states", "windows", "scratch", "activations"))
+                 for m in memory]
+    return [s["step_s"] for s in lines[WARM:]], on_device, summary
+
+
+def tokens_of(name, context, microbatches=1):
+    return max(microbatches, SIZES[name][-1] * 1024 // context) * context
+
+
+def row(*cells):
+    print("| " + " | ".join(str(c) for c in cells) + " |", flush=True)
+
+
+def head(title, *columns):
+    print(f"\n{title}\n")
+    row(*columns)
+    row(*("---" for _ in columns))
+
+
+def train(r, a):
+    peak = torch_peak() if a.torch else None
+    head(f"Training, one process, AdamW, bf16{f'; peak of products {peak / 1e12:.0f} TFLOP/s' if peak else ''}", "model",
+         "context", "resbm tokens/s", "torch eager", "torch compile", "ratio to compile", "resbm GB", "torch GB",
+         "resbm share of peak")
+    for name in a.sizes:
+        for context in a.contexts:
+            tokens, mine, theirs, memory = tokens_of(name, context), [], {0: [], 1: []}, [0, 0]
+            fault = ""
+            for _ in range(a.rounds):
+                seconds, planned, _ = resbm_run(r, name, context, 1, 1, *ADAMW)
+                if seconds is None:
+                    fault = planned
+                else:
+                    mine += seconds
+                    memory[0] = max(memory[0], sum(planned))
+                for compiled in (0, 1) if a.torch else ():
+                    got, used = torch_run(name, context, compiled)
+                    if got:
+                        theirs[compiled] += got
+                        memory[1] = max(memory[1], used)
+            speed = [tokens / statistics.median(s) if s else None for s in (mine, theirs[0], theirs[1])]
+            cell = [f"{s:.0f}" if s else "-" for s in speed]
+            ratio = f"{speed[0] / speed[2]:.2f}" if speed[0] and speed[2] else "-"
+            share = f"{flops(SIZES[name], context, tokens) * speed[0] / tokens / peak:.0%}" if peak and speed[0] else "-"
+            row(f"{name} ({parameters(SIZES[name]) / 1e6:.0f} M)", context, cell[0] if speed[0] else fault, *cell[1:], ratio,
+                f"{memory[0] / 1e9:.2f}", f"{memory[1] / 1e9:.2f}", share)
+
+
+def boundary(r, a):
+    head("Cost of three boundaries inside one process, as a share of the step", "model", "context", "none s", "residual 128x s",
+         "share")
+    for name in a.sizes:
+        if SIZES[name][1] < 4 and name != "tiny":
+            continue
+        segments = min(4, SIZES[name][1])
+        seconds = [resbm_run(r, name, a.contexts[0], 1, 1, *ADAMW, f"model.segments={segments}", *kind)[0]
+                   for kind in (WHOLE, NARROW)]
+        if None in seconds:
+            row(name, a.contexts[0], "-", "-", "does not fit")
+            continue
+        s = [statistics.median(v) for v in seconds]
+        row(name, a.contexts[0], f"{s[0]:.4f}", f"{s[1]:.4f}", f"{s[1] / s[0] - 1:.1%}")
+
+
+def offload(r, a):
+    head("Offload to the host's memory", "model", "offload", "step s", "GB on the device")
+    for name in a.sizes:
+        for what in ((), ("optim.offload=host",), ("optim.offload=host", "optim.offload_update=host"), ("optim.offload=host", "optim.offload_parts=states+gradients")):
+            seconds, planned, _ = resbm_run(r, name, a.contexts[0], 1, 1, *ADAMW, *what)
+            label = " ".join(w.split("=")[1] for w in what) or "none"
+            if seconds is None:
+                row(name, label, "-", planned)
+            else:
+                row(name, label, f"{statistics.median(seconds):.4f}", f"{sum(planned) / 1e9:.2f}")
+
+
+def pipeline(r, a):
+    head("Four stages that share the GPU, links of 80 Mbit/s and 20 ms, 16 microbatches", "model", "boundary", "tokens/s",
+         "of unshaped")
+    for name in a.sizes:
+        if SIZES[name][1] < 4:
+            continue
+        slow = ("link.up=80mbit", "link.down=80mbit", "link.latency=20ms")
+        for label, kind in (("none, bf16", ("boundary.kind=none", "boundary.codec_fwd=bf16", "boundary.codec_bwd=bf16")),
+                            ("residual 128x int4", NARROW)):
+            runs = [resbm_run(r, name, a.contexts[0], 4, 16, *ADAMW, "pipeline.deadline=600s", *kind, *shape)[0]
+                    for shape in (slow, ())]
+            if None in runs:
+                row(name, label, "does not fit", "-")
+                continue
+            tokens = tokens_of(name, a.contexts[0], 16)
+            s = [statistics.median(v) for v in runs]
+            row(name, label, f"{tokens / s[0]:.0f}", f"{s[1] / s[0]:.2f}")
+
+
+PARTS = {"train": train, "boundary": boundary, "offload": offload, "pipeline": pipeline}
+
+
+def main():
+    if "--torch-child" in sys.argv:
+        name, context, compiled = sys.argv[2:5]
+        return torch_child(name, int(context), compiled == "1")
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--program", default="build/resbm")
+    p.add_argument("--device", default="cuda")
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--parts", default=",".join(PARTS))
+    p.add_argument("--sizes", default="124M,350M,1.1B,llama8b")
+    p.add_argument("--contexts", default="1024,4096")
+    p.add_argument("--no-torch", dest="torch", action="store_false")
+    a = p.parse_args()
+    a.sizes, a.contexts = a.sizes.split(","), [int(c) for c in a.contexts.split(",")]
+    with tempfile.TemporaryDirectory() as folder:
+        r = Resbm(Path(a.program).resolve(), Path(folder))
+        r.device = a.device
+        for part in a.parts.split(","):
+            PARTS[part](r, a)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+# The CUDA device: build/resbm-cuda.so, loaded at run time by device cuda. Built wherever nvcc and cuBLASLt's header are
+# found, by target `cuda`; nothing else needs it. RESBM_CUDA: AUTO, ON (an error when it cannot be built) or OFF.
+# The same sources also become build/resbm-cuda-emulated.so, which runs them on the host (tests only).
+set(RESBM_CUDA AUTO CACHE STRING "CUDA device: AUTO, ON or OFF")
+set(RESBM_CUDA_ARCHITECTURES 75,80,86,89,90,120 CACHE STRING "Compute capabilities; PTX of the last one goes along")
+string(REPLACE "," ";" RB_ARCHITECTURES "${RESBM_CUDA_ARCHITECTURES}")
+
+file(GLOB RB_CUDA_KERNELS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/device/cuda/*.cu) # for the GPU
+file(GLOB RB_CUDA_HOST CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/device/cuda/*.cc)    # only calls it
+# What the plugin needs of the rest of the library, in C.
+set(RB_CUDA_SHARED_SOURCES ${CMAKE_SOURCE_DIR}/src/core/err.c ${CMAKE_SOURCE_DIR}/src/core/rng.c
+  ${CMAKE_SOURCE_DIR}/src/device/check.c ${CMAKE_SOURCE_DIR}/src/device/pack_layout.c)
+set(RB_CUDA_MAP -Wl,--version-script=${CMAKE_SOURCE_DIR}/cmake/cuda.map)
+
+set(RB_CUDA_CXX_OPTIONS -Wno-missing-field-initializers -Wno-unused-function)
+
+# --- for the GPU
+find_program(RB_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda/bin PATH_SUFFIXES bin)
+file(GLOB RB_WHEELS LIST_DIRECTORIES true ${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages/nvidia/*)
+find_path(CUBLASLT_INCLUDE cublasLt.h HINTS ENV CUDA_HOME ENV CUDA_PATH
+  PATHS /usr/local/cuda ${RB_WHEELS} PATH_SUFFIXES include targets/x86_64-linux/include)
+set(RB_CUDA_MISSING "")
+if(NOT RB_NVCC)
+  set(RB_CUDA_MISSING "nvcc is not here")
+elseif(NOT CUBLASLT_INCLUDE)
+  set(RB_CUDA_MISSING "cublasLt.h is not here (the CUDA toolkit's cuBLAS, or `scripts/venv.sh cuda`)")
+elseif(RESBM_SANITIZE OR RESBM_FUZZ)
+  set(RB_CUDA_MISSING "this is a build for sanitizers")
+endif()
+
+if(NOT RESBM_CUDA STREQUAL OFF AND NOT RB_CUDA_MISSING)
+  get_filename_component(cublas_root ${CUBLASLT_INCLUDE} DIRECTORY)
+  file(GLOB RB_CUBLASLT ${cublas_root}/lib/libcublasLt.so.* ${cublas_root}/lib64/libcublasLt.so.*)
+  set(cublas_path "")
+  if(RB_CUBLASLT)
+    list(GET RB_CUBLASLT 0 cublas_path)
+  endif()
+  # nvcc reads CUDA's own headers once per source and architecture, which takes longer than our kernels: so the small
+  # ones are one source together, and what only calls the GPU is left to the C++ compiler.
+  set(tiles ${RB_CUDA_KERNELS})
+  list(FILTER tiles INCLUDE REGEX "attention_(forward|backward)\\.cu$")
+  set(small ${RB_CUDA_KERNELS})
+  list(REMOVE_ITEM small ${tiles})
+  set(flags -std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden -I${CMAKE_SOURCE_DIR}/src -I${CMAKE_SOURCE_DIR}/include)
+  foreach(arch ${RB_ARCHITECTURES})
+    list(APPEND flags -gencode arch=compute_${arch},code=sm_${arch})
+    set(newest ${arch})
+  endforeach()
+  list(APPEND flags -gencode arch=compute_${newest},code=compute_${newest})
+  find_program(RB_CCACHE ccache)
+  set(launcher "")
+  if(CMAKE_CXX_COMPILER_LAUNCHER AND RB_CCACHE)
+    set(launcher ${RB_CCACHE})
+  endif()
+  set(objects "")
+  foreach(unit small tiles)
+    set(text "")
+    foreach(source ${${unit}})
+      string(APPEND text "#include \"${source}\"\n")
+    endforeach()
+    file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/cuda/${unit}.cu CONTENT "${text}" @ONLY)
+    set(object ${CMAKE_BINARY_DIR}/cuda/${unit}.o)
+    add_custom_command(OUTPUT ${object}
+      COMMAND ${launcher} ${RB_NVCC} ${flags} -MD -MF ${object}.d -c ${CMAKE_BINARY_DIR}/cuda/${unit}.cu -o ${object}
+      DEPENDS ${CMAKE_BINARY_DIR}/cuda/${unit}.cu ${${unit}} DEPFILE ${object}.d
+      COMMENT "CUDA kernels: ${unit}" VERBATIM)
+    list(APPEND objects ${object})
+  endforeach()
+  find_path(CUDART_INCLUDE cuda_runtime.h HINTS ENV CUDA_HOME ENV CUDA_PATH
+    PATHS /usr/local/cuda ${RB_WHEELS} PATH_SUFFIXES include targets/x86_64-linux/include)
+  find_library(CUDART_STATIC cudart_static HINTS ENV CUDA_HOME ENV CUDA_PATH
+    PATHS /usr/local/cuda ${RB_WHEELS} PATH_SUFFIXES lib64 lib targets/x86_64-linux/lib)
+  if(NOT CUDART_INCLUDE OR NOT CUDART_STATIC)
+    message(FATAL_ERROR "${RB_NVCC} is here, but not cuda_runtime.h and libcudart_static.a: set CUDA_HOME, or RESBM_CUDA=OFF")
+  endif()
+  add_library(resbm_cuda MODULE EXCLUDE_FROM_ALL ${RB_CUDA_HOST} ${RB_CUDA_SHARED_SOURCES} ${objects})
+  set_source_files_properties(${objects} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
+  target_link_libraries(resbm_cuda PRIVATE rb_flags ${CUDART_STATIC} ${CMAKE_DL_LIBS} rt)
+  target_include_directories(resbm_cuda SYSTEM PRIVATE ${CUDART_INCLUDE} ${CUBLASLT_INCLUDE})
+  target_compile_definitions(resbm_cuda PRIVATE RB_CUBLASLT_PATH="${cublas_path}")
+  target_compile_options(resbm_cuda PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${RB_CUDA_CXX_OPTIONS}>)
+  target_link_options(resbm_cuda PRIVATE ${RB_CUDA_MAP} -Wl,-z,defs)
+  set_target_properties(resbm_cuda PROPERTIES PREFIX "" OUTPUT_NAME resbm-cuda LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}
+    LINKER_LANGUAGE CXX)
+  add_custom_target(cuda DEPENDS resbm_cuda)
+  message(STATUS "device cuda: ${RB_NVCC}, cuBLASLt ${CUBLASLT_INCLUDE}, for ${RESBM_CUDA_ARCHITECTURES}")
+  install(TARGETS resbm_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/resbm OPTIONAL)
+elseif(RESBM_CUDA STREQUAL ON)
+  message(FATAL_ERROR "RESBM_CUDA=ON: ${RB_CUDA_MISSING}")
+else()
+  if(RESBM_CUDA STREQUAL OFF)
+    set(RB_CUDA_MISSING "RESBM_CUDA is OFF")
+  endif()
+  add_custom_target(cuda COMMAND ${CMAKE_COMMAND} -E echo "device cuda is not built: ${RB_CUDA_MISSING}" VERBATIM)
+endif()
+
+# --- for the host, with every thread of a block a fibre (x86-64's and other setjmp alike); sanitizers cannot follow those
+if(RESBM_TESTS AND NOT RESBM_SANITIZE AND NOT RESBM_FUZZ)
+  set(emulated ${RB_CUDA_HOST})
+  list(FILTER emulated EXCLUDE REGEX "lt_cublas")
+  file(GLOB emulation CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/device/cuda/emu/*.cc)
+  set_source_files_properties(${RB_CUDA_KERNELS} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++")
+  add_library(resbm_cuda_emulated MODULE ${RB_CUDA_KERNELS} ${emulated} ${emulation} ${RB_CUDA_SHARED_SOURCES})
+  target_link_libraries(resbm_cuda_emulated PRIVATE rb_flags)
+  target_compile_definitions(resbm_cuda_emulated PRIVATE RB_CUDA_EMULATED=1)
+  target_compile_options(resbm_cuda_emulated PRIVATE
+    $<$<COMPILE_LANGUAGE:CXX>:${RB_CUDA_CXX_OPTIONS};-Wno-unknown-pragmas;-U_FORTIFY_SOURCE>)
+  target_link_options(resbm_cuda_emulated PRIVATE ${RB_CUDA_MAP} -Wl,-z,defs)
+  set_target_properties(resbm_cuda_emulated PROPERTIES PREFIX "" OUTPUT_NAME resbm-cuda-emulated
+    LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
+endif()

@@ -1,0 +1,151 @@
+/* Inside the CUDA plugin: its device and queue, and every slot. The sources compile for the GPU with nvcc and, for
+ * tests, for the host with the emulation (rt.h). */
+#ifndef RB_DEVICE_CUDA_CUDA_H
+#define RB_DEVICE_CUDA_CUDA_H
+
+extern "C" {
+#include "device/device.h"
+#include "device/view.h"
+}
+#include "device/cuda/rt.h"
+
+struct rb_lt; /* what products are handed to (lt.h) */
+
+struct rb_cuda_device {
+    rb_device base;
+    rb_device_table table; /* base.table points here */
+    int index, major, minor;
+    rb_math math;
+    char name[96];
+    size_t total;
+    rb_lt *lt;
+    struct rb_cuda_blocks *blocks; /* what alloc handed out */
+};
+
+/* The first thing a kernel found wrong with what it was given. It lies in the device's memory; the host reads a copy
+ * with each event. */
+enum rb_cuda_fault_kind { RB_FAULT_NONE, RB_FAULT_ID, RB_FAULT_TARGET, RB_FAULT_STEP, RB_FAULT_VALUE, RB_FAULT_PICK };
+struct rb_cuda_fault {
+    int kind, op;
+    long long at, range;
+    double value;
+};
+
+struct rb_cuda_queue {
+    rb_queue base;
+    cudaStream_t stream;
+    int index; /* the card */
+    bool f16; /* the 16-bit numbers of the tensor cores */
+    struct rb_cuda_transfers *transfers;
+    void *scratch[2];
+    size_t scratch_bytes[2];
+    rb_cuda_fault *fault;
+};
+
+static inline rb_cuda_device *rb_cuda_of(rb_queue *q) { return (rb_cuda_device *)q->dev; }
+static inline rb_cuda_queue *rb_cuda_queue_of(rb_queue *q) { return (rb_cuda_queue *)q; }
+
+/* An error of the runtime as a status; `what` was being done. */
+resbm_status rb_cuda_status(cudaError_t e, const char *what, rb_err *err);
+#define RB_CUDA_TRY(call, what, err) RB_TRY(rb_cuda_status((call), (what), (err)))
+/* After launches: the one that could not be made. */
+static inline resbm_status rb_cuda_launched(const rb_op *op, rb_err *err) {
+    return rb_cuda_status(cudaGetLastError(), rb_op_info(op->kind)->name, err);
+}
+
+/* Working memory of the queue's kernels, used in queue order; `which`: of two that are apart. */
+resbm_status rb_cuda_scratch(rb_queue *q, int which, size_t bytes, void **out, rb_err *err);
+
+/* transfer.cu: copies through pinned memory, events */
+resbm_status rb_cuda_transfers_open(rb_cuda_queue *q, rb_err *err);
+void rb_cuda_transfers_close(rb_cuda_queue *q);
+resbm_status rb_cuda_upload(rb_queue *q, void *dst, const void *host, size_t bytes, rb_err *err);
+resbm_status rb_cuda_download(rb_queue *q, void *host, const void *src, size_t bytes, rb_err *err);
+resbm_status rb_cuda_event_record(rb_queue *q, rb_event *out, rb_err *err);
+resbm_status rb_cuda_event_wait(rb_queue *q, rb_event e, rb_err *err);
+
+/* Fills in the kernels of a table (slots.cu). */
+void rb_cuda_slots(rb_device_table *t);
+
+#define RB_CUDA_SLOT(name) resbm_status rb_cuda_##name(rb_queue *q, const rb_op *op, rb_err *err)
+RB_CUDA_SLOT(fill);
+RB_CUDA_SLOT(axpby);
+RB_CUDA_SLOT(gemm);
+RB_CUDA_SLOT(embed_forward);
+RB_CUDA_SLOT(embed_backward);
+RB_CUDA_SLOT(rmsnorm_forward);
+RB_CUDA_SLOT(rmsnorm_backward_x);
+RB_CUDA_SLOT(rmsnorm_backward_w);
+RB_CUDA_SLOT(rope);
+RB_CUDA_SLOT(attention_forward);
+RB_CUDA_SLOT(attention_backward);
+RB_CUDA_SLOT(swiglu_forward);
+RB_CUDA_SLOT(swiglu_backward);
+RB_CUDA_SLOT(silu_forward);
+RB_CUDA_SLOT(silu_backward);
+RB_CUDA_SLOT(xent);
+RB_CUDA_SLOT(sum);
+RB_CUDA_SLOT(sumsq);
+RB_CUDA_SLOT(normalize);
+RB_CUDA_SLOT(adamw);
+RB_CUDA_SLOT(muon_momentum);
+RB_CUDA_SLOT(pack);
+RB_CUDA_SLOT(unpack);
+RB_CUDA_SLOT(code_stats);
+RB_CUDA_SLOT(topk);
+RB_CUDA_SLOT(scatter);
+
+#ifdef RB_FOR_KERNELS
+/* The first fault stays. */
+static __device__ __forceinline__ void rb_cuda_report(rb_cuda_fault *f, rb_cuda_fault what) {
+    if (atomicCAS(&f->kind, RB_FAULT_NONE, what.kind) == RB_FAULT_NONE) {
+        f->op = what.op;
+        f->at = what.at;
+        f->range = what.range;
+        f->value = what.value;
+    }
+}
+#endif
+
+/* A view as few dimensions as describe it: one where it has no gaps, two where its rows are evenly apart. */
+static inline rb_view rb_cuda_simplest(rb_view v) {
+    if (rb_is_flat(&v)) {
+        v.shape[0] = rb_count(v);
+        v.rank = 1;
+        v.stride[0] = 1;
+        return v;
+    }
+    int64_t rows = rb_row_count(&v), width = rb_row_width(&v), gap = width, next = 0;
+    for (int i = v.rank - 2; i >= 0; i--) {
+        if (v.shape[i] == 1) continue;
+        if (next && v.stride[i] != next) return v;
+        if (!next) gap = v.stride[i];
+        next = v.stride[i] * v.shape[i];
+    }
+    v.rank = 2;
+    v.shape[0] = rows, v.shape[1] = width;
+    v.stride[0] = gap, v.stride[1] = 1;
+    return v;
+}
+/* The same for views walked together, which must keep the same shape. */
+static inline void rb_cuda_simplify(rb_view *v, int n) {
+    rb_view s[RB_MAX_VIEWS];
+    bool alike = true;
+    for (int i = 0; i < n; i++) {
+        s[i] = rb_cuda_simplest(v[i]);
+        alike = alike && s[i].rank == s[0].rank;
+    }
+    for (int i = 0; alike && i < n; i++) v[i] = s[i];
+    if (alike || v[0].rank <= 2) return;
+    bool two = true; /* some flat, some with gaps: rows of two dimensions if all can be that */
+    for (int i = 0; i < n; i++) two = two && s[i].rank <= 2;
+    for (int i = 0; two && i < n; i++) {
+        int64_t rows = rb_row_count(&v[i]), width = rb_row_width(&v[i]);
+        int64_t gap = s[i].rank == 1 ? width : s[i].stride[0];
+        v[i].rank = 2;
+        v[i].shape[0] = rows, v[i].shape[1] = width;
+        v[i].stride[0] = gap, v[i].stride[1] = 1;
+    }
+}
+
+#endif

@@ -1,0 +1,216 @@
+/* The device: opening a card, its memory, its queues. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <map>
+#include <mutex>
+#include <new>
+extern "C" {
+#include "core/err.h"
+#include "device/cuda/plugin.h"
+}
+#include "device/cuda/cuda.h"
+#include "device/cuda/lt.h"
+
+struct rb_cuda_blocks {
+    std::mutex lock;
+    std::map<void *, size_t> at;
+};
+
+resbm_status rb_cuda_status(cudaError_t e, const char *what, rb_err *err) {
+    if (e == cudaSuccess) return RESBM_OK;
+    resbm_status code = e == cudaErrorMemoryAllocation ? RESBM_E_MEMORY : RESBM_E_INTERNAL;
+    return rb_fail(err, code, "device cuda: %s: %s", what, cudaGetErrorString(e));
+}
+
+/* --- memory */
+
+static double giga(size_t bytes) { return (double)bytes * 1e-9; }
+
+static resbm_status no_memory(const rb_cuda_device *d, size_t bytes, rb_err *err) {
+    size_t free = 0, total = 0;
+    cudaGetLastError();
+    cudaMemGetInfo(&free, &total);
+    return rb_fail(err, RESBM_E_MEMORY, "device cuda:%d (%s): no memory for %zu bytes (%.3g GB): %.3g of its %.3g GB are free",
+                   d->index, d->name, bytes, giga(bytes), giga(free), giga(total));
+}
+
+static resbm_status cuda_alloc(rb_device *base, size_t bytes, void **out, rb_err *err) {
+    rb_cuda_device *d = (rb_cuda_device *)base;
+    *out = NULL;
+    RB_CUDA_TRY(cudaSetDevice(d->index), "choosing the card", err);
+    if (cudaMalloc(out, bytes ? bytes : 1) != cudaSuccess) return no_memory(d, bytes, err);
+    std::lock_guard<std::mutex> hold(d->blocks->lock);
+    d->blocks->at[*out] = bytes;
+    return RESBM_OK;
+}
+
+static void cuda_free(rb_device *base, void *p) {
+    rb_cuda_device *d = (rb_cuda_device *)base;
+    {
+        std::lock_guard<std::mutex> hold(d->blocks->lock);
+        d->blocks->at.erase(p);
+    }
+    cudaSetDevice(d->index);
+    cudaFree(p);
+}
+
+resbm_status rb_cuda_scratch(rb_queue *base, int which, size_t bytes, void **out, rb_err *err) {
+    rb_cuda_queue *q = rb_cuda_queue_of(base);
+    if (bytes > q->scratch_bytes[which]) {
+        RB_CUDA_TRY(cudaStreamSynchronize(q->stream), "waiting to enlarge working memory", err);
+        if (q->scratch[which]) cudaFree(q->scratch[which]);
+        q->scratch[which] = NULL;
+        q->scratch_bytes[which] = 0;
+        bytes = (bytes + bytes / 8 + 0xfffff) & ~(size_t)0xfffff;
+        if (cudaMalloc(&q->scratch[which], bytes) != cudaSuccess) {
+            no_memory(rb_cuda_of(base), bytes, err);
+            return rb_err_context(err, RESBM_E_MEMORY, "working memory of the kernels: ");
+        }
+        q->scratch_bytes[which] = bytes;
+    }
+    *out = q->scratch[which];
+    return RESBM_OK;
+}
+
+/* --- queues */
+
+static void cuda_queue_close(rb_queue *base) {
+    rb_cuda_queue *q = rb_cuda_queue_of(base);
+    cudaSetDevice(rb_cuda_of(base)->index);
+    if (q->stream) cudaStreamSynchronize(q->stream);
+    rb_cuda_transfers_close(q);
+    for (int i = 0; i < 2; i++)
+        if (q->scratch[i]) cudaFree(q->scratch[i]);
+    if (q->fault) cudaFree(q->fault);
+    if (q->stream) cudaStreamDestroy(q->stream);
+    free(q);
+}
+
+static resbm_status fill_queue(rb_cuda_queue *q, rb_err *err) {
+    rb_cuda_device *d = rb_cuda_of(&q->base);
+    RB_CUDA_TRY(cudaSetDevice(d->index), "choosing the card", err);
+    RB_CUDA_TRY(cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking), "making a stream", err);
+    q->index = d->index;
+    q->f16 = d->math == RB_MATH_F16;
+    if (cudaMalloc((void **)&q->fault, sizeof *q->fault) != cudaSuccess) return no_memory(d, sizeof *q->fault, err);
+    RB_CUDA_TRY(cudaMemsetAsync(q->fault, 0, sizeof *q->fault, q->stream), "clearing memory", err);
+    return rb_cuda_transfers_open(q, err);
+}
+
+static resbm_status cuda_queue_open(rb_device *dev, rb_queue **out, rb_err *err) {
+    rb_cuda_queue *q = (rb_cuda_queue *)calloc(1, sizeof *q);
+    if (!q) return rb_fail(err, RESBM_E_MEMORY, "device cuda: no memory for a queue");
+    q->base.dev = dev;
+    resbm_status st = fill_queue(q, err);
+    if (st == RESBM_OK)
+        *out = &q->base;
+    else
+        cuda_queue_close(&q->base);
+    return st;
+}
+
+/* --- opening and closing */
+
+static void cuda_close(rb_device *base) {
+    rb_cuda_device *d = (rb_cuda_device *)base;
+    cudaSetDevice(d->index);
+    rb_lt_close(d->lt);
+    if (d->blocks)
+        for (auto &b : d->blocks->at) cudaFree(b.first);
+    delete d->blocks;
+    free(d);
+}
+
+static rb_device_table cuda_table(void) {
+    rb_device_table t = rb_device_table();
+    t.name = "cuda";
+    t.summary = "an NVIDIA GPU";
+    t.close = cuda_close;
+    t.alloc = cuda_alloc;
+    t.free = cuda_free;
+    t.queue_open = cuda_queue_open;
+    t.queue_close = cuda_queue_close;
+    t.upload = rb_cuda_upload;
+    t.download = rb_cuda_download;
+    t.event_record = rb_cuda_event_record;
+    t.event_wait = rb_cuda_event_wait;
+    rb_cuda_slots(&t);
+    return t;
+}
+
+static resbm_status choose_math(rb_cuda_device *d, rb_math want, rb_err *err) {
+    bool new_enough = d->major >= 8;
+    d->math = want == RB_MATH_AUTO ? (new_enough ? RB_MATH_BF16 : RB_MATH_F16) : want;
+    bool can = d->math == RB_MATH_F32 || (d->math == RB_MATH_F16) == !new_enough;
+    if (can) return RESBM_OK;
+    return rb_fail(err, RESBM_E_UNSUPPORTED,
+                   "device cuda:%d (%s, compute capability %d.%d): products in %s; there are f32 and %s", d->index, d->name,
+                   d->major, d->minor, d->math == RB_MATH_F16 ? "f16" : d->math == RB_MATH_BF16 ? "bf16" : "tf32",
+                   new_enough ? "bf16 and tf32" : "f16");
+}
+
+static resbm_status find_card(rb_cuda_device *d, rb_err *err) {
+    int n = 0;
+    cudaError_t e = cudaGetDeviceCount(&n);
+    if (e != cudaSuccess || n == 0)
+        return rb_fail(err, RESBM_E_UNSUPPORTED, "device cuda: no GPU can be used here: %s (is the NVIDIA driver installed?)",
+                       e == cudaSuccess ? "there is none" : cudaGetErrorString(e));
+    if (d->index >= n)
+        return rb_fail(err, RESBM_E_ARG, "device cuda:%d: this machine has %d GPU%s, numbered from 0", d->index, n,
+                       n == 1 ? "" : "s");
+    cudaDeviceProp p;
+    RB_CUDA_TRY(cudaSetDevice(d->index), "choosing the card", err);
+    RB_CUDA_TRY(cudaGetDeviceProperties(&p, d->index), "asking for the card's properties", err);
+    snprintf(d->name, sizeof d->name, "%.*s", (int)sizeof d->name - 1, p.name);
+    d->major = p.major;
+    d->minor = p.minor;
+    d->total = p.totalGlobalMem;
+    if (d->major * 10 + d->minor >= 75) return RESBM_OK;
+    return rb_fail(err, RESBM_E_UNSUPPORTED, "device cuda:%d (%s): compute capability %d.%d; 7.5 is the least", d->index,
+                   d->name, d->major, d->minor);
+}
+
+static resbm_status open_card(rb_cuda_device *d, rb_math math, rb_err *err) {
+    d->blocks = new (std::nothrow) rb_cuda_blocks();
+    if (!d->blocks) return rb_fail(err, RESBM_E_MEMORY, "device cuda: no memory");
+    RB_TRY(find_card(d, err));
+    RB_TRY(choose_math(d, math, err));
+    return rb_lt_open(d, &d->lt, err);
+}
+
+static resbm_status cuda_open(const rb_device_options *opt, rb_device **out, rb_err *err) {
+    rb_cuda_device *d = (rb_cuda_device *)calloc(1, sizeof *d);
+    if (!d) return rb_fail(err, RESBM_E_MEMORY, "device cuda: no memory");
+    d->table = cuda_table();
+    d->base.table = &d->table;
+    d->base.opt = *opt;
+    d->index = opt->index;
+    resbm_status st = open_card(d, opt->math, err);
+    if (st == RESBM_OK)
+        *out = &d->base;
+    else
+        cuda_close(&d->base);
+    return st;
+}
+
+static void describe(char *text, size_t size) {
+    int n = 0;
+    size_t at = 0;
+    text[0] = 0;
+    if (cudaGetDeviceCount(&n) != cudaSuccess) n = 0;
+    for (int i = 0; i < n && at < size; i++) {
+        cudaDeviceProp p;
+        if (cudaGetDeviceProperties(&p, i) != cudaSuccess) continue;
+        at += (size_t)snprintf(text + at, size - at, "%scuda:%d %s, %.3g GB, compute capability %d.%d", i ? "; " : "", i,
+                               p.name, giga(p.totalGlobalMem), p.major, p.minor);
+    }
+}
+
+extern "C" __attribute__((visibility("default"))) const rb_cuda_plugin *resbm_cuda_plugin(void);
+extern "C" const rb_cuda_plugin *resbm_cuda_plugin(void) {
+    static const rb_cuda_plugin plugin = {RESBM_VERSION,           sizeof(rb_op), sizeof(rb_device_options),
+                                          sizeof(rb_device_table), RB_OP_COUNT,   cuda_open,
+                                          describe};
+    return &plugin;
+}

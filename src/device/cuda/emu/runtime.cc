@@ -1,0 +1,167 @@
+/* Streams, events, copies and memory of the emulated runtime. A stream is a host thread that does what it is handed in
+ * order; RB_CUDA_EMU_LATE_US makes every item wait that many microseconds first. RB_CUDA_EMU_MEMORY is the size of the
+ * emulated card in bytes. */
+#include <stdlib.h>
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <unistd.h>
+#include "device/cuda/emu/emu.h"
+
+struct emu_stream {
+    std::mutex lock;
+    std::condition_variable changed;
+    std::deque<std::function<void()>> work;
+    uint64_t queued = 0, done = 0;
+    bool closing = false;
+    std::thread thread;
+};
+struct emu_event {
+    emu_stream *stream = nullptr;
+    uint64_t ticket = 0;
+};
+
+namespace {
+std::mutex memory_lock;
+std::map<void *, size_t> blocks;
+size_t taken;
+
+size_t from_environment(const char *name, size_t fallback) {
+    const char *text = getenv(name);
+    return text && *text ? (size_t)strtoull(text, nullptr, 10) : fallback;
+}
+size_t card() { return from_environment("RB_CUDA_EMU_MEMORY", (size_t)8 << 30); }
+
+void serve(emu_stream *s) {
+    size_t late = from_environment("RB_CUDA_EMU_LATE_US", 0);
+    std::unique_lock<std::mutex> hold(s->lock);
+    for (;;) {
+        s->changed.wait(hold, [=] { return s->closing || !s->work.empty(); });
+        if (s->work.empty()) return;
+        std::function<void()> item = std::move(s->work.front());
+        s->work.pop_front();
+        hold.unlock();
+        if (late) usleep((useconds_t)late);
+        item();
+        item = nullptr;
+        hold.lock();
+        s->done++;
+        s->changed.notify_all();
+    }
+}
+
+void wait_for(emu_stream *s, uint64_t ticket) {
+    std::unique_lock<std::mutex> hold(s->lock);
+    s->changed.wait(hold, [=] { return s->done >= ticket; });
+}
+} // namespace
+
+void emu_enqueue(cudaStream_t s, std::function<void()> work) {
+    std::lock_guard<std::mutex> hold(s->lock);
+    s->work.push_back(std::move(work));
+    s->queued++;
+    s->changed.notify_all();
+}
+
+const char *cudaGetErrorString(cudaError_t e) {
+    static const char *const text[] = {"no error", "out of memory", "no device", "no such device"};
+    return text[e];
+}
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int *n) {
+    *n = 2;
+    return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int i) { return i >= 0 && i < 2 ? cudaSuccess : cudaErrorInvalidDevice; }
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int i) {
+    *p = cudaDeviceProp();
+    strcpy(p->name, "emulated");
+    p->totalGlobalMem = card();
+    p->major = i ? 7 : 8; /* the second one is as old as can be: f16 instead of bf16 */
+    p->minor = i ? 5 : 0;
+    p->multiProcessorCount = 4;
+    return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
+    std::lock_guard<std::mutex> hold(memory_lock);
+    *total = card();
+    *free = *total - taken;
+    return cudaSuccess;
+}
+cudaError_t cudaMalloc(void **p, size_t bytes) {
+    std::lock_guard<std::mutex> hold(memory_lock);
+    *p = nullptr;
+    if (bytes > card() - taken || posix_memalign(p, 256, bytes ? bytes : 1)) return cudaErrorMemoryAllocation;
+    if (bytes <= (size_t)64 << 20) memset(*p, 0xff, bytes);
+    blocks[*p] = bytes;
+    taken += bytes;
+    return cudaSuccess;
+}
+cudaError_t cudaFree(void *p) {
+    std::lock_guard<std::mutex> hold(memory_lock);
+    auto at = blocks.find(p);
+    if (at == blocks.end()) return p ? cudaErrorInvalidDevice : cudaSuccess;
+    taken -= at->second;
+    blocks.erase(at);
+    free(p);
+    return cudaSuccess;
+}
+cudaError_t cudaMallocHost(void **p, size_t bytes) {
+    return posix_memalign(p, 4096, bytes) ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+cudaError_t cudaFreeHost(void *p) {
+    free(p);
+    return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) {
+    *s = new emu_stream();
+    (*s)->thread = std::thread(serve, *s);
+    return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t s) {
+    {
+        std::lock_guard<std::mutex> hold(s->lock);
+        s->closing = true;
+        s->changed.notify_all();
+    }
+    s->thread.join();
+    delete s;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+    uint64_t last;
+    {
+        std::lock_guard<std::mutex> hold(s->lock);
+        last = s->queued;
+    }
+    wait_for(s, last);
+    return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) {
+    *e = new emu_event();
+    return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t e) {
+    delete e;
+    return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+    std::lock_guard<std::mutex> hold(s->lock);
+    e->stream = s;
+    e->ticket = s->queued;
+    return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t e) {
+    if (e->stream) wait_for(e->stream, e->ticket);
+    return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t s) {
+    emu_enqueue(s, [=] { memcpy(to, from, bytes); });
+    return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void *p, int byte, size_t bytes, cudaStream_t s) {
+    emu_enqueue(s, [=] { memset(p, byte, bytes); });
+    return cudaSuccess;
+}

@@ -1,0 +1,101 @@
+/* Products. Operands are f32 in memory; for bf16 and f16 they are rounded into working memory first. f16's range is
+ * small: each operand is scaled by a power of two that puts its largest size just below 2^8, and alpha takes the two
+ * powers back, exactly. Nothing overflows and no step has to be thrown away, as with one scale for the whole loss. */
+extern "C" {
+#include "core/bytes.h"
+}
+#include "device/cuda/each.h"
+#include "device/cuda/lt.h"
+
+enum { ROUND_THREADS = 256, ROUND_WIDTH = 8 /* rows of 16-bit operands begin at 16 bytes */ };
+
+/* What the kernels know of an operand on the device. */
+struct operand_scale {
+    unsigned most; /* bits of its largest size */
+};
+
+__global__ void __launch_bounds__(ROUND_THREADS) find_most(operand_scale *s, rb_view x) {
+    int64_t rows = rb_row_count(&x), width = rb_row_width(&x);
+    unsigned most = 0;
+    for (int64_t r = blockIdx.x; r < rows; r += gridDim.x)
+        for (int64_t i = threadIdx.x; i < width; i += ROUND_THREADS) {
+            unsigned size = __float_as_uint(*rb_f32(x, r, i)) & 0x7fffffffu;
+            most = size > most ? size : most;
+        }
+    for (int o = RB_WARP / 2; o; o /= 2) {
+        unsigned other = __shfl_xor_sync(RB_ALL_LANES, most, o);
+        most = other > most ? other : most;
+    }
+    if (threadIdx.x % RB_WARP == 0) atomicMax(&s->most, most); /* whole numbers: any order gives the same */
+}
+
+/* The power of two that brings sizes up to `most` below 2^8; 1 where there is nothing to bring, or no number. */
+static __device__ __forceinline__ float power_for(unsigned most) {
+    int e = (int)(most >> 23);
+    if (e == 0 || e == 255) return 1.0f;
+    e = 127 + 7 - (e - 127);
+    return __uint_as_float((unsigned)(e > 253 ? 253 : e) << 23);
+}
+
+struct round_to_half {
+    rb_view x;
+    uint16_t *out;
+    int64_t stride;
+    const operand_scale *scale; /* NULL: as it is */
+    __device__ void operator()(int64_t r, int64_t i) const {
+        float v = *rb_f32(x, r, i);
+        if (scale) v *= power_for(scale->most);
+        out[r * stride + i] = rb_half1(v);
+    }
+};
+
+__global__ void combine(float *scalars, const operand_scale *a, const operand_scale *b, float alpha, float beta) {
+    if (threadIdx.x) return;
+    scalars[0] = alpha / power_for(a->most) / power_for(b->most);
+    scalars[1] = beta;
+}
+
+static int64_t padded(int64_t n) { return (n + ROUND_WIDTH - 1) / ROUND_WIDTH * ROUND_WIDTH; }
+
+/* x rounded at `out`, its rows padded(width) apart. */
+static void round_operand(rb_queue *q, const rb_view *x, uint16_t *out, operand_scale *scale) {
+    rb_cuda_queue *c = rb_cuda_queue_of(q);
+    unsigned blocks = x->shape[0] < 1024 ? (unsigned)x->shape[0] : 1024u;
+    if (scale) RB_LAUNCH(c, find_most, blocks, ROUND_THREADS, scale, *x);
+    rb_each(q, x, round_to_half{*x, out, padded(x->shape[1]), scale});
+}
+
+static resbm_status run_rounded(rb_queue *q, const rb_op *op, rb_lt_product *p, rb_err *err) {
+    rb_cuda_queue *c = rb_cuda_queue_of(q);
+    const rb_view *a = &op->t[1], *b = &op->t[2];
+    int64_t count_a = padded(a->shape[1]) * a->shape[0], count_b = padded(b->shape[1]) * b->shape[0];
+    size_t head = 256, half_a = ((size_t)count_a * 2 + 255) / 256 * 256;
+    char *room;
+    RB_TRY(rb_cuda_scratch(q, 0, head + half_a + (size_t)count_b * 2, (void **)&room, err));
+    bool scaled = p->math == RB_MATH_F16;
+    operand_scale *s = (operand_scale *)room;
+    float *scalars = (float *)(room + 64);
+    uint16_t *ha = (uint16_t *)(room + head), *hb = (uint16_t *)(room + head + half_a);
+    if (scaled) RB_CUDA_TRY(cudaMemsetAsync(s, 0, 2 * sizeof *s, c->stream), "gemm", err);
+    round_operand(q, a, ha, scaled ? &s[0] : NULL);
+    round_operand(q, b, hb, scaled ? &s[1] : NULL);
+    if (scaled) {
+        RB_LAUNCH(c, combine, 1u, RB_WARP, scalars, &s[0], &s[1], p->alpha, p->beta);
+        p->scalars = scalars;
+    }
+    p->a = ha;
+    p->b = hb;
+    p->lda = padded(a->shape[1]);
+    p->ldb = padded(b->shape[1]);
+    RB_TRY(rb_cuda_launched(op, err));
+    return rb_lt_run(rb_cuda_of(q)->lt, c, p, err);
+}
+
+RB_CUDA_SLOT(gemm) {
+    const rb_view *c = &op->t[0], *a = &op->t[1], *b = &op->t[2];
+    bool ta = op->i[0] != 0, tb = op->i[1] != 0;
+    rb_lt_product p = {rb_cuda_of(q)->math, ta, tb, c->shape[0], c->shape[1], a->shape[ta ? 0 : 1], a->data, b->data,
+                       (float *)c->data, a->stride[0], b->stride[0], c->stride[0], op->f[0], op->f[1], NULL};
+    bool whole = p.math == RB_MATH_F32 || p.math == RB_MATH_TF32;
+    return whole ? rb_lt_run(rb_cuda_of(q)->lt, rb_cuda_queue_of(q), &p, err) : run_rounded(q, op, &p, err);
+}

@@ -1,0 +1,222 @@
+/* Products by cuBLASLt. The library is not linked but loaded when a device opens: from RESBM_CUBLASLT, from where the
+ * system finds libraries, from beside the plugin, or from where it lay when the plugin was built. Its choice of algorithm
+ * is asked for once per shape and kept, so that the same shapes give the same bits. */
+#include <cublasLt.h>
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <map>
+#include <mutex>
+#include <new>
+#include <string>
+#include <tuple>
+extern "C" {
+#include "core/err.h"
+}
+#include "device/cuda/lt.h"
+
+#ifndef RB_CUBLASLT_PATH
+#define RB_CUBLASLT_PATH ""
+#endif
+#define STRING2(x) #x
+#define STRING(x)  STRING2(x)
+static const char library_name[] = "libcublasLt.so." STRING(CUBLAS_VER_MAJOR);
+
+enum { WORKSPACE = 32 << 20 };
+
+/* The functions used of the library. */
+#define LT_FUNCTIONS(X)                                                                                      \
+    X(cublasLtCreate)                                                                                        \
+    X(cublasLtDestroy)                                                                                       \
+    X(cublasLtMatmul)                                                                                        \
+    X(cublasLtMatmulDescCreate)                                                                              \
+    X(cublasLtMatmulDescDestroy)                                                                             \
+    X(cublasLtMatmulDescSetAttribute)                                                                        \
+    X(cublasLtMatrixLayoutCreate)                                                                            \
+    X(cublasLtMatrixLayoutDestroy)                                                                           \
+    X(cublasLtMatmulPreferenceCreate)                                                                        \
+    X(cublasLtMatmulPreferenceDestroy)                                                                       \
+    X(cublasLtMatmulPreferenceSetAttribute)                                                                  \
+    X(cublasLtMatmulAlgoGetHeuristic)                                                                        \
+    X(cublasLtGetStatusString)
+
+/* Rows, columns, inner size, leading dimensions, and what else distinguishes products. */
+typedef std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int> shape_key;
+
+struct rb_lt {
+    void *object;
+    cublasLtHandle_t handle;
+#define MEMBER(f) decltype(&::f) f;
+    LT_FUNCTIONS(MEMBER)
+#undef MEMBER
+    std::mutex lock;
+    std::map<shape_key, cublasLtMatmulAlgo_t> known;
+};
+
+/* --- loading */
+
+static void *try_load(const std::string &path, std::string *tried) {
+    if (path.empty()) return NULL;
+    void *object = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (!object) *tried += (tried->empty() ? "" : "; ") + std::string(dlerror());
+    return object;
+}
+
+static std::string beside_plugin(void) {
+    Dl_info info;
+    if (!dladdr((void *)beside_plugin, &info) || !info.dli_fname) return "";
+    std::string path = info.dli_fname;
+    size_t slash = path.rfind('/');
+    return slash == std::string::npos ? "" : path.substr(0, slash + 1) + library_name;
+}
+
+static resbm_status load(rb_lt *lt, rb_err *err) {
+    const char *given = getenv("RESBM_CUBLASLT");
+    std::string tried;
+    if (given && *given)
+        lt->object = try_load(given, &tried);
+    else if (!(lt->object = try_load(library_name, &tried)) && !(lt->object = try_load(beside_plugin(), &tried)))
+        lt->object = try_load(RB_CUBLASLT_PATH, &tried);
+    if (!lt->object)
+        return rb_fail(err, RESBM_E_UNSUPPORTED,
+                       "device cuda: cuBLASLt is missing (%s); install the CUDA toolkit's cuBLAS or the Python package "
+                       "nvidia-cublas, or name the file in RESBM_CUBLASLT",
+                       tried.c_str());
+#define RESOLVE(f)                                                                                           \
+    lt->f = (decltype(&::f))dlsym(lt->object, #f);                                                             \
+    if (!lt->f) return rb_fail(err, RESBM_E_UNSUPPORTED, "device cuda: %s has no %s", library_name, #f);
+    LT_FUNCTIONS(RESOLVE)
+#undef RESOLVE
+    return RESBM_OK;
+}
+
+static resbm_status lt_status(const rb_lt *lt, cublasStatus_t st, const rb_lt_product *p, rb_err *err) {
+    if (st == CUBLAS_STATUS_SUCCESS) return RESBM_OK;
+    resbm_status code = st == CUBLAS_STATUS_ALLOC_FAILED ? RESBM_E_MEMORY : RESBM_E_INTERNAL;
+    return rb_fail(err, code, "gemm: cuBLASLt returned %s for a product of %lldx%lld by %lld", lt->cublasLtGetStatusString(st),
+                   p ? (long long)p->m : 0, p ? (long long)p->n : 0, p ? (long long)p->k : 0);
+}
+#define LT_TRY(call, p, err) RB_TRY(lt_status(lt, (call), (p), (err)))
+
+resbm_status rb_lt_open(rb_cuda_device *, rb_lt **out, rb_err *err) {
+    rb_lt *lt = new (std::nothrow) rb_lt();
+    *out = NULL;
+    if (!lt) return rb_fail(err, RESBM_E_MEMORY, "device cuda: no memory");
+    resbm_status st = load(lt, err);
+    if (st == RESBM_OK) st = lt_status(lt, lt->cublasLtCreate(&lt->handle), NULL, err);
+    if (st == RESBM_OK)
+        *out = lt;
+    else
+        rb_lt_close(lt);
+    return st;
+}
+
+void rb_lt_close(rb_lt *lt) {
+    if (!lt) return;
+    if (lt->handle) lt->cublasLtDestroy(lt->handle);
+    delete lt; /* the object stays loaded: it has threads of its own */
+}
+
+/* --- a product. cuBLASLt's matrices are column-major: a row-major c = a b is its c^T = b^T a^T on the same memory. */
+
+struct plan {
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t a, b, c;
+    cublasLtMatmulPreference_t preference;
+};
+
+static void free_plan(const rb_lt *lt, plan *w) {
+    if (w->preference) lt->cublasLtMatmulPreferenceDestroy(w->preference);
+    if (w->a) lt->cublasLtMatrixLayoutDestroy(w->a);
+    if (w->b) lt->cublasLtMatrixLayoutDestroy(w->b);
+    if (w->c) lt->cublasLtMatrixLayoutDestroy(w->c);
+    if (w->desc) lt->cublasLtMatmulDescDestroy(w->desc);
+}
+
+static cudaDataType_t type_of(const rb_lt_product *p) {
+    return p->math == RB_MATH_BF16 ? CUDA_R_16BF : p->math == RB_MATH_F16 ? CUDA_R_16F : CUDA_R_32F;
+}
+
+static resbm_status describe(const rb_lt *lt, const rb_lt_product *p, plan *w, rb_err *err) {
+    cublasOperation_t first = p->tb ? CUBLAS_OP_T : CUBLAS_OP_N, second = p->ta ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cublasComputeType_t compute = p->math == RB_MATH_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+    int32_t pointers = p->scalars ? CUBLASLT_POINTER_MODE_DEVICE : CUBLASLT_POINTER_MODE_HOST;
+    uint64_t rows_b = (uint64_t)(p->tb ? p->k : p->n), columns_b = (uint64_t)(p->tb ? p->n : p->k);
+    uint64_t rows_a = (uint64_t)(p->ta ? p->m : p->k), columns_a = (uint64_t)(p->ta ? p->k : p->m);
+    LT_TRY(lt->cublasLtMatmulDescCreate(&w->desc, compute, CUDA_R_32F), p, err);
+    LT_TRY(lt->cublasLtMatmulDescSetAttribute(w->desc, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first), p, err);
+    LT_TRY(lt->cublasLtMatmulDescSetAttribute(w->desc, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second), p, err);
+    LT_TRY(lt->cublasLtMatmulDescSetAttribute(w->desc, CUBLASLT_MATMUL_DESC_POINTER_MODE, &pointers, sizeof pointers), p, err);
+    LT_TRY(lt->cublasLtMatrixLayoutCreate(&w->a, type_of(p), rows_b, columns_b, p->ldb), p, err);
+    LT_TRY(lt->cublasLtMatrixLayoutCreate(&w->b, type_of(p), rows_a, columns_a, p->lda), p, err);
+    LT_TRY(lt->cublasLtMatrixLayoutCreate(&w->c, CUDA_R_32F, (uint64_t)p->n, (uint64_t)p->m, p->ldc), p, err);
+    return RESBM_OK;
+}
+
+/* What a pointer and the rows behind it are aligned to, as far as products ask. */
+static uint32_t alignment(const void *p, int64_t gap, size_t element) {
+    uint64_t bits = (uint64_t)(uintptr_t)p | (uint64_t)gap * element | 16;
+    return (uint32_t)(bits & (~bits + 1));
+}
+
+static resbm_status set_alignments(const rb_lt *lt, const rb_lt_product *p, plan *w, rb_err *err) {
+    size_t element = type_of(p) == CUDA_R_32F ? 4 : 2;
+    uint32_t a = alignment(p->b, p->ldb, element), b = alignment(p->a, p->lda, element), c = alignment(p->c, p->ldc, 4);
+    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &a, sizeof a), p, err);
+    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &b, sizeof b), p, err);
+    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &c, sizeof c), p, err);
+    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &c, sizeof c), p, err);
+    return RESBM_OK;
+}
+
+static resbm_status ask(rb_lt *lt, const rb_lt_product *p, plan *w, cublasLtMatmulAlgo_t *algo, rb_err *err) {
+    cublasLtMatmulHeuristicResult_t result;
+    int found = 0;
+    uint64_t room = WORKSPACE;
+    LT_TRY(lt->cublasLtMatmulPreferenceCreate(&w->preference), p, err);
+    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room, sizeof room), p, err);
+    RB_TRY(set_alignments(lt, p, w, err));
+    LT_TRY(lt->cublasLtMatmulAlgoGetHeuristic(lt->handle, w->desc, w->a, w->b, w->c, w->c, w->preference, 1, &result, &found), p, err);
+    if (!found) return lt_status(lt, CUBLAS_STATUS_NOT_SUPPORTED, p, err);
+    *algo = result.algo;
+    return RESBM_OK;
+}
+
+static resbm_status choose(rb_lt *lt, const rb_lt_product *p, plan *w, cublasLtMatmulAlgo_t *algo, rb_err *err) {
+    size_t element = type_of(p) == CUDA_R_32F ? 4 : 2;
+    int what = (int)p->math | p->ta << 4 | p->tb << 5 | (p->scalars != NULL) << 6 |
+               (alignment(p->a, p->lda, element) >= 16) << 7 | (alignment(p->b, p->ldb, element) >= 16) << 8 |
+               (alignment(p->c, p->ldc, 4) >= 16) << 9;
+    shape_key key(p->m, p->n, p->k, p->lda, p->ldb, p->ldc, what);
+    std::lock_guard<std::mutex> hold(lt->lock);
+    auto at = lt->known.find(key);
+    if (at != lt->known.end()) {
+        *algo = at->second;
+        return RESBM_OK;
+    }
+    RB_TRY(ask(lt, p, w, algo, err));
+    lt->known[key] = *algo;
+    return RESBM_OK;
+}
+
+static resbm_status multiply(rb_lt *lt, rb_cuda_queue *q, const rb_lt_product *p, plan *w, rb_err *err) {
+    cublasLtMatmulAlgo_t algo;
+    void *room;
+    const void *alpha = p->scalars ? (const void *)p->scalars : &p->alpha;
+    const void *beta = p->scalars ? (const void *)(p->scalars + 1) : &p->beta;
+    RB_TRY(describe(lt, p, w, err));
+    RB_TRY(choose(lt, p, w, &algo, err));
+    RB_TRY(rb_cuda_scratch(&q->base, 1, WORKSPACE, &room, err));
+    return lt_status(lt,
+                     lt->cublasLtMatmul(lt->handle, w->desc, alpha, p->b, w->a, p->a, w->b, beta, p->c, w->c, p->c, w->c, &algo,
+                                        room, WORKSPACE, q->stream),
+                     p, err);
+}
+
+resbm_status rb_lt_run(rb_lt *lt, rb_cuda_queue *q, const rb_lt_product *p, rb_err *err) {
+    plan w = {};
+    RB_CUDA_TRY(cudaSetDevice(rb_cuda_of(&q->base)->index), "choosing the card", err);
+    resbm_status st = multiply(lt, q, p, &w, err);
+    free_plan(lt, &w);
+    return st;
+}

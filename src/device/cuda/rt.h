@@ -1,0 +1,118 @@
+/* What kernels and their callers see of CUDA: the toolkit's headers, or the emulation of it (emu/emu.h) that lets the
+ * same sources run on the host. */
+#ifndef RB_DEVICE_CUDA_RT_H
+#define RB_DEVICE_CUDA_RT_H
+
+#ifdef RB_CUDA_EMULATED
+#include "device/cuda/emu/emu.h"
+#else
+#include <cuda_runtime.h>
+#include <math.h>
+#include <stdint.h>
+#endif
+
+/* Launches fn (a kernel's name, or a variable that holds one) on the queue's stream. */
+#ifdef RB_CUDA_EMULATED
+#define RB_LAUNCH(q, fn, grid, block, ...)                                                                   \
+    (emu_f16 = (q)->f16, emu_launch_with((q)->stream, dim3(grid), dim3(block), fn, __VA_ARGS__))
+#else
+#define RB_LAUNCH(q, fn, grid, block, ...) (cudaSetDevice((q)->index), fn<<<(grid), (block), 0, (q)->stream>>>(__VA_ARGS__))
+#endif
+
+enum { RB_WARP = 32 };
+#define RB_ALL_LANES 0xffffffffu
+
+/* What follows is for kernels; sources that only call the GPU are compiled by the C++ compiler, which knows none of it. */
+#if defined(__CUDACC__) || defined(RB_CUDA_EMULATED)
+#define RB_FOR_KERNELS 1
+
+/* --- the tensor cores' 16-bit numbers: bf16 from compute capability 8.0 on, f16 on 7.5 */
+
+/* Two numbers, the first in the low half. */
+static __device__ __forceinline__ uint32_t rb_half2(float lo, float hi) {
+#if defined(RB_CUDA_EMULATED)
+    return emu_half_of(lo) | (uint32_t)emu_half_of(hi) << 16;
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    uint32_t d;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(hi), "f"(lo));
+    return d;
+#else
+    uint16_t l, h;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(l) : "f"(lo));
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(hi));
+    return l | (uint32_t)h << 16;
+#endif
+}
+
+static __device__ __forceinline__ uint16_t rb_half1(float x) { return (uint16_t)rb_half2(x, 0.0f); }
+
+/* x as those numbers have it. */
+static __device__ __forceinline__ float rb_half_round(float x) {
+#if defined(RB_CUDA_EMULATED)
+    return emu_half_value(emu_half_of(x));
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    return __uint_as_float(rb_half2(0.0f, x) & 0xffff0000u);
+#else
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(rb_half1(x)));
+    return f;
+#endif
+}
+
+/* d (16,8) += a (16,16) b (16,8) by the warp; fragments of mma.m16n8k16, sums in f32. 7.5 does it in two steps. */
+static __device__ __forceinline__ void rb_mma(float *d, const uint32_t *a, const uint32_t *b) {
+#if defined(RB_CUDA_EMULATED)
+    emu_mma(d, a, b);
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    for (int i = 0; i < 2; i++)
+        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                     : "r"(a[2 * i]), "r"(a[2 * i + 1]), "r"(b[i]));
+#endif
+}
+
+/* --- reductions with an order fixed by the block's size */
+
+template <class T> static __device__ __forceinline__ T rb_warp_sum(T v) {
+    for (int o = RB_WARP / 2; o; o /= 2) v += __shfl_xor_sync(RB_ALL_LANES, v, o);
+    return v;
+}
+
+/* A NaN wins, so that it is seen. */
+static __device__ __forceinline__ float rb_nan_max(float a, float b) { return a > b || a != a ? a : b; }
+
+static __device__ __forceinline__ float rb_warp_max(float v) {
+    for (int o = RB_WARP / 2; o; o /= 2) v = rb_nan_max(v, __shfl_xor_sync(RB_ALL_LANES, v, o));
+    return v;
+}
+
+/* Every thread gets the sum (the maximum) over the block; `room`: one value per warp, shared memory. */
+template <class T> static __device__ __forceinline__ T rb_block_sum(T v, T *room) {
+    int warps = (int)blockDim.x / RB_WARP;
+    v = rb_warp_sum(v);
+    __syncthreads();
+    if (threadIdx.x % RB_WARP == 0) room[threadIdx.x / RB_WARP] = v;
+    __syncthreads();
+    T sum = room[0];
+    for (int i = 1; i < warps; i++) sum += room[i];
+    return sum;
+}
+
+static __device__ __forceinline__ float rb_block_max(float v, float *room) {
+    int warps = (int)blockDim.x / RB_WARP;
+    v = rb_warp_max(v);
+    __syncthreads();
+    if (threadIdx.x % RB_WARP == 0) room[threadIdx.x / RB_WARP] = v;
+    __syncthreads();
+    float most = room[0];
+    for (int i = 1; i < warps; i++) most = rb_nan_max(most, room[i]);
+    return most;
+}
+
+#endif
+#endif

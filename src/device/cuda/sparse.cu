@@ -1,0 +1,69 @@
+/* Rows of a few coordinates: picking the largest, and putting them back. */
+#include "device/cuda/cuda.h"
+
+enum { SPARSE_THREADS = 256 };
+
+/* Larger first, NaN above infinity; of equal ones the earlier place. 0 is nobody's. */
+static __device__ __forceinline__ unsigned long long rank_of(float x, int64_t at) {
+    return (unsigned long long)((__float_as_uint(x) & 0x7fffffffu) + 1) << 32 | (0xffffffffu - (unsigned)at);
+}
+
+static __device__ unsigned long long block_most(unsigned long long v, unsigned long long *room) {
+    for (int o = RB_WARP / 2; o; o /= 2) {
+        unsigned long long w = __shfl_xor_sync(RB_ALL_LANES, v, o);
+        v = w > v ? w : v;
+    }
+    __syncthreads();
+    if (threadIdx.x % RB_WARP == 0) room[threadIdx.x / RB_WARP] = v;
+    __syncthreads();
+    for (int i = 0; i < SPARSE_THREADS / RB_WARP; i++) v = room[i] > v ? room[i] : v;
+    return v;
+}
+
+/* Each round finds the largest rank below the one before. */
+__global__ void __launch_bounds__(SPARSE_THREADS) pick_largest(rb_view values, rb_view index, rb_view x) {
+    __shared__ unsigned long long room[SPARSE_THREADS / RB_WARP];
+    int64_t r = blockIdx.x, d = x.shape[1], k = values.shape[1];
+    const float *row = (const float *)x.data + r * x.stride[0];
+    unsigned long long before = ~0ull;
+    for (int64_t j = 0; j < k; j++) {
+        unsigned long long best = 0;
+        for (int64_t i = threadIdx.x; i < d; i += SPARSE_THREADS) {
+            unsigned long long v = rank_of(row[i], i);
+            if (v < before && v > best) best = v;
+        }
+        before = block_most(best, room);
+        if (threadIdx.x) continue;
+        int64_t at = 0xffffffffu - (unsigned)before;
+        ((float *)values.data)[r * values.stride[0] + j] = row[at];
+        ((float *)index.data)[r * index.stride[0] + j] = (float)at;
+    }
+}
+
+RB_CUDA_SLOT(topk) {
+    rb_cuda_queue *c = rb_cuda_queue_of(q);
+    RB_LAUNCH(c, pick_largest, (unsigned)op->t[2].shape[0], SPARSE_THREADS, op->t[0], op->t[1], op->t[2]);
+    return rb_cuda_launched(op, err);
+}
+
+/* Picks may name a coordinate twice: one thread adds them, in order. */
+__global__ void __launch_bounds__(SPARSE_THREADS) put_back(rb_view y, rb_view values, rb_view index, float alpha, float beta,
+                                                    rb_cuda_fault *fault) {
+    int64_t r = blockIdx.x, d = y.shape[1], k = values.shape[1];
+    float *to = (float *)y.data + r * y.stride[0];
+    const float *v = (const float *)values.data + r * values.stride[0], *at = (const float *)index.data + r * index.stride[0];
+    for (int64_t i = threadIdx.x; i < d; i += SPARSE_THREADS) to[i] = beta == 0 ? 0.0f : beta * to[i];
+    __syncthreads();
+    if (threadIdx.x) return;
+    for (int64_t j = 0; j < k; j++)
+        if (at[j] >= 0 && at[j] < (float)d)
+            to[(int64_t)at[j]] += alpha * v[j];
+        else
+            rb_cuda_report(fault, rb_cuda_fault{RB_FAULT_PICK, RB_OP_SCATTER, r, d, (double)at[j]});
+}
+
+RB_CUDA_SLOT(scatter) {
+    rb_cuda_queue *c = rb_cuda_queue_of(q);
+    RB_LAUNCH(c, put_back, (unsigned)op->t[0].shape[0], SPARSE_THREADS, op->t[0], op->t[1], op->t[2], op->f[0], op->f[1], c->fault);
+    return rb_cuda_launched(op, err);
+}
