@@ -54,7 +54,7 @@ run_fuzz() {
         mkdir -p "build-fuzz/found/$name" "tests/corpus/$subject"
         echo "== $name, $seconds s"
         UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 "build-fuzz/$name" -max_total_time="$seconds" \
-            -timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 \
+            -timeout=60 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 \
             -artifact_prefix="build-fuzz/found/$name-" "build-fuzz/found/$name" "tests/corpus/$subject" \
             >"build-fuzz/$name.log" 2>&1 || { tail -n 60 "build-fuzz/$name.log"; exit 1; }
         grep -E 'number_of_executed_units|new_units_added' "build-fuzz/$name.log" || true
