@@ -1,3 +1,4 @@
+/* ctest: timeout=600 */
 /* Every device of the registry against the reference, every kind of operation: odd sizes, strided views,
  * absent operands, outputs that share memory with inputs where ops.h allows it, NaN and inf told apart, guard
  * bands round every buffer, and the same bits for 1, 2 and 3 threads. */
