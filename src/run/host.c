@@ -60,9 +60,9 @@ static resbm_status read_server(rb_host *h, rb_err *err) {
     RB_TRY(rb_read_file(path, 65536, &text, err));
     json_t *j = json_loads(text.data ? text.data : "", 0, NULL);
     rb_buf_free(&text);
-    static char host[256];
-    snprintf(host, sizeof host, "%s", json_string_value(json_object_get(j, "host")) ? json_string_value(json_object_get(j, "host")) : "");
-    h->server = (rb_server_config){.dir = h->server_dir, .host = host, .port = (int)json_integer_value(json_object_get(j, "port")),
+    const char *host = json_string_value(json_object_get(j, "host"));
+    snprintf(h->listens, sizeof h->listens, "%s", host ? host : "");
+    h->server = (rb_server_config){.dir = h->server_dir, .host = h->listens, .port = (int)json_integer_value(json_object_get(j, "port")),
                                    .run = h->access.run, .tls = true, .store = true};
     json_decref(j);
     RB_TRY(rb_host_read_access(h->server_dir, "invited.json", &invited, err));
@@ -240,18 +240,16 @@ static resbm_status train(rb_host *h, rb_err *err) {
     int in_vain = 0;
     for (bool first = true;; first = false) {
         rb_train_summary sum;
-        int64_t farthest = h->step, fault_ns;
+        int64_t farthest = h->step;
         RB_TRY(wait_members(h, err));
         RB_TRY(rb_host_next_epoch(h, err));
         snprintf(h->doing, sizeof h->doing, "starts epoch %u", h->epoch);
         resbm_status st = try_once(h, first, &sum, err);
-        fault_ns = rb_now_ns();
         if (!st || st == RESBM_E_CANCELLED || st == RESBM_E_CONFIG) return st;
         rb_host_note(h, "epoch %u ended: %s; going on", h->epoch, err->text);
         in_vain = h->step > farthest ? 0 : in_vain + 1;
         if (in_vain == 50) return rb_err_context(err, st, "fifty times in a row without a step: ");
         blame(h, st, err);
-        (void)fault_ns;
     }
 }
 

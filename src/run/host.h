@@ -47,7 +47,7 @@ typedef struct rb_host {
     rb_access access;
     rb_carrier *carrier;
     rb_config *cfg;
-    char dir[4096], server_dir[4096], id[40];
+    char dir[4096], server_dir[4096], id[40], listens[256];
     const char *program;
     FILE *out;
     pthread_mutex_t lock;

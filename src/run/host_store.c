@@ -153,20 +153,21 @@ resbm_status rb_host_record_commit(rb_host *h, int64_t step, double loss, const 
 
 static resbm_status put_file(rb_host *h, const char *folder, const rb_part_file *f, rb_err *err) {
     char path[PATH_MAX], key[128];
-    static uint8_t piece[PIECE];
     snprintf(path, sizeof path, "%s/%s", folder, f->name);
+    uint8_t *piece = malloc(PIECE);
+    if (!piece) return rb_fail(err, RESBM_E_MEMORY, "no memory for a piece of a snapshot");
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return rb_fail_errno(err, errno, "cannot open %s", path);
-    resbm_status st = RESBM_OK;
+    resbm_status st = fd < 0 ? rb_fail_errno(err, errno, "cannot open %s", path) : RESBM_OK;
     ssize_t n;
-    for (int i = 0; !st && (n = read(fd, piece, sizeof piece)) > 0; i++) {
+    for (int i = 0; !st && (n = read(fd, piece, PIECE)) > 0; i++) {
         uint64_t revision = UINT64_MAX;
         snprintf(key, sizeof key, "file.%s.%d", f->sum.hash, i);
         int64_t since = rb_now_ns();
         do st = set(h, key, piece, (size_t)n, &revision, err);
         while (st && try_again(st, since));
     }
-    close(fd);
+    if (fd >= 0) close(fd);
+    free(piece);
     return st;
 }
 

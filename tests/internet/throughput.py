@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Throughput through the relay: four participants in network namespaces at several rates (tc tbf, each way) and 50 ms of latency (user
+space), ratio 128, int4, against the same run without network. Stages compute nothing and take the time that pipeline.speed says, so
+that a busy machine tells nothing else. Also what the server takes.
+
+    throughput.py --resbm PROGRAM --out DIR [--rates 80,8] [--steps 4]"""
+import argparse, json, os, shutil, signal, subprocess, sys, time
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import internet
+
+CONFIG = """model:    {d: 1024, layers: 4, heads: 8, ffn: 2816, vocab: 256, context: 256, segments: 4}
+boundary: {kind: residual, ratio: 128, codec_fwd: int4, codec_bwd: int4}
+data:     {train: "%s/corpus/train-*.bin", tokenizer: bytes, distribute: wire}
+optim:    {kind: adamw, warmup: 1, schedule: constant}
+train:    {steps: %d, batch: 8, microbatches: 8, eval_every: 0, checkpoint_every: 0}
+pipeline: {stages: 4, threads: 1, device: timed, speed: 20e9}
+"""
+
+
+def usage(pid):
+    """Processor seconds and resident bytes of a process."""
+    f = open("/proc/%d/stat" % pid).read().rsplit(")", 1)[1].split()
+    return (int(f[11]) + int(f[12])) / os.sysconf("SC_CLK_TCK"), int(f[21]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def hosted(o, rate):
+    net = internet.Net(5, rate)
+    run, procs, seen = "%s/at%g" % (o.out, rate), [], (0, 0)
+    env = dict(os.environ, OMP_NUM_THREADS="1")
+
+    def start(machine, *argv):
+        procs.append(subprocess.Popen(["ip", "netns", "exec", net.ns[machine], o.resbm, *argv], stdout=open(run + ".log", "a"), stderr=subprocess.STDOUT,
+                                      stdin=subprocess.DEVNULL, env=env))
+    try:
+        start(0, "host", o.out + "/run.yaml", "--listen", "10.88.0.1:4222", "--out", run, "link.latency=50ms")
+        while not os.path.exists(run + "/invitation"):
+            time.sleep(0.1)
+        for i in range(1, 5):
+            start(i, "join", run + "/invitation", "--dir", "%s-guest%d" % (run, i))
+        begin = None
+        while procs[0].poll() is None:
+            time.sleep(0.5)
+            try:
+                pid = int(open(run + "/host/server.pid").read())
+                if os.path.exists(run + "/metrics.jsonl"):
+                    now = usage(pid)
+                    begin = begin or (time.monotonic(), now[0])
+                    seen = ((now[0] - begin[1]) / max(0.001, time.monotonic() - begin[0]), max(seen[1], now[1]))
+            except (OSError, ValueError, IndexError):
+                pass
+    finally:
+        for p in procs:
+            p.send_signal(signal.SIGTERM)
+        for p in procs:
+            p.wait()
+        net.close()
+    return json.load(open(run + "/summary.json")), seen
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--resbm", required=True)
+    p.add_argument("--out", required=True)
+    p.add_argument("--rates", default="80,8")
+    p.add_argument("--steps", type=int, default=4)
+    o = p.parse_args()
+    o.resbm, o.out = os.path.abspath(o.resbm), os.path.abspath(o.out)
+    shutil.rmtree(o.out, ignore_errors=True)
+    os.makedirs(o.out)
+    with open(o.out + "/text", "w") as f:
+        f.write("latent gradients cross a slow link. " * 20000)
+    internet.sh(o.resbm, "data", "--out", o.out + "/corpus", o.out + "/text")
+    with open(o.out + "/run.yaml", "w") as f:
+        f.write(CONFIG % (o.out, o.steps))
+    internet.sh(o.resbm, "train", "-q", o.out + "/run.yaml", "--out", o.out + "/local")
+    alone = json.load(open(o.out + "/local/summary.json"))
+    print("| link | s per step | of the speed without network | wire ratio | server: share of a core | server: MB |")
+    print("|---|---|---|---|---|---|")
+    print("| none (one machine, sockets) | %.3f | 1.000 | %.0f | | |" % (alone["step_s"], alone["wire_ratio"]))
+    for rate in map(float, o.rates.split(",")):
+        s, server = hosted(o, rate)
+        print("| %g Mbit/s, 50 ms | %.3f | %.3f | %.0f | %.4f | %.0f |" % (rate, s["step_s"], alone["step_s"] / s["step_s"], s["wire_ratio"], server[0], server[1] / 1e6), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
