@@ -108,8 +108,11 @@ class Run:
         self.wait_for(lambda: os.path.exists(self.run + "/invitation"), 20, "an invitation")
         for i in range(1, GUESTS + 1):
             os.makedirs(self.dir + "/guest%d" % i)
-            sh("mount", "-t", "tmpfs", "-o", "size=24m,mode=0700", "resbm-test", self.dir + "/guest%d" % i)
-            self.mounted.append(self.dir + "/guest%d" % i)
+            try: # a disk that can be filled without filling this machine's
+                sh("mount", "-t", "tmpfs", "-o", "size=24m,mode=0700", "resbm-test", self.dir + "/guest%d" % i)
+                self.mounted.append(self.dir + "/guest%d" % i)
+            except RuntimeError as e:
+                print("no disk_full: " + str(e), flush=True)
             self.start_guest(i)
         self.wait_for(lambda: self.far >= 3, 90, "the first steps")
 
@@ -494,7 +497,7 @@ def main():
     r = Run(o)
     try:
         r.prepare()
-        kinds = o.kinds.split(",")
+        kinds = [k for k in o.kinds.split(",") if k != "disk_full" or len(r.mounted) == GUESTS]
         if o.attack:
             r.attack(o.attack)
         until = time.monotonic() + o.seconds

@@ -8,12 +8,12 @@ import argparse, json, os, shutil, signal, subprocess, sys, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import internet
 
-CONFIG = """model:    {d: 1024, layers: 4, heads: 8, ffn: 2816, vocab: 256, context: 256, segments: 4}
+CONFIG = """model:    {d: 256, layers: 4, heads: 4, ffn: 704, vocab: 256, context: 256, segments: 4}
 boundary: {kind: residual, ratio: 128, codec_fwd: int4, codec_bwd: int4}
 data:     {train: "%s/corpus/train-*.bin", tokenizer: bytes, distribute: wire}
 optim:    {kind: adamw, warmup: 1, schedule: constant}
 train:    {steps: %d, batch: 8, microbatches: 8, eval_every: 0, checkpoint_every: 0}
-pipeline: {stages: 4, threads: 1, device: timed, speed: 20e9}
+pipeline: {stages: 4, threads: 1, device: timed, speed: 1.3e9}
 """
 
 
