@@ -23,7 +23,7 @@ launch stopped $tcp pipeline.deadline=${patience}s link.latency=100ms
 kill -STOP "$(stage 1)"
 ends stopped 10
 [ $status = 1 ] || miss "stage 1 stopped: status $status"
-says stopped.log "(stage [0-3]|the coordinator) waited [0-9.]+ s for .*in step|step [0-9]+ from stage"
+says stopped.log "(stage [0-3]|the coordinator) waited [0-9.]+ s for .*(in|of) step|step [0-9]+ from stage"
 says stopped.log "stopped stage 1"
 goes_on stopped
 

@@ -22,7 +22,7 @@ launch stopped pipeline.deadline=${patience}s link.latency=100ms
 kill -STOP "$(stage 2)"
 ends stopped 15
 [ $status = 1 ] || miss "stage 2 stopped: status $status"
-says stopped.log "stage [0-3] waited [0-9.]+ s for the (forward )?(activation|gradient) of boundary [0-2], microbatch [0-2], step [0-9]+|waited [0-9.]+ s for a sign of life from stage 2 in step"
+says stopped.log "stage [0-3] waited [0-9.]+ s for the (forward )?(activation|gradient) of boundary [0-2], microbatch [0-2], step [0-9]+|waited [0-9.]+ s for a sign of life from stage 2 (in step|while writing)"
 says stopped.log "stopped stage 2"
 says stopped.log "go on with --resume"
 goes_on stopped
