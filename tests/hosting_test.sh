@@ -50,10 +50,13 @@ same local run
 [ "$(stat -c %a run/invitation)" = 600 ] || miss "others can read the invitation"
 [ "$(find guest1 -name '*.bin' | wc -l)" = 0 ] || miss "a participant has data"
 
-# The same commands go on, each participant with its own key and weights.
+# The same commands go on, each participant with its own key and weights; a snapshot that is gone from the folder comes from the store.
+rm -rf run/step-*
 host train.steps=100000
 wait_for host.log "resbm join INVITATION" 20
 for n in 1 2 3 4 5; do join $n; eval "g$n=$!"; done
+wait_for host.log "took the snapshot of step 6 from the store" 60
+wait_for host.log "resumed after step 6" 60
 wait_for host.log "step 1[0-9]/" 60
 "$resbm" status run >status.log 2>&1 || { miss status; cat status.log; }
 [ "$(grep -c works status.log)" = 4 ] && [ "$(grep -c spare status.log)" = 1 ] || { miss "status shows other participants"; cat status.log; }
