@@ -1,6 +1,6 @@
-"""One rank of tests/test_examples.py: an example's own train() under each schedule in turn.
+"""One rank of tests/test_examples.py: each example's own train() under each schedule in turn.
 
-examples_worker.py OUT STEPS EXAMPLE SCHEDULE...
+examples_worker.py OUT STEPS EXAMPLE,EXAMPLE... SCHEDULE...
 """
 
 import importlib.util
@@ -20,13 +20,16 @@ def load(path):
 
 
 def main():
-    out, steps, path, *names = sys.argv[1:]
+    out, steps, paths, *names = sys.argv[1:]
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    example, said = load(path), {}
-    for name in names:
-        stages = example.train(name, int(steps))
-        said[name] = {k: [t.forward, t.backward] for s in stages for k, t in getattr(s, "traffic", {}).items()}
+    said = {}
+    for path in paths.split(","):
+        example, said = load(path), {}
+        print("example", os.path.basename(path), flush=True)
+        for name in names:
+            stages = example.train(name, int(steps))
+            said[name] = {k: [t.forward, t.backward] for s in stages for k, t in getattr(s, "traffic", {}).items()}
     with open(os.path.join(out, f"{dist.get_rank()}.json"), "w") as f:
         json.dump(said, f)
     dist.barrier()

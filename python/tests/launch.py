@@ -14,16 +14,22 @@ def free_port():
         return s.getsockname()[1]
 
 
-def run(script, ranks, *arguments, timeout=240, **environment):
-    """[(return code, output)] of each rank; all are killed at the deadline, or 20 s after one has failed."""
+def run(script, ranks, *arguments, timeout=240, prefix=None, **environment):
+    """[(return code, output)] of each rank; all are killed at the deadline, or 20 s after one has failed.
+
+    prefix: of each rank, what its command begins with.
+    """
     env = os.environ | dict(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()), WORLD_SIZE=str(ranks), GLOO_SOCKET_IFNAME="lo",
-        OMP_NUM_THREADS="1", TORCH_CPP_LOG_LEVEL="ERROR", **environment,
-    )  # fmt: skip
+        OMP_NUM_THREADS="1", TORCH_CPP_LOG_LEVEL="ERROR",
+    ) | environment  # fmt: skip
     files = [tempfile.TemporaryFile("w+") for _ in range(ranks)]  # noqa: SIM115
     started = [
         subprocess.Popen(
-            [sys.executable, str(script), *map(str, arguments)], env=env | dict(RANK=str(r)), stdout=f, stderr=f
+            [*(prefix[r] if prefix else ()), sys.executable, str(script), *map(str, arguments)],
+            env=env | dict(RANK=str(r)),
+            stdout=f,
+            stderr=f,
         )
         for r, f in enumerate(files)
     ]

@@ -1,6 +1,7 @@
 """Loops other than torch.distributed.pipelining's: hooks, containers, plain functions."""
 
 import copy
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,16 @@ def test_plain_functions(container):
     end_step()
     assert not torch.equal(before, b.encoder.steps) and torch.equal(b.encoder.steps, b.decoder.steps)
     assert b.link.step == 1
+
+
+def test_deepspeeds_pipeline_module():
+    """The example as it stands; where DeepSpeed is installed (it is not among the pinned packages)."""
+    if importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed")
+    script = Path(__file__).parents[1] / "examples/deepspeed_pipeline.py"
+    done = run(script, 2, DS_ACCELERATOR="cpu", timeout=400)
+    assert all(code == 0 for code, _ in done), "\n".join(out for _, out in done)
+    losses = [float(line.split()[-1]) for line in done[1][1].splitlines() if line.startswith("step")]
+    assert len(losses) == 15 and losses[-1] < 0.3 * losses[0], losses
+    moved = 15 * 2 * 4 * 68  # steps, microbatches, containers of 68 bytes: 64 of codes and room for 4 of scales
+    assert f"forward={moved}, backward=0" in done[0][1] and f"forward=0, backward={moved}" in done[1][1]

@@ -35,12 +35,21 @@ class Board:
         if not pipelines or stage_index in pipelines[-1]:
             pipelines.append(set())
         pipelines[-1].add(stage_index)
+        self._here = pipelines[-1]
         self._prefix = f"resbm/{name}/{len(pipelines)}"
         self._store = distributed_c10d._get_default_store()
 
     def publish(self, key: str, word: Word) -> None:
         """Make an entry; never blocks."""
         self._store.set(f"{self._prefix}/{key}", json.dumps(word, sort_keys=True))
+
+    def publish_for_all(self, key: str, word: Word) -> None:
+        """An entry `key`/stage for every stage of the pipeline that is in this process.
+
+        Stages of one process are prepared one after another; neighbours need not wait for that.
+        """
+        for stage in self._here:
+            self.publish(f"{key}/{stage}", word)
 
     def read(self, key: str, who: str, waits_for: str) -> Word:
         """Another stage's entry; waits up to TIMEOUT for it."""

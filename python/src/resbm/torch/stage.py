@@ -84,8 +84,9 @@ class PackedStage(_PipelineStageBase):
     def _who(self, stage: int) -> str:
         return f"stage {stage} (rank {self.stage_index_to_group_rank.get(stage, '?')})"
 
-    def _agree(self) -> None:
-        """Settings, with both neighbours."""
+    def _agree(self, microbatches: int) -> None:
+        """Settings, with both neighbours, before torch sends them anything."""
+        self._board.publish_for_all("microbatches", dict(microbatches=microbatches))
         for end, other, side in (
             (self.before, self.stage_index - 1, "encoder"),
             (self.behind, self.stage_index + 1, "decoder"),
@@ -94,6 +95,8 @@ class PackedStage(_PipelineStageBase):
                 who, them = self._who(self.stage_index), self._who(other)
                 theirs = self._board.read(f"{end.link.index}/{side}", who, f"{them} to say how it packs")
                 compare(who, self._word(end), them, theirs)
+                theirs = self._board.read(f"microbatches/{other}", who, f"{them} to begin a step")
+                compare(who, dict(microbatches=microbatches), them, theirs)
         self._agreed = True
 
     def _take_shapes(self, microbatches: int) -> None:
@@ -126,7 +129,7 @@ class PackedStage(_PipelineStageBase):
         self, num_microbatches: int, args: Any, kwargs: dict[str, Any] | None = None, has_backward: bool = False
     ) -> Any:
         if not self._agreed:
-            self._agree()
+            self._agree(num_microbatches)
         self._microbatches = num_microbatches
         result = super()._prepare_forward_infra(num_microbatches, args, kwargs, has_backward)  # type: ignore[safe-super]
         if not self._shapes_agreed:
