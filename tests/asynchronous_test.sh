@@ -42,6 +42,13 @@ for model in "boundary.kind=topk boundary.feedback=gradient" "boundary.kind=subs
     run other pipeline.schedule=pipedream-2bw $model
     same one other
 done
+# Trunks before their messages, by the version of the weights that their segments see.
+trunk="boundary.tokens=trunk boundary.trunk_width=32 boundary.trunk_heads=2 data.distribute=shared"
+# shellcheck disable=SC2086
+run one pipeline.schedule=pipedream-2bw pipeline.stages=1 $trunk
+# shellcheck disable=SC2086
+run other pipeline.schedule=pipedream-2bw $trunk train.recompute=true
+same one other
 
 # Under the others staleness, and with it the result, belongs to the stages; not to threads, timing or how data comes.
 for kind in "pipedream" "pipedream pipeline.vertical_sync=true" "pipedream-2bw"; do

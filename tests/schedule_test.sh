@@ -43,6 +43,22 @@ refused swapped 'swapped: stage 1, action 1SB0 (14 of 40): stands before 1I0, wh
 refused nowhere 'cannot open nowhere'
 refused printed 'for pipeline.stages 2, but the run has 3; set pipeline.stages to 2' pipeline.stages=3
 
+# Trunks as actions of one's own list, and what a list may not ask for.
+printf '0F0 1F0 0F1 1F1 1B0 0B0 1B1 0B1 0F2 1F2 0F3 1F3 1B2 0B2 1B3 0B3\n' >trunks
+for m in 0 1 2 3; do printf '2TF%s 2RF%s 2F%s 3F%s 3B%s 2B%s 2SB%s 2TB%s ' $m $m $m $m $m $m $m $m; done | sed '$a\' >>trunks
+sed -i -E '1s/1F([0-9])/1F\1 1SF\1/g; 1s/1B([0-9])/1RB\1 1B\1/g' trunks
+trunk="boundary.tokens=trunk boundary.trunk_width=32 boundary.trunk_heads=2"
+# shellcheck disable=SC2086
+train one $of_four pipeline.stages=1 $trunk || { miss "one with trunks"; cat one.log; }
+# shellcheck disable=SC2086
+train other $of_four pipeline.stages=2 $trunk data.distribute=shared pipeline.schedule=file:trunks || { miss trunks; cat other.log; }
+same one other
+[ "$(grep -c '"name":"2T[FB][0-3]"' other/trace.json)" = 16 ] || miss "trunks are not in the trace as actions of their own"
+rm -rf bad
+# shellcheck disable=SC2086
+refused trunks 'token ids come with it: set data.distribute: shared' $trunk data.distribute=wire
+refused trunks 'set boundary.tokens: trunk, or leave them out'
+
 # What the printed picture promises is what its file says.
 "$resbm" schedule file:printed --picture >picture && "$resbm" schedule zbv -s 2 -m 4 -p | cmp -s - picture || miss "pictures differ"
 "$resbm" schedule zbv -s 3 -g 4 >refused.log 2>&1 && miss "zbv with 4 segments on 3 stages"

@@ -63,7 +63,7 @@ family rotate "boundary.identity=rotate" "$four" "$gpipe" "$vshape"
 family no-identity "boundary.identity=none boundary.hidden=0" "$four" "$gpipe"
 family embedding "boundary.tokens=embedding" "$four" "$gpipe" "pipeline.stages=2 data.distribute=shared"
 family trunk "boundary.tokens=trunk boundary.trunk_width=32 boundary.trunk_heads=2" "$four" "$gpipe" "$vshape" "$zb" \
-    "pipeline.stages=3 data.distribute=shared train.recompute=true"
+    "pipeline.stages=3 data.distribute=shared train.recompute=true" "$four data.distribute=shared" "$zb data.distribute=shared"
 family aux "boundary.aux=stream train.aux_until=0.7" "$four" "$gpipe" "$vshape" "$zb" "pipeline.stages=2 train.recompute=true" \
     "pipeline.stages=3 data.distribute=wire"
 family aux-rank "boundary.aux=stream boundary.aux_rank=16 boundary.kind=none boundary.codec_fwd=auto boundary.codec_bwd=auto" \

@@ -135,6 +135,7 @@ typedef struct rb_segment_io {
                          whole step); 0 = leave it out */
     rb_view latents;  /* backward with boundary.aux latent and an aux_scale: part 0 of out as the receiver
                          unpacks it, (B,T,k); stays until the slot's backward is done */
+    bool trunk_apart; /* backward whole: rb_segment_trunk_backward will do the trunk's part, next on this stage */
     int64_t row;      /* backward: number of the microbatch's first token within the step */
     rb_view aux_loss; /* backward, filled in: (1) f64, sum over the microbatch's tokens, not weighted, valid
                          until the stage's next backward; absent when there is none */
@@ -151,6 +152,12 @@ resbm_status rb_segment_backward_weight(rb_stage_model *m, rb_queue *q, int segm
 /* Both halves, block by block: less memory traffic, the same bits. */
 resbm_status rb_segment_backward(rb_stage_model *m, rb_queue *q, int segment, int slot, rb_segment_io *io,
                                  rb_err *err);
+
+/* The receiver's token path apart, which needs only io->tokens: its forward right before rb_segment_forward of the same slot,
+ * which then leaves it out; its backward right behind a whole backward that was told so. Nothing else of the stage's
+ * may run in between. The same bits. */
+resbm_status rb_segment_trunk_forward(rb_stage_model *m, rb_queue *q, int segment, int slot, rb_segment_io *io, rb_err *err);
+resbm_status rb_segment_trunk_backward(rb_stage_model *m, rb_queue *q, int segment, int slot, rb_err *err);
 
 /* Generation: logits (B,V) of the last position fed, with a KV cache per hosted block. `offset` positions
  * were fed before; tokens (B,T') as above with T' = 1 or a whole prompt; logits is filled on the last segment

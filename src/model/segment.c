@@ -14,19 +14,19 @@ rb_boundary_end rb_end_of(const rb_boundary_end *e, rb_queue *q, const rb_end_bu
 
 resbm_status rb_segment_enter(const rb_stage_model *m, const rb_segment *s, const rb_run_ctx *run, rb_view x,
                               const rb_view *parts, rb_view tokens, const rb_segment_acts *acts,
-                              const rb_stage_scratch *tmp, const rb_block_cache *cache, rb_err *err) {
+                              const rb_stage_scratch *tmp, const rb_block_cache *cache, bool begun, rb_err *err) {
     if (s->first) return rb_embed_forward(run->q, x, s->embed, tokens, err);
     bool add = rb_has_start(m);
     rb_boundary_end dec = rb_end_of(&s->dec, run->q, &acts->dec, NULL, &tmp->end);
-    if (add) RB_TRY(rb_tokens_forward(&s->tokens, run, x, tokens, &acts->tokens, &tmp->tokens, cache, err));
+    if (add && !begun) RB_TRY(rb_tokens_forward(&s->tokens, run, x, tokens, &acts->tokens, &tmp->tokens, cache, err));
     return m->kind->decode_forward(&dec, x, add, parts, err);
 }
 
-/* Everything up to the last block's output, in slot->acts. */
+/* Everything up to the last block's output, in slot->acts. begun: x[0] holds what the token path gives. */
 static resbm_status forward_blocks(rb_stage_model *m, const rb_segment *s, const rb_run_ctx *run,
-                                   rb_slot *slot, rb_err *err) {
+                                   rb_slot *slot, bool begun, rb_err *err) {
     rb_segment_acts *a = &slot->acts;
-    RB_TRY(rb_segment_enter(m, s, run, a->x[0], slot->parts, slot->tokens, a, &m->scratch, NULL, err));
+    RB_TRY(rb_segment_enter(m, s, run, a->x[0], slot->parts, slot->tokens, a, &m->scratch, NULL, begun, err));
     for (int64_t i = 0; i < s->layers; i++)
         RB_TRY(rb_block_forward(&s->block[i], run, a->x[i + 1], a->x[i], &a->block[i], &m->scratch.block,
                                 NULL, err));
@@ -113,10 +113,11 @@ resbm_status rb_segment_forward(rb_stage_model *m, rb_queue *q, int segment, int
     if (s->last && io->grad_scale != 0 && !m->opt.training)
         return rb_fail(err, RESBM_E_STATE, "segment %d: grad_scale %g on a stage opened without training",
                        segment, (double)io->grad_scale);
+    bool begun = slot->state == RB_SLOT_TRUNK && m->live_segment == s->index && m->live_slot == slot_index;
     slot->state = RB_SLOT_EMPTY;
     RB_TRY(take_inputs(m, s, q, slot, io, err));
     now_live(m, s, slot_index);
-    RB_TRY(forward_blocks(m, s, &run, slot, err));
+    RB_TRY(forward_blocks(m, s, &run, slot, begun, err));
     if (s->last) {
         RB_TRY(rb_head_forward(&s->head, q, slot->acts.x[s->layers], slot->targets, io->grad_scale,
                                &slot->head, &m->scratch.head, err));
@@ -134,7 +135,8 @@ resbm_status rb_segment_forward(rb_stage_model *m, rb_queue *q, int segment, int
 
 static resbm_status need_state(const rb_stage_model *m, const rb_segment *s, const rb_slot *slot,
                                rb_slot_state want, rb_err *err) {
-    static const char *const names[] = {"nothing", "a forward pass", "an input half"};
+    static const char *const names[] = {"nothing", "a trunk's forward pass", "a forward pass", "an input half",
+                                        "a backward pass without its trunk's"};
     if (slot->state == want && m->opt.training) return RESBM_OK;
     return rb_fail(err, RESBM_E_STATE, "segment %d: slot %d holds %s where its backward needs %s%s", s->index,
                    (int)(slot - s->slot), names[slot->state], names[want],
@@ -148,7 +150,7 @@ static resbm_status revive(rb_stage_model *m, const rb_segment *s, const rb_run_
     int index = (int)(slot - s->slot);
     if (!m->shared_acts || (m->live_segment == s->index && m->live_slot == index)) return RESBM_OK;
     now_live(m, s, index);
-    RB_TRY(forward_blocks(m, s, run, slot, err));
+    RB_TRY(forward_blocks(m, s, run, slot, false, err));
     return s->last ? RESBM_OK : encode(m, s, run->q, slot, err);
 }
 
@@ -225,14 +227,17 @@ static resbm_status add_to_embedding(rb_stage_model *m, const rb_segment *s, rb_
     return rb_lend_give(lender, q, 0, s->dembed, true, err);
 }
 
-static resbm_status enter_weight(rb_stage_model *m, const rb_segment *s, const rb_run_ctx *run, rb_slot *slot,
+static resbm_status trunk_weight(rb_stage_model *m, const rb_segment *s, const rb_run_ctx *run, rb_slot *slot, rb_err *err) {
+    return rb_tokens_backward(&s->tokens, run, slot->kept.dx[0], slot->tokens, &slot->acts.tokens, &m->scratch.tokens, err);
+}
+
+static resbm_status enter_weight(rb_stage_model *m, const rb_segment *s, const rb_run_ctx *run, rb_slot *slot, bool trunk,
                                  rb_err *err) {
     rb_view dx = slot->kept.dx[0];
     if (s->first) return add_to_embedding(m, s, run->q, dx, slot->tokens, err);
     rb_boundary_end dec = rb_end_of(&s->dec, run->q, &slot->acts.dec, &slot->kept.dec, &m->scratch.end);
     RB_TRY(m->kind->decode_backward_weight(&dec, dx, slot->parts, err));
-    if (!rb_has_start(m)) return RESBM_OK;
-    return rb_tokens_backward(&s->tokens, run, dx, slot->tokens, &slot->acts.tokens, &m->scratch.tokens, err);
+    return trunk && rb_has_start(m) ? trunk_weight(m, s, run, slot, err) : RESBM_OK;
 }
 
 static resbm_status need_split(const rb_stage_model *m, const rb_segment *s, rb_err *err) {
@@ -263,8 +268,7 @@ resbm_status rb_segment_backward_input(rb_stage_model *m, rb_queue *q, int segme
     return RESBM_OK;
 }
 
-resbm_status rb_segment_backward_weight(rb_stage_model *m, rb_queue *q, int segment, int slot_index,
-                                        rb_err *err) {
+static resbm_status weight_half(rb_stage_model *m, rb_queue *q, int segment, int slot_index, bool trunk, rb_err *err) {
     rb_segment *s = NULL;
     rb_slot *slot = NULL;
     rb_run_ctx run = {q, m->opt.B, m->opt.T, 0};
@@ -278,9 +282,14 @@ resbm_status rb_segment_backward_weight(rb_stage_model *m, rb_queue *q, int segm
         RB_TRY(rb_block_backward_weight(&s->block[i], &run, slot->kept.dx[i + 1], slot->acts.x[i],
                                         &slot->acts.block[i], &kept, &m->scratch.block, err));
     }
-    RB_TRY(enter_weight(m, s, &run, slot, err));
-    slot->state = RB_SLOT_EMPTY;
+    RB_TRY(enter_weight(m, s, &run, slot, trunk, err));
+    slot->state = trunk ? RB_SLOT_EMPTY : RB_SLOT_BEHIND;
     return RESBM_OK;
+}
+
+resbm_status rb_segment_backward_weight(rb_stage_model *m, rb_queue *q, int segment, int slot_index,
+                                        rb_err *err) {
+    return weight_half(m, q, segment, slot_index, true, err);
 }
 
 /* The gradient of the stream changes in place, block by block. */
@@ -295,8 +304,8 @@ static resbm_status backward_fused(rb_stage_model *m, const rb_segment *s, const
                                  &kept, &m->scratch.block, err));
     }
     RB_TRY(enter_input(m, s, run->q, slot, io, err));
-    RB_TRY(enter_weight(m, s, run, slot, err));
-    slot->state = RB_SLOT_EMPTY;
+    RB_TRY(enter_weight(m, s, run, slot, !io->trunk_apart, err));
+    slot->state = io->trunk_apart ? RB_SLOT_BEHIND : RB_SLOT_EMPTY;
     return RESBM_OK;
 }
 
@@ -309,5 +318,33 @@ resbm_status rb_segment_backward(rb_stage_model *m, rb_queue *q, int segment, in
     RB_TRY(need_state(m, s, slot, RB_SLOT_FORWARD, err));
     if (!m->opt.split_backward) return backward_fused(m, s, &run, slot, io, err);
     RB_TRY(rb_segment_backward_input(m, q, segment, slot_index, io, err));
-    return rb_segment_backward_weight(m, q, segment, slot_index, err);
+    return weight_half(m, q, segment, slot_index, !io->trunk_apart, err);
+}
+
+/* --- the token path apart --- */
+
+resbm_status rb_segment_trunk_forward(rb_stage_model *m, rb_queue *q, int segment, int slot_index, rb_segment_io *io,
+                                      rb_err *err) {
+    rb_segment *s = NULL;
+    rb_slot *slot = NULL;
+    rb_run_ctx run = {q, m->opt.B, m->opt.T, 0};
+    RB_TRY(find_slot(m, segment, slot_index, &s, &slot, err));
+    if (s->first || !rb_has_start(m)) return rb_fail(err, RESBM_E_STATE, "segment %d has no trunk before it", segment);
+    slot->state = RB_SLOT_EMPTY;
+    if (rb_has_tokens(m)) RB_TRY(take_ids(m, s, "tokens", io->tokens, &slot->tokens, err));
+    now_live(m, s, slot_index);
+    RB_TRY(rb_tokens_forward(&s->tokens, &run, slot->acts.x[0], slot->tokens, &slot->acts.tokens, &m->scratch.tokens, NULL, err));
+    slot->state = RB_SLOT_TRUNK;
+    return RESBM_OK;
+}
+
+resbm_status rb_segment_trunk_backward(rb_stage_model *m, rb_queue *q, int segment, int slot_index, rb_err *err) {
+    rb_segment *s = NULL;
+    rb_slot *slot = NULL;
+    rb_run_ctx run = {q, m->opt.B, m->opt.T, 0};
+    RB_TRY(find_slot(m, segment, slot_index, &s, &slot, err));
+    RB_TRY(need_state(m, s, slot, RB_SLOT_BEHIND, err));
+    RB_TRY(trunk_weight(m, s, &run, slot, err));
+    slot->state = RB_SLOT_EMPTY;
+    return RESBM_OK;
 }

@@ -24,7 +24,13 @@ typedef struct rb_segment_kept {
     rb_aux_kept aux;
 } rb_segment_kept;
 
-typedef enum rb_slot_state { RB_SLOT_EMPTY, RB_SLOT_FORWARD, RB_SLOT_INPUT } rb_slot_state;
+typedef enum rb_slot_state {
+    RB_SLOT_EMPTY,
+    RB_SLOT_TRUNK, /* the stream begins with what its trunk gave, the rest of the forward is to come */
+    RB_SLOT_FORWARD,
+    RB_SLOT_INPUT,
+    RB_SLOT_BEHIND /* all of the backward but the trunk's */
+} rb_slot_state;
 
 /* One microbatch in one segment. */
 typedef struct rb_slot {
@@ -106,10 +112,10 @@ bool rb_has_start(const rb_stage_model *m);  /* does a receiver's stream begin w
 bool rb_has_aux(const rb_stage_model *m, const rb_segment *s);
 
 /* decode (and token path) or embedding: the segment's stream x (n,d) from parts and tokens. saved and scratch
- * are in the ends; cache for the trunk or NULL. */
+ * are in the ends; cache for the trunk or NULL. begun: x holds what the token path gives. */
 resbm_status rb_segment_enter(const rb_stage_model *m, const rb_segment *s, const rb_run_ctx *run, rb_view x,
                               const rb_view *parts, rb_view tokens, const rb_segment_acts *acts,
-                              const rb_stage_scratch *tmp, const rb_block_cache *cache, rb_err *err);
+                              const rb_stage_scratch *tmp, const rb_block_cache *cache, bool begun, rb_err *err);
 /* An end with its buffers for one call. */
 rb_boundary_end rb_end_of(const rb_boundary_end *e, rb_queue *q, const rb_end_buffers *saved,
                           const rb_end_buffers *kept, const rb_end_buffers *scratch);

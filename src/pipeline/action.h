@@ -6,6 +6,9 @@
  * 2's microbatch 0, "2RF0" receive segment 2's forward input, "2SB0" send the gradient of segment 2's input,
  * "2RB0" receive the gradient of segment 2's output. A cell that idles is ".".
  *
+ * A receiver's trunk (boundary.tokens) needs nothing from the sender: "2TF0" runs that of the boundary before segment 2
+ * forward, ahead of 2F0, and "2TB0" backward, behind 2B0. Where a segment has none of them, F and B (or W) do it.
+ *
  * Lists without "U" leave the update to the end of the step, when all stages have agreed on it. In lists with it,
  * "2U3" updates segment 2 with the gradients since its last update, microbatch 3's the newest. A forward sees the
  * weights its stage has then, or with "2F5-1" those one update older; the backward of a microbatch sees the
@@ -23,6 +26,8 @@ typedef enum rb_action_kind {
     RB_ACT_BACKWARD,
     RB_ACT_BACKWARD_INPUT,
     RB_ACT_BACKWARD_WEIGHT,
+    RB_ACT_TRUNK_FORWARD,
+    RB_ACT_TRUNK_BACKWARD,
     RB_ACT_UPDATE,
     RB_ACT_SEND_FORWARD,
     RB_ACT_RECV_FORWARD,
@@ -34,7 +39,7 @@ typedef enum rb_action_kind {
 typedef struct rb_action {
     rb_action_kind kind;
     int segment, microbatch;
-    int behind; /* forward: updates by which the weights are older than the newest of the moment */
+    int behind; /* forward, of the trunk too: updates by which the weights are older than the newest of the moment */
 } rb_action;
 
 static inline rb_action rb_action_of(rb_action_kind kind, int segment, int microbatch) {

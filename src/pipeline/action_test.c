@@ -2,7 +2,7 @@
 
 static void every_kind_prints_and_parses_back(void **state) {
     (void)state;
-    const char *const text[RB_ACT_COUNT] = {"12F0",  "12B0",  "12I0",  "12W0",  "12U0",
+    const char *const text[RB_ACT_COUNT] = {"12F0",  "12B0",  "12I0",  "12W0", "12TF0", "12TB0", "12U0",
                                             "12SF0", "12RF0", "12SB0", "12RB0"};
     for (int k = 0; k < RB_ACT_COUNT; k++) {
         char got[RB_ACTION_TEXT];

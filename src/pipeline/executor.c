@@ -8,6 +8,8 @@ static rb_action_fn hook_of(const rb_executor_hooks *h, rb_action_kind k) {
         [RB_ACT_BACKWARD] = h->backward,
         [RB_ACT_BACKWARD_INPUT] = h->backward_input,
         [RB_ACT_BACKWARD_WEIGHT] = h->backward_weight,
+        [RB_ACT_TRUNK_FORWARD] = h->trunk_forward,
+        [RB_ACT_TRUNK_BACKWARD] = h->trunk_backward,
         [RB_ACT_UPDATE] = h->update,
         [RB_ACT_SEND_FORWARD] = h->send_forward,
         [RB_ACT_RECV_FORWARD] = h->recv_forward,

@@ -12,7 +12,7 @@ typedef resbm_status (*rb_action_fn)(void *ctx, rb_action a, rb_err *err);
 /* One function per kind; those whose kind is not in the list may be NULL. */
 typedef struct rb_executor_hooks {
     void *ctx;
-    rb_action_fn forward, backward, backward_input, backward_weight, update;
+    rb_action_fn forward, backward, backward_input, backward_weight, update, trunk_forward, trunk_backward;
     rb_action_fn send_forward, recv_forward, send_backward, recv_backward;
 } rb_executor_hooks;
 

@@ -26,6 +26,8 @@ HOOK(on_backward, RB_ACT_BACKWARD)
 HOOK(on_input, RB_ACT_BACKWARD_INPUT)
 HOOK(on_weight, RB_ACT_BACKWARD_WEIGHT)
 HOOK(on_update, RB_ACT_UPDATE)
+HOOK(on_trunk_forward, RB_ACT_TRUNK_FORWARD)
+HOOK(on_trunk_backward, RB_ACT_TRUNK_BACKWARD)
 HOOK(on_send_forward, RB_ACT_SEND_FORWARD)
 HOOK(on_recv_forward, RB_ACT_RECV_FORWARD)
 HOOK(on_send_backward, RB_ACT_SEND_BACKWARD)
@@ -38,6 +40,8 @@ static rb_executor_hooks recording(recorder *r) {
                                on_input,
                                on_weight,
                                on_update,
+                               on_trunk_forward,
+                               on_trunk_backward,
                                on_send_forward,
                                on_recv_forward,
                                on_send_backward,

@@ -141,6 +141,7 @@ resbm_status rb_schedule_build_text(const char *text, size_t len, const char *na
     RB_TRY(rb_schedule_parse(text, len, name, out, err));
     RB_TRY(check_counts(out, name, a, err));
     if (!has_messages(out)) RB_TRY(rb_schedule_communicate(out, err));
+    RB_TRY(rb_schedule_trunks(out, a->trunks, err));
     rb_validate_options o = {.queue_bound = a->segments * a->microbatches, .stash_needed = stash};
     return rb_schedule_validate(out, &o, in_flight, NULL, err);
 }

@@ -113,6 +113,7 @@ resbm_status rb_schedule_build_stash(const rb_schedule_kind *kind, const rb_sche
                                      int *in_flight, int *stash, rb_err *err) {
     RB_TRY(rb_schedule_generate(kind, a, out, err));
     RB_TRY(rb_schedule_communicate(out, err));
+    if (!kind->forward_only) RB_TRY(rb_schedule_trunks(out, a->trunks, err));
     int promised[1024], stashed[1024];
     for (int g = 0; g < a->segments; g++) promised[g] = kind->in_flight(a, out->stage_of[g], nth_of(out, g));
     for (int g = 0; g < a->segments; g++) stashed[g] = kind->stash ? kind->stash(a, out->stage_of[g]) : 0;

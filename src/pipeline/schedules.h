@@ -8,12 +8,17 @@
 
 #include "pipeline/action.h"
 
+/* Who runs receivers' trunks: the forward and backward of their segments; actions of their own; or the latter behind the
+ * backward alone, where the forward cannot come first because token ids come with the message. */
+typedef enum rb_trunks { RB_TRUNKS_INSIDE, RB_TRUNKS_APART, RB_TRUNKS_BEHIND } rb_trunks;
+
 typedef struct rb_schedule_args {
     int stages, segments, microbatches;
     int extra; /* microbatches in flight on the first stage beyond what the schedule needs without latency */
     const int *stage_of; /* (segments) stage of each; NULL: where the kind places them. A kind with a place of
                             its own takes no other; others take any that ascends without gaps */
     int steps;           /* kinds that flow: steps on end, each of `microbatches`; 0: 1 */
+    rb_trunks trunks;
     bool vertical;       /* kinds that flow: a microbatch sees on every stage the version it saw on the first */
 } rb_schedule_args;
 
@@ -61,6 +66,10 @@ resbm_status rb_schedule_generate(const rb_schedule_kind *kind, const rb_schedul
 /* Puts a receive right before each computation whose input comes from another stage and a send right after
  * each whose output goes to one. A hand-over inside a stage needs neither. */
 resbm_status rb_schedule_communicate(rb_schedule *s, rb_err *err);
+
+/* Gives trunks actions of their own where there is something to wait for: TF before the receive, and TB behind the send of the
+ * gradient that the stage before waits for. Weight halves do the backward themselves. Lists that have such actions stay. */
+resbm_status rb_schedule_trunks(rb_schedule *s, rb_trunks how, rb_err *err);
 
 /* Schedules as text: a line per stage, its actions apart by blanks; "." and what follows "#" mean nothing, empty
  * lines neither. With sends and receives or without. Where a segment's actions stand is where it is hosted.

@@ -32,6 +32,7 @@ static void every_schedule_up_to_8_builds(void **state) {
                 for (int m = 1; m <= 8; m++) {
                     for (int extra = 0; extra <= 4; extra += 2) {
                         rb_schedule_args a = ARGS(stages, segments, m, extra, NULL);
+                        a.trunks = (rb_trunks)(extra / 2);
                         rb_schedule s;
                         rb_err err;
                         int slots[8];
@@ -90,6 +91,32 @@ static void messages_stand_where_stages_meet(void **state) {
     s = build("1f1b", 2, 2, 3, 0);
     assert_list(&s, 0, "0F0 0SF0 0F1 0SF1 0RB0 0B0 0F2 0SF2 0RB1 0B1 0RB2 0B2");
     assert_list(&s, 1, "1RF0 1F0 1B0 1SB0 1RF1 1F1 1B1 1SB1 1RF2 1F2 1B2 1SB2");
+    rb_schedule_free(&s);
+}
+
+/* Before a message that is waited for, behind one that another stage waits for; weight halves take the backward along; where
+ * there is no message, nothing is moved. */
+static void trunks_go_where_there_is_time(void **state) {
+    (void)state;
+    rb_schedule_args a = {.stages = 2, .segments = 3, .microbatches = 2, .trunks = RB_TRUNKS_APART};
+    rb_schedule s;
+    rb_err err;
+    assert_ok(rb_schedule_build(&rb_schedule_1f1b, &a, &s, NULL, &err), &err);
+    assert_list(&s, 0, "0F0 1F0 1SF0 0F1 1F1 1SF1 1RB0 1B0 0B0 1RB1 1B1 0B1");
+    assert_list(&s, 1, "2TF0 2RF0 2F0 2B0 2SB0 2TB0 2TF1 2RF1 2F1 2B1 2SB1 2TB1");
+    rb_schedule_free(&s);
+    a.trunks = RB_TRUNKS_BEHIND;
+    assert_ok(rb_schedule_build(&rb_schedule_1f1b, &a, &s, NULL, &err), &err);
+    assert_list(&s, 1, "2RF0 2F0 2B0 2SB0 2TB0 2RF1 2F1 2B1 2SB1 2TB1");
+    rb_schedule_free(&s);
+    a.trunks = RB_TRUNKS_APART;
+    assert_ok(rb_schedule_build(&rb_schedule_zb_h1, &a, &s, NULL, &err), &err);
+    assert_list(&s, 1, "2TF0 2RF0 2F0 2I0 2SB0 2TF1 2RF1 2F1 2I1 2SB1 2W0 2W1");
+    rb_schedule_free(&s);
+    a = (rb_schedule_args){.stages = 2, .segments = 2, .microbatches = 2, .steps = 2, .trunks = RB_TRUNKS_APART};
+    assert_ok(rb_schedule_build(&rb_schedule_2bw, &a, &s, NULL, &err), &err);
+    assert_list(&s, 1, "1TF0 1RF0 1F0 1B0 1SB0 1TB0 1TF1 1RF1 1F1 1B1 1SB1 1TB1 1U1 "
+                       "1TF2-1 1RF2 1F2-1 1B2 1SB2 1TB2 1TF3-1 1RF3 1F3-1 1B3 1SB3 1TB3 1U3");
     rb_schedule_free(&s);
 }
 
@@ -346,6 +373,7 @@ int main(void) {
         cmocka_unit_test(every_schedule_up_to_8_builds),
         cmocka_unit_test(every_flow_up_to_8_is_proved),
         cmocka_unit_test(messages_stand_where_stages_meet),
+        cmocka_unit_test(trunks_go_where_there_is_time),
         cmocka_unit_test(a_stage_hosts_several_segments),
         cmocka_unit_test(an_evaluation_takes_scattered_segments),
         cmocka_unit_test(the_halves_take_their_messages_apart),

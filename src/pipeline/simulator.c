@@ -48,6 +48,7 @@ typedef struct sim {
     message *msg;   /* pool */
     int pool, spare; /* its size; first free one, -1 none */
     int *by_target; /* (2, segments, microbatches) message towards that segment, -1 = not under way */
+    unsigned char *apart; /* (segments) bit 0: its trunk's forward is an action of its own, bit 1: its backward */
     int pieces;
     long turns;
     rb_heap stages, jobs; /* jobs: by the virtual time of their end, where cores are shared */
@@ -85,9 +86,13 @@ static channel *channel_of(sim *m, int from, int to) {
 static double cost_of(const sim *m, rb_action a) {
     static const rb_segment_cost unit = {.forward = 1, .backward = 2, .input = 1, .weight = 1};
     const rb_segment_cost *c = m->o->cost ? &m->o->cost[a.segment] : &unit;
+    rb_trunk_cost trunk = m->o->trunk ? m->o->trunk[a.segment] : (rb_trunk_cost){0, 0};
+    unsigned char apart = m->apart[a.segment];
     switch (a.kind) {
-    case RB_ACT_FORWARD: return c->forward;
-    case RB_ACT_BACKWARD: return c->backward;
+    case RB_ACT_FORWARD: return c->forward - (apart & 1 ? trunk.forward : 0);
+    case RB_ACT_BACKWARD: return c->backward - (apart & 2 ? trunk.backward : 0);
+    case RB_ACT_TRUNK_FORWARD: return trunk.forward;
+    case RB_ACT_TRUNK_BACKWARD: return trunk.backward;
     case RB_ACT_BACKWARD_INPUT: return c->input;
     case RB_ACT_BACKWARD_WEIGHT: return c->weight;
     case RB_ACT_UPDATE: return m->o->update ? m->o->update[a.segment] : 0;
@@ -441,8 +446,9 @@ static bool take_memory(sim *m) {
     m->r->stage = calloc(stages, sizeof *m->r->stage);
     m->seat = calloc(stages, sizeof *m->seat);
     m->chan = malloc(stages * stages * sizeof *m->chan);
+    m->apart = calloc((size_t)m->s->segments + 1, 1);
     m->by_target = malloc(targets * sizeof *m->by_target);
-    if (!m->r->stage || !m->seat || !m->chan || !m->by_target) return false;
+    if (!m->r->stage || !m->seat || !m->chan || !m->apart || !m->by_target) return false;
     if (!m->o->no_spans && !take_spans(m)) return false;
     memset(m->by_target, -1, targets * sizeof *m->by_target);
     for (size_t i = 0; i < stages * stages; i++) m->chan[i] = (channel){.head = -1};
@@ -456,6 +462,11 @@ static void begin(sim *m) {
         s->up_head = -1;
         s->clock = m->o->start ? m->o->start[i] : 0;
         messages += m->s->stage[i].count / 3;
+        for (int j = 0; j < m->s->stage[i].count; j++) {
+            rb_action a = m->s->stage[i].items[j];
+            if (a.kind == RB_ACT_TRUNK_FORWARD) m->apart[a.segment] |= 1;
+            if (a.kind == RB_ACT_TRUNK_BACKWARD) m->apart[a.segment] |= 2;
+        }
     }
     m->pieces = m->o->pieces ? m->o->pieces : messages < 200000 ? RB_SIM_PIECES : 1;
     if (!m->o->port) m->pieces = 1;
@@ -467,6 +478,7 @@ static void release(sim *m) {
     free(m->seat);
     free(m->chan);
     free(m->by_target);
+    free(m->apart);
     free(m->msg);
     rb_heap_close(&m->stages);
     rb_heap_close(&m->jobs);

@@ -17,6 +17,10 @@ typedef struct rb_segment_cost {
     double forward, backward, input, weight; /* backward whole; its input and weight halves */
 } rb_segment_cost;
 
+typedef struct rb_trunk_cost {
+    double forward, backward; /* part of the segment's forward and backward, where the list has no actions for them */
+} rb_trunk_cost;
+
 typedef struct rb_sim_port {
     double up, down; /* bytes per second of a stage's link; 0 = unlimited */
 } rb_sim_port;
@@ -25,6 +29,7 @@ enum { RB_SIM_PIECES = 8 };
 
 typedef struct rb_sim_options {
     const rb_segment_cost *cost;          /* (segments); NULL: forward 1, backward 2, halves 1 each */
+    const rb_trunk_cost *trunk;           /* (segments) of the boundary before each; NULL: none */
     const rb_sim_port *port;              /* (stages); NULL: unlimited */
     const double *update;                 /* (segments) of one update, in lists that have them; NULL: 0 */
     const double *start;                  /* (stages) when each stage begins its list; NULL: 0 */

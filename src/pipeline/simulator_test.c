@@ -179,6 +179,27 @@ static void a_step_in_full_swing_has_no_fill(void **state) {
     }
 }
 
+/* Two stages, one microbatch, F = 3 and B = 6, of which the second stage's trunk takes 1 and 2; messages take 2. Inside, the
+ * step is 3 + 2 + 3 + 6 + 2 + 6; with actions of its own the trunk's forward runs before the message is there, and its backward
+ * while the gradient travels. */
+static void trunks_hide_behind_messages(void **state) {
+    (void)state;
+    const rb_segment_cost cost[] = {{3, 6, 3, 3}, {3, 6, 3, 3}};
+    const rb_trunk_cost trunk[] = {{0, 0}, {1, 2}};
+    const double want[] = {22, 19, 20};
+    for (int how = RB_TRUNKS_INSIDE; how <= RB_TRUNKS_BEHIND; how++) {
+        rb_schedule_args a = {.stages = 2, .segments = 2, .microbatches = 1, .trunks = (rb_trunks)how};
+        rb_schedule s;
+        rb_err err;
+        assert_ok(rb_schedule_build(&rb_schedule_1f1b, &a, &s, NULL, &err), &err);
+        rb_sim_result r = simulate(&s, &(rb_sim_options){.cost = cost, .trunk = trunk, .latency = 2});
+        assert_near(r.step, want[how]);
+        assert_near(r.stage[1].busy, 9);
+        rb_sim_free(&r);
+        rb_schedule_free(&s);
+    }
+}
+
 static void waits_busy_and_spans_add_up(void **state) {
     (void)state;
     rb_schedule s = build("1f1b", 3, 5, 6, 1);
@@ -418,6 +439,7 @@ int main(void) {
         cmocka_unit_test(the_v_has_no_bubble),
         cmocka_unit_test(pipedream_does_not_idle),
         cmocka_unit_test(a_step_in_full_swing_has_no_fill),
+        cmocka_unit_test(trunks_hide_behind_messages),
         cmocka_unit_test(waits_busy_and_spans_add_up),
         cmocka_unit_test(messages_take_the_slower_rate_and_the_latency),
         cmocka_unit_test(a_stage_shares_its_link),

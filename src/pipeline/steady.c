@@ -23,6 +23,7 @@ static resbm_status play(const rb_schedule_kind *kind, const rb_schedule_args *a
     args.steps = steps;
     RB_TRY(rb_schedule_generate(kind, &args, list, err));
     RB_TRY(rb_schedule_communicate(list, err));
+    RB_TRY(rb_schedule_trunks(list, a->trunks, err));
     return rb_simulate(list, o, out, err);
 }
 

@@ -74,7 +74,7 @@ __attribute__((format(printf, 5, 6))) static resbm_status cell_fails(const proof
 }
 
 static bool is_backward(rb_action_kind k) {
-    return k == RB_ACT_UPDATE || k == RB_ACT_BACKWARD || k == RB_ACT_BACKWARD_INPUT || k == RB_ACT_BACKWARD_WEIGHT ||
+    return k == RB_ACT_UPDATE || k == RB_ACT_TRUNK_BACKWARD || k == RB_ACT_BACKWARD || k == RB_ACT_BACKWARD_INPUT || k == RB_ACT_BACKWARD_WEIGHT ||
            k == RB_ACT_SEND_BACKWARD || k == RB_ACT_RECV_BACKWARD;
 }
 
@@ -104,6 +104,8 @@ static resbm_status place_action(const proof *p, int stage, int index) {
     if (!message_exists(s, a))
         return cell_fails(p, stage, index, a, "segment %d has no neighbour on another stage that way",
                           a.segment);
+    if ((a.kind == RB_ACT_TRUNK_FORWARD || a.kind == RB_ACT_TRUNK_BACKWARD) && a.segment == 0)
+        return cell_fails(p, stage, index, a, "there is no boundary before segment 0 whose trunk it could be");
     int *pos = pos_of(p, a.kind, a.segment, a.microbatch);
     if (*pos >= 0) return cell_fails(p, stage, index, a, "stands there twice, first as action %d", *pos + 1);
     *pos = index;
@@ -114,6 +116,37 @@ static resbm_status need(const proof *p, rb_action_kind k, int g, int m) {
     int stage = p->s->stage_of[g];
     if (has(p, k, g, m)) return RESBM_OK;
     return cell_fails(p, stage, p->s->stage[stage].count, rb_action_of(k, g, m), "is missing");
+}
+
+static bool has_any(const proof *p, rb_action_kind k, int g) {
+    for (int m = 0; m < p->s->microbatches; m++)
+        if (has(p, k, g, m)) return true;
+    return false;
+}
+
+/* Where nothing but messages lies between: first and then stand one behind the other. */
+static resbm_status adjacent(const proof *p, rb_action first, rb_action then, rb_action named) {
+    int stage = p->s->stage_of[first.segment];
+    int a = *pos_of(p, first.kind, first.segment, first.microbatch), b = *pos_of(p, then.kind, then.segment, then.microbatch);
+    bool near = a >= 0 && a < b;
+    for (int i = a + 1; near && i < b; i++) near = !rb_action_computes(p->s->stage[stage].items[i].kind);
+    if (near) return RESBM_OK;
+    char text[RB_ACTION_TEXT];
+    rb_action_print(text, sizeof text, named.kind == first.kind ? then : first);
+    return cell_fails(p, stage, *pos_of(p, named.kind, named.segment, named.microbatch), named,
+                      "must stand right %s %s, with messages alone between them", named.kind == first.kind ? "before" : "behind",
+                      text);
+}
+
+static resbm_status check_trunk(const proof *p, int g, int m) {
+    rb_action before = rb_action_of(RB_ACT_TRUNK_FORWARD, g, m), behind = rb_action_of(RB_ACT_TRUNK_BACKWARD, g, m);
+    if (has_any(p, RB_ACT_TRUNK_FORWARD, g)) {
+        RB_TRY(need(p, RB_ACT_TRUNK_FORWARD, g, m));
+        RB_TRY(adjacent(p, before, rb_action_of(RB_ACT_FORWARD, g, m), before));
+    }
+    if (!has_any(p, RB_ACT_TRUNK_BACKWARD, g)) return RESBM_OK;
+    RB_TRY(need(p, RB_ACT_TRUNK_BACKWARD, g, m));
+    return adjacent(p, rb_action_of(RB_ACT_BACKWARD, g, m), behind, behind);
 }
 
 static resbm_status check_complete(const proof *p, int g, int m) {
@@ -232,7 +265,8 @@ static resbm_status check_deadlock(const proof *p) {
 /* Last action that needs the activations of (g, m): the send may still read them. */
 static int release_of(const proof *p, int g, int m) {
     rb_action a = p->o->forward_only ? rb_action_of(RB_ACT_FORWARD, g, m) : adds_gradient(p, g, m);
-    int use = *pos_of(p, a.kind, g, m);
+    int use = *pos_of(p, a.kind, g, m), trunk = *pos_of(p, RB_ACT_TRUNK_BACKWARD, g, m);
+    if (trunk > use) use = trunk;
     int send = *pos_of(p, p->o->forward_only ? RB_ACT_SEND_FORWARD : RB_ACT_SEND_BACKWARD, g, m);
     return use > send ? use : send;
 }
@@ -246,7 +280,7 @@ static resbm_status count_in_flight(const proof *p, int stage, int *in_flight) {
         for (int j = 0; j < l->count; j++) {
             rb_action a = l->items[j];
             if (a.segment != g) continue;
-            alive += a.kind == RB_ACT_FORWARD;
+            alive += a.kind == (has(p, RB_ACT_TRUNK_FORWARD, g, a.microbatch) ? RB_ACT_TRUNK_FORWARD : RB_ACT_FORWARD);
             if (alive > in_flight[g]) in_flight[g] = alive;
             if (p->o->promised && alive > p->o->promised[g])
                 return cell_fails(p, stage, j, a,
@@ -274,6 +308,7 @@ static resbm_status check_update(const proof *p, int g, int m) {
                           "is missing: the last gradients are in no update");
     if (!here) return RESBM_OK;
     RB_TRY(order(p, adds_gradient(p, g, m), rb_action_of(RB_ACT_UPDATE, g, m)));
+    RB_TRY(order(p, rb_action_of(RB_ACT_TRUNK_BACKWARD, g, m), rb_action_of(RB_ACT_UPDATE, g, m)));
     if (m == last) return RESBM_OK;
     rb_action next = adds_gradient(p, g, m + 1);
     if (*pos_of(p, RB_ACT_UPDATE, g, m) < *pos_of(p, next.kind, g, m + 1)) return RESBM_OK;
@@ -296,9 +331,12 @@ static resbm_status check_versions(const proof *p, int g, int *seen, int *most) 
     for (int j = 0; j < l->count; j++) {
         rb_action a = l->items[j];
         if (a.segment != g) continue;
-        if (a.kind == RB_ACT_FORWARD && a.behind > newest)
+        bool trunk_first = a.kind == RB_ACT_FORWARD && has(p, RB_ACT_TRUNK_FORWARD, g, a.microbatch);
+        if (trunk_first && seen[a.microbatch] != newest - a.behind)
+            return cell_fails(p, stage, j, a, "sees another version of the weights than the trunk before it");
+        if ((a.kind == RB_ACT_FORWARD || a.kind == RB_ACT_TRUNK_FORWARD) && a.behind > newest)
             return cell_fails(p, stage, j, a, "wants weights %d updates old, but there have been %d", a.behind, newest);
-        if (a.kind == RB_ACT_FORWARD) seen[a.microbatch] = newest - a.behind;
+        if (a.kind == RB_ACT_FORWARD || a.kind == RB_ACT_TRUNK_FORWARD) seen[a.microbatch] = newest - a.behind;
         if (rb_action_computes(a.kind) && a.kind != RB_ACT_UPDATE)
             RB_TRY(check_age(p, stage, j, g, newest - seen[a.microbatch], most));
         newest += a.kind == RB_ACT_UPDATE;
@@ -326,7 +364,7 @@ static resbm_status prove(const proof *p, int *in_flight, int *scratch) {
     for (int i = 0; i < s->stages; i++) {
         for (int j = 0; j < s->stage[i].count; j++) RB_TRY(place_action(p, i, j));
     }
-    resbm_status (*const each[])(const proof *, int, int) = {check_complete, check_order, check_accumulation};
+    resbm_status (*const each[])(const proof *, int, int) = {check_complete, check_order, check_trunk, check_accumulation};
     for (size_t c = 0; c < sizeof each / sizeof *each; c++) {
         for (int g = 0; g < s->segments; g++) {
             for (int m = 0; m < s->microbatches; m++) RB_TRY(each[c](p, g, m));

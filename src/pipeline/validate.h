@@ -9,7 +9,9 @@
  *  6. no deadlock when a channel holds queue_bound messages, receives block, and sends block on a full
  * channel;
  *  7. no segment keeps more microbatches alive than promised;
- *  8. in lists with updates: all segments are updated after the same microbatches, the last one among them; each
+ *  8. where a trunk has actions of its own it has them for all microbatches of its segment: right before the forward and right
+ *     behind the backward, with messages alone between them, because what they share lies in one place;
+ *  9. in lists with updates: all segments are updated after the same microbatches, the last one among them; each
  *     update stands behind the gradient of its microbatch and before the next one's; a forward asks for no version
  *     before the first; and no use of weights is older than promised, so that a segment that keeps so many
  *     versions has, for every backward, the one its forward saw. */

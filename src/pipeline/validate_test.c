@@ -15,6 +15,8 @@ typedef struct machine {
     bool forward_only, illegal;
     const int *promised, *stash;
     int updates[N], version[N][N];
+    rb_action last[N]; /* computation of each stage */
+    bool behind[N];    /* (segments) its trunk's backward is an action of its own */
 } machine;
 
 static bool lives_apart(const machine *k, int g, int n) {
@@ -35,8 +37,26 @@ static bool output_is_there(const machine *k, int dir, int g, int m) {
     return k->count[RB_ACT_BACKWARD][g][m] || k->count[RB_ACT_BACKWARD_INPUT][g][m];
 }
 
-static bool compute_is_legal(machine *k, rb_action a) {
+static bool follows(const machine *k, int stage, rb_action_kind kind, rb_action a) {
+    rb_action last = k->last[stage];
+    return last.kind == kind && last.segment == a.segment && last.microbatch == a.microbatch;
+}
+
+/* A trunk goes right before its forward and right behind its backward. */
+static bool trunk_is_legal(machine *k, int stage, rb_action a) {
     int g = a.segment, m = a.microbatch;
+    if (g == 0) return false;
+    if (a.kind == RB_ACT_TRUNK_BACKWARD) return !k->forward_only && follows(k, stage, RB_ACT_BACKWARD, a);
+    k->version[g][m] = k->updates[g] - a.behind;
+    return k->version[g][m] >= 0 && a.behind <= k->stash[g] && !k->count[RB_ACT_FORWARD][g][m];
+}
+
+static bool compute_is_legal(machine *k, int stage, rb_action a) {
+    int g = a.segment, m = a.microbatch;
+    if (a.kind == RB_ACT_TRUNK_FORWARD || a.kind == RB_ACT_TRUNK_BACKWARD) return trunk_is_legal(k, stage, a);
+    if (a.kind == RB_ACT_FORWARD && k->count[RB_ACT_TRUNK_FORWARD][g][m]) {
+        if (!follows(k, stage, RB_ACT_TRUNK_FORWARD, a) || k->version[g][m] != k->updates[g] - a.behind) return false;
+    }
     if (a.kind == RB_ACT_UPDATE) { /* all gradients so far, its own the newest */
         k->updates[g]++;
         return !k->forward_only && k->graded[g] == m + 1;
@@ -83,7 +103,12 @@ static void count_alive(machine *k, rb_action a) {
     int graded = k->count[RB_ACT_BACKWARD][g][m] + k->count[RB_ACT_BACKWARD_WEIGHT][g][m];
     int used = k->forward_only ? k->count[RB_ACT_FORWARD][g][m] : graded;
     int sent = k->count[k->forward_only ? RB_ACT_SEND_FORWARD : RB_ACT_SEND_BACKWARD][g][m];
-    if (a.kind == RB_ACT_FORWARD && ++k->alive[g] > k->promised[g]) k->illegal = true;
+    bool begins = a.kind == RB_ACT_TRUNK_FORWARD || (a.kind == RB_ACT_FORWARD && !k->count[RB_ACT_TRUNK_FORWARD][g][m]);
+    if (begins && ++k->alive[g] > k->promised[g]) k->illegal = true;
+    if (k->behind[g] && !k->forward_only) { /* the last of it */
+        if (a.kind == RB_ACT_TRUNK_BACKWARD ? sent : a.kind == RB_ACT_SEND_BACKWARD && k->count[RB_ACT_TRUNK_BACKWARD][g][m]) k->alive[g]--;
+        return;
+    }
     rb_action_kind last_send = k->forward_only ? RB_ACT_SEND_FORWARD : RB_ACT_SEND_BACKWARD;
     bool uses = k->forward_only ? a.kind == RB_ACT_FORWARD
                                 : a.kind == RB_ACT_BACKWARD || a.kind == RB_ACT_BACKWARD_WEIGHT;
@@ -98,7 +123,8 @@ static int run_one(machine *k, int stage) {
         return 1;
     }
     if (rb_action_computes(a.kind)) {
-        if (!compute_is_legal(k, a)) k->illegal = true;
+        if (!compute_is_legal(k, stage, a)) k->illegal = true;
+        k->last[stage] = a;
     } else if (!communicate(k, stage, a)) {
         return 0;
     }
@@ -116,8 +142,11 @@ static bool everything_ran(const machine *k) {
         }
     }
     for (int g = 0; g < k->s->segments; g++) {
-        for (int m = 0; m < k->s->microbatches; m++)
+        for (int m = 0; m < k->s->microbatches; m++) {
             if (k->count[RB_ACT_UPDATE][g][m] != k->count[RB_ACT_UPDATE][0][m]) return false;
+            if (k->count[RB_ACT_TRUNK_FORWARD][g][m] != k->count[RB_ACT_TRUNK_FORWARD][g][0]) return false;
+            if (k->count[RB_ACT_TRUNK_BACKWARD][g][m] != k->count[RB_ACT_TRUNK_BACKWARD][g][0]) return false;
+        }
         if (k->updates[g] && !k->count[RB_ACT_UPDATE][g][k->s->microbatches - 1]) return false;
         if (!k->forward_only && k->graded[g] != k->s->microbatches) return false;
         for (int m = 0; m < k->s->microbatches; m++) {
@@ -132,6 +161,11 @@ static bool oracle(const rb_schedule *s, const rb_validate_options *o) {
     static machine k;
     memset(&k, 0, sizeof k);
     k.s = s, k.bound = o->queue_bound, k.forward_only = o->forward_only, k.promised = o->promised, k.stash = o->stash;
+    for (int i = 0; i < s->stages; i++) {
+        k.last[i] = rb_action_of(RB_ACT_SEND_FORWARD, -1, -1);
+        for (int j = 0; j < s->stage[i].count; j++)
+            if (s->stage[i].items[j].kind == RB_ACT_TRUNK_BACKWARD) k.behind[s->stage[i].items[j].segment] = true;
+    }
     for (bool moved = true; moved && !k.illegal;) {
         moved = false;
         for (int i = 0; i < s->stages && !k.illegal; i++) moved |= run_one(&k, i);
@@ -211,8 +245,10 @@ static void mutate(rb_schedule *s, const rb_validate_options *o, int stage, int 
     rb_action a = take(l, at);
     int legal = t[0].legal;
     rb_err err = judge(s, o, &t[0]);
-    /* One segment alone may update less often: another schedule, sound unless a forward asks for the version that is gone. */
-    bool free = a.kind == RB_ACT_UPDATE && s->segments == 1;
+    /* One segment alone may update less often: another schedule, sound unless a forward asks for the version that is gone. And
+     * a segment may have no trunk actions at all. */
+    bool trunk = a.kind == RB_ACT_TRUNK_FORWARD || a.kind == RB_ACT_TRUNK_BACKWARD;
+    bool free = (a.kind == RB_ACT_UPDATE && s->segments == 1) || (trunk && s->microbatches == 1);
     if (t[0].legal > legal)
         assert_true(free), t[0].legal--;
     else if (!free || !strstr(err.text, "updates old"))
@@ -273,6 +309,7 @@ static void every_mutation_is_judged_rightly(void **state) {
             for (int segments = stages; segments <= N; segments++) {
                 for (int m = 1; m <= N; m++) {
                     rb_schedule_args a = ARGS(stages, segments, m, (int)rb_rng_below(&rng, 6), NULL);
+                    a.trunks = (rb_trunks)rb_rng_below(&rng, 3);
                     a.vertical = (*k)->flows && rb_rng_below(&rng, 2);
                     bool few = stages <= 3 && segments <= 6 && m <= 4;
                     mutate_schedule(*k, &a, few, &rng, t);
@@ -330,6 +367,31 @@ static void sentences_name_the_cell(void **state) {
                 "stage 1, action 1RF1 (3 of 4): stage 0 sends it before 0SF0, which is received first", NULL);
 }
 
+static void a_trunk_stands_beside_its_segment(void **state) {
+    (void)state;
+    const rb_validate_options o = {.queue_bound = 2};
+    const char *good = "0F0 0SF0 0F1 0SF1 0RB0 0B0 0RB1 0B1\n1TF0 1RF0 1F0 1B0 1SB0 1TB0 1RF1 1TF1 1F1 1B1 1TB1 1SB1\n";
+    rb_schedule s = parse_schedule(good, 2, two, 2);
+    int alive[2];
+    rb_err err;
+    assert_ok(rb_schedule_validate(&s, &o, alive, NULL, &err), &err);
+    assert_int_equal(alive[1], 1);
+    rb_schedule_free(&s);
+    const char *head = "0F0 0SF0 0F1 0SF1 0RB0 0B0 0RB1 0B1\n";
+    const struct {
+        const char *list, *part;
+    } bad[] = {{"1TF0 1RF0 1F0 1B0 1SB0 1RF1 1F1 1B1 1SB1\n", "stage 1, action 1TF1: is missing"},
+               {"1TF0 1TF1 1RF0 1F0 1RF1 1F1 1B0 1SB0 1B1 1SB1\n", "action 1TF0 (1 of 10): must stand right before 1F0, with messages"},
+               {"1RF0 1F0 1RF1 1F1 1B0 1SB0 1B1 1SB1 1TB0 1TB1\n", "action 1TB0 (9 of 10): must stand right behind 1B0"},
+               {"1RF0 1F0 1I0 1SB0 1TB0 1W0 1RF1 1F1 1B1 1SB1 1TB1\n", "action 1TB0 (5 of 11): must stand right behind 1B0"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char text[400];
+        snprintf(text, sizeof text, "%s%s", head, bad[i].list);
+        refuse_with(text, two, 2, &o, bad[i].part, NULL);
+    }
+    refuse_with("0TF0 0F0 1F0 1B0 0B0\n", one, 1, &o, "action 0TF0 (1 of 5): there is no boundary before segment 0", NULL);
+}
+
 static void crossed_waits_are_a_deadlock(void **state) {
     (void)state;
     const rb_validate_options tight = {.queue_bound = 1}, wide = {.queue_bound = 2};
@@ -378,6 +440,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_mutation_is_judged_rightly),
         cmocka_unit_test(sentences_name_the_cell),
+        cmocka_unit_test(a_trunk_stands_beside_its_segment),
         cmocka_unit_test(crossed_waits_are_a_deadlock),
         cmocka_unit_test(activations_alive_are_counted),
     };

@@ -21,6 +21,7 @@
 #include "optim/clip.h"
 #include "optim/lr_schedule.h"
 #include "optim/optim.h"
+#include "pipeline/schedules.h"
 
 enum { RB_MAX_STAGES = 1024, RB_MAX_KEYS = 128, RB_CONFIG_FILE_LIMIT = 1 << 18 };
 
@@ -120,6 +121,8 @@ resbm_status rb_config_place(rb_config *c, const char *text, size_t len, rb_err 
 resbm_status rb_config_check_schedule(rb_config *c, rb_err *err);
 /* Does the list of a step go on into the next one's? */
 bool rb_config_flows(const rb_config *c);
+/* What the configuration's lists do with receivers' trunks (rb_trunks); validated. */
+rb_trunks rb_config_trunks(const rb_config *c);
 /* Which stage hosts a segment; stages >= 1. The coordinator and every stage come to the same. */
 int rb_stage_of(const rb_config *c, int segment);
 

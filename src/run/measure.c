@@ -92,10 +92,31 @@ static double meter(const rb_stage *s) {
     return strcmp(s->cfg.pipeline.device, "timed") ? (double)rb_now_ns() * 1e-9 : rb_timed_flops(s->q);
 }
 
+static bool has_trunk(const rb_stage *s) { return rb_config_trunks(&s->cfg) != RB_TRUNKS_INSIDE && s->host[0] > 0; }
+
+static resbm_status run_trunk_forward(rb_stage *s, rb_err *err) {
+    rb_executor_hooks h = rb_stage_hooks(s);
+    return has_trunk(s) ? h.trunk_forward(s, rb_action_of(RB_ACT_TRUNK_FORWARD, s->host[0], 0), err) : RESBM_OK;
+}
+
+/* Behind a backward that leaves it out. */
+static resbm_status run_trunk_backward(rb_stage *s, rb_err *err) {
+    rb_executor_hooks h = rb_stage_hooks(s);
+    return has_trunk(s) ? h.trunk_backward(s, rb_action_of(RB_ACT_TRUNK_BACKWARD, s->host[0], 0), err) : RESBM_OK;
+}
+
+static resbm_status run_backward_without(rb_stage *s, rb_err *err) {
+    bool apart = has_trunk(s);
+    s->trunk_apart = &apart;
+    resbm_status st = run_backward(s, err);
+    s->trunk_apart = NULL;
+    return st;
+}
+
 /* The actions in the order they need each other; how often is decided by the whole round. */
-static const work_fn rounds[] = {run_forward, run_pack, run_backward, run_forward, run_input, run_weight, run_unpack,
-                                 run_optimizer};
-enum { FORWARD, PACK, BACKWARD, AGAIN, INPUT, WEIGHT, UNPACK, OPTIMIZER, WORKS };
+static const work_fn rounds[] = {run_forward, run_pack, run_backward, run_trunk_forward, run_forward, run_backward_without,
+                                 run_trunk_backward, run_forward, run_input, run_weight, run_unpack, run_optimizer};
+enum { FORWARD, PACK, BACKWARD, TRUNK_FORWARD, SHORT, WITHOUT, TRUNK_BACKWARD, AGAIN, INPUT, WEIGHT, UNPACK, OPTIMIZER, WORKS };
 
 static resbm_status one_round(rb_stage *s, double best[WORKS], rb_err *err) {
     rb_seat_clear(&s->seat[0]);
@@ -103,7 +124,7 @@ static resbm_status one_round(rb_stage *s, double best[WORKS], rb_err *err) {
         double begin = meter(s);
         RB_TRY(rounds[i](s, err));
         best[i] = fmin(best[i], meter(s) - begin);
-        if (i == BACKWARD) rb_seat_clear(&s->seat[0]);
+        if (i == BACKWARD || i == TRUNK_BACKWARD) rb_seat_clear(&s->seat[0]);
     }
     return RESBM_OK;
 }
@@ -144,8 +165,10 @@ resbm_status rb_measure_segment(const rb_config *cfg, const char *device, int se
     if (!st) st = fill_inputs(s, err);
     if (!st) st = repeat(s, seconds, best, err);
     if (!st)
-        *out = (rb_segment_measure){best[FORWARD], best[BACKWARD], best[INPUT], best[WEIGHT], best[PACK],
-                                    best[UNPACK], best[OPTIMIZER]};
+        *out = (rb_segment_measure){.forward = best[FORWARD], .backward = best[BACKWARD], .input = best[INPUT],
+                                    .weight = best[WEIGHT], .pack = best[PACK], .unpack = best[UNPACK],
+                                    .trunk_forward = best[TRUNK_FORWARD], .trunk_backward = best[TRUNK_BACKWARD],
+                                    .optimizer = best[OPTIMIZER]};
     free_stage(s);
     free(c);
     return st;

@@ -9,6 +9,7 @@
 typedef struct rb_segment_measure {
     double forward, backward, input, weight; /* one microbatch; backward whole, and its halves */
     double pack, unpack;                     /* of a message of its boundaries, the dearer direction; 0 at a model of one */
+    double trunk_forward, trunk_backward;    /* of the boundary before it, part of forward and backward */
     double optimizer;                        /* zeroing gradients, their norms, the update: once a step */
 } rb_segment_measure;
 

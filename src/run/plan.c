@@ -38,6 +38,7 @@ typedef struct work {
     int stgs;
     int *stage_of;          /* (segments), under the schedule at hand */
     rb_segment_cost *cost;  /* (segments) seconds */
+    rb_trunk_cost *trunk;   /* (segments) seconds */
     double *optimizer;      /* (segments) seconds of an update */
     double pack, unpack, cores;
     rb_stage_need *need;    /* (stages) */
@@ -92,6 +93,7 @@ static resbm_status fill_costs(work *w) {
         RB_TRY(cost_of_segment(w, g, &c));
         w->cost[g] = (rb_segment_cost){c.forward / speed, c.backward / speed, c.input / speed, c.weight / speed};
         w->optimizer[g] = c.optimizer / speed;
+        w->trunk[g] = (rb_trunk_cost){c.trunk_forward / speed, c.trunk_backward / speed};
         w->pack = fmax(w->pack, c.pack / speed);
         w->unpack = fmax(w->unpack, c.unpack / speed);
     }
@@ -245,7 +247,7 @@ static resbm_status plan_row(work *w, const char *schedule, rb_plan_row *r) {
     rb_inflight_limits limits = {w->slot, w->room};
     snprintf(w->cfg->pipeline.schedule, sizeof w->cfg->pipeline.schedule, "%s", schedule);
     snprintf(r->schedule, sizeof r->schedule, "%s", schedule);
-    rb_prediction_input in = {.cfg = w->cfg, .cost = w->cost, .optimizer = w->optimizer, .machine = w->o->machine,
+    rb_prediction_input in = {.cfg = w->cfg, .cost = w->cost, .optimizer = w->optimizer, .trunk = w->trunk, .machine = w->o->machine,
                               .cores = w->cores, .limits = &limits,
                               .spans = r->own && w->o->events,
                               .latency_occupies = w->o->latency_occupies};
@@ -280,6 +282,7 @@ static void close_work(work *w) {
     free(w->stage_of);
     free(w->cost);
     free(w->optimizer);
+    free(w->trunk);
     free(w->need);
     free(w->slot);
     free(w->room);
@@ -292,10 +295,11 @@ static resbm_status open_work(work *w) {
     w->cost = calloc(s, sizeof *w->cost);
     w->slot = calloc(s, sizeof *w->slot);
     w->optimizer = calloc(s, sizeof *w->optimizer);
+    w->trunk = calloc(s, sizeof *w->trunk);
     w->need = calloc(n, sizeof *w->need);
     w->room = calloc(n, sizeof *w->room);
     w->memory = calloc(n, sizeof *w->memory);
-    if (!w->stage_of || !w->cost || !w->slot || !w->optimizer || !w->need || !w->room || !w->memory)
+    if (!w->stage_of || !w->cost || !w->slot || !w->optimizer || !w->trunk || !w->need || !w->room || !w->memory)
         return rb_fail(w->err, RESBM_E_MEMORY, "no memory to plan %d stages", w->stages);
     if (!measures(w)) return RESBM_OK;
     w->cfg->pipeline.threads = threads_of(w->cfg);

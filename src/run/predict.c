@@ -37,6 +37,7 @@ static resbm_status fill_links(const rb_prediction_input *in, double wire_bytes,
 
 static rb_sim_options options(const rb_prediction_input *in, const rb_prediction *p, const links *l) {
     return (rb_sim_options){.cost = in->cost,
+                            .trunk = in->trunk,
                             .port = l->port,
                             .start = l->start,
                             .extra_latency = l->latency,
@@ -132,7 +133,8 @@ static resbm_status generate(const rb_schedule_kind *kind, const rb_schedule_arg
 
 static rb_schedule_args args_of(const rb_config *c) {
     return (rb_schedule_args){.stages = (int)c->pipeline.stages, .segments = (int)c->model.segments,
-                              .microbatches = (int)c->train.microbatches, .vertical = c->pipeline.vertical_sync};
+                              .microbatches = (int)c->train.microbatches, .vertical = c->pipeline.vertical_sync,
+                              .trunks = rb_config_trunks(c)};
 }
 
 static resbm_status find_kind(const rb_config *c, const rb_schedule_kind **kind, rb_err *err) {

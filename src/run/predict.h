@@ -9,6 +9,7 @@
 typedef struct rb_prediction_input {
     const rb_config *cfg;         /* validated: model, boundary, microbatches, stages, schedule, inflight, duplex */
     const rb_segment_cost *cost;  /* (segments) seconds of one microbatch on the stage that hosts the segment */
+    const rb_trunk_cost *trunk;   /* (segments) seconds of the trunk before it, in its forward and backward; NULL: none */
     double pack, unpack;          /* seconds of one message */
     const double *optimizer;      /* (segments) seconds of one update: inside lists that have updates, else before them */
     const rb_machine *machine;    /* (stages) whose link each stage has; NULL: cfg->link */

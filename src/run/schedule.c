@@ -17,11 +17,31 @@ resbm_status rb_config_schedule_text(const rb_config *c, rb_buf *out, rb_err *er
     return st ? rb_err_context(err, st, "pipeline.schedule: ") : RESBM_OK;
 }
 
+/* What a list may not ask of this run. */
+static resbm_status check_trunks(const rb_config *c, const rb_schedule *s, rb_err *err) {
+    rb_trunks how = rb_config_trunks(c);
+    bool forward = false, backward = false;
+    for (int i = 0; i < s->stages; i++) {
+        for (int j = 0; j < s->stage[i].count; j++) {
+            forward = forward || s->stage[i].items[j].kind == RB_ACT_TRUNK_FORWARD;
+            backward = backward || s->stage[i].items[j].kind == RB_ACT_TRUNK_BACKWARD;
+        }
+    }
+    if (how == RB_TRUNKS_INSIDE && (forward || backward))
+        return rb_fail(err, RESBM_E_CONFIG, "%s has actions of trunks (TF, TB): set boundary.tokens: trunk, or leave them out",
+                       s->name);
+    if (how == RB_TRUNKS_BEHIND && forward)
+        return rb_fail(err, RESBM_E_CONFIG, "%s runs trunks before their message (TF), but token ids come with it: set "
+                       "data.distribute: shared, or leave TF out", s->name);
+    return RESBM_OK;
+}
+
 static resbm_status place(rb_config *c, const char *text, size_t len, rb_err *err) {
     rb_schedule s;
     rb_schedule_args a = {.stages = (int)c->pipeline.stages, .segments = (int)c->model.segments,
                           .microbatches = (int)c->train.microbatches};
     resbm_status st = rb_schedule_build_text(text, len, rb_config_schedule_file(c), &a, &s, NULL, NULL, err);
+    if (!st) st = check_trunks(c, &s, err);
     for (int i = 0; !st && i < s.segments; i++) c->pipeline.stage_of[i] = (int16_t)s.stage_of[i];
     if (!st) c->pipeline.updates = rb_schedule_updates(&s);
     rb_schedule_free(&s);
@@ -73,6 +93,12 @@ resbm_status rb_config_check_schedule(rb_config *c, rb_err *err) {
                        "pipeline.schedule %s updates one segment at a time, which optim.offload: %s cannot: set "
                        "optim.offload: none, or another schedule", name, c->optim.offload);
     return RESBM_OK;
+}
+
+/* Ids that come with the message are there no sooner than it. */
+rb_trunks rb_config_trunks(const rb_config *c) {
+    if (c->boundary.tokens != RB_TOKENS_TRUNK || c->model.segments < 2) return RB_TRUNKS_INSIDE;
+    return c->data.distribute == RB_DISTRIBUTE_SHARED ? RB_TRUNKS_APART : RB_TRUNKS_BEHIND; /* auto: wire */
 }
 
 bool rb_config_flows(const rb_config *c) {

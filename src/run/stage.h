@@ -50,6 +50,7 @@ typedef struct rb_stage {
     bool training;
     double gflops[RB_MAX_STAGES]; /* of products, measured by each stage at the start where inflight: auto asks for it */
     bool measuring; /* opened for run/measure.h: weights stay bare */
+    bool *trunk_apart; /* (hosted) the list has the trunk's backward before that segment as an action of its own */
     bool halves;    /* the schedule calls the backward pass in halves */
     bool apart;          /* shares no folder with the coordinator (stage_apart.c) */
     double up_bits;      /* that this machine's owner lets its stage send per second; 0: no limit */
@@ -198,6 +199,7 @@ void rb_stage_begin_versions(rb_stage *s); /* nothing is in flight: the weights 
 /* Before a forward, and before a backward half: puts the version in use that the microbatch sees. */
 resbm_status rb_stage_see_newest(rb_stage *s, int i, rb_berth *b, int behind, rb_err *err);
 resbm_status rb_stage_see_again(rb_stage *s, int i, const rb_berth *b, rb_err *err);
+resbm_status rb_stage_see_version(rb_stage *s, int i, const rb_berth *b, rb_err *err); /* the same, not counted */
 resbm_status rb_stage_unsee(rb_stage *s, int i, rb_err *err); /* back to the newest */
 resbm_status rb_stage_update(void *ctx, rb_action a, rb_err *err); /* the action */
 resbm_status rb_stage_flow_step(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);

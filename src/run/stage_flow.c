@@ -65,6 +65,10 @@ resbm_status rb_stage_see_again(rb_stage *s, int i, const rb_berth *b, rb_err *e
     return see(s, i, b->version, err);
 }
 
+resbm_status rb_stage_see_version(rb_stage *s, int i, const rb_berth *b, rb_err *err) {
+    return see(s, i, b->version, err);
+}
+
 resbm_status rb_stage_unsee(rb_stage *s, int i, rb_err *err) {
     if (!s->stash[i]) return RESBM_OK;
     RB_TRY(rb_queue_sync(s->q, err)); /* what was enqueued has its views by value, but may not have run */

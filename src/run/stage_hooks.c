@@ -61,6 +61,31 @@ static resbm_status hand_over_backward(rb_stage *s, int i, int microbatch, const
     return rb_port_unpack(&s->grad_in_port[i - 1], s->q, s->seat[i - 1].berth[slot].grad_in, key_of(s, microbatch), err);
 }
 
+/* The trunk of the boundary before the segment, by the version of the weights that the forward behind it sees. */
+static resbm_status trunk_forward(void *ctx, rb_action a, rb_err *err) {
+    rb_stage *s = ctx;
+    rb_berth *b = NULL;
+    int i, slot;
+    RB_TRY(take(s, a, &i, &b, &slot, err));
+    rb_segment_io io = {.tokens = row_of(s->tokens, rb_stage_place(s, a.microbatch), s->B, s->T)};
+    if (s->updates) RB_TRY(rb_stage_see_newest(s, i, b, a.behind, err));
+    RB_TRY(rb_segment_trunk_forward(s->model, s->q, a.segment, slot, &io, err));
+    if (s->updates) RB_TRY(rb_stage_unsee(s, i, err));
+    return rb_stage_computed(s, err);
+}
+
+static resbm_status trunk_backward(void *ctx, rb_action a, rb_err *err) {
+    rb_stage *s = ctx;
+    rb_berth *b = NULL;
+    int i, slot;
+    RB_TRY(take(s, a, &i, &b, &slot, err));
+    if (s->updates) RB_TRY(rb_stage_see_version(s, i, b, err));
+    RB_TRY(rb_segment_trunk_backward(s->model, s->q, a.segment, slot, err));
+    if (s->updates) RB_TRY(rb_stage_unsee(s, i, err));
+    rb_seat_leave(&s->seat[i], a.microbatch);
+    return rb_stage_computed(s, err);
+}
+
 static resbm_status forward(void *ctx, rb_action a, rb_err *err) {
     rb_stage *s = ctx;
     rb_berth *b = NULL;
@@ -90,7 +115,7 @@ static resbm_status go_back(rb_stage *s, rb_action a, backward_fn run, bool whol
     int i, slot;
     RB_TRY(take(s, a, &i, &b, &slot, err));
     rb_segment_io io = {.grad_scale = s->grad_scale, .aux_scale = s->aux_scale, .latents = b->sent,
-                        .row = (a.microbatch % s->M) * s->B * s->T};
+                        .row = (a.microbatch % s->M) * s->B * s->T, .trunk_apart = whole && s->trunk_apart && s->trunk_apart[i]};
     memcpy(io.in, b->grad_in, sizeof io.in);
     if (s->updates) RB_TRY(rb_stage_see_again(s, i, b, err));
     RB_TRY(run(s->model, s->q, a.segment, slot, &io, err));
@@ -101,7 +126,7 @@ static resbm_status go_back(rb_stage *s, rb_action a, backward_fn run, bool whol
     bool inside = i > 0 && rb_stage_hands_on(s, i - 1);
     if (inside) RB_TRY(hand_over_backward(s, i, a.microbatch, b->grad_out, err));
     b->whole = whole;
-    if (whole && (inside || a.segment == 0)) rb_seat_leave(&s->seat[i], a.microbatch);
+    if (whole && !io.trunk_apart && (inside || a.segment == 0)) rb_seat_leave(&s->seat[i], a.microbatch);
     return rb_stage_computed(s, err);
 }
 
@@ -233,7 +258,7 @@ static resbm_status send_backward(void *ctx, rb_action a, rb_err *err) {
     RB_TRY(advance(s, &s->grad_out_port[i], a.microbatch, err));
     RB_TRY(rb_port_pack(&s->grad_out_port[i], s->q, b->grad_out, key_of(s, a.microbatch), err));
     RB_TRY(send_packed(s, &s->grad_out_port[i], rb_stage_of(&s->cfg, a.segment - 1), a.microbatch, err));
-    if (b->whole) rb_seat_leave(&s->seat[i], a.microbatch);
+    if (b->whole && !s->trunk_apart[i]) rb_seat_leave(&s->seat[i], a.microbatch);
     return RESBM_OK;
 }
 
@@ -247,7 +272,8 @@ static resbm_status recv_backward(void *ctx, rb_action a, rb_err *err) {
 
 rb_executor_hooks rb_stage_hooks(rb_stage *s) {
     return (rb_executor_hooks){.ctx = s, .forward = forward, .backward = backward, .backward_input = backward_input,
-                               .backward_weight = backward_weight, .update = rb_stage_update, .send_forward = send_forward,
+                               .backward_weight = backward_weight, .update = rb_stage_update, .trunk_forward = trunk_forward,
+                               .trunk_backward = trunk_backward, .send_forward = send_forward,
                                .recv_forward = recv_forward, .send_backward = send_backward,
                                .recv_backward = recv_backward};
 }

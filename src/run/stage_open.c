@@ -84,7 +84,8 @@ static resbm_status build_train(rb_stage *s, rb_schedule_args *a, int *flight, i
 
 static resbm_status open_schedules(rb_stage *s, int *slots, rb_err *err) {
     rb_schedule_args a = {.stages = s->stages, .segments = s->segments, .microbatches = (int)s->M,
-                          .extra = (int)s->cfg.pipeline.inflight, .vertical = s->cfg.pipeline.vertical_sync};
+                          .extra = (int)s->cfg.pipeline.inflight, .vertical = s->cfg.pipeline.vertical_sync,
+                          .trunks = rb_config_trunks(&s->cfg)};
     int place[RB_MAX_SEGMENTS];
     for (int i = 0; i < s->segments; i++) place[i] = rb_stage_of(&s->cfg, i);
     int *flight = calloc((size_t)s->segments, sizeof *flight), *eval = calloc((size_t)s->segments, sizeof *eval);
@@ -118,6 +119,17 @@ static bool has_halves(const rb_stage *s) {
     for (int i = 0; l && i < l->count; i++)
         if (l->items[i].kind == RB_ACT_BACKWARD_WEIGHT) return true;
     return false;
+}
+
+/* Which trunks of this stage go backward by themselves. */
+static resbm_status find_trunks(rb_stage *s, rb_err *err) {
+    const rb_action_list *l = s->training ? &s->train.stage[s->self] : NULL;
+    s->trunk_apart = calloc((size_t)s->hosted, sizeof *s->trunk_apart);
+    if (!s->trunk_apart) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->hosted);
+    for (int i = 0; l && i < l->count; i++) {
+        if (l->items[i].kind == RB_ACT_TRUNK_BACKWARD) s->trunk_apart[rb_stage_local(s, l->items[i].segment)] = true;
+    }
+    return RESBM_OK;
 }
 
 static resbm_status open_model(rb_stage *s, const int *slots, rb_err *err) {
@@ -244,6 +256,7 @@ resbm_status rb_stage_open(rb_stage *s, rb_err *err) {
     RB_TRY(find_hosted(s, err));
     RB_TRY(open_schedules(s, slots, err));
     s->halves = has_halves(s);
+    RB_TRY(find_trunks(s, err));
     RB_TRY(rb_stage_open_memory(s, slots, err));
     if (s->training) RB_TRY(rb_stage_open_optim(s, err));
     if (s->updates) RB_TRY(rb_stage_open_flow(s, err));
@@ -281,6 +294,7 @@ void rb_stage_close(rb_stage *s) {
     rb_shards_close(s->shards);
     rb_shards_close(s->val_shards);
     rb_stage_close_flow(s);
+    free(s->trunk_apart);
     free(s->host);
     free(s->rows);
     free(s->ids);
