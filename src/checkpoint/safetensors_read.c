@@ -33,7 +33,8 @@ static bool find_dtype(const json_t *v, rb_dtype *out) {
         const char *name;
         rb_dtype dtype;
     } known[] = {{"F32", RB_F32}, {"BF16", RB_BF16}, {"I32", RB_I32},
-                 {"U8", RB_U8},   {"F64", RB_F64},   {"I64", RB_I64}};
+                 {"U8", RB_U8},   {"F64", RB_F64},   {"I64", RB_I64},
+                 {"F16", RB_F16}};
     for (size_t i = 0; i < sizeof known / sizeof *known && json_is_string(v); i++)
         if (!strcmp(json_string_value(v), known[i].name)) {
             *out = known[i].dtype;
@@ -67,7 +68,7 @@ static const char *read_entry(const rb_safetensors *s, const json_t *entry, rb_t
     if (!json_is_object(entry) || json_object_size(entry) != 3)
         return "entry is not {dtype, shape, data_offsets}";
     if (!find_dtype(json_object_get(entry, "dtype"), &t->dtype))
-        return "dtype is not F32, F64, BF16, I32, I64 or U8";
+        return "dtype is not F32, F64, BF16, F16, I32, I64 or U8";
     const char *why = read_shape(json_object_get(entry, "shape"), t);
     if (why) return why;
     const json_t *offsets = json_object_get(entry, "data_offsets");

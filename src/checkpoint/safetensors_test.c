@@ -124,7 +124,7 @@ static void lying_headers_are_refused(void **state) {
         {"[]", 0, "no JSON object"},
         {"{\"a\":5}", 0, "tensor a: entry is not"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[]}}", 4, "tensor a: entry is not"},
-        {"{\"a\":" T("F16", "[2]", "[0,4]") "}", 4, "tensor a: dtype"},
+        {"{\"a\":" T("F8_E4M3", "[4]", "[0,4]") "}", 4, "tensor a: dtype"},
         {"{\"a\":{\"dtype\":7,\"shape\":[],\"data_offsets\":[0,4]}}", 4, "tensor a: dtype"},
         {"{\"a\":" T("F32", "2", "[0,8]") "}", 8, "shape is no list"},
         {"{\"a\":" T("F32", "[1,1,1,1,1]", "[0,4]") "}", 4, "more than 4 dimensions"},

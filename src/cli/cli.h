@@ -18,6 +18,8 @@ int rb_cmd_data(int argc, char **argv);
 int rb_cmd_train(int argc, char **argv);
 int rb_cmd_eval(int argc, char **argv);
 int rb_cmd_generate(int argc, char **argv);
+int rb_cmd_import(int argc, char **argv);
+int rb_cmd_export(int argc, char **argv);
 int rb_cmd_plan(int argc, char **argv);
 int rb_cmd_report(int argc, char **argv);
 int rb_cmd_compare(int argc, char **argv);

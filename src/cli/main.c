@@ -10,6 +10,8 @@ const rb_command rb_commands[] = {
     {"train", "train a model as a pipeline of stages", rb_cmd_train, false},
     {"eval", "loss of a checkpoint on validation data", rb_cmd_eval, false},
     {"generate", "continue a text with a checkpoint", rb_cmd_generate, false},
+    {"import", "another program's checkpoint to a run", rb_cmd_import, false},
+    {"export", "a checkpoint to another program's format", rb_cmd_export, false},
     {"plan", "time, bytes and memory of a run before it starts", rb_cmd_plan, false},
     {"report", "table and report.html of one run or several", rb_cmd_report, false},
     {"compare", "train variants side by side: loss, bytes, time to loss", rb_cmd_compare, false},

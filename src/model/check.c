@@ -44,10 +44,12 @@ static resbm_status check_sizes(const rb_model_config *m, rb_err *err) {
 static resbm_status check_heads(const rb_model_config *m, rb_err *err) {
     char near[80];
     nearest_divisors(m->d, m->heads, 2, near, sizeof near);
-    if (m->d % m->heads)
+    if (m->head % 2)
+        return rb_fail(err, RESBM_E_CONFIG, "model.head %lld: rotary pairs need an even width", (long long)m->head);
+    if (!m->head && m->d % m->heads)
         return rb_fail(err, RESBM_E_CONFIG, "model.d %lld is not a multiple of model.heads %lld; %s",
                        (long long)m->d, (long long)m->heads, near);
-    if (m->d / m->heads % 2)
+    if (!m->head && m->d / m->heads % 2)
         return rb_fail(
             err, RESBM_E_CONFIG,
             "model.d %lld / model.heads %lld is a head width of %lld, but rotary pairs need an even one; %s",
@@ -82,6 +84,7 @@ static resbm_status spread_layers(rb_model_config *m, rb_err *err) {
 static resbm_status check_model(rb_model_config *m, rb_err *err) {
     RB_TRY(check_sizes(m, err));
     RB_TRY(check_heads(m, err));
+    if (!m->head) m->head = m->d / m->heads;
     RB_TRY(spread_layers(m, err));
     if (m->rope_theta == 0) m->rope_theta = 500000;
     if (m->norm_eps == 0) m->norm_eps = 1e-5;

@@ -15,6 +15,7 @@
 #include "boundary/boundary.h"
 #include "core/spill.h"
 #include "device/ops.h"
+#include "nn/run.h"
 #include "nn/tensor.h"
 
 enum { RB_MAX_SEGMENTS = 1024 };
@@ -22,11 +23,13 @@ enum { RB_MAX_SEGMENTS = 1024 };
 /* model.* of the configuration. */
 typedef struct rb_model_config {
     int64_t d, layers, heads, kv_heads, ffn, vocab, context;
+    int64_t head; /* width of one; 0: d / heads */
     int64_t segments;
     int64_t
         segment_layers[RB_MAX_SEGMENTS]; /* blocks of each; all 0: spread evenly, earlier ones get the rest */
     double rope_theta, norm_eps, init_std;
-    bool qk_norm, tied, recompute;
+    rb_rope_scaling rope; /* of the blocks; a trunk has none */
+    bool qk_norm, qkv_bias, tied, recompute;
     uint64_t seed;
 } rb_model_config;
 

@@ -255,7 +255,7 @@ static void plan_scratch(rb_stage_model *m, rb_plan *p) {
 }
 
 static void plan_buffers(rb_stage_model *m, rb_plan *p) {
-    plan_rope(m, m->model.d / m->model.heads, p, &m->rope);
+    plan_rope(m, rb_model_block_dims(&m->model).head, p, &m->rope);
     if (m->boundary.tokens == RB_TOKENS_TRUNK && m->model.segments > 1)
         plan_rope(m, m->boundary.trunk_width / m->boundary.trunk_heads, p, &m->trunk_rope);
     plan_scratch(m, p);
@@ -370,9 +370,9 @@ static resbm_status open_device(rb_stage_model *m, rb_err *err) {
 static resbm_status fill(rb_stage_model *m, rb_err *err) {
     rb_queue *q;
     RB_TRY(rb_queue_open(m->dev, &q, err));
-    resbm_status st = rb_rope_fill(q, &m->rope, m->model.rope_theta, err);
+    resbm_status st = rb_rope_fill(q, &m->rope, m->model.rope_theta, &m->model.rope, err);
     if (st == RESBM_OK && m->trunk_rope.cos.data)
-        st = rb_rope_fill(q, &m->trunk_rope, m->model.rope_theta, err);
+        st = rb_rope_fill(q, &m->trunk_rope, m->model.rope_theta, NULL, err);
     if (st == RESBM_OK && !m->opt.bare) st = rb_stage_init_weights(m, q, err);
     if (st == RESBM_OK && !m->opt.bare) st = rb_constrain_begin(m, q, err);
     if (st == RESBM_OK && m->grad && !m->opt.bare) st = rb_stage_zero_grads(m, q, err);

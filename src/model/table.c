@@ -10,9 +10,10 @@ rb_block_dims rb_model_block_dims(const rb_model_config *m) {
     return (rb_block_dims){.d = m->d,
                            .heads = m->heads,
                            .kv_heads = m->kv_heads,
-                           .head = m->d / m->heads,
+                           .head = m->head ? m->head : m->d / m->heads,
                            .ffn = m->ffn,
                            .qk_norm = m->qk_norm,
+                           .qkv_bias = m->qkv_bias,
                            .eps = (float)m->norm_eps};
 }
 

@@ -5,10 +5,19 @@
 
 /* Rows of the table, in order. */
 enum { W_NORM1, W_Q, W_K, W_V, W_AFTER_V };
-enum { OUT_O, OUT_NORM2, OUT_GATE, OUT_UP, OUT_DOWN }; /* behind the optional norms of the heads */
+enum { BIAS_Q, BIAS_K, BIAS_V, BIASES }; /* optional, behind V */
+enum { OUT_O, OUT_NORM2, OUT_GATE, OUT_UP, OUT_DOWN }; /* behind the optional biases and norms of the heads */
+
+/* Where the norms of the heads are, or would be; and W_o. */
+static int row_of_norms(const rb_block_dims *s) {
+    return W_AFTER_V + (s->qkv_bias ? BIASES : 0);
+}
+static int row_of_out(const rb_block_dims *s) {
+    return row_of_norms(s) + (s->qk_norm ? 2 : 0);
+}
 
 int rb_block_tensors(const rb_block_dims *s) {
-    return W_AFTER_V + (s->qk_norm ? 2 : 0) + OUT_DOWN + 1;
+    return row_of_out(s) + OUT_DOWN + 1;
 }
 
 static void join(rb_tensor *t) {
@@ -22,6 +31,11 @@ void rb_block_list(const rb_block_dims *s, const char *prefix, rb_role role, dou
     rb_tensor_add(l, prefix, "self_attn.q_proj.weight", q, s->d, role, 0, std);
     join(rb_tensor_add(l, prefix, "self_attn.k_proj.weight", kv, s->d, role, 0, std));
     join(rb_tensor_add(l, prefix, "self_attn.v_proj.weight", kv, s->d, role, 0, std));
+    if (s->qkv_bias) {
+        rb_tensor_add(l, prefix, "self_attn.q_proj.bias", q, 0, RB_ROLE_NORM, 0, 0);
+        join(rb_tensor_add(l, prefix, "self_attn.k_proj.bias", kv, 0, RB_ROLE_NORM, 0, 0));
+        join(rb_tensor_add(l, prefix, "self_attn.v_proj.bias", kv, 0, RB_ROLE_NORM, 0, 0));
+    }
     if (s->qk_norm) {
         rb_tensor_add(l, prefix, "self_attn.q_norm.weight", s->head, 0, RB_ROLE_NORM, 1, 0);
         rb_tensor_add(l, prefix, "self_attn.k_norm.weight", s->head, 0, RB_ROLE_NORM, 1, 0);
@@ -35,7 +49,7 @@ void rb_block_list(const rb_block_dims *s, const char *prefix, rb_role role, dou
 
 /* The weights (or gradients) of a block by meaning: qkv and gate/up as one matrix each. */
 typedef struct parts {
-    rb_view norm1, qkv, qnorm, knorm, o, norm2, gu, down;
+    rb_view norm1, qkv, bias, qnorm, knorm, o, norm2, gu, down;
 } parts;
 
 static int64_t qkv_width(const rb_block_dims *s) {
@@ -43,16 +57,17 @@ static int64_t qkv_width(const rb_block_dims *s) {
 }
 
 static parts parts_of(const rb_block_dims *s, const rb_view *w) {
-    const rb_view *out = w + W_AFTER_V + (s->qk_norm ? 2 : 0);
+    const rb_view *out = w + row_of_out(s);
     parts p = {.norm1 = w[W_NORM1],
                .qkv = rb_view2(w[W_Q].data, RB_F32, qkv_width(s), s->d),
                .o = out[OUT_O],
                .norm2 = out[OUT_NORM2],
                .gu = rb_view2(out[OUT_GATE].data, RB_F32, 2 * s->ffn, s->d),
                .down = out[OUT_DOWN]};
+    if (s->qkv_bias) p.bias = rb_view2(w[W_AFTER_V].data, RB_F32, 1, qkv_width(s));
     if (s->qk_norm) {
-        p.qnorm = w[W_AFTER_V];
-        p.knorm = w[W_AFTER_V + 1];
+        p.qnorm = w[row_of_norms(s)];
+        p.knorm = w[row_of_norms(s) + 1];
     }
     return p;
 }
@@ -82,6 +97,7 @@ void rb_block_plan_scratch(const rb_block_dims *s, int64_t n, rb_plan *p, rb_blo
     out->h = rb_plan2(p, n, s->ffn);
     out->att = rb_plan2(p, n, s->heads * s->head);
     out->qk = s->qk_norm ? rb_plan2(p, n, (s->heads + s->kv_heads) * s->head) : rb_none();
+    out->ones = s->qkv_bias ? rb_plan2(p, n, 1) : rb_none();
 }
 
 /* Heads [from, from+count) of width D of a matrix (n, columns), as (n,count,D) and as (B,T,count,D). */
@@ -177,6 +193,15 @@ static resbm_status attention(const rb_block *b, const rb_run_ctx *run, const rb
                                 qv, k, v, run->offset, score_scale(z), err);
 }
 
+/* Every row of qkv = bias. */
+static resbm_status start_with_bias(const rb_block_dims *z, rb_queue *q, rb_view qkv, rb_view bias, const rb_block_scratch *tmp,
+                                    rb_err *err) {
+    if (!z->qkv_bias) return RESBM_OK;
+    rb_view ones = rb_rows(tmp->ones, 0, qkv.shape[0]);
+    RB_TRY(rb_fill(q, ones, 1, err));
+    return rb_gemm(q, false, false, 1, ones, bias, 0, qkv, err);
+}
+
 resbm_status rb_block_forward(const rb_block *b, const rb_run_ctx *run, rb_view y, rb_view x,
                               const rb_block_saved *saved, const rb_block_scratch *tmp,
                               const rb_block_cache *cache, rb_err *err) {
@@ -186,7 +211,8 @@ resbm_status rb_block_forward(const rb_block *b, const rb_run_ctx *run, rb_view 
     rb_block_saved s = first_rows(z, saved, n);
     rb_view norm = rb_rows(tmp->norm, 0, n), h = rb_rows(tmp->h, 0, n);
     RB_TRY(rb_rmsnorm_forward(run->q, norm, s.rstd1, x, w.norm1, z->eps, err));
-    RB_TRY(rb_linear_forward(run->q, s.qkv, 0, norm, w.qkv, err));
+    RB_TRY(start_with_bias(z, run->q, s.qkv, w.bias, tmp, err));
+    RB_TRY(rb_linear_forward(run->q, s.qkv, z->qkv_bias ? 1 : 0, norm, w.qkv, err));
     RB_TRY(attention(b, run, &s, tmp, cache, err));
     RB_TRY(rb_copy(run->q, s.x2, x, err));
     RB_TRY(rb_linear_forward(run->q, s.x2, 1, s.att, w.o, err));
@@ -211,7 +237,7 @@ static resbm_status mlp_products(const rb_block *b, rb_queue *q, rb_view dy, con
 }
 
 static int out_row(const rb_block *b, int out) {
-    return W_AFTER_V + (b->dims.qk_norm ? 2 : 0) + out;
+    return row_of_out(&b->dims) + out;
 }
 
 /* dw += dy^T x; dw is row `row` of the block and what is joined to it. */
@@ -281,6 +307,11 @@ static resbm_status attention_weights(const rb_block *b, rb_queue *q, rb_view dx
     parts w = parts_of(&b->dims, b->w), dw = parts_of(&b->dims, b->dw);
     RB_TRY(add_gradient(b, q, out_row(b, OUT_O), dw.o, dx2, s->att, err));
     RB_TRY(rb_rmsnorm_forward(q, tmp->norm, s->rstd1, x, w.norm1, b->dims.eps, err));
+    if (b->dims.qkv_bias) { /* sums of the columns */
+        rb_view ones = rb_rows(tmp->ones, 0, kept->dqkv.shape[0]);
+        RB_TRY(rb_fill(q, ones, 1, err));
+        RB_TRY(rb_linear_backward_w(q, dw.bias, ones, kept->dqkv, err));
+    }
     return add_gradient(b, q, W_Q, dw.qkv, kept->dqkv, tmp->norm, err);
 }
 

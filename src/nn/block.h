@@ -19,10 +19,12 @@
 typedef struct rb_block_dims {
     int64_t d, heads, kv_heads, head, ffn;
     bool qk_norm;
+    bool qkv_bias; /* of queries, keys and values */
     float eps;
 } rb_block_dims;
 
-/* Rows a block adds to the table, in this order; without QK-norm the two norms of the heads are missing. */
+/* Rows a block adds to the table, in this order; without QK-norm the two norms of the heads are missing, and the
+ * three biases where there are none. */
 int rb_block_tensors(const rb_block_dims *s);
 /* prefix "model.layers.3."; std of the matrices, out_std of those that write to the residual stream. */
 void rb_block_list(const rb_block_dims *s, const char *prefix, rb_role role, double std, double out_std,
@@ -54,6 +56,7 @@ typedef struct rb_block_scratch {
     rb_view h;    /* (n,f) */
     rb_view att;  /* (n,H*D) gradient of the attention's output */
     rb_view qk;   /* (n,(H+G)*D) normed and rotated heads, with QK-norm */
+    rb_view ones; /* (n,1), with biases */
 } rb_block_scratch;
 
 /* A key/value cache: (B, capacity, G*D) each. */

@@ -252,6 +252,9 @@ resbm_status rb_config_validate(rb_config *c, rb_err *err) {
     c->model.recompute = c->train.recompute;
     c->optim.rates.steps = c->train.steps;
     if (!c->model.kv_heads) c->model.kv_heads = c->model.heads;
+    if (c->model.rope.kind == RB_ROPE_LLAMA3 && c->model.rope.high <= c->model.rope.low)
+        return rb_fail(err, RESBM_E_CONFIG, "model.rope_high %g must be above model.rope_low %g", c->model.rope.high,
+                       c->model.rope.low);
     c->boundary.feedback_rows = c->train.batch * c->model.context;
     RB_TRY(check_layers(c, err));
     RB_TRY(check_ratio(c, err));
