@@ -25,9 +25,10 @@ def program(*arguments, fails=False):
     """Runs it; its output, or pytest fails with it."""
     if not PROGRAM.exists():
         pytest.skip(f"{PROGRAM} was not built")
-    done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=120)
-    assert (done.returncode != 0) == fails, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, timeout=120)
+    said = (done.stdout + done.stderr).decode(errors="surrogateescape")
+    assert (done.returncode != 0) == fails, said
+    return said
 
 
 def make_corpus(folder):

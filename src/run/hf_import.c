@@ -301,8 +301,15 @@ static resbm_status measure_whole(const import *im, const char *folder, double *
     rb_config *e = malloc(sizeof *e);
     if (!e) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
     *e = *im->c;
-    e->boundary = (rb_boundary_config){.kind = "none", .hidden = -1, .aux_rank = -1, .codec_fwd = "f32", .codec_bwd = "f32", .ratio = 1};
-    resbm_status st = measure(im, e, folder, loss, err);
+    static const char *const set[] = {"kind=none", "ratio=1", "anneal_from=none", "codec_fwd=f32", "codec_bwd=f32", "scale_fwd=token",
+                                      "tokens=none", "offset=none", "aux=none", "feedback=none"};
+    char text[64];
+    resbm_status st = RESBM_OK;
+    for (size_t i = 0; i < sizeof set / sizeof *set && !st; i++) {
+        snprintf(text, sizeof text, "boundary.%s", set[i]);
+        st = rb_config_override(e, text, err);
+    }
+    if (!st) st = measure(im, e, folder, loss, err);
     free(e);
     return st;
 }

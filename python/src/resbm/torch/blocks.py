@@ -42,12 +42,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Causal attention with grouped key/value heads, names as Hugging Face's."""
 
-    def __init__(self, d: int, heads: int, kv_heads: int, head: int, eps: float, qk_norm: bool) -> None:
+    def __init__(
+        self, d: int, heads: int, kv_heads: int, head: int, eps: float, qk_norm: bool, bias: bool = False
+    ) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head = heads, kv_heads, head
-        self.q_proj = nn.Linear(d, heads * head, bias=False)
-        self.k_proj = nn.Linear(d, kv_heads * head, bias=False)
-        self.v_proj = nn.Linear(d, kv_heads * head, bias=False)
+        self.q_proj = nn.Linear(d, heads * head, bias=bias)
+        self.k_proj = nn.Linear(d, kv_heads * head, bias=bias)
+        self.v_proj = nn.Linear(d, kv_heads * head, bias=bias)
         self.o_proj = nn.Linear(heads * head, d, bias=False)
         self.q_norm = RMSNorm(head, eps) if qk_norm else None
         self.k_norm = RMSNorm(head, eps) if qk_norm else None
@@ -86,11 +88,19 @@ class Block(nn.Module):
     """x + attention(norm(x)), then + mlp(norm(.))."""
 
     def __init__(
-        self, d: int, heads: int, kv_heads: int, ffn: int, eps: float, qk_norm: bool = False, head: int | None = None
+        self,
+        d: int,
+        heads: int,
+        kv_heads: int,
+        ffn: int,
+        eps: float,
+        qk_norm: bool = False,
+        head: int | None = None,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(d, eps)
-        self.self_attn = Attention(d, heads, kv_heads, head or d // heads, eps, qk_norm)
+        self.self_attn = Attention(d, heads, kv_heads, head or d // heads, eps, qk_norm, bias)
         self.post_attention_layernorm = RMSNorm(d, eps)
         self.mlp = MLP(d, ffn)
 

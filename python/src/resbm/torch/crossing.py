@@ -86,14 +86,13 @@ class Wire:
         """Whether latents are packed with learned steps."""
         return self._forward.integers and self.config.scale == "step"
 
-    @property
-    def live(self) -> int:
-        """Latents that cross at the present step."""
-        return self.config.live(self.position.step)
+    def live(self, training: bool) -> int:
+        """Latents that cross in the present step, or, outside training, that crossed in the step before."""
+        return self.config.live(self.position.step - (not training))
 
     def forward(self, z: Tensor, steps: Tensor | None, count: bool) -> Tensor:
         """q (B,T,k) f32 of latents z (B,T,k) as the receiver gets them. count: the learned steps will follow."""
-        live = self.live
+        live = self.live(count)
         x, s = z[..., :live], steps[:live] if steps is not None and self.learns else None
         shape: Shape = (x.shape[0], x.shape[1], live)
         data = self._forward.pack(x, steps=s)
@@ -137,7 +136,7 @@ class Wire:
     def end_step(self, *steps: Tensor | None) -> None:
         """The learned steps of both ends follow what crossed in the step that is over."""
         if self.tokens and self.sums is not None:
-            live = self.live
+            live = self.live(True)
             for s in steps:
                 if s is not None:
                     self._forward.update_steps(s[:live], self.sums[:live], self.tokens, self.position.step)

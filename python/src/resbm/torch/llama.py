@@ -44,7 +44,7 @@ class Stack(nn.Module):
         super().__init__()
         self.embed_tokens = Embedding(c.vocab, c.d)
         self.layers = nn.ModuleList(
-            Block(c.d, c.heads, c.kv_heads, c.ffn, c.eps, c.qk_norm, c.head) for _ in range(c.layers)
+            Block(c.d, c.heads, c.kv_heads, c.ffn, c.eps, c.qk_norm, c.head, c.qkv_bias) for _ in range(c.layers)
         )
         self.norm = RMSNorm(c.d, c.eps)
 

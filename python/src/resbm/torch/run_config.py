@@ -74,6 +74,7 @@ class RunConfig:
         self.eps = float(self.model.get("norm_eps", 1e-5))
         self.std = float(self.model.get("init_std", 0.02))
         self.qk_norm, self.tied = bool(self.model.get("qk_norm")), bool(self.model.get("tied"))
+        self.qkv_bias = bool(self.model.get("qkv_bias"))
         self.seed = int(self.train.get("seed", 1))
         self.segments = self._segments()
         self.kind = str(self.boundary.get("kind", "residual"))
