@@ -89,6 +89,10 @@ static void one_segment(void **state) {
     m.qk_norm = true;
     m.kv_heads = 1;
     check_variant("tied, qk_norm, one key/value head", m, small_boundary());
+    m.qkv_bias = true;
+    m.head = 6;
+    m.rope = (rb_rope_scaling){RB_ROPE_LLAMA3, 4, 1, 4, 16};
+    check_variant("biases, heads of another width, stretched angles", m, small_boundary());
 }
 
 static void whole_x(void **state) {

@@ -275,6 +275,8 @@ static resbm_status write_run(const import *im, const rb_config *c, const char *
     if (!st) st = rb_checkpoint_begin(dir, 0, tmp, err);
     if (!st) st = write_parts(im, tmp, &m, err);
     if (!st) st = rb_checkpoint_commit(dir, &m, 1, err);
+    rb_err ignored;
+    if (st) rb_checkpoint_clean(dir, &ignored);
     free(m.files);
     rb_buf_free(&yaml);
     return st;
@@ -427,13 +429,19 @@ static resbm_status check_names(const import *im, rb_err *err) {
     const char **names = calloc((size_t)im->table.count + 2, sizeof *names);
     if (!names) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d names", im->table.count);
     int n = 0;
-    for (int i = 0; i < im->table.count; i++)
-        if (im->table.rows[i].part == RB_PART_SEGMENT) names[n++] = im->table.rows[i].name;
+    resbm_status st = RESBM_OK;
+    const rb_tensor_in *found;
+    for (int i = 0; i < im->table.count && !st; i++) {
+        const rb_tensor *t = &im->table.rows[i];
+        if (t->part != RB_PART_SEGMENT || t->like) continue;
+        names[n++] = t->name;
+        st = rb_hf_find(im->w, name_of(im, t), t->rank, t->shape, &found, err);
+    }
     if (im->c->model.tied) names[n++] = "lm_head.weight"; /* some writers keep the copy */
     qsort(names, (size_t)n, sizeof *names, by_text);
-    const char *stranger = rb_hf_stranger(im->w, names, n);
+    const char *stranger = st ? NULL : rb_hf_stranger(im->w, names, n);
     free(names);
-    if (!stranger) return RESBM_OK;
+    if (!stranger) return st;
     return rb_fail(err, RESBM_E_CONFIG, "%s has a tensor %s, which this program's model has not: it would be left out, and the "
                                         "model be another one", im->o->from, stranger);
 }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .llama import Llama
+from .optim import uses_muon
 from .run_config import RunConfig
 from .shards import Shards
 
@@ -34,11 +35,11 @@ def _progress(done: float, length: float) -> float:
     return min(1.0, max(0.0, done / length))
 
 
-def uses_muon(config: RunConfig, name: str, p: Tensor) -> bool:
-    """Whether the run's optimizer has Muon for a tensor: matrices of blocks and boundaries (src/optim/groups.c)."""
-    if config.optim.get("kind", "muon") != "muon" or p.dim() != 2 or "embed_tokens" in name or ".aux." in name:
-        return False
-    return name != "lm_head.weight" and (not name.startswith("boundary.") or min(p.shape) >= 2)
+def muon_names(model: Llama) -> set[str]:
+    """The tensors that have Muon in the run: src/optim/groups.c. An auxiliary head is AdamW's whole."""
+    if str(model.config.optim.get("kind", "muon")) != "muon":
+        return set()
+    return {name for name, right in uses_muon(model).items() if right and ".aux." not in name}
 
 
 class ExactMuon(torch.optim.Muon):
@@ -95,8 +96,9 @@ class RunOptimizer:
         muon = str(o.get("kind", "muon")) == "muon"
         groups: dict[tuple[bool, bool, int], list[str]] = {}
         self._named = dict(model.named_parameters())
+        self._muon = muon_names(model)
         for name, p in self._named.items():
-            groups.setdefault((uses_muon(c, name, p), p.dim() >= 2, self._segment(name)), []).append(name)
+            groups.setdefault((name in self._muon, p.dim() >= 2, self._segment(name)), []).append(name)
         decay = float(o["weight_decay"])
         adamw: list[dict[str, Any]] = []
         orthogonal: list[dict[str, Any]] = []
@@ -161,9 +163,9 @@ class RunOptimizer:
 
     # -- states -----------------------------------------------------------------------------------------------
 
-    def _states_of(self, name: str, p: Tensor) -> tuple[torch.optim.Optimizer, dict[str, str]]:
+    def _states_of(self, name: str) -> tuple[torch.optim.Optimizer, dict[str, str]]:
         """The optimizer of a tensor, and {its word for a state: the checkpoint's name}."""
-        if self.muon is not None and uses_muon(self.model.config, name, p):
+        if self.muon is not None and name in self._muon:
             return self.muon, {"momentum_buffer": f"momentum.{name}"}
         return self.adamw, {"exp_avg": f"exp_avg.{name}", "exp_avg_sq": f"exp_avg_sq.{name}"}
 
@@ -172,7 +174,7 @@ class RunOptimizer:
         assert source is not None
         self.updates = source.updates
         for name, p in self._named.items():
-            optimizer, words = self._states_of(name, p)
+            optimizer, words = self._states_of(name)
             state: dict[str, Any] = {word: source.tensor(key).to(p.device) for word, key in words.items()}
             if optimizer is self.adamw:
                 state["step"] = torch.tensor(float(self.updates))
@@ -182,7 +184,7 @@ class RunOptimizer:
         """Tensors of the states by their names in a checkpoint; zeros where a tensor has had no update."""
         out: dict[str, Tensor] = {}
         for name, p in self._named.items():
-            optimizer, words = self._states_of(name, p)
+            optimizer, words = self._states_of(name)
             for word, key in words.items():
                 out[key] = (
                     optimizer.state[p].get(word, torch.zeros_like(p)) if p in optimizer.state else torch.zeros_like(p)
