@@ -47,6 +47,7 @@ resbm_status rb_safetensors_write(const char *path, const rb_tensor_out *tensors
 typedef struct rb_tensor_in {
     const char *name;
     rb_dtype dtype;
+    bool f16; /* dtype is RB_BF16, but the 16 bits of a number are IEEE 754's half: a type of files only */
     int rank;
     int64_t shape[4];
     const void *data; /* into the mapped file; may be unaligned in files of other writers */

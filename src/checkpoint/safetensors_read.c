@@ -33,8 +33,7 @@ static bool find_dtype(const json_t *v, rb_dtype *out) {
         const char *name;
         rb_dtype dtype;
     } known[] = {{"F32", RB_F32}, {"BF16", RB_BF16}, {"I32", RB_I32},
-                 {"U8", RB_U8},   {"F64", RB_F64},   {"I64", RB_I64},
-                 {"F16", RB_F16}};
+                 {"U8", RB_U8},   {"F64", RB_F64},   {"I64", RB_I64}};
     for (size_t i = 0; i < sizeof known / sizeof *known && json_is_string(v); i++)
         if (!strcmp(json_string_value(v), known[i].name)) {
             *out = known[i].dtype;
@@ -67,7 +66,10 @@ static const char *read_shape(const json_t *shape, rb_tensor_in *t) {
 static const char *read_entry(const rb_safetensors *s, const json_t *entry, rb_tensor_in *t) {
     if (!json_is_object(entry) || json_object_size(entry) != 3)
         return "entry is not {dtype, shape, data_offsets}";
-    if (!find_dtype(json_object_get(entry, "dtype"), &t->dtype))
+    const char *type = json_string_value(json_object_get(entry, "dtype"));
+    t->f16 = type && !strcmp(type, "F16");
+    t->dtype = RB_BF16;
+    if (!t->f16 && !find_dtype(json_object_get(entry, "dtype"), &t->dtype))
         return "dtype is not F32, F64, BF16, F16, I32, I64 or U8";
     const char *why = read_shape(json_object_get(entry, "shape"), t);
     if (why) return why;

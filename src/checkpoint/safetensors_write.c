@@ -23,7 +23,6 @@ typedef struct writer {
 static const char *const dtype_name[RB_DTYPE_COUNT] = {
     [RB_F32] = "F32", [RB_BF16] = "BF16", [RB_I32] = "I32",
     [RB_U8] = "U8",   [RB_F64] = "F64",   [RB_I64] = "I64",
-    [RB_F16] = "F16",
 };
 
 static int64_t bytes_of(const rb_tensor_out *t) {

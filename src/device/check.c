@@ -164,7 +164,7 @@ const char *rb_op_view_name(rb_op_kind kind, int index) {
 }
 
 static bool type_fits(rb_dtype t, const char *types) {
-    static const char letter[RB_DTYPE_COUNT] = {'f', 'h', 'i', 'b', 'd', 'l', '-'};
+    static const char letter[RB_DTYPE_COUNT] = {'f', 'h', 'i', 'b', 'd', 'l'};
     return (unsigned)t < RB_DTYPE_COUNT && strchr(types, letter[t]);
 }
 

@@ -24,11 +24,10 @@
 #include <stdint.h>
 #include "core/err.h"
 
-/* f16 is a type of files only: no operation takes it. */
-typedef enum rb_dtype { RB_F32, RB_BF16, RB_I32, RB_U8, RB_F64, RB_I64, RB_F16, RB_DTYPE_COUNT } rb_dtype;
+typedef enum rb_dtype { RB_F32, RB_BF16, RB_I32, RB_U8, RB_F64, RB_I64, RB_DTYPE_COUNT } rb_dtype;
 
 static inline size_t rb_dtype_size(rb_dtype t) {
-    static const uint8_t size[RB_DTYPE_COUNT] = {4, 2, 4, 1, 8, 8, 2};
+    static const uint8_t size[RB_DTYPE_COUNT] = {4, 2, 4, 1, 8, 8};
     return size[t];
 }
 

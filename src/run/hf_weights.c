@@ -129,7 +129,7 @@ void rb_hf_close(rb_hf_weights *w) {
 }
 
 static bool is_float(rb_dtype t) {
-    return t == RB_F32 || t == RB_BF16 || t == RB_F16 || t == RB_F64;
+    return t == RB_F32 || t == RB_BF16 || t == RB_F64;
 }
 
 resbm_status rb_hf_find(const rb_hf_weights *w, const char *name, int rank, const int64_t *shape, const rb_tensor_in **out,
@@ -192,8 +192,7 @@ void rb_hf_values(const rb_tensor_in *t, int64_t from, int64_t n, float *out) {
         double d;
         switch (t->dtype) {
         case RB_F32: memcpy(&out[i], p + 4 * i, 4); break;
-        case RB_BF16: out[i] = rb_bf16_to_f32(rb_get16(p + 2 * i)); break;
-        case RB_F16: out[i] = half(rb_get16(p + 2 * i)); break;
+        case RB_BF16: out[i] = t->f16 ? half(rb_get16(p + 2 * i)) : rb_bf16_to_f32(rb_get16(p + 2 * i)); break;
         default:
             memcpy(&d, p + 8 * i, 8);
             out[i] = (float)d;

@@ -28,7 +28,6 @@ static void store(const rb_view *v, int64_t at, double value) {
     case RB_I64:
         ((int64_t *)v->data)[at] = (int64_t)value;
         break;
-    case RB_F16:
     case RB_DTYPE_COUNT:
         break;
     }
