@@ -13,6 +13,8 @@ void rb_schedule_free(rb_schedule *s) {
     free(s->stage_of);
     free(s->low);
     free(s->high);
+    free(s->dealt);
+    free(s->twin_of);
     *s = (rb_schedule){0};
 }
 

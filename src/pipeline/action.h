@@ -51,14 +51,26 @@ typedef struct rb_action_list {
     int count, capacity;
 } rb_action_list;
 
-/* One list per stage, and which stage hosts each segment. */
+/* One list per stage, and which stage hosts each segment. Where stages have replicas (pipeline/deal.h) there is a list per
+ * replica: the first lists are those of each stage's first one, so that a stage's number is that list's. */
 typedef struct rb_schedule {
     char name[32];
-    int stages, segments, microbatches;
+    int stages, segments, microbatches; /* stages: how many lists */
     int *stage_of;         /* (segments) */
     int *low, *high;       /* (stages) first and last segment of each; NULL: look through stage_of */
     rb_action_list *stage; /* (stages) */
+    int *dealt;            /* (segments, microbatches) list that has the segment's work on the microbatch; NULL: stage_of's */
+    int *twin_of;          /* with dealt: (stages) the stage whose replica each list is */
 } rb_schedule;
+
+/* The list that works on microbatch m in segment g. */
+static inline int rb_schedule_host(const rb_schedule *s, int g, int m) {
+    return s->dealt ? s->dealt[(size_t)g * (size_t)s->microbatches + (size_t)m] : s->stage_of[g];
+}
+/* Does list `stage` belong to the stage of segment g? */
+static inline bool rb_schedule_hosts(const rb_schedule *s, int stage, int g) {
+    return s->stage_of[g] == (s->twin_of ? s->twin_of[stage] : stage);
+}
 
 void rb_schedule_free(rb_schedule *s);
 /* RESBM_E_MEMORY when the list cannot grow. */

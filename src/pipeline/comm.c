@@ -1,10 +1,10 @@
 #include <stdlib.h>
 #include "pipeline/schedules.h"
 
-/* Does segment g's neighbour in this direction (+1, -1) exist and live on another stage? */
-static bool remote(const rb_schedule *s, int g, int step) {
-    int n = g + step;
-    return n >= 0 && n < s->segments && s->stage_of[n] != s->stage_of[g];
+/* Does the action's segment have a neighbour in this direction (+1, -1), on another stage? */
+static bool remote(const rb_schedule *s, rb_action a, int step) {
+    int n = a.segment + step;
+    return n >= 0 && n < s->segments && rb_schedule_host(s, n, a.microbatch) != rb_schedule_host(s, a.segment, a.microbatch);
 }
 
 static resbm_status push_with_messages(const rb_schedule *s, rb_action a, rb_action_list *out, rb_err *err) {
@@ -13,10 +13,10 @@ static resbm_status push_with_messages(const rb_schedule *s, rb_action a, rb_act
     int from = forward ? -1 : 1;
     rb_action_kind recv = forward ? RB_ACT_RECV_FORWARD : RB_ACT_RECV_BACKWARD;
     rb_action_kind send = forward ? RB_ACT_SEND_FORWARD : RB_ACT_SEND_BACKWARD;
-    if ((forward || backward) && remote(s, a.segment, from))
+    if ((forward || backward) && remote(s, a, from))
         RB_TRY(rb_action_push(out, rb_action_of(recv, a.segment, a.microbatch), err));
     RB_TRY(rb_action_push(out, a, err));
-    if ((forward || backward) && remote(s, a.segment, -from))
+    if ((forward || backward) && remote(s, a, -from))
         RB_TRY(rb_action_push(out, rb_action_of(send, a.segment, a.microbatch), err));
     return RESBM_OK;
 }

@@ -184,7 +184,7 @@ static double stage_ready(sim *m, int stage) {
     rb_action a = l->items[s->at];
     if (is_send(a.kind)) {
         if (!m->o->queue_bound) return s->clock;
-        channel *c = channel_of(m, stage, m->s->stage_of[target_segment(a)]);
+        channel *c = channel_of(m, stage, rb_schedule_host(m->s, target_segment(a), a.microbatch));
         return c->held >= m->o->queue_bound ? INFINITY : fmax(s->clock, c->freed);
     }
     if (is_recv(a.kind)) {
@@ -265,7 +265,7 @@ static void queue_up(sim *m, seat *s, int id) {
 }
 
 static void send(sim *m, int stage, rb_action a, double now) {
-    int id = new_message(m), to = m->s->stage_of[target_segment(a)];
+    int id = new_message(m), to = rb_schedule_host(m->s, target_segment(a), a.microbatch);
     if (id < 0) return;
     message *g = &m->msg[id];
     *g = (message){.next = -1, .next_in = -1, .from = stage, .to = to, .direction = direction_of(a.kind),

@@ -78,15 +78,15 @@ static bool is_backward(rb_action_kind k) {
            k == RB_ACT_SEND_BACKWARD || k == RB_ACT_RECV_BACKWARD;
 }
 
-/* Must segment g's neighbour in this direction be reached by a message? */
-static bool remote(const rb_schedule *s, int g, int step) {
+/* Must segment g's neighbour in this direction be reached by a message, for microbatch m? */
+static bool remote(const rb_schedule *s, int g, int m, int step) {
     int n = g + step;
-    return n >= 0 && n < s->segments && s->stage_of[n] != s->stage_of[g];
+    return n >= 0 && n < s->segments && rb_schedule_host(s, n, m) != rb_schedule_host(s, g, m);
 }
 
 static bool message_exists(const rb_schedule *s, rb_action a) {
     bool ahead = a.kind == RB_ACT_SEND_FORWARD || a.kind == RB_ACT_RECV_BACKWARD;
-    return rb_action_computes(a.kind) || remote(s, a.segment, ahead ? 1 : -1);
+    return rb_action_computes(a.kind) || remote(s, a.segment, a.microbatch, ahead ? 1 : -1);
 }
 
 static resbm_status place_action(const proof *p, int stage, int index) {
@@ -96,9 +96,13 @@ static resbm_status place_action(const proof *p, int stage, int index) {
         a.microbatch >= s->microbatches)
         return cell_fails(p, stage, index, a, "there are %d segments and %d microbatches", s->segments,
                           s->microbatches);
-    if (s->stage_of[a.segment] != stage)
+    if (!rb_schedule_hosts(s, stage, a.segment))
         return cell_fails(p, stage, index, a, "segment %d lives on stage %d", a.segment,
                           s->stage_of[a.segment]);
+    int host = rb_schedule_host(s, a.segment, a.microbatch);
+    if (host != stage)
+        return cell_fails(p, stage, index, a, "microbatch %d is dealt to list %d, another replica of stage %d%s", a.microbatch,
+                          host, s->stage_of[a.segment], is_backward(a.kind) ? ": a backward returns to where its forward ran" : "");
     if (p->o->forward_only && is_backward(a.kind))
         return cell_fails(p, stage, index, a, "an evaluation has no backward");
     if (!message_exists(s, a))
@@ -113,7 +117,7 @@ static resbm_status place_action(const proof *p, int stage, int index) {
 }
 
 static resbm_status need(const proof *p, rb_action_kind k, int g, int m) {
-    int stage = p->s->stage_of[g];
+    int stage = rb_schedule_host(p->s, g, m);
     if (has(p, k, g, m)) return RESBM_OK;
     return cell_fails(p, stage, p->s->stage[stage].count, rb_action_of(k, g, m), "is missing");
 }
@@ -152,20 +156,20 @@ static resbm_status check_trunk(const proof *p, int g, int m) {
 static resbm_status check_complete(const proof *p, int g, int m) {
     const rb_schedule *s = p->s;
     RB_TRY(need(p, RB_ACT_FORWARD, g, m));
-    if (remote(s, g, -1)) RB_TRY(need(p, RB_ACT_RECV_FORWARD, g, m));
-    if (remote(s, g, 1)) RB_TRY(need(p, RB_ACT_SEND_FORWARD, g, m));
+    if (remote(s, g, m, -1)) RB_TRY(need(p, RB_ACT_RECV_FORWARD, g, m));
+    if (remote(s, g, m, 1)) RB_TRY(need(p, RB_ACT_SEND_FORWARD, g, m));
     if (p->o->forward_only) return RESBM_OK;
     bool halves = has(p, RB_ACT_BACKWARD_INPUT, g, m) || has(p, RB_ACT_BACKWARD_WEIGHT, g, m);
     if (halves && has(p, RB_ACT_BACKWARD, g, m)) {
         rb_action_kind k =
             has(p, RB_ACT_BACKWARD_INPUT, g, m) ? RB_ACT_BACKWARD_INPUT : RB_ACT_BACKWARD_WEIGHT;
-        return cell_fails(p, s->stage_of[g], *pos_of(p, k, g, m), rb_action_of(k, g, m),
+        return cell_fails(p, rb_schedule_host(s, g, m), *pos_of(p, k, g, m), rb_action_of(k, g, m),
                           "is a half of a backward that the list also does whole");
     }
     RB_TRY(need(p, halves ? RB_ACT_BACKWARD_INPUT : RB_ACT_BACKWARD, g, m));
     if (halves) RB_TRY(need(p, RB_ACT_BACKWARD_WEIGHT, g, m));
-    if (remote(s, g, 1)) RB_TRY(need(p, RB_ACT_RECV_BACKWARD, g, m));
-    return remote(s, g, -1) ? need(p, RB_ACT_SEND_BACKWARD, g, m) : RESBM_OK;
+    if (remote(s, g, m, 1)) RB_TRY(need(p, RB_ACT_RECV_BACKWARD, g, m));
+    return remote(s, g, m, -1) ? need(p, RB_ACT_SEND_BACKWARD, g, m) : RESBM_OK;
 }
 
 /* Both live on one stage. What is absent needs no order: check_complete ran before. */
@@ -175,7 +179,7 @@ static resbm_status order(const proof *p, rb_action first, rb_action then) {
     if (a < 0 || b < 0 || a < b) return RESBM_OK;
     char text[RB_ACTION_TEXT];
     rb_action_print(text, sizeof text, first);
-    return cell_fails(p, p->s->stage_of[then.segment], b, then, "stands before %s, which it needs", text);
+    return cell_fails(p, rb_schedule_host(p->s, then.segment, then.microbatch), b, then, "stands before %s, which it needs", text);
 }
 
 static resbm_status check_order(const proof *p, int g, int m) {
@@ -189,7 +193,7 @@ static resbm_status check_order(const proof *p, int g, int m) {
     RB_TRY(order(p, AT(RECV_BACKWARD, g), input));
     RB_TRY(order(p, input, AT(SEND_BACKWARD, g)));
     RB_TRY(order(p, input, AT(BACKWARD_WEIGHT, g)));
-    if (g + 1 == s->segments || remote(s, g, 1)) return RESBM_OK;
+    if (g + 1 == s->segments || remote(s, g, m, 1)) return RESBM_OK;
     rb_action behind =
         has(p, RB_ACT_BACKWARD_INPUT, g + 1, m) ? AT(BACKWARD_INPUT, g + 1) : AT(BACKWARD, g + 1);
     RB_TRY(order(p, forward, AT(FORWARD, g + 1)));
@@ -204,13 +208,15 @@ static rb_action adds_gradient(const proof *p, int g, int m) {
 }
 
 static resbm_status check_accumulation(const proof *p, int g, int m) {
-    if (p->o->forward_only || m == 0) return RESBM_OK;
-    rb_action before = adds_gradient(p, g, m - 1), now = adds_gradient(p, g, m);
-    int a = *pos_of(p, before.kind, g, m - 1), b = *pos_of(p, now.kind, g, m);
+    int last = m - 1; /* the one before on the same replica */
+    while (last >= 0 && rb_schedule_host(p->s, g, last) != rb_schedule_host(p->s, g, m)) last--;
+    if (p->o->forward_only || last < 0) return RESBM_OK;
+    rb_action before = adds_gradient(p, g, last), now = adds_gradient(p, g, m);
+    int a = *pos_of(p, before.kind, g, last), b = *pos_of(p, now.kind, g, m);
     if (a < b) return RESBM_OK;
     char text[RB_ACTION_TEXT];
     rb_action_print(text, sizeof text, before);
-    return cell_fails(p, p->s->stage_of[g], b, now,
+    return cell_fails(p, rb_schedule_host(p->s, g, m), b, now,
                       "adds to the gradient before %s; microbatches must accumulate in ascending order",
                       text);
 }
@@ -225,16 +231,22 @@ static rb_action matching_send(rb_action a) {
     return rb_action_of(RB_ACT_SEND_BACKWARD, a.segment + 1, a.microbatch);
 }
 
-/* Walks each receiver's list: per boundary and direction, the places of the matching sends must rise. last:
- * (2, segments). */
+/* A boundary's messages towards a stage come from one list, or from any replica's. */
+static size_t senders(const rb_schedule *s) {
+    return s->dealt ? (size_t)s->stages : 1;
+}
+
+/* Walks each receiver's list: per sender, boundary and direction, the places of the matching sends must rise. last:
+ * (segments, 2, senders). */
 static resbm_status check_channels(const proof *p, int stage, int *last) {
     const rb_action_list *l = &p->s->stage[stage];
-    for (int i = 0; i < 2 * p->s->segments; i++) last[i] = -1;
+    bool dealt = p->s->dealt != NULL;
+    for (size_t i = 0; i < 2 * (size_t)p->s->segments * senders(p->s); i++) last[i] = -1;
     for (int j = 0; j < l->count; j++) {
         if (!is_recv(l->items[j].kind)) continue;
         rb_action sent = matching_send(l->items[j]);
-        int from = p->s->stage_of[sent.segment], at = *pos_of(p, sent.kind, sent.segment, sent.microbatch);
-        int *before = &last[2 * sent.segment + (sent.kind == RB_ACT_SEND_BACKWARD)];
+        int from = rb_schedule_host(p->s, sent.segment, sent.microbatch), at = *pos_of(p, sent.kind, sent.segment, sent.microbatch);
+        int *before = &last[(size_t)(2 * sent.segment + (sent.kind == RB_ACT_SEND_BACKWARD)) * senders(p->s) + (dealt ? (size_t)from : 0)];
         if (at < *before) {
             char text[RB_ACTION_TEXT];
             rb_action_print(text, sizeof text, p->s->stage[from].items[*before]);
@@ -274,9 +286,8 @@ static int release_of(const proof *p, int g, int m) {
 static resbm_status count_in_flight(const proof *p, int stage, int *in_flight) {
     const rb_action_list *l = &p->s->stage[stage];
     for (int g = 0; g < p->s->segments; g++) {
-        if (p->s->stage_of[g] != stage) continue;
+        if (!rb_schedule_hosts(p->s, stage, g)) continue;
         int alive = 0;
-        in_flight[g] = 0;
         for (int j = 0; j < l->count; j++) {
             rb_action a = l->items[j];
             if (a.segment != g) continue;
@@ -383,7 +394,7 @@ resbm_status rb_schedule_validate(const rb_schedule *s, const rb_validate_option
     size_t cells = (size_t)RB_ACT_COUNT * (size_t)s->segments * (size_t)s->microbatches;
     int *pos = malloc(cells * sizeof *pos);
     int *most = calloc((size_t)s->segments, sizeof *most);
-    int *scratch = calloc(2 * (size_t)s->segments, sizeof *scratch);
+    int *scratch = calloc(2 * (size_t)s->segments * senders(s), sizeof *scratch);
     resbm_status st;
     if (pos && most && scratch) {
         memset(pos, -1, cells * sizeof *pos);

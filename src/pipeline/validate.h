@@ -1,10 +1,11 @@
 /* Proves over a schedule's lists, before anything runs:
- *  1. every action is one that exists, on the stage that hosts its segment, and stands there once;
+ *  1. every action is one that exists, on the stage that hosts its segment, and stands there once; where stages have
+ *     replicas, on the one that the microbatch is dealt to: a backward returns to where its forward ran;
  *  2. each microbatch goes forward and backward through each segment, the backward whole or as both halves,
  * and every hand-over between stages has its send and its receive;
  *  3. inputs come before what needs them, outputs are sent after they are made, W follows I;
- *  4. gradients of a segment accumulate in ascending microbatch order, so that every schedule gives the same
- * bits;
+ *  4. gradients of a segment accumulate in ascending microbatch order (on each replica those that are dealt to it), so
+ *     that every schedule gives the same bits;
  *  5. what crosses one boundary in one direction is received in the order it is sent;
  *  6. no deadlock when a channel holds queue_bound messages, receives block, and sends block on a full
  * channel;
