@@ -15,6 +15,7 @@
 #include "core/buf.h"
 #include "run/gradcheck.h"
 #include "run/train.h"
+#include "run/workers.h"
 
 typedef struct arguments {
     rb_cli_words words;
@@ -65,6 +66,7 @@ static resbm_status short_run(const rb_config *base, int stages, const char *dir
     if (!c) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
     *c = *base;
     c->pipeline.stages = stages;
+    rb_config_alone(c);
     c->pipeline.addresses = 0;
     if (stages == 1) snprintf(c->pipeline.schedule, sizeof c->pipeline.schedule, "%s", rb_schedule_1f1b.name);
     rb_train_options o = {.cfg = c, .dir = dir, .program = rb_cli_program(program), .stop = rb_cli_stop(), .throwaway = true,

@@ -28,6 +28,7 @@ typedef enum rb_frame_kind {
     RB_FRAME_HELLO,
     RB_FRAME_PROBE, /* measuring a link */
     RB_FRAME_BLOB,  /* a piece of a file, or token ids, between a stage and the coordinator */
+    RB_FRAME_SYNC,  /* between replicas of a stage: sums of gradients */
     RB_FRAME_KIND_END
 } rb_frame_kind;
 

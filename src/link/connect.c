@@ -180,10 +180,10 @@ resbm_status rb_link_connect(rb_link *l, int peer, const char *address, int64_t 
     char me[RB_WHO_TEXT], who[RB_WHO_TEXT];
     rb_err why = {0};
     rb_peer *p = rb_link_peer(l, peer);
-    rb_who(me, l->opt.self);
+    rb_who_at(me, l->opt.self, l->opt.places);
     if (!p || peer == l->opt.self)
         return rb_fail(err, RESBM_E_ARG, "%s of %d cannot connect to number %d", me, l->opt.stages, peer);
-    rb_who(who, peer);
+    rb_who_at(who, peer, l->opt.places);
     if (is_busy(l, p)) return rb_fail(err, RESBM_E_STATE, "%s is already connected to %s", me, who);
     for (;;) {
         bool retry = false;
@@ -205,9 +205,9 @@ resbm_status rb_link_attach(rb_link *l, int peer, int fd, int64_t deadline_ns, r
     char me[RB_WHO_TEXT], who[RB_WHO_TEXT];
     rb_err why = {0};
     rb_peer *p = rb_link_peer(l, peer);
-    rb_who(me, l->opt.self);
+    rb_who_at(me, l->opt.self, l->opt.places);
     resbm_status st = p && peer != l->opt.self ? RESBM_OK : rb_fail(&why, RESBM_E_ARG, "there is no such number");
-    rb_who(who, peer);
+    rb_who_at(who, peer, l->opt.places);
     rb_hello mine = my_hello(l, peer), theirs;
     if (!st && is_busy(l, p)) st = rb_fail(&why, RESBM_E_STATE, "it is connected already");
     if (!st && !send_hello(fd, &mine)) st = rb_fail_errno(&why, errno, "cannot send the hello");
@@ -297,7 +297,7 @@ static void wait_callers(const rb_listener *from, int64_t until_ns) {
 resbm_status rb_link_accept(rb_link *l, rb_listener *from, int64_t deadline_ns, int *peer, rb_err *err) {
     rb_err why = {0};
     char me[RB_WHO_TEXT];
-    rb_who(me, l->opt.self);
+    rb_who_at(me, l->opt.self, l->opt.places);
     for (;;) {
         if (is_closed(l))
             return rb_fail(err, RESBM_E_CANCELLED, "%s stopped waiting for connections: the link was closed",

@@ -15,6 +15,13 @@ const char *rb_who(char buf[RB_WHO_TEXT], int number) {
     return buf;
 }
 
+const char *rb_who_at(char buf[RB_WHO_TEXT], int number, const rb_place *places) {
+    if (!places || number < 0) return rb_who(buf, number);
+    const rb_place *p = &places[number];
+    snprintf(buf, RB_WHO_TEXT, p->replica ? "stage %d replica %d" : "stage %d", p->stage, p->replica);
+    return buf;
+}
+
 uint32_t rb_token_fingerprint(uint64_t token) {
     uint8_t b[8];
     rb_put64(b, token);

@@ -50,5 +50,10 @@ resbm_status rb_hello_answer(const rb_hello *mine, const rb_hello *answer, rb_er
 /* "stage 2", "the coordinator"; returns buf. */
 enum { RB_WHO_TEXT = 32 };
 const char *rb_who(char buf[RB_WHO_TEXT], int number);
+/* The same where numbers are those of replicas of stages: "stage 2", "stage 2 replica 1" (the second one). */
+typedef struct rb_place {
+    int stage, replica;
+} rb_place;
+const char *rb_who_at(char buf[RB_WHO_TEXT], int number, const rb_place *places);
 
 #endif

@@ -150,7 +150,7 @@ resbm_status rb_link_adopt(rb_link *l, rb_peer *p, int fd, bool tcp, rb_conn *c,
 
 static resbm_status check_message(rb_link *l, int peer, const rb_node *n, rb_err *err) {
     char me[RB_WHO_TEXT], what[RB_WHAT_TEXT];
-    rb_who(me, l->opt.self);
+    rb_who_at(me, l->opt.self, l->opt.places);
     rb_what(what, &n->msg.head);
     uint64_t bytes = n->msg.head.payload_bytes;
     rb_peer *p = rb_link_peer(l, peer);
@@ -166,7 +166,7 @@ static resbm_status check_message(rb_link *l, int peer, const rb_node *n, rb_err
 
 static resbm_status fail_closed(const rb_link *l, const char *doing, const rb_frame_header *h, rb_err *err) {
     char me[RB_WHO_TEXT], what[RB_WHAT_TEXT];
-    return rb_fail(err, RESBM_E_CANCELLED, "%s stopped %s %s: the link was closed", rb_who(me, l->opt.self),
+    return rb_fail(err, RESBM_E_CANCELLED, "%s stopped %s %s: the link was closed", rb_who_at(me, l->opt.self, l->opt.places),
                    doing, rb_what(what, h));
 }
 
@@ -174,14 +174,14 @@ static resbm_status fail_closed(const rb_link *l, const char *doing, const rb_fr
 static resbm_status fail_fault(const rb_link *l, const rb_peer *p, const char *doing,
                                const rb_frame_header *h, rb_err *err) {
     char me[RB_WHO_TEXT], what[RB_WHAT_TEXT];
-    return rb_fail(err, p->fault, "%s while %s %s %s", p->fault_text, rb_who(me, l->opt.self), doing,
+    return rb_fail(err, p->fault, "%s while %s %s %s", p->fault_text, rb_who_at(me, l->opt.self, l->opt.places), doing,
                    rb_what(what, h));
 }
 
 static resbm_status fail_unconnected(const rb_link *l, const rb_peer *p, rb_err *err) {
     char me[RB_WHO_TEXT], who[RB_WHO_TEXT];
-    return rb_fail(err, RESBM_E_STATE, "%s has no connection to %s", rb_who(me, l->opt.self),
-                   rb_who(who, p->number));
+    return rb_fail(err, RESBM_E_STATE, "%s has no connection to %s", rb_who_at(me, l->opt.self, l->opt.places),
+                   rb_who_at(who, p->number, l->opt.places));
 }
 
 static resbm_status fail_credit(const rb_link *l, const rb_peer *p, const rb_frame_header *h, int64_t since,
@@ -190,8 +190,8 @@ static resbm_status fail_credit(const rb_link *l, const rb_peer *p, const rb_fra
     return rb_fail(
         err, RESBM_E_TIMEOUT,
         "%s waited %.3f s to send %s to %s, which does not take its bytes: %zu wait unsent, %zu may",
-        rb_who(me, l->opt.self), (double)(rb_now_ns() - since) / 1e9, rb_what(what, h),
-        rb_who(who, p->number), p->unsent, l->opt.limits.queued_bytes);
+        rb_who_at(me, l->opt.self, l->opt.places), (double)(rb_now_ns() - since) / 1e9, rb_what(what, h),
+        rb_who_at(who, p->number, l->opt.places), p->unsent, l->opt.limits.queued_bytes);
 }
 
 /* With the lock: waits until the peer may be sent more. */
@@ -275,8 +275,8 @@ static resbm_status fail_late(const rb_link *l, const rb_peer *p, const rb_frame
         snprintf(heard, sizeof heard, "its last message came %.3f s ago", (double)(now - p->heard_ns) / 1e9);
     else
         snprintf(heard, sizeof heard, "nothing ever came from it");
-    return rb_fail(err, RESBM_E_TIMEOUT, "%s waited %.3f s for %s from %s; %s", rb_who(me, l->opt.self),
-                   (double)(now - since) / 1e9, rb_what(what, want), rb_who(who, p->number), heard);
+    return rb_fail(err, RESBM_E_TIMEOUT, "%s waited %.3f s for %s from %s; %s", rb_who_at(me, l->opt.self, l->opt.places),
+                   (double)(now - since) / 1e9, rb_what(what, want), rb_who_at(who, p->number, l->opt.places), heard);
 }
 
 /* With the lock. */
@@ -298,7 +298,7 @@ static resbm_status receive(rb_link *l, int peer, const rb_frame_header *want, m
     rb_peer *p = rb_link_peer(l, peer);
     rb_node *n = NULL;
     if (!p || peer == l->opt.self)
-        return rb_fail(err, RESBM_E_ARG, "%s cannot receive from number %d", rb_who(me, l->opt.self), peer);
+        return rb_fail(err, RESBM_E_ARG, "%s cannot receive from number %d", rb_who_at(me, l->opt.self, l->opt.places), peer);
     pthread_mutex_lock(&l->lock);
     resbm_status st = wait_message(l, p, want, matches, deadline_ns, &n, err);
     pthread_mutex_unlock(&l->lock);
@@ -363,7 +363,7 @@ static resbm_status wait_any(rb_link *l, const rb_frame_header *want, int64_t de
         }
         if (!in_time)
             return rb_fail(err, RESBM_E_TIMEOUT, "%s waited %.3f s for %s from any stage",
-                           rb_who(me, l->opt.self), (double)(rb_now_ns() - since) / 1e9, rb_what(what, want));
+                           rb_who_at(me, l->opt.self, l->opt.places), (double)(rb_now_ns() - since) / 1e9, rb_what(what, want));
     }
 }
 
@@ -416,6 +416,10 @@ int rb_link_fd(rb_link *l, int peer) {
     return fd;
 }
 
+const char *rb_link_who(const rb_link *l, int peer, char buf[RB_WHO_TEXT]) {
+    return rb_who_at(buf, peer, l->opt.places);
+}
+
 int rb_link_gone_order(rb_link *l, int peer) {
     const rb_peer *p = rb_link_peer(l, peer);
     pthread_mutex_lock(&l->lock);
@@ -437,8 +441,8 @@ int rb_link_take_events(rb_link *l, rb_link_event *out, int max) {
 /* With the lock: waits until nothing is queued for the peer. */
 static resbm_status wait_drained(rb_link *l, const rb_peer *p, int64_t deadline_ns, rb_err *err) {
     char me[RB_WHO_TEXT], who[RB_WHO_TEXT];
-    rb_who(me, l->opt.self);
-    rb_who(who, p->number);
+    rb_who_at(me, l->opt.self, l->opt.places);
+    rb_who_at(who, p->number, l->opt.places);
     for (bool in_time = true;; in_time = wait_change(l, &l->left, deadline_ns)) {
         if (p->undelivered)
             return rb_fail(err, p->fault, "%s; %llu bytes of %s for it were never sent", p->fault_text,
@@ -467,7 +471,7 @@ static resbm_status wait_acknowledged(rb_link *l, const rb_peer *p, int fd, int6
         if (rb_now_ns() >= deadline_ns)
             return rb_fail(err, RESBM_E_TIMEOUT,
                            "%s: %s has not acknowledged the last %d bytes before the deadline",
-                           rb_who(me, l->opt.self), rb_who(who, p->number), left);
+                           rb_who_at(me, l->opt.self, l->opt.places), rb_who_at(who, p->number, l->opt.places), left);
         rb_sleep_ns(RB_MS / 5);
     }
     return RESBM_OK;

@@ -31,6 +31,7 @@
 #include "codec/frame.h"
 #include "core/err.h"
 #include "link/carrier.h"
+#include "link/hello.h"
 #include "link/shape.h"
 
 enum { RB_PEER_COORDINATOR = -1, RB_PEER_ANY = -2 };
@@ -71,6 +72,7 @@ typedef struct rb_link_options {
     rb_link_limits limits;
     rb_shape_options
         shape; /* of this endpoint's up- and downlink, shared by all stage peers; control is not shaped */
+    const rb_place *places; /* (stages) what the numbers stand for, in messages; borrowed; NULL: a number is a stage */
     bool record_events; /* keep rb_link_event records for the trace */
     rb_carrier *carrier; /* where addresses "nats:…" lead; NULL: nowhere. Outlives the link */
 } rb_link_options;
@@ -117,6 +119,8 @@ void rb_link_get_stats(rb_link *l, int peer, rb_link_stats *out);
 /* Asks the peer's input/output thread for a sign of life and does not wait; its answer is dropped once it has counted
  * as heard. A peer that cannot be asked is not heard either. */
 void rb_link_ask(rb_link *l, int peer);
+/* "stage 2", "the coordinator"; returns buf. */
+const char *rb_link_who(const rb_link *l, int peer, char buf[RB_WHO_TEXT]);
 /* When the last frame of any kind came from the peer (rb_now_ns); 0: none yet. */
 int64_t rb_link_heard_ns(rb_link *l, int peer);
 /* Which connection ended first: 0 for a peer whose connection has not ended, else counted up from 1 in the order in which

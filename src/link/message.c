@@ -56,6 +56,7 @@ void rb_count_bytes(uint64_t count[RB_TRAFFIC_COUNT], const rb_node *n, size_t f
 
 rb_traffic rb_traffic_of(const rb_frame_header *h) {
     if (h->kind == RB_FRAME_FORWARD) return RB_TRAFFIC_ACTIVATION;
+    if (h->kind == RB_FRAME_SYNC) return RB_TRAFFIC_SYNC;
     return h->kind == RB_FRAME_BACKWARD ? RB_TRAFFIC_GRADIENT : RB_TRAFFIC_CONTROL;
 }
 
@@ -64,6 +65,9 @@ const char *rb_what(char buf[RB_WHAT_TEXT], const rb_frame_header *h) {
         snprintf(buf, RB_WHAT_TEXT, "the %s of boundary %u, microbatch %u, step %llu",
                  h->kind == RB_FRAME_FORWARD ? "forward activation" : "gradient", h->boundary, h->microbatch,
                  (unsigned long long)h->step);
+    else if (h->kind == RB_FRAME_SYNC)
+        snprintf(buf, RB_WHAT_TEXT, "%s of step %llu, piece %u", h->boundary ? "a sum" : "a replica's part",
+                 (unsigned long long)h->step, h->microbatch);
     else
         snprintf(buf, RB_WHAT_TEXT, "a %s message", h->kind == RB_FRAME_PROBE ? "probe" : h->kind == RB_FRAME_BLOB ? "blob" : "control");
     return buf;

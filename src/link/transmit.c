@@ -236,7 +236,7 @@ static void advance(rb_link *l, rb_conn *c, size_t bytes, int64_t now) {
 static void write_failed(rb_link *l, rb_conn *c, int why) {
     c->broken_tx = true;
     char who[RB_WHO_TEXT];
-    rb_who(who, c->peer->number);
+    rb_who_at(who, c->peer->number, l->opt.places);
     if (why == EPIPE || why == ECONNRESET)
         rb_io_fault(l, c, RESBM_E_PEER, "%s closed the connection", who);
     else

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "run/keys.h"
+#include "run/workers.h"
 
 enum { TIMED_STEPS = 6 };
 
@@ -26,6 +27,7 @@ static resbm_status here(rb_config *c, int64_t stages, rb_err *err) {
     if (!plain) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
     resbm_status st = rb_config_defaults(plain, err);
     c->pipeline.stages = stages;
+    rb_config_alone(c);
     c->pipeline.transport = plain->pipeline.transport;
     c->pipeline.addresses = 0;
     *c->pipeline.control = *c->pipeline.launcher = 0;

@@ -2,6 +2,7 @@
 #include "run/config.h"
 #include "run/devices.h"
 #include "run/keys.h"
+#include "run/workers.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,7 +32,7 @@ static resbm_status set_list(rb_config *c, const rb_key *k, const char *text, co
 
 static resbm_status set_text(rb_config *c, const rb_key *k, const char *text, const char *place,
                              rb_err *err) {
-    bool list = (k->type == RB_KEY_SEGMENTS || k->type == RB_KEY_ADDRESSES) && *text == '[';
+    bool list = (k->type == RB_KEY_SEGMENTS || k->type == RB_KEY_ADDRESSES || k->type == RB_KEY_REPLICAS) && *text == '[';
     return list ? set_list(c, k, text, place, err) : rb_key_set(c, k, &text, 1, false, place, err);
 }
 
@@ -185,22 +186,29 @@ static resbm_status check_stages(const rb_config *c, rb_err *err) {
             err, RESBM_E_CONFIG,
             "%spipeline.stages = %lld, but model.segments = %lld: a stage hosts at least one segment",
             where(c, "pipeline", "stages", at), (long long)p->stages, (long long)c->model.segments);
-    if (*p->control && p->transport != RB_TRANSPORT_TCP)
+    if (*p->control && p->transport != RB_TRANSPORT_TCP && strcmp(c->engine, "mpi"))
         return rb_fail(err, RESBM_E_CONFIG, "%spipeline.control needs pipeline.transport: tcp",
                        where(c, "pipeline", "control", at));
     if (!p->addresses) return RESBM_OK;
     where(c, "pipeline", "addresses", at);
     if (p->transport != RB_TRANSPORT_TCP)
         return rb_fail(err, RESBM_E_CONFIG, "%spipeline.addresses needs pipeline.transport: tcp", at);
-    if (p->addresses != p->stages)
-        return rb_fail(err, RESBM_E_CONFIG, "%spipeline.addresses has %d entries for pipeline.stages = %lld",
-                       at, p->addresses, (long long)p->stages);
+    if (p->addresses != rb_workers(c))
+        return rb_fail(err, RESBM_E_CONFIG, "%spipeline.addresses has %d entries for pipeline.stages = %lld%s",
+                       at, p->addresses, (long long)p->stages, rb_replicated(c) ? " and their replicas" : "");
     for (int i = 0; i < p->addresses; i++)
         for (int j = 0; j < i; j++)
             if (!strcmp(p->address[i], p->address[j]))
                 return rb_fail(err, RESBM_E_CONFIG, "%spipeline.addresses: stages %d and %d share %s", at, j,
                                i, p->address[i]);
     return RESBM_OK;
+}
+
+static resbm_status check_replicas(const rb_config *c, rb_err *err) {
+    char at[300];
+    resbm_status st = rb_config_check_replicas(c, err);
+    where(c, "pipeline", "replicas", at);
+    return st && *at ? rb_err_context(err, st, "%s", at) : st;
 }
 
 static resbm_status check_schedule(rb_config *c, rb_err *err) {
@@ -263,6 +271,7 @@ resbm_status rb_config_validate(rb_config *c, rb_err *err) {
     RB_TRY(check_offload(c, err));
     RB_TRY(check_stages(c, err));
     RB_TRY(check_schedule(c, err));
+    RB_TRY(check_replicas(c, err));
     RB_TRY(check_link(c, err));
     resbm_status st = rb_model_check(&c->model, &c->boundary, err);
     if (st != RESBM_OK) return *c->file ? rb_err_context(err, st, "%s: ", c->file) : st;

@@ -30,6 +30,8 @@ typedef enum rb_offload_update { RB_OFFLOAD_UPDATE_DEVICE, RB_OFFLOAD_UPDATE_HOS
 typedef enum rb_offload_parts { RB_OFFLOAD_STATES, RB_OFFLOAD_STATES_GRADIENTS } rb_offload_parts;
 typedef enum rb_transport { RB_TRANSPORT_UNIX, RB_TRANSPORT_TCP } rb_transport;
 
+typedef enum rb_deal_rule { RB_DEAL_MEASURED, RB_DEAL_EVEN } rb_deal_rule;
+
 typedef struct rb_data_config {
     char train[1024], val[1024]; /* glob patterns of shards; empty = none */
     char tokenizer[1024];        /* "bytes" or the path of a SentencePiece model or tokenizer.json */
@@ -62,6 +64,11 @@ typedef struct rb_train_config {
 
 typedef struct rb_pipeline_config {
     int64_t stages;
+    int64_t replicas;                     /* processes per stage, where there is no list */
+    int replica_list;                     /* entries of the list: 0 or stages */
+    int16_t replicas_of[RB_MAX_STAGES];
+    rb_deal_rule deal;
+    char replica_codec[16];
     char schedule[512];                   /* registry name: gpipe, 1f1b, ...; or file:PATH */
     bool vertical_sync;                   /* pipedream: the first stage's version on every stage */
     bool updates;                         /* derived: the schedule updates inside its list */

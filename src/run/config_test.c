@@ -47,8 +47,8 @@ static void the_table_is_sound(void **state) {
         if (k->type == RB_KEY_INT && k->size == sizeof(int)) assert_true(k->max <= INT32_MAX);
         assert_non_null(k->doc);
         assert_ptr_equal(rb_key_find(k->section, k->name), k);
-        for (int j = 0; j < i && k->type != RB_KEY_SEGMENTS && k->type != RB_KEY_ADDRESSES; j++)
-            if (rb_keys[j].type != RB_KEY_SEGMENTS && rb_keys[j].type != RB_KEY_ADDRESSES)
+        for (int j = 0; j < i && k->type != RB_KEY_SEGMENTS && k->type != RB_KEY_ADDRESSES && k->type != RB_KEY_REPLICAS; j++)
+            if (rb_keys[j].type != RB_KEY_SEGMENTS && rb_keys[j].type != RB_KEY_ADDRESSES && rb_keys[j].type != RB_KEY_REPLICAS)
                 assert_int_not_equal(k->offset, rb_keys[j].offset);
     }
 }
@@ -141,6 +141,8 @@ static const char *other_value(const rb_key *k) {
         return "3145729K";
     case RB_KEY_SEGMENTS:
         return "[1, 2, 3]";
+    case RB_KEY_REPLICAS:
+        return "[1, 2, 3, 1]";
     case RB_KEY_ADDRESSES:
         return "[a:1, [::1]:22]";
     case RB_KEY_REAL:

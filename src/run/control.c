@@ -20,12 +20,12 @@ resbm_status rb_control_send(rb_link *l, int peer, json_t *message, int64_t dead
     return rb_link_send(l, peer, m, deadline_ns, err);
 }
 
-static resbm_status fault_of(const json_t *j, int from, rb_err *err) {
+static resbm_status fault_of(const rb_link *l, const json_t *j, int from, rb_err *err) {
     const char *text = json_string_value(json_object_get(j, "text"));
     int code = (int)json_integer_value(json_object_get(j, "code"));
     if (code <= RESBM_OK || code > RESBM_E_INTERNAL) code = RESBM_E_PEER;
-    char who[24];
-    snprintf(who, sizeof who, "stage %d", from);
+    char who[RB_WHO_TEXT];
+    rb_link_who(l, from, who);
     if (text && !strncmp(text, who, strlen(who))) return rb_fail(err, (resbm_status)code, "%s", text); /* says so itself */
     return rb_fail(err, (resbm_status)code, "%s: %s", who, text ? text : "fault without a text");
 }
@@ -48,7 +48,7 @@ resbm_status rb_control_recv(rb_link *l, int peer, int64_t deadline_ns, int *fro
                        j ? "no \"t\"" : e.text);
     }
     if (!strcmp(type, "fault")) {
-        resbm_status st = fault_of(j, *from, err);
+        resbm_status st = fault_of(l, j, *from, err);
         json_decref(j);
         return st;
     }

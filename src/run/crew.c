@@ -73,7 +73,7 @@ static int64_t threads_per_stage(const rb_crew *crew, bool apart) {
     if (c->pipeline.threads > 0 || launched(crew)) return c->pipeline.threads; /* 0: it knows what its launcher left it */
     if (apart) return 0; /* each decides for itself */
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    int64_t share = *c->pipeline.launcher ? cores : cores / c->pipeline.stages; /* launched elsewhere: all of it */
+    int64_t share = *c->pipeline.launcher ? cores : cores / crew->stages; /* launched elsewhere: all of it */
     return share > 0 ? share : 1;
 }
 
@@ -101,15 +101,17 @@ static resbm_status send_config(rb_crew *c, int stage, const char *text, const c
     return rb_control_send(c->control, stage, j, rb_now_ns() + 10 * RB_SEC, err);
 }
 
+static const char *who(const rb_crew *c, int worker, char buf[RB_WHO_TEXT]) { return rb_who_at(buf, worker, c->places); }
+
 /* The child that ended badly by the last poll, if any: a fault that explains the others. */
 static resbm_status dead_child(rb_crew *c, rb_err *err) {
     for (int i = 0; i < c->stages; i++) {
-        char how[96], lost[200];
+        char how[96], name[RB_WHO_TEXT], lost[200];
         if (c->o.outside && c->o.outside->lost && c->o.outside->lost(c->o.outside->ctx, i, lost, sizeof lost))
-            return rb_fail(err, RESBM_E_PEER, "stage %d (%s) %s %s", i, c->o.outside->who(c->o.outside->ctx, i), lost, c->doing);
+            return rb_fail(err, RESBM_E_PEER, "%s (%s) %s %s", who(c, i, name), c->o.outside->who(c->o.outside->ctx, i), lost, c->doing);
         if (!c->child[i].ended || !WIFSIGNALED(c->child[i].status)) continue;
         rb_child_describe(&c->child[i], how, sizeof how);
-        return rb_fail(err, RESBM_E_PEER, "stage %d (process %d) %s %s", i, (int)c->child[i].pid, how, c->doing);
+        return rb_fail(err, RESBM_E_PEER, "%s (process %d) %s %s", who(c, i, name), (int)c->child[i].pid, how, c->doing);
     }
     return RESBM_OK;
 }
@@ -123,9 +125,10 @@ static resbm_status lost_stage(const rb_crew *c, rb_err *err) {
         if (!order || c->spoke[i]) continue;
         if (first < 0 || order < rb_link_gone_order(c->control, first)) first = i;
     }
+    char name[RB_WHO_TEXT];
     if (first < 0) return RESBM_OK;
-    return rb_fail(err, RESBM_E_PEER, "stage %d (rank %d, %s) is gone without a word %s: it was killed, or its machine or the network "
-                   "to it failed; mpirun's own message may tell more", first, first, c->about[first], c->doing);
+    return rb_fail(err, RESBM_E_PEER, "%s (rank %d, %s) is gone without a word %s: it was killed, or its machine or the network "
+                   "to it failed; mpirun's own message may tell more", who(c, first, name), first, c->about[first], c->doing);
 }
 
 /* How much a fault explains: one of a stage's own most, then who waited in vain, then who lost a peer. */
@@ -136,9 +139,10 @@ static int weight(resbm_status st) {
 /* Where deadlines are alike, the first to complain may have waited for a stage that itself waits: says who is stopped. */
 static void name_stopped(const rb_crew *c, rb_err *err) {
     for (int i = 0; i < c->stages && err; i++) {
+        char name[RB_WHO_TEXT];
         size_t n = strlen(err->text);
         if (c->child[i].stopped_ns && !c->child[i].ended)
-            snprintf(err->text + n, sizeof err->text - n, "; a signal has stopped stage %d (process %d)", i,
+            snprintf(err->text + n, sizeof err->text - n, "; a signal has stopped %s (process %d)", who(c, i, name),
                      (int)c->child[i].pid);
     }
 }
@@ -172,10 +176,11 @@ static resbm_status all_alive(rb_crew *c, int only, json_t **replies, rb_err *er
         if (replies[i] || (only >= 0 && i != only) || c->child[i].ended) continue;
         int64_t silent_ns;
         if (rb_sign_look(&c->sign[i], c->control, i, c->o.cfg->pipeline.deadline_ns, &silent_ns)) continue;
+        char name[RB_WHO_TEXT];
         return rb_fail(err, RESBM_E_TIMEOUT,
-                       "the coordinator waited %.3g s for a sign of life from stage %d %s: its process is stopped, or its "
+                       "the coordinator waited %.3g s for a sign of life from %s %s: its process is stopped, or its "
                        "machine or the network to it is gone; see to it, or raise pipeline.deadline",
-                       (double)silent_ns * 1e-9, i, c->doing);
+                       (double)silent_ns * 1e-9, who(c, i, name), c->doing);
     }
     return RESBM_OK;
 }
@@ -195,10 +200,10 @@ static resbm_status ended_early(rb_crew *c, json_t **replies, rb_err *err) {
         return st;
     }
     for (int i = 0; i < c->stages; i++) {
-        char how[96];
+        char how[96], name[RB_WHO_TEXT];
         if (!c->child[i].ended || (replies && replies[i])) continue;
         rb_child_describe(&c->child[i], how, sizeof how);
-        return rb_fail(err, RESBM_E_PEER, "stage %d (process %d) %s %s", i, (int)c->child[i].pid, how, c->doing);
+        return rb_fail(err, RESBM_E_PEER, "%s (process %d) %s %s", who(c, i, name), (int)c->child[i].pid, how, c->doing);
     }
     return RESBM_OK;
 }
@@ -294,6 +299,7 @@ static void free_crew(rb_crew *c) {
     free(c->child);
     free(c->sign);
     free(c->about);
+    free(c->places);
     free(c->spoke);
     free(c);
 }
@@ -303,20 +309,21 @@ resbm_status rb_crew_open(const rb_crew_options *o, rb_crew **out, rb_err *err) 
     uint64_t token = 0;
     rb_listener *l = NULL;
     *out = NULL;
-    size_t n = (size_t)o->cfg->pipeline.stages;
+    size_t n = (size_t)rb_workers(o->cfg);
     if (c) c->child = calloc(n, sizeof *c->child);
     if (c) c->sign = calloc(n, sizeof *c->sign);
     if (c) c->about = calloc(n, sizeof *c->about);
     if (c) c->spoke = calloc(n, sizeof *c->spoke);
-    if (!c || !c->child || !c->sign || !c->about || !c->spoke) {
+    if (c) c->places = rb_worker_places(o->cfg);
+    if (!c || !c->child || !c->sign || !c->about || !c->spoke || !c->places) {
         free_crew(c);
         return rb_fail(err, RESBM_E_MEMORY, "no memory for %lld stages", (long long)o->cfg->pipeline.stages);
     }
     c->o = *o;
-    c->stages = (int)o->cfg->pipeline.stages;
+    c->stages = (int)n;
     snprintf(c->doing, sizeof c->doing, "while starting");
     resbm_status st = getrandom(&token, sizeof token, 0) == sizeof token ? RESBM_OK : rb_fail_errno(err, errno, "getrandom");
-    rb_link_options lo = {.self = RB_PEER_COORDINATOR, .stages = c->stages, .token = token, .limits = limits,
+    rb_link_options lo = {.self = RB_PEER_COORDINATOR, .stages = c->stages, .token = token, .limits = limits, .places = c->places,
                           .carrier = o->outside ? o->outside->carrier : NULL};
     if (!st) st = rb_link_open(&lo, &c->control, err);
     if (!st) st = listen_control(c, &l, err);
@@ -443,8 +450,9 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
             continue;
         }
         if (from < 0 || from >= c->stages || replies[from]) {
+            char name[RB_WHO_TEXT];
             json_decref(j);
-            st = rb_fail(err, RESBM_E_FORMAT, "stage %d answered \"%s\" twice", from, type);
+            st = rb_fail(err, RESBM_E_FORMAT, "%s answered \"%s\" twice", from < 0 ? "nobody" : who(c, from, name), type);
             break;
         }
         replies[from] = j;

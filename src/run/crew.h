@@ -8,6 +8,7 @@
 #include "run/config.h"
 #include "run/sign.h"
 #include "run/spawn.h"
+#include "run/workers.h"
 
 /* Stages that reach the coordinator over a carrier: who they are, and who starts them. */
 typedef struct rb_crew_outside {
@@ -37,7 +38,8 @@ typedef struct rb_crew_options {
 
 typedef struct rb_crew {
     rb_crew_options o;
-    int stages;
+    int stages;           /* processes: with replicas more than there are stages (run/workers.h) */
+    rb_place *places;     /* (stages) */
     rb_link *control;
     rb_child *child;      /* (stages) */
     char folder[128];     /* of Unix sockets, while stages join; empty with TCP and afterwards */

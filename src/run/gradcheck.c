@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "run/stage.h"
+#include "run/workers.h"
 
 /* Loss of the microbatch; with gradients when backward. */
 static resbm_status pass(rb_stage *s, bool backward, double *loss, rb_err *err) {
@@ -70,6 +71,7 @@ resbm_status rb_gradcheck_run(const rb_config *cfg, rb_gradcheck *out, rb_err *e
     if (!s) return rb_fail(err, RESBM_E_MEMORY, "no memory for a stage");
     s->cfg = *cfg;
     s->cfg.pipeline.stages = 1;
+    rb_config_alone(&s->cfg);
     s->cfg.pipeline.threads = cfg->pipeline.threads > 0 ? cfg->pipeline.threads : 1;
     s->cfg.train.batch = s->cfg.train.microbatches = 1;
     snprintf(s->cfg.pipeline.schedule, sizeof s->cfg.pipeline.schedule, "%s", rb_schedule_1f1b.name);

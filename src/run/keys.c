@@ -223,6 +223,15 @@ const rb_key rb_keys[] = {
 
     INT("pipeline", "stages", pipeline.stages, "4", 1, RB_MAX_STAGES, DEPLOYMENT,
         "Processes the segments are spread over; at most model.segments."),
+    PLAIN(RB_KEY_REPLICAS, "pipeline", "replicas", pipeline, "1", DEPLOYMENT,
+          "Processes that hold the same stage and share out its microbatches: a count, or a list per stage ([1, 2]). Their "
+          "gradients are added up before each update, so that losses agree with one replica's to rounding (docs/replicas.md)."),
+    WORDY(RB_KEY_ENUM, "pipeline", "deal", pipeline.deal, "measured", "measured|even", DEPLOYMENT,
+          "Microbatches of each replica: in proportion to the speed measured in earlier steps, or as many for each (which gives the "
+          "same bits every time)."),
+    WORDY(RB_KEY_NAME, "pipeline", "replica_codec", pipeline.replica_codec, "f32", "f32|int8", TRAINING,
+          "How gradients cross between replicas: f32, or int8 in groups of 64 with a scale each, what was lost added to the next "
+          "step's (lossy)."),
     PLAIN(RB_KEY_STRING, "pipeline", "schedule", pipeline.schedule, "1f1b", DEPLOYMENT,
           "Order of the actions, and which stage hosts which segments: gpipe, 1f1b, interleaved-1f1b, zb-h1, zbv, or "
           "file:PATH, a text of actions (resbm schedule prints and checks any); no bit of the result depends on it. "

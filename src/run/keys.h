@@ -17,7 +17,8 @@ typedef enum rb_key_type {
     RB_KEY_SIZE,     /* int64_t, bytes: 8G (powers of 1024) */
     RB_KEY_SEGMENTS, /* rb_model_config: a count, or a list of layers per segment */
     RB_KEY_ADDRESS,  /* char[]: host:port (port 0: the system chooses) or nothing */
-    RB_KEY_ADDRESSES /* rb_pipeline_config: list of host:port */
+    RB_KEY_ADDRESSES, /* rb_pipeline_config: list of host:port */
+    RB_KEY_REPLICAS   /* rb_pipeline_config: a count, or a list of counts per stage */
 } rb_key_type;
 
 /* What a resumed run may change. */

@@ -80,6 +80,7 @@ void rb_key_allowed(const rb_key *k, rb_buf *out) {
         [RB_KEY_BOOL] = "true or false",
         [RB_KEY_STRING] = "text",
         [RB_KEY_SEGMENTS] = "a count from 1 to 1024, or a list of blocks per segment",
+        [RB_KEY_REPLICAS] = "a count from 1 to 1024, or a list of counts per stage",
         [RB_KEY_ADDRESS] = "host:port",
         [RB_KEY_ADDRESSES] = "a list of host:port",
     };
@@ -284,6 +285,27 @@ static resbm_status set_segments(rb_config *c, const rb_key *k, const char *cons
     return RESBM_OK;
 }
 
+static resbm_status set_replicas(rb_config *c, const rb_key *k, const char *const *items, int n, bool list, const char *place,
+                                 rb_err *err) {
+    rb_key one = *k;
+    one.min = 1;
+    one.max = RB_MAX_STAGES;
+    if (n > RB_MAX_STAGES || n < 1)
+        return rb_fail(err, RESBM_E_CONFIG, "%s: pipeline.replicas has %d entries; allowed: 1 to %d", place, n, RB_MAX_STAGES);
+    memset(c->pipeline.replicas_of, 0, sizeof c->pipeline.replicas_of);
+    c->pipeline.replicas = 1;
+    for (int i = 0; i < n; i++) {
+        double v;
+        RB_TRY(rb_key_read_number(&one, items[i], &v, place, err));
+        if (list)
+            c->pipeline.replicas_of[i] = (int16_t)v;
+        else
+            c->pipeline.replicas = (int64_t)v;
+    }
+    c->pipeline.replica_list = list ? n : 0;
+    return RESBM_OK;
+}
+
 static bool is_address(const char *text, long least_port) {
     const char *colon = strrchr(text, ':');
     if (!colon || colon == text) return false;
@@ -310,6 +332,7 @@ resbm_status rb_key_set(rb_config *c, const rb_key *k, const char *const *items,
                         const char *place, rb_err *err) {
     char name[64];
     if (k->type == RB_KEY_SEGMENTS) return set_segments(c, k, items, n, list, place, err);
+    if (k->type == RB_KEY_REPLICAS) return set_replicas(c, k, items, n, list, place, err);
     if (k->type == RB_KEY_ADDRESSES && (list || !*items[0]))
         return set_addresses(c, k, items, list ? n : 0, place, err);
     if (list != (k->type == RB_KEY_ADDRESSES))
@@ -365,6 +388,12 @@ static void print_segments(const rb_model_config *m, rb_buf *out) {
     rb_buf_puts(out, "]");
 }
 
+static void print_replicas(const rb_pipeline_config *p, rb_buf *out) {
+    if (!p->replica_list) rb_buf_printf(out, "%lld", (long long)p->replicas);
+    for (int i = 0; i < p->replica_list; i++) rb_buf_printf(out, "%s%d", i ? ", " : "[", p->replicas_of[i]);
+    if (p->replica_list) rb_buf_puts(out, "]");
+}
+
 static void print_addresses(const rb_pipeline_config *p, rb_buf *out) {
     rb_buf_puts(out, "[");
     for (int i = 0; i < p->addresses; i++) {
@@ -417,6 +446,9 @@ void rb_key_print(const rb_config *c, const rb_key *k, rb_buf *out) {
         break;
     case RB_KEY_SEGMENTS:
         print_segments(&c->model, out);
+        break;
+    case RB_KEY_REPLICAS:
+        print_replicas(&c->pipeline, out);
         break;
     case RB_KEY_ADDRESSES:
         print_addresses(&c->pipeline, out);

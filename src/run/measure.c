@@ -11,7 +11,7 @@
 static resbm_status fill_in(rb_stage *s, const rb_config *cfg, const char *device, const int *host, int hosted,
                             rb_err *err) {
     s->cfg = *cfg;
-    s->stages = 1;
+    s->workers = 1;
     s->segments = (int)cfg->model.segments;
     s->hosted = hosted;
     s->training = s->measuring = true;

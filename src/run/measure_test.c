@@ -24,7 +24,7 @@ static rb_config *config(const char *more) {
 static void open_stage(rb_stage *s, const rb_config *c, const char *device, const int *host, int hosted,
                        const int *slots) {
     rb_err err;
-    *s = (rb_stage){.cfg = *c, .stages = 2, .segments = (int)c->model.segments, .hosted = hosted, .training = true};
+    *s = (rb_stage){.cfg = *c, .workers = 2, .segments = (int)c->model.segments, .hosted = hosted, .training = true};
     snprintf(s->cfg.pipeline.device, sizeof s->cfg.pipeline.device, "%s", device);
     s->cfg.pipeline.threads = 1;
     s->host = calloc((size_t)hosted, sizeof *s->host);

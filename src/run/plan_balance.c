@@ -6,6 +6,7 @@
 #include "pipeline/partition.h"
 #include "run/devices.h"
 #include "run/plan.h"
+#include "run/workers.h"
 
 /* What the first, a middle and the last segment take in a model of three. */
 typedef struct sample {
@@ -33,6 +34,7 @@ static resbm_status sample_model(const rb_plan_options *o, rb_config *c, sample 
         return rb_fail(err, RESBM_E_CONFIG, "a model of %lld blocks has nothing to balance", (long long)c->model.layers);
     c->model.segments = 3;
     c->pipeline.stages = 1;
+    rb_config_alone(c);
     memset(c->model.segment_layers, 0, sizeof c->model.segment_layers);
     snprintf(c->pipeline.schedule, sizeof c->pipeline.schedule, "1f1b");
     RB_TRY(rb_config_validate(c, err));

@@ -194,7 +194,7 @@ static resbm_status choose_kind(const rb_rank_options *o, char out[16], rb_err *
     const char *kind = rb_mpi_launched(&r), *asked = o->cfg->pipeline.mpi;
     if (!kind)
         return rb_fail(err, RESBM_E_CONFIG, "engine: mpi runs under a launcher of MPI: mpirun -n %lld resbm train RUN.yaml engine=mpi",
-                       (long long)o->cfg->pipeline.stages);
+                       (long long)rb_workers(o->cfg));
     if (strcmp(asked, "auto")) kind = asked;
     if (!*kind) /* srun: whichever there is */
         kind = rb_mpi_find(rb_mpi_kinds[0], o->program, path, &ignored) ? rb_mpi_kinds[1] : rb_mpi_kinds[0];
@@ -203,14 +203,15 @@ static resbm_status choose_kind(const rb_rank_options *o, char out[16], rb_err *
 }
 
 static resbm_status check_size(const rank *r, rb_err *err) {
-    int64_t need = r->o->cfg->pipeline.stages;
+    int64_t need = rb_workers(r->o->cfg), stages = r->o->cfg->pipeline.stages;
+    const char *with = rb_replicated(r->o->cfg) ? " with its replicas" : "";
     if (r->size == need) return RESBM_OK;
     if (r->size == 1)
-        return rb_fail(err, RESBM_E_CONFIG, "MPI sees one rank where pipeline.stages: %lld needs %lld: either mpirun -n %lld was not "
-                       "said, or mpirun belongs to another MPI than resbm's module: set pipeline.mpi", (long long)need,
+        return rb_fail(err, RESBM_E_CONFIG, "MPI sees one rank where pipeline.stages: %lld%s needs %lld: either mpirun -n %lld was not "
+                       "said, or mpirun belongs to another MPI than resbm's module: set pipeline.mpi", (long long)stages, with,
                        (long long)need, (long long)need);
-    return rb_fail(err, RESBM_E_CONFIG, "mpirun started %d ranks, but pipeline.stages: %lld needs %lld", r->size, (long long)need,
-                   (long long)need);
+    return rb_fail(err, RESBM_E_CONFIG, "mpirun started %d ranks, but pipeline.stages: %lld%s needs %lld", r->size, (long long)stages,
+                   with, (long long)need);
 }
 
 /* All ranks come to know the coordinator; an empty line says that there is none. */

@@ -11,6 +11,7 @@
 #include "run/run_folder.h"
 #include "run/summary.h"
 #include "run/trace.h"
+#include "run/workers.h"
 
 typedef struct stage_spans {
     rb_stage_span *span;
@@ -24,15 +25,17 @@ struct rb_record {
     bool quiet;
     rb_metrics_writer *metrics;
     rb_progress *progress;
-    stage_spans *stage; /* (stages) */
+    stage_spans *stage; /* (workers) */
+    rb_place *place;    /* (workers) */
     double val_loss;
 };
 
 resbm_status rb_record_open(const rb_config *cfg, const char *dir, FILE *out, bool quiet, rb_record **rec, rb_err *err) {
     rb_record *r = calloc(1, sizeof *r);
     *rec = NULL;
-    if (r) r->stage = calloc((size_t)cfg->pipeline.stages, sizeof *r->stage);
-    if (!r || !r->stage) {
+    if (r) r->stage = calloc((size_t)rb_workers(cfg), sizeof *r->stage);
+    if (r) r->place = rb_worker_places(cfg);
+    if (!r || !r->stage || !r->place) {
         free(r);
         return rb_fail(err, RESBM_E_MEMORY, "no memory to record a run");
     }
@@ -52,6 +55,7 @@ resbm_status rb_record_open(const rb_config *cfg, const char *dir, FILE *out, bo
     if (!st && out) st = rb_progress_new(&p, &r->progress, err);
     if (st) {
         free(r->stage);
+        free(r->place);
         free(r);
         return st;
     }
@@ -141,11 +145,13 @@ rb_train_hooks rb_record_hooks(rb_record *rec) {
 static int64_t queued_at(const rb_record *r, const rb_stage_span *recv) {
     int backward = recv->kind == RB_ACT_RECV_BACKWARD, boundary = backward ? recv->segment : recv->segment - 1;
     int from = rb_stage_of(r->cfg, backward ? recv->segment + 1 : recv->segment - 1);
-    const stage_spans *s = &r->stage[from];
-    for (int i = 0; i < s->n; i++)
-        if (s->span[i].kind == (backward ? RB_SPAN_LINK_BACKWARD : RB_SPAN_LINK_FORWARD) && s->span[i].step == recv->step &&
-            s->span[i].segment == boundary && s->span[i].microbatch == recv->microbatch)
-            return s->span[i].queued_ns;
+    for (int w = 0; w < rb_workers(r->cfg); w++) { /* whichever replica had the microbatch */
+        const stage_spans *s = &r->stage[w];
+        for (int i = 0; i < s->n && r->place[w].stage == from; i++)
+            if (s->span[i].kind == (backward ? RB_SPAN_LINK_BACKWARD : RB_SPAN_LINK_FORWARD) && s->span[i].step == recv->step &&
+                s->span[i].segment == boundary && s->span[i].microbatch == recv->microbatch)
+                return s->span[i].queued_ns;
+    }
     return 0;
 }
 
@@ -181,7 +187,7 @@ static resbm_status write_trace(const rb_record *r, rb_err *err) {
     RB_TRY(in_dir(r, "trace.json", path, err));
     RB_TRY(rb_trace_new(RB_TRACE_STEPS, &t, err));
     resbm_status st = RESBM_OK;
-    for (int s = 0; s < r->cfg->pipeline.stages; s++)
+    for (int s = 0; s < rb_workers(r->cfg); s++)
         for (int i = 0; i < r->stage[s].n && !st; i++) st = add_span(r, t, s, &r->stage[s].span[i], err);
     if (!st) st = rb_trace_write(t, path, err);
     rb_trace_free(t);
@@ -222,10 +228,13 @@ static void fill_stage_links(const rb_record *r, const int64_t *sent, int stage,
 /* Each stage's control bytes stand on its last line. */
 static void fill_links(const rb_record *r, const rb_train_summary *s, rb_summary *out) {
     for (int a = 0; a < s->stages && s->stages > 1; a++) {
-        fill_stage_links(r, s->sent[a], a, out);
+        int stage = r->place[a].stage; /* the lines are of stages, the sums over their replicas */
+        fill_stage_links(r, s->sent[a], stage, out);
+        rb_link_bytes *among = s->sent[a][RB_TRAFFIC_SYNC] ? link_of(r, out, stage, stage) : NULL;
+        if (among) among->sync += (uint64_t)s->sent[a][RB_TRAFFIC_SYNC];
         for (int i = out->links - 1; i >= 0; i--) {
-            if (out->link[i].from != a) continue;
-            out->link[i].control = (uint64_t)s->sent[a][RB_TRAFFIC_CONTROL];
+            if (out->link[i].from != stage) continue;
+            out->link[i].control += (uint64_t)s->sent[a][RB_TRAFFIC_CONTROL];
             break;
         }
     }
@@ -269,8 +278,9 @@ resbm_status rb_record_close(rb_record *r, const rb_train_summary *s, bool finis
     if (!st && finished) st = write_summary(r, s, err);
     if (!st && finished) st = write_trace(r, err);
     if (!st && finished) st = write_report(r, err);
-    for (int i = 0; i < r->cfg->pipeline.stages; i++) free(r->stage[i].span);
+    for (int i = 0; i < rb_workers(r->cfg); i++) free(r->stage[i].span);
     free(r->stage);
+    free(r->place);
     free(r);
     return st;
 }

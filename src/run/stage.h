@@ -6,6 +6,7 @@
  *   stage_ahead.c   messages of a device that is not waited for
  *   stage_step.c    a training step (compute, report, commit), an evaluation
  *   stage_flow.c    updates inside the list: versions, steps that flow into one another
+ *   stage_reduce.c  replicas: the sum of their gradients
  *   stage_save.c    writing and reading this stage's part of a checkpoint
  *   stage_offload.c what of it lives on disk
  *   stage_apart.c   snapshots and token ids over the control channel
@@ -27,6 +28,7 @@
 #include "run/port.h"
 #include "run/seat.h"
 #include "run/summary.h"
+#include "run/workers.h"
 
 enum { RB_STAGE_PATH = 4096 };
 enum { RB_STAGE_CHANNEL = 0 }; /* of MPI streams between stages; those before a run have others */
@@ -43,12 +45,15 @@ enum { RB_SPAN_OPTIMIZER = 100, RB_SPAN_EVAL, RB_SPAN_SAVE, RB_SPAN_LINK_FORWARD
 
 typedef struct rb_stage {
     rb_config cfg;
-    int self, stages, segments; /* segments of the model */
+    int self, workers;          /* number of this process, and how many there are (run/workers.h) */
+    int stage, replica;         /* what it is: the stage's first replica is 0 */
+    rb_place *places;           /* (workers) */
+    int segments;               /* of the model */
     int *host, hosted;          /* (hosted) the segments hosted here, ascending */
     uint32_t epoch;
     const struct rb_stage_way *way;
     bool training;
-    double gflops[RB_MAX_STAGES]; /* of products, measured by each stage at the start where inflight: auto asks for it */
+    double gflops[RB_MAX_STAGES]; /* (workers) of products, measured by each stage at the start where inflight: auto asks for it */
     bool measuring; /* opened for run/measure.h: weights stay bare */
     bool *trunk_apart; /* (hosted) the list has the trunk's backward before that segment as an action of its own */
     bool halves;    /* the schedule calls the backward pass in halves */
@@ -78,6 +83,10 @@ typedef struct rb_stage {
     rb_kv_cache *cache; /* generation */
     int *rows, row_count;       /* hosted rows of the table */
     rb_schedule train, eval;
+    const rb_schedule *list;    /* the one at work: its deal says who a message goes to */
+    int extra;                  /* microbatches in flight beyond the schedule's own, as pipeline.inflight came to */
+    int *share;                 /* (workers) microbatches of each in `train`; NULL: no replicas */
+    float *sync_lost;           /* (gradients) what pipeline.replica_codec has not sent yet; NULL: nothing */
     /* Schedules with updates in the list (stage_flow.c). flow.list is `train` itself. */
     bool updates, flows;
     rb_flow flow;
@@ -152,6 +161,10 @@ static inline bool rb_stage_has_loss(const rb_stage *s) { return s->host[s->host
 
 /* Answers to the coordinator's messages; each returns the reply. */
 resbm_status rb_stage_step(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);
+/* After the list of a step: gradients and counts of this replica become those of all (stage_reduce.c). */
+resbm_status rb_stage_reduce(rb_stage *s, rb_err *err);
+/* Makes `train` anew for another deal; count (workers). */
+resbm_status rb_stage_deal(rb_stage *s, const int *count, rb_err *err);
 resbm_status rb_stage_commit(rb_stage *s, const json_t *in, rb_err *err);
 resbm_status rb_stage_eval(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);
 resbm_status rb_stage_save(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);
@@ -212,7 +225,7 @@ void rb_stage_add_span(rb_stage *s, rb_stage_span span);
 /* How a stage process comes to its run. */
 typedef struct rb_stage_way {
     const char *control; /* address of the coordinator */
-    int self, stages;
+    int self, stages; /* number of this process, and how many there are */
     uint64_t token;      /* the run's secret */
     const char *access;  /* how to reach the server of a control address "nats:…" (run/access.h); NULL: none */
     rb_mpi *mpi;         /* stages meet over its streams (stage n is rank n); NULL: they dial each other */

@@ -173,6 +173,7 @@ resbm_status rb_stage_flow_step(rb_stage *s, const json_t *in, json_t **reply, r
     int64_t begin = rb_now_ns();
     RB_TRY(begin_step(s, in, err));
     rb_flow_part(&s->flow, s->self, (int)s->flow_step, &from, &to, &shift);
+    s->list = &s->train;
     RB_TRY(rb_execute_part(&s->train, s->self, from, to, shift, &hooks, NULL, s->trace, &done, err));
     RB_TRY(rb_stage_settle(s, err));
     int64_t busy = rb_stage_record(s, done), first = s->flow_step * s->M;

@@ -9,6 +9,11 @@ static rb_port_key key_of(const rb_stage *s, int microbatch) {
                          s->base_sequence + (uint64_t)(microbatch * s->B)};
 }
 
+/* The worker that has a segment's work on a microbatch. */
+static int host_of(const rb_stage *s, int segment, int microbatch) {
+    return s->list->dealt ? rb_schedule_host(s->list, segment, microbatch) : rb_stage_of(&s->cfg, segment);
+}
+
 static rb_view row_of(rb_view v, int64_t i, int64_t B, int64_t T) {
     return rb_view2((char *)v.data + i * v.stride[0] * (int64_t)rb_dtype_size(v.dtype), v.dtype, B, T);
 }
@@ -215,7 +220,8 @@ static resbm_status take_in(rb_stage *s, rb_port *p, int from, int microbatch, r
         rb_message_free(m);
     else
         st = rb_stage_took(s, m, err);
-    return st ? rb_err_context(err, st, "from stage %d: ", from) : RESBM_OK;
+    char who[RB_WHO_TEXT];
+    return st ? rb_err_context(err, st, "from %s: ", rb_link_who(s->link, from, who)) : RESBM_OK;
 }
 
 static resbm_status recv_parts(rb_stage *s, rb_port *p, int from, int microbatch, const rb_view *parts, rb_err *err) {
@@ -227,8 +233,8 @@ static resbm_status recv_parts(rb_stage *s, rb_port *p, int from, int microbatch
 resbm_status rb_stage_discard(rb_stage *s, rb_action a, rb_err *err) {
     int i = rb_stage_local(s, a.segment);
     if (a.kind == RB_ACT_RECV_FORWARD)
-        return take_in(s, &s->in_port[i], rb_stage_of(&s->cfg, a.segment - 1), a.microbatch, err);
-    return take_in(s, &s->grad_in_port[i], rb_stage_of(&s->cfg, a.segment + 1), a.microbatch, err);
+        return take_in(s, &s->in_port[i], host_of(s, a.segment - 1, a.microbatch), a.microbatch, err);
+    return take_in(s, &s->grad_in_port[i], host_of(s, a.segment + 1, a.microbatch), a.microbatch, err);
 }
 
 static resbm_status send_forward(void *ctx, rb_action a, rb_err *err) {
@@ -237,7 +243,7 @@ static resbm_status send_forward(void *ctx, rb_action a, rb_err *err) {
     int i, slot;
     RB_TRY(take(s, a, &i, &b, &slot, err));
     RB_TRY(pack_forward(s, i, a.microbatch, b, err));
-    RB_TRY(send_packed(s, &s->out_port[i], rb_stage_of(&s->cfg, a.segment + 1), a.microbatch, err));
+    RB_TRY(send_packed(s, &s->out_port[i], host_of(s, a.segment + 1, a.microbatch), a.microbatch, err));
     if (s->evaluating) rb_seat_leave(&s->seat[i], a.microbatch);
     return RESBM_OK;
 }
@@ -247,7 +253,7 @@ static resbm_status recv_forward(void *ctx, rb_action a, rb_err *err) {
     rb_berth *b = NULL;
     int i, slot;
     RB_TRY(take(s, a, &i, &b, &slot, err));
-    return recv_parts(s, &s->in_port[i], rb_stage_of(&s->cfg, a.segment - 1), a.microbatch, b->in, err);
+    return recv_parts(s, &s->in_port[i], host_of(s, a.segment - 1, a.microbatch), a.microbatch, b->in, err);
 }
 
 static resbm_status send_backward(void *ctx, rb_action a, rb_err *err) {
@@ -257,7 +263,7 @@ static resbm_status send_backward(void *ctx, rb_action a, rb_err *err) {
     RB_TRY(take(s, a, &i, &b, &slot, err));
     RB_TRY(advance(s, &s->grad_out_port[i], a.microbatch, err));
     RB_TRY(rb_port_pack(&s->grad_out_port[i], s->q, b->grad_out, key_of(s, a.microbatch), err));
-    RB_TRY(send_packed(s, &s->grad_out_port[i], rb_stage_of(&s->cfg, a.segment - 1), a.microbatch, err));
+    RB_TRY(send_packed(s, &s->grad_out_port[i], host_of(s, a.segment - 1, a.microbatch), a.microbatch, err));
     if (b->whole && !s->trunk_apart[i]) rb_seat_leave(&s->seat[i], a.microbatch);
     return RESBM_OK;
 }
@@ -267,7 +273,7 @@ static resbm_status recv_backward(void *ctx, rb_action a, rb_err *err) {
     rb_berth *b = NULL;
     int i, slot;
     RB_TRY(take(s, a, &i, &b, &slot, err));
-    return recv_parts(s, &s->grad_in_port[i], rb_stage_of(&s->cfg, a.segment + 1), a.microbatch, b->grad_in, err);
+    return recv_parts(s, &s->grad_in_port[i], host_of(s, a.segment + 1, a.microbatch), a.microbatch, b->grad_in, err);
 }
 
 rb_executor_hooks rb_stage_hooks(rb_stage *s) {

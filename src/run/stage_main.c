@@ -16,7 +16,7 @@ static const rb_link_limits limits = {
     .frame_bytes = (size_t)1 << 30, .queued_bytes = (size_t)256 << 20, .inbox_bytes = (size_t)256 << 20};
 
 static resbm_status join(rb_stage *s, rb_err *err) {
-    rb_link_options o = {.self = s->self, .stages = s->stages, .token = s->way->token, .limits = limits, .carrier = s->carrier};
+    rb_link_options o = {.self = s->self, .stages = s->workers, .token = s->way->token, .limits = limits, .carrier = s->carrier};
     RB_TRY(rb_link_open(&o, &s->control, err));
     return rb_link_connect(s->control, RB_PEER_COORDINATOR, s->way->control, rb_now_ns() + 60 * RB_SEC, err);
 }
@@ -32,9 +32,11 @@ static resbm_status read_config(rb_stage *s, const json_t *in, rb_err *err) {
         RB_TRY(rb_config_place(&s->cfg, schedule, strlen(schedule), err));
     }
     RB_TRY(rb_config_validate(&s->cfg, err));
-    if (s->cfg.pipeline.stages != s->stages)
-        return rb_fail(err, RESBM_E_CONFIG, "started as one of %d stages, the run has %lld", s->stages,
-                       (long long)s->cfg.pipeline.stages);
+    if (rb_workers(&s->cfg) != s->workers)
+        return rb_fail(err, RESBM_E_CONFIG, "started as one of %d stages, the run has %d", s->workers, rb_workers(&s->cfg));
+    s->places = rb_worker_places(&s->cfg);
+    if (!s->places) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d places", s->workers);
+    s->stage = s->places[s->self].stage;
     s->epoch = (uint32_t)json_integer_value(json_object_get(in, "epoch"));
     s->training = json_is_true(json_object_get(in, "training"));
     if (!s->training) s->cfg.boundary.feedback_rows = 0;
@@ -47,11 +49,14 @@ static resbm_status read_config(rb_stage *s, const json_t *in, rb_err *err) {
     return RESBM_OK;
 }
 
-/* Does this stage exchange messages with stage `other`? */
-static bool neighbour(const rb_stage *s, int other) {
+/* Does this process exchange messages with process `other`? With every replica of the stages before and behind, whatever
+ * the deal is, and with those of its own stage. */
+static bool neighbour(const rb_stage *s, int worker) {
+    int other = s->places[worker].stage;
+    if (other == s->stage) return worker != s->self;
     for (int i = 0; i + 1 < (int)s->cfg.model.segments; i++) {
         int a = rb_stage_of(&s->cfg, i), b = rb_stage_of(&s->cfg, i + 1);
-        if (a != b && ((a == s->self && b == other) || (b == s->self && a == other))) return true;
+        if (a != b && ((a == s->stage && b == other) || (b == s->stage && a == other))) return true;
     }
     return false;
 }
@@ -59,7 +64,7 @@ static bool neighbour(const rb_stage *s, int other) {
 /* Over TCP or Unix sockets: those behind are dialed, those before dial. */
 static resbm_status dial(rb_stage *s, rb_listener *mine, const json_t *peers, int64_t deadline, rb_err *err) {
     int expected = 0;
-    for (int i = s->self + 1; i < s->stages; i++)
+    for (int i = s->self + 1; i < s->workers; i++)
         if (neighbour(s, i))
             RB_TRY(rb_link_connect(s->link, i, json_string_value(json_array_get(peers, (size_t)i)), deadline, err));
     for (int i = 0; i < s->self; i++) expected += neighbour(s, i);
@@ -69,7 +74,7 @@ static resbm_status dial(rb_stage *s, rb_listener *mine, const json_t *peers, in
 
 /* Over MPI. Every stage goes through its neighbours in ascending order, so that no two wait for each other in a ring. */
 static resbm_status attach(rb_stage *s, int64_t deadline, rb_err *err) {
-    for (int i = 0, fd; i < s->stages; i++) {
+    for (int i = 0, fd; i < s->workers; i++) {
         if (i == s->self || !neighbour(s, i)) continue;
         RB_TRY(rb_mpi_stream(s->way->mpi, i, RB_STAGE_CHANNEL, &fd, err));
         RB_TRY(rb_link_attach(s->link, i, fd, deadline, err));
@@ -97,16 +102,16 @@ static resbm_status tell_address(rb_stage *s, const rb_listener *mine, double gf
 }
 
 static resbm_status read_speeds(rb_stage *s, const json_t *speeds, rb_err *err) {
-    for (int i = 0; i < s->stages; i++) {
+    for (int i = 0; i < s->workers; i++) {
         s->gflops[i] = json_number_value(json_array_get(speeds, (size_t)i));
         if (rb_stage_plans_in_flight(s) && !(s->gflops[i] > 0))
-            return rb_fail(err, RESBM_E_FORMAT, "the coordinator told no speed of stage %d", i);
+            return rb_fail(err, RESBM_E_FORMAT, "the coordinator told no speed of stage %d", s->places[i].stage);
     }
     return RESBM_OK;
 }
 
 static resbm_status open_links(rb_stage *s, const json_t *in, rb_err *err) {
-    rb_link_options o = {.self = s->self, .stages = s->stages, .epoch = s->epoch, .token = s->way->token,
+    rb_link_options o = {.self = s->self, .stages = s->workers, .places = s->places, .epoch = s->epoch, .token = s->way->token,
                          .limits = limits, .shape = s->cfg.link, .record_events = true, .carrier = s->carrier};
     rb_listener *mine = NULL;
     json_t *peers, *need = NULL;
@@ -259,7 +264,7 @@ resbm_status rb_stage_main(const rb_stage_way *way, bool *told, rb_err *err) {
     if (!s) return rb_fail(err, RESBM_E_MEMORY, "no memory for a stage");
     s->way = way;
     s->self = way->self;
-    s->stages = way->stages;
+    s->workers = way->stages;
     resbm_status st =
         way->access ? reach(s, way->access, err) : RESBM_OK;
     if (!st) st = join(s, err);

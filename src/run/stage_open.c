@@ -6,12 +6,14 @@
 #include "run/stage.h"
 
 static resbm_status find_hosted(rb_stage *s, rb_err *err) {
-    s->stages = (int)s->cfg.pipeline.stages;
+    s->workers = rb_workers(&s->cfg);
     s->segments = (int)s->cfg.model.segments;
+    s->stage = s->places ? s->places[s->self].stage : s->self;
+    s->replica = s->places ? s->places[s->self].replica : 0;
     s->host = calloc((size_t)s->segments, sizeof *s->host);
     if (!s->host) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->segments);
     for (int i = 0; i < s->segments; i++)
-        if (rb_stage_of(&s->cfg, i) == s->self) s->host[s->hosted++] = i;
+        if (rb_stage_of(&s->cfg, i) == s->stage) s->host[s->hosted++] = i;
     return RESBM_OK;
 }
 
@@ -38,8 +40,8 @@ static resbm_status auto_in_flight(const rb_stage *s, const rb_schedule_kind *ki
     const rb_model_config *m = &s->cfg.model;
     int n = s->segments;
     rb_segment_cost *cost = calloc((size_t)n, sizeof *cost);
-    rb_sim_port *port = calloc((size_t)s->stages, sizeof *port);
-    size_t *slot = calloc((size_t)n, sizeof *slot), *memory = calloc((size_t)s->stages, sizeof *memory);
+    rb_sim_port *port = calloc((size_t)s->cfg.pipeline.stages, sizeof *port);
+    size_t *slot = calloc((size_t)n, sizeof *slot), *memory = calloc((size_t)s->cfg.pipeline.stages, sizeof *memory);
     resbm_status st = cost && port && slot && memory ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to plan");
     for (int i = 0; i < n && !st; i++) {
         double tokens = (double)(s->B * s->T), d = (double)m->d;
@@ -48,7 +50,7 @@ static resbm_status auto_in_flight(const rb_stage *s, const rb_schedule_kind *ki
         cost[i].backward = 2 * cost[i].forward;
         slot[i] = (size_t)(tokens * (double)m->segment_layers[i] * (8 * d + 2 * (double)m->ffn) * 4);
     }
-    for (int i = 0; i < s->stages && !st; i++) {
+    for (int i = 0; i < s->cfg.pipeline.stages && !st; i++) {
         port[i] = (rb_sim_port){s->cfg.link.up_bits / 8, s->cfg.link.down_bits / 8};
         memory[i] = (size_t)s->cfg.pipeline.memory;
     }
@@ -65,6 +67,54 @@ static resbm_status auto_in_flight(const rb_stage *s, const rb_schedule_kind *ki
     return st;
 }
 
+static rb_schedule_args args_of(const rb_stage *s) {
+    return (rb_schedule_args){.stages = (int)s->cfg.pipeline.stages, .segments = s->segments, .microbatches = (int)s->M,
+                              .extra = s->extra, .vertical = s->cfg.pipeline.vertical_sync};
+}
+
+/* The most that any deal has in flight: that of one process with the list of all microbatches, made deep. */
+static resbm_status most_in_flight(const rb_stage *s, const rb_schedule_kind *kind, int *flight, rb_err *err) {
+    rb_schedule_args a = args_of(s);
+    rb_schedule all;
+    int most = 1;
+    for (int i = 0; i < a.stages; i++)
+        if (rb_replicas(&s->cfg, i) > most) most = rb_replicas(&s->cfg, i);
+    if (kind->takes_extra) a.extra += (most - 1) * a.stages;
+    resbm_status st = rb_schedule_build(kind, &a, &all, flight, err);
+    rb_schedule_free(&all);
+    return st;
+}
+
+resbm_status rb_stage_deal(rb_stage *s, const int *count, rb_err *err) {
+    rb_schedule next;
+    rb_schedule_args a = args_of(s);
+    if (s->train.stage && !memcmp(s->share, count, (size_t)s->workers * sizeof *count)) return RESBM_OK;
+    resbm_status st = rb_workers_schedule(&s->cfg, rb_schedule_find(s->cfg.pipeline.schedule), &a, count, &next, NULL, err);
+    if (st) {
+        rb_schedule_free(&next);
+        return st;
+    }
+    rb_schedule_free(&s->train);
+    s->train = next;
+    memcpy(s->share, count, (size_t)s->workers * sizeof *count);
+    return RESBM_OK;
+}
+
+/* The first deal: everybody the same. Slots for any other that may follow. */
+static resbm_status build_dealt(rb_stage *s, const rb_schedule_kind *kind, int *flight, rb_err *err) {
+    int count[RB_MAX_STAGES];
+    s->share = calloc((size_t)s->workers, sizeof *s->share);
+    if (!s->share) return rb_fail(err, RESBM_E_MEMORY, "no memory to deal to %d replicas", s->workers);
+    rb_workers_share(&s->cfg, NULL, count);
+    RB_TRY(rb_stage_deal(s, count, err));
+    if (s->cfg.pipeline.deal == RB_DEAL_MEASURED) return most_in_flight(s, kind, flight, err);
+    rb_schedule again;
+    rb_schedule_args a = args_of(s);
+    resbm_status st = rb_workers_schedule(&s->cfg, kind, &a, count, &again, flight, err);
+    rb_schedule_free(&again);
+    return st;
+}
+
 static resbm_status build_train(rb_stage *s, rb_schedule_args *a, int *flight, int *stash, rb_err *err) {
     const rb_schedule_kind *kind = rb_schedule_find(s->cfg.pipeline.schedule);
     const char *file = rb_config_schedule_file(&s->cfg);
@@ -74,6 +124,8 @@ static resbm_status build_train(rb_stage *s, rb_schedule_args *a, int *flight, i
         return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule %s has no backward: choose another for training",
                        s->cfg.pipeline.schedule);
     if (rb_stage_plans_in_flight(s)) RB_TRY(auto_in_flight(s, kind, a, err));
+    s->extra = a->extra;
+    if (rb_replicated(&s->cfg)) return build_dealt(s, kind, flight, err);
     if (!kind->flows) return rb_schedule_build(kind, a, &s->train, flight, err);
     resbm_status st = rb_flow_build(kind, a, &s->flow, flight, stash, err);
     s->train = s->flow.list; /* one owner: rb_stage_close frees it */
@@ -83,7 +135,7 @@ static resbm_status build_train(rb_stage *s, rb_schedule_args *a, int *flight, i
 }
 
 static resbm_status open_schedules(rb_stage *s, int *slots, rb_err *err) {
-    rb_schedule_args a = {.stages = s->stages, .segments = s->segments, .microbatches = (int)s->M,
+    rb_schedule_args a = {.stages = (int)s->cfg.pipeline.stages, .segments = s->segments, .microbatches = (int)s->M,
                           .extra = (int)s->cfg.pipeline.inflight, .vertical = s->cfg.pipeline.vertical_sync,
                           .trunks = rb_config_trunks(&s->cfg)};
     int place[RB_MAX_SEGMENTS];
@@ -106,7 +158,8 @@ static resbm_status open_schedules(rb_stage *s, int *slots, rb_err *err) {
     free(stash);
     free(eval);
     if (st) return st;
-    int longest = s->train.stage ? s->train.stage[s->self].count : 0, other = s->eval.stage[s->self].count;
+    int longest = s->train.stage ? s->train.stage[s->self].count : 0, other = s->eval.stage[s->stage].count;
+    if (s->share) longest = 6 * s->hosted * (int)s->M; /* whatever is dealt: F, B or I and W, and their messages */
     s->trace = calloc((size_t)(longest > other ? longest : other) + 1, sizeof *s->trace);
     s->span_capacity = 2 * RB_TRACE_STEPS * (longest * 3 + 8);
     s->span = calloc((size_t)s->span_capacity, sizeof *s->span);
@@ -295,6 +348,9 @@ void rb_stage_close(rb_stage *s) {
     rb_shards_close(s->val_shards);
     rb_stage_close_flow(s);
     free(s->trunk_apart);
+    free(s->share);
+    free(s->sync_lost);
+    free(s->places);
     free(s->host);
     free(s->rows);
     free(s->ids);

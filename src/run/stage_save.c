@@ -69,6 +69,13 @@ resbm_status rb_stage_save(rb_stage *s, const json_t *in, json_t **reply, rb_err
     part p = {.s = s, .out = calloc((size_t)most + 1, sizeof *p.out), .src = calloc((size_t)most + 1, sizeof *p.src)};
     rb_optim_state *states = calloc((size_t)n + 1, sizeof *states);
     json_t *files = json_array();
+    if (s->replica) { /* the first replica's are everybody's */
+        free(p.out);
+        free(p.src);
+        free(states);
+        *reply = json_pack("{s:s, s:o}", "t", "saved", "files", files);
+        return RESBM_OK;
+    }
     resbm_status st = RESBM_OK;
     if (!p.out || !p.src || !states || !files || !dir) st = rb_fail(err, RESBM_E_MEMORY, "no memory for a checkpoint");
     for (int i = 0; i < n && !st; i++) states[i] = rb_optim_state_at(s->optim, i);

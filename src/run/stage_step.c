@@ -62,6 +62,7 @@ int64_t rb_stage_record(rb_stage *s, int actions) {
     rb_link_event e[64];
     for (int n; s->link && (n = rb_link_take_events(s->link, e, 64)) > 0;)
         for (int i = 0; i < n; i++) { /* a step's last messages may leave after it; evaluations have bit 63 set */
+            if (e[i].head.kind == RB_FRAME_SYNC) continue; /* not a message of the schedule */
             if (e[i].head.step < 1 || e[i].head.step > RB_TRACE_STEPS) continue;
             rb_stage_add_span(s, (rb_stage_span){.begin_ns = e[i].started_ns, .end_ns = e[i].left_ns,
                                                  .queued_ns = e[i].queued_ns, .step = e[i].head.step,
@@ -89,6 +90,7 @@ static resbm_status run_list(rb_stage *s, const rb_schedule *list, int64_t *busy
     s->wait_ns = 0;
     s->base_step = s->step;
     s->base_sequence = s->sequence;
+    s->list = list;
     memset(s->host_losses, 0, (size_t)s->ring * sizeof *s->host_losses);
     RB_TRY(rb_execute(list, s->self, &hooks, NULL, s->trace, &done, err));
     RB_TRY(rb_stage_settle(s, err));
@@ -144,6 +146,20 @@ json_t *rb_stage_losses(const rb_stage *s, int64_t first) { return in_order(s, s
 
 json_t *rb_stage_aux_losses(const rb_stage *s, int64_t first) { return in_order(s, s->host_aux, s->hosted, first); }
 
+/* "deal": microbatches of each worker. */
+static resbm_status take_deal(rb_stage *s, const json_t *deal, rb_err *err) {
+    int count[RB_MAX_STAGES];
+    if (!s->share) return RESBM_OK;
+    if (json_array_size(deal) != (size_t)s->workers)
+        return rb_fail(err, RESBM_E_FORMAT, "a deal for %zu processes, there are %d", json_array_size(deal), s->workers);
+    for (int i = 0; i < s->workers; i++) {
+        count[i] = (int)json_integer_value(json_array_get(deal, (size_t)i));
+        if (count[i] < 1 || count[i] > s->M)
+            return rb_fail(err, RESBM_E_FORMAT, "a deal of %d microbatches out of %lld for worker %d", count[i], (long long)s->M, i);
+    }
+    return rb_stage_deal(s, count, err);
+}
+
 resbm_status rb_stage_step(rb_stage *s, const json_t *in, json_t **reply, rb_err *err) {
     int64_t busy = 0, begin = rb_now_ns();
     char bad[256] = "";
@@ -157,9 +173,11 @@ resbm_status rb_stage_step(rb_stage *s, const json_t *in, json_t **reply, rb_err
     if (s->updates) rb_stage_begin_versions(s);
     s->grad_scale = (float)(1.0 / tokens);
     s->aux_scale = (float)(rb_aux_weight(&s->cfg, (int64_t)s->step) / tokens);
+    RB_TRY(take_deal(s, json_object_get(in, "deal"), err));
     RB_TRY(rb_stage_load_ids(s, (int64_t)s->sequence, 0, 0, err));
     RB_TRY(rb_stage_zero_grads(s->model, s->q, err));
     RB_TRY(run_list(s, &s->train, &busy, err));
+    RB_TRY(rb_stage_reduce(s, err));
     double *sums = calloc((size_t)s->row_count + 1, sizeof *sums);
     if (!sums) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d norms", s->row_count);
     resbm_status st = RESBM_OK;
@@ -218,6 +236,7 @@ resbm_status rb_stage_eval(rb_stage *s, const json_t *in, json_t **reply, rb_err
     s->step = (uint64_t)json_integer_value(json_object_get(in, "number"));
     s->evaluating = true;
     resbm_status st = RESBM_OK;
+    if (s->replica) n = 0; /* the first replicas evaluate */
     for (int64_t from = 0; from < n && !st; from += per) {
         s->sequence = (uint64_t)from;
         st = rb_stage_load_ids(s, from, n, 0, err);

@@ -38,6 +38,8 @@ typedef struct training {
     bool flowing;                /* stages have microbatches in flight, begun by the next step */
     int64_t updates;             /* of the optimizer, over the whole run */
     int64_t optimizer_from;      /* of these, how many lie behind its present states, which began as zeros then */
+    double speed[RB_MAX_STAGES]; /* (workers) microbatches a second of computation, as measured; 0: not yet */
+    int share[RB_MAX_STAGES];    /* (workers) of this step's microbatches */
     double staleness[RB_MAX_STAGES], stale_sum[RB_MAX_STAGES];
 } training;
 
@@ -61,12 +63,23 @@ static void read_traffic(training *t, int64_t delta[RB_TRAFFIC_COUNT]) {
 /* The stage of the model's last segment. */
 static int loss_stage(const training *t) { return rb_stage_of(t->cfg, (int)t->cfg->model.segments - 1); }
 
+/* What workers send for every microbatch of a step, n each, added into out: those that a replica was not dealt are 0. */
+static resbm_status add_numbers(const training *t, int worker, const char *key, double *out, int n, rb_err *err) {
+    double *part = calloc((size_t)n + 1, sizeof *part);
+    if (!part) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d losses", n);
+    resbm_status st = rb_json_get_doubles(json_object_get(t->reply[worker], key), part, n, key, err);
+    for (int i = 0; i < n && !st; i++) out[i] += part[i];
+    free(part);
+    return st;
+}
+
 static resbm_status read_loss(training *t, double *loss, rb_err *err) {
     int M = (int)t->cfg->train.microbatches;
     double *part = calloc((size_t)M, sizeof *part), sum = 0;
     if (!part) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d losses", M);
-    resbm_status st =
-        rb_json_get_doubles(json_object_get(t->reply[loss_stage(t)], "loss"), part, M, "done.loss", err);
+    resbm_status st = RESBM_OK;
+    for (int w = 0; w < t->crew->stages && !st; w++)
+        if (t->crew->places[w].stage == loss_stage(t)) st = add_numbers(t, w, "loss", part, M, err);
     for (int m = 0; m < M; m++) sum += part[m]; /* in microbatch order */
     free(part);
     *loss = sum / (double)(t->cfg->train.batch * t->cfg->model.context);
@@ -78,11 +91,13 @@ static resbm_status read_aux(training *t, rb_err *err) {
     int M = (int)t->cfg->train.microbatches, n = (int)t->cfg->model.segments;
     double *part = calloc((size_t)(n * M), sizeof *part);
     resbm_status st = part ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for %d losses", n * M);
-    for (int s = 0; s < t->crew->stages && !st; s++) {
+    for (int s = 0; s < t->cfg->pipeline.stages && !st; s++) {
         const double *next = part;
         int hosted = 0;
         for (int i = 0; i < n; i++) hosted += rb_stage_of(t->cfg, i) == s;
-        st = rb_json_get_doubles(json_object_get(t->reply[s], "aux"), part, hosted * M, "done.aux", err);
+        memset(part, 0, (size_t)(n * M) * sizeof *part);
+        for (int w = 0; w < t->crew->stages && !st; w++)
+            if (t->crew->places[w].stage == s) st = add_numbers(t, w, "aux", part, hosted * M, err);
         for (int i = 0; i < n && !st; i++) {
             if (rb_stage_of(t->cfg, i) != s) continue;
             t->aux[i] = 0;
@@ -101,11 +116,27 @@ static int hosted_rows(const training *t, int stage, int *rows) {
     return n;
 }
 
+/* Replicas have added up the same gradients, so that their norms are the same to the bit; where they are not, their
+ * weights would go apart from now on. */
+static resbm_status check_replicas(const training *t, rb_err *err) {
+    for (int w = (int)t->cfg->pipeline.stages; w < t->crew->stages; w++) {
+        int stage = t->crew->places[w].stage;
+        const char *a = json_string_value(json_object_get(t->reply[stage], "sumsq"));
+        const char *b = json_string_value(json_object_get(t->reply[w], "sumsq"));
+        if (!a || !b || strcmp(a, b))
+            return rb_fail(err, RESBM_E_NUMERIC,
+                           "step %lld: replicas 0 and %d of stage %d have other gradients after adding them up; the step was not applied. "
+                           "Machines that hold the same stage need the same vector instructions and the same build",
+                           (long long)t->step, t->crew->places[w].replica, stage);
+    }
+    return RESBM_OK;
+}
+
 static resbm_status read_norms(training *t, rb_err *err) {
     int *rows = calloc((size_t)t->table.count, sizeof *rows);
     double *part = calloc((size_t)t->table.count, sizeof *part);
     resbm_status st = rows && part ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for norms");
-    for (int s = 0; s < t->crew->stages && !st; s++) {
+    for (int s = 0; s < t->cfg->pipeline.stages && !st; s++) {
         int n = hosted_rows(t, s, rows);
         st = rb_json_get_doubles(json_object_get(t->reply[s], "sumsq"), part, n, "done.sumsq", err);
         for (int i = 0; i < n && !st; i++) t->sumsq[rows[i]] = part[i];
@@ -122,7 +153,7 @@ static resbm_status check_finite(const training *t, double loss, rb_err *err) {
             return rb_fail(err, RESBM_E_NUMERIC,
                            "step %lld is not finite (loss %g): first in %s on stage %d; the step was not applied. Lower "
                            "optim.lr, set optim.clip, or go back to an earlier snapshot",
-                           (long long)t->step, loss, bad, s);
+                           (long long)t->step, loss, bad, t->crew->places[s].stage);
     }
     for (int i = 0; i < t->table.count; i++)
         if (!isfinite(t->sumsq[i]))
@@ -202,13 +233,50 @@ static resbm_status open_data(training *t, rb_err *err) {
     return rb_sampler_init(&t->val, t->val_shards, c->model.context, c->train.seed, err);
 }
 
+/* How busy the busiest replica of each stage would be with that deal, per microbatch of a step. */
+static double slowest(const training *t, const int *share) {
+    double sum = 0, most[RB_MAX_STAGES] = {0};
+    for (int w = 0; w < t->crew->stages; w++) {
+        double took = share[w] / t->speed[w];
+        int stage = t->crew->places[w].stage;
+        if (took > most[stage]) most[stage] = took;
+    }
+    for (int s = 0; s < t->cfg->pipeline.stages; s++) sum += most[s];
+    return sum;
+}
+
+/* This step's deal. Another one only where it saves a twentieth: a new list is made and proved on every worker. */
+static void deal(training *t) {
+    int next[RB_MAX_STAGES];
+    if (!t->share[0]) rb_workers_share(t->cfg, NULL, t->share);
+    if (t->cfg->pipeline.deal != RB_DEAL_MEASURED || !(t->speed[0] > 0)) return;
+    rb_workers_share(t->cfg, t->speed, next);
+    if (slowest(t, next) < 0.95 * slowest(t, t->share)) memcpy(t->share, next, sizeof t->share);
+}
+
+/* A step's measurement counts as much as all before it. */
+static void measure(training *t) {
+    for (int w = 0; w < t->crew->stages; w++) {
+        double busy = (double)json_integer_value(json_object_get(t->reply[w], "busy_ns")) * 1e-9;
+        double now = busy > 0 ? t->share[w] / busy : 1e9;
+        t->speed[w] = t->speed[w] > 0 ? 0.5 * (t->speed[w] + now) : now;
+    }
+}
+
+static json_t *deal_json(const training *t) {
+    json_t *a = json_array();
+    for (int w = 0; w < t->crew->stages; w++) json_array_append_new(a, json_integer(t->share[w]));
+    return a;
+}
+
 static resbm_status tell_step(training *t, rb_err *err) {
     bool begins = !t->flowing;
     t->flowing = rb_config_flows(t->cfg);
     uint64_t sequence = t->sequence + (uint64_t)((t->told - t->step) * t->cfg->train.batch);
     RB_TRY(feed(t, sequence, 0, err));
-    return rb_crew_tell(t->crew, json_pack("{s:s, s:I, s:I, s:b}", "t", "step", "step", (json_int_t)t->told++, "sequence",
-                                           (json_int_t)sequence, "begins", begins), err);
+    return rb_crew_tell(t->crew, json_pack("{s:s, s:I, s:I, s:b, s:o*}", "t", "step", "step", (json_int_t)t->told++, "sequence",
+                                           (json_int_t)sequence, "begins", begins, "deal",
+                                           rb_replicated(t->cfg) ? deal_json(t) : NULL), err);
 }
 
 /* The present step; with lists that flow also so many ahead that no stage has to wait for the coordinator, up to
@@ -249,6 +317,7 @@ static resbm_status one_step(training *t, rb_step_record *r, rb_err *err) {
     int64_t begin = rb_now_ns(), moved[RB_TRAFFIC_COUNT];
     snprintf(t->crew->doing, sizeof t->crew->doing, "in step %lld", (long long)t->step);
     r->lr = rb_lr_factor(&t->cfg->optim.rates, t->step);
+    deal(t);
     RB_TRY(tell_steps(t, err));
     RB_TRY(rb_crew_gather(t->crew, "done", -1, deadline(t) + 3600 * RB_SEC, t->reply, err));
     RB_TRY(read_loss(t, &r->loss, err));
@@ -256,6 +325,8 @@ static resbm_status one_step(training *t, rb_step_record *r, rb_err *err) {
     RB_TRY(read_aux(t, err));
     if (rb_aux_weight(t->cfg, t->step) > 0) r->aux_loss = t->aux;
     RB_TRY(check_finite(t, r->loss, err));
+    RB_TRY(check_replicas(t, err));
+    measure(t);
     read_updates(t);
     RB_TRY(record_commit(t, r->loss, err));
     RB_TRY(commit(t, r->lr, &r->grad_norm, err));
@@ -315,7 +386,7 @@ static resbm_status add_files(const training *t, rb_manifest *m, rb_err *err) {
             rb_part_file *grown = realloc(m->files, (size_t)(m->file_count + 1) * sizeof *grown);
             if (!grown || !name || !hash) {
                 m->files = grown ? grown : m->files;
-                return rb_fail(err, RESBM_E_FORMAT, "stage %d sent a broken list of files", s);
+                return rb_fail(err, RESBM_E_FORMAT, "stage %d sent a broken list of files", t->crew->places[s].stage);
             }
             m->files = grown;
             rb_part_file *p = &m->files[m->file_count++];
@@ -613,7 +684,7 @@ static resbm_status run(training *t, rb_err *err) {
 
 resbm_status rb_train(const rb_train_options *o, rb_train_summary *out, rb_err *err) {
     training t = {.o = o, .cfg = o->cfg, .out = out, .saved = -1, .called_ns = o->begun_ns ? o->begun_ns : rb_now_ns()};
-    *out = (rb_train_summary){.stages = (int)o->cfg->pipeline.stages, .start_s = NAN, .first_step_s = NAN};
+    *out = (rb_train_summary){.stages = rb_workers(o->cfg), .start_s = NAN, .first_step_s = NAN};
     resbm_status st = run(&t, err);
     rb_crew_close(t.crew);
     rb_engine_nats_close(t.nats);
