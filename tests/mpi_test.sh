@@ -1,6 +1,6 @@
 #!/bin/sh
 # ctest: timeout=300 serial
-# shellcheck disable=SC2154 # kinds is of mpi_common.sh
+# shellcheck disable=SC2154,SC2086 # settings are words; kinds is of mpi_common.sh
 # engine: mpi: four ranks give the losses and weights of the local engine, bit for bit; a rank that dies is named, and
 # --resume goes on; what cannot work says why. For each MPI that is here.
 set -u
@@ -15,7 +15,6 @@ says() { grep -Eq -- "$2" "$1" || { miss "$1 does not say '$2'"; tail -n 6 "$1";
 quiet() { [ -s "$1" ] || miss "$1 is empty"; [ "$(grep -c '^resbm:' "$1")" = 1 ] || { miss "$1 does not say it once"; cat "$1"; }; }
 
 train local || cat local.log
-# shellcheck disable=SC2086
 train straight $long train.steps=10 || cat straight.log
 
 
@@ -23,7 +22,6 @@ train straight $long train.steps=10 || cat straight.log
 dies() {
     run=$1-dies-$2
     rm -rf "$run"
-    # shellcheck disable=SC2086
     setsid mpirun."$1" -n 4 "$resbm" train -q run.yaml --out "$run" engine=mpi $long train.steps=400 link.latency=10ms \
         >"$run.log" 2>&1 &
     pid=$!
@@ -57,7 +55,6 @@ dies() {
 goes_on() {
     at=$(sed -n '$s/.*"step":\([0-9]*\),.*/\1/p' "$2/metrics.jsonl")
     [ "$at" -le 10 ] && at=10
-    # shellcheck disable=SC2086
     ranks "$1" 4 "$resbm" train -q run.yaml --out "$2" engine=mpi $long train.steps="$at" --resume >"$2.log" 2>&1 ||
         { miss "$2 does not go on"; cat "$2.log"; return; }
     losses straight | sed 's/,"lr.*//' >a.losses
@@ -76,6 +73,13 @@ for kind in $kinds; do
     says "$kind-3.log" "mpirun started 3 ranks, but pipeline.stages: 4 needs 4"
     quiet "$kind-3.log"
 done
+# Replicas over MPI: those of the local engine, bit for bit.
+kind=${kinds##* }
+pairs="pipeline.stages=2 pipeline.replicas=2 pipeline.deal=even train.microbatches=2"
+train pairs $pairs || { miss pairs; cat pairs.log; }
+rm -rf mpi-pairs
+ranks "$kind" 4 "$resbm" train -q run.yaml --out mpi-pairs engine=mpi $pairs >mpi-pairs.log 2>&1 || { miss mpi-pairs; cat mpi-pairs.log; }
+same pairs mpi-pairs
 dies "${kinds##* }" 0 # the rank that started the coordinator
 
 # Data that is not there: the coordinator's stages say it, once.

@@ -56,7 +56,7 @@ END
 "$resbm" plan run.yaml pipeline.stages=3 -m machines.yaml >tight.txt || { miss "machines"; cat tight.txt; }
 says tight.txt "stage 0 lacks"
 "$resbm" plan run.yaml pipeline.stages=2 -m machines.yaml 2>err.txt && miss "three machines for two stages"
-says err.txt "lists 3 machines for pipeline.stages = 2"
+says err.txt "lists 3 machines for 2 stages"
 echo "machines: [{flops: 1e9, memmory: 2M}]" >bad.yaml
 "$resbm" plan run.yaml -m bad.yaml 2>err.txt && miss "an unknown key"
 says err.txt 'a machine has no "memmory"'

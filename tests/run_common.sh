@@ -60,7 +60,7 @@ killed_at() {
 }
 
 # What may not depend on where a run was computed: every column but times and traffic.
-losses() { sed -E 's/,"staleness":\[[^]]*\]//g; s/,"(step_s|tokens_per_s|wire_bytes_fwd|wire_bytes_bwd|time_s)":[^,}]*//g' "$1/metrics.jsonl"; }
+losses() { sed -E 's/,"(staleness|deal)":\[[^]]*\]//g; s/,"(step_s|tokens_per_s|wire_bytes_fwd|wire_bytes_bwd|time_s)":[^,}]*//g' "$1/metrics.jsonl"; }
 
 # Name and hash of every file of the newest snapshot.
 weights() {

@@ -5,6 +5,7 @@
 #include "cli/number.h"
 #include "cli/words.h"
 #include "run/plan.h"
+#include "run/workers.h"
 
 typedef struct arguments {
     rb_cli_words words;
@@ -53,9 +54,9 @@ static resbm_status load(const arguments *a, rb_config *c, rb_machine **machine,
     RB_TRY(rb_cli_words_read(&a->words, c, err));
     RB_TRY(rb_config_validate(c, err));
     if (!a->machines) return RESBM_OK;
-    *machine = calloc((size_t)c->pipeline.stages, sizeof **machine);
+    *machine = calloc((size_t)rb_workers(c), sizeof **machine);
     if (!*machine) return rb_fail(err, RESBM_E_MEMORY, "no memory for %lld machines", (long long)c->pipeline.stages);
-    return rb_machines_load(a->machines, c, (int)c->pipeline.stages, *machine, err);
+    return rb_machines_load(a->machines, c, rb_workers(c), *machine, err);
 }
 
 static resbm_status plan(const arguments *a, rb_config *c, rb_err *err) {

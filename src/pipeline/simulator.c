@@ -83,7 +83,7 @@ static channel *channel_of(sim *m, int from, int to) {
     return &m->chan[(size_t)to * (size_t)m->s->stages + (size_t)from];
 }
 
-static double cost_of(const sim *m, rb_action a) {
+static double plain_cost(const sim *m, rb_action a) {
     static const rb_segment_cost unit = {.forward = 1, .backward = 2, .input = 1, .weight = 1};
     const rb_segment_cost *c = m->o->cost ? &m->o->cost[a.segment] : &unit;
     rb_trunk_cost trunk = m->o->trunk ? m->o->trunk[a.segment] : (rb_trunk_cost){0, 0};
@@ -102,6 +102,10 @@ static double cost_of(const sim *m, rb_action a) {
     case RB_ACT_RECV_BACKWARD: return m->o->unpack;
     default: return 0;
     }
+}
+
+static double cost_of(const sim *m, int stage, rb_action a) {
+    return plain_cost(m, a) * (m->o->pace && rb_action_computes(a.kind) ? m->o->pace[stage] : 1);
 }
 
 /* --- links ------------------------------------------------------------------------------------------------ */
@@ -327,7 +331,7 @@ static void run_action(sim *m, int stage, double ready) {
     int index = s->at++;
     rb_action a = m->s->stage[stage].items[index];
     rb_sim_stage *st = &m->r->stage[stage];
-    double begin = s->clock, cost = cost_of(m, a);
+    double begin = s->clock, cost = cost_of(m, stage, a);
     if (rb_action_computes(a.kind) && m->o->cores > 0) {
         s->computing = true;
         s->job_begin = ready;

@@ -32,6 +32,7 @@ typedef struct rb_sim_options {
     const rb_trunk_cost *trunk;           /* (segments) of the boundary before each; NULL: none */
     const rb_sim_port *port;              /* (stages); NULL: unlimited */
     const double *update;                 /* (segments) of one update, in lists that have them; NULL: 0 */
+    const double *pace;                   /* (stages) factor on what computing costs there; NULL: 1 */
     const double *start;                  /* (stages) when each stage begins its list; NULL: 0 */
     const double *extra_latency;          /* (stages) of what each sends, beyond latency; NULL: 0 */
     double pack, unpack;                  /* what a send and a receive cost the stage */

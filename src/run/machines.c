@@ -93,7 +93,7 @@ static resbm_status read_list(reader *r, const rb_machine *from, int stages, rb_
     for (yaml_node_item_t *i = list->data.sequence.items.start; i < list->data.sequence.items.top; i++)
         RB_TRY(read_entry(r, yaml_document_get_node(&r->doc, *i), from, stages, &filled, out));
     if (filled == stages) return RESBM_OK;
-    return rb_fail(r->err, RESBM_E_CONFIG, "%s lists %d machines for pipeline.stages = %d: change one of them", r->path,
+    return rb_fail(r->err, RESBM_E_CONFIG, "%s lists %d machines for %d stages (with their replicas): change one of them", r->path,
                    filled, stages);
 }
 

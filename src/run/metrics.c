@@ -87,6 +87,8 @@ static void print_step(rb_buf *b, const rb_step_metrics *m) {
         rb_json_number(b, m->staleness[i], 6);
     }
     if (m->staleness) rb_buf_puts(b, "]");
+    for (int i = 0; m->deal && i < m->workers; i++) rb_buf_printf(b, "%s%d", i ? "," : ",\"deal\":[", m->deal[i]);
+    if (m->deal) rb_buf_puts(b, "]");
     rb_buf_puts(b, ",\"lr\":");
     rb_json_number(b, m->lr, 9);
     rb_buf_puts(b, ",\"grad_norm\":");

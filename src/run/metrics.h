@@ -2,12 +2,12 @@
  * line, so a reader (or a crash) sees whole steps. Losses carry 9 significant digits: equal text means equal f32
  * bits. A number that is unknown, NaN or infinite is null.
  *
- *     step tokens loss [val_loss] [aux_loss] [staleness] lr grad_norm grad_norm_segments step_s tokens_per_s
+ *     step tokens loss [val_loss] [aux_loss] [staleness] [deal] lr grad_norm grad_norm_segments step_s tokens_per_s
  *     wire_bytes_fwd wire_bytes_bwd time_s
  *
  * val_loss stands only in the lines of steps after which the model was evaluated, aux_loss only in those of steps with
  * auxiliary losses, staleness only under asynchronous schedules (per stage, the mean age in updates of the weights in the
- * step's gradients); aux_loss: one per boundary, a token's mean, not weighted, and no part of loss. wire_bytes_fwd and _bwd are sums
+ * step's gradients), deal only with replicas (microbatches of each process, those of the stages' first replicas first); aux_loss: one per boundary, a token's mean, not weighted, and no part of loss. wire_bytes_fwd and _bwd are sums
  * over all links within this step: what left the processes with forward activations and with gradients, headers
  * included. time_s is the time trained so far, over all resumes, evaluations not counted. */
 #ifndef RB_RUN_METRICS_H
@@ -30,6 +30,8 @@ typedef struct rb_step_metrics {
     int segments;
     const double *aux_loss; /* (segments - 1), or NULL */
     const double *staleness; /* (stages), or NULL; written, not read back */
+    const int *deal;         /* (workers), or NULL; written, not read back */
+    int workers;
     int stages;
     double step_s, tokens_per_s;
     uint64_t wire_bytes_fwd, wire_bytes_bwd;

@@ -9,6 +9,7 @@
 #include "pipeline/schedules.h"
 #include "run/devices.h"
 #include "run/stage.h"
+#include "run/workers.h"
 
 /* Segments (and stages) that are alike are measured once. */
 typedef struct segment_kind {
@@ -31,7 +32,9 @@ typedef struct stage_kind {
 typedef struct work {
     const rb_plan_options *o;
     rb_config *cfg;
-    int stages, segments;
+    int stages, segments;   /* stages: workers, where they have replicas */
+    rb_place *place;        /* (stages) */
+    double *pace;           /* (stages) how much slower than the first replica of its stage */
     segment_kind *seg;
     int segs;
     stage_kind *stg;
@@ -42,6 +45,7 @@ typedef struct work {
     double *optimizer;      /* (segments) seconds of an update */
     double pack, unpack, cores;
     rb_stage_need *need;    /* (stages) */
+    double *sync, *sync_s;  /* (stages) bytes to the other replicas, a step, and seconds of it */
     size_t *slot;           /* (segments) */
     size_t *room;           /* (stages) for activations */
     int64_t *memory;        /* (stages) */
@@ -57,7 +61,7 @@ static bool measures(const work *w) { return !(speed_of(w, 0) > 0); }
 static int processors(void) { return (int)sysconf(_SC_NPROCESSORS_ONLN); }
 
 static int threads_of(const rb_config *c) {
-    int share = processors() / (int)c->pipeline.stages;
+    int share = processors() / rb_workers(c);
     return c->pipeline.threads > 0 ? (int)c->pipeline.threads : share > 1 ? share : 1;
 }
 
@@ -81,6 +85,11 @@ static resbm_status cost_of_segment(work *w, int g, rb_segment_measure *out) {
     w->seg[w->segs++] = k;
     *out = k.cost;
     return RESBM_OK;
+}
+
+static void fill_paces(work *w) {
+    for (int i = 0; i < w->stages; i++)
+        w->pace[i] = measures(w) ? 1 : speed_of(w, w->place[i].stage) / speed_of(w, i);
 }
 
 /* Where the schedule puts the segments, and what they cost there. */
@@ -150,7 +159,7 @@ static int64_t memory_of(const work *w, int stage) {
 static int hosted_by(const work *w, int stage, int *host) {
     int n = 0;
     for (int g = 0; g < w->segments; g++)
-        if (w->stage_of[g] == stage) host[n++] = g;
+        if (w->stage_of[g] == w->place[stage].stage) host[n++] = g;
     return n;
 }
 
@@ -168,13 +177,28 @@ static resbm_status fill_memory(work *w, bool halves) {
     return RESBM_OK;
 }
 
+/* Adding up the gradients of a stage's replicas: each sends and receives 2 (n - 1) / n times their bytes, and waits for the
+ * others twice a piece (stage_reduce.c). */
+static void add_sums(work *w) {
+    for (int i = 0; i < w->stages; i++) {
+        int n = rb_replicas(w->cfg, w->place[i].stage);
+        rb_machine m = w->o->machine ? w->o->machine[i] : rb_machine_of(w->cfg);
+        double rate = m.up_bits > 0 && (m.down_bits <= 0 || m.up_bits < m.down_bits) ? m.up_bits : m.down_bits;
+        double bytes = (double)w->need[i].gradients * 2 * (n - 1) / n, pieces = ceil((double)w->need[i].gradients / (8 << 20));
+        if (n == 1) continue;
+        if (!strcmp(w->cfg->pipeline.replica_codec, "int8")) bytes *= 17.0 / 64;
+        w->sync_s[i] = (rate > 0 ? 8 * bytes / rate : 0) + 2 * pieces * (double)m.latency_ns * 1e-9;
+        w->sync[i] = bytes;
+    }
+}
+
 /* --- one row ----------------------------------------------------------------------------------------------- */
 
 static void fill_stage(const work *w, const rb_prediction *p, int i, rb_plan_row *r) {
     rb_plan_stage *s = &r->stage[i];
     const rb_sim_stage *sim = &p->sim.stage[i];
     int host[RB_MAX_SEGMENTS], hosted = hosted_by(w, i, host);
-    *s = (rb_plan_stage){.first = host[0], .segments = hosted, .need = w->need[i], .room = w->memory[i],
+    *s = (rb_plan_stage){.stage = w->place[i].stage, .replica = w->place[i].replica, .sync = w->sync[i], .first = host[0], .segments = hosted, .need = w->need[i], .room = w->memory[i],
                          .busy = sim->busy, .wait_peer = sim->wait_peer, .wait_bandwidth = sim->wait_bandwidth,
                          .wait_latency = sim->wait_latency};
     int stash = 0; /* alike for all segments of a stage, but in a text of actions */
@@ -192,6 +216,7 @@ static void fill_stage(const work *w, const rb_prediction *p, int i, rb_plan_row
 
 static void fill_disk(const work *w, rb_plan_row *r) {
     for (int i = 0; i < w->stages; i++) {
+        if (w->place[i].replica) continue; /* the first one writes for all */
         uint64_t bytes = r->stage[i].need.snapshot;
         double rate = w->o->machine ? (double)w->o->machine[i].disk : 0;
         r->snapshot_bytes += bytes;
@@ -247,7 +272,7 @@ static resbm_status plan_row(work *w, const char *schedule, rb_plan_row *r) {
     rb_inflight_limits limits = {w->slot, w->room};
     snprintf(w->cfg->pipeline.schedule, sizeof w->cfg->pipeline.schedule, "%s", schedule);
     snprintf(r->schedule, sizeof r->schedule, "%s", schedule);
-    rb_prediction_input in = {.cfg = w->cfg, .cost = w->cost, .optimizer = w->optimizer, .trunk = w->trunk, .machine = w->o->machine,
+    rb_prediction_input in = {.cfg = w->cfg, .cost = w->cost, .optimizer = w->optimizer, .trunk = w->trunk, .sync = w->sync_s, .pace = w->pace, .machine = w->o->machine,
                               .cores = w->cores, .limits = &limits,
                               .spans = r->own && w->o->events,
                               .latency_occupies = w->o->latency_occupies};
@@ -257,6 +282,7 @@ static resbm_status plan_row(work *w, const char *schedule, rb_plan_row *r) {
     if (!st) {
         RB_TRY(fill_costs(w));
         RB_TRY(fill_memory(w, halves));
+        add_sums(w);
         in.pack = w->pack;
         in.unpack = w->unpack;
         st = rb_predict(&in, &p, &why);
@@ -287,6 +313,10 @@ static void close_work(work *w) {
     free(w->slot);
     free(w->room);
     free(w->memory);
+    free(w->place);
+    free(w->pace);
+    free(w->sync);
+    free(w->sync_s);
 }
 
 static resbm_status open_work(work *w) {
@@ -299,8 +329,13 @@ static resbm_status open_work(work *w) {
     w->need = calloc(n, sizeof *w->need);
     w->room = calloc(n, sizeof *w->room);
     w->memory = calloc(n, sizeof *w->memory);
-    if (!w->stage_of || !w->cost || !w->slot || !w->optimizer || !w->trunk || !w->need || !w->room || !w->memory)
+    w->place = rb_worker_places(w->cfg);
+    w->pace = calloc(n, sizeof *w->pace);
+    w->sync = calloc(n, sizeof *w->sync);
+    w->sync_s = calloc(n, sizeof *w->sync_s);
+    if (!w->place || !w->pace || !w->sync || !w->sync_s || !w->stage_of || !w->cost || !w->slot || !w->optimizer || !w->trunk || !w->need || !w->room || !w->memory)
         return rb_fail(w->err, RESBM_E_MEMORY, "no memory to plan %d stages", w->stages);
+    fill_paces(w);
     if (!measures(w)) return RESBM_OK;
     w->cfg->pipeline.threads = threads_of(w->cfg);
     w->cores = fmax(1, (double)processors() / (double)w->cfg->pipeline.threads);
@@ -333,7 +368,7 @@ static resbm_status plan_boundary(const rb_plan_options *o, const char *boundary
     rb_config *c = malloc(sizeof *c);
     if (!c) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
     *c = *o->cfg;
-    work w = {.o = o, .cfg = c, .stages = (int)c->pipeline.stages, .segments = (int)c->model.segments, .err = err};
+    work w = {.o = o, .cfg = c, .stages = rb_workers(c), .segments = (int)c->model.segments, .err = err};
     resbm_status st = rb_plan_boundary(c, boundary, err);
     if (!st) st = open_work(&w);
     out->measured = measures(&w);

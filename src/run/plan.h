@@ -30,6 +30,8 @@ typedef struct rb_plan_options {
 } rb_plan_options;
 
 typedef struct rb_plan_stage {
+    int stage, replica;
+    double sync;         /* bytes to the stage's other replicas, a step */
     int first, segments; /* first hosted segment, how many */
     int64_t layers;
     int slots; /* microbatches alive at once, in the segment with most */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "run/plan.h"
+#include "run/workers.h"
 
 /* --- numbers for people ------------------------------------------------------------------------------------ */
 
@@ -70,10 +71,12 @@ static void print_segments(const rb_model_config *m, rb_buf *out) {
 static void print_head(const rb_plan_options *o, const rb_run_plan *p, rb_buf *out) {
     const rb_config *c = o->cfg;
     char a[32];
-    int stages = (int)c->pipeline.stages;
-    rb_buf_printf(out, "%s parameters in %" PRId64 " segments on %d stages; a step is %" PRId64
+    int stages = rb_workers(c);
+    char replicas[48] = "";
+    if (rb_replicated(c)) snprintf(replicas, sizeof replicas, " (%d processes, with replicas)", stages);
+    rb_buf_printf(out, "%s parameters in %" PRId64 " segments on %d stages%s; a step is %" PRId64
                        " microbatches of %" PRId64 " x %" PRId64 " tokens\n",
-                  scaled((double)p->params, "", 1000, a), c->model.segments, stages, c->train.microbatches,
+                  scaled((double)p->params, "", 1000, a), c->model.segments, (int)c->pipeline.stages, replicas, c->train.microbatches,
                   c->train.batch / c->train.microbatches, c->model.context);
     print_segments(&c->model, out);
     if (!o->machine) {
@@ -124,6 +127,7 @@ static bool like_neighbours(const rb_plan_row *r, int i) {
     const rb_plan_stage *s = &r->stage[i], *a = s - 1, *b = s + 1;
     double near = 1e-6 * s->busy;
     bool work = fabs(a->busy - s->busy) <= near && fabs(b->busy - s->busy) <= near && a->room == s->room && b->room == s->room;
+    if (a->stage > s->stage || s->stage > b->stage) return false; /* a border between replicas */
     bool memory = a->total == s->total && b->total == s->total;
     return work && i != r->fullest && (memory || (r->stages > 16 && i % (r->stages / 8)));
 }
@@ -135,10 +139,11 @@ static void print_stages(const rb_plan_row *r, rb_buf *out) {
                   "activations", "stashes", "working", "all", "has");
     for (int i = 0; i < r->stages; i++) {
         const rb_plan_stage *s = &r->stage[i];
-        char name[24];
+        char name[24], place[24];
         if (like_neighbours(r, i)) continue;
         snprintf(name, sizeof name, s->segments > 1 ? "%d..%d" : "%d", s->first, s->first + s->segments - 1);
-        rb_buf_printf(out, "%5d %9s %6" PRId64 " %9s %9s %9s %9s %5d %11s %9s %9s %9s %9s\n", i, name, s->layers,
+        snprintf(place, sizeof place, s->replica ? "%d.%d" : "%d", s->stage, s->replica);
+        rb_buf_printf(out, "%5s %9s %6" PRId64 " %9s %9s %9s %9s %5d %11s %9s %9s %9s %9s\n", place, name, s->layers,
                       seconds(s->busy, a[0]), bytes((double)s->need.weights, a[1]),
                       bytes((double)s->need.gradients, a[2]), bytes((double)s->need.optimizer, a[3]), s->slots,
                       bytes((double)s->activations, a[4]), s->stashes ? bytes((double)s->stashes, a[8]) : "-",
@@ -199,7 +204,8 @@ void rb_plan_print(const rb_plan_options *o, const rb_run_plan *p, bool stages, 
 /* --- JSON -------------------------------------------------------------------------------------------------- */
 
 static json_t *stage_json(const rb_plan_stage *s) {
-    return json_pack("{s:i, s:i, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "first",
+    return json_pack("{s:i, s:i, s:f, s:i, s:i, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "stage", s->stage, "replica", s->replica,
+                     "bytes_sync", s->sync, "first",
                      s->first, "segments", s->segments, "layers", (json_int_t)s->layers, "slots", s->slots, "weights",
                      (json_int_t)s->need.weights, "gradients", (json_int_t)s->need.gradients, "optimizer",
                      (json_int_t)s->need.optimizer, "working", (json_int_t)s->need.working, "activations",

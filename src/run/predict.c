@@ -5,6 +5,7 @@
 #include "pipeline/steady.h"
 #include "run/measure.h"
 #include "run/stage.h"
+#include "run/workers.h"
 
 /* The end of a message waits for the last of its segments; with k of them within the jitter, the latest of k draws. */
 static double expected_jitter(const rb_machine *m, double wire_bytes) {
@@ -22,7 +23,7 @@ typedef struct links {
 } links;
 
 static resbm_status fill_links(const rb_prediction_input *in, double wire_bytes, links *l, rb_err *err) {
-    int n = (int)in->cfg->pipeline.stages;
+    int n = rb_workers(in->cfg);
     l->port = calloc((size_t)n, sizeof *l->port);
     l->latency = calloc((size_t)n, sizeof *l->latency);
     l->start = calloc((size_t)n, sizeof *l->start);
@@ -40,6 +41,7 @@ static rb_sim_options options(const rb_prediction_input *in, const rb_prediction
                             .trunk = in->trunk,
                             .port = l->port,
                             .start = l->start,
+                            .pace = in->pace,
                             .extra_latency = l->latency,
                             .pack = in->pack,
                             .unpack = in->unpack,
@@ -165,11 +167,30 @@ resbm_status rb_predict_schedule(const rb_config *c, int extra, int microbatches
     return generate(kind, &a, out, slots, err);
 }
 
-/* Where a list has updates they take their time in it, else before it. */
-static void place_updates(const rb_prediction_input *in, bool inside, rb_sim_options *o, links *l) {
+/* Where a list has updates they take their time in it, else before it, behind the sum of the replicas' gradients. */
+static resbm_status place_updates(const rb_prediction_input *in, bool inside, rb_sim_options *o, links *l, rb_err *err) {
+    rb_place *place = rb_worker_places(in->cfg);
+    if (!place) return rb_fail(err, RESBM_E_MEMORY, "no memory to plan");
     if (inside) o->update = in->optimizer;
-    for (int g = 0; in->optimizer && !inside && g < in->cfg->model.segments; g++)
-        l->start[rb_stage_of(in->cfg, g)] += in->optimizer[g];
+    for (int w = 0; w < rb_workers(in->cfg); w++) {
+        if (in->sync) l->start[w] += in->sync[w];
+        for (int g = 0; in->optimizer && !inside && g < in->cfg->model.segments; g++)
+            if (rb_stage_of(in->cfg, g) == place[w].stage) l->start[w] += in->optimizer[g] * (in->pace ? in->pace[w] : 1);
+    }
+    free(place);
+    return RESBM_OK;
+}
+
+/* With replicas: the deal that their paces lead to. */
+static resbm_status deal(const rb_prediction_input *in, const rb_schedule_kind *kind, const rb_schedule_args *a,
+                         const rb_sim_options *o, rb_prediction *out, rb_err *err) {
+    double speed[RB_MAX_STAGES];
+    int share[RB_MAX_STAGES];
+    for (int w = 0; w < rb_workers(in->cfg); w++)
+        speed[w] = in->pace && in->cfg->pipeline.deal == RB_DEAL_MEASURED ? 1 / in->pace[w] : 1;
+    rb_workers_share(in->cfg, speed, share);
+    RB_TRY(rb_workers_schedule(in->cfg, kind, a, share, &out->schedule, out->slots, err));
+    return rb_simulate(&out->schedule, o, &out->sim, err);
 }
 
 static void promises(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_prediction *out) {
@@ -189,18 +210,19 @@ static resbm_status run_named(const rb_prediction_input *in, links *l, rb_predic
     rb_schedule_args a = args_of(c);
     RB_TRY(find_kind(c, &kind, err));
     rb_sim_options o = options(in, out, l);
-    place_updates(in, kind->flows, &o, l);
+    RB_TRY(place_updates(in, kind->flows, &o, l, err));
     RB_TRY(find_depth(in, kind, &a, &o, out, err));
     out->extra = a.extra;
     out->steps = rb_steady_steps(kind, &a, &out->first);
     promises(kind, &a, out);
+    if (rb_replicated(c)) return deal(in, kind, &a, &o, out, err);
     return rb_simulate_steady(kind, &a, &o, &out->schedule, &out->sim, err);
 }
 
 static resbm_status run_file(const rb_prediction_input *in, const char *file, links *l, rb_prediction *out, rb_err *err) {
     rb_sim_options o = options(in, out, l);
     RB_TRY(from_file(in->cfg, file, &out->schedule, out->slots, out->stash, err));
-    place_updates(in, rb_schedule_updates(&out->schedule), &o, l);
+    RB_TRY(place_updates(in, rb_schedule_updates(&out->schedule), &o, l, err));
     out->steps = 1;
     return rb_simulate(&out->schedule, &o, &out->sim, err);
 }

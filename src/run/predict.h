@@ -12,7 +12,10 @@ typedef struct rb_prediction_input {
     const rb_trunk_cost *trunk;   /* (segments) seconds of the trunk before it, in its forward and backward; NULL: none */
     double pack, unpack;          /* seconds of one message */
     const double *optimizer;      /* (segments) seconds of one update: inside lists that have updates, else before them */
-    const rb_machine *machine;    /* (stages) whose link each stage has; NULL: cfg->link */
+    const double *sync;           /* (workers) seconds of adding up replicas; NULL: 0 */
+    const double *pace;           /* (workers) how much slower than cost says each computes, which is also what microbatches are
+                                     dealt by with pipeline.deal: measured; NULL: 1 */
+    const rb_machine *machine;    /* (workers) whose link each stage has; NULL: cfg->link */
     double cores;                 /* stages that compute at full speed at once; 0 = all */
     bool latency_occupies;        /* the wire is busy for the latency too */
     const rb_inflight_limits *limits; /* memory of what is in flight; NULL: none. Used where cfg says inflight: auto */

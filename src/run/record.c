@@ -110,7 +110,8 @@ static resbm_status step(void *ctx, const rb_step_record *s, rb_err *err) {
                          .lr = s->lr, .grad_norm = s->grad_norm, .grad_norm_segments = s->grad_norm_segments,
                          .segments = s->segments, .aux_loss = s->aux_loss, .step_s = s->step_s, .tokens_per_s = s->tokens_per_s,
                          .wire_bytes_fwd = (uint64_t)s->wire_bytes_fwd, .wire_bytes_bwd = (uint64_t)s->wire_bytes_bwd,
-                         .time_s = s->elapsed_s, .staleness = s->staleness, .stages = s->stages};
+                         .time_s = s->elapsed_s, .staleness = s->staleness, .stages = s->stages, .deal = s->deal,
+                         .workers = s->stages};
     RB_TRY(rb_metrics_write(r->metrics, &m, err));
     if (!r->progress) return RESBM_OK;
     double bytes = busiest(r, s);

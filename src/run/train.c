@@ -346,6 +346,7 @@ static resbm_status one_step(training *t, rb_step_record *r, rb_err *err) {
     r->segments = (int)t->cfg->model.segments;
     r->staleness = t->cfg->pipeline.updates ? t->staleness : NULL;
     r->stages = t->crew->stages;
+    r->deal = rb_replicated(t->cfg) ? t->share : NULL;
     r->wire_bytes_fwd = moved[RB_TRAFFIC_ACTIVATION] + moved[RB_TRAFFIC_TOKENS];
     r->wire_bytes_bwd = moved[RB_TRAFFIC_GRADIENT];
     t->fwd += moved[RB_TRAFFIC_ACTIVATION];

@@ -19,7 +19,8 @@ typedef struct rb_step_record {
     double step_s, tokens_per_s, elapsed_s; /* elapsed: training time since the run began, resumed parts included */
     int64_t wire_bytes_fwd, wire_bytes_bwd; /* over all links, headers included; token ids count as forward */
     const double *staleness;   /* (stages) mean age, in updates, of the weights in this step's gradients; NULL: 0 */
-    int stages;
+    const int *deal;           /* (stages) microbatches of each process, with replicas; else NULL */
+    int stages;                /* processes */
     double bubble;             /* share of the stages' time of this step without computation */
 } rb_step_record;
 
