@@ -181,6 +181,7 @@ resbm_status rb_schedule_build_dealt(const rb_schedule_kind *kind, const rb_sche
     if (!st) st = lanes ? side_by_side(kind, a, d, out, err) : take_over(&base, NULL, out, err);
     rb_schedule_free(&base);
     if (!st) st = rb_schedule_communicate(out, err);
+    if (!st && !kind->forward_only) st = rb_schedule_trunks(out, a->trunks, err);
     rb_validate_options o = {.queue_bound = st ? 1 : kind->queue_bound(&deep), .forward_only = kind->forward_only};
     return st ? st : rb_schedule_validate(out, &o, in_flight, NULL, err);
 }

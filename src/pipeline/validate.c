@@ -130,7 +130,7 @@ static bool has_any(const proof *p, rb_action_kind k, int g) {
 
 /* Where nothing but messages lies between: first and then stand one behind the other. */
 static resbm_status adjacent(const proof *p, rb_action first, rb_action then, rb_action named) {
-    int stage = p->s->stage_of[first.segment];
+    int stage = rb_schedule_host(p->s, first.segment, first.microbatch);
     int a = *pos_of(p, first.kind, first.segment, first.microbatch), b = *pos_of(p, then.kind, then.segment, then.microbatch);
     bool near = a >= 0 && a < b;
     for (int i = a + 1; near && i < b; i++) near = !rb_action_computes(p->s->stage[stage].items[i].kind);

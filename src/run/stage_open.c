@@ -69,7 +69,8 @@ static resbm_status auto_in_flight(const rb_stage *s, const rb_schedule_kind *ki
 
 static rb_schedule_args args_of(const rb_stage *s) {
     return (rb_schedule_args){.stages = (int)s->cfg.pipeline.stages, .segments = s->segments, .microbatches = (int)s->M,
-                              .extra = s->extra, .vertical = s->cfg.pipeline.vertical_sync};
+                              .extra = s->extra, .vertical = s->cfg.pipeline.vertical_sync,
+                              .trunks = rb_config_trunks(&s->cfg)};
 }
 
 /* The most that any deal has in flight: that of one process with the list of all microbatches, made deep. */
@@ -159,7 +160,7 @@ static resbm_status open_schedules(rb_stage *s, int *slots, rb_err *err) {
     free(eval);
     if (st) return st;
     int longest = s->train.stage ? s->train.stage[s->self].count : 0, other = s->eval.stage[s->stage].count;
-    if (s->share) longest = 6 * s->hosted * (int)s->M; /* whatever is dealt: F, B or I and W, and their messages */
+    if (s->share) longest = 8 * s->hosted * (int)s->M; /* whatever is dealt: F, B or I and W, and their messages */
     s->trace = calloc((size_t)(longest > other ? longest : other) + 1, sizeof *s->trace);
     s->span_capacity = 2 * RB_TRACE_STEPS * (longest * 3 + 8);
     s->span = calloc((size_t)s->span_capacity, sizeof *s->span);
@@ -190,7 +191,7 @@ static resbm_status open_model(rb_stage *s, const int *slots, rb_err *err) {
     rb_device_options o = {.threads = (int)s->cfg.pipeline.threads, .flops_per_s = s->cfg.pipeline.speed,
                            .math = s->cfg.pipeline.math};
     RB_TRY(rb_tensor_table_build(&s->cfg.model, &s->cfg.boundary, &s->table, err));
-    RB_TRY(rb_device_open(rb_device_of_stage(&s->cfg, s->self, name), &o, &s->dev, err));
+    RB_TRY(rb_device_open(rb_device_of_stage(&s->cfg, s->places ? s->stage : s->self, name), &o, &s->dev, err));
     RB_TRY(rb_queue_open(s->dev, &s->q, err));
     s->ahead = !s->measuring && !s->dev->table->host_memory && strcmp(s->dev->table->name, "timed");
     rb_stage_options m = {.model = &s->cfg.model, .boundary = &s->cfg.boundary, .table = &s->table,
