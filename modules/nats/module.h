@@ -31,7 +31,7 @@ typedef struct rb_nats {
     natsConnection *nc;
     natsSubscription *packets;
     rb_streams *streams;
-    volatile bool closing;
+    bool closing, closed; /* atomic: we close it; libnats has told that it is closed, and is through with this struct */
     bool ended, catch_all;
     int64_t refused_minute; /* approximate: several threads may count */
     int refused_named;

@@ -61,7 +61,7 @@ static void on_packet(natsConnection *nc, natsSubscription *sub, natsMsg *m, voi
 static void on_lost(natsConnection *nc, void *closure) {
     rb_nats *c = closure;
     (void)nc;
-    if (!c->closing) note(c, "the connection to the server is lost; trying again");
+    if (!__atomic_load_n(&c->closing, __ATOMIC_ACQUIRE)) note(c, "the connection to the server is lost; trying again");
 }
 
 static void on_back(natsConnection *nc, void *closure) {
@@ -76,9 +76,22 @@ static void on_back(natsConnection *nc, void *closure) {
 static void on_closed(natsConnection *nc, void *closure) {
     rb_nats *c = closure;
     (void)nc;
-    if (c->closing) return;
-    __atomic_store_n(&c->ended, true, __ATOMIC_RELEASE);
-    note(c, "the server refuses this participant's key: it was revoked, or the run is over");
+    if (!__atomic_load_n(&c->closing, __ATOMIC_ACQUIRE)) {
+        __atomic_store_n(&c->ended, true, __ATOMIC_RELEASE);
+        note(c, "the server refuses this participant's key: it was revoked, or the run is over");
+    }
+    __atomic_store_n(&c->closed, true, __ATOMIC_RELEASE); /* the last that is done with c here */
+}
+
+/* libnats tells on_closed from a thread of its own, some time after natsConnection_Close. False: it has not yet, and c must
+ * stay. */
+static bool through_with(const rb_nats *c) {
+    int64_t until = rb_now_ns() + 5 * RB_SEC;
+    while (c->nc && !__atomic_load_n(&c->closed, __ATOMIC_ACQUIRE)) {
+        if (rb_now_ns() > until) return false;
+        rb_sleep_ns(RB_MS);
+    }
+    return true;
 }
 
 static void on_error(natsConnection *nc, natsSubscription *sub, natsStatus s, void *closure) {
@@ -192,20 +205,22 @@ static resbm_status open_carrier(const rb_carrier_options *o, void **out, rb_err
 
 void rb_nats_close(void *state, int64_t linger_until_ns) {
     rb_nats *c = state;
-    c->closing = true;
+    __atomic_store_n(&c->closing, true, __ATOMIC_RELEASE);
     if (c->nc && natsConnection_Status(c->nc) != NATS_CONN_STATUS_CONNECTED) linger_until_ns = 0;
     rb_streams *streams = c->streams;
     if (c->nc) natsConnection_FlushTimeout(c->nc, 1000);
     if (streams) rb_streams_drain(streams, linger_until_ns);
     rb_nats_store_close(c);
     if (c->nc) natsConnection_Close(c->nc);
+    bool through = through_with(c);
     for (int i = 0; i < c->service_count; i++) natsSubscription_Destroy(c->services[i].sub);
     natsSubscription_Destroy(c->packets);
     natsConnection_Destroy(c->nc);
     rb_streams_close(streams, 0);
     for (int i = 0; i < c->server_count; i++) free(c->servers[i]);
-    pthread_mutex_destroy(&c->lock);
     explicit_bzero(c->seed, sizeof c->seed);
+    if (!through) return; /* a little memory is lost rather than used after its end */
+    pthread_mutex_destroy(&c->lock);
     free(c);
 }
 
