@@ -40,6 +40,7 @@ train again $smooth pipeline.replicas=2 --resume || { miss "again, resumed"; cat
 same two again
 
 # Snapshots know nothing of replicas: begun with two, ended with one, and the other way round.
+rm -rf moved
 cp -r two moved && rm -rf moved/step-8
 train moved $smooth --resume || { miss moved; cat moved.log; }
 close_to one moved 1e-6
