@@ -110,6 +110,6 @@ for n in 1 2 3 4; do
     done
 done
 [ "$(wc -c <first-t0)" -gt 40 ] || miss "generate says nothing"
-"$resbm" generate straight -p 'the slow ' -n 60 -t 1 -P 0.9 -S 6 >other 2>/dev/null
-cmp -s other first-t1-P0.9-S5 && miss "another seed says the same"
+"$resbm" generate straight -p 'the slow ' -n 60 -t 1 -P 0.9 -S 6 >other-seed 2>/dev/null
+cmp -s other-seed first-t1-P0.9-S5 && miss "another seed says the same"
 verdict
