@@ -72,7 +72,7 @@ static rb_view device_view(bench *b, const rb_tensor *t) {
 
 static void bench_device(bench *b, const char *device, int threads, const rb_tensor *rows, int count) {
     rb_err err;
-    rb_device_options o = {.threads = threads};
+    rb_device_options o = {.threads = threads, .math = RB_MATH_F32};
     *b = (bench){.count = count};
     assert_ok(rb_device_open(device, &o, &b->dev, &err), &err);
     assert_ok(rb_queue_open(b->dev, &b->q, &err), &err);
