@@ -27,6 +27,7 @@ _METHODS = {
     "clear_runtime_states": (),
     "_prepare_forward_infra": ("num_microbatches", "args", "kwargs", "has_backward"),
     "_resolve_peer_global_rank": ("stage_idx",),
+    "_get_init_p2p_neighbors_ops": (),
 }
 
 
@@ -41,8 +42,9 @@ def missing() -> list[str]:
             continue
         has = inspect.signature(method).parameters
         absent += [f"{name}({a})" for a in arguments if a not in has]
-    if not hasattr(PipelineStage, "_compute_outputs"):
-        absent.append("PipelineStage._compute_outputs")
+    for name in ("_compute_outputs", "_warmup_forward_vote"):
+        if not hasattr(PipelineStage, name):
+            absent.append(f"PipelineStage.{name}")
     if not hasattr(distributed_c10d, "_get_default_store"):
         absent.append("distributed_c10d._get_default_store")
     return absent

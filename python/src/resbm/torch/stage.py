@@ -67,7 +67,7 @@ class PackedStage(_PipelineStageBase):
             raise ValueError(_no_half(self.stage_index, "encoder", self.stage_index))
         self.before = None if before is None or self.is_first else _end(before, "decoder")
         self.behind = None if behind is None or self.is_last else _end(behind, "encoder")
-        self._agreed = self._shapes_agreed = False
+        self._settings_agreed = self._agreed = self._shapes_agreed = False
         self._local_ids: dict[int, Tensor] = {}
         self._board = Board(self.group, self.stage_index)
         for end, side in ((self.before, "decoder"), (self.behind, "encoder")):
@@ -84,19 +84,28 @@ class PackedStage(_PipelineStageBase):
     def _who(self, stage: int) -> str:
         return f"stage {stage} (rank {self.stage_index_to_group_rank.get(stage, '?')})"
 
-    def _agree(self, microbatches: int) -> None:
-        """Settings, with both neighbours, before torch sends them anything."""
+    def _neighbours(self) -> list[tuple[_End, int, str]]:
+        """Of each end: itself, the stage beyond it, that stage's side of the boundary."""
+        both = ((self.before, self.stage_index - 1, "encoder"), (self.behind, self.stage_index + 1, "decoder"))
+        return [(end, other, side) for end, other, side in both if end is not None]
+
+    def _agree_settings(self) -> None:
+        """With both neighbours. Torch's warm-up would wait for one that is not there for the group's whole timeout."""
+        if self._settings_agreed:
+            return
+        for end, other, side in self._neighbours():
+            who, them = self._who(self.stage_index), self._who(other)
+            theirs = self._board.read(f"{end.link.index}/{side}", who, f"{them} to say how it packs")
+            compare(who, self._word(end), them, theirs)
+        self._settings_agreed = True
+
+    def _agree_microbatches(self, microbatches: int) -> None:
+        """With both neighbours, before torch infers shapes from what they send."""
         self._board.publish_for_all("microbatches", dict(microbatches=microbatches))
-        for end, other, side in (
-            (self.before, self.stage_index - 1, "encoder"),
-            (self.behind, self.stage_index + 1, "decoder"),
-        ):
-            if end is not None:
-                who, them = self._who(self.stage_index), self._who(other)
-                theirs = self._board.read(f"{end.link.index}/{side}", who, f"{them} to say how it packs")
-                compare(who, self._word(end), them, theirs)
-                theirs = self._board.read(f"microbatches/{other}", who, f"{them} to begin a step")
-                compare(who, dict(microbatches=microbatches), them, theirs)
+        for _, other, _ in self._neighbours():
+            who, them = self._who(self.stage_index), self._who(other)
+            theirs = self._board.read(f"microbatches/{other}", who, f"{them} to begin a step")
+            compare(who, dict(microbatches=microbatches), them, theirs)
         self._agreed = True
 
     def _take_shapes(self, microbatches: int) -> None:
@@ -125,11 +134,17 @@ class PackedStage(_PipelineStageBase):
         compare(who, self._sizes(self.behind, self._microbatches), them, theirs)
         self._shapes_agreed = True
 
+    def _get_init_p2p_neighbors_ops(self) -> list[dist.P2POp]:
+        """The warm-up of traced stages."""
+        self._agree_settings()
+        return super()._get_init_p2p_neighbors_ops()
+
     def _prepare_forward_infra(
         self, num_microbatches: int, args: Any, kwargs: dict[str, Any] | None = None, has_backward: bool = False
     ) -> Any:
+        self._agree_settings()
         if not self._agreed:
-            self._agree(num_microbatches)
+            self._agree_microbatches(num_microbatches)
         self._microbatches = num_microbatches
         result = super()._prepare_forward_infra(num_microbatches, args, kwargs, has_backward)  # type: ignore[safe-super]
         if not self._shapes_agreed:
@@ -297,6 +312,11 @@ class Stage(PackedStage, PipelineStage):
         cut = _cut_module(submodule)
         before, behind = (None, None) if cut is None else _ends(cut)
         self._open_ends(before, behind)
+
+    def _warmup_forward_vote(self, has_backward: bool, *args: Any, **kwargs: Any) -> Tensor:
+        """The warm-up of hand-cut stages."""
+        self._agree_settings()
+        return cast(Tensor, super()._warmup_forward_vote(has_backward, *args, **kwargs))
 
     def _compute_outputs(self, *args: Tensor, module: nn.Module, **kwargs: Any) -> Any:
         """Torch runs the module once to learn shapes: token ids of any value will do."""
