@@ -53,10 +53,13 @@ def run(stage, kind=Schedule1F1B, steps=3, microbatches=M, dtype=torch.float32):
     return seen
 
 
-def traced(rank):
+def traced_stage(rank):
     model = Whole()
-    pipe = pipeline(model, mb_args=(batch(0)[: B // M],))
-    stage = build_stage(pipe, model, rank, CPU)
+    return build_stage(pipeline(model, mb_args=(batch(0)[: B // M],)), model, rank, CPU)
+
+
+def traced(rank):
+    stage = traced_stage(rank)
     losses = run(stage, ScheduleGPipe)
     return dict(
         losses=losses,
@@ -100,24 +103,40 @@ def alone(rank):
     return run(Stage(cut(rank), rank, 2, CPU))
 
 
+def alone_traced(rank):
+    return run(traced_stage(rank), ScheduleGPipe) if rank == 0 else None
+
+
 def wide_latents(rank):
     return run(Stage(cut(rank).to(torch.float64), rank, 2, CPU), dtype=torch.float64)
 
 
 def features(rank):
-    """autocast, torch.compile and checkpointing over a real link, under a schedule of one stage a rank."""
+    """autocast, torch.compile and checkpointing over a real link, under the schedules of one stage a rank."""
+
+    def losses(kind, **how):
+        return run(Stage(featured(rank, **how), rank, 2, CPU), kind)
+
     done = {}
     for kind in (Schedule1F1B, ScheduleGPipe):
-        plain = run(Stage(cut(rank), rank, 2, CPU), kind)
-        compiled = run(Stage(torch.compile(cut(rank), backend="eager"), rank, 2, CPU), kind)
-        again = cut(rank)
-        inner = again.forward
-        again.forward = lambda x, inner=inner: checkpoint(inner, x, use_reentrant=False)
-        checkpointed = run(Stage(again, rank, 2, CPU), kind)
         with torch.autocast("cpu", torch.bfloat16):
-            cast = run(Stage(cut(rank), rank, 2, CPU), kind)
-        done[kind.__name__] = dict(plain=plain, compiled=compiled, checkpointed=checkpointed, autocast=cast)
+            cast = losses(kind)
+        done[kind.__name__] = dict(
+            plain=losses(kind), compiled=losses(kind, compiled=True), called=losses(kind, called=True),
+            checkpointed=losses(kind, checkpointed=True), autocast=cast,
+        )  # fmt: skip
     return done
+
+
+def featured(rank, compiled=False, called=False, checkpointed=False):
+    """A cut part, compiled as a new module or in place, or checkpointed."""
+    part = cut(rank)
+    if called:
+        part.compile(backend="eager")
+    if checkpointed:
+        inner = part.forward
+        part.forward = lambda x: checkpoint(inner, x, use_reentrant=False)
+    return torch.compile(part, backend="eager") if compiled else part
 
 
 def language_models(rank):
@@ -180,7 +199,17 @@ def main():
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank, said = dist.get_rank(), {}
-    for case in (traced, other_codec, other_microbatches, wide_latents, features, language_models, tensorboard, alone):
+    for case in (
+        traced,
+        other_codec,
+        other_microbatches,
+        wide_latents,
+        features,
+        language_models,
+        tensorboard,
+        alone,
+        alone_traced,
+    ):
         try:
             said[case.__name__] = case(rank)
         except Exception as e:

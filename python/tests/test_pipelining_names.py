@@ -16,11 +16,13 @@ def test_this_release_is_one_of_those_tested_and_nothing_is_missing():
 def test_what_is_gone_is_named(monkeypatch):
     monkeypatch.delattr(stage._PipelineStageBase, "get_bwd_send_ops")
     monkeypatch.setattr(stage._PipelineStageBase, "set_local_fwd_input", lambda self, outputs: None)
+    monkeypatch.delattr(stage.PipelineStage, "_warmup_forward_vote")
     monkeypatch.delattr(stage, "_RecvInfo")
     with pytest.raises(ImportError) as e:
         _pipelining.check()
     said = str(e.value)
     assert "_PipelineStageBase.get_bwd_send_ops" in said and "set_local_fwd_input(mb_index)" in said
+    assert "PipelineStage._warmup_forward_vote" in said
     assert "_RecvInfo" in said and "tested with torch 2.13.0" in said and "resbm.torch.hooks" in said
 
 

@@ -88,3 +88,13 @@ def test_refused_or_right(schedule, feature):
     near = dict(rtol=0.1, atol=0.05) if feature == "autocast" else dict(rtol=1e-5, atol=1e-7)
     assert torch.allclose(losses, plain_losses, **near)
     assert all(g is not None and torch.allclose(g, plain[n], **near) for n, g in grads.items())
+
+
+@pytest.mark.parametrize("kind", [PipelineStage, Stage])
+@pytest.mark.parametrize("schedule", SCHEDULES[:2])
+def test_schedules_of_one_stage_a_rank_refuse_reentrant_checkpointing(schedule, kind):
+    """Already while torch infers the shape of a stage's input gradient: the only stage here, with such an input."""
+    made = kind(Part("reentrant"), 0, 1, torch.device("cpu"))
+    run = getattr(schedules, "Schedule" + schedule)(made, MICROBATCHES, loss_fn=lambda y, t: (y - t).pow(2).mean())
+    with pytest.raises(RuntimeError, match=REENTRANT):
+        run.step(torch.randn(B, T, D).requires_grad_(), target=torch.ones(B, T, D))
