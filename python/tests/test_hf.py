@@ -266,7 +266,8 @@ def test_what_cannot_be_is_refused_by_name(folder, tmp_path):
         assert not list((tmp_path / f"run{i}").glob("step-*"))
     assert "--at 0" in program("import", "--hf", tmp_path / "hf", tmp_path / "run", "--at", "0", fails=True)
     (tmp_path / "hf/model.safetensors").rename(tmp_path / "hf/pytorch_model.bin")
-    assert "save_pretrained" in program("import", "--hf", tmp_path / "hf", tmp_path / "run", fails=True)
+    settings = ["boundary.ratio=8", "model.segments=2"]
+    assert "save_pretrained" in program("import", "--hf", tmp_path / "hf", tmp_path / "run", *settings, fails=True)
     config = resbm.hf.ResbmConfig()
     with pytest.raises(ValueError, match="resbm export"):
         resbm.hf.ResbmForCausalLM(config)

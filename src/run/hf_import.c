@@ -81,6 +81,11 @@ static resbm_status untie(import *im, rb_err *err) {
     return rb_config_override(c, "model.tied=false", err);
 }
 
+/* The first k coordinates are what begins as the whole stream; auto means none beside a trunk. */
+static void choose_identity(rb_config *c) {
+    if (c->boundary.identity == RB_IDENTITY_AUTO) c->boundary.identity = RB_IDENTITY_TRUNCATE;
+}
+
 /* auto means 4k, and k is d while the ratio is 1. */
 static resbm_status choose_hidden(rb_config *c, rb_err *err) {
     char text[64];
@@ -136,6 +141,7 @@ static resbm_status configure(import *im, rb_err *err) {
     if (c->pipeline.stages > c->model.segments) c->pipeline.stages = c->model.segments;
     RB_TRY(untie(im, err));
     if (!anneals(c) || c->boundary.ratio == 1) c->boundary.anneal_from = 0;
+    choose_identity(c);
     RB_TRY(choose_hidden(c, err));
     return rb_config_validate(c, err);
 }

@@ -124,7 +124,10 @@ class RunConfig:
     @property
     def identity(self) -> str:
         """Of kind residual."""
-        return self.word("identity", "truncate") if self.kind == "residual" else "none"
+        if self.kind != "residual":
+            return "none"
+        word = self.word("identity", "auto")
+        return ("none" if self.tokens == "trunk" else "truncate") if word == "auto" else word
 
     @property
     def identity_width(self) -> int:
@@ -205,7 +208,8 @@ class RunConfig:
 
     def aux_weight(self, step: int) -> float:
         """Of the auxiliary losses at a step (from 0): rb_aux_weight."""
-        until = float(self.train.get("aux_until", 0.5)) * int(self.train.get("steps", 0))
+        word = self.train.get("aux_until", "never")
+        until = math.inf if word == "never" else float(word) * int(self.train.get("steps", 0))
         if self.aux == "none" or len(self.segments) < 2 or step >= until:
             return 0.0
         return float(self.train.get("aux_weight", 0.5)) * (1 - step / until)

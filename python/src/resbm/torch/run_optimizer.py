@@ -94,17 +94,17 @@ class RunOptimizer:
         self.updates = 0
         o = c.optim
         muon = str(o.get("kind", "muon")) == "muon"
-        groups: dict[tuple[bool, bool, int], list[str]] = {}
+        groups: dict[tuple[bool, bool, float], list[str]] = {}
         self._named = dict(model.named_parameters())
         self._muon = muon_names(model)
         for name, p in self._named.items():
-            groups.setdefault((name in self._muon, p.dim() >= 2, self._segment(name)), []).append(name)
+            groups.setdefault((name in self._muon, p.dim() >= 2, self._scale(name, p)), []).append(name)
         decay = float(o["weight_decay"])
         adamw: list[dict[str, Any]] = []
         orthogonal: list[dict[str, Any]] = []
-        for (is_muon, decays, segment), names in groups.items():
+        for (is_muon, decays, scale), names in groups.items():
             rate = float(o["lr"] if is_muon or not muon else o["adamw_lr"])
-            rate *= float(o.get("segment_lr_scale", 1)) ** (len(c.segments) - 1 - segment)
+            rate *= scale
             group = dict(
                 params=[self._named[n] for n in names], lr=rate, peak=rate, weight_decay=decay if decays else 0.0
             )
@@ -126,6 +126,14 @@ class RunOptimizer:
         part = part_of(name, self.model.config)
         number = int(part.split(".")[0].split("-")[1])
         return number + 1 if part.endswith(".decoder") else number
+
+    def _scale(self, name: str, p: Tensor) -> float:
+        """Of a tensor's learning rate: rb_tensor_lr."""
+        o = self.model.config.optim
+        end = p.dim() == 2 and "embed_tokens" not in name and (".encoder." in name or ".decoder." in name)
+        scale = float(o.get("boundary_lr_scale", 1)) if end else 1.0
+        behind = len(self.model.config.segments) - 1 - self._segment(name)
+        return scale * float(o.get("segment_lr_scale", 1)) ** behind
 
     @property
     def _all(self) -> list[torch.optim.Optimizer]:
