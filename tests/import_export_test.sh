@@ -4,6 +4,7 @@
 # cannot be is refused by name. What transformers makes of it is python/tests/test_hf.py's.
 set -u
 . "$RB_SOURCE_DIR/tests/run_common.sh"
+rm -rf out again broken fresh nowhere same cut kind cold # of an earlier run in this folder
 make_corpus
 make_config
 one="model.segments=1 pipeline.stages=1"
