@@ -41,7 +41,7 @@ rm -rf "$dir/corpus" "$dir/uncompressed" "$dir/residual-128x" "$dir/alone" "$dir
 say "the links"
 peak=$("$resbm" bench flops)
 stages=$(value stages) d=$(value d) ffn=$(value ffn) layers=$(value layers)
-rate=$(awk -v peak="$peak" -v stages="$stages" -v d="$d" -v ffn="$ffn" -v layers="$layers" -v least=500000 '
+rate=$(awk -v peak="$peak" -v stages="$stages" -v d="$d" -v ffn="$ffn" -v layers="$layers" -v least=900000 '
     function weights(d, kv, ffn) { return 2 * d * d + 2 * d * kv + 3 * d * ffn }
     BEGIN {
         there_flops = 6 * 4 * weights(4096, 1024, 14336); there_speed = 0.4 * 165.2e12
