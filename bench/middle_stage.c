@@ -50,12 +50,14 @@ static int64_t deadline(const bench *b) {
 /* --- setting up */
 
 static resbm_status configure(bench *b, char **keys, int n, rb_err *err) {
-    static const char *const fixed[] = {"model.segments=[1,2,1]", "model.layers=4", "pipeline.stages=3",
-                                        "pipeline.transport=tcp", "data.train=none", "data.distribute=wire",
+    static const char *const fixed[] = {"model.segments=[1,2,1]",  "model.layers=4",
+                                        "pipeline.stages=3",       "pipeline.transport=tcp",
+                                        "data.train=none",         "data.distribute=wire",
                                         "boundary.codec_fwd=int8", "boundary.scale_fwd=token",
                                         "boundary.codec_bwd=int8", "pipeline.deadline=600s"};
     RB_TRY(rb_config_defaults(&b->cfg, err));
-    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++) RB_TRY(rb_config_override(&b->cfg, fixed[i], err));
+    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
+        RB_TRY(rb_config_override(&b->cfg, fixed[i], err));
     for (int i = 0; i < n; i++) RB_TRY(rb_config_override(&b->cfg, keys[i], err));
     RB_TRY(rb_config_validate(&b->cfg, err));
     if (b->cfg.model.segments != STAGES || b->cfg.pipeline.stages != STAGES)
@@ -70,14 +72,16 @@ static resbm_status configure(bench *b, char **keys, int n, rb_err *err) {
 
 static resbm_status open_side(bench *b, side *s, int number, int boundary, uint64_t token, rb_err *err) {
     rb_link_limits limits = {(size_t)1 << 30, (size_t)256 << 20, (size_t)256 << 20};
-    rb_link_options o = {.self = number, .stages = STAGES, .epoch = 1, .token = token, .limits = limits,
-                         .shape = b->cfg.link};
+    rb_link_options o = {
+        .self = number, .stages = STAGES, .epoch = 1, .token = token, .limits = limits, .shape = b->cfg.link};
     void *memory = NULL;
     size_t bytes = (size_t)(b->B * b->T * b->k) * sizeof(float);
     s->number = number;
     RB_TRY(rb_link_open(&o, &s->link, err));
-    RB_TRY(rb_port_open(b->dev, &b->cfg.model, &b->cfg.boundary, boundary, 0, b->B, b->T, rb_none(), &s->forward, err));
-    RB_TRY(rb_port_open(b->dev, &b->cfg.model, &b->cfg.boundary, boundary, 1, b->B, b->T, rb_none(), &s->backward, err));
+    RB_TRY(rb_port_open(b->dev, &b->cfg.model, &b->cfg.boundary, boundary, 0, b->B, b->T, rb_none(),
+                        &s->forward, err));
+    RB_TRY(rb_port_open(b->dev, &b->cfg.model, &b->cfg.boundary, boundary, 1, b->B, b->T, rb_none(),
+                        &s->backward, err));
     RB_TRY(rb_alloc(b->dev, bytes, &memory, err));
     s->x = rb_view3(memory, RB_F32, b->B, b->T, b->k);
     s->host = malloc(bytes);
@@ -88,7 +92,8 @@ static resbm_status make_data(bench *b, rb_err *err) {
     int64_t n = b->M * b->B * b->T * b->k;
     b->inputs = malloc((size_t)n * sizeof *b->inputs);
     b->targets = malloc((size_t)n * sizeof *b->targets);
-    if (!b->inputs || !b->targets) return rb_fail(err, RESBM_E_MEMORY, "no memory for %" PRId64 " numbers", n);
+    if (!b->inputs || !b->targets)
+        return rb_fail(err, RESBM_E_MEMORY, "no memory for %" PRId64 " numbers", n);
     rb_normal_fill(1, b->inputs, n, 0, 1);
     rb_normal_fill(2, b->targets, n, 0, 1);
     return RESBM_OK;
@@ -100,7 +105,8 @@ static resbm_status send_config(bench *b, rb_err *err) {
     RB_TRY(rb_buf_status(&text, err));
     json_int_t threads = b->cfg.pipeline.threads ? b->cfg.pipeline.threads : 2;
     json_t *j = json_pack("{s:s, s:s, s:I, s:b, s:I, s:s, s:s}", "t", "config", "config", text.data, "epoch",
-                          (json_int_t)1, "training", 1, "threads", threads, "listen", "tcp:127.0.0.1:0", "scratch", ".");
+                          (json_int_t)1, "training", 1, "threads", threads, "listen", "tcp:127.0.0.1:0",
+                          "scratch", ".");
     rb_buf_free(&text);
     return rb_control_send(b->control, SELF, j, deadline(b), err);
 }
@@ -113,7 +119,8 @@ static resbm_status introduce(bench *b, rb_err *err) {
     char address[256];
     snprintf(address, sizeof address, "%s", json_string_value(json_object_get(j, "address")));
     json_decref(j);
-    j = json_pack("{s:s, s:[s,s,s]}", "t", "peers", "addresses", "", address, rb_listener_address(b->at_behind));
+    j = json_pack("{s:s, s:[s,s,s]}", "t", "peers", "addresses", "", address,
+                  rb_listener_address(b->at_behind));
     RB_TRY(rb_control_send(b->control, SELF, j, deadline(b), err));
     RB_TRY(rb_link_accept(b->behind.link, b->at_behind, deadline(b), &peer, err));
     RB_TRY(rb_link_connect(b->before.link, SELF, address, deadline(b), err));
@@ -136,7 +143,8 @@ static resbm_status open_bench(bench *b, const char *program, rb_err *err) {
     RB_TRY(rb_listen("tcp:127.0.0.1:0", &b->at_behind, err));
     rb_link_options lo = {.self = RB_PEER_COORDINATOR, .stages = STAGES, .token = token, .limits = limits};
     RB_TRY(rb_link_open(&lo, &b->control, err));
-    RB_TRY(rb_spawn_stage(program, "", rb_listener_address(b->at_control), SELF, STAGES, token, NULL, &b->child, err));
+    RB_TRY(rb_spawn_stage(program, "", rb_listener_address(b->at_control), SELF, STAGES, token, NULL,
+                          &b->child, err));
     RB_TRY(rb_link_accept(b->control, b->at_control, deadline(b), &peer, err));
     RB_TRY(send_config(b, err));
     return introduce(b, err);
@@ -174,18 +182,27 @@ static size_t ids_of(const bench *b, const rb_port *p) {
 
 static rb_frame_header address(const bench *b, const rb_port *p, uint64_t step, int64_t m) {
     const rb_wire_part *w = &p->wire.part[0];
-    return (rb_frame_header){.kind = p->direction ? RB_FRAME_BACKWARD : RB_FRAME_FORWARD, .epoch = 1,
-                             .direction = (uint8_t)p->direction, .boundary = (uint16_t)p->boundary, .step = step,
-                             .microbatch = (uint32_t)m, .code = (uint8_t)w->pack.code, .scale = (uint8_t)w->pack.scale,
-                             .B = (uint32_t)b->B, .T = (uint32_t)b->T, .k = (uint32_t)b->k,
+    return (rb_frame_header){.kind = p->direction ? RB_FRAME_BACKWARD : RB_FRAME_FORWARD,
+                             .epoch = 1,
+                             .direction = (uint8_t)p->direction,
+                             .boundary = (uint16_t)p->boundary,
+                             .step = step,
+                             .microbatch = (uint32_t)m,
+                             .code = (uint8_t)w->pack.code,
+                             .scale = (uint8_t)w->pack.scale,
+                             .B = (uint32_t)b->B,
+                             .T = (uint32_t)b->T,
+                             .k = (uint32_t)b->k,
                              .payload_bytes = p->packed_bytes + ids_of(b, p)};
 }
 
 static rb_port_key key(const bench *b, uint64_t step, int64_t m) {
-    return (rb_port_key){b->cfg.train.seed, step, (step - 1) * (uint64_t)(b->M * b->B) + (uint64_t)(m * b->B)};
+    return (rb_port_key){b->cfg.train.seed, step,
+                         (step - 1) * (uint64_t)(b->M * b->B) + (uint64_t)(m * b->B)};
 }
 
-static resbm_status send(bench *b, side *s, rb_port *p, uint64_t step, int64_t m, const float *x, rb_err *err) {
+static resbm_status send(bench *b, side *s, rb_port *p, uint64_t step, int64_t m, const float *x,
+                         rb_err *err) {
     RB_TRY(rb_upload(b->q, s->x.data, x, (size_t)rb_count(s->x) * sizeof *x, err));
     RB_TRY(rb_port_pack(p, b->q, &s->x, key(b, step, m), err));
     rb_frame_header head = address(b, p, step, m);
@@ -239,8 +256,10 @@ static resbm_status commit(bench *b, uint64_t step, rb_err *err) {
 static resbm_status one_step(bench *b, uint64_t step, double *loss, json_t **done, rb_err *err) {
     int64_t n = b->B * b->T * b->k, sequence = (int64_t)(step - 1) * b->M * b->B;
     int from;
-    RB_TRY(rb_control_send(b->control, SELF, json_pack("{s:s, s:I, s:I}", "t", "step", "step", (json_int_t)step,
-                                                       "sequence", (json_int_t)sequence), deadline(b), err));
+    RB_TRY(rb_control_send(
+        b->control, SELF,
+        json_pack("{s:s, s:I, s:I}", "t", "step", "step", (json_int_t)step, "sequence", (json_int_t)sequence),
+        deadline(b), err));
     for (int64_t m = 0; m < b->M; m++)
         RB_TRY(send(b, &b->before, &b->before.forward, step, m, b->inputs + m * n, err));
     *loss = 0;
@@ -274,13 +293,15 @@ static resbm_status run(bench *b, int steps, rb_err *err) {
     RB_TRY(rb_control_send(b->control, SELF, json_pack("{s:s}", "t", "finish"), deadline(b), err));
     RB_TRY(rb_control_expect(b->control, SELF, "stats", deadline(b), &from, &stats, err));
     int64_t tokens = steps * b->M * b->B * b->T;
-    printf("%d steps of %" PRId64 " microbatches of %" PRId64 " tokens: loss %.6f -> %.6f in %.1f s; peak resident %.3f GB; "
+    printf("%d steps of %" PRId64 " microbatches of %" PRId64
+           " tokens: loss %.6f -> %.6f in %.1f s; peak resident %.3f GB; "
            "bytes a token to the stage %.2f, from it %.2f\n",
            steps, b->M, b->B * b->T, first, loss, (double)(rb_now_ns() - begin) * 1e-9,
            (double)json_integer_value(json_object_get(stats, "rss")) * 1e-9, (double)b->sent / (double)tokens,
            (double)b->received / (double)tokens);
     json_decref(stats);
-    if (!(loss < first)) return rb_fail(err, RESBM_E_NUMERIC, "the loss did not fall: %g, then %g", first, loss);
+    if (!(loss < first))
+        return rb_fail(err, RESBM_E_NUMERIC, "the loss did not fall: %g, then %g", first, loss);
     return RESBM_OK;
 }
 

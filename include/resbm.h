@@ -23,19 +23,19 @@ extern "C" {
 /* Status codes. 0 is success; resbm_status_text() gives each one's short text. */
 typedef enum resbm_status {
     RESBM_OK = 0,
-    RESBM_E_ARG = 1,         /* an argument or a shape is out of range */
-    RESBM_E_CONFIG = 2,      /* the run configuration is wrong */
-    RESBM_E_IO = 3,          /* a file or a socket failed (errno in the text) */
-    RESBM_E_MEMORY = 4,      /* memory could not be had */
-    RESBM_E_FORMAT = 5,      /* bytes that are not of the expected format or version */
-    RESBM_E_CORRUPT = 6,     /* right format, wrong checksum or length */
-    RESBM_E_PEER = 7,        /* another stage died, closed or reported a fault */
-    RESBM_E_TIMEOUT = 8,     /* a deadline passed; the text says who waited for what from whom */
-    RESBM_E_CANCELLED = 9,   /* stopped on request (Ctrl-C) */
-    RESBM_E_NUMERIC = 10,    /* a loss or tensor is NaN or infinite */
+    RESBM_E_ARG = 1,          /* an argument or a shape is out of range */
+    RESBM_E_CONFIG = 2,       /* the run configuration is wrong */
+    RESBM_E_IO = 3,           /* a file or a socket failed (errno in the text) */
+    RESBM_E_MEMORY = 4,       /* memory could not be had */
+    RESBM_E_FORMAT = 5,       /* bytes that are not of the expected format or version */
+    RESBM_E_CORRUPT = 6,      /* right format, wrong checksum or length */
+    RESBM_E_PEER = 7,         /* another stage died, closed or reported a fault */
+    RESBM_E_TIMEOUT = 8,      /* a deadline passed; the text says who waited for what from whom */
+    RESBM_E_CANCELLED = 9,    /* stopped on request (Ctrl-C) */
+    RESBM_E_NUMERIC = 10,     /* a loss or tensor is NaN or infinite */
     RESBM_E_UNSUPPORTED = 11, /* this build or machine cannot do it */
-    RESBM_E_STATE = 12,      /* the call does not fit the object's state */
-    RESBM_E_INTERNAL = 13    /* a broken invariant of the library itself */
+    RESBM_E_STATE = 12,       /* the call does not fit the object's state */
+    RESBM_E_INTERNAL = 13     /* a broken invariant of the library itself */
 } resbm_status;
 
 /* One fault. The library fills it on the first failure; text is NUL-terminated UTF-8, possibly cut. */
@@ -104,8 +104,8 @@ typedef struct resbm_eval_result {
 
 /* Loss of a checkpoint on data.val. c is from resbm_config_of_checkpoint (else RESBM_E_STATE). sequences: how many of
  * model.context tokens; 0 takes train.eval_sequences. */
-RESBM_API resbm_status resbm_eval(const resbm_config *c, const char *program, int64_t sequences, resbm_eval_result *out,
-                                  resbm_error *err);
+RESBM_API resbm_status resbm_eval(const resbm_config *c, const char *program, int64_t sequences,
+                                  resbm_eval_result *out, resbm_error *err);
 
 typedef struct resbm_generate_options {
     const char *program;
@@ -119,14 +119,16 @@ typedef struct resbm_generate_options {
     void *ctx;
 } resbm_generate_options;
 
-RESBM_API resbm_status resbm_generate(const resbm_config *c, const resbm_generate_options *o, resbm_error *err);
+RESBM_API resbm_status resbm_generate(const resbm_config *c, const resbm_generate_options *o,
+                                      resbm_error *err);
 
 /* ---- Text to token shards ---- */
 
 typedef struct resbm_data_options {
     const char *const *inputs; /* (count) text files, plain or gzip */
     int count;
-    const char *out;       /* folder: train-*.bin, val-*.bin, meta.json; an older set is replaced when all is whole */
+    const char
+        *out; /* folder: train-*.bin, val-*.bin, meta.json; an older set is replaced when all is whole */
     const char *tokenizer; /* NULL or "bytes", a SentencePiece .model, a tokenizer.json */
     double val_share;      /* (0, 0.5]; 0 = 0.02 */
     int64_t shard_tokens;  /* at most; 0 = 100 million */
@@ -136,7 +138,8 @@ typedef struct resbm_data_result {
     int64_t train_tokens, val_tokens, vocab;
 } resbm_data_result;
 
-RESBM_API resbm_status resbm_data_prepare(const resbm_data_options *o, resbm_data_result *out, resbm_error *err);
+RESBM_API resbm_status resbm_data_prepare(const resbm_data_options *o, resbm_data_result *out,
+                                          resbm_error *err);
 
 /* ---- The transport codec on host memory, for other programs and languages ----
  *
@@ -159,16 +162,17 @@ RESBM_API resbm_status resbm_codec_steps(resbm_codec *c, const float *steps, int
 RESBM_API int64_t resbm_packed_bytes(const resbm_codec *c, int64_t B, int64_t T, int64_t k);
 /* bytes: room for n = resbm_packed_bytes, else RESBM_E_ARG. step and sequence (number of x's first one in the run's
  * order) key the random bits. Values that are not finite unpack to NaN. */
-RESBM_API resbm_status resbm_pack(resbm_codec *c, const float *x, int64_t B, int64_t T, int64_t k, uint64_t step,
-                                  uint64_t sequence, uint8_t *bytes, int64_t n, resbm_error *err);
+RESBM_API resbm_status resbm_pack(resbm_codec *c, const float *x, int64_t B, int64_t T, int64_t k,
+                                  uint64_t step, uint64_t sequence, uint8_t *bytes, int64_t n,
+                                  resbm_error *err);
 /* Any n bytes of the right length give some x: they are not trusted. */
-RESBM_API resbm_status resbm_unpack(resbm_codec *c, const uint8_t *bytes, int64_t n, int64_t B, int64_t T, int64_t k,
-                                    float *x, resbm_error *err);
+RESBM_API resbm_status resbm_unpack(resbm_codec *c, const uint8_t *bytes, int64_t n, int64_t B, int64_t T,
+                                    int64_t k, float *x, resbm_error *err);
 
 /* sums (k) += squares of the codes of each coordinate, from packed bytes with learned steps: what both ends see alike.
  * RESBM_E_STATE without learned steps. */
-RESBM_API resbm_status resbm_code_sums(resbm_codec *c, const uint8_t *bytes, int64_t n, int64_t B, int64_t T, int64_t k,
-                                       int64_t *sums, resbm_error *err);
+RESBM_API resbm_status resbm_code_sums(resbm_codec *c, const uint8_t *bytes, int64_t n, int64_t B, int64_t T,
+                                       int64_t k, int64_t *sums, resbm_error *err);
 /* After a training step: new steps (k), in place, from the sums over `tokens` tokens; updates: how many came before.
  * Same bits on every machine; without tokens nothing changes. The handle's own copy is not touched. */
 RESBM_API resbm_status resbm_steps_update(const resbm_codec *c, float *steps, const int64_t *sums, int64_t k,

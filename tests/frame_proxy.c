@@ -30,8 +30,8 @@
 
 extern char **environ;
 static const char *fault;
-static long spared;     /* frames that still pass unharmed */
-static int next_stage;  /* S+1 */
+static long spared;                      /* frames that still pass unharmed */
+static int next_stage;                   /* S+1 */
 static char real_peer[64], own_peer[64]; /* "127.0.0.1:port": where S+1 listens, where we do in its place */
 static pthread_mutex_t peer_lock = PTHREAD_MUTEX_INITIALIZER; /* real_peer's */
 static int data_listener;
@@ -46,7 +46,8 @@ static int listen_somewhere(char name[64]) {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t n = sizeof a;
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || bind(fd, (void *)&a, n) || listen(fd, 1) || getsockname(fd, (void *)&a, &n)) die("frame_proxy: listen");
+    if (fd < 0 || bind(fd, (void *)&a, n) || listen(fd, 1) || getsockname(fd, (void *)&a, &n))
+        die("frame_proxy: listen");
     snprintf(name, 64, "127.0.0.1:%d", ntohs(a.sin_port));
     return fd;
 }
@@ -124,7 +125,8 @@ static bool pass_frame(lane *l) {
     uint8_t head[RB_FRAME_HEADER_BYTES];
     rb_frame_header h;
     rb_err err;
-    if (!read_all(l->from, head, sizeof head) || rb_frame_get(head, &h, &err) || h.payload_bytes > 1 << 24) return false;
+    if (!read_all(l->from, head, sizeof head) || rb_frame_get(head, &h, &err) || h.payload_bytes > 1 << 24)
+        return false;
     uint8_t *frame = malloc(sizeof head + h.payload_bytes + 64), *payload = frame + sizeof head;
     bool ok = frame && read_all(l->from, payload, h.payload_bytes), last = false;
     memcpy(frame, head, sizeof head);
@@ -145,7 +147,8 @@ static void *carry(void *lane_) {
     uint8_t hello[RB_HELLO_BYTES];
     if (read_all(l->from, hello, sizeof hello)) {
         write_all(l->to, hello, sizeof hello);
-        while (pass_frame(l)) {}
+        while (pass_frame(l)) {
+        }
     }
     shutdown(l->to, SHUT_WR);
     return NULL;
@@ -195,6 +198,7 @@ int main(int argc, char **argv) {
     int control_fd = dial(real_peer);
     pthread_create(&t, NULL, wait_for_data, NULL);
     start(joined, control_fd, true, false);
-    while (waitpid(child, &status, 0) < 0) {}
+    while (waitpid(child, &status, 0) < 0) {
+    }
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }

@@ -47,7 +47,9 @@ static int test_request(uint64_t *request, int *done, int *bytes) {
     return bad || !*done ? bad : MPI_Get_count(&s, MPI_BYTE, bytes);
 }
 
-static int finish(void) { return MPI_Finalize(); }
+static int finish(void) {
+    return MPI_Finalize();
+}
 
 static void text(int code, char *out, int size) {
     char t[MPI_MAX_ERROR_STRING];
@@ -63,15 +65,21 @@ static void version(char *out, int size) {
     snprintf(out, (size_t)size, "%.*s", (int)strcspn(t, ",\n"), t);
 }
 
-static const rb_mpi_module table = {
-    .abi = RB_MPI_MODULE_ABI,
+static const rb_mpi_module table = {.abi = RB_MPI_MODULE_ABI,
 #ifdef OPEN_MPI
-    .name = "openmpi",
+                                    .name = "openmpi",
 #else
-    .name = "mpich",
+                                    .name = "mpich",
 #endif
-    .init = init, .send = send_bytes, .receive = receive_bytes, .test = test_request, .finish = finish, .text = text,
-    .version = version};
+                                    .init = init,
+                                    .send = send_bytes,
+                                    .receive = receive_bytes,
+                                    .test = test_request,
+                                    .finish = finish,
+                                    .text = text,
+                                    .version = version};
 
 __attribute__((visibility("default"))) const rb_mpi_module *resbm_mpi_module(void);
-const rb_mpi_module *resbm_mpi_module(void) { return &table; }
+const rb_mpi_module *resbm_mpi_module(void) {
+    return &table;
+}

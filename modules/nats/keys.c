@@ -111,7 +111,9 @@ static bool add_extension(X509 *x, int nid, const char *value) {
 }
 
 /* Is it an address rather than a name? */
-static bool numeric(const char *host) { return strspn(host, "0123456789.") == strlen(host) || strchr(host, ':'); }
+static bool numeric(const char *host) {
+    return strspn(host, "0123456789.") == strlen(host) || strchr(host, ':');
+}
 
 static bool fill(X509 *x, EVP_PKEY *key, const char *host) {
     char names[400];
@@ -126,10 +128,13 @@ static bool fill(X509 *x, EVP_PKEY *key, const char *host) {
     BN_free(b);
     ASN1_INTEGER_free(s);
     /* A day of grace for clocks that are behind. */
-    ok = ok && X509_gmtime_adj(X509_getm_notBefore(x), -86400L) && X509_gmtime_adj(X509_getm_notAfter(x), 86400L * 3650);
-    ok = ok && X509_NAME_add_entry_by_txt(n, "CN", MBSTRING_ASC, (const unsigned char *)"resbm host", -1, -1, 0);
+    ok = ok && X509_gmtime_adj(X509_getm_notBefore(x), -86400L) &&
+         X509_gmtime_adj(X509_getm_notAfter(x), 86400L * 3650);
+    ok = ok &&
+         X509_NAME_add_entry_by_txt(n, "CN", MBSTRING_ASC, (const unsigned char *)"resbm host", -1, -1, 0);
     ok = ok && X509_set_issuer_name(x, n) && X509_set_pubkey(x, key);
-    ok = ok && add_extension(x, NID_basic_constraints, "critical,CA:TRUE") && add_extension(x, NID_subject_alt_name, names);
+    ok = ok && add_extension(x, NID_basic_constraints, "critical,CA:TRUE") &&
+         add_extension(x, NID_subject_alt_name, names);
     return ok && X509_sign(x, key, EVP_sha256());
 }
 
@@ -140,7 +145,8 @@ static bool print(BIO *b, rb_buf *out) {
     return n > 0 && !out->failed;
 }
 
-resbm_status rb_nats_make_certificate(const char *host, rb_buf *certificate, rb_buf *private_key, rb_err *err) {
+resbm_status rb_nats_make_certificate(const char *host, rb_buf *certificate, rb_buf *private_key,
+                                      rb_err *err) {
     EVP_PKEY *key = EVP_EC_gen("P-256");
     X509 *x = X509_new();
     BIO *c = BIO_new(BIO_s_mem()), *k = BIO_new(BIO_s_secmem());

@@ -10,7 +10,9 @@ void rb_nats_read_mischief(rb_nats *c) {
     unsigned long long seed;
     rb_nats_mischief_plan *m = &c->mischief;
     pthread_mutex_init(&m->lock, NULL);
-    if (!text || sscanf(text, "seed=%llu,twice=%lf,late=%lf,lost=%lf", &seed, &m->twice, &m->late, &m->lost) != 4) return;
+    if (!text ||
+        sscanf(text, "seed=%llu,twice=%lf,late=%lf,lost=%lf", &seed, &m->twice, &m->late, &m->lost) != 4)
+        return;
     m->seed = seed ^ c->port;
     m->any = true;
 }

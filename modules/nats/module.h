@@ -31,7 +31,8 @@ typedef struct rb_nats {
     natsConnection *nc;
     natsSubscription *packets;
     rb_streams *streams;
-    bool closing, closed; /* atomic: we close it; libnats has told that it is closed, and is through with this struct */
+    bool closing,
+        closed; /* atomic: we close it; libnats has told that it is closed, and is through with this struct */
     bool ended, catch_all;
     int64_t refused_minute; /* approximate: several threads may count */
     int refused_named;
@@ -57,13 +58,15 @@ bool rb_nats_mischief(rb_nats *c, const char *subject, const uint8_t *p, size_t 
 /* store.c */
 resbm_status rb_nats_store_open(void *state, const char *bucket, int64_t most_bytes, rb_err *err);
 resbm_status rb_nats_store_get(void *state, const char *key, rb_buf *out, uint64_t *revision, rb_err *err);
-resbm_status rb_nats_store_set(void *state, const char *key, const void *p, size_t n, uint64_t *revision, rb_err *err);
+resbm_status rb_nats_store_set(void *state, const char *key, const void *p, size_t n, uint64_t *revision,
+                               rb_err *err);
 resbm_status rb_nats_store_delete(void *state, const char *key, rb_err *err);
 void rb_nats_store_close(rb_nats *c);
 
 /* keys.c */
 resbm_status rb_nats_make_key(char seed[RB_NKEY_TEXT], char public_key[RB_NKEY_TEXT], rb_err *err);
 resbm_status rb_nats_public_key(const char *seed, char public_key[RB_NKEY_TEXT], rb_err *err);
-resbm_status rb_nats_make_certificate(const char *host, rb_buf *certificate, rb_buf *private_key, rb_err *err);
+resbm_status rb_nats_make_certificate(const char *host, rb_buf *certificate, rb_buf *private_key,
+                                      rb_err *err);
 
 #endif

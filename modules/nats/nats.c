@@ -14,14 +14,16 @@
 #include "core/rng.h"
 #include "module.h"
 
-static bool publish(void *ctx, const char *to, const char *service, uint64_t port, const uint8_t *p, size_t n) {
+static bool publish(void *ctx, const char *to, const char *service, uint64_t port, const uint8_t *p,
+                    size_t n) {
     rb_nats *c = ctx;
     char subject[320];
     if (natsConnection_Status(c->nc) != NATS_CONN_STATUS_CONNECTED) return false;
     if (service)
         snprintf(subject, sizeof subject, "%s.to.%s.%s.%s", c->run, to, service, c->name);
     else
-        snprintf(subject, sizeof subject, "%s.to.%s.p-%016llx.%s", c->run, to, (unsigned long long)port, c->name);
+        snprintf(subject, sizeof subject, "%s.to.%s.p-%016llx.%s", c->run, to, (unsigned long long)port,
+                 c->name);
     return rb_nats_mischief(c, subject, p, n);
 }
 
@@ -53,15 +55,16 @@ static void on_packet(natsConnection *nc, natsSubscription *sub, natsMsg *m, voi
     snprintf(subject, sizeof subject, "%s", natsMsg_GetSubject(m));
     for (char *p = strtok_r(subject, ".", &save); p && n < 6; p = strtok_r(NULL, ".", &save)) part[n++] = p;
     if (n == 5 && strlen(part[4]) < RB_STREAM_NAME)
-        rb_streams_input(c->streams, part[4], strncmp(part[3], "p-", 2) ? part[3] : NULL, (const uint8_t *)natsMsg_GetData(m),
-                         (size_t)natsMsg_GetDataLength(m));
+        rb_streams_input(c->streams, part[4], strncmp(part[3], "p-", 2) ? part[3] : NULL,
+                         (const uint8_t *)natsMsg_GetData(m), (size_t)natsMsg_GetDataLength(m));
     natsMsg_Destroy(m);
 }
 
 static void on_lost(natsConnection *nc, void *closure) {
     rb_nats *c = closure;
     (void)nc;
-    if (!__atomic_load_n(&c->closing, __ATOMIC_ACQUIRE)) note(c, "the connection to the server is lost; trying again");
+    if (!__atomic_load_n(&c->closing, __ATOMIC_ACQUIRE))
+        note(c, "the connection to the server is lost; trying again");
 }
 
 static void on_back(natsConnection *nc, void *closure) {
@@ -104,7 +107,8 @@ static void on_error(natsConnection *nc, natsSubscription *sub, natsStatus s, vo
     note(c, text);
 }
 
-static natsStatus sign(char **error, unsigned char **signature, int *length, const char *nonce, void *closure) {
+static natsStatus sign(char **error, unsigned char **signature, int *length, const char *nonce,
+                       void *closure) {
     rb_nats *c = closure;
     (void)error;
     return nats_Sign(c->seed, nonce, signature, length);
@@ -137,7 +141,10 @@ static natsStatus set_options(rb_nats *c, const rb_carrier_options *o, natsOptio
 }
 
 resbm_status rb_nats_fail(rb_err *err, natsStatus s, const char *what) {
-    return rb_fail(err, s == NATS_TIMEOUT ? RESBM_E_TIMEOUT : s == NATS_CONNECTION_AUTH_FAILED ? RESBM_E_CONFIG : RESBM_E_PEER,
+    return rb_fail(err,
+                   s == NATS_TIMEOUT                  ? RESBM_E_TIMEOUT
+                   : s == NATS_CONNECTION_AUTH_FAILED ? RESBM_E_CONFIG
+                                                      : RESBM_E_PEER,
                    "%s: %s", what, natsStatus_GetText(s));
 }
 
@@ -166,7 +173,8 @@ static resbm_status subscribe(rb_nats *c, rb_err *err) {
     if (c->catch_all)
         snprintf(subject, sizeof subject, "%s.to.%s.*.*", c->run, c->name);
     else
-        snprintf(subject, sizeof subject, "%s.to.%s.p-%016llx.*", c->run, c->name, (unsigned long long)c->port);
+        snprintf(subject, sizeof subject, "%s.to.%s.p-%016llx.*", c->run, c->name,
+                 (unsigned long long)c->port);
     natsStatus s = natsConnection_Subscribe(&c->packets, c->nc, subject, on_packet, c);
     if (!s) s = natsConnection_FlushTimeout(c->nc, 5000);
     return s ? rb_nats_fail(err, s, "cannot subscribe to this participant's packets") : RESBM_OK;
@@ -184,16 +192,20 @@ static resbm_status open_carrier(const rb_carrier_options *o, void **out, rb_err
     c->note = o->note;
     pthread_mutex_init(&c->lock, NULL);
     rb_nats_read_mischief(c);
-    resbm_status st = getrandom(&c->port, sizeof c->port, 0) == sizeof c->port ? RESBM_OK : rb_fail(err, RESBM_E_IO, "getrandom");
+    resbm_status st = getrandom(&c->port, sizeof c->port, 0) == sizeof c->port
+                          ? RESBM_OK
+                          : rb_fail(err, RESBM_E_IO, "getrandom");
     c->port |= 1; /* 0 is none */
     if (!st && o->seed) st = rb_nats_public_key(o->seed, c->public_key, err);
     if (!st) st = connect_to(c, o, err);
     if (!st) {
         int64_t most = natsConnection_GetMaxPayload(c->nc) - RB_STREAM_HEADER;
         rb_bus bus = {c, publish, refused};
-        st = most < 1024 ? rb_fail(err, RESBM_E_CONFIG, "the server's max_payload of %lld bytes is too small: set 64 KB or more",
-                                   (long long)most + RB_STREAM_HEADER)
-                         : rb_streams_open(&bus, c->port, most < 32768 ? (size_t)most : 32768, &c->streams, err);
+        st = most < 1024
+                 ? rb_fail(err, RESBM_E_CONFIG,
+                           "the server's max_payload of %lld bytes is too small: set 64 KB or more",
+                           (long long)most + RB_STREAM_HEADER)
+                 : rb_streams_open(&bus, c->port, most < 32768 ? (size_t)most : 32768, &c->streams, err);
     }
     if (!st && !o->only_asks) st = subscribe(c, err);
     if (st)
@@ -224,12 +236,14 @@ void rb_nats_close(void *state, int64_t linger_until_ns) {
     free(c);
 }
 
-static resbm_status dial(void *state, const char *to, const char *service, int64_t deadline_ns, int *fd, rb_err *err) {
+static resbm_status dial(void *state, const char *to, const char *service, int64_t deadline_ns, int *fd,
+                         rb_err *err) {
     rb_nats *c = state;
     return rb_streams_dial(c->streams, to, service, deadline_ns, fd, err);
 }
 
-static resbm_status add_service(rb_nats *c, const char *subject, int pipe, natsMsgHandler on, void *closure, rb_err *err) {
+static resbm_status add_service(rb_nats *c, const char *subject, int pipe, natsMsgHandler on, void *closure,
+                                rb_err *err) {
     natsSubscription *sub = NULL;
     natsStatus s = natsConnection_Subscribe(&sub, c->nc, subject, on, closure);
     if (!s) s = natsConnection_FlushTimeout(c->nc, 5000);
@@ -276,8 +290,9 @@ static void count(void *state, rb_carrier_counts *out) {
     rb_nats *c = state;
     rb_stream_counts n;
     rb_streams_count(c->streams, &n);
-    *out = (rb_carrier_counts){n.packets_out, n.bytes_out, n.packets_in, n.bytes_in, n.again_bytes, n.doubles, n.refused,
-                               __atomic_load_n(&c->reconnects, __ATOMIC_RELAXED)};
+    *out = (rb_carrier_counts){
+        n.packets_out, n.bytes_out, n.packets_in, n.bytes_in,
+        n.again_bytes, n.doubles,   n.refused,    __atomic_load_n(&c->reconnects, __ATOMIC_RELAXED)};
 }
 
 static bool connected(void *state) {
@@ -290,7 +305,8 @@ static bool ended(void *state) {
     return __atomic_load_n(&c->ended, __ATOMIC_ACQUIRE);
 }
 
-static resbm_status ask(void *state, const char *subject, const void *p, size_t n, int64_t deadline_ns, rb_buf *answer, rb_err *err) {
+static resbm_status ask(void *state, const char *subject, const void *p, size_t n, int64_t deadline_ns,
+                        rb_buf *answer, rb_err *err) {
     rb_nats *c = state;
     char full[320], what[400];
     natsMsg *m = NULL;
@@ -322,10 +338,12 @@ static void on_question(natsConnection *nc, natsSubscription *sub, natsMsg *m, v
     natsMsg_Destroy(m);
 }
 
-static resbm_status serve(void *state, const char *subject, void *ctx, rb_carrier_answer answer, rb_err *err) {
+static resbm_status serve(void *state, const char *subject, void *ctx, rb_carrier_answer answer,
+                          rb_err *err) {
     rb_nats *c = state;
     char full[320];
-    if (c->server_count == RB_NATS_SERVICES) return rb_fail(err, RESBM_E_STATE, "no more than %d services", RB_NATS_SERVICES);
+    if (c->server_count == RB_NATS_SERVICES)
+        return rb_fail(err, RESBM_E_STATE, "no more than %d services", RB_NATS_SERVICES);
     server *v = malloc(sizeof *v);
     if (!v) return rb_fail(err, RESBM_E_MEMORY, "no memory for a service");
     *v = (server){ctx, answer};

@@ -15,7 +15,8 @@ resbm_status rb_nats_store_open(void *state, const char *bucket, int64_t most_by
     k.History = 1;
     k.MaxBytes = most_bytes;
     if (!s && (s = js_KeyValue(&c->kv, c->js, bucket)) != NATS_OK) s = js_CreateKeyValue(&c->kv, c->js, &k);
-    return s ? rb_nats_fail(err, s, "cannot open the run's store on the server (it needs JetStream)") : RESBM_OK;
+    return s ? rb_nats_fail(err, s, "cannot open the run's store on the server (it needs JetStream)")
+             : RESBM_OK;
 }
 
 resbm_status rb_nats_store_get(void *state, const char *key, rb_buf *out, uint64_t *revision, rb_err *err) {
@@ -31,7 +32,8 @@ resbm_status rb_nats_store_get(void *state, const char *key, rb_buf *out, uint64
     return rb_buf_status(out, err);
 }
 
-resbm_status rb_nats_store_set(void *state, const char *key, const void *p, size_t n, uint64_t *revision, rb_err *err) {
+resbm_status rb_nats_store_set(void *state, const char *key, const void *p, size_t n, uint64_t *revision,
+                               rb_err *err) {
     rb_nats *c = state;
     natsStatus s;
     if (*revision == UINT64_MAX)
@@ -40,7 +42,9 @@ resbm_status rb_nats_store_set(void *state, const char *key, const void *p, size
         s = kvStore_Create(revision, c->kv, key, p, (int)n);
     else
         s = kvStore_Update(revision, c->kv, key, p, (int)n, *revision);
-    if (s == NATS_ERR) return rb_fail(err, RESBM_E_STATE, "\"%s\" of the run's store was changed by another: %s", key, nats_GetLastError(NULL));
+    if (s == NATS_ERR)
+        return rb_fail(err, RESBM_E_STATE, "\"%s\" of the run's store was changed by another: %s", key,
+                       nats_GetLastError(NULL));
     return s ? rb_nats_fail(err, s, "cannot write to the run's store") : RESBM_OK;
 }
 

@@ -15,30 +15,18 @@
 #include "core/clock.h"
 #include "core/hash.h"
 #include "core/rng.h"
+#include "packet.h"
+#include "ring.h"
 
-enum { OPEN = 1, OPENED, DATA, ACK, PING, FIN, RST, TYPE_END };
-enum { GAP = 1, RESUMED = 2 };
-enum { MAGIC = 0x31534252, VERSION = 1, MOST_STREAMS = 8192, MOST_OF_ONE = 64, MOST_SERVICES = 16, MOST_REPLIES = 256 };
+enum { MOST_STREAMS = 8192, MOST_OF_ONE = 64, MOST_SERVICES = 16, MOST_REPLIES = 256 };
 #define FIRST_PING (300 * RB_MS)
 #define LAST_PING  (2 * RB_SEC)
 #define LATE_ACK   (40 * RB_MS)
 #define GIVE_UP    (30 * RB_SEC) /* after the process has closed a stream whose other side does not answer */
 
-typedef struct packet {
-    uint8_t type, flags;
-    uint64_t id, port, seq, ack;
-    uint32_t window, ping;
-} packet;
-
-/* A queue of bytes [from, to) of a stream, in a ring of RB_STREAM_WINDOW. */
-typedef struct ring {
-    uint8_t *data;
-    uint64_t from, to;
-} ring;
-
 typedef struct conn {
     struct conn *next;
-    uint64_t id, port;        /* port: the other side's, 0 until it is known */
+    uint64_t id, port; /* port: the other side's, 0 until it is known */
     char peer[RB_STREAM_NAME];
     bool opened, done, eof;
     int fd;
@@ -50,8 +38,8 @@ typedef struct conn {
     int64_t ping_ns, wait_ns; /* when the next one is due, RB_NEVER; how long until the one after */
     int64_t ack_ns;           /* when an ack is due; RB_NEVER: none */
     uint8_t ack_flags;
-    int64_t back_ns;          /* when bytes were last taken to be lost, for a gap */
-    int64_t closed_ns;        /* when the process closed it */
+    int64_t back_ns;   /* when bytes were last taken to be lost, for a gap */
+    int64_t closed_ns; /* when the process closed it */
     bool fin_due, fin_came;
     uint64_t fin_at;
 } conn;
@@ -87,74 +75,16 @@ struct rb_streams {
 
 #define RB_NEVER INT64_MAX
 
-/* --- packets --- */
-
-static uint64_t checksum(const uint8_t *p, size_t n) {
-    return rb_mix64(rb_hash64(p, 48), n > RB_STREAM_HEADER ? rb_hash64(p + RB_STREAM_HEADER, n - RB_STREAM_HEADER) : 0);
-}
-
-/* The payload lies behind the header already. */
-static void put(uint8_t *b, const packet *p, size_t payload) {
-    rb_put32(b, MAGIC);
-    b[4] = VERSION;
-    b[5] = p->type;
-    b[6] = p->flags;
-    b[7] = 0;
-    rb_put64(b + 8, p->id);
-    rb_put64(b + 16, p->port);
-    rb_put64(b + 24, p->seq);
-    rb_put64(b + 32, p->ack);
-    rb_put32(b + 40, p->window);
-    rb_put32(b + 44, p->ping);
-    rb_put64(b + 48, checksum(b, RB_STREAM_HEADER + payload));
-}
-
-static bool get(const uint8_t *b, size_t n, packet *p) {
-    if (n < RB_STREAM_HEADER || rb_get32(b) != MAGIC || b[4] != VERSION || b[7] || rb_get64(b + 48) != checksum(b, n))
-        return false;
-    *p = (packet){b[5], b[6], rb_get64(b + 8), rb_get64(b + 16), rb_get64(b + 24), rb_get64(b + 32), rb_get32(b + 40), rb_get32(b + 44)};
-    return p->type >= OPEN && p->type < TYPE_END && p->flags <= (GAP | RESUMED) && p->port &&
-           (p->type == DATA) == (n > RB_STREAM_HEADER) && p->window <= RB_STREAM_WINDOW;
-}
-
-/* --- rings --- */
-
-static size_t ring_room(const ring *r) { return RB_STREAM_WINDOW - (size_t)(r->to - r->from); }
-
-/* Bytes that lie together from place `at` on, n at most. */
-static size_t together(uint64_t at, size_t n) {
-    size_t left = RB_STREAM_WINDOW - (size_t)(at % RB_STREAM_WINDOW);
-    return n < left ? n : left;
-}
-
-static void ring_add(ring *r, const uint8_t *p, size_t n) {
-    while (n) {
-        size_t k = together(r->to, n);
-        memcpy(r->data + r->to % RB_STREAM_WINDOW, p, k);
-        r->to += k;
-        p += k;
-        n -= k;
-    }
-}
-
-static void ring_copy(const ring *r, uint64_t at, uint8_t *p, size_t n) {
-    while (n) {
-        size_t k = together(at, n);
-        memcpy(p, r->data + at % RB_STREAM_WINDOW, k);
-        at += k;
-        p += k;
-        n -= k;
-    }
-}
-
 /* --- between the socket pair and the rings, with the lock --- */
 
-static void wake(rb_streams *s) { (void)!write(s->wake[1], "", 1); }
+static void wake(rb_streams *s) {
+    (void)!write(s->wake[1], "", 1);
+}
 
 /* Takes in what the process wrote. */
 static void read_fd(conn *c) {
     while (!c->eof && ring_room(&c->out)) {
-        size_t k = together(c->out.to, ring_room(&c->out));
+        size_t k = ring_together(c->out.to, ring_room(&c->out));
         ssize_t n = recv(c->fd, c->out.data + c->out.to % RB_STREAM_WINDOW, k, MSG_DONTWAIT);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0 && errno == EAGAIN) return;
@@ -170,7 +100,7 @@ static void read_fd(conn *c) {
 /* Hands the process what has come; its end once all of it is handed over. */
 static void write_fd(conn *c) {
     while (c->in.from < c->in.to) {
-        size_t k = together(c->in.from, (size_t)(c->in.to - c->in.from));
+        size_t k = ring_together(c->in.from, (size_t)(c->in.to - c->in.from));
         ssize_t n = send(c->fd, c->in.data + c->in.from % RB_STREAM_WINDOW, k, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0 && errno != EAGAIN) c->in.from = c->in.to; /* the process has closed it */
@@ -217,7 +147,8 @@ static conn *new_conn(rb_streams *s, uint64_t id, const char *peer, int *theirs)
     snprintf(c->peer, sizeof c->peer, "%s", peer);
     c->out.data = malloc(RB_STREAM_WINDOW);
     c->in.data = malloc(RB_STREAM_WINDOW);
-    if (!c->out.data || !c->in.data || socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds)) {
+    if (!c->out.data || !c->in.data ||
+        socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds)) {
         free_conn(c);
         return NULL;
     }
@@ -255,7 +186,9 @@ static void input_open(rb_streams *s, const char *from, const char *name, const 
     conn *c = find(s, p->id, from);
     int theirs;
     for (int i = 0; !c && name && i < s->service_count; i++) {
-        if (strcmp(s->services[i].name, name) || streams_of(s, from) >= MOST_OF_ONE || !(c = new_conn(s, p->id, from, &theirs))) continue;
+        if (strcmp(s->services[i].name, name) || streams_of(s, from) >= MOST_OF_ONE ||
+            !(c = new_conn(s, p->id, from, &theirs)))
+            continue;
         if (write(s->services[i].out, &theirs, sizeof theirs) != sizeof theirs) { /* nobody takes them up */
             close(theirs);
             end_conn(s, c);
@@ -351,7 +284,7 @@ static void input_known(rb_streams *s, conn *c, const packet *p, const uint8_t *
 
 void rb_streams_input(rb_streams *s, const char *from, const char *name, const uint8_t *b, size_t n) {
     packet p;
-    bool good = get(b, n, &p) && (name != NULL) == (p.type == OPEN);
+    bool good = rb_packet_get(b, n, &p) && (name != NULL) == (p.type == OPEN);
     if (!good && s->bus.refused) s->bus.refused(s->bus.ctx, from, n);
     pthread_mutex_lock(&s->lock);
     s->counts.packets_in++;
@@ -387,14 +320,22 @@ void rb_streams_resumed(rb_streams *s) {
 /* --- what goes out --- */
 
 static size_t fill(rb_streams *s, conn *c, uint8_t type, uint64_t seq, size_t payload) {
-    packet p = {.type = type, .flags = type == ACK ? c->ack_flags : 0, .id = c->id, .port = s->port, .seq = seq, .ack = c->in.to,
-                .window = (uint32_t)ring_room(&c->in), .ping = type == PING ? c->ping : type == ACK ? c->echo : 0};
+    packet p = {.type = type,
+                .flags = type == ACK ? c->ack_flags : 0,
+                .id = c->id,
+                .port = s->port,
+                .seq = seq,
+                .ack = c->in.to,
+                .window = (uint32_t)ring_room(&c->in),
+                .ping = type == PING  ? c->ping
+                        : type == ACK ? c->echo
+                                      : 0};
     if (type == ACK) {
         c->ack_flags = 0;
         c->echo = 0;
     }
     if (!c->echo && !c->ack_flags) c->ack_ns = RB_NEVER;
-    put(s->packet, &p, payload);
+    rb_packet_put(s->packet, &p, payload);
     return RB_STREAM_HEADER + payload;
 }
 
@@ -452,7 +393,7 @@ static size_t next_packet(rb_streams *s, int64_t now, char to[RB_STREAM_NAME], u
         snprintf(to, RB_STREAM_NAME, "%s", r.to);
         *port = r.p.port;
         r.p.port = s->port;
-        put(s->packet, &r.p, 0);
+        rb_packet_put(s->packet, &r.p, 0);
         return RB_STREAM_HEADER;
     }
     for (conn **at = &s->conns, *c; (c = *at); at = &c->next) {
@@ -505,7 +446,8 @@ static int watch(const rb_streams *s, struct pollfd *p, int *ms) {
     int64_t left = due(s);
     p[n++] = (struct pollfd){.fd = s->wake[0], .events = POLLIN};
     for (const conn *c = s->conns; c; c = c->next) {
-        short e = (short)((c->opened && !c->eof && ring_room(&c->out) ? POLLIN : 0) | (c->in.from < c->in.to ? POLLOUT : 0));
+        short e = (short)((c->opened && !c->eof && ring_room(&c->out) ? POLLIN : 0) |
+                          (c->in.from < c->in.to ? POLLOUT : 0));
         if (e && c->fd >= 0) p[n++] = (struct pollfd){.fd = c->fd, .events = e};
     }
     if (left != RB_NEVER) left = left > rb_now_ns() ? (left - rb_now_ns() + RB_MS - 1) / RB_MS : 0;
@@ -553,7 +495,8 @@ static resbm_status start(rb_streams *s, rb_err *err) {
     pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
     pthread_cond_init(&s->changed, &a);
     pthread_condattr_destroy(&a);
-    if (pipe2(s->wake, O_CLOEXEC | O_NONBLOCK)) return rb_fail_errno(err, errno, "cannot make a pipe for streams");
+    if (pipe2(s->wake, O_CLOEXEC | O_NONBLOCK))
+        return rb_fail_errno(err, errno, "cannot make a pipe for streams");
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     int bad = pthread_create(&s->thread, NULL, pump, s);
@@ -601,7 +544,8 @@ static bool unfinished(const rb_streams *s) {
 
 void rb_streams_drain(rb_streams *s, int64_t until_ns) {
     pthread_mutex_lock(&s->lock);
-    while (unfinished(s) && wait_changed(s, until_ns)) {}
+    while (unfinished(s) && wait_changed(s, until_ns)) {
+    }
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -630,7 +574,8 @@ void rb_streams_close(rb_streams *s, int64_t linger_until_ns) {
 
 resbm_status rb_streams_listen(rb_streams *s, const char *name, int *fd, rb_err *err) {
     int ends[2];
-    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK)) return rb_fail_errno(err, errno, "cannot make a pipe for service %s", name);
+    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK))
+        return rb_fail_errno(err, errno, "cannot make a pipe for service %s", name);
     pthread_mutex_lock(&s->lock);
     bool room = s->service_count < MOST_SERVICES;
     if (room) {
@@ -661,10 +606,11 @@ void rb_streams_unlisten(rb_streams *s, int fd) {
 }
 
 /* Says OPEN until there is an answer. */
-static resbm_status knock(rb_streams *s, uint64_t id, const char *to, const char *name, int64_t deadline_ns, rb_err *err) {
+static resbm_status knock(rb_streams *s, uint64_t id, const char *to, const char *name, int64_t deadline_ns,
+                          rb_err *err) {
     uint8_t b[RB_STREAM_HEADER];
     packet p = {.type = OPEN, .id = id, .port = s->port, .window = RB_STREAM_WINDOW};
-    put(b, &p, 0);
+    rb_packet_put(b, &p, 0);
     for (int64_t again = 0;;) {
         if (rb_now_ns() >= again) {
             s->bus.publish(s->bus.ctx, to, name, 0, b, sizeof b);
@@ -680,11 +626,13 @@ static resbm_status knock(rb_streams *s, uint64_t id, const char *to, const char
         pthread_mutex_unlock(&s->lock);
         if (opened) return RESBM_OK;
         if (gone) return rb_fail(err, RESBM_E_PEER, "%s does not serve \"%s\"", to, name);
-        if (rb_now_ns() >= deadline_ns) return rb_fail(err, RESBM_E_TIMEOUT, "%s did not answer to \"%s\"", to, name);
+        if (rb_now_ns() >= deadline_ns)
+            return rb_fail(err, RESBM_E_TIMEOUT, "%s did not answer to \"%s\"", to, name);
     }
 }
 
-resbm_status rb_streams_dial(rb_streams *s, const char *to, const char *name, int64_t deadline_ns, int *fd, rb_err *err) {
+resbm_status rb_streams_dial(rb_streams *s, const char *to, const char *name, int64_t deadline_ns, int *fd,
+                             rb_err *err) {
     uint64_t id;
     if (getrandom(&id, sizeof id, 0) != sizeof id) return rb_fail_errno(err, errno, "getrandom");
     pthread_mutex_lock(&s->lock);

@@ -31,7 +31,8 @@ enum { RB_STREAM_HEADER = 56, RB_STREAM_NAME = 64, RB_STREAM_WINDOW = 1 << 20 };
  * (the bus is gone). May block; is never called with a lock held. */
 typedef struct rb_bus {
     void *ctx;
-    bool (*publish)(void *ctx, const char *to, const char *service, uint64_t port, const uint8_t *p, size_t n);
+    bool (*publish)(void *ctx, const char *to, const char *service, uint64_t port, const uint8_t *p,
+                    size_t n);
     /* A packet of `from` was not well-formed; NULL: nobody wants to know. */
     void (*refused)(void *ctx, const char *from, size_t bytes);
 } rb_bus;
@@ -57,7 +58,8 @@ void rb_streams_resumed(rb_streams *s);
 /* *fd: a pipe from which the file descriptors (int) of streams that were opened to `service` are read. */
 resbm_status rb_streams_listen(rb_streams *s, const char *service, int *fd, rb_err *err);
 void rb_streams_unlisten(rb_streams *s, int fd); /* closes it and what nobody took */
-resbm_status rb_streams_dial(rb_streams *s, const char *to, const char *service, int64_t deadline_ns, int *fd, rb_err *err);
+resbm_status rb_streams_dial(rb_streams *s, const char *to, const char *service, int64_t deadline_ns, int *fd,
+                             rb_err *err);
 void rb_streams_count(rb_streams *s, rb_stream_counts *out);
 
 #endif

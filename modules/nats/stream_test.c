@@ -35,7 +35,8 @@ static void deliver(side *to, const char *from, const char *service, const uint8
     rb_streams_input(to->streams, from, service, p, n);
 }
 
-static bool publish(void *ctx, const char *to, const char *service, uint64_t port, const uint8_t *p, size_t n) {
+static bool publish(void *ctx, const char *to, const char *service, uint64_t port, const uint8_t *p,
+                    size_t n) {
     side *me = ctx, *other = me->bus->side[me->bus->side[0] == me];
     bus *b = me->bus;
     (void)port;
@@ -83,14 +84,17 @@ static void connect_sides(side sides[2], int *left, int *right) {
     rb_err err;
     int pipe;
     assert_int_equal(rb_streams_listen(sides[1].streams, "door", &pipe, &err), RESBM_OK);
-    assert_int_equal(rb_streams_dial(sides[0].streams, "right", "door", rb_now_ns() + 20 * RB_SEC, left, &err), RESBM_OK);
+    assert_int_equal(
+        rb_streams_dial(sides[0].streams, "right", "door", rb_now_ns() + 20 * RB_SEC, left, &err), RESBM_OK);
     struct pollfd p = {.fd = pipe, .events = POLLIN};
     assert_int_equal(poll(&p, 1, 20000), 1);
     assert_int_equal(read(pipe, right, sizeof *right), sizeof *right);
     rb_streams_unlisten(sides[1].streams, pipe);
 }
 
-static uint8_t byte_at(uint64_t i, int way) { return (uint8_t)(rb_mix64((uint64_t)way, i / 8) >> (8 * (i % 8))); }
+static uint8_t byte_at(uint64_t i, int way) {
+    return (uint8_t)(rb_mix64((uint64_t)way, i / 8) >> (8 * (i % 8)));
+}
 
 /* As much as the descriptor takes; how far it got. */
 static uint64_t write_some(int fd, uint64_t at, uint64_t to, int way) {
@@ -171,10 +175,12 @@ static void nobody_there(void **state) {
     int fd;
     (void)state;
     open_bus(&b, sides);
-    assert_int_equal(rb_streams_dial(sides[0].streams, "right", "door", rb_now_ns() + 5 * RB_SEC, &fd, &err), RESBM_E_PEER);
+    assert_int_equal(rb_streams_dial(sides[0].streams, "right", "door", rb_now_ns() + 5 * RB_SEC, &fd, &err),
+                     RESBM_E_PEER);
     assert_non_null(strstr(err.text, "right does not serve \"door\""));
     b.lost = 1;
-    assert_int_equal(rb_streams_dial(sides[0].streams, "right", "door", rb_now_ns() + RB_SEC / 5, &fd, &err), RESBM_E_TIMEOUT);
+    assert_int_equal(rb_streams_dial(sides[0].streams, "right", "door", rb_now_ns() + RB_SEC / 5, &fd, &err),
+                     RESBM_E_TIMEOUT);
     close_bus(sides);
 }
 
@@ -215,7 +221,8 @@ static void nonsense_is_refused(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(whole_and_in_order), cmocka_unit_test(through_a_bad_bus),
-                                       cmocka_unit_test(nobody_there), cmocka_unit_test(nonsense_is_refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(whole_and_in_order),
+                                       cmocka_unit_test(through_a_bad_bus), cmocka_unit_test(nobody_there),
+                                       cmocka_unit_test(nonsense_is_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

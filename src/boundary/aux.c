@@ -10,14 +10,15 @@ resbm_status rb_aux_check(rb_boundary_config *c, const rb_boundary_dims *s, bool
     if (c->aux == RB_AUX_NONE) return RESBM_OK;
     bool latent = c->aux == RB_AUX_LATENT, large = s->vocab >= LARGE_VOCABULARY && s->d > DEFAULT_RANK;
     if (latent && !narrows)
-        return rb_fail(err, RESBM_E_CONFIG, "boundary.aux latent: kind %s has no latents; use boundary.aux stream",
-                       c->kind);
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "boundary.aux latent: kind %s has no latents; use boundary.aux stream", c->kind);
     if (c->aux_rank < 0) c->aux_rank = latent || large ? DEFAULT_RANK : 0;
     if (latent && c->aux_rank < 1)
-        return rb_fail(err, RESBM_E_CONFIG, "boundary.aux_rank 0: a head on the latents needs a width; auto is %d",
-                       DEFAULT_RANK);
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "boundary.aux_rank 0: a head on the latents needs a width; auto is %d", DEFAULT_RANK);
     if (latent || c->aux_rank < s->d) return RESBM_OK;
-    return rb_fail(err, RESBM_E_CONFIG, "boundary.aux_rank %lld: below model.d %lld, or 0 for a head of full width",
+    return rb_fail(err, RESBM_E_CONFIG,
+                   "boundary.aux_rank %lld: below model.d %lld, or 0 for a head of full width",
                    (long long)c->aux_rank, (long long)s->d);
 }
 
@@ -33,7 +34,8 @@ static int64_t width_of(const rb_boundary_config *c, const rb_boundary_dims *s) 
 }
 
 /* All of the head's role: AdamW's under every optimizer, as the model's own head. */
-void rb_aux_list(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix, rb_tensor_list *l) {
+void rb_aux_list(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
+                 rb_tensor_list *l) {
     int64_t width = width_of(c, s), from = c->aux == RB_AUX_LATENT ? c->k : s->d;
     if (c->aux == RB_AUX_NONE) return;
     if (c->aux_rank)
@@ -66,8 +68,11 @@ void rb_aux_plan_scratch(const rb_aux *a, int64_t n, rb_plan *p, rb_aux_scratch 
 /* The head's rows are the last ones. */
 static rb_head head_of(const rb_aux *a) {
     int last = rb_aux_rows(a->cfg) - 1;
-    rb_head h = {.d = width_of(a->cfg, &a->dims), .vocab = a->dims.vocab, .eps = (float)a->dims.eps,
-                 .head = a->w[last], .dhead = a->dw[last]};
+    rb_head h = {.d = width_of(a->cfg, &a->dims),
+                 .vocab = a->dims.vocab,
+                 .eps = (float)a->dims.eps,
+                 .head = a->w[last],
+                 .dhead = a->dw[last]};
     if (reads_latents(a)) return h;
     h.norm = a->w[last - 1];
     h.dnorm = a->dw[last - 1];
@@ -85,8 +90,8 @@ static resbm_status lower(const rb_aux *a, rb_queue *q, const rb_aux_in *in, rb_
     return rb_add(q, kept->low, kept->dlow, err);
 }
 
-resbm_status rb_aux_backward_input(const rb_aux *a, rb_queue *q, rb_view dfrom, const rb_aux_in *in, float scale,
-                                   rb_aux_kept *kept, const rb_aux_scratch *tmp, rb_err *err) {
+resbm_status rb_aux_backward_input(const rb_aux *a, rb_queue *q, rb_view dfrom, const rb_aux_in *in,
+                                   float scale, rb_aux_kept *kept, const rb_aux_scratch *tmp, rb_err *err) {
     rb_head head = head_of(a);
     kept->head.grad_scale = scale;
     if (scale == 0) return RESBM_OK;
@@ -102,8 +107,8 @@ resbm_status rb_aux_backward_input(const rb_aux *a, rb_queue *q, rb_view dfrom, 
     return rb_linear_backward_x(q, dfrom, 1, kept->dhidden, a->w[0], err);
 }
 
-resbm_status rb_aux_backward_weight(const rb_aux *a, rb_queue *q, const rb_aux_in *in, const rb_aux_kept *kept,
-                                    const rb_aux_scratch *tmp, rb_err *err) {
+resbm_status rb_aux_backward_weight(const rb_aux *a, rb_queue *q, const rb_aux_in *in,
+                                    const rb_aux_kept *kept, const rb_aux_scratch *tmp, rb_err *err) {
     rb_head head = head_of(a);
     rb_view dlow = reads_latents(a) ? kept->dhidden : kept->dlow;
     if (kept->head.grad_scale == 0) return RESBM_OK;

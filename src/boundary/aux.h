@@ -49,17 +49,18 @@ typedef struct rb_aux_scratch {
 resbm_status rb_aux_check(rb_boundary_config *c, const rb_boundary_dims *s, bool narrows, rb_err *err);
 bool rb_aux_reads_tokens(const rb_boundary_config *c);
 /* prefix "boundary.0.aux." */
-void rb_aux_list(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix, rb_tensor_list *l);
+void rb_aux_list(const rb_boundary_config *c, const rb_boundary_dims *s, const char *prefix,
+                 rb_tensor_list *l);
 int rb_aux_rows(const rb_boundary_config *c); /* of the table, with an auxiliary loss */
 void rb_aux_plan_kept(const rb_aux *a, int64_t n, rb_plan *p, rb_aux_kept *out);
 void rb_aux_plan_scratch(const rb_aux *a, int64_t n, rb_plan *p, rb_aux_scratch *out);
 
 /* dfrom (the shape of from) += scale times the gradient of the loss; kept->head.loss (1) f64 = that loss, summed over
  * the rows, not scaled. scale 0: nothing happens, also in the weight half. */
-resbm_status rb_aux_backward_input(const rb_aux *a, rb_queue *q, rb_view dfrom, const rb_aux_in *in, float scale,
-                                   rb_aux_kept *kept, const rb_aux_scratch *tmp, rb_err *err);
+resbm_status rb_aux_backward_input(const rb_aux *a, rb_queue *q, rb_view dfrom, const rb_aux_in *in,
+                                   float scale, rb_aux_kept *kept, const rb_aux_scratch *tmp, rb_err *err);
 /* Adds to the gradients of the matrices. */
-resbm_status rb_aux_backward_weight(const rb_aux *a, rb_queue *q, const rb_aux_in *in, const rb_aux_kept *kept,
-                                    const rb_aux_scratch *tmp, rb_err *err);
+resbm_status rb_aux_backward_weight(const rb_aux *a, rb_queue *q, const rb_aux_in *in,
+                                    const rb_aux_kept *kept, const rb_aux_scratch *tmp, rb_err *err);
 
 #endif

@@ -34,9 +34,18 @@ typedef enum rb_rounding { RB_ROUNDING_STOCHASTIC, RB_ROUNDING_NEAREST } rb_roun
 /* The vector of boundary/tokens.h; auto: where there is no token path and the kind's stream may vanish. */
 typedef enum rb_offset { RB_OFFSET_AUTO, RB_OFFSET_NONE, RB_OFFSET_LEARNED } rb_offset;
 /* How the decoder's last map starts; auto: at zero beside a trunk. */
-typedef enum rb_decoder_init { RB_DECODER_INIT_AUTO, RB_DECODER_INIT_ZERO, RB_DECODER_INIT_NORMAL } rb_decoder_init;
+typedef enum rb_decoder_init {
+    RB_DECODER_INIT_AUTO,
+    RB_DECODER_INIT_ZERO,
+    RB_DECODER_INIT_NORMAL
+} rb_decoder_init;
 typedef enum rb_aux_kind { RB_AUX_NONE, RB_AUX_STREAM, RB_AUX_LATENT } rb_aux_kind;
-typedef enum rb_token_path { RB_TOKENS_NONE, RB_TOKENS_EMBEDDING, RB_TOKENS_TRUNK, RB_TOKENS_FIXED } rb_token_path;
+typedef enum rb_token_path {
+    RB_TOKENS_NONE,
+    RB_TOKENS_EMBEDDING,
+    RB_TOKENS_TRUNK,
+    RB_TOKENS_FIXED
+} rb_token_path;
 
 /* boundary.* of the configuration; the same for every boundary of a model. */
 typedef struct rb_boundary_config {
@@ -44,20 +53,21 @@ typedef struct rb_boundary_config {
     rb_identity identity;
     int64_t identity_width; /* split: coordinates that cross in bf16, inside the latents' byte budget */
     int64_t ratio;          /* d / k; 0 = from k */
-    int64_t anneal_from;    /* ratio at the start, from which a run narrows to `ratio`: the tensors are as wide as at the
+    int64_t
+        anneal_from; /* ratio at the start, from which a run narrows to `ratio`: the tensors are as wide as at the
                                start (k = d / anneal_from), of the latents fewer and fewer cross, the rest are zero; 0 = no */
-    int64_t k;      /* latent width; 0 = from ratio. Identity split: always d / ratio less what the identity
+    int64_t k;       /* latent width; 0 = from ratio. Identity split: always d / ratio less what the identity
                        coordinates cost */
     int64_t hidden; /* m; 0 = one linear map; < 0 = max(4k, 64) */
     rb_decoder_init decoder_init;
     rb_offset offset;
     rb_token_path tokens;
     int64_t trunk_blocks, trunk_width, trunk_heads, trunk_ffn; /* 0 = chosen from d, see boundary/tokens.c */
-    rb_aux_kind aux; /* the auxiliary loss of boundary/aux.h */
+    rb_aux_kind aux;                                           /* the auxiliary loss of boundary/aux.h */
     int64_t aux_rank; /* 0 = a head of full width (stream); < 0 = chosen, see boundary/aux.c */
     char codec_fwd[16], codec_bwd[16]; /* registry names of codec/codec.h; "" or auto = the kind's default */
     char scale_fwd[16];                /* step or token; "" or auto = step where k is narrow */
-    int64_t group_bwd;                 /* values of a gradient that share a scale: 2 to 64, a power of two; 0 = 64 */
+    int64_t group_bwd; /* values of a gradient that share a scale: 2 to 64, a power of two; 0 = 64 */
     rb_rounding rounding_bwd;
     rb_feedback feedback;  /* kind topk */
     int64_t feedback_rows; /* tokens of a training step; 0: it is not training, feedback has no memory */
@@ -102,9 +112,10 @@ typedef struct rb_boundary_kind {
     bool keeps_latents; /* decode's backward needs parts[0] of the forward pass */
     bool masks;         /* latents may be left out: decode takes 0 for them (boundary.anneal_from) */
     bool narrows;       /* has a latent width; false: k, ratio, identity and tokens mean nothing */
-    bool straight_through; /* below full width the gradient is not the loss's derivative, and its parts are not those of the
+    bool
+        straight_through; /* below full width the gradient is not the loss's derivative, and its parts are not those of the
                               forward pass */
-    bool constrains;       /* the segments' weights are held to its subspace (model/constrain.c) */
+    bool constrains; /* the segments' weights are held to its subspace (model/constrain.c) */
     /* k and d are set and 1 <= k <= d. Fills derived values in; RESBM_E_CONFIG names the key. */
     resbm_status (*check)(rb_boundary_config *c, const rb_boundary_dims *s, rb_err *err);
     void (*parts)(const rb_boundary_config *c, const rb_boundary_dims *s, rb_boundary_parts *out);

@@ -24,8 +24,9 @@ static resbm_status check(rb_boundary_config *c, const rb_boundary_dims *s, rb_e
     (void)s;
     c->hidden = 0;
     if (c->tokens != RB_TOKENS_NONE && c->tokens != RB_TOKENS_FIXED)
-        return rb_fail(err, RESBM_E_CONFIG,
-                       "boundary.tokens: kind subspace has a token path of its own, the embedding's fixed part");
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "boundary.tokens: kind subspace has a token path of its own, the embedding's fixed part");
     c->tokens = RB_TOKENS_FIXED;
     return RESBM_OK;
 }

@@ -32,9 +32,10 @@ bool rb_tokens_start(const rb_boundary_config *c) {
 
 resbm_status rb_tokens_check(rb_boundary_config *c, const rb_boundary_dims *s, rb_err *err) {
     if (c->offset == RB_OFFSET_LEARNED && c->tokens != RB_TOKENS_NONE)
-        return rb_fail(err, RESBM_E_CONFIG,
-                       "boundary.offset learned: a token path already starts the stream; use auto or none, or "
-                       "boundary.tokens none");
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "boundary.offset learned: a token path already starts the stream; use auto or none, or "
+            "boundary.tokens none");
     if (c->tokens != RB_TOKENS_TRUNK) return RESBM_OK;
     defaults(c, s->d);
     if (c->trunk_blocks < 1 || c->trunk_blocks > RB_MAX_TRUNK_BLOCKS)

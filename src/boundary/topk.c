@@ -27,12 +27,13 @@ enum { LARGEST_D = 65536 };
 static resbm_status check(rb_boundary_config *c, const rb_boundary_dims *s, rb_err *err) {
     c->hidden = 0;
     if (s->d <= LARGEST_D) return RESBM_OK;
-    return rb_fail(err, RESBM_E_CONFIG, "boundary.kind topk: places take 16 bits, model.d %lld is above %d", (long long)s->d,
-                   LARGEST_D);
+    return rb_fail(err, RESBM_E_CONFIG, "boundary.kind topk: places take 16 bits, model.d %lld is above %d",
+                   (long long)s->d, LARGEST_D);
 }
 
 static void parts_of(const rb_boundary_config *c, const rb_boundary_dims *s, rb_boundary_parts *out) {
-    *out = (rb_boundary_parts){.count = 2, .width = {c->k, c->k}, .code = s->d <= 256 ? RB_CODE_INDEX8 : RB_CODE_INDEX16};
+    *out = (rb_boundary_parts){
+        .count = 2, .width = {c->k, c->k}, .code = s->d <= 256 ? RB_CODE_INDEX8 : RB_CODE_INDEX16};
 }
 
 static double latent_std(const rb_boundary_config *c, const rb_boundary_dims *s) {
@@ -69,8 +70,8 @@ static resbm_status decode_backward_input(const rb_boundary_end *e, const rb_vie
     if (!feeds_back(e->cfg)) return rb_topk(e->q, dparts[0], dparts[1], dy, err);
     int64_t n = dy.shape[0], rows = e->cfg->feedback_rows;
     if (e->row < 0 || e->row > rows - n)
-        return rb_fail(err, RESBM_E_ARG, "topk: rows %lld to %lld of a step of %lld tokens", (long long)e->row,
-                       (long long)(e->row + n), (long long)rows);
+        return rb_fail(err, RESBM_E_ARG, "topk: rows %lld to %lld of a step of %lld tokens",
+                       (long long)e->row, (long long)(e->row + n), (long long)rows);
     rb_view residue = rb_rows(e->w[W_RESIDUE], e->row, n);
     RB_TRY(rb_add(e->q, residue, dy, err));
     RB_TRY(rb_topk(e->q, dparts[0], dparts[1], residue, err));

@@ -50,7 +50,8 @@ static void the_largest_cross(void **state) {
     assert_ok(k->decode_forward(&r.end, y, false, r.parts, &err), &err);
     for (int i = 0; i < N * D; i++)
         assert_true(r.y[i] == (i % D == 1 || i % D == 4 || i % D == 10 ? r.x[i] : 0));
-    for (int i = 0; i < 2 * N * D; i++) assert_true(r.residue[i] == 0); /* going forward there is no feedback */
+    for (int i = 0; i < 2 * N * D; i++)
+        assert_true(r.residue[i] == 0); /* going forward there is no feedback */
     close_rig(&r);
 }
 
@@ -99,11 +100,13 @@ static void faults_are_named(void **state) {
     rb_view v = rb_view2(r.x, RB_F32, N, D);
     open_rig(&r, RB_FEEDBACK_GRADIENT);
     r.end.row = N + 1;
-    assert_fails(k->decode_backward_input(&r.end, r.parts, v, &err), RESBM_E_ARG, "rows 7 to 13 of a step of 12", &err);
+    assert_fails(k->decode_backward_input(&r.end, r.parts, v, &err), RESBM_E_ARG,
+                 "rows 7 to 13 of a step of 12", &err);
     const float strange[] = {-1, D, NAN, INFINITY};
     for (int i = 0; i < 4; i++) {
         r.index[7] = strange[i];
-        assert_fails(k->decode_forward(&r.end, v, false, r.parts, &err), RESBM_E_ARG, "pick 1 of row 2 is coordinate", &err);
+        assert_fails(k->decode_forward(&r.end, v, false, r.parts, &err), RESBM_E_ARG,
+                     "pick 1 of row 2 is coordinate", &err);
     }
     close_rig(&r);
 }

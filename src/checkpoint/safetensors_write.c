@@ -38,7 +38,8 @@ static void settle(writer *w) {
     if (ready < w->settled + 2 * BEHIND) return;
     off_t at = (off_t)w->settled, n = (off_t)(ready - w->settled) - BEHIND;
     sync_file_range(w->fd, at, n + BEHIND, SYNC_FILE_RANGE_WRITE);
-    sync_file_range(w->fd, at, n, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+    sync_file_range(w->fd, at, n,
+                    SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
     posix_fadvise(w->fd, at, n, POSIX_FADV_DONTNEED);
     w->settled += (uint64_t)n;
 }

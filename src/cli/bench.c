@@ -34,15 +34,33 @@ static const struct argp_option options[] = {
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
-    case 't': a->threads = (int)rb_cli_int("threads", arg, 1, 1024, state); break;
-    case 'D': a->device = arg; break;
-    case 's': a->seconds = rb_cli_real("seconds", arg, 0.001, 3600, state); break;
-    case key_B: a->sizes.batch = rb_cli_int("B", arg, 1, 1 << 16, state); break;
-    case key_T: a->sizes.context = rb_cli_int("T", arg, 1, 1 << 20, state); break;
-    case key_d: a->sizes.d = rb_cli_int("d", arg, 1, 1 << 16, state); break;
-    case key_heads: a->sizes.heads = a->sizes.kv_heads = rb_cli_int("heads", arg, 1, 1 << 12, state); break;
-    case key_ffn: a->sizes.ffn = rb_cli_int("ffn", arg, 1, 1 << 18, state); break;
-    case key_vocab: a->sizes.vocab = rb_cli_int("vocab", arg, 2, 1 << 20, state); break;
+    case 't':
+        a->threads = (int)rb_cli_int("threads", arg, 1, 1024, state);
+        break;
+    case 'D':
+        a->device = arg;
+        break;
+    case 's':
+        a->seconds = rb_cli_real("seconds", arg, 0.001, 3600, state);
+        break;
+    case key_B:
+        a->sizes.batch = rb_cli_int("B", arg, 1, 1 << 16, state);
+        break;
+    case key_T:
+        a->sizes.context = rb_cli_int("T", arg, 1, 1 << 20, state);
+        break;
+    case key_d:
+        a->sizes.d = rb_cli_int("d", arg, 1, 1 << 16, state);
+        break;
+    case key_heads:
+        a->sizes.heads = a->sizes.kv_heads = rb_cli_int("heads", arg, 1, 1 << 12, state);
+        break;
+    case key_ffn:
+        a->sizes.ffn = rb_cli_int("ffn", arg, 1, 1 << 18, state);
+        break;
+    case key_vocab:
+        a->sizes.vocab = rb_cli_int("vocab", arg, 2, 1 << 20, state);
+        break;
     case ARGP_KEY_ARG:
         if (a->what) argp_error(state, "one at a time: %s or %s", a->what, arg);
         a->what = arg;
@@ -50,9 +68,11 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case ARGP_KEY_END:
         if (!a->what) argp_error(state, "name what to measure: kernels, codec, links or flops");
         if (a->what && a->sizes.d % a->sizes.heads)
-            argp_error(state, "--heads %lld does not divide --d %lld", (long long)a->sizes.heads, (long long)a->sizes.d);
+            argp_error(state, "--heads %lld does not divide --d %lld", (long long)a->sizes.heads,
+                       (long long)a->sizes.d);
         break;
-    default: return ARGP_ERR_UNKNOWN;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
     return 0;
 }
@@ -75,9 +95,14 @@ static resbm_status flops(const arguments *a, rb_buf *out, rb_err *err) {
 }
 
 int rb_cmd_bench(int argc, char **argv) {
-    const struct argp argp = {options, parse, "kernels|codec|links|flops", "Measures this machine.", NULL, NULL, NULL};
-    arguments a = {.device = "cpu", .threads = (int)sysconf(_SC_NPROCESSORS_ONLN), .seconds = 0.2,
-                   .sizes = {.batch = 16, .context = 256, .d = 256, .heads = 4, .kv_heads = 4, .ffn = 704, .vocab = 256}};
+    const struct argp argp = {options, parse, "kernels|codec|links|flops", "Measures this machine.", NULL,
+                              NULL,    NULL};
+    arguments a = {
+        .device = "cpu",
+        .threads = (int)sysconf(_SC_NPROCESSORS_ONLN),
+        .seconds = 0.2,
+        .sizes = {
+            .batch = 16, .context = 256, .d = 256, .heads = 4, .kv_heads = 4, .ffn = 704, .vocab = 256}};
     rb_err err = {0};
     rb_buf out = {0};
     resbm_status st;
@@ -91,7 +116,8 @@ int rb_cmd_bench(int argc, char **argv) {
     else if (!strcmp(a.what, "flops"))
         st = flops(&a, &out, &err);
     else
-        st = rb_fail(&err, RESBM_E_ARG, "there is no benchmark \"%s\": kernels, codec, links or flops", a.what);
+        st = rb_fail(&err, RESBM_E_ARG, "there is no benchmark \"%s\": kernels, codec, links or flops",
+                     a.what);
     if (out.data) fputs(out.data, stdout);
     rb_buf_free(&out);
     return st ? rb_cli_fail(st, &err) : 0;

@@ -9,8 +9,18 @@
 #include "cli/stop.h"
 #include "run/compare.h"
 
-enum { OPT_VARIANT = 'V', OPT_SEEDS = 's', OPT_TARGET = 't', OPT_LINK = 'l', OPT_BUDGET = 'b', OPT_JOBS = 'j', OPT_KEEP = 'k',
-       OPT_REPLACE = 'R', UNFINISHED = 3, MOST_TEXTS = 256 };
+enum {
+    OPT_VARIANT = 'V',
+    OPT_SEEDS = 's',
+    OPT_TARGET = 't',
+    OPT_LINK = 'l',
+    OPT_BUDGET = 'b',
+    OPT_JOBS = 'j',
+    OPT_KEEP = 'k',
+    OPT_REPLACE = 'R',
+    UNFINISHED = 3,
+    MOST_TEXTS = 256
+};
 
 typedef struct arguments {
     const char *file, *dir, *target;
@@ -21,7 +31,8 @@ typedef struct arguments {
 } arguments;
 
 static const struct argp_option options[] = {
-    {"variant", OPT_VARIANT, "NAME:KEY=VALUE,...", 0, "one more variant; also control=, like=, sweep.KEY=[...]", 0},
+    {"variant", OPT_VARIANT, "NAME:KEY=VALUE,...", 0,
+     "one more variant; also control=, like=, sweep.KEY=[...]", 0},
     {"out", 'o', "DIR", 0, "folder of the comparison (default runs/NAME of the specification)", 0},
     {"seeds", OPT_SEEDS, "N", 0, "seeds 1 to N instead of the specification's (default 3)", 0},
     {"target", OPT_TARGET, "LOSS", 0, "a loss, 'best uncompressed', or 'best uncompressed + 1%'", 0},
@@ -37,7 +48,8 @@ static double duration(const char *text, struct argp_state *state) {
     char *end;
     double v = strtod(text, &end);
     double unit = !strcmp(end, "s") ? 1 : !strcmp(end, "m") ? 60 : !strcmp(end, "h") ? 3600 : 0;
-    if (!(v > 0) || !isfinite(v) || unit == 0) argp_error(state, "--budget '%s': a time with its unit, e.g. 30m", text);
+    if (!(v > 0) || !isfinite(v) || unit == 0)
+        argp_error(state, "--budget '%s': a time with its unit, e.g. 30m", text);
     return v * unit;
 }
 
@@ -49,23 +61,43 @@ static const char **next(const char **list, int *n, int most, const char *what, 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
-    case OPT_VARIANT: *next(a->variant, &a->variants, MOST_TEXTS, "variant", state) = arg; break;
-    case OPT_LINK: *next(a->link, &a->links, RB_COMPARE_LINKS, "link", state) = arg; break;
-    case 'o': a->dir = arg; break;
-    case OPT_SEEDS: a->seeds = (int)rb_cli_int("seeds", arg, 1, RB_COMPARE_SEEDS, state); break;
-    case OPT_TARGET: a->target = arg; break;
-    case OPT_BUDGET: a->budget_s = duration(arg, state); break;
-    case OPT_JOBS: a->jobs = (int)rb_cli_int("jobs", arg, 1, 1024, state); break;
-    case OPT_KEEP: a->keep = true; break;
-    case OPT_REPLACE: a->replace = true; break;
+    case OPT_VARIANT:
+        *next(a->variant, &a->variants, MOST_TEXTS, "variant", state) = arg;
+        break;
+    case OPT_LINK:
+        *next(a->link, &a->links, RB_COMPARE_LINKS, "link", state) = arg;
+        break;
+    case 'o':
+        a->dir = arg;
+        break;
+    case OPT_SEEDS:
+        a->seeds = (int)rb_cli_int("seeds", arg, 1, RB_COMPARE_SEEDS, state);
+        break;
+    case OPT_TARGET:
+        a->target = arg;
+        break;
+    case OPT_BUDGET:
+        a->budget_s = duration(arg, state);
+        break;
+    case OPT_JOBS:
+        a->jobs = (int)rb_cli_int("jobs", arg, 1, 1024, state);
+        break;
+    case OPT_KEEP:
+        a->keep = true;
+        break;
+    case OPT_REPLACE:
+        a->replace = true;
+        break;
     case ARGP_KEY_ARG:
         if (a->file) argp_error(state, "two specifications: %s and %s", a->file, arg);
         a->file = arg;
         break;
     case ARGP_KEY_END:
-        if (!a->file) argp_error(state, "name a specification (SPEC.yaml) or a run configuration with --variant");
+        if (!a->file)
+            argp_error(state, "name a specification (SPEC.yaml) or a run configuration with --variant");
         break;
-    default: return ARGP_ERR_UNKNOWN;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
     return 0;
 }
@@ -105,8 +137,11 @@ static void default_dir(const char *file, char *out, size_t size) {
 }
 
 int rb_cmd_compare(int argc, char **argv) {
-    const struct argp argp = {options, parse, "SPEC.yaml", "Trains variants side by side: one table of loss, bytes and time to loss.",
-                              NULL, NULL, NULL};
+    const struct argp argp = {
+        options,     parse,
+        "SPEC.yaml", "Trains variants side by side: one table of loss, bytes and time to loss.",
+        NULL,        NULL,
+        NULL};
     arguments a = {0};
     char dir[4096], program[4096];
     rb_err err = {0};
@@ -116,8 +151,15 @@ int rb_cmd_compare(int argc, char **argv) {
     default_dir(a.file, dir, sizeof dir);
     signal(SIGPIPE, SIG_IGN);
     resbm_status st = load(&a, &s, &err);
-    rb_compare_options o = {.spec = &s, .dir = a.dir ? a.dir : dir, .program = rb_cli_program(program), .budget_s = a.budget_s,
-                            .jobs = a.jobs ? a.jobs : processors(), .keep = a.keep, .replace = a.replace, .stop = rb_cli_stop(), .say = say};
+    rb_compare_options o = {.spec = &s,
+                            .dir = a.dir ? a.dir : dir,
+                            .program = rb_cli_program(program),
+                            .budget_s = a.budget_s,
+                            .jobs = a.jobs ? a.jobs : processors(),
+                            .keep = a.keep,
+                            .replace = a.replace,
+                            .stop = rb_cli_stop(),
+                            .say = say};
     if (!st) st = rb_compare(&o, &out, &err);
     int status = st ? rb_cli_fail(st, &err) : report(&out, o.dir);
     rb_buf_free(&out.table);

@@ -14,7 +14,9 @@
 #include "optim/optim.h"
 #include "pipeline/schedules.h"
 
-static void names(const char *what) { printf("%-14s", what); }
+static void names(const char *what) {
+    printf("%-14s", what);
+}
 
 static resbm_status devices(rb_err *err) {
     for (int i = 0; rb_devices[i]; i++) {
@@ -22,7 +24,8 @@ static resbm_status devices(rb_err *err) {
         rb_device *d;
         resbm_status st = rb_device_open(rb_devices[i]->name, &o, &d, err);
         names(i ? "" : "devices");
-        printf("%s: %s%s%s\n", rb_devices[i]->name, rb_devices[i]->summary, st ? "; not usable here: " : "", st ? err->text : "");
+        printf("%s: %s%s%s\n", rb_devices[i]->name, rb_devices[i]->summary, st ? "; not usable here: " : "",
+               st ? err->text : "");
         if (st || strcmp(rb_devices[i]->name, "cuda")) {
             if (!st) rb_device_close(d);
             continue;
@@ -65,7 +68,8 @@ static void engines(void) {
         rb_err err;
         names("");
         if (rb_mpi_find(rb_mpi_kinds[i], rb_cli_program(program), path, &err))
-            printf("mpi, %s: no module here (install lib%s-dev and build again)\n", rb_mpi_kinds[i], rb_mpi_kinds[i]);
+            printf("mpi, %s: no module here (install lib%s-dev and build again)\n", rb_mpi_kinds[i],
+                   rb_mpi_kinds[i]);
         else if (rb_mpi_describe(rb_mpi_kinds[i], rb_cli_program(program), version, &err))
             printf("mpi, %s: %s\n", rb_mpi_kinds[i], err.text);
         else
@@ -97,8 +101,14 @@ static resbm_status links(rb_err *err) {
 }
 
 int rb_cmd_doctor(int argc, char **argv) {
-    const struct argp argp = {NULL, NULL, NULL, "What this build and this machine can do: devices, kinds, tokenizers, speed "
-                                                "of products, and of the links between processes here.", NULL, NULL, NULL};
+    const struct argp argp = {NULL,
+                              NULL,
+                              NULL,
+                              "What this build and this machine can do: devices, kinds, tokenizers, speed "
+                              "of products, and of the links between processes here.",
+                              NULL,
+                              NULL,
+                              NULL};
     rb_err err = {0};
     if (argp_parse(&argp, argc, argv, 0, NULL, NULL)) return 2;
     printf("resbm %s\n", resbm_version());

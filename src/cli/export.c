@@ -18,8 +18,12 @@ static const struct argp_option options[] = {
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
-    case 'f': a->hf = true; break;
-    case 'b': a->bf16 = true; break;
+    case 'f':
+        a->hf = true;
+        break;
+    case 'b':
+        a->bf16 = true;
+        break;
     case ARGP_KEY_ARG:
         if (!a->run)
             a->run = arg;
@@ -30,9 +34,11 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         break;
     case ARGP_KEY_END:
         if (!a->hf) argp_error(state, "say which format: --hf RUN OUT");
-        if (!a->out) argp_error(state, "name a run's folder (or a step-N in it) and one for the export: --hf RUN OUT");
+        if (!a->out)
+            argp_error(state, "name a run's folder (or a step-N in it) and one for the export: --hf RUN OUT");
         break;
-    default: return ARGP_ERR_UNKNOWN;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
     return 0;
 }
@@ -43,7 +49,8 @@ static void say(void *ctx, const char *line) {
 }
 
 int rb_cmd_export(int argc, char **argv) {
-    const struct argp argp = {options, parse, "RUN OUT", "Writes a checkpoint so that other programs load it.", NULL, NULL, NULL};
+    const struct argp argp = {
+        options, parse, "RUN OUT", "Writes a checkpoint so that other programs load it.", NULL, NULL, NULL};
     arguments a = {0};
     rb_err err = {0};
     if (argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;

@@ -15,7 +15,8 @@ typedef struct arguments {
 } arguments;
 
 static const struct argp_option options[] = {
-    {"listen", 'l', "HOST[:PORT]", 0, "address the server listens on (default 0.0.0.0:4222; port 0: chosen by the system)", 0},
+    {"listen", 'l', "HOST[:PORT]", 0,
+     "address the server listens on (default 0.0.0.0:4222; port 0: chosen by the system)", 0},
     {"announce", 'a', "HOST", 0, "name or address by which participants reach this machine", 0},
     {"out", 'o', "DIR", 0, "folder of the run (default runs/NAME of the configuration)", 0},
     {0},
@@ -24,9 +25,15 @@ static const struct argp_option options[] = {
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
-    case 'o': a->dir = arg; break;
-    case 'l': a->listen = arg; break;
-    case 'a': a->announce = arg; break;
+    case 'o':
+        a->dir = arg;
+        break;
+    case 'l':
+        a->listen = arg;
+        break;
+    case 'a':
+        a->announce = arg;
+        break;
     case ARGP_KEY_ARG:
         if (strchr(arg, '=') && access(arg, F_OK))
             a->set[a->sets++] = arg;
@@ -38,7 +45,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case ARGP_KEY_END:
         if (!a->file) argp_error(state, "name a configuration (RUN.yaml)");
         break;
-    default: return ARGP_ERR_UNKNOWN;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
     return 0;
 }
@@ -53,9 +61,16 @@ static resbm_status load(const arguments *a, rb_config *c, rb_err *err) {
 }
 
 int rb_cmd_host(int argc, char **argv) {
-    const struct argp argp = {options, parse, "RUN.yaml [section.key=value ...]",
-                              "Hosts a run that other machines take part in (resbm join): starts a NATS server, prints an invitation, "
-                              "trains as soon as there are enough participants. The same command goes on where it was.", NULL, NULL, NULL};
+    const struct argp argp = {
+        options,
+        parse,
+        "RUN.yaml [section.key=value ...]",
+        "Hosts a run that other machines take part in (resbm join): starts a NATS server, prints an "
+        "invitation, "
+        "trains as soon as there are enough participants. The same command goes on where it was.",
+        NULL,
+        NULL,
+        NULL};
     arguments a = {.set = calloc((size_t)argc, sizeof *a.set), .listen = "0.0.0.0"};
     char dir[4096], program[4096];
     rb_err err = {0};
@@ -67,8 +82,13 @@ int rb_cmd_host(int argc, char **argv) {
     if (dot) *dot = 0;
     signal(SIGPIPE, SIG_IGN);
     resbm_status st = load(&a, c, &err);
-    rb_host_options o = {.cfg = c, .dir = a.dir ? a.dir : dir, .program = rb_cli_program(program), .listen = a.listen, .announce = a.announce,
-                         .asked = rb_cli_stop(), .out = stdout};
+    rb_host_options o = {.cfg = c,
+                         .dir = a.dir ? a.dir : dir,
+                         .program = rb_cli_program(program),
+                         .listen = a.listen,
+                         .announce = a.announce,
+                         .asked = rb_cli_stop(),
+                         .out = stdout};
     if (!st) st = rb_host_keep(&o, &err);
     free(c);
     free(a.set);
@@ -83,7 +103,8 @@ int rb_cmd_coordinate(int argc, char **argv) {
     if (argc != 2) return 2;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     signal(SIGPIPE, SIG_IGN);
-    resbm_status st = rb_host_coordinate(argv[1], rb_cli_program(program), rb_cli_stop(), stderr, &again, &err);
+    resbm_status st =
+        rb_host_coordinate(argv[1], rb_cli_program(program), rb_cli_stop(), stderr, &again, &err);
     if (!st) return 0;
     int status = rb_cli_fail(st, &err);
     return again && st != RESBM_E_CANCELLED ? 75 : status;

@@ -15,19 +15,29 @@ typedef struct arguments {
 
 static const struct argp_option options[] = {
     {"hf", 'f', 0, 0, "CHECKPOINT is a folder of Hugging Face's: config.json, safetensors, tokenizer", 0},
-    {"at", 'a', "L,L,...", 0, "boundaries before these layers, counted from 0 (default: 4 segments alike)", 0},
+    {"at", 'a', "L,L,...", 0, "boundaries before these layers, counted from 0 (default: 4 segments alike)",
+     0},
     {"config", 'c', "RUN.yaml", 0, "the run's other sections: data, boundary, optim, train, link", 0},
-    {"calibrate", 'k', "N", 0, "steps without learning in which the codec's steps find their sizes (default 16)", 0},
+    {"calibrate", 'k', "N", 0,
+     "steps without learning in which the codec's steps find their sizes (default 16)", 0},
     {0},
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
-    case 'f': a->hf = true; break;
-    case 'a': a->o.at = arg; break;
-    case 'c': a->o.config = arg; break;
-    case 'k': a->o.calibrate = (int)rb_cli_int("calibrate", arg, 0, 10000, state); break;
+    case 'f':
+        a->hf = true;
+        break;
+    case 'a':
+        a->o.at = arg;
+        break;
+    case 'c':
+        a->o.config = arg;
+        break;
+    case 'k':
+        a->o.calibrate = (int)rb_cli_int("calibrate", arg, 0, 10000, state);
+        break;
     case ARGP_KEY_ARG:
         if (strchr(arg, '='))
             a->set[a->o.sets++] = arg;
@@ -36,13 +46,16 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         else if (!a->o.out)
             a->o.out = arg;
         else
-            argp_error(state, "three folders: %s, %s and %s (an override looks like section.key=value)", a->o.from, a->o.out, arg);
+            argp_error(state, "three folders: %s, %s and %s (an override looks like section.key=value)",
+                       a->o.from, a->o.out, arg);
         break;
     case ARGP_KEY_END:
         if (!a->hf) argp_error(state, "say what to import: --hf CHECKPOINT OUT");
-        if (!a->o.out) argp_error(state, "name a checkpoint's folder and one for the run: --hf CHECKPOINT OUT");
+        if (!a->o.out)
+            argp_error(state, "name a checkpoint's folder and one for the run: --hf CHECKPOINT OUT");
         break;
-    default: return ARGP_ERR_UNKNOWN;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
     return 0;
 }
@@ -54,9 +67,15 @@ static void say(void *ctx, const char *line) {
 }
 
 int rb_cmd_import(int argc, char **argv) {
-    const struct argp argp = {options, parse, "CHECKPOINT OUT [section.key=value ...]",
-                              "Turns a Llama, Mistral, Qwen2 or Qwen3 checkpoint into step 0 of a run, with boundaries put between "
-                              "its layers that do nothing at first: their ratio narrows from 1 in training.", NULL, NULL, NULL};
+    const struct argp argp = {
+        options,
+        parse,
+        "CHECKPOINT OUT [section.key=value ...]",
+        "Turns a Llama, Mistral, Qwen2 or Qwen3 checkpoint into step 0 of a run, with boundaries put between "
+        "its layers that do nothing at first: their ratio narrows from 1 in training.",
+        NULL,
+        NULL,
+        NULL};
     char program[4096];
     arguments a = {.set = calloc((size_t)argc + 1, sizeof *a.set), .o = {.calibrate = 16, .note = say}};
     rb_err err = {0};

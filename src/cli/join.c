@@ -61,39 +61,55 @@ static bool scaled(const char *s, const char *const *unit, const double *times, 
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
-    static const char *const rates[] = {"bit", "kbit", "mbit", "gbit", NULL}, *const sizes[] = {"", "K", "M", "G", "T", NULL};
+    static const char *const rates[] = {"bit", "kbit", "mbit", "gbit", NULL}, *const sizes[] = {"",  "K",
+                                                                                                "M", "G",
+                                                                                                "T", NULL};
     static const double rate[] = {1, 1e3, 1e6, 1e9}, size[] = {1, 1 << 10, 1 << 20, 1 << 30, 1099511627776.0};
     arguments *a = state->input;
     const char *after;
     switch (key) {
-    case 'd': a->dir = arg; break;
-    case 'n': a->o.label = arg; break;
+    case 'd':
+        a->dir = arg;
+        break;
+    case 'n':
+        a->o.label = arg;
+        break;
     case 'h':
         if (!minute_of(arg, '-', &a->o.from_minute, &after) || !minute_of(after, 0, &a->o.to_minute, &after))
             argp_error(state, "--hours: \"%s\" is not of the form 22-07 or 12:30-14", arg);
         break;
     case 'u':
-        if (!scaled(arg, rates, rate, &a->o.up_bits)) argp_error(state, "--up: \"%s\" is no rate like 20mbit", arg);
+        if (!scaled(arg, rates, rate, &a->o.up_bits))
+            argp_error(state, "--up: \"%s\" is no rate like 20mbit", arg);
         break;
     case 'm':
-        if (!scaled(arg, sizes, size, &a->o.memory)) argp_error(state, "--max-memory: \"%s\" is no size like 8G", arg);
+        if (!scaled(arg, sizes, size, &a->o.memory))
+            argp_error(state, "--max-memory: \"%s\" is no size like 8G", arg);
         break;
     case ARGP_KEY_ARG:
         if (a->o.invitation) argp_error(state, "one invitation is enough");
         a->o.invitation = arg;
         break;
     case ARGP_KEY_END:
-        if (!a->o.invitation && !a->dir) argp_error(state, "give the invitation that resbm host printed, or a file that holds it");
+        if (!a->o.invitation && !a->dir)
+            argp_error(state, "give the invitation that resbm host printed, or a file that holds it");
         break;
-    default: return ARGP_ERR_UNKNOWN;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
     return 0;
 }
 
 int rb_cmd_join(int argc, char **argv) {
-    const struct argp argp = {options, parse, "INVITATION",
-                              "Takes part in a run: measures the way to its host, gets a stage, downloads its weights, trains. Needs no data "
-                              "and no open port. Ctrl-C leaves; the same command joins again.", NULL, NULL, NULL};
+    const struct argp argp = {options,
+                              parse,
+                              "INVITATION",
+                              "Takes part in a run: measures the way to its host, gets a stage, downloads "
+                              "its weights, trains. Needs no data "
+                              "and no open port. Ctrl-C leaves; the same command joins again.",
+                              NULL,
+                              NULL,
+                              NULL};
     char label[64] = "a machine", dir[128], program[4096];
     arguments a = {.o = {.label = label, .stop = &stop, .paused = &paused, .out = stderr}};
     rb_access invited;
@@ -120,20 +136,30 @@ static const struct argp_option leave_options[] = {
 static error_t parse_leave(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
-    case 'p': a->pause = true; break;
-    case 'r': a->resume = true; break;
-    case ARGP_KEY_ARG: a->dir = arg; break;
+    case 'p':
+        a->pause = true;
+        break;
+    case 'r':
+        a->resume = true;
+        break;
+    case ARGP_KEY_ARG:
+        a->dir = arg;
+        break;
     case ARGP_KEY_END:
         if (!a->dir) argp_error(state, "name the folder of the participant (resbm-RUN)");
         break;
-    default: return ARGP_ERR_UNKNOWN;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
     return 0;
 }
 
 int rb_cmd_leave(int argc, char **argv) {
-    const struct argp argp = {leave_options, parse_leave, "DIR", "Has the participant of this machine in DIR leave its run, pause or go on.",
-                              NULL, NULL, NULL};
+    const struct argp argp = {
+        leave_options, parse_leave,
+        "DIR",         "Has the participant of this machine in DIR leave its run, pause or go on.",
+        NULL,          NULL,
+        NULL};
     arguments a = {0};
     char path[4096];
     rb_buf text = {0};
@@ -144,6 +170,7 @@ int rb_cmd_leave(int argc, char **argv) {
     long pid = st ? 0 : strtol(text.data, NULL, 10);
     rb_buf_free(&text);
     if (pid < 2 || kill((pid_t)pid, a.pause ? SIGUSR1 : a.resume ? SIGUSR2 : SIGTERM))
-        return rb_cli_fail(RESBM_E_STATE, (rb_fail(&err, RESBM_E_STATE, "no participant runs in %s", a.dir), &err));
+        return rb_cli_fail(RESBM_E_STATE,
+                           (rb_fail(&err, RESBM_E_STATE, "no participant runs in %s", a.dir), &err));
     return 0;
 }

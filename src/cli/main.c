@@ -43,8 +43,10 @@ const char *rb_cli_program(char out[4096]) {
 }
 
 static void usage(FILE *f) {
-    fprintf(f, "resbm %s: trains transformer language models as a pipeline of stages over slow networks\n\n"
-               "usage: resbm COMMAND [...]      (resbm COMMAND --help tells more)\n\n", resbm_version());
+    fprintf(f,
+            "resbm %s: trains transformer language models as a pipeline of stages over slow networks\n\n"
+            "usage: resbm COMMAND [...]      (resbm COMMAND --help tells more)\n\n",
+            resbm_version());
     for (const rb_command *c = rb_commands; c->name; c++)
         if (!c->hidden) fprintf(f, "  %-9s %s\n", c->name, c->summary);
 }

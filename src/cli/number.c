@@ -3,7 +3,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
-static bool digit_first(const char *text) { return isdigit((unsigned char)*text) != 0; }
+static bool digit_first(const char *text) {
+    return isdigit((unsigned char)*text) != 0;
+}
 
 bool rb_read_int(const char *text, int64_t low, int64_t high, int64_t *out) {
     char *end;
@@ -32,15 +34,16 @@ bool rb_read_real(const char *text, double low, double high, double *out) {
 int64_t rb_cli_int(const char *flag, const char *text, int64_t low, int64_t high, struct argp_state *state) {
     int64_t v = low;
     if (!rb_read_int(text, low, high, &v))
-        argp_error(state, "--%s is '%s'; it takes a whole number from %lld to %lld", flag, text, (long long)low,
-                   (long long)high);
+        argp_error(state, "--%s is '%s'; it takes a whole number from %lld to %lld", flag, text,
+                   (long long)low, (long long)high);
     return v;
 }
 
 uint64_t rb_cli_uint(const char *flag, const char *text, struct argp_state *state) {
     uint64_t v = 0;
     if (!rb_read_uint(text, &v))
-        argp_error(state, "--%s is '%s'; it takes a whole number from 0 to %llu", flag, text, (unsigned long long)UINT64_MAX);
+        argp_error(state, "--%s is '%s'; it takes a whole number from 0 to %llu", flag, text,
+                   (unsigned long long)UINT64_MAX);
     return v;
 }
 

@@ -26,8 +26,10 @@ static const struct argp_option options[] = {
     {"balance", 'B', 0, 0, "one segment per stage, blocks shared out by speed and memory", 0},
     {"stages", 's', 0, 0, "memory and time stage by stage", 0},
     {"latency-occupies", key_occupies, 0, 0, "the wire is busy for the latency too", 0},
-    {"trace", 'T', "TRACE.JSON", 0, "put what is predicted of the run's own settings beside what a run measured", 0},
-    {"seconds", 't', "S", 0, "how long each action is measured here, where no FLOP/s are stated (default 0.2)", 0},
+    {"trace", 'T', "TRACE.JSON", 0,
+     "put what is predicted of the run's own settings beside what a run measured", 0},
+    {"seconds", 't', "S", 0,
+     "how long each action is measured here, where no FLOP/s are stated (default 0.2)", 0},
     {"json", 'j', 0, 0, "everything, for programs", 0},
     {0},
 };
@@ -35,17 +37,38 @@ static const struct argp_option options[] = {
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
-    case 'm': a->machines = arg; break;
-    case 'b': a->boundary[a->boundaries++] = arg; break;
-    case 'S': a->schedule[a->schedules++] = arg; break;
-    case 'o': a->own = true; break;
-    case 'B': a->balance = true; break;
-    case 'T': a->trace = arg; break;
-    case 's': a->stages = true; break;
-    case 'j': a->json = true; break;
-    case 't': a->seconds = rb_cli_real("seconds", arg, 0, 60, state); break;
-    case key_occupies: a->occupies = true; break;
-    default: return rb_cli_words_parse(&a->words, key, arg, state);
+    case 'm':
+        a->machines = arg;
+        break;
+    case 'b':
+        a->boundary[a->boundaries++] = arg;
+        break;
+    case 'S':
+        a->schedule[a->schedules++] = arg;
+        break;
+    case 'o':
+        a->own = true;
+        break;
+    case 'B':
+        a->balance = true;
+        break;
+    case 'T':
+        a->trace = arg;
+        break;
+    case 's':
+        a->stages = true;
+        break;
+    case 'j':
+        a->json = true;
+        break;
+    case 't':
+        a->seconds = rb_cli_real("seconds", arg, 0, 60, state);
+        break;
+    case key_occupies:
+        a->occupies = true;
+        break;
+    default:
+        return rb_cli_words_parse(&a->words, key, arg, state);
     }
     return 0;
 }
@@ -55,7 +78,8 @@ static resbm_status load(const arguments *a, rb_config *c, rb_machine **machine,
     RB_TRY(rb_config_validate(c, err));
     if (!a->machines) return RESBM_OK;
     *machine = calloc((size_t)rb_workers(c), sizeof **machine);
-    if (!*machine) return rb_fail(err, RESBM_E_MEMORY, "no memory for %lld machines", (long long)c->pipeline.stages);
+    if (!*machine)
+        return rb_fail(err, RESBM_E_MEMORY, "no memory for %lld machines", (long long)c->pipeline.stages);
     return rb_machines_load(a->machines, c, rb_workers(c), *machine, err);
 }
 
@@ -66,14 +90,21 @@ static resbm_status plan(const arguments *a, rb_config *c, rb_err *err) {
     rb_buf out = {0};
     RB_TRY(load(a, c, &machine, err));
     const char *own[] = {"own"}, *schedule[] = {c->pipeline.schedule};
-    rb_plan_options o = {.cfg = c, .machine = machine, .boundaries = a->own ? own : a->boundary,
-                         .boundary_count = a->own ? 1 : a->boundaries, .schedules = a->own ? schedule : a->schedule,
-                         .schedule_count = a->own ? 1 : a->schedules, .latency_occupies = a->occupies,
-                         .keep_cut = a->own || a->balance, .events = a->trace ? &events : NULL, .seconds = a->seconds};
+    rb_plan_options o = {.cfg = c,
+                         .machine = machine,
+                         .boundaries = a->own ? own : a->boundary,
+                         .boundary_count = a->own ? 1 : a->boundaries,
+                         .schedules = a->own ? schedule : a->schedule,
+                         .schedule_count = a->own ? 1 : a->schedules,
+                         .latency_occupies = a->occupies,
+                         .keep_cut = a->own || a->balance,
+                         .events = a->trace ? &events : NULL,
+                         .seconds = a->seconds};
     rb_config *balanced = a->balance ? malloc(sizeof *balanced) : NULL;
     resbm_status st = RESBM_OK;
     if (a->balance) {
-        st = balanced ? rb_plan_balance(&o, balanced, err) : rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
+        st = balanced ? rb_plan_balance(&o, balanced, err)
+                      : rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
         o.cfg = balanced;
     }
     if (!st) st = rb_plan_make(&o, &p, err);
@@ -83,8 +114,10 @@ static resbm_status plan(const arguments *a, rb_config *c, rb_err *err) {
         rb_plan_print(&o, &p, a->stages, &out);
     if (!st) st = rb_buf_status(&out, err);
     if (!st && a->trace && !events.count)
-        st = rb_fail(err, RESBM_E_CONFIG, "--trace: nothing was predicted of the run's own boundary and schedule; ask for them with "
-                     "--own");
+        st = rb_fail(
+            err, RESBM_E_CONFIG,
+            "--trace: nothing was predicted of the run's own boundary and schedule; ask for them with "
+            "--own");
     if (!st && a->trace) st = rb_plan_write_trace(a->trace, &events, err);
     if (!st) fputs(out.data, stdout);
     free(events.event);
@@ -96,11 +129,18 @@ static resbm_status plan(const arguments *a, rb_config *c, rb_err *err) {
 }
 
 int rb_cmd_plan(int argc, char **argv) {
-    const struct argp argp = {options, parse, "RUN.yaml [section.key=value ...]",
-                              "Predicts step time, bytes, waiting and memory per schedule and boundary, before anything "
-                              "runs.", NULL, NULL, NULL};
+    const struct argp argp = {
+        options,
+        parse,
+        "RUN.yaml [section.key=value ...]",
+        "Predicts step time, bytes, waiting and memory per schedule and boundary, before anything "
+        "runs.",
+        NULL,
+        NULL,
+        NULL};
     size_t n = (size_t)argc;
-    arguments a = {.boundary = calloc(n, sizeof *a.boundary), .schedule = calloc(n, sizeof *a.schedule), .seconds = 0.2};
+    arguments a = {
+        .boundary = calloc(n, sizeof *a.boundary), .schedule = calloc(n, sizeof *a.schedule), .seconds = 0.2};
     rb_config *c = calloc(1, sizeof *c);
     rb_err err = {0};
     bool room = rb_cli_words_init(&a.words, argc, "configurations", "name a configuration (RUN.yaml)");

@@ -17,17 +17,24 @@ static const struct argp_option options[] = {
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
-    case 'o': a->out = arg; break;
-    case ARGP_KEY_ARG: a->dir[a->dirs++] = arg; break;
-    case ARGP_KEY_NO_ARGS: argp_error(state, "name at least one run's folder"); break;
-    default: return ARGP_ERR_UNKNOWN;
+    case 'o':
+        a->out = arg;
+        break;
+    case ARGP_KEY_ARG:
+        a->dir[a->dirs++] = arg;
+        break;
+    case ARGP_KEY_NO_ARGS:
+        argp_error(state, "name at least one run's folder");
+        break;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
     return 0;
 }
 
 int rb_cmd_report(int argc, char **argv) {
-    const struct argp argp = {options, parse, "DIR...", "Table and page of one run, or of several side by side.", NULL, NULL,
-                              NULL};
+    const struct argp argp = {
+        options, parse, "DIR...", "Table and page of one run, or of several side by side.", NULL, NULL, NULL};
     arguments a = {.dir = calloc((size_t)argc, sizeof *a.dir)};
     char path[4096];
     rb_err err = {0};

@@ -31,15 +31,22 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 }
 
 int rb_cmd_stage(int argc, char **argv) {
-    const struct argp argp = {options, parse, NULL, "A stage process; its coordinator starts it and gives it the run's "
-                                                    "secret on standard input.", NULL, NULL, NULL};
+    const struct argp argp = {options,
+                              parse,
+                              NULL,
+                              "A stage process; its coordinator starts it and gives it the run's "
+                              "secret on standard input.",
+                              NULL,
+                              NULL,
+                              NULL};
     arguments a = {.stage = -1};
     unsigned long long token;
     char access[8192] = "";
     rb_err err = {0};
     if (argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;
     if (!a.control || a.stage < 0 || scanf("%16llx", &token) != 1) {
-        fprintf(stderr, "resbm stage: needs --control, --stage, --stages and the run's secret on standard input\n");
+        fprintf(stderr,
+                "resbm stage: needs --control, --stage, --stages and the run's secret on standard input\n");
         return 2;
     }
     if (!strncmp(a.control, "nats:", 5) && (getchar() != '\n' || !fgets(access, sizeof access, stdin))) {
@@ -48,7 +55,10 @@ int rb_cmd_stage(int argc, char **argv) {
     }
     /* The coordinator prints the fault; a stage that cannot reach it is the only one to speak. */
     bool told;
-    rb_stage_way way = {.control = a.control, .self = a.stage, .stages = a.stages, .token = token,
+    rb_stage_way way = {.control = a.control,
+                        .self = a.stage,
+                        .stages = a.stages,
+                        .token = token,
                         .access = *access ? access : NULL};
     resbm_status st = rb_stage_main(&way, &told, &err);
     explicit_bzero(access, sizeof access);

@@ -19,7 +19,9 @@ static resbm_status question(const char *dir, const char *what, const char *text
     rb_buf answer = {0};
     snprintf(host, sizeof host, "%s/host", dir);
     if (rb_host_read_access(host, "access.json", &a, err) && rb_host_read_access(dir, "access.json", &a, err))
-        return rb_fail(err, RESBM_E_ARG, "%s is neither the folder of a run that is hosted here nor that of a participant", dir);
+        return rb_fail(err, RESBM_E_ARG,
+                       "%s is neither the folder of a run that is hosted here nor that of a participant",
+                       dir);
     snprintf(subject, sizeof subject, "%s.%s", what, a.name);
     resbm_status st = rb_access_connect(&a, rb_now_ns() + 5 * RB_SEC, NULL, NULL, &c, err);
     explicit_bzero(&a, sizeof a);
@@ -38,22 +40,26 @@ static const char *text_of(const json_t *j, const char *key) {
     return s ? s : "";
 }
 
-static double number_of(const json_t *j, const char *key) { return json_number_value(json_object_get(j, key)); }
+static double number_of(const json_t *j, const char *key) {
+    return json_number_value(json_object_get(j, key));
+}
 
 static void print(const json_t *j) {
     const json_t *list = json_object_get(j, "participants"), *p;
     size_t i;
-    printf("step %.0f of %.0f, epoch %.0f, %s; steps done again and found the same: %.0f\n\n", number_of(j, "step"), number_of(j, "steps"),
-           number_of(j, "epoch"), text_of(j, "doing"), number_of(j, "again"));
-    printf("%-10s %-20s %-8s %5s %8s %7s %9s %9s %8s %8s %8s\n", "name", "machine", "state", "stage", "GFLOP/s", "memory", "up", "down",
-           "ms", "sent", "received");
+    printf("step %.0f of %.0f, epoch %.0f, %s; steps done again and found the same: %.0f\n\n",
+           number_of(j, "step"), number_of(j, "steps"), number_of(j, "epoch"), text_of(j, "doing"),
+           number_of(j, "again"));
+    printf("%-10s %-20s %-8s %5s %8s %7s %9s %9s %8s %8s %8s\n", "name", "machine", "state", "stage",
+           "GFLOP/s", "memory", "up", "down", "ms", "sent", "received");
     json_array_foreach((json_t *)list, i, p) {
         char stage[12] = "-";
         if (number_of(p, "stage") >= 0) snprintf(stage, sizeof stage, "%.0f", number_of(p, "stage"));
-        printf("%-10s %-20.20s %-8s %5s %8.0f %5.1f G %4.0f Mb/s %4.0f Mb/s %8.1f %5.1f MB %5.1f MB%s%s\n", text_of(p, "name"), text_of(p, "label"),
-               text_of(p, "state"), stage, number_of(p, "gflops"), number_of(p, "memory") * 1e-9, number_of(p, "up_bits") * 1e-6,
-               number_of(p, "down_bits") * 1e-6, number_of(p, "latency_s") * 1e3, number_of(p, "sent") * 1e-6, number_of(p, "received") * 1e-6,
-               *text_of(p, "reason") ? "  " : "", text_of(p, "reason"));
+        printf("%-10s %-20.20s %-8s %5s %8.0f %5.1f G %4.0f Mb/s %4.0f Mb/s %8.1f %5.1f MB %5.1f MB%s%s\n",
+               text_of(p, "name"), text_of(p, "label"), text_of(p, "state"), stage, number_of(p, "gflops"),
+               number_of(p, "memory") * 1e-9, number_of(p, "up_bits") * 1e-6,
+               number_of(p, "down_bits") * 1e-6, number_of(p, "latency_s") * 1e3, number_of(p, "sent") * 1e-6,
+               number_of(p, "received") * 1e-6, *text_of(p, "reason") ? "  " : "", text_of(p, "reason"));
     }
 }
 
@@ -66,7 +72,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     else if (key == ARGP_KEY_ARG && a->revoke && !a->who)
         a->who = arg;
     else if (key == ARGP_KEY_END && (!a->dir || (a->revoke && !a->who)))
-        argp_error(state, a->revoke ? "name the run's folder and the participant" : "name the run's folder, or the participant's");
+        argp_error(state, a->revoke ? "name the run's folder and the participant"
+                                    : "name the run's folder, or the participant's");
     else
         return ARGP_ERR_UNKNOWN;
     return 0;
@@ -74,7 +81,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 
 int rb_cmd_status(int argc, char **argv) {
     static const struct argp_option options[] = {{"json", 'j', 0, 0, "as the coordinator says it", 0}, {0}};
-    const struct argp argp = {options, parse, "DIR", "How a run across machines stands, and who takes part in it.", NULL, NULL, NULL};
+    const struct argp argp = {
+        options, parse, "DIR", "How a run across machines stands, and who takes part in it.",
+        NULL,    NULL,  NULL};
     arguments a = {0};
     rb_err err = {0};
     json_t *j = NULL;
@@ -88,8 +97,13 @@ int rb_cmd_status(int argc, char **argv) {
 }
 
 int rb_cmd_revoke(int argc, char **argv) {
-    const struct argp argp = {NULL, parse, "DIR PARTICIPANT", "Cuts a participant off from a run that is hosted here, at once and for good.",
-                              NULL, NULL, NULL};
+    const struct argp argp = {NULL,
+                              parse,
+                              "DIR PARTICIPANT",
+                              "Cuts a participant off from a run that is hosted here, at once and for good.",
+                              NULL,
+                              NULL,
+                              NULL};
     arguments a = {.revoke = true};
     rb_err err = {0};
     json_t *j = NULL;

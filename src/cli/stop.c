@@ -7,7 +7,8 @@
 static atomic_int asked;
 
 static void on_signal(int sig) {
-    static const char first[] = "\nresbm: stopping after this step, with a snapshot; once more ends at once\n";
+    static const char first[] =
+        "\nresbm: stopping after this step, with a snapshot; once more ends at once\n";
     int before = atomic_fetch_add(&asked, 1);
     if (before > 1) {
         signal(sig, SIG_DFL);

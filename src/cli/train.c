@@ -24,21 +24,32 @@ static const struct argp_option options[] = {
     {"resume", 'r', 0, 0, "go on from the newest whole snapshot in DIR", 0},
     {"quiet", 'q', 0, 0, "no list of parameters and rules", 0},
     {"keys", 'k', 0, 0, "print every configuration key, and end", 0},
-    {"coordinate", 'C', "FD", OPTION_HIDDEN, "work as the coordinator that the first rank of an MPI job starts", 0},
+    {"coordinate", 'C', "FD", OPTION_HIDDEN,
+     "work as the coordinator that the first rank of an MPI job starts", 0},
     {0},
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
-    case 'o': a->dir = arg; break;
-    case 'r': a->resume = true; break;
-    case 'q': a->quiet = true; break;
-    case 'k': a->keys = true; break;
-    case 'C':
-        if (!rb_rank_announce(arg, &a->announce, &a->everywhere)) argp_error(state, "--coordinate is for the first rank of an MPI job");
+    case 'o':
+        a->dir = arg;
         break;
-    default: return key == ARGP_KEY_END && a->keys ? 0 : rb_cli_words_parse(&a->words, key, arg, state);
+    case 'r':
+        a->resume = true;
+        break;
+    case 'q':
+        a->quiet = true;
+        break;
+    case 'k':
+        a->keys = true;
+        break;
+    case 'C':
+        if (!rb_rank_announce(arg, &a->announce, &a->everywhere))
+            argp_error(state, "--coordinate is for the first rank of an MPI job");
+        break;
+    default:
+        return key == ARGP_KEY_END && a->keys ? 0 : rb_cli_words_parse(&a->words, key, arg, state);
     }
     return 0;
 }
@@ -68,9 +79,14 @@ static resbm_status train(const arguments *a, const rb_config *c, const char *di
     rb_train_summary sum;
     RB_TRY(rb_make_dirs(dir, err));
     RB_TRY(rb_record_open(c, dir, stderr, a->quiet, &rec, err));
-    rb_train_options o = {.cfg = c, .dir = dir, .program = rb_cli_program(program),
-                          .begun_ns = rb_process_start_ns(), .resume = a->resume, .announce = a->announce,
-                          .everywhere = a->everywhere, .stop = a->announce ? rb_cli_stop_quietly() : rb_cli_stop(),
+    rb_train_options o = {.cfg = c,
+                          .dir = dir,
+                          .program = rb_cli_program(program),
+                          .begun_ns = rb_process_start_ns(),
+                          .resume = a->resume,
+                          .announce = a->announce,
+                          .everywhere = a->everywhere,
+                          .stop = a->announce ? rb_cli_stop_quietly() : rb_cli_stop(),
                           .hooks = rb_record_hooks(rec)};
     resbm_status st = rb_train(&o, &sum, err);
     rb_err late = {0};
@@ -91,7 +107,8 @@ static int be_rank(const rb_config *c, int argc, char **argv) {
     bool told;
     int status, n = 0;
     char **words = calloc((size_t)argc + 4, sizeof *words);
-    if (!words) return rb_cli_fail(rb_fail(&err, RESBM_E_MEMORY, "no memory for the coordinator's words"), &err);
+    if (!words)
+        return rb_cli_fail(rb_fail(&err, RESBM_E_MEMORY, "no memory for the coordinator's words"), &err);
     words[n++] = (char *)rb_cli_program(program);
     words[n++] = "train";
     words[n++] = "--coordinate";
@@ -121,12 +138,15 @@ static int print_keys(void) {
 }
 
 int rb_cmd_train(int argc, char **argv) {
-    const struct argp argp = {options, parse, "RUN.yaml [section.key=value ...]", "Trains a model as a pipeline of stages.",
-                              NULL, NULL, NULL};
+    const struct argp argp = {
+        options, parse, "RUN.yaml [section.key=value ...]", "Trains a model as a pipeline of stages.", NULL,
+        NULL,    NULL};
     arguments a = {0};
     char dir[4096];
     rb_err err = {0};
-    if (!rb_cli_words_init(&a.words, argc, "configurations", "name a configuration (RUN.yaml)") || argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;
+    if (!rb_cli_words_init(&a.words, argc, "configurations", "name a configuration (RUN.yaml)") ||
+        argp_parse(&argp, argc, argv, 0, NULL, &a))
+        return 2;
     if (a.keys) return print_keys();
     rb_config *c = calloc(1, sizeof *c);
     if (!c) return rb_cli_fail(rb_fail(&err, RESBM_E_MEMORY, "no memory for a configuration"), &err);

@@ -38,14 +38,29 @@ static const struct argp_option generate_options[] = {
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
-    case 'd': a->data = arg; break;
-    case 's': a->sequences = rb_cli_int("sequences", arg, 1, INT32_MAX, state); break;
-    case 'p': a->prompt = arg; break;
-    case 'n': a->n = rb_cli_int("tokens", arg, 1, MAX_TOKENS, state); break;
-    case 't': a->temperature = rb_cli_real("temperature", arg, 0, 100, state); break;
-    case 'P': a->top_p = rb_cli_real("top-p", arg, 0, 1, state); break;
-    case 'S': a->seed = rb_cli_uint("seed", arg, state); break;
-    default: return rb_cli_words_parse(&a->words, key, arg, state);
+    case 'd':
+        a->data = arg;
+        break;
+    case 's':
+        a->sequences = rb_cli_int("sequences", arg, 1, INT32_MAX, state);
+        break;
+    case 'p':
+        a->prompt = arg;
+        break;
+    case 'n':
+        a->n = rb_cli_int("tokens", arg, 1, MAX_TOKENS, state);
+        break;
+    case 't':
+        a->temperature = rb_cli_real("temperature", arg, 0, 100, state);
+        break;
+    case 'P':
+        a->top_p = rb_cli_real("top-p", arg, 0, 1, state);
+        break;
+    case 'S':
+        a->seed = rb_cli_uint("seed", arg, state);
+        break;
+    default:
+        return rb_cli_words_parse(&a->words, key, arg, state);
     }
     return 0;
 }
@@ -67,7 +82,8 @@ static resbm_status eval(const arguments *a, rb_config *c, rb_err *err) {
     char folder[4096], program[4096];
     rb_eval_result r;
     RB_TRY(load(a, c, folder, err));
-    RB_TRY(rb_eval(c, rb_cli_program(program), folder, a->sequences ? a->sequences : c->train.eval_sequences, &r, err));
+    RB_TRY(rb_eval(c, rb_cli_program(program), folder, a->sequences ? a->sequences : c->train.eval_sequences,
+                   &r, err));
     printf("step %lld  loss %.9g  perplexity %.6g per token", (long long)r.step, r.loss, exp(r.loss));
     double bytes = rb_data_bytes_per_token(c->data.tokenizer, c->data.val);
     if (bytes > 0) printf("  %.6g bits per byte", r.loss / log(2) / bytes);
@@ -99,8 +115,15 @@ static resbm_status generate(const arguments *a, rb_config *c, rb_err *err) {
     RB_TRY(load(a, c, folder, err));
     RB_TRY(rb_tokenizer_open(c->data.tokenizer, &w.tok, err));
     resbm_status st = rb_tokenizer_encode(&w.tok, a->prompt, strlen(a->prompt), &ids, err);
-    rb_generate_options o = {.prompt = ids.data, .prompt_len = ids.len, .n = a->n, .temperature = a->temperature,
-                             .top_p = a->top_p, .seed = a->seed, .eos = w.tok.eos, .emit = emit, .ctx = &w};
+    rb_generate_options o = {.prompt = ids.data,
+                             .prompt_len = ids.len,
+                             .n = a->n,
+                             .temperature = a->temperature,
+                             .top_p = a->top_p,
+                             .seed = a->seed,
+                             .eos = w.tok.eos,
+                             .emit = emit,
+                             .ctx = &w};
     if (!st) st = rb_generate(c, rb_cli_program(program), folder, &o, err);
     if (!w.prompt) putchar('\n');
     rb_ids_free(&ids);
@@ -108,7 +131,8 @@ static resbm_status generate(const arguments *a, rb_config *c, rb_err *err) {
     return st;
 }
 
-static int use(int argc, char **argv, const struct argp *argp, resbm_status (*what)(const arguments *, rb_config *, rb_err *)) {
+static int use(int argc, char **argv, const struct argp *argp,
+               resbm_status (*what)(const arguments *, rb_config *, rb_err *)) {
     arguments a = {.prompt = "The ", .n = 200, .temperature = 0.8, .top_p = 0.95, .seed = 1};
     rb_err err = {0};
     rb_config *c = calloc(1, sizeof *c);
@@ -121,11 +145,13 @@ static int use(int argc, char **argv, const struct argp *argp, resbm_status (*wh
 }
 
 int rb_cmd_eval(int argc, char **argv) {
-    const struct argp argp = {eval_options, parse, "DIR [section.key=value ...]", "Loss of a checkpoint.", NULL, NULL, NULL};
+    const struct argp argp = {
+        eval_options, parse, "DIR [section.key=value ...]", "Loss of a checkpoint.", NULL, NULL, NULL};
     return use(argc, argv, &argp, eval);
 }
 
 int rb_cmd_generate(int argc, char **argv) {
-    const struct argp argp = {generate_options, parse, "DIR [section.key=value ...]", "Continues a text.", NULL, NULL, NULL};
+    const struct argp argp = {
+        generate_options, parse, "DIR [section.key=value ...]", "Continues a text.", NULL, NULL, NULL};
     return use(argc, argv, &argp, generate);
 }

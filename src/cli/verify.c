@@ -30,8 +30,11 @@ static const struct argp_option options[] = {
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
-    case 's': a->steps = (int)rb_cli_int("steps", arg, 1, 1000, state); break;
-    default: return rb_cli_words_parse(&a->words, key, arg, state);
+    case 's':
+        a->steps = (int)rb_cli_int("steps", arg, 1, 1000, state);
+        break;
+    default:
+        return rb_cli_words_parse(&a->words, key, arg, state);
     }
     return 0;
 }
@@ -69,7 +72,11 @@ static resbm_status short_run(const rb_config *base, int stages, const char *dir
     rb_config_alone(c);
     c->pipeline.addresses = 0;
     if (stages == 1) snprintf(c->pipeline.schedule, sizeof c->pipeline.schedule, "%s", rb_schedule_1f1b.name);
-    rb_train_options o = {.cfg = c, .dir = dir, .program = rb_cli_program(program), .stop = rb_cli_stop(), .throwaway = true,
+    rb_train_options o = {.cfg = c,
+                          .dir = dir,
+                          .program = rb_cli_program(program),
+                          .stop = rb_cli_stop(),
+                          .throwaway = true,
                           .hooks = {.ctx = l, .ready = ready, .step = keep_loss, .spans = no_spans}};
     resbm_status st = rb_train(&o, &sum, err);
     free(c);
@@ -86,11 +93,14 @@ static resbm_status same_weights(const char *a, const char *b, int64_t step, rb_
         st = rb_checkpoint_path(dir[i], step, path[i], err);
         if (!st) st = rb_checkpoint_open(path[i], &c[i], err);
     }
-    const rb_manifest *m = st ? NULL : rb_checkpoint_manifest(c[0]), *n = st ? NULL : rb_checkpoint_manifest(c[1]);
+    const rb_manifest *m = st ? NULL : rb_checkpoint_manifest(c[0]),
+                      *n = st ? NULL : rb_checkpoint_manifest(c[1]);
     for (int i = 0; m && i < m->file_count && !st; i++)
         for (int j = 0; j < n->file_count; j++)
-            if (!strcmp(m->files[i].name, n->files[j].name) && strcmp(m->files[i].sum.hash, n->files[j].sum.hash))
-                st = rb_fail(err, RESBM_E_NUMERIC, "%s differs between 1 stage and several", m->files[i].name);
+            if (!strcmp(m->files[i].name, n->files[j].name) &&
+                strcmp(m->files[i].sum.hash, n->files[j].sum.hash))
+                st =
+                    rb_fail(err, RESBM_E_NUMERIC, "%s differs between 1 stage and several", m->files[i].name);
     rb_checkpoint_close(c[0]);
     rb_checkpoint_close(c[1]);
     return st;
@@ -107,14 +117,16 @@ static void remove_folder(const char *dir) {
 
 static resbm_status compare_stages(rb_config *c, const char *folder, rb_err *err) {
     char one[4096], many[4096];
-    losses a = {calloc((size_t)c->train.steps + 1, sizeof(double)), 0}, b = {calloc((size_t)c->train.steps + 1, sizeof(double)), 0};
+    losses a = {calloc((size_t)c->train.steps + 1, sizeof(double)), 0},
+           b = {calloc((size_t)c->train.steps + 1, sizeof(double)), 0};
     snprintf(one, sizeof one, "%s/one", folder);
     snprintf(many, sizeof many, "%s/many", folder);
     resbm_status st = a.value && b.value ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for losses");
     if (!st) st = short_run(c, 1, one, &a, err);
     if (!st) st = short_run(c, (int)c->pipeline.stages, many, &b, err);
     for (int i = 0; i < a.n && !st; i++) {
-        printf("step %d: loss %.9g on 1 stage, %.9g on %lld\n", i + 1, a.value[i], b.value[i], (long long)c->pipeline.stages);
+        printf("step %d: loss %.9g on 1 stage, %.9g on %lld\n", i + 1, a.value[i], b.value[i],
+               (long long)c->pipeline.stages);
         if (memcmp(&a.value[i], &b.value[i], sizeof(double)))
             st = rb_fail(err, RESBM_E_NUMERIC, "the losses of step %d differ", i + 1);
     }
@@ -145,16 +157,25 @@ static resbm_status verify(const arguments *a, rb_config *c, rb_err *err) {
     rb_cli_stop_default();
     RB_TRY(st);
     RB_TRY(rb_gradcheck_run(c, &g, err));
-    printf("gradients: along the gradient of all %lld parameters the loss of one microbatch changes by %.6g, finite "
-           "differences say %.6g (%.2g apart, f32 codec)\n", (long long)g.params, g.by_gradient, g.by_difference, g.apart);
-    if (g.apart > 0.02) return rb_fail(err, RESBM_E_NUMERIC, "gradient and finite difference are %.3g apart", g.apart);
+    printf("gradients: along the gradient of all %lld parameters the loss of one microbatch changes by %.6g, "
+           "finite "
+           "differences say %.6g (%.2g apart, f32 codec)\n",
+           (long long)g.params, g.by_gradient, g.by_difference, g.apart);
+    if (g.apart > 0.02)
+        return rb_fail(err, RESBM_E_NUMERIC, "gradient and finite difference are %.3g apart", g.apart);
     return RESBM_OK;
 }
 
 int rb_cmd_verify(int argc, char **argv) {
-    const struct argp argp = {options, parse, "RUN.yaml [section.key=value ...]",
-                              "Runs a few steps on one stage and on pipeline.stages and compares them bit for bit; then "
-                              "checks the gradient against a finite difference.", NULL, NULL, NULL};
+    const struct argp argp = {
+        options,
+        parse,
+        "RUN.yaml [section.key=value ...]",
+        "Runs a few steps on one stage and on pipeline.stages and compares them bit for bit; then "
+        "checks the gradient against a finite difference.",
+        NULL,
+        NULL,
+        NULL};
     arguments a = {.steps = 3};
     rb_err err = {0};
     rb_config *c = calloc(1, sizeof *c);

@@ -28,10 +28,10 @@ enum { ROWS = sizeof rows / sizeof *rows, WIDTHS = sizeof widths / sizeof *width
 typedef struct rig {
     rb_device *dev[2]; /* the one measured, ref */
     rb_queue *q[2];
-    int64_t B[2];    /* sequences: all, and those that are checked */
-    float *x;        /* (B,T,K_MOST) on the host */
+    int64_t B[2];                              /* sequences: all, and those that are checked */
+    float *x;                                  /* (B,T,K_MOST) on the host */
     void *mx[2], *my[2], *bytes[2], *steps[2]; /* on the devices; bytes have room for f32 */
-    int64_t budget_ns; /* per measurement */
+    int64_t budget_ns;                         /* per measurement */
 } rig;
 
 static resbm_status fill_device(rig *r, int d, const float *steps, rb_err *err) {
@@ -100,7 +100,9 @@ static resbm_status measure(rig *r, bool packing, const rb_pack_args *a, int64_t
 /* n bytes of both devices are alike. */
 static resbm_status alike(rig *r, void *const at[2], size_t n, bool *same, rb_err *err) {
     char *copy[2] = {malloc(n), malloc(n)};
-    resbm_status st = copy[0] && copy[1] ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "bench codec: no memory for %zu bytes", n);
+    resbm_status st = copy[0] && copy[1]
+                          ? RESBM_OK
+                          : rb_fail(err, RESBM_E_MEMORY, "bench codec: no memory for %zu bytes", n);
     for (int d = 0; d < 2 && !st; d++) {
         st = rb_download(r->q[d], copy[d], at[d], n, err);
         if (!st) st = rb_queue_sync(r->q[d], err);
@@ -151,8 +153,10 @@ resbm_status rb_bench_codec(rb_buf *out, const char *device, double seconds, rb_
     rig r = {0};
     resbm_status st = open_rig(&r, device, seconds, err);
     bool host = !st && r.dev[0]->table->host_memory;
-    rb_buf_printf(out, "GB/s of f32 on %s, output equal to the reference's; pack and unpack at each width k\n"
-                "code  scale  rounding  ", host ? "one core" : device);
+    rb_buf_printf(out,
+                  "GB/s of f32 on %s, output equal to the reference's; pack and unpack at each width k\n"
+                  "code  scale  rounding  ",
+                  host ? "one core" : device);
     for (int i = 0; i < WIDTHS; i++) rb_buf_printf(out, "       k = %-4d", widths[i]);
     rb_buf_puts(out, "\n");
     for (int i = 0; st == RESBM_OK && i < ROWS; i++) st = bench_row(&r, &rows[i], out, err);

@@ -5,9 +5,13 @@
 #include <string.h>
 #include "core/bytes.h"
 
-static int64_t groups_of(int64_t n) { return (n + RB_GROUP8 - 1) / RB_GROUP8; }
+static int64_t groups_of(int64_t n) {
+    return (n + RB_GROUP8 - 1) / RB_GROUP8;
+}
 
-size_t rb_group8_bytes(int64_t n) { return (size_t)groups_of(n) * sizeof(float) + (size_t)n; }
+size_t rb_group8_bytes(int64_t n) {
+    return (size_t)groups_of(n) * sizeof(float) + (size_t)n;
+}
 
 static uint32_t bits_of(float v) {
     uint32_t b;
@@ -23,7 +27,8 @@ static float pack_group(int8_t *out, const float *values, float *lost, int64_t n
         if (!(fabsf(v[i]) <= most)) most = fabsf(v[i]);
     }
     float scale = most / 127, inverse = scale > 0 ? 1 / scale : 0;
-    if (!isfinite(inverse)) inverse = scale = 0; /* so small that its inverse is too large: all of it is lost, and kept */
+    if (!isfinite(inverse))
+        inverse = scale = 0; /* so small that its inverse is too large: all of it is lost, and kept */
     bool whole = isfinite(most);
     for (int64_t i = 0; i < n; i++) {
         float q = whole ? rintf(v[i] * inverse) : 0;
@@ -49,8 +54,10 @@ resbm_status rb_group8_unpack(float *out, const uint8_t *in, int64_t n, rb_err *
         float scale;
         memcpy(&scale, &bits, sizeof scale);
         if (!isfinite(scale) || scale < 0)
-            return rb_fail(err, RESBM_E_CORRUPT, "the scale of group %lld of %lld is %g: damaged, or made of values that are not finite", (long long)g, (long long)groups_of(n),
-                           (double)scale);
+            return rb_fail(
+                err, RESBM_E_CORRUPT,
+                "the scale of group %lld of %lld is %g: damaged, or made of values that are not finite",
+                (long long)g, (long long)groups_of(n), (double)scale);
         for (int64_t i = 0; i < size; i++) out[at + i] = (float)codes[at + i] * scale;
     }
     return RESBM_OK;

@@ -11,7 +11,8 @@ enum { N = 1000 };
 
 static void fill(float *v, uint64_t seed) {
     for (int i = 0; i < N; i++)
-        v[i] = (float)((double)(rb_mix64(seed + 1, (uint64_t)i) >> 11) / 9007199254740992.0 - 0.5) * (i < 500 ? 1e-6f : 3);
+        v[i] = (float)((double)(rb_mix64(seed + 1, (uint64_t)i) >> 11) / 9007199254740992.0 - 0.5) *
+               (i < 500 ? 1e-6f : 3);
 }
 
 static void within_half_a_step(void **state) {

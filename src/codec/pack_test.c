@@ -70,7 +70,8 @@ static bool takes_finite_only(const rb_pack_args *a) {
     return a->scale == RB_SCALE_STEP && (a->code == RB_CODE_INT2 || a->code == RB_CODE_INT1);
 }
 static float most_of(int code) {
-    static const float most[] = {[RB_CODE_INT8] = 127, [RB_CODE_INT4] = 7, [RB_CODE_INT2] = 1.5f, [RB_CODE_INT1] = 0.5f};
+    static const float most[] = {
+        [RB_CODE_INT8] = 127, [RB_CODE_INT4] = 7, [RB_CODE_INT2] = 1.5f, [RB_CODE_INT1] = 0.5f};
     return most[code];
 }
 
@@ -161,7 +162,8 @@ static void every_device_gives_the_bytes_of_ref(void **state) {
 /* The unit of the token, group or coordinate of value i of one sequence. */
 static float unit_of(const rig *r, const rb_pack_args *a, const uint8_t *bytes, int64_t i, int64_t k) {
     if (a->scale == RB_SCALE_STEP) return r->steps[i % k];
-    return rb_bf16_to_f32(rb_get16(bytes + 2 * (i / (a->scale == RB_SCALE_TOKEN ? k : rb_group_of(a->scale)))));
+    return rb_bf16_to_f32(
+        rb_get16(bytes + 2 * (i / (a->scale == RB_SCALE_TOKEN ? k : rb_group_of(a->scale)))));
 }
 
 /* Within half a unit to the nearest, one unit stochastically; scales clip nothing and are at most 2^-7 too
@@ -219,9 +221,7 @@ static void not_finite_stays_not_finite(void **state) {
             assert_false(isfinite(r->y[1][at]));
             for (int i = 0; i < T * k; i++) {
                 int64_t g = rb_group_of(a.scale);
-                int hit = g                           ? i / g == at / g
-                          : a.scale == RB_SCALE_TOKEN ? i / k == at / k
-                                                      : i == at;
+                int hit = g ? i / g == at / g : a.scale == RB_SCALE_TOKEN ? i / k == at / k : i == at;
                 assert_int_equal(!isfinite(r->y[1][i]), hit);
             }
             free(p);
@@ -346,7 +346,8 @@ static void tokens_do_not_touch_each_other(void **state) {
                 free(p);
                 if (!pass) memcpy(before, r->y[1], sizeof before);
                 for (int j = 0; j < k && !pass; j++) x_sign[j] = r->x[t * k + j] < 0 ? -1 : 1;
-                for (int j = 0; j < k; j++) r->x[t * k + j] = j == 1 && !takes_finite_only(&a) ? NAN : -x_sign[j] * 1000;
+                for (int j = 0; j < k; j++)
+                    r->x[t * k + j] = j == 1 && !takes_finite_only(&a) ? NAN : -x_sign[j] * 1000;
             }
             assert_memory_equal(before, r->y[1], t * k * sizeof(float));
             assert_memory_equal(before + (t + 1) * k, r->y[1] + (t + 1) * k, (T - t - 1) * k * sizeof(float));
@@ -424,14 +425,16 @@ static void bytes_per_token(void **state) {
     assert_int_equal(rb_packed_bytes(&f, 1, 256, 2), 256);
     const int bits[] = {8, 4, 2, 1};
     for (int c = 0; c < 4; c++) {
-        rb_pack_args a = args_of(RB_CODE_INT8 + c, RB_SCALE_STEP, false), t = a, h = args_of(RB_CODE_INT8 + c, 0, true);
+        rb_pack_args a = args_of(RB_CODE_INT8 + c, RB_SCALE_STEP, false), t = a,
+                     h = args_of(RB_CODE_INT8 + c, 0, true);
         t.scale = RB_SCALE_TOKEN;
         assert_int_equal(rb_packed_bytes(&a, 3, 5, 7), 3 * ((35 * bits[c] + 7) / 8));
         assert_int_equal(rb_packed_bytes(&t, 3, 5, 7), 3 * ((35 * bits[c] + 7) / 8 + 10));
         for (int each = 64, s = RB_SCALE_GROUP; each >= 2; each /= 2, s++) {
             h.scale = (rb_scale)s;
             assert_int_equal(rb_group_of(h.scale), each);
-            assert_int_equal(rb_packed_bytes(&h, 3, 5, 7), 3 * ((35 * bits[c] + 7) / 8 + 2 * ((35 + each - 1) / each)));
+            assert_int_equal(rb_packed_bytes(&h, 3, 5, 7),
+                             3 * ((35 * bits[c] + 7) / 8 + 2 * ((35 + each - 1) / each)));
         }
     }
     assert_int_equal(rb_packed_bytes(&f, 2, 3, 3), 10);
@@ -441,7 +444,8 @@ static void bytes_per_token(void **state) {
     for (int c = 0; c < RB_CODE_COUNT; c++)
         for (int s = 0; s < RB_SCALE_COUNT; s++) {
             rb_pack_args a = args_of(c, s, false);
-            assert_int_equal(rb_packed_bytes(&a, 1, 1, 1) > 0, (c < RB_CODE_INT8 || c >= RB_CODEC_COUNT) == (s == RB_SCALE_NONE));
+            assert_int_equal(rb_packed_bytes(&a, 1, 1, 1) > 0,
+                             (c < RB_CODE_INT8 || c >= RB_CODEC_COUNT) == (s == RB_SCALE_NONE));
         }
     rb_pack_args wild = args_of(77, 0, false);
     assert_int_equal(rb_packed_bytes(&wild, 1, 1, 1), -1);
@@ -453,7 +457,8 @@ static void registry(void **state) {
         assert_int_equal(rb_codecs[c].code, c);
         assert_ptr_equal(rb_codec_find(rb_codecs[c].name), &rb_codecs[c]);
         for (int direction = 0; direction < 2; direction++) {
-            rb_pack_args a = rb_codec_args(&rb_codecs[c], direction, direction ? RB_SCALE_GROUP : RB_SCALE_STEP, direction);
+            rb_pack_args a = rb_codec_args(&rb_codecs[c], direction,
+                                           direction ? RB_SCALE_GROUP : RB_SCALE_STEP, direction);
             assert_int_equal(rb_packed_bytes(&a, 1, 16, 8),
                              16 * rb_codecs[c].bits + (a.scale == RB_SCALE_GROUP ? 4 : 0));
             assert_int_equal(a.stochastic, direction && rb_codecs[c].integers);
@@ -477,7 +482,8 @@ static void few_bits_refuse_what_is_not_finite(void **state) {
                 rb_pack_args a = args_of(code, RB_SCALE_STEP, i % 2);
                 fill_x(r->x, 2 * T * k, 8);
                 r->x[T * k + 2 * k + 3] = bad[i];
-                rb_view b = rb_view1(bytes, RB_U8, rb_packed_bytes(&a, 2, T, k)), x = rb_view3(r->x, RB_F32, 2, T, k);
+                rb_view b = rb_view1(bytes, RB_U8, rb_packed_bytes(&a, 2, T, k)),
+                        x = rb_view3(r->x, RB_F32, 2, T, k);
                 assert_fails(rb_pack(r->q[d], b, x, rb_view1(r->steps, RB_F32, k), &a, &err), RESBM_E_NUMERIC,
                              "coordinate 3 of position 2 in sequence 1 of the microbatch is", &err);
             }
@@ -488,8 +494,9 @@ static void levels_of_few_bits(void **state) {
     rig *r = *state;
     const struct {
         float x, two, one;
-    } cases[] = {{-9, -1.5f, -0.5f}, {-1.01f, -1.5f, -0.5f}, {-1, -0.5f, -0.5f}, {-0.99f, -0.5f, -0.5f},
-                 {-1e-9f, -0.5f, -0.5f}, {0, 0.5f, 0.5f}, {0.99f, 0.5f, 0.5f}, {1, 1.5f, 0.5f}, {77, 1.5f, 0.5f}};
+    } cases[] = {{-9, -1.5f, -0.5f},     {-1.01f, -1.5f, -0.5f}, {-1, -0.5f, -0.5f},
+                 {-0.99f, -0.5f, -0.5f}, {-1e-9f, -0.5f, -0.5f}, {0, 0.5f, 0.5f},
+                 {0.99f, 0.5f, 0.5f},    {1, 1.5f, 0.5f},        {77, 1.5f, 0.5f}};
     enum { n = sizeof cases / sizeof *cases };
     float keep = r->steps[0];
     r->steps[0] = 2;

@@ -35,9 +35,12 @@ static void targets_are_derived(void **state) {
         rb_code code;
         int most;
         double step, error;
-    } known[] = {{RB_CODE_INT4, 7, 0.35341, 0.01289}, {RB_CODE_INT8, 127, 0.030870, 0.0000883}, {RB_CODE_INT2, 1, 0.99569, 0.11885}};
+    } known[] = {{RB_CODE_INT4, 7, 0.35341, 0.01289},
+                 {RB_CODE_INT8, 127, 0.030870, 0.0000883},
+                 {RB_CODE_INT2, 1, 0.99569, 0.11885}};
     for (int i = 0; i < 3; i++) {
-        double lo = (known[i].most > 1 ? 1.0 : 0.2) / known[i].most, hi = 6.0 / known[i].most, error, left, right, mean_sq;
+        double lo = (known[i].most > 1 ? 1.0 : 0.2) / known[i].most, hi = 6.0 / known[i].most, error, left,
+               right, mean_sq;
         for (int n = 0; n < 80; n++) {
             double a = lo + (hi - lo) / 3, b = hi - (hi - lo) / 3;
             quantiser(a, known[i].most, &left, &mean_sq);

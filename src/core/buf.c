@@ -30,7 +30,9 @@ void rb_buf_add(rb_buf *b, const void *p, size_t n) {
     b->data[b->len] = 0;
 }
 
-void rb_buf_puts(rb_buf *b, const char *s) { rb_buf_add(b, s, strlen(s)); }
+void rb_buf_puts(rb_buf *b, const char *s) {
+    rb_buf_add(b, s, strlen(s));
+}
 
 void rb_buf_printf(rb_buf *b, const char *fmt, ...) {
     va_list ap;

@@ -18,9 +18,15 @@ RB_ANYWHERE void rb_put64(uint8_t *p, uint64_t v) {
     rb_put32(p, (uint32_t)v);
     rb_put32(p + 4, (uint32_t)(v >> 32));
 }
-RB_ANYWHERE uint16_t rb_get16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
-RB_ANYWHERE uint32_t rb_get32(const uint8_t *p) { return rb_get16(p) | (uint32_t)rb_get16(p + 2) << 16; }
-RB_ANYWHERE uint64_t rb_get64(const uint8_t *p) { return rb_get32(p) | (uint64_t)rb_get32(p + 4) << 32; }
+RB_ANYWHERE uint16_t rb_get16(const uint8_t *p) {
+    return (uint16_t)(p[0] | p[1] << 8);
+}
+RB_ANYWHERE uint32_t rb_get32(const uint8_t *p) {
+    return rb_get16(p) | (uint32_t)rb_get16(p + 2) << 16;
+}
+RB_ANYWHERE uint64_t rb_get64(const uint8_t *p) {
+    return rb_get32(p) | (uint64_t)rb_get32(p + 4) << 32;
+}
 
 /* bf16 of a float, rounded to nearest even; NaN stays NaN. */
 RB_ANYWHERE uint16_t rb_bf16_from_f32(float f) {

@@ -40,5 +40,6 @@ void rb_sleep_ns(int64_t ns) {
 
 void rb_sleep_until(int64_t ns) {
     struct timespec t = {.tv_sec = ns / RB_SEC, .tv_nsec = ns % RB_SEC};
-    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR) {}
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR) {
+    }
 }

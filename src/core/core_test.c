@@ -66,10 +66,8 @@ static void process_start(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(philox_known_answers),
-        cmocka_unit_test(normal_moments),
-        cmocka_unit_test(atomic_write_and_read),
-        cmocka_unit_test(error_context),
+        cmocka_unit_test(philox_known_answers),  cmocka_unit_test(normal_moments),
+        cmocka_unit_test(atomic_write_and_read), cmocka_unit_test(error_context),
         cmocka_unit_test(process_start),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -8,9 +8,11 @@
 typedef resbm_error rb_err;
 
 /* Fills *err (when not NULL) with code and the formatted text, and returns code. Overwrites what was there. */
-resbm_status rb_fail(rb_err *err, resbm_status code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+resbm_status rb_fail(rb_err *err, resbm_status code, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 /* Like rb_fail, with ": " and strerror(errnum) appended; the code is RESBM_E_IO (RESBM_E_MEMORY for ENOMEM). */
-resbm_status rb_fail_errno(rb_err *err, int errnum, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+resbm_status rb_fail_errno(rb_err *err, int errnum, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 /* Puts context in front of an existing text: "stage 2: " + text. Returns err's code (or `code` if err is NULL). */
 resbm_status rb_err_context(rb_err *err, resbm_status code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));

@@ -5,13 +5,17 @@
 #include <stdlib.h>
 #include <xxhash.h>
 
-uint64_t rb_hash64(const void *p, size_t n) { return XXH3_64bits(p, n); }
+uint64_t rb_hash64(const void *p, size_t n) {
+    return XXH3_64bits(p, n);
+}
 
 static void hex128(XXH128_hash_t h, char out[33]) {
     snprintf(out, 33, "%016llx%016llx", (unsigned long long)h.high64, (unsigned long long)h.low64);
 }
 
-void rb_hash128_hex(const void *p, size_t n, char out[33]) { hex128(XXH3_128bits(p, n), out); }
+void rb_hash128_hex(const void *p, size_t n, char out[33]) {
+    hex128(XXH3_128bits(p, n), out);
+}
 
 rb_hasher *rb_hasher_new(void) {
     XXH3_state_t *s = XXH3_createState();
@@ -19,7 +23,9 @@ rb_hasher *rb_hasher_new(void) {
     return (rb_hasher *)s;
 }
 
-void rb_hasher_add(rb_hasher *h, const void *p, size_t n) { XXH3_128bits_update((XXH3_state_t *)h, p, n); }
+void rb_hasher_add(rb_hasher *h, const void *p, size_t n) {
+    XXH3_128bits_update((XXH3_state_t *)h, p, n);
+}
 
 void rb_hasher_finish(rb_hasher *h, char out[33]) {
     hex128(XXH3_128bits_digest((XXH3_state_t *)h), out);

@@ -9,7 +9,9 @@ static uint64_t splitmix(uint64_t z) {
     return z ^ (z >> 31);
 }
 
-uint64_t rb_mix64(uint64_t a, uint64_t b) { return splitmix(splitmix(a) ^ b); }
+uint64_t rb_mix64(uint64_t a, uint64_t b) {
+    return splitmix(splitmix(a) ^ b);
+}
 
 uint32_t rb_rng_u32(rb_rng *r) {
     uint64_t block = r->index / 4;

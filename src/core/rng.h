@@ -21,8 +21,8 @@ RB_ANYWHERE rb_philox rb_philox4x32(rb_philox ctr, uint64_t key) {
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     for (int r = 0; r < 10; r++) {
         uint64_t p0 = (uint64_t)RB_PHILOX_M0 * ctr.v[0], p1 = (uint64_t)RB_PHILOX_M1 * ctr.v[2];
-        rb_philox n = {{(uint32_t)(p1 >> 32) ^ ctr.v[1] ^ k0, (uint32_t)p1, (uint32_t)(p0 >> 32) ^ ctr.v[3] ^ k1,
-                        (uint32_t)p0}};
+        rb_philox n = {{(uint32_t)(p1 >> 32) ^ ctr.v[1] ^ k0, (uint32_t)p1,
+                        (uint32_t)(p0 >> 32) ^ ctr.v[3] ^ k1, (uint32_t)p0}};
         ctr = n;
         k0 += RB_PHILOX_W0;
         k1 += RB_PHILOX_W1;
@@ -39,8 +39,8 @@ typedef struct rb_rng {
 } rb_rng;
 
 uint32_t rb_rng_u32(rb_rng *r);
-double rb_rng_uniform(rb_rng *r);                 /* [0, 1), 53 bits */
-uint64_t rb_rng_below(rb_rng *r, uint64_t n);     /* [0, n), unbiased; n >= 1 */
+double rb_rng_uniform(rb_rng *r);             /* [0, 1), 53 bits */
+uint64_t rb_rng_below(rb_rng *r, uint64_t n); /* [0, n), unbiased; n >= 1 */
 /* n standard normal numbers, by Box-Muller in double, value i a pure function of (key, i). */
 void rb_normal_fill(uint64_t key, float *out, int64_t n, float mean, float std);
 

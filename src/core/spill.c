@@ -69,7 +69,8 @@ static int nameless(const char *dir, int flags) {
 static resbm_status too_small(const rb_spill *s, int why, rb_err *err) {
     struct statvfs v;
     if (fstatvfs(s->fd, &v))
-        return rb_fail_errno(err, why, "cannot reserve %llu bytes in %s", (unsigned long long)s->bytes, s->dir);
+        return rb_fail_errno(err, why, "cannot reserve %llu bytes in %s", (unsigned long long)s->bytes,
+                             s->dir);
     return rb_fail_errno(err, why, "cannot reserve %llu bytes in %s, where %llu are free",
                          (unsigned long long)s->bytes, s->dir,
                          (unsigned long long)v.f_bavail * (unsigned long long)v.f_frsize);
@@ -87,7 +88,8 @@ static resbm_status open_file(rb_spill *s, const char *dir, rb_err *err) {
     }
     if (s->fd < 0) return rb_fail_errno(err, errno, "cannot make a file in %s", dir);
     if (!fallocate(s->fd, 0, 0, (off_t)s->bytes)) return RESBM_OK;
-    if (errno == EOPNOTSUPP && !ftruncate(s->fd, (off_t)s->bytes)) return RESBM_OK; /* a full disk shows later */
+    if (errno == EOPNOTSUPP && !ftruncate(s->fd, (off_t)s->bytes))
+        return RESBM_OK; /* a full disk shows later */
     return too_small(s, errno, err);
 }
 
@@ -111,10 +113,12 @@ static bool leave_direct(rb_spill *s) {
 static resbm_status move_file(rb_spill *s, const transfer *t, rb_err *err) {
     for (size_t done = 0; done < t->n;) {
         off_t at = (off_t)(t->offset + done);
-        ssize_t k = t->write ? pwrite(s->fd, t->p + done, t->n - done, at) : pread(s->fd, t->p + done, t->n - done, at);
+        ssize_t k = t->write ? pwrite(s->fd, t->p + done, t->n - done, at)
+                             : pread(s->fd, t->p + done, t->n - done, at);
         if (k < 0 && (errno == EINTR || (errno == EINVAL && leave_direct(s)))) continue;
         if (k <= 0)
-            return rb_fail_errno(err, k ? errno : EIO, "cannot %s %zu bytes at %llu of the offload file in %s",
+            return rb_fail_errno(err, k ? errno : EIO,
+                                 "cannot %s %zu bytes at %llu of the offload file in %s",
                                  t->write ? "write" : "read", t->n, (unsigned long long)t->offset, s->dir);
         done += (size_t)k;
     }
@@ -186,7 +190,8 @@ resbm_status rb_spill_open(const rb_spill_options *o, rb_spill **out, rb_err *er
     if (o->dir)
         st = open_file(s, o->dir, err);
     else if (!(s->memory = rb_spill_memory(s->bytes)))
-        st = rb_fail(err, RESBM_E_MEMORY, "no host memory for %llu bytes to offload", (unsigned long long)s->bytes);
+        st = rb_fail(err, RESBM_E_MEMORY, "no host memory for %llu bytes to offload",
+                     (unsigned long long)s->bytes);
     if (!st) st = start(s, err);
     if (st)
         rb_spill_close(s);
@@ -216,10 +221,12 @@ void rb_spill_close(rb_spill *s) {
 /* The lock is held. */
 static resbm_status slow(const rb_spill *s, rb_err *err) {
     const transfer *t = &s->queue[s->done % QUEUE];
-    return rb_fail(err, RESBM_E_TIMEOUT,
-                   "the offload file in %s has been at %s %zu bytes for %.1f s; put optim.offload_dir on a faster disk "
-                   "or raise pipeline.deadline",
-                   s->dir, t->write ? "writing" : "reading", t->n, (double)(s->begun_ns ? rb_now_ns() - s->begun_ns : 0) * 1e-9);
+    return rb_fail(
+        err, RESBM_E_TIMEOUT,
+        "the offload file in %s has been at %s %zu bytes for %.1f s; put optim.offload_dir on a faster disk "
+        "or raise pipeline.deadline",
+        s->dir, t->write ? "writing" : "reading", t->n,
+        (double)(s->begun_ns ? rb_now_ns() - s->begun_ns : 0) * 1e-9);
 }
 
 /* Until `ticket` is done; the lock is held. The deadline is that of each transfer, not of all before it. */
@@ -245,8 +252,10 @@ static resbm_status wait_for(rb_spill *s, uint64_t ticket, rb_err *err) {
 static resbm_status add(rb_spill *s, const transfer *t, uint64_t *ticket, rb_err *err) {
     if (t->offset % RB_SPILL_ALIGN || t->n % RB_SPILL_ALIGN || (uintptr_t)t->p % RB_SPILL_ALIGN ||
         t->n > s->bytes || t->offset > s->bytes - t->n)
-        return rb_fail(err, RESBM_E_ARG, "offload file of %llu bytes: %zu bytes at %llu, memory at %p: not inside or "
-                       "not aligned", (unsigned long long)s->bytes, t->n, (unsigned long long)t->offset, (void *)t->p);
+        return rb_fail(err, RESBM_E_ARG,
+                       "offload file of %llu bytes: %zu bytes at %llu, memory at %p: not inside or "
+                       "not aligned",
+                       (unsigned long long)s->bytes, t->n, (unsigned long long)t->offset, (void *)t->p);
     pthread_mutex_lock(&s->lock);
     resbm_status st = wait_for(s, s->queued >= QUEUE ? s->queued - QUEUE + 1 : 0, err);
     if (!st) {
@@ -262,7 +271,8 @@ resbm_status rb_spill_read(rb_spill *s, uint64_t offset, void *p, size_t n, uint
     return add(s, &(transfer){false, offset, p, n}, ticket, err);
 }
 
-resbm_status rb_spill_write(rb_spill *s, uint64_t offset, const void *p, size_t n, uint64_t *ticket, rb_err *err) {
+resbm_status rb_spill_write(rb_spill *s, uint64_t offset, const void *p, size_t n, uint64_t *ticket,
+                            rb_err *err) {
     return add(s, &(transfer){true, offset, (char *)(uintptr_t)p, n}, ticket, err);
 }
 

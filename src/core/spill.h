@@ -43,7 +43,8 @@ void rb_spill_close(rb_spill *s); /* waits for the transfer under way; NULL is f
 
 /* Queue a transfer. *ticket (may be NULL) is passed to rb_spill_wait. Blocks while the queue is full. */
 resbm_status rb_spill_read(rb_spill *s, uint64_t offset, void *p, size_t n, uint64_t *ticket, rb_err *err);
-resbm_status rb_spill_write(rb_spill *s, uint64_t offset, const void *p, size_t n, uint64_t *ticket, rb_err *err);
+resbm_status rb_spill_write(rb_spill *s, uint64_t offset, const void *p, size_t n, uint64_t *ticket,
+                            rb_err *err);
 /* Until the transfer of that ticket, and all before it, are done. The first fault of any transfer is returned by every
  * call after it. RESBM_E_TIMEOUT says which transfer took longer than the deadline. */
 resbm_status rb_spill_wait(rb_spill *s, uint64_t ticket, rb_err *err);

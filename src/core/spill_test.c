@@ -32,7 +32,8 @@ static void bytes_come_back(const char *dir) {
     assert_ok(rb_spill_wait(s, ticket, &err), &err);
     assert_memory_equal(a, b, PAGES * PAGE); /* zero at first */
     for (int i = 0; i < PAGES * PAGE; i++) a[i] = (uint8_t)(i / PAGE + i * 7);
-    for (int round = 0; round < 3; round++) { /* more transfers than the queue holds, written backwards, read forwards */
+    for (int round = 0; round < 3;
+         round++) { /* more transfers than the queue holds, written backwards, read forwards */
         for (int i = PAGES; i-- > 0;)
             assert_ok(rb_spill_write(s, (uint64_t)(i * PAGE), a + i * PAGE, PAGE, NULL, &err), &err);
         for (int i = 0; i < PAGES; i++)
@@ -55,7 +56,8 @@ static void a_file_gives_back_what_it_got(void **state) {
     bytes_come_back("spill/deep");
     DIR *d = opendir("spill/deep");
     assert_non_null(d);
-    for (struct dirent *e; (e = readdir(d));) assert_true(!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."));
+    for (struct dirent *e; (e = readdir(d));)
+        assert_true(!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."));
     closedir(d);
     rmdir("spill/deep");
     rmdir("spill");
@@ -160,12 +162,9 @@ static void nothing_stays_in_the_page_cache(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_file_gives_back_what_it_got),
-        cmocka_unit_test(memory_gives_back_what_it_got),
-        cmocka_unit_test(what_does_not_fit_is_refused),
-        cmocka_unit_test(a_full_disk_is_named),
-        cmocka_unit_test(a_slow_disk_is_named),
-        cmocka_unit_test(nothing_stays_in_the_page_cache),
+        cmocka_unit_test(a_file_gives_back_what_it_got), cmocka_unit_test(memory_gives_back_what_it_got),
+        cmocka_unit_test(what_does_not_fit_is_refused),  cmocka_unit_test(a_full_disk_is_named),
+        cmocka_unit_test(a_slow_disk_is_named),          cmocka_unit_test(nothing_stays_in_the_page_cache),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,3 +1,5 @@
 #include "resbm.h"
 
-const char *resbm_version(void) { return RESBM_VERSION; }
+const char *resbm_version(void) {
+    return RESBM_VERSION;
+}

@@ -336,14 +336,18 @@ static void test_picks(void **state) {
     for (size_t i = 0; i < sizeof size / sizeof *size; i++)
         for (int m = 0; m < 4; m++) {
             int64_t n = size[i][0], d = size[i][1], k = size[i][2];
-            part values = P2(n, k, 0, NAN_FILL), index = values, x = P2(n, d, m & 1, m & 2 ? SPECIAL : NORMAL);
+            part values = P2(n, k, 0, NAN_FILL), index = values,
+                 x = P2(n, d, m & 1, m & 2 ? SPECIAL : NORMAL);
             test_case pick = {{.kind = RB_OP_TOPK}, {values, index, x}, 0, "", 0}, put;
             void *picked[PARTS];
             make_case(&pick);
             run_case(&pick, ((fixture *)*state)->d[0].dev, ((fixture *)*state)->d[0].q, picked);
             values.init = index.init = NORMAL;
             put = (test_case){{.kind = RB_OP_SCATTER, .f = {m & 1 ? 1 : -2, m & 2 ? 1 : 0}},
-                              {P2(n, d, m & 1, m & 2 ? NORMAL : NAN_FILL), values, index}, 0, "", 0};
+                              {P2(n, d, m & 1, m & 2 ? NORMAL : NAN_FILL), values, index},
+                              0,
+                              "",
+                              0};
             make_case(&put);
             memcpy(put.t[2].host, picked[1], put.t[2].bytes);
             free_results(picked, 3);

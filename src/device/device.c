@@ -5,7 +5,8 @@
 #include "device/check.h"
 #include "device/tables.h"
 
-const rb_device_table *const rb_devices[] = {&rb_ref_table, &rb_cpu_table, &rb_cuda_table, &rb_late_table, NULL};
+const rb_device_table *const rb_devices[] = {&rb_ref_table, &rb_cpu_table, &rb_cuda_table, &rb_late_table,
+                                             NULL};
 
 /* The part of a name before its colon. */
 static size_t base_length(const char *name) {
@@ -50,8 +51,8 @@ resbm_status rb_device_open_table(const rb_device_table *table, const rb_device_
     }
     if (dev->table->host_memory && opt->math > RB_MATH_F32) {
         dev->table->close(dev);
-        return rb_fail(err, RESBM_E_UNSUPPORTED, "device %s computes products in f32 only: set math to auto or f32",
-                       table->name);
+        return rb_fail(err, RESBM_E_UNSUPPORTED,
+                       "device %s computes products in f32 only: set math to auto or f32", table->name);
     }
     dev->opt.variant = NULL; /* the caller's text need not outlive this call */
     *out = dev;
@@ -62,7 +63,8 @@ resbm_status rb_device_open(const char *name, const rb_device_options *opt, rb_d
     *out = NULL;
     const rb_device_table *table = rb_device_find(name);
     if (!table)
-        return rb_fail(err, RESBM_E_ARG, "there is no device \"%s\"; there are ref, cpu, cuda, late and timed", name);
+        return rb_fail(err, RESBM_E_ARG,
+                       "there is no device \"%s\"; there are ref, cpu, cuda, late and timed", name);
     rb_device_options o = *opt;
     size_t n = base_length(name);
     if (name[n]) o.variant = name + n + 1;

@@ -110,9 +110,9 @@ typedef enum rb_math {
 } rb_math;
 
 typedef struct rb_device_options {
-    int threads;     /* compute threads of this stage; >= 1 */
-    int index;       /* which accelerator */
-    int64_t late_ns; /* device "late": how long each operation waits before it runs */
+    int threads;        /* compute threads of this stage; >= 1 */
+    int index;          /* which accelerator */
+    int64_t late_ns;    /* device "late": how long each operation waits before it runs */
     double flops_per_s; /* device "timed": how fast it pretends to be; 0: no time passes */
     rb_math math;
     /* What follows the colon of a device's name, read during open only; NULL or "" = the best there is. cpu:

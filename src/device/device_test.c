@@ -174,7 +174,7 @@ static bool completes_late(const void *arg) {
     assert_true(rb_now_ns() - start >= 3 * DELAY);
     for (int i = 0; i < N; i++) assert_true(got[i] == 3);
     rb_queue_close(q);
-    rb_device_close(dev);         /* frees p */
+    rb_device_close(dev);        /* frees p */
     return returned < 3 * DELAY; /* the calls did not wait for the work */
 }
 

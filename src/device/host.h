@@ -15,7 +15,7 @@ resbm_status rb_host_event_wait(rb_queue *q, rb_event e,
                                 rb_err *err); /* faults were returned by the kernel itself */
 
 #define RB_HOST_SLOTS                                                                                        \
-    .host_memory = true, .alloc = rb_host_alloc, .free = rb_host_free, .queue_open = rb_host_queue_open,                          \
+    .host_memory = true, .alloc = rb_host_alloc, .free = rb_host_free, .queue_open = rb_host_queue_open,     \
     .queue_close = rb_host_queue_close, .upload = rb_host_upload, .download = rb_host_download,              \
     .event_record = rb_host_event_record, .event_wait = rb_host_event_wait
 

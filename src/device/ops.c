@@ -93,7 +93,8 @@ resbm_status rb_topk(rb_queue *q, rb_view values, rb_view index, rb_view x, rb_e
     return rb_run(q, &(rb_op){.kind = RB_OP_TOPK, .t = {values, index, x}}, err);
 }
 
-resbm_status rb_scatter(rb_queue *q, float alpha, rb_view values, rb_view index, float beta, rb_view y, rb_err *err) {
+resbm_status rb_scatter(rb_queue *q, float alpha, rb_view values, rb_view index, float beta, rb_view y,
+                        rb_err *err) {
     return rb_run(q, &(rb_op){.kind = RB_OP_SCATTER, .t = {y, values, index}, .f = {alpha, beta}}, err);
 }
 

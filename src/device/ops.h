@@ -89,7 +89,8 @@ resbm_status rb_muon_momentum(rb_queue *q, rb_view buf, rb_view update, rb_view 
 resbm_status rb_topk(rb_queue *q, rb_view values, rb_view index, rb_view x, rb_err *err);
 /* y (n,d) = beta y, then y[index] += alpha values, pick by pick; beta 0 ignores what y held. RESBM_E_ARG on host-side
  * devices names an index outside [0,d): they may come from a stranger. */
-resbm_status rb_scatter(rb_queue *q, float alpha, rb_view values, rb_view index, float beta, rb_view y, rb_err *err);
+resbm_status rb_scatter(rb_queue *q, float alpha, rb_view values, rb_view index, float beta, rb_view y,
+                        rb_err *err);
 
 /* Transport codec: latents to bytes and back (DESIGN of formats: codec/codec.h). */
 typedef enum rb_code {
@@ -99,9 +100,9 @@ typedef enum rb_code {
     RB_CODE_INT4,
     RB_CODE_INT2,
     RB_CODE_INT1,
-    RB_CODEC_COUNT,                   /* those before are what latents may be packed with; */
-    RB_CODE_INDEX8 = RB_CODEC_COUNT,  /* whole numbers up to 255 */
-    RB_CODE_INDEX16,                  /* and 65535, unsigned */
+    RB_CODEC_COUNT,                  /* those before are what latents may be packed with; */
+    RB_CODE_INDEX8 = RB_CODEC_COUNT, /* whole numbers up to 255 */
+    RB_CODE_INDEX16,                 /* and 65535, unsigned */
     RB_CODE_COUNT
 } rb_code;
 typedef enum rb_scale {

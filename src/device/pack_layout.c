@@ -1,8 +1,9 @@
 #include "device/pack_layout.h"
 
-static const char *const code_names[RB_CODE_COUNT] = {"f32", "bf16", "int8", "int4", "int2", "int1", "index8", "index16"};
-static const char *const scale_names[RB_SCALE_COUNT] = {"none",        "step",        "token",      "group",     "group of 32",
-                                                        "group of 16", "group of 8", "group of 4", "group of 2"};
+static const char *const code_names[RB_CODE_COUNT] = {"f32",  "bf16", "int8",   "int4",
+                                                      "int2", "int1", "index8", "index16"};
+static const char *const scale_names[RB_SCALE_COUNT] = {
+    "none", "step", "token", "group", "group of 32", "group of 16", "group of 8", "group of 4", "group of 2"};
 
 static resbm_status check_kinds(rb_code code, rb_scale scale, rb_err *err) {
     if ((unsigned)code >= RB_CODE_COUNT || (unsigned)scale >= RB_SCALE_COUNT)
@@ -102,10 +103,11 @@ static resbm_status check_finite(const rb_pack_plan *p, rb_err *err) {
             }
             for (int64_t j = 0; most >= 0x7f800000u && j < p->k; j++)
                 if (!rb_f32_finite(x[j]))
-                    return rb_fail(err, RESBM_E_NUMERIC,
-                                   "pack: coordinate %lld of position %lld in sequence %lld of the microbatch is %g, "
-                                   "for which %s with learned steps has no code",
-                                   (long long)j, (long long)t, (long long)b, (double)x[j], code_names[p->code]);
+                    return rb_fail(
+                        err, RESBM_E_NUMERIC,
+                        "pack: coordinate %lld of position %lld in sequence %lld of the microbatch is %g, "
+                        "for which %s with learned steps has no code",
+                        (long long)j, (long long)t, (long long)b, (double)x[j], code_names[p->code]);
         }
     return RESBM_OK;
 }

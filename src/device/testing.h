@@ -220,14 +220,18 @@ static inline bool close_enough(double want, double got, double tolerance, doubl
  * f16, tf32: 11) and by how many products follow one another. The largest of thousands of errors lies near these bounds;
  * their root of the mean square has to stay below a sixth. */
 static inline double bound_of(const test_case *c, rb_math math) {
-    double one = math == RB_MATH_BF16 || math == RB_MATH_AUTO ? 2e-2 : math == RB_MATH_F32 ? 0 : 4e-3, more = 0;
+    double one = math == RB_MATH_BF16 || math == RB_MATH_AUTO ? 2e-2
+                 : math == RB_MATH_F32                        ? 0
+                                                              : 4e-3,
+           more = 0;
     if (c->op.kind == RB_OP_GEMM) more = one;
     if (c->op.kind == RB_OP_ATTN_FWD) more = 2.5 * one;
     if (c->op.kind == RB_OP_ATTN_BWD) more = 5 * one;
     return fmax(c->tolerance, more);
 }
 
-static inline void compare_values(const test_case *c, int j, const char *device, double tolerance, void *want, void *got) {
+static inline void compare_values(const test_case *c, int j, const char *device, double tolerance, void *want,
+                                  void *got) {
     rb_view w = view_of(&c->t[j], want), g = view_of(&c->t[j], got);
     double size = fmax(typical(&w), c->floor), sum = 0;
     for (int64_t r = 0; r < rb_row_count(&w); r++)
@@ -242,8 +246,8 @@ static inline void compare_values(const test_case *c, int j, const char *device,
         }
     double all = sqrt(sum / (double)rb_count(w));
     if (tolerance > c->tolerance && all > tolerance * size / 6 && rb_count(w) > 64)
-        fail_msg("%s on %s: %s is %.3g off altogether, typical are %.3g", c->name, device, rb_op_view_name(c->op.kind, j),
-                 all, size);
+        fail_msg("%s on %s: %s is %.3g off altogether, typical are %.3g", c->name, device,
+                 rb_op_view_name(c->op.kind, j), all, size);
 }
 
 /* Guards, gaps, and for operands that are only read everything, must still be what was uploaded. */
@@ -336,7 +340,8 @@ static inline int open_devices(void **state) {
     }
     for (int i = 0; rb_devices[i]; i++) { /* a device nobody tests is a fault of this test */
         bool seen = false;
-        for (size_t j = 0; j < sizeof wanted / sizeof *wanted; j++) seen |= rb_device_find(wanted[j].name) == rb_devices[i];
+        for (size_t j = 0; j < sizeof wanted / sizeof *wanted; j++)
+            seen |= rb_device_find(wanted[j].name) == rb_devices[i];
         if (!seen) fail_msg("device %s is not tested", rb_devices[i]->name);
     }
     *state = f;

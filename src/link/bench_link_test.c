@@ -39,7 +39,8 @@ static bool shape_is_found(const void *arg) {
     rb_link_probe_result r = probe(&a, &b);
     assert_true(r.round_trip_ns >= 15 * RB_MS && r.typical_ns >= r.round_trip_ns);
     assert_true(r.up_bits < 5.1e6 && r.down_bits < 20.4e6); /* no machine is too busy for that */
-    print_message("round trip %g ms, %g up, %g down\n", (double)r.round_trip_ns / 1e6, r.up_bits, r.down_bits);
+    print_message("round trip %g ms, %g up, %g down\n", (double)r.round_trip_ns / 1e6, r.up_bits,
+                  r.down_bits);
     return r.round_trip_ns < 60 * RB_MS && r.up_bits > 3e6 && r.down_bits > 10e6;
 }
 
@@ -86,11 +87,11 @@ static void sign_of_life(void **state) {
         while (rb_link_heard_ns(p.a, 2) < asked && rb_now_ns() < give_up) rb_sleep_ns(RB_MS);
         assert_true(rb_link_heard_ns(p.a, 2) >= asked);
     }
-    assert_fails(rb_link_recv_any(p.a, 2, RB_FRAME_PROBE, rb_now_ns() + RB_MS, &from, &m, &err), RESBM_E_TIMEOUT,
-                 "waited", &err);
+    assert_fails(rb_link_recv_any(p.a, 2, RB_FRAME_PROBE, rb_now_ns() + RB_MS, &from, &m, &err),
+                 RESBM_E_TIMEOUT, "waited", &err);
     rb_link_close(p.b);
-    assert_fails(rb_link_recv_any(p.a, 2, RB_FRAME_CONTROL, rb_now_ns() + 60 * RB_SEC, &from, &m, &err), RESBM_E_PEER,
-                 "closed the connection", &err);
+    assert_fails(rb_link_recv_any(p.a, 2, RB_FRAME_CONTROL, rb_now_ns() + 60 * RB_SEC, &from, &m, &err),
+                 RESBM_E_PEER, "closed the connection", &err);
     int64_t then = rb_link_heard_ns(p.a, 2);
     rb_link_ask(p.a, 2);
     rb_link_ask(p.a, 77); /* nobody */

@@ -31,16 +31,20 @@ resbm_status rb_carrier_module_load(const char *name, const rb_carrier_module **
     if (!so) so = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!so)
         return rb_fail(err, RESBM_E_CONFIG,
-                       "engine %s is not in this build (%s): it needs libnats (Debian: apt-get install libnats-dev libssl-dev "
-                       "nats-server), and resbm to be built again with it", name, dlerror());
+                       "engine %s is not in this build (%s): it needs libnats (Debian: apt-get install "
+                       "libnats-dev libssl-dev "
+                       "nats-server), and resbm to be built again with it",
+                       name, dlerror());
     const rb_carrier_module *m = dlsym(so, "rb_carrier_module_table");
     if (!m || m->version != RB_CARRIER_VERSION)
-        return rb_fail(err, RESBM_E_CONFIG, "the module %s is of another version of resbm: build and install both together", name);
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "the module %s is of another version of resbm: build and install both together", name);
     *out = m;
     return RESBM_OK;
 }
 
-resbm_status rb_carrier_open(const rb_carrier_module *m, const rb_carrier_options *o, rb_carrier **out, rb_err *err) {
+resbm_status rb_carrier_open(const rb_carrier_module *m, const rb_carrier_options *o, rb_carrier **out,
+                             rb_err *err) {
     rb_carrier *c = calloc(1, sizeof *c);
     *out = NULL;
     if (!c) return rb_fail(err, RESBM_E_MEMORY, "no memory for a connection to %s", o->url);
@@ -69,5 +73,6 @@ static bool copy_name(char out[RB_CARRIER_NAME], const char *from, size_t n) {
 bool rb_carrier_address(const char *address, char to[RB_CARRIER_NAME], char service[RB_CARRIER_NAME]) {
     const char *slash = address ? strchr(address, '/') : NULL;
     if (!slash || strncmp(address, "nats:", 5)) return false;
-    return copy_name(to, address + 5, (size_t)(slash - address - 5)) && copy_name(service, slash + 1, strlen(slash + 1));
+    return copy_name(to, address + 5, (size_t)(slash - address - 5)) &&
+           copy_name(service, slash + 1, strlen(slash + 1));
 }

@@ -21,10 +21,12 @@ typedef struct rb_carrier_options {
     const char *seed;        /* its NKey's seed; NULL: none */
     const char *certificate; /* PEM that the server's certificate must be or be signed by; NULL: no TLS */
     bool only_asks;          /* opens and serves no streams */
-    bool catch_all;          /* this is the participant's only process: takes in, and answers, also what is meant for none */
-    int64_t deadline_ns;     /* for the first connection */
+    bool
+        catch_all; /* this is the participant's only process: takes in, and answers, also what is meant for none */
+    int64_t deadline_ns; /* for the first connection */
     void *ctx;
-    void (*note)(void *ctx, const char *text); /* cut off, back again, refused by the server; any thread; or NULL */
+    void (*note)(void *ctx,
+                 const char *text); /* cut off, back again, refused by the server; any thread; or NULL */
 } rb_carrier_options;
 
 typedef struct rb_carrier_counts {
@@ -39,14 +41,17 @@ typedef struct rb_carrier_module {
     const char *name;
     resbm_status (*open)(const rb_carrier_options *o, void **out, rb_err *err);
     void (*close)(void *c, int64_t linger_until_ns); /* waits until what was written has come over */
-    resbm_status (*dial)(void *c, const char *to, const char *service, int64_t deadline_ns, int *fd, rb_err *err);
-    resbm_status (*listen)(void *c, const char *service, int *pipe, rb_err *err); /* descriptors are read from the pipe */
+    resbm_status (*dial)(void *c, const char *to, const char *service, int64_t deadline_ns, int *fd,
+                         rb_err *err);
+    resbm_status (*listen)(void *c, const char *service, int *pipe,
+                           rb_err *err); /* descriptors are read from the pipe */
     void (*unlisten)(void *c, int pipe);
     void (*count)(void *c, rb_carrier_counts *out);
     bool (*connected)(void *c);
     bool (*ended)(void *c); /* the server refuses this key from now on: nothing will come any more */
     /* One message without an answer's guarantee: to `subject` as it is (below the run), and the first answer to it. */
-    resbm_status (*ask)(void *c, const char *subject, const void *p, size_t n, int64_t deadline_ns, rb_buf *answer, rb_err *err);
+    resbm_status (*ask)(void *c, const char *subject, const void *p, size_t n, int64_t deadline_ns,
+                        rb_buf *answer, rb_err *err);
     /* Serves such questions (`subject` may end in "*"): `answer` is called on a thread of the module, with the subject's last
      * part, which for all but invitations is the asker's name, vouched for by the server. */
     resbm_status (*serve)(void *c, const char *subject, void *ctx, rb_carrier_answer answer, rb_err *err);
@@ -54,7 +59,8 @@ typedef struct rb_carrier_module {
      * key's newest revision is that one. */
     resbm_status (*store_open)(void *c, const char *bucket, int64_t most_bytes, rb_err *err);
     resbm_status (*store_get)(void *c, const char *key, rb_buf *out, uint64_t *revision, rb_err *err);
-    resbm_status (*store_set)(void *c, const char *key, const void *p, size_t n, uint64_t *revision, rb_err *err);
+    resbm_status (*store_set)(void *c, const char *key, const void *p, size_t n, uint64_t *revision,
+                              rb_err *err);
     resbm_status (*store_delete)(void *c, const char *key, rb_err *err);
     /* Keys and certificates. */
     resbm_status (*make_key)(char seed[RB_NKEY_TEXT], char public_key[RB_NKEY_TEXT], rb_err *err);
@@ -71,7 +77,8 @@ typedef struct rb_carrier {
  * get it. */
 resbm_status rb_carrier_module_load(const char *name, const rb_carrier_module **out, rb_err *err);
 
-resbm_status rb_carrier_open(const rb_carrier_module *m, const rb_carrier_options *o, rb_carrier **out, rb_err *err);
+resbm_status rb_carrier_open(const rb_carrier_module *m, const rb_carrier_options *o, rb_carrier **out,
+                             rb_err *err);
 void rb_carrier_close(rb_carrier *c, int64_t linger_until_ns); /* NULL is fine */
 
 /* Is it "nats:PARTICIPANT/SERVICE"? Splits it. */

@@ -33,7 +33,8 @@ struct rb_listener {
 
 static resbm_status listen_over(rb_listener *l, const char *address, rb_err *err) {
     char self[RB_CARRIER_NAME], service[RB_CARRIER_NAME];
-    if (!l->carrier || !rb_carrier_address(address, self, service)) return rb_socket_listen(address, &l->fd, l->address, err);
+    if (!l->carrier || !rb_carrier_address(address, self, service))
+        return rb_socket_listen(address, &l->fd, l->address, err);
     RB_TRY(l->carrier->module->listen(l->carrier->state, service, &l->fd, err));
     snprintf(l->address, sizeof l->address, "%s", address);
     return RESBM_OK;
@@ -150,12 +151,15 @@ static bool is_tcp(int fd) {
     return getsockname(fd, (struct sockaddr *)&a, &n) == 0 && a.ss_family != AF_UNIX;
 }
 
-static resbm_status dial(const rb_link *l, const char *address, int64_t deadline_ns, int *fd, bool *retry, rb_err *err) {
+static resbm_status dial(const rb_link *l, const char *address, int64_t deadline_ns, int *fd, bool *retry,
+                         rb_err *err) {
     char to[RB_CARRIER_NAME], service[RB_CARRIER_NAME];
     int64_t until = sooner(deadline_ns, rb_now_ns() + RB_SEC);
-    if (!l->opt.carrier || !rb_carrier_address(address, to, service)) return rb_socket_dial(address, until, fd, retry, err);
+    if (!l->opt.carrier || !rb_carrier_address(address, to, service))
+        return rb_socket_dial(address, until, fd, retry, err);
     *retry = true; /* it may serve that later */
-    return l->opt.carrier->module->dial(l->opt.carrier->state, to, service, until, fd, err) ? RESBM_E_PEER : RESBM_OK;
+    return l->opt.carrier->module->dial(l->opt.carrier->state, to, service, until, fd, err) ? RESBM_E_PEER
+                                                                                            : RESBM_OK;
 }
 
 /* One dialing attempt with its exchange of hellos. */
@@ -206,7 +210,8 @@ resbm_status rb_link_attach(rb_link *l, int peer, int fd, int64_t deadline_ns, r
     rb_err why = {0};
     rb_peer *p = rb_link_peer(l, peer);
     rb_who_at(me, l->opt.self, l->opt.places);
-    resbm_status st = p && peer != l->opt.self ? RESBM_OK : rb_fail(&why, RESBM_E_ARG, "there is no such number");
+    resbm_status st =
+        p && peer != l->opt.self ? RESBM_OK : rb_fail(&why, RESBM_E_ARG, "there is no such number");
     rb_who_at(who, peer, l->opt.places);
     rb_hello mine = my_hello(l, peer), theirs;
     if (!st && is_busy(l, p)) st = rb_fail(&why, RESBM_E_STATE, "it is connected already");

@@ -166,22 +166,22 @@ static resbm_status check_message(rb_link *l, int peer, const rb_node *n, rb_err
 
 static resbm_status fail_closed(const rb_link *l, const char *doing, const rb_frame_header *h, rb_err *err) {
     char me[RB_WHO_TEXT], what[RB_WHAT_TEXT];
-    return rb_fail(err, RESBM_E_CANCELLED, "%s stopped %s %s: the link was closed", rb_who_at(me, l->opt.self, l->opt.places),
-                   doing, rb_what(what, h));
+    return rb_fail(err, RESBM_E_CANCELLED, "%s stopped %s %s: the link was closed",
+                   rb_who_at(me, l->opt.self, l->opt.places), doing, rb_what(what, h));
 }
 
 /* The peer's first fault, and what it kept us from. */
 static resbm_status fail_fault(const rb_link *l, const rb_peer *p, const char *doing,
                                const rb_frame_header *h, rb_err *err) {
     char me[RB_WHO_TEXT], what[RB_WHAT_TEXT];
-    return rb_fail(err, p->fault, "%s while %s %s %s", p->fault_text, rb_who_at(me, l->opt.self, l->opt.places), doing,
-                   rb_what(what, h));
+    return rb_fail(err, p->fault, "%s while %s %s %s", p->fault_text,
+                   rb_who_at(me, l->opt.self, l->opt.places), doing, rb_what(what, h));
 }
 
 static resbm_status fail_unconnected(const rb_link *l, const rb_peer *p, rb_err *err) {
     char me[RB_WHO_TEXT], who[RB_WHO_TEXT];
-    return rb_fail(err, RESBM_E_STATE, "%s has no connection to %s", rb_who_at(me, l->opt.self, l->opt.places),
-                   rb_who_at(who, p->number, l->opt.places));
+    return rb_fail(err, RESBM_E_STATE, "%s has no connection to %s",
+                   rb_who_at(me, l->opt.self, l->opt.places), rb_who_at(who, p->number, l->opt.places));
 }
 
 static resbm_status fail_credit(const rb_link *l, const rb_peer *p, const rb_frame_header *h, int64_t since,
@@ -264,19 +264,22 @@ static resbm_status fail_late(const rb_link *l, const rb_peer *p, const rb_frame
                               rb_err *err) {
     char me[RB_WHO_TEXT], who[RB_WHO_TEXT], what[RB_WHAT_TEXT], other[RB_WHAT_TEXT], heard[RB_WHAT_TEXT + 64];
     int64_t now = rb_now_ns();
-    const rb_node *instead = p->inbox.head; /* a frame with a wrong step or microbatch has come whole and lies there */
+    const rb_node *instead =
+        p->inbox.head; /* a frame with a wrong step or microbatch has come whole and lies there */
     while (instead && instead->msg.head.kind != want->kind) instead = instead->next;
     if (p->paused)
         snprintf(heard, sizeof heard, "its inbox is full with %zu bytes that nobody asks for",
                  p->inbox_bytes);
     else if (instead && want->kind != RB_FRAME_CONTROL)
-        snprintf(heard, sizeof heard, "instead came %s, which nobody asks for", rb_what(other, &instead->msg.head));
+        snprintf(heard, sizeof heard, "instead came %s, which nobody asks for",
+                 rb_what(other, &instead->msg.head));
     else if (p->heard_ns)
         snprintf(heard, sizeof heard, "its last message came %.3f s ago", (double)(now - p->heard_ns) / 1e9);
     else
         snprintf(heard, sizeof heard, "nothing ever came from it");
-    return rb_fail(err, RESBM_E_TIMEOUT, "%s waited %.3f s for %s from %s; %s", rb_who_at(me, l->opt.self, l->opt.places),
-                   (double)(now - since) / 1e9, rb_what(what, want), rb_who_at(who, p->number, l->opt.places), heard);
+    return rb_fail(err, RESBM_E_TIMEOUT, "%s waited %.3f s for %s from %s; %s",
+                   rb_who_at(me, l->opt.self, l->opt.places), (double)(now - since) / 1e9,
+                   rb_what(what, want), rb_who_at(who, p->number, l->opt.places), heard);
 }
 
 /* With the lock. */
@@ -298,7 +301,8 @@ static resbm_status receive(rb_link *l, int peer, const rb_frame_header *want, m
     rb_peer *p = rb_link_peer(l, peer);
     rb_node *n = NULL;
     if (!p || peer == l->opt.self)
-        return rb_fail(err, RESBM_E_ARG, "%s cannot receive from number %d", rb_who_at(me, l->opt.self, l->opt.places), peer);
+        return rb_fail(err, RESBM_E_ARG, "%s cannot receive from number %d",
+                       rb_who_at(me, l->opt.self, l->opt.places), peer);
     pthread_mutex_lock(&l->lock);
     resbm_status st = wait_message(l, p, want, matches, deadline_ns, &n, err);
     pthread_mutex_unlock(&l->lock);
@@ -363,7 +367,8 @@ static resbm_status wait_any(rb_link *l, const rb_frame_header *want, int64_t de
         }
         if (!in_time)
             return rb_fail(err, RESBM_E_TIMEOUT, "%s waited %.3f s for %s from any stage",
-                           rb_who_at(me, l->opt.self, l->opt.places), (double)(rb_now_ns() - since) / 1e9, rb_what(what, want));
+                           rb_who_at(me, l->opt.self, l->opt.places), (double)(rb_now_ns() - since) / 1e9,
+                           rb_what(what, want));
     }
 }
 
@@ -469,9 +474,9 @@ static resbm_status wait_acknowledged(rb_link *l, const rb_peer *p, int fd, int6
         pthread_mutex_unlock(&l->lock);
         if (over) return RESBM_OK;
         if (rb_now_ns() >= deadline_ns)
-            return rb_fail(err, RESBM_E_TIMEOUT,
-                           "%s: %s has not acknowledged the last %d bytes before the deadline",
-                           rb_who_at(me, l->opt.self, l->opt.places), rb_who_at(who, p->number, l->opt.places), left);
+            return rb_fail(
+                err, RESBM_E_TIMEOUT, "%s: %s has not acknowledged the last %d bytes before the deadline",
+                rb_who_at(me, l->opt.self, l->opt.places), rb_who_at(who, p->number, l->opt.places), left);
         rb_sleep_ns(RB_MS / 5);
     }
     return RESBM_OK;

@@ -72,8 +72,9 @@ typedef struct rb_link_options {
     rb_link_limits limits;
     rb_shape_options
         shape; /* of this endpoint's up- and downlink, shared by all stage peers; control is not shaped */
-    const rb_place *places; /* (stages) what the numbers stand for, in messages; borrowed; NULL: a number is a stage */
-    bool record_events; /* keep rb_link_event records for the trace */
+    const rb_place
+        *places; /* (stages) what the numbers stand for, in messages; borrowed; NULL: a number is a stage */
+    bool record_events;  /* keep rb_link_event records for the trace */
     rb_carrier *carrier; /* where addresses "nats:…" lead; NULL: nowhere. Outlives the link */
 } rb_link_options;
 

@@ -332,7 +332,8 @@ static void full_inbox_is_named(void **state) {
     rb_frame_header want = forward(9, 9);
     resbm_status st = RESBM_OK;
     err.text[0] = 0;
-    for (int64_t ms = 100; ms < 10000 && !strstr(err.text, "its inbox is full"); ms *= 3) /* until enough has come */
+    for (int64_t ms = 100; ms < 10000 && !strstr(err.text, "its inbox is full");
+         ms *= 3) /* until enough has come */
         st = rb_link_recv(p.b, 1, &want, in_ms(ms), &m, &err);
     assert_fails(st, RESBM_E_TIMEOUT, "its inbox is full", &err);
     close_pair(p);
@@ -390,7 +391,7 @@ static const variant mpi_plain = {.address = "mpi", .stream = mpi_stream};
 static const variant mpi_shaped = {.address = "mpi", .stream = mpi_stream, .shape = SHAPE};
 #define STAMP_MPI(f)                                                                                         \
     {#f " (mpi)", f, NULL, NULL, (void *)(uintptr_t)&mpi_plain}, {                                           \
-#f " (mpi, shaped)", f, NULL, NULL, (void *)(uintptr_t)&mpi_shaped                                    \
+#f " (mpi, shaped)", f, NULL, NULL, (void *)(uintptr_t)&mpi_shaped                                   \
     }
 
 /* All but what is about addresses and their sockets. */

@@ -157,7 +157,8 @@ static void refused(const variant *v, rb_hello h, rb_verdict verdict, const char
     write_all(fd, b, sizeof b);
     resbm_status st = RESBM_OK;
     err.text[0] = 0;
-    for (int64_t ms = 80; ms < 10000 && !strstr(err.text, text); ms *= 3) /* a busy machine takes longer to hear it */
+    for (int64_t ms = 80; ms < 10000 && !strstr(err.text, text);
+         ms *= 3) /* a busy machine takes longer to hear it */
         st = rb_link_accept(l, listener, in_ms(ms), &peer, &err);
     assert_fails(st, RESBM_E_TIMEOUT, text, &err);
     if (verdict != RB_WELCOME) {
@@ -230,12 +231,9 @@ static void refusal_reaches_the_caller(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        STAMP(bad_frames_are_refused),
-        STAMP(peer_that_stops_within_a_frame),
-        STAMP(peer_that_does_not_read),
-        STAMP(peer_that_resets),
-        STAMP(strangers_are_refused),
-        STAMP(refusal_reaches_the_caller),
+        STAMP(bad_frames_are_refused),  STAMP(peer_that_stops_within_a_frame),
+        STAMP(peer_that_does_not_read), STAMP(peer_that_resets),
+        STAMP(strangers_are_refused),   STAMP(refusal_reaches_the_caller),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -69,6 +69,9 @@ const char *rb_what(char buf[RB_WHAT_TEXT], const rb_frame_header *h) {
         snprintf(buf, RB_WHAT_TEXT, "%s of step %llu, piece %u", h->boundary ? "a sum" : "a replica's part",
                  (unsigned long long)h->step, h->microbatch);
     else
-        snprintf(buf, RB_WHAT_TEXT, "a %s message", h->kind == RB_FRAME_PROBE ? "probe" : h->kind == RB_FRAME_BLOB ? "blob" : "control");
+        snprintf(buf, RB_WHAT_TEXT, "a %s message",
+                 h->kind == RB_FRAME_PROBE  ? "probe"
+                 : h->kind == RB_FRAME_BLOB ? "blob"
+                                            : "control");
     return buf;
 }

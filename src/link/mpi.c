@@ -36,9 +36,9 @@ typedef struct stream {
     int rank, out_tag, in_tag, fd;
     slot out[SLOTS], in[SLOTS];
     unsigned out_next, in_posted, in_next; /* counted up; slot = n % SLOTS */
-    bool out_ended, in_ended; /* the message of no bytes was handed over; it came */
-    bool deaf;                /* nobody reads the socket any more: what comes is thrown away */
-    bool broken;              /* MPI failed on it */
+    bool out_ended, in_ended;              /* the message of no bytes was handed over; it came */
+    bool deaf;                             /* nobody reads the socket any more: what comes is thrown away */
+    bool broken;                           /* MPI failed on it */
 } stream;
 
 struct rb_mpi {
@@ -137,9 +137,9 @@ static bool write_out(stream *s) {
     while (!s->broken && s->in_next != s->in_posted && s->in[s->in_next % SLOTS].state == SLOT_FULL) {
         slot *i = &s->in[s->in_next % SLOTS];
         if (!i->bytes) shutdown(s->fd, SHUT_WR);
-        ssize_t n = i->bytes && !s->deaf
-                        ? send(s->fd, i->data + i->at, (size_t)(i->bytes - i->at), MSG_DONTWAIT | MSG_NOSIGNAL)
-                        : i->bytes - i->at;
+        ssize_t n = i->bytes && !s->deaf ? send(s->fd, i->data + i->at, (size_t)(i->bytes - i->at),
+                                                MSG_DONTWAIT | MSG_NOSIGNAL)
+                                         : i->bytes - i->at;
         if (n < 0 && (errno == EAGAIN || errno == EINTR)) return moved;
         if (n < 0) {
             s->deaf = true;
@@ -210,7 +210,8 @@ static void rest(const rb_mpi *m, int64_t pause_ns) {
     for (const stream *s = m->streams; s; s = s->next) {
         short events = 0;
         if (!s->broken && !s->out_ended && s->out[s->out_next % SLOTS].state == SLOT_FREE) events |= POLLIN;
-        if (!s->broken && s->in_next != s->in_posted && s->in[s->in_next % SLOTS].state == SLOT_FULL) events |= POLLOUT;
+        if (!s->broken && s->in_next != s->in_posted && s->in[s->in_next % SLOTS].state == SLOT_FULL)
+            events |= POLLOUT;
         p[n++] = (struct pollfd){.fd = events ? s->fd : -1, .events = events};
     }
     ppoll(p, (nfds_t)n, &t, NULL);
@@ -331,11 +332,13 @@ static void let_go(rb_mpi *m) {
     if (gone) free_all(m);
 }
 
-resbm_status rb_mpi_open(const char *kind, const char *program, int64_t deadline_ns, rb_mpi **out, rb_err *err) {
+resbm_status rb_mpi_open(const char *kind, const char *program, int64_t deadline_ns, rb_mpi **out,
+                         rb_err *err) {
     rb_mpi *m = calloc(1, sizeof *m);
     if (!m) return rb_fail(err, RESBM_E_MEMORY, "no memory for MPI");
     m->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    resbm_status st = m->wake_fd < 0 ? rb_fail_errno(err, errno, "cannot make an event descriptor") : RESBM_OK;
+    resbm_status st =
+        m->wake_fd < 0 ? rb_fail_errno(err, errno, "cannot make an event descriptor") : RESBM_OK;
     if (!st) st = rb_mpi_load(kind, program, &m->handle, &m->mod, err);
     if (!st) st = start_thread(m, err);
     if (st) {
@@ -348,7 +351,9 @@ resbm_status rb_mpi_open(const char *kind, const char *program, int64_t deadline
     st = m->fault;
     if (st && err) *err = m->err;
     pthread_mutex_unlock(&m->lock);
-    if (!st && !joined) st = rb_fail(err, RESBM_E_TIMEOUT, "MPI_Init did not return before the deadline: not all ranks were started?");
+    if (!st && !joined)
+        st = rb_fail(err, RESBM_E_TIMEOUT,
+                     "MPI_Init did not return before the deadline: not all ranks were started?");
     if (st) {
         let_go(m);
         return st;
@@ -357,9 +362,13 @@ resbm_status rb_mpi_open(const char *kind, const char *program, int64_t deadline
     return RESBM_OK;
 }
 
-int rb_mpi_rank(const rb_mpi *m) { return m->rank; }
+int rb_mpi_rank(const rb_mpi *m) {
+    return m->rank;
+}
 
-int rb_mpi_size(const rb_mpi *m) { return m->size; }
+int rb_mpi_size(const rb_mpi *m) {
+    return m->size;
+}
 
 static stream *new_stream(int rank, int out_tag, int in_tag, int fd) {
     stream *s = calloc(1, sizeof *s);
@@ -398,7 +407,8 @@ static resbm_status open_stream(rb_mpi *m, int rank, int out_tag, int in_tag, in
 
 resbm_status rb_mpi_stream(rb_mpi *m, int rank, int channel, int *fd, rb_err *err) {
     if (rank < 0 || rank >= m->size || rank == m->rank || channel < 0 || channel >= RB_MPI_CHANNELS)
-        return rb_fail(err, RESBM_E_ARG, "rank %d of %d has no stream %d to rank %d", m->rank, m->size, channel, rank);
+        return rb_fail(err, RESBM_E_ARG, "rank %d of %d has no stream %d to rank %d", m->rank, m->size,
+                       channel, rank);
     return open_stream(m, rank, channel, channel, fd, err);
 }
 
@@ -423,7 +433,8 @@ resbm_status rb_mpi_close(rb_mpi *m, int64_t deadline_ns, rb_err *err) {
     if (st && err) *err = m->err;
     pthread_mutex_unlock(&m->lock);
     if (!gone && !st && deadline_ns > 0)
-        st = rb_fail(err, RESBM_E_TIMEOUT, "rank %d could not leave the MPI job before the deadline", m->rank);
+        st =
+            rb_fail(err, RESBM_E_TIMEOUT, "rank %d could not leave the MPI job before the deadline", m->rank);
     let_go(m);
     return st;
 }

@@ -28,7 +28,8 @@ resbm_status rb_mpi_find(const char *kind, const char *program, char out[4096], 
 resbm_status rb_mpi_describe(const char *kind, const char *program, char out[128], rb_err *err);
 
 /* Joins the job (MPI_Init, in the progress thread), at most until the deadline. */
-resbm_status rb_mpi_open(const char *kind, const char *program, int64_t deadline_ns, rb_mpi **out, rb_err *err);
+resbm_status rb_mpi_open(const char *kind, const char *program, int64_t deadline_ns, rb_mpi **out,
+                         rb_err *err);
 int rb_mpi_rank(const rb_mpi *m);
 int rb_mpi_size(const rb_mpi *m);
 /* A stream to another rank, as a non-blocking socket that belongs to the caller. Both sides name the same channel (0 to

@@ -13,7 +13,10 @@ const char *const rb_mpi_kinds[] = {"openmpi", "mpich", NULL};
 /* What launchers leave in the environment. Slurm's srun starts either kind. */
 static const struct {
     const char *variable, *kind;
-} marks[] = {{"OMPI_COMM_WORLD_RANK", "openmpi"}, {"PMIX_RANK", "openmpi"}, {"PMI_RANK", "mpich"}, {"SLURM_PROCID", ""}};
+} marks[] = {{"OMPI_COMM_WORLD_RANK", "openmpi"},
+             {"PMIX_RANK", "openmpi"},
+             {"PMI_RANK", "mpich"},
+             {"SLURM_PROCID", ""}};
 
 const char *rb_mpi_launched(int *rank) {
     *rank = -1;
@@ -36,12 +39,15 @@ resbm_status rb_mpi_find(const char *kind, const char *program, char out[4096], 
         if (!access(out, R_OK)) return RESBM_OK;
     }
     return rb_fail(err, RESBM_E_CONFIG,
-                   "engine: mpi: there is no module for %s, resbm-mpi-%s.so, in %.*s or %.*s" "%s: install lib%s-dev and "
+                   "engine: mpi: there is no module for %s, resbm-mpi-%s.so, in %.*s or %.*s"
+                   "%s: install lib%s-dev and "
                    "build again, or start resbm with the other MPI's mpirun",
-                   !strcmp(kind, "openmpi") ? "Open MPI" : "MPICH", kind, n, program, n, program, below[1], kind);
+                   !strcmp(kind, "openmpi") ? "Open MPI" : "MPICH", kind, n, program, n, program, below[1],
+                   kind);
 }
 
-resbm_status rb_mpi_load(const char *kind, const char *program, void **handle, const rb_mpi_module **out, rb_err *err) {
+resbm_status rb_mpi_load(const char *kind, const char *program, void **handle, const rb_mpi_module **out,
+                         rb_err *err) {
     char path[4096];
     RB_TRY(rb_mpi_find(kind, program, path, err));
     *handle = dlopen(path, RTLD_NOW | RTLD_GLOBAL); /* MPI's own components look for its symbols */
@@ -51,7 +57,8 @@ resbm_status rb_mpi_load(const char *kind, const char *program, void **handle, c
     memcpy(&get, &symbol, sizeof get);
     *out = get ? get() : NULL;
     if (*out && (*out)->abi == RB_MPI_MODULE_ABI && !strcmp((*out)->name, kind)) return RESBM_OK;
-    rb_fail(err, RESBM_E_CONFIG, "engine: mpi: %s is no module of this version of resbm: build both from the same source", path);
+    rb_fail(err, RESBM_E_CONFIG,
+            "engine: mpi: %s is no module of this version of resbm: build both from the same source", path);
     dlclose(*handle);
     return RESBM_E_CONFIG;
 }

@@ -5,6 +5,7 @@
 #include "core/err.h"
 #include "link/mpi_module.h"
 
-resbm_status rb_mpi_load(const char *kind, const char *program, void **handle, const rb_mpi_module **out, rb_err *err);
+resbm_status rb_mpi_load(const char *kind, const char *program, void **handle, const rb_mpi_module **out,
+                         rb_err *err);
 
 #endif

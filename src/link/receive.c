@@ -44,7 +44,9 @@ static void read_failed(rb_link *l, rb_conn *c, ssize_t n, int why) {
 
 static void refuse_frame(rb_link *l, rb_conn *c, const rb_err *e) {
     char who[RB_WHO_TEXT];
-    rb_io_fault(l, c, e->code, "%s sent a bad frame (changed on its way, or by another version of the program): %s", rb_who_at(who, c->peer->number, l->opt.places), e->text);
+    rb_io_fault(l, c, e->code,
+                "%s sent a bad frame (changed on its way, or by another version of the program): %s",
+                rb_who_at(who, c->peer->number, l->opt.places), e->text);
     rb_receive_stop(l, c);
 }
 

@@ -176,7 +176,8 @@ static double off(double bits, double tbf) {
 static void compare(const net *n, const char *name, double bits, size_t bytes, int frames) {
     rb_shape_options shape = {.up_bits = bits};
     double tbf = 0, ours = 0, due = bits * RB_SEGMENT_PAYLOAD / (RB_SEGMENT_PAYLOAD + RB_SEGMENT_HEADERS);
-    bool steady = false, busy = false; /* steady: did tbf itself keep its rate, so that it can be a measure? */
+    bool steady = false,
+         busy = false; /* steady: did tbf itself keep its rate, so that it can be a measure? */
     for (int tries = 0; tries < 6; tries++) {
         assert_true(shell("tc -n %s qdisc replace dev veth0 root tbf rate %s burst 3000 limit 4000000",
                           n->name[0], name));

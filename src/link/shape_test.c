@@ -346,7 +346,8 @@ static bool duplex_holds(const void *arg) {
     rb_shape_options o = rate(20e6), half = o;
     half.half_duplex = true;
     double one = *(const double *)arg;
-    int64_t full_fifth, half_fifth, full_ns = both_ways(o, 25, &full_fifth), half_ns = both_ways(half, 25, &half_fifth);
+    int64_t full_fifth, half_fifth, full_ns = both_ways(o, 25, &full_fifth),
+                                    half_ns = both_ways(half, 25, &half_fifth);
     assert_true((double)half_ns > 1.9 * one - 5e6); /* never faster, however busy the machine */
     return near(full_ns, one, 0.03, 5 * RB_MS) && near(full_fifth, one / 5, 0.1, 5 * RB_MS) &&
            near(half_ns, 2 * one, 0.05, 5 * RB_MS) &&

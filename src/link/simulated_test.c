@@ -13,7 +13,8 @@ typedef struct flight { /* one segment on its way */
 
 typedef struct message {
     int from, to, direction;
-    double handed, done, simulated; /* simulated: when the simulator's receiver had it; negative: it did not wait */
+    double handed, done,
+        simulated; /* simulated: when the simulator's receiver had it; negative: it did not wait */
 } message;
 
 typedef struct world {
@@ -27,7 +28,9 @@ typedef struct world {
 } world;
 
 static int target(rb_action a) {
-    return a.kind == RB_ACT_SEND_FORWARD ? a.segment + 1 : a.kind == RB_ACT_SEND_BACKWARD ? a.segment - 1 : a.segment;
+    return a.kind == RB_ACT_SEND_FORWARD    ? a.segment + 1
+           : a.kind == RB_ACT_SEND_BACKWARD ? a.segment - 1
+                                            : a.segment;
 }
 
 /* The receive of what stage i sends at j. */
@@ -51,7 +54,8 @@ static void collect(world *w) {
             rb_action a = w->s.stage[i].items[j];
             if (a.kind != RB_ACT_SEND_FORWARD && a.kind != RB_ACT_SEND_BACKWARD) continue;
             int to = w->s.stage_of[target(a)];
-            w->msg[w->count++] = (message){i, to, a.kind == RB_ACT_SEND_BACKWARD, w->r.span[i][j].end, 0, received(w, to, a)};
+            w->msg[w->count++] =
+                (message){i, to, a.kind == RB_ACT_SEND_BACKWARD, w->r.span[i][j].end, 0, received(w, to, a)};
         }
     }
 }
@@ -88,7 +92,8 @@ static int next_inflow(const inflow *in, int stages, double free) {
     int best = -1;
     for (int i = 0; i < stages; i++) {
         if (in[i].at == in[i].count) continue;
-        double t = fmax(free, in[i].f[in[i].at].arrive), u = best < 0 ? 0 : fmax(free, in[best].f[in[best].at].arrive);
+        double t = fmax(free, in[i].f[in[i].at].arrive),
+               u = best < 0 ? 0 : fmax(free, in[best].f[in[best].at].arrive);
         if (best < 0 || t < u || (t == u && in[i].served < in[best].served)) best = i;
     }
     return best;
@@ -128,32 +133,37 @@ static void compare(const world *w, const char *what) {
         double transit = m->done - m->handed, off = m->simulated - m->done;
         double most = 2 * ((double)w->payload[m->direction] / RB_SIM_PIECES + 1514) * slower;
         if (fabs(off) > most)
-            fail_msg("%s: message %d from stage %d to %d takes %.6f s, the simulator says %.6f", what, i, m->from, m->to,
-                     transit, transit + off);
+            fail_msg("%s: message %d from stage %d to %d takes %.6f s, the simulator says %.6f", what, i,
+                     m->from, m->to, transit, transit + off);
         worst = fmax(worst, fabs(off) / transit);
         sum += off / transit;
         n++;
     }
     assert_true(n > 0);
-    if (fabs(sum / n) > 0.02) fail_msg("%s: on average off by %.2f%% (worst %.2f%%)", what, 100 * sum / n, 100 * worst);
+    if (fabs(sum / n) > 0.02)
+        fail_msg("%s: on average off by %.2f%% (worst %.2f%%)", what, 100 * sum / n, 100 * worst);
 }
 
-static void check(const char *schedule, int stages, int m, double up, double down, double latency, int fwd, int bwd) {
+static void check(const char *schedule, int stages, int m, double up, double down, double latency, int fwd,
+                  int bwd) {
     char what[200];
     rb_sim_port port[8];
     double cost = 0.02;
     rb_segment_cost costs[16];
     rb_err err;
-    world w = {.s = build(schedule, stages, stages, m, 2), .payload = {fwd, bwd},
+    world w = {.s = build(schedule, stages, stages, m, 2),
+               .payload = {fwd, bwd},
                .shape = {.up_bits = up, .down_bits = down, .latency_ns = (int64_t)(latency * 1e9)}};
     for (int i = 0; i < stages; i++) port[i] = (rb_sim_port){up / 8, down / 8};
     for (int i = 0; i < stages; i++) costs[i] = (rb_segment_cost){cost, 2 * cost, cost, cost};
-    w.o = (rb_sim_options){.cost = costs, .port = port, .latency = latency,
+    w.o = (rb_sim_options){.cost = costs,
+                           .port = port,
+                           .latency = latency,
                            .segment = RB_SEGMENT_PAYLOAD + RB_SEGMENT_HEADERS,
                            .bytes_forward = (double)rb_shape_wire_bytes((uint64_t)fwd),
                            .bytes_backward = (double)rb_shape_wire_bytes((uint64_t)bwd)};
-    snprintf(what, sizeof what, "%s, %d stages, %d microbatches, %g up, %g down, %g s, %d and %d bytes", schedule, stages, m,
-             up, down, latency, fwd, bwd);
+    snprintf(what, sizeof what, "%s, %d stages, %d microbatches, %g up, %g down, %g s, %d and %d bytes",
+             schedule, stages, m, up, down, latency, fwd, bwd);
     assert_ok(rb_simulate(&w.s, &w.o, &w.r, &err), &err);
     collect(&w);
     pass_through(&w);

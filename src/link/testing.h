@@ -10,7 +10,8 @@
 
 typedef struct variant {
     const char *address;
-    resbm_status (*stream)(int fd[2], rb_err *err); /* both ends of a stream of an engine's own; NULL: address is dialed */
+    resbm_status (*stream)(
+        int fd[2], rb_err *err); /* both ends of a stream of an engine's own; NULL: address is dialed */
     rb_shape_options shape;
 } variant;
 

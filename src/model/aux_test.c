@@ -6,8 +6,8 @@
 
 enum { VARIANTS = 7 };
 static const char *const variants[VARIANTS] = {
-    "stream",           "stream of rank 5", "stream, linear", "stream of rank 5, none",
-    "latent, split, embedding", "latent",           "latent, linear"};
+    "stream", "stream of rank 5", "stream, linear", "stream of rank 5, none", "latent, split, embedding",
+    "latent", "latent, linear"};
 
 static world variant_world(int i) {
     world w = {.model = small_model(), .boundary = small_boundary(), .B = 2, .T = 7, .aux_scale = 0.3f};
@@ -144,8 +144,8 @@ static void plain_reference(void **state) {
 }
 
 /* xent(W_h (silu(W_1 q) + E[token])) of one row. */
-static double plain_latent_row(const float *q, int64_t k, const float *w1, const float *e, const float *head, int64_t r,
-                               int64_t V, int target) {
+static double plain_latent_row(const float *q, int64_t k, const float *w1, const float *e, const float *head,
+                               int64_t r, int64_t V, int target) {
     double u[8], most = -INFINITY, sum = 0, logit[64];
     for (int64_t j = 0; j < r; j++) {
         double a = 0;
@@ -176,12 +176,14 @@ static void plain_latent_reference(void **state) {
     float *head = get(&w, rb_stage_weight(w.stage, row_named(&w, "boundary.1.aux.head.weight")));
     float *steps = get(&w, rb_stage_weight(w.stage, row_named(&w, "boundary.1.encoder.steps")));
     float *q = get(&w, w.io[1].latents);
-    int32_t *token = get(&w, rb_view1(w.tokens, RB_I32, 14)), *target = get(&w, rb_view1(w.targets, RB_I32, 14));
+    int32_t *token = get(&w, rb_view1(w.tokens, RB_I32, 14)),
+            *target = get(&w, rb_view1(w.targets, RB_I32, 14));
     double want = 0;
     for (int64_t i = 0; i < 14; i++) {
         for (int64_t c = 0; c < k; c++) /* whole steps: these are the quantized ones */
             assert_float_equal(q[i * k + c] / steps[c], roundf(q[i * k + c] / steps[c]), 1e-4);
-        if (target[i] >= 0) want += plain_latent_row(q + i * k, k, w1, e + token[i] * r, head, r, V, target[i]);
+        if (target[i] >= 0)
+            want += plain_latent_row(q + i * k, k, w1, e + token[i] * r, head, r, V, target[i]);
     }
     assert_float_equal(w.aux_loss[1], want, 1e-5 * want);
     free(w1), free(e), free(head), free(steps), free(q), free(token), free(target);
@@ -210,8 +212,8 @@ static void ways_agree(void **state) {
         const char *device;
         int threads;
         bool split, recompute;
-    } way[] = {{"ref", 1, true, false}, {"ref", 1, false, true}, {"ref", 1, true, true}, {"late", 1, true, false},
-               {"cpu", 1, false, false}, {"cpu", 3, true, true}};
+    } way[] = {{"ref", 1, true, false},  {"ref", 1, false, true},  {"ref", 1, true, true},
+               {"late", 1, true, false}, {"cpu", 1, false, false}, {"cpu", 3, true, true}};
     (void)state;
     for (int i = 0; i < VARIANTS; i++)
         for (int k = 0; k < 6; k++) {
@@ -277,7 +279,8 @@ static void refused(void **state) {
     assert_fails(rb_model_check(&w.model, &w.boundary, &err), RESBM_E_CONFIG, "needs a width", &err);
     w = variant_world(3);
     w.boundary.aux = RB_AUX_LATENT;
-    assert_fails(rb_model_check(&w.model, &w.boundary, &err), RESBM_E_CONFIG, "kind none has no latents", &err);
+    assert_fails(rb_model_check(&w.model, &w.boundary, &err), RESBM_E_CONFIG, "kind none has no latents",
+                 &err);
     w = variant_world(0);
     w.model.d = 128, w.model.vocab = 4096, w.boundary.aux_rank = -1;
     assert_ok(rb_model_check(&w.model, &w.boundary, &err), &err);
@@ -286,8 +289,12 @@ static void refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(finite_differences), cmocka_unit_test(plain_reference), cmocka_unit_test(plain_latent_reference),
-        cmocka_unit_test(ways_agree),         cmocka_unit_test(weight_zero),     cmocka_unit_test(refused),
+        cmocka_unit_test(finite_differences),
+        cmocka_unit_test(plain_reference),
+        cmocka_unit_test(plain_latent_reference),
+        cmocka_unit_test(ways_agree),
+        cmocka_unit_test(weight_zero),
+        cmocka_unit_test(refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,11 +12,13 @@ resbm_status rb_stage_open_pager(rb_stage_model *m, rb_err *err) {
     return st;
 }
 
-resbm_status rb_stage_grads_away(const rb_device *dev, const rb_stage_options *o, rb_grads_away *out, rb_err *err) {
+resbm_status rb_stage_grads_away(const rb_device *dev, const rb_stage_options *o, rb_grads_away *out,
+                                 rb_err *err) {
     bool *rows = calloc((size_t)o->table->count + 1, sizeof *rows);
     if (!rows) return rb_fail(err, RESBM_E_MEMORY, "no memory for a list of gradients");
     for (int i = 0; i < o->table->count; i++)
-        for (int k = 0; k < o->segments && !rows[i]; k++) rows[i] = o->table->rows[i].segment == rb_hosted_at(o, k);
+        for (int k = 0; k < o->segments && !rows[i]; k++)
+            rows[i] = o->table->rows[i].segment == rb_hosted_at(o, k);
     out->spill = rb_pager_spill_bytes(o->table, rows);
     rb_pager_measure(dev, o->table, rows, &out->saved, &out->windows);
     free(rows);
@@ -28,7 +30,8 @@ uint64_t rb_stage_grad_at(const rb_stage_model *m, int row) {
 }
 
 /* Rows are looked at one by one, but borrowed with what they are joined to. */
-static resbm_status look_away(rb_stage_model *m, rb_queue *q, int row, rb_grad_look look, void *ctx, rb_err *err) {
+static resbm_status look_away(rb_stage_model *m, rb_queue *q, int row, rb_grad_look look, void *ctx,
+                              rb_err *err) {
     rb_view all = rb_none();
     bool changed = false;
     int first = rb_pager_unit_row(m->pager, row);
@@ -43,7 +46,8 @@ static resbm_status look_away(rb_stage_model *m, rb_queue *q, int row, rb_grad_l
     return m->lender.give(m->lender.ctx, q, first, changed, err);
 }
 
-resbm_status rb_stage_look_at_grads(rb_stage_model *m, rb_queue *q, rb_grad_look look, void *ctx, rb_err *err) {
+resbm_status rb_stage_look_at_grads(rb_stage_model *m, rb_queue *q, rb_grad_look look, void *ctx,
+                                    rb_err *err) {
     if (m->pager) rb_pager_walk(m->pager);
     for (int i = 0; m->grad && i < m->table.count; i++) {
         if (!m->grad[i].rank) continue;

@@ -45,7 +45,8 @@ static resbm_status check_heads(const rb_model_config *m, rb_err *err) {
     char near[80];
     nearest_divisors(m->d, m->heads, 2, near, sizeof near);
     if (m->head % 2)
-        return rb_fail(err, RESBM_E_CONFIG, "model.head %lld: rotary pairs need an even width", (long long)m->head);
+        return rb_fail(err, RESBM_E_CONFIG, "model.head %lld: rotary pairs need an even width",
+                       (long long)m->head);
     if (!m->head && m->d % m->heads)
         return rb_fail(err, RESBM_E_CONFIG, "model.d %lld is not a multiple of model.heads %lld; %s",
                        (long long)m->d, (long long)m->heads, near);
@@ -122,12 +123,15 @@ static resbm_status pay_for_split(const rb_model_config *m, rb_boundary_config *
 }
 
 static resbm_status check_anneal(const rb_model_config *m, const rb_boundary_config *b, rb_err *err) {
-    if (!rb_boundary_find(b->kind)->masks || (!strcmp(b->kind, "residual") && b->identity == RB_IDENTITY_SPLIT))
-        return rb_fail(err, RESBM_E_CONFIG,
-                       "boundary.anneal_from: latents can be left out of kinds linear and residual, and not with "
-                       "identity split");
+    if (!rb_boundary_find(b->kind)->masks ||
+        (!strcmp(b->kind, "residual") && b->identity == RB_IDENTITY_SPLIT))
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "boundary.anneal_from: latents can be left out of kinds linear and residual, and not with "
+            "identity split");
     if (b->anneal_from < b->ratio && m->d % b->anneal_from == 0) return RESBM_OK;
-    return rb_fail(err, RESBM_E_CONFIG, "boundary.anneal_from %lld: a divisor of model.d %lld below boundary.ratio %lld",
+    return rb_fail(err, RESBM_E_CONFIG,
+                   "boundary.anneal_from %lld: a divisor of model.d %lld below boundary.ratio %lld",
                    (long long)b->anneal_from, (long long)m->d, (long long)b->ratio);
 }
 
@@ -167,7 +171,8 @@ static resbm_status check_codecs(rb_boundary_config *b, const rb_boundary_kind *
     RB_TRY(check_codec("boundary.codec_fwd", b->codec_fwd, err));
     RB_TRY(check_codec("boundary.codec_bwd", b->codec_bwd, err));
     if (b->group_bwd < 2 || b->group_bwd > 64 || (b->group_bwd & (b->group_bwd - 1)))
-        return rb_fail(err, RESBM_E_CONFIG, "boundary.group_bwd %lld: 2, 4, 8, 16, 32 or 64 values share a scale",
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "boundary.group_bwd %lld: 2, 4, 8, 16, 32 or 64 values share a scale",
                        (long long)b->group_bwd);
     if (!strcmp(b->scale_fwd, "step") || !strcmp(b->scale_fwd, "token")) return RESBM_OK;
     return rb_fail(err, RESBM_E_CONFIG, "boundary.scale_fwd \"%s\": step or token", b->scale_fwd);
@@ -197,7 +202,8 @@ static resbm_status check_boundary(const rb_model_config *m, rb_boundary_config 
     if (b->tokens == RB_TOKENS_FIXED && !kind->constrains)
         return rb_fail(err, RESBM_E_CONFIG, "boundary.tokens fixed: it belongs to kind subspace");
     if (b->feedback == RB_FEEDBACK_GRADIENT && !kind->straight_through)
-        return rb_fail(err, RESBM_E_CONFIG, "boundary.feedback gradient: kind %s drops no coordinates to feed back", b->kind);
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "boundary.feedback gradient: kind %s drops no coordinates to feed back", b->kind);
     RB_TRY(kind->check(b, &s, err));
     RB_TRY(in_range("boundary.hidden", b->hidden, -1, 1 << 20, err));
     RB_TRY(rb_tokens_check(b, &s, err));

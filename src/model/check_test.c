@@ -131,7 +131,11 @@ static void picks_and_subspaces(void **state) {
     (void)state;
     rb_err err;
     rb_model_config m = model_of(256, 4, 2);
-    rb_boundary_config b = {.kind = "topk", .ratio = 64, .feedback = RB_FEEDBACK_GRADIENT, .feedback_rows = 64}, s = {.kind = "subspace", .ratio = 8};
+    rb_boundary_config b = {.kind = "topk",
+                            .ratio = 64,
+                            .feedback = RB_FEEDBACK_GRADIENT,
+                            .feedback_rows = 64},
+                       s = {.kind = "subspace", .ratio = 8};
     rb_wire w;
     rb_tensor_table t;
     assert_ok(rb_model_check(&m, &b, &err), &err);
@@ -255,10 +259,15 @@ static void order_of_rows(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sizes),      cmocka_unit_test(layers_are_never_lost),
-        cmocka_unit_test(boundaries), cmocka_unit_test(split_pays),
-        cmocka_unit_test(whole_x),    cmocka_unit_test(trunks),
-        cmocka_unit_test(picks_and_subspaces),        cmocka_unit_test(wires),      cmocka_unit_test(order_of_rows),
+        cmocka_unit_test(sizes),
+        cmocka_unit_test(layers_are_never_lost),
+        cmocka_unit_test(boundaries),
+        cmocka_unit_test(split_pays),
+        cmocka_unit_test(whole_x),
+        cmocka_unit_test(trunks),
+        cmocka_unit_test(picks_and_subspaces),
+        cmocka_unit_test(wires),
+        cmocka_unit_test(order_of_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

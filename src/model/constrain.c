@@ -22,15 +22,16 @@ int64_t rb_constrain_scratch(const rb_stage_model *m) {
 }
 
 /* x (d,c) = P x */
-static resbm_status project_columns(const rb_stage_model *m, rb_queue *q, rb_view basis, rb_view x, rb_err *err) {
+static resbm_status project_columns(const rb_stage_model *m, rb_queue *q, rb_view basis, rb_view x,
+                                    rb_err *err) {
     rb_view t = rb_view2(m->scratch.constrain.data, RB_F32, basis.shape[0], x.shape[1]);
     RB_TRY(rb_gemm(q, false, false, 1, basis, x, 0, t, err));
     return rb_gemm(q, true, false, 1, basis, t, 0, x, err);
 }
 
 /* x (r,d) = sign x P + beta x, or the rows of `base` + sign x P */
-static resbm_status project_rows(const rb_stage_model *m, rb_queue *q, rb_view basis, rb_view x, float sign, float beta,
-                                 rb_view base, rb_err *err) {
+static resbm_status project_rows(const rb_stage_model *m, rb_queue *q, rb_view basis, rb_view x, float sign,
+                                 float beta, rb_view base, rb_err *err) {
     rb_view t = rb_view2(m->scratch.constrain.data, RB_F32, x.shape[0], basis.shape[0]);
     RB_TRY(rb_gemm(q, false, true, 1, x, basis, 0, t, err));
     if (base.data) RB_TRY(rb_axpby(q, 1, base, 0, x, err));
@@ -61,8 +62,8 @@ static rb_view outside_of(const rb_stage_model *m, int row) {
     return rb_none();
 }
 
-static resbm_status constrain_row(const rb_stage_model *m, rb_queue *q, rb_view basis, int row, rb_view x, bool gradient,
-                                  rb_err *err) {
+static resbm_status constrain_row(const rb_stage_model *m, rb_queue *q, rb_view basis, int row, rb_view x,
+                                  bool gradient, rb_err *err) {
     switch (m->table.rows[row].constraint) {
     case RB_CONSTRAINT_COLUMNS:
         return project_columns(m, q, basis, x, err);

@@ -177,8 +177,8 @@ resbm_status rb_segment_decode(rb_stage_model *m, rb_queue *q, rb_kv_cache *c, i
     rb_end_buffers enc_saved = first_rows(c->enc, n);
     rb_stage_scratch tmp = c->scratch;
     tmp.end = first_rows(tmp.end, n);
-    RB_TRY(
-        rb_segment_enter(m, s, &run, x, parts, tokens, &acts, &tmp, c->segment[s - m->segment].trunk, false, err));
+    RB_TRY(rb_segment_enter(m, s, &run, x, parts, tokens, &acts, &tmp, c->segment[s - m->segment].trunk,
+                            false, err));
     RB_TRY(decode_blocks(c, s, &run, &x, err));
     if (s->last) return last_logits(c, s, &run, x, logits, err);
     rb_view out[RB_MAX_WIRE_PARTS];

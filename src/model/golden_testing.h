@@ -64,9 +64,12 @@ static inline void configure(world *w, const record *c) {
                                  .tied = v[12],
                                  .rope_theta = number(c, 13),
                                  .norm_eps = number(c, 14)};
-    w->boundary = (rb_boundary_config){
-        .kind = "residual", .k = v[9], .hidden = v[10], .offset = RB_OFFSET_NONE, .codec_fwd = "f32",
-        .codec_bwd = "f32"};
+    w->boundary = (rb_boundary_config){.kind = "residual",
+                                       .k = v[9],
+                                       .hidden = v[10],
+                                       .offset = RB_OFFSET_NONE,
+                                       .codec_fwd = "f32",
+                                       .codec_bwd = "f32"};
 }
 
 /* One microbatch: B rows of T+1 ids, beginning at number `at` of the record. */

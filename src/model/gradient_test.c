@@ -136,17 +136,15 @@ static void fixed_maps(void **state) {
     (void)state;
     rb_boundary_config b = {.kind = "subspace", .k = 5};
     check_variant("subspace", small_model(), b);
-    b = (rb_boundary_config){.kind = "topk", .k = 16, .feedback = RB_FEEDBACK_NONE, .tokens = RB_TOKENS_EMBEDDING};
+    b = (rb_boundary_config){
+        .kind = "topk", .k = 16, .feedback = RB_FEEDBACK_NONE, .tokens = RB_TOKENS_EMBEDDING};
     check_variant("topk of all", small_model(), b);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(one_segment),
-        cmocka_unit_test(whole_x),
-        cmocka_unit_test(every_identity),
-        cmocka_unit_test(linear),
-        cmocka_unit_test(fixed_maps),
+        cmocka_unit_test(one_segment), cmocka_unit_test(whole_x),    cmocka_unit_test(every_identity),
+        cmocka_unit_test(linear),      cmocka_unit_test(fixed_maps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,7 +10,8 @@
  * one. In double, in one order. */
 static resbm_status orthonormalise(float *x, int64_t k, int64_t d, rb_err *err) {
     double *r = malloc((size_t)(k * d) * sizeof *r);
-    if (!r) return rb_fail(err, RESBM_E_MEMORY, "no memory for a basis of %lldx%lld", (long long)k, (long long)d);
+    if (!r)
+        return rb_fail(err, RESBM_E_MEMORY, "no memory for a basis of %lldx%lld", (long long)k, (long long)d);
     for (int64_t i = 0; i < k; i++) {
         double *row = r + i * d, square = 0;
         for (int64_t j = 0; j < d; j++) row[j] = (double)x[i * d + j];
@@ -41,7 +42,8 @@ static resbm_status init_one(const rb_stage_model *m, rb_queue *q, int row, floa
     if (t->values == RB_VALUES_IDENTITY) return fill_identity(q, m->weight[row], err);
     if (t->init_std == 0) return rb_fill(q, m->weight[row], t->init_mean, err);
     const char *name = t->like ? t->like : t->name;
-    rb_normal_fill(rb_mix64(m->model.seed, rb_hash64(name, strlen(name))), host, n, t->init_mean, t->init_std);
+    rb_normal_fill(rb_mix64(m->model.seed, rb_hash64(name, strlen(name))), host, n, t->init_mean,
+                   t->init_std);
     if (t->values == RB_VALUES_BASIS) RB_TRY(orthonormalise(host, t->shape[0], t->shape[1], err));
     RB_TRY(rb_upload(q, m->weight[row].data, host, (size_t)n * sizeof *host, err));
     return rb_queue_sync(q, err); /* host is used again */

@@ -64,15 +64,16 @@ typedef struct rb_stage_options {
     const rb_boundary_config *boundary;
     const rb_tensor_table *table;
     int first_segment, segments; /* hosted: so many from there on, */
-    const int *hosted; /* or these (segments), ascending; NULL: the run. Read while opening only */
+    const int *hosted;           /* or these (segments), ascending; NULL: the run. Read while opening only */
     int64_t B, T;                /* sequences and positions of a microbatch */
     int slots;                   /* microbatches whose activations may be alive at once per segment, */
     const int *slots_of; /* or so many (segments) of each; NULL: slots of all. Read while opening only */
-    bool training;               /* gradients and backward buffers are allocated */
-    bool split_backward;         /* weight halves are called apart from input halves */
-    rb_spill *spill;             /* gradients of the large matrices are kept here, from byte spill_at on; NULL: in memory */
-    uint64_t spill_at;           /* a multiple of RB_SPILL_ALIGN */
-    bool bare;                   /* weights and gradients stay as they are allocated: nobody looks before they are set */
+    bool training;       /* gradients and backward buffers are allocated */
+    bool split_backward; /* weight halves are called apart from input halves */
+    rb_spill
+        *spill; /* gradients of the large matrices are kept here, from byte spill_at on; NULL: in memory */
+    uint64_t spill_at; /* a multiple of RB_SPILL_ALIGN */
+    bool bare; /* weights and gradients stay as they are allocated: nobody looks before they are set */
 } rb_stage_options;
 
 /* What keeping gradients in a spill comes to; opt->spill itself is not looked at. Pure: a plan needs no more. */
@@ -81,7 +82,8 @@ typedef struct rb_grads_away {
     size_t saved;   /* of memory that gradients no longer take, */
     size_t windows; /* and that windows take instead (host and device) */
 } rb_grads_away;
-resbm_status rb_stage_grads_away(const rb_device *dev, const rb_stage_options *opt, rb_grads_away *out, rb_err *err);
+resbm_status rb_stage_grads_away(const rb_device *dev, const rb_stage_options *opt, rb_grads_away *out,
+                                 rb_err *err);
 
 /* Allocates everything at once (nothing is allocated per step) and initialises weights by (seed, name). */
 resbm_status rb_stage_model_open(rb_device *dev, const rb_stage_options *opt, rb_stage_model **out,
@@ -97,15 +99,18 @@ rb_stage_memory rb_stage_model_memory(const rb_stage_model *m);
  * not hosted here (or has no gradient). */
 rb_view rb_stage_weight(const rb_stage_model *m, int row);
 rb_view rb_stage_grad(const rb_stage_model *m, int row); /* data NULL: away */
-uint64_t rb_stage_grad_at(const rb_stage_model *m, int row); /* of one that is away: its first byte in the spill */
+uint64_t rb_stage_grad_at(const rb_stage_model *m,
+                          int row); /* of one that is away: its first byte in the spill */
 /* Calls look with the gradient of each hosted row that has one, in table order, wherever it is; a view holds during the
  * call only: what is queued on q with it is waited for. Afterwards all of them are in the spill as they are. Gradients of
  * tensors held to a subspace are projected into it first: norms and updates are of what may change. */
 typedef resbm_status (*rb_grad_look)(void *ctx, int row, rb_view grad, rb_err *err);
-resbm_status rb_stage_look_at_grads(rb_stage_model *m, rb_queue *q, rb_grad_look look, void *ctx, rb_err *err);
+resbm_status rb_stage_look_at_grads(rb_stage_model *m, rb_queue *q, rb_grad_look look, void *ctx,
+                                    rb_err *err);
 /* After each update: tensors that are held to something go back to it (nn/tensor.h). */
 resbm_status rb_stage_constrain(rb_stage_model *m, rb_queue *q, rb_err *err);
-resbm_status rb_stage_constrain_segment(rb_stage_model *m, rb_queue *q, int segment, rb_err *err); /* of one alone */
+resbm_status rb_stage_constrain_segment(rb_stage_model *m, rb_queue *q, int segment,
+                                        rb_err *err); /* of one alone */
 resbm_status rb_stage_zero_grads(rb_stage_model *m, rb_queue *q, rb_err *err);
 
 /* --- older versions of weights (versions.c), for schedules whose updates overtake microbatches ---
@@ -126,7 +131,7 @@ typedef struct rb_segment_io {
                                       last: absent */
     rb_view out[RB_MAX_WIRE_PARTS]; /* filled in: views into the slot that stay valid until the slot is used
                                        again */
-    rb_view tokens;                 /* (B,T) i32: segment 0's input, every receiver's token path, and in training
+    rb_view tokens;   /* (B,T) i32: segment 0's input, every receiver's token path, and in training
                                        boundary.aux latent beside one */
     rb_view targets;  /* (B,T) i32: last segment, and in training every segment with an auxiliary loss. The
                          memory of both must stay as it is until the slot's backward is done; backward does
@@ -138,8 +143,9 @@ typedef struct rb_segment_io {
                          whole step); 0 = leave it out */
     rb_view latents;  /* backward with boundary.aux latent and an aux_scale: part 0 of out as the receiver
                          unpacks it, (B,T,k); stays until the slot's backward is done */
-    bool trunk_apart; /* backward whole: rb_segment_trunk_backward will do the trunk's part, next on this stage */
-    int64_t row;      /* backward: number of the microbatch's first token within the step */
+    bool
+        trunk_apart; /* backward whole: rb_segment_trunk_backward will do the trunk's part, next on this stage */
+    int64_t row;     /* backward: number of the microbatch's first token within the step */
     rb_view aux_loss; /* backward, filled in: (1) f64, sum over the microbatch's tokens, not weighted, valid
                          until the stage's next backward; absent when there is none */
 } rb_segment_io;
@@ -159,7 +165,8 @@ resbm_status rb_segment_backward(rb_stage_model *m, rb_queue *q, int segment, in
 /* The receiver's token path apart, which needs only io->tokens: its forward right before rb_segment_forward of the same slot,
  * which then leaves it out; its backward right behind a whole backward that was told so. Nothing else of the stage's
  * may run in between. The same bits. */
-resbm_status rb_segment_trunk_forward(rb_stage_model *m, rb_queue *q, int segment, int slot, rb_segment_io *io, rb_err *err);
+resbm_status rb_segment_trunk_forward(rb_stage_model *m, rb_queue *q, int segment, int slot,
+                                      rb_segment_io *io, rb_err *err);
 resbm_status rb_segment_trunk_backward(rb_stage_model *m, rb_queue *q, int segment, int slot, rb_err *err);
 
 /* Generation: logits (B,V) of the last position fed, with a KV cache per hosted block. `offset` positions

@@ -7,7 +7,7 @@ typedef struct unit {
     int row;
     size_t bytes; /* without the padding of its region */
     uint64_t at;
-    bool zero; /* nothing was added since the last rb_pager_zero */
+    bool zero;        /* nothing was added since the last rb_pager_zero */
     int window, next; /* -1: none; next: the unit borrowed behind it the last time */
 } unit;
 
@@ -45,8 +45,8 @@ static uint64_t bytes_of(const rb_tensor *t) {
 }
 
 /* Units in the order of the table. unit NULL: counts them and the spill's bytes. */
-static int list_units(const rb_tensor_table *t, const bool *hosted, uint64_t at, unit *u, int *unit_of, uint64_t *offset,
-                      uint64_t *end) {
+static int list_units(const rb_tensor_table *t, const bool *hosted, uint64_t at, unit *u, int *unit_of,
+                      uint64_t *offset, uint64_t *end) {
     int n = 0;
     uint64_t used = 0;
     for (int i = 0; i < t->count; i++) {
@@ -91,10 +91,12 @@ void rb_pager_measure(const rb_device *dev, const rb_tensor_table *t, const bool
 
 static resbm_status open_windows(rb_pager *p, rb_err *err) {
     for (int i = 0; i < p->units; i++)
-        if (rb_spill_round(p->unit[i].bytes) > p->window_bytes) p->window_bytes = rb_spill_round(p->unit[i].bytes);
+        if (rb_spill_round(p->unit[i].bytes) > p->window_bytes)
+            p->window_bytes = rb_spill_round(p->unit[i].bytes);
     size_t all = p->window_bytes * RB_PAGER_WINDOWS;
     p->host_memory = rb_spill_memory(all);
-    if (!p->host_memory) return rb_fail(err, RESBM_E_MEMORY, "no memory for gradient windows of %zu bytes", all);
+    if (!p->host_memory)
+        return rb_fail(err, RESBM_E_MEMORY, "no memory for gradient windows of %zu bytes", all);
     if (!p->dev->table->host_memory) RB_TRY(rb_alloc(p->dev, all, &p->device_memory, err));
     for (size_t i = 0; i < RB_PAGER_WINDOWS; i++) {
         char *host = (char *)p->host_memory + i * p->window_bytes;
@@ -104,8 +106,8 @@ static resbm_status open_windows(rb_pager *p, rb_err *err) {
     return RESBM_OK;
 }
 
-resbm_status rb_pager_open(rb_device *dev, rb_spill *spill, uint64_t at, const rb_tensor_table *t, const bool *hosted,
-                           rb_pager **out, rb_err *err) {
+resbm_status rb_pager_open(rb_device *dev, rb_spill *spill, uint64_t at, const rb_tensor_table *t,
+                           const bool *hosted, rb_pager **out, rb_err *err) {
     uint64_t end;
     *out = NULL;
     rb_pager *p = calloc(1, sizeof *p);

@@ -61,7 +61,8 @@ static void microbatches(world *w, int n, how h) {
 }
 
 static world make_world(bool away, bool tied, bool recompute, bool split) {
-    world w = {.model = small_model(), .boundary = small_boundary(), .B = 2, .T = 6, .split = split, .away = away};
+    world w = {
+        .model = small_model(), .boundary = small_boundary(), .B = 2, .T = 6, .split = split, .away = away};
     w.model.tied = tied;
     if (tied) w.model.segments = 1;
     w.model.recompute = recompute;
@@ -121,7 +122,8 @@ static void the_spill_holds_the_gradients(void **state) {
         for (int r = 0; r < w.table.count; r++) {
             if (!rb_pager_takes(&w.table.rows[r])) continue;
             found++;
-            assert_memory_equal(c.x[r], file + rb_stage_grad_at(w.stage, r), (size_t)rb_tensor_count(&w.table.rows[r]) * 4);
+            assert_memory_equal(c.x[r], file + rb_stage_grad_at(w.stage, r),
+                                (size_t)rb_tensor_count(&w.table.rows[r]) * 4);
         }
         assert_int_equal(found, 3 * 7 + 2);
         free_copies(&c);

@@ -14,11 +14,13 @@ rb_boundary_end rb_end_of(const rb_boundary_end *e, rb_queue *q, const rb_end_bu
 
 resbm_status rb_segment_enter(const rb_stage_model *m, const rb_segment *s, const rb_run_ctx *run, rb_view x,
                               const rb_view *parts, rb_view tokens, const rb_segment_acts *acts,
-                              const rb_stage_scratch *tmp, const rb_block_cache *cache, bool begun, rb_err *err) {
+                              const rb_stage_scratch *tmp, const rb_block_cache *cache, bool begun,
+                              rb_err *err) {
     if (s->first) return rb_embed_forward(run->q, x, s->embed, tokens, err);
     bool add = rb_has_start(m);
     rb_boundary_end dec = rb_end_of(&s->dec, run->q, &acts->dec, NULL, &tmp->end);
-    if (add && !begun) RB_TRY(rb_tokens_forward(&s->tokens, run, x, tokens, &acts->tokens, &tmp->tokens, cache, err));
+    if (add && !begun)
+        RB_TRY(rb_tokens_forward(&s->tokens, run, x, tokens, &acts->tokens, &tmp->tokens, cache, err));
     return m->kind->decode_forward(&dec, x, add, parts, err);
 }
 
@@ -135,8 +137,8 @@ resbm_status rb_segment_forward(rb_stage_model *m, rb_queue *q, int segment, int
 
 static resbm_status need_state(const rb_stage_model *m, const rb_segment *s, const rb_slot *slot,
                                rb_slot_state want, rb_err *err) {
-    static const char *const names[] = {"nothing", "a trunk's forward pass", "a forward pass", "an input half",
-                                        "a backward pass without its trunk's"};
+    static const char *const names[] = {"nothing", "a trunk's forward pass", "a forward pass",
+                                        "an input half", "a backward pass without its trunk's"};
     if (slot->state == want && m->opt.training) return RESBM_OK;
     return rb_fail(err, RESBM_E_STATE, "segment %d: slot %d holds %s where its backward needs %s%s", s->index,
                    (int)(slot - s->slot), names[slot->state], names[want],
@@ -177,7 +179,8 @@ static resbm_status aux_on_latents(rb_stage_model *m, const rb_segment *s, rb_qu
         dparts[0] = m->scratch.aux.dz;
     }
     rb_aux_in in = aux_input(m, s, slot);
-    return rb_aux_backward_input(&s->aux, q, dparts[0], &in, io->aux_scale, &slot->kept.aux, &m->scratch.aux, err);
+    return rb_aux_backward_input(&s->aux, q, dparts[0], &in, io->aux_scale, &slot->kept.aux, &m->scratch.aux,
+                                 err);
 }
 
 /* dx[L] from what is behind the segment. */
@@ -218,8 +221,8 @@ static resbm_status enter_input(rb_stage_model *m, const rb_segment *s, rb_queue
     return RESBM_OK;
 }
 
-static resbm_status add_to_embedding(rb_stage_model *m, const rb_segment *s, rb_queue *q, rb_view dx, rb_view tokens,
-                                     rb_err *err) {
+static resbm_status add_to_embedding(rb_stage_model *m, const rb_segment *s, rb_queue *q, rb_view dx,
+                                     rb_view tokens, rb_err *err) {
     const rb_lender *lender = m->pager ? &m->lender : NULL;
     rb_view table = s->dembed;
     RB_TRY(rb_lend_borrow(lender, q, 0, &table, err));
@@ -227,12 +230,14 @@ static resbm_status add_to_embedding(rb_stage_model *m, const rb_segment *s, rb_
     return rb_lend_give(lender, q, 0, s->dembed, true, err);
 }
 
-static resbm_status trunk_weight(rb_stage_model *m, const rb_segment *s, const rb_run_ctx *run, rb_slot *slot, rb_err *err) {
-    return rb_tokens_backward(&s->tokens, run, slot->kept.dx[0], slot->tokens, &slot->acts.tokens, &m->scratch.tokens, err);
+static resbm_status trunk_weight(rb_stage_model *m, const rb_segment *s, const rb_run_ctx *run, rb_slot *slot,
+                                 rb_err *err) {
+    return rb_tokens_backward(&s->tokens, run, slot->kept.dx[0], slot->tokens, &slot->acts.tokens,
+                              &m->scratch.tokens, err);
 }
 
-static resbm_status enter_weight(rb_stage_model *m, const rb_segment *s, const rb_run_ctx *run, rb_slot *slot, bool trunk,
-                                 rb_err *err) {
+static resbm_status enter_weight(rb_stage_model *m, const rb_segment *s, const rb_run_ctx *run, rb_slot *slot,
+                                 bool trunk, rb_err *err) {
     rb_view dx = slot->kept.dx[0];
     if (s->first) return add_to_embedding(m, s, run->q, dx, slot->tokens, err);
     rb_boundary_end dec = rb_end_of(&s->dec, run->q, &slot->acts.dec, &slot->kept.dec, &m->scratch.end);
@@ -268,7 +273,8 @@ resbm_status rb_segment_backward_input(rb_stage_model *m, rb_queue *q, int segme
     return RESBM_OK;
 }
 
-static resbm_status weight_half(rb_stage_model *m, rb_queue *q, int segment, int slot_index, bool trunk, rb_err *err) {
+static resbm_status weight_half(rb_stage_model *m, rb_queue *q, int segment, int slot_index, bool trunk,
+                                rb_err *err) {
     rb_segment *s = NULL;
     rb_slot *slot = NULL;
     rb_run_ctx run = {q, m->opt.B, m->opt.T, 0};
@@ -323,22 +329,25 @@ resbm_status rb_segment_backward(rb_stage_model *m, rb_queue *q, int segment, in
 
 /* --- the token path apart --- */
 
-resbm_status rb_segment_trunk_forward(rb_stage_model *m, rb_queue *q, int segment, int slot_index, rb_segment_io *io,
-                                      rb_err *err) {
+resbm_status rb_segment_trunk_forward(rb_stage_model *m, rb_queue *q, int segment, int slot_index,
+                                      rb_segment_io *io, rb_err *err) {
     rb_segment *s = NULL;
     rb_slot *slot = NULL;
     rb_run_ctx run = {q, m->opt.B, m->opt.T, 0};
     RB_TRY(find_slot(m, segment, slot_index, &s, &slot, err));
-    if (s->first || !rb_has_start(m)) return rb_fail(err, RESBM_E_STATE, "segment %d has no trunk before it", segment);
+    if (s->first || !rb_has_start(m))
+        return rb_fail(err, RESBM_E_STATE, "segment %d has no trunk before it", segment);
     slot->state = RB_SLOT_EMPTY;
     if (rb_has_tokens(m)) RB_TRY(take_ids(m, s, "tokens", io->tokens, &slot->tokens, err));
     now_live(m, s, slot_index);
-    RB_TRY(rb_tokens_forward(&s->tokens, &run, slot->acts.x[0], slot->tokens, &slot->acts.tokens, &m->scratch.tokens, NULL, err));
+    RB_TRY(rb_tokens_forward(&s->tokens, &run, slot->acts.x[0], slot->tokens, &slot->acts.tokens,
+                             &m->scratch.tokens, NULL, err));
     slot->state = RB_SLOT_TRUNK;
     return RESBM_OK;
 }
 
-resbm_status rb_segment_trunk_backward(rb_stage_model *m, rb_queue *q, int segment, int slot_index, rb_err *err) {
+resbm_status rb_segment_trunk_backward(rb_stage_model *m, rb_queue *q, int segment, int slot_index,
+                                       rb_err *err) {
     rb_segment *s = NULL;
     rb_slot *slot = NULL;
     rb_run_ctx run = {q, m->opt.B, m->opt.T, 0};

@@ -31,7 +31,10 @@ static rb_boundary_config variant(int i) {
         b.group_bwd = 8;
         break;
     case 7:
-        b = (rb_boundary_config){.kind = "none", .codec_fwd = "int1", .codec_bwd = "int4", .scale_fwd = "step",
+        b = (rb_boundary_config){.kind = "none",
+                                 .codec_fwd = "int1",
+                                 .codec_bwd = "int4",
+                                 .scale_fwd = "step",
                                  .rounding_bwd = RB_ROUNDING_NEAREST};
         break;
     case 8:
@@ -41,7 +44,11 @@ static rb_boundary_config variant(int i) {
         b.tokens = RB_TOKENS_EMBEDDING, b.decoder_init = RB_DECODER_INIT_ZERO;
         break;
     case 10:
-        b = (rb_boundary_config){.kind = "topk", .k = 3, .codec_fwd = "int8", .codec_bwd = "int8", .feedback_rows = 282,
+        b = (rb_boundary_config){.kind = "topk",
+                                 .k = 3,
+                                 .codec_fwd = "int8",
+                                 .codec_bwd = "int8",
+                                 .feedback_rows = 282,
                                  .feedback = RB_FEEDBACK_GRADIENT,
                                  .tokens = RB_TOKENS_EMBEDDING};
         break;
@@ -306,7 +313,8 @@ static void check_causality(const char *device, int i) {
         }
     }
     /* two tokens may have the same few signs */
-    if (changes < (i < 6 ? 6 : 3)) fail_msg("%s, variant %d: %d of 6 tokens change anything", device, i, changes);
+    if (changes < (i < 6 ? 6 : 3))
+        fail_msg("%s, variant %d: %d of 6 tokens change anything", device, i, changes);
     world_close(&w);
 }
 

@@ -32,8 +32,8 @@ static void plan_tensors(const rb_stage_model *m, bool gradients, rb_plan *p, rb
 }
 
 /* Memory for `what`; where there is none, which settings it comes from. */
-static resbm_status take_memory(rb_stage_model *m, size_t bytes, const char *what, const char *remedy, void **out,
-                                rb_err *err) {
+static resbm_status take_memory(rb_stage_model *m, size_t bytes, const char *what, const char *remedy,
+                                void **out, rb_err *err) {
     rb_err why = {0};
     resbm_status st = rb_alloc(m->dev, bytes, out, &why);
     if (st == RESBM_OK) return st;
@@ -41,13 +41,13 @@ static resbm_status take_memory(rb_stage_model *m, size_t bytes, const char *wha
         if (err) *err = why;
         return st;
     }
-    return rb_fail(err, st, "no memory for %s, %.3g GB (segment %d and %d more; %s): %s", what, (double)bytes * 1e-9,
-                   m->opt.first_segment, m->opt.segments - 1, why.text, remedy);
+    return rb_fail(err, st, "no memory for %s, %.3g GB (segment %d and %d more; %s): %s", what,
+                   (double)bytes * 1e-9, m->opt.first_segment, m->opt.segments - 1, why.text, remedy);
 }
 
-static const char smaller_model[] =
-    "lower model.d, model.ffn, model.vocab or model.layers, spread them over more pipeline.stages and machines, or set "
-    "optim.offload and optim.offload_parts: states+gradients";
+static const char smaller_model[] = "lower model.d, model.ffn, model.vocab or model.layers, spread them over "
+                                    "more pipeline.stages and machines, or set "
+                                    "optim.offload and optim.offload_parts: states+gradients";
 static const char smaller_batch[] =
     "lower train.batch or model.context, raise train.microbatches, or set train.recompute: true";
 
@@ -92,8 +92,12 @@ static void bind_blocks(rb_stage_model *m, rb_segment *s) {
         row++;
     }
     for (int64_t i = 0; i < s->layers; i++, row += rb_block_tensors(&dims))
-        s->block[i] = (rb_block){.dims = dims, .w = at_row(m->weight, row), .dw = at_row(m->grad, row), .rope = &m->rope,
-                                 .lender = m->pager ? &m->lender : NULL, .row = row};
+        s->block[i] = (rb_block){.dims = dims,
+                                 .w = at_row(m->weight, row),
+                                 .dw = at_row(m->grad, row),
+                                 .rope = &m->rope,
+                                 .lender = m->pager ? &m->lender : NULL,
+                                 .row = row};
     if (s->last) bind_head(m, s, row);
 }
 

@@ -95,8 +95,8 @@ struct rb_stage_model {
     /* Shared activations hold the pass of this segment and slot (-1: nothing). */
     bool shared_acts;
     int live_segment, live_slot;
-    rb_view *own;                    /* (table.count) the weights themselves, whichever version is in use; or NULL */
-    void *versions;                  /* older ones */
+    rb_view *own;   /* (table.count) the weights themselves, whichever version is in use; or NULL */
+    void *versions; /* older ones */
     void *weights, *grads, *buffers; /* the three allocations */
     size_t weight_bytes, grad_bytes, buffer_bytes;
 };
@@ -107,7 +107,8 @@ rb_boundary_dims rb_model_boundary_dims(const rb_model_config *m);
 int rb_table_find(const rb_tensor_table *t, rb_part_kind part, int index);
 int64_t rb_first_layer(const rb_model_config *m, int segment);
 bool rb_has_tokens(const rb_stage_model *m); /* do receivers read token ids? */
-bool rb_has_start(const rb_stage_model *m);  /* does a receiver's stream begin with a token path or an offset? */
+bool rb_has_start(
+    const rb_stage_model *m); /* does a receiver's stream begin with a token path or an offset? */
 /* Is there an auxiliary loss behind the segment, on this stage opened for training? */
 bool rb_has_aux(const rb_stage_model *m, const rb_segment *s);
 
@@ -115,7 +116,8 @@ bool rb_has_aux(const rb_stage_model *m, const rb_segment *s);
  * are in the ends; cache for the trunk or NULL. begun: x holds what the token path gives. */
 resbm_status rb_segment_enter(const rb_stage_model *m, const rb_segment *s, const rb_run_ctx *run, rb_view x,
                               const rb_view *parts, rb_view tokens, const rb_segment_acts *acts,
-                              const rb_stage_scratch *tmp, const rb_block_cache *cache, bool begun, rb_err *err);
+                              const rb_stage_scratch *tmp, const rb_block_cache *cache, bool begun,
+                              rb_err *err);
 /* An end with its buffers for one call. */
 rb_boundary_end rb_end_of(const rb_boundary_end *e, rb_queue *q, const rb_end_buffers *saved,
                           const rb_end_buffers *kept, const rb_end_buffers *scratch);

@@ -113,7 +113,8 @@ static double norm_after_a_pass(world *w) {
 static double gradient_norm(const char *kind, int hidden, rb_identity identity, const char *codec) {
     world w = {.model = small_model(), .boundary = small_boundary(), .B = 4, .T = 16, .codec = true};
     w.model.d = 128, w.model.ffn = 64, w.model.init_std = 0.02;
-    w.boundary.hidden = hidden, w.boundary.identity = identity, w.boundary.ratio = 16, w.boundary.identity_width = 1;
+    w.boundary.hidden = hidden, w.boundary.identity = identity, w.boundary.ratio = 16,
+    w.boundary.identity_width = 1;
     snprintf(w.boundary.kind, sizeof w.boundary.kind, "%s", kind);
     snprintf(w.boundary.codec_fwd, sizeof w.boundary.codec_fwd, "%s", codec);
     snprintf(w.boundary.codec_bwd, sizeof w.boundary.codec_bwd, "f32");
@@ -140,7 +141,8 @@ static void first_steps_fit(void **state) {
             const char *codec = c ? "int4" : "int8";
             double coded = gradient_norm(variant[i].kind, variant[i].hidden, variant[i].identity, codec);
             if (!(coded < 2 * exact && coded > exact / 2))
-                fail_msg("%s, variant %d: the first gradient's norm is %g, with f32 latents %g", codec, i, coded, exact);
+                fail_msg("%s, variant %d: the first gradient's norm is %g, with f32 latents %g", codec, i,
+                         coded, exact);
         }
     }
 }
@@ -156,7 +158,8 @@ static void a_silent_boundary(void **state) {
         world_open(&w, "cpu", 1, true);
         for (int r = 0; r < w.table.count; r++) {
             const float wide[4] = {1000, 1000, 1000, 1000};
-            if (w.table.rows[r].role == RB_ROLE_STEP) put(&w, rb_stage_weight(w.stage, r).data, wide, sizeof wide);
+            if (w.table.rows[r].role == RB_ROLE_STEP)
+                put(&w, rb_stage_weight(w.stage, r).data, wide, sizeof wide);
         }
         norm[i] = norm_after_a_pass(&w);
         world_close(&w);
@@ -184,11 +187,13 @@ static void offsets(void **state) {
     rb_err err;
     for (int i = 0; i < 7; i++) {
         world w = {.model = small_model(), .boundary = small_boundary(), .B = 2, .T = 4};
-        w.boundary.identity = row[i].identity, w.boundary.tokens = row[i].tokens, w.boundary.offset = row[i].offset;
+        w.boundary.identity = row[i].identity, w.boundary.tokens = row[i].tokens,
+        w.boundary.offset = row[i].offset;
         snprintf(w.boundary.kind, sizeof w.boundary.kind, "%s", row[i].kind);
         world_open(&w, "ref", 1, false);
         int found = 0;
-        for (int r = 0; r < w.table.count; r++) found += strstr(w.table.rows[r].name, ".decoder.offset") != NULL;
+        for (int r = 0; r < w.table.count; r++)
+            found += strstr(w.table.rows[r].name, ".decoder.offset") != NULL;
         assert_int_equal(found, row[i].found);
         world_random_tokens(&w, 1);
         assert_true(isfinite(world_forward(&w, 0, 0)));
@@ -196,7 +201,8 @@ static void offsets(void **state) {
     }
     world w = {.model = small_model(), .boundary = small_boundary()};
     w.boundary.tokens = RB_TOKENS_EMBEDDING, w.boundary.offset = RB_OFFSET_LEARNED;
-    assert_fails(rb_model_check(&w.model, &w.boundary, &err), RESBM_E_CONFIG, "boundary.offset learned", &err);
+    assert_fails(rb_model_check(&w.model, &w.boundary, &err), RESBM_E_CONFIG, "boundary.offset learned",
+                 &err);
 }
 
 /* Joined rows are adjacent: one product makes q, k and v. */
@@ -355,12 +361,15 @@ static void first_nonfinite(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(stages_change_nothing), cmocka_unit_test(initial_weights),
+        cmocka_unit_test(stages_change_nothing),
+        cmocka_unit_test(initial_weights),
         cmocka_unit_test(first_steps_fit),
         cmocka_unit_test(a_silent_boundary),
         cmocka_unit_test(offsets),
-        cmocka_unit_test(joined_rows),           cmocka_unit_test(memory),
-        cmocka_unit_test(calls_out_of_order),    cmocka_unit_test(options_out_of_range),
+        cmocka_unit_test(joined_rows),
+        cmocka_unit_test(memory),
+        cmocka_unit_test(calls_out_of_order),
+        cmocka_unit_test(options_out_of_range),
         cmocka_unit_test(first_nonfinite),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -72,7 +72,8 @@ static double outside(world *w, const char *name, const float *less) {
 static void the_loss_is_that_of_whole_activations(void **state) {
     (void)state;
     for (int device = 0; device < 2; device++) {
-        world s = open_world("subspace", device ? "cpu" : "ref"), n = open_world("none", device ? "cpu" : "ref");
+        world s = open_world("subspace", device ? "cpu" : "ref"),
+              n = open_world("none", device ? "cpu" : "ref");
         take_weights(&n, &s);
         world_random_tokens(&s, 3);
         world_random_tokens(&n, 3);
@@ -83,7 +84,8 @@ static void the_loss_is_that_of_whole_activations(void **state) {
         int compared = 0;
         for (int r = 0; r < n.table.count; r++) {
             int o = find(&s, n.table.rows[r].name);
-            if (s.table.rows[o].constraint) continue; /* what is outside of those is not meant to be the same */
+            if (s.table.rows[o].constraint)
+                continue; /* what is outside of those is not meant to be the same */
             rb_view v = rb_stage_grad(n.stage, r);
             float *x = get(&n, v), *y = get(&s, rb_stage_grad(s.stage, o));
             double apart = 0, size = 0;
@@ -97,13 +99,16 @@ static void the_loss_is_that_of_whole_activations(void **state) {
             free(x);
             free(y);
         }
-        assert_int_equal(compared, 3 * 9 + 2 - 2 * 2); /* all but the embedding, and two matrices of the first two blocks */
+        assert_int_equal(compared,
+                         3 * 9 + 2 -
+                             2 * 2); /* all but the embedding, and two matrices of the first two blocks */
         world_close(&s);
         world_close(&n);
     }
 }
 
-static const char *const held[] = {"model.layers.0.self_attn.o_proj.weight", "model.layers.1.mlp.down_proj.weight"};
+static const char *const held[] = {"model.layers.0.self_attn.o_proj.weight",
+                                   "model.layers.1.mlp.down_proj.weight"};
 
 static void updates_come_back(void **state) {
     (void)state;
@@ -128,7 +133,8 @@ static void updates_come_back(void **state) {
     /* the embedding moved, but only inside; the last segment's weights are free */
     assert_true(outside(&s, "model.embed_tokens.weight", before) < 1e-5);
     assert_true(outside(&s, "model.embed_tokens.weight", NULL) > 0.1);
-    assert_int_equal(s.table.rows[find(&s, "model.layers.2.mlp.down_proj.weight")].constraint, RB_CONSTRAINT_NONE);
+    assert_int_equal(s.table.rows[find(&s, "model.layers.2.mlp.down_proj.weight")].constraint,
+                     RB_CONSTRAINT_NONE);
     free(before);
     world_close(&s);
 }

@@ -32,13 +32,15 @@ static void constrain(const rb_model_config *m, int from, rb_tensor_list *l) {
     rb_boundary_dims dims = rb_model_boundary_dims(m);
     for (int i = from; l->status == RESBM_OK && i < l->table->count; i++) {
         rb_tensor *t = &l->table->rows[i];
-        if (strstr(t->name, ".o_proj.") || strstr(t->name, ".down_proj.")) t->constraint = RB_CONSTRAINT_COLUMNS;
+        if (strstr(t->name, ".o_proj.") || strstr(t->name, ".down_proj."))
+            t->constraint = RB_CONSTRAINT_COLUMNS;
         if (t->role == RB_ROLE_EMBEDDING) t->constraint = RB_CONSTRAINT_ROWS;
     }
     if (l->part_index == 0) rb_tokens_list_fixed(&dims, "model.", l);
 }
 
-static void list_segment(const rb_model_config *m, const rb_boundary_config *bound, int s, rb_tensor_list *l) {
+static void list_segment(const rb_model_config *m, const rb_boundary_config *bound, int s,
+                         rb_tensor_list *l) {
     const rb_boundary_kind *kind = rb_boundary_find(bound->kind);
     int from = l->table->count;
     rb_block_dims b = rb_model_block_dims(m);

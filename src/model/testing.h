@@ -21,7 +21,7 @@ typedef struct world {
     void *unpacked[RB_MAX_WIRE_PARTS];
     void *latents[8]; /* by boundary, of the last backward */
     bool codec, split;
-    bool away;        /* gradients in a spill in memory */
+    bool away; /* gradients in a spill in memory */
     rb_spill *spill;
     int slots;
     uint64_t step;
@@ -84,7 +84,8 @@ static inline void world_open(world *w, const char *device, int threads, bool tr
     w->targets = device_memory(w, ids);
     w->bytes = device_memory(w, 2 * wide + 64);
     for (int i = 0; i < RB_MAX_WIRE_PARTS; i++) w->unpacked[i] = device_memory(w, wide);
-    for (int i = 0; i < 8; i++) w->latents[i] = w->boundary.aux == RB_AUX_LATENT ? device_memory(w, wide) : NULL;
+    for (int i = 0; i < 8; i++)
+        w->latents[i] = w->boundary.aux == RB_AUX_LATENT ? device_memory(w, wide) : NULL;
 }
 
 static inline void world_close(world *w) {

@@ -54,7 +54,9 @@ resbm_status rb_stage_open_versions(rb_stage_model *m, const int *copies, rb_err
         find_rows(m, s);
         s->copies = copies[i];
         s->copy = calloc((size_t)(s->copies * s->rows) + 1, sizeof *s->copy);
-        if (!s->copy) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d versions of segment %d", s->copies, s->index);
+        if (!s->copy)
+            return rb_fail(err, RESBM_E_MEMORY, "no memory for %d versions of segment %d", s->copies,
+                           s->index);
         plan_copies(m, s, &p);
     }
     if (!p.used) return RESBM_OK;
@@ -76,8 +78,8 @@ void rb_stage_close_versions(rb_stage_model *m) {
 static resbm_status find_copy(rb_stage_model *m, int segment, int copy, rb_segment **out, rb_err *err) {
     RB_TRY(rb_find_segment(m, segment, out, err));
     if (copy < (*out)->copies && m->own) return RESBM_OK;
-    return rb_fail(err, RESBM_E_ARG, "version %d of segment %d's weights: there is room for %d", copy, segment,
-                   (*out)->copies);
+    return rb_fail(err, RESBM_E_ARG, "version %d of segment %d's weights: there is room for %d", copy,
+                   segment, (*out)->copies);
 }
 
 resbm_status rb_stage_keep_version(rb_stage_model *m, rb_queue *q, int segment, int copy, rb_err *err) {

@@ -4,7 +4,8 @@
 #include "model/testing.h"
 
 static world small_world(bool recompute) {
-    world w = {.model = small_model(), .boundary = small_boundary(), .B = 2, .T = 7, .codec = true, .slots = 1};
+    world w = {
+        .model = small_model(), .boundary = small_boundary(), .B = 2, .T = 7, .codec = true, .slots = 1};
     w.model.recompute = recompute;
     return w;
 }
@@ -20,7 +21,8 @@ static void disturb(world *w) {
 
 static void use(world *w, int copy) {
     rb_err err;
-    for (int s = 0; s < w->model.segments; s++) assert_ok(rb_stage_use_version(w->stage, s, copy, &err), &err);
+    for (int s = 0; s < w->model.segments; s++)
+        assert_ok(rb_stage_use_version(w->stage, s, copy, &err), &err);
 }
 
 typedef enum what { STILL, STASHED, NOT_STASHED, OLDER_FORWARD } what;
@@ -32,7 +34,8 @@ static float *gradients(what how_to, bool recompute, int64_t *count) {
     const int copies[8] = {2, 2, 2, 2, 2, 2, 2, 2};
     world_open(&w, "cpu", 1, true);
     assert_ok(rb_stage_open_versions(w.stage, copies, &err), &err);
-    for (int s = 0; s < w.model.segments; s++) assert_ok(rb_stage_keep_version(w.stage, w.q, s, 1, &err), &err);
+    for (int s = 0; s < w.model.segments; s++)
+        assert_ok(rb_stage_keep_version(w.stage, w.q, s, 1, &err), &err);
     if (how_to == OLDER_FORWARD) {
         disturb(&w);
         use(&w, 1);
@@ -86,8 +89,8 @@ static void weights_and_updates_are_the_newest(void **state) {
     assert_ok(rb_stage_keep_version(w.stage, w.q, 0, 0, &err), &err);
     assert_ok(rb_stage_use_version(w.stage, 0, 0, &err), &err);
     assert_ptr_equal(rb_stage_weight(w.stage, 0).data, before.data);
-    assert_fails(rb_stage_use_version(w.stage, 1, 0, &err), RESBM_E_ARG, "version 0 of segment 1's weights: there is room for 0",
-                 &err);
+    assert_fails(rb_stage_use_version(w.stage, 1, 0, &err), RESBM_E_ARG,
+                 "version 0 of segment 1's weights: there is room for 0", &err);
     assert_fails(rb_stage_keep_version(w.stage, w.q, 0, 1, &err), RESBM_E_ARG, "there is room for 1", &err);
     world_close(&w);
 }

@@ -34,7 +34,8 @@ resbm_status rb_model_wire(const rb_model_config *m, const rb_boundary_config *b
     *out = (rb_wire){.parts = parts.count};
     for (int i = 0; i < parts.count; i++) {
         out->part[i].width = parts.width[i];
-        out->part[i].pack = (rb_pack_args){.code = parts.code, .scale = RB_SCALE_NONE, .direction = (uint32_t)direction};
+        out->part[i].pack =
+            (rb_pack_args){.code = parts.code, .scale = RB_SCALE_NONE, .direction = (uint32_t)direction};
     }
     return latents(b, direction, &out->part[0], err);
 }

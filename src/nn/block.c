@@ -5,7 +5,7 @@
 
 /* Rows of the table, in order. */
 enum { W_NORM1, W_Q, W_K, W_V, W_AFTER_V };
-enum { BIAS_Q, BIAS_K, BIAS_V, BIASES }; /* optional, behind V */
+enum { BIAS_Q, BIAS_K, BIAS_V, BIASES };               /* optional, behind V */
 enum { OUT_O, OUT_NORM2, OUT_GATE, OUT_UP, OUT_DOWN }; /* behind the optional biases and norms of the heads */
 
 /* Where the norms of the heads are, or would be; and W_o. */
@@ -194,8 +194,8 @@ static resbm_status attention(const rb_block *b, const rb_run_ctx *run, const rb
 }
 
 /* Every row of qkv = bias. */
-static resbm_status start_with_bias(const rb_block_dims *z, rb_queue *q, rb_view qkv, rb_view bias, const rb_block_scratch *tmp,
-                                    rb_err *err) {
+static resbm_status start_with_bias(const rb_block_dims *z, rb_queue *q, rb_view qkv, rb_view bias,
+                                    const rb_block_scratch *tmp, rb_err *err) {
     if (!z->qkv_bias) return RESBM_OK;
     rb_view ones = rb_rows(tmp->ones, 0, qkv.shape[0]);
     RB_TRY(rb_fill(q, ones, 1, err));

@@ -33,8 +33,8 @@ static resbm_status normed_input(const rb_head *h, rb_queue *q, rb_view x, const
 
 /* One chunk: rows [from, from+count). Leaves the gradient of the logits in the view it returns. */
 static resbm_status chunk(const rb_head *h, rb_queue *q, rb_view normed, int64_t from, int64_t count,
-                          rb_view targets, const rb_head_saved *s, const rb_head_scratch *tmp, rb_view *logits,
-                          rb_err *err) {
+                          rb_view targets, const rb_head_saved *s, const rb_head_scratch *tmp,
+                          rb_view *logits, rb_err *err) {
     *logits = rb_rows(s->logits.data ? s->logits : tmp->logits, 0, count);
     RB_TRY(rb_linear_forward(q, *logits, 0, rb_rows(normed, from, count), h->head, err));
     return rb_xent(q, rb_rows(tmp->losses, from, count), *logits, rb_rows(targets, from, count),

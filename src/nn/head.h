@@ -19,8 +19,8 @@ enum { RB_HEAD_CHUNK = 4 << 20 }; /* elements of logits in memory at once */
 typedef struct rb_head {
     int64_t d, vocab;
     float eps;
-    rb_view norm, head;   /* (d), (V,d); without a norm x is taken as it is */
-    rb_view dnorm, dhead; /* absent without training */
+    rb_view norm, head;      /* (d), (V,d); without a norm x is taken as it is */
+    rb_view dnorm, dhead;    /* absent without training */
     const rb_lender *lender; /* of dhead, where it is away */
     int row;                 /* of the table: head */
 } rb_head;

@@ -17,7 +17,9 @@ typedef struct rb_lender {
 
 static inline resbm_status rb_lend_borrow(const rb_lender *l, rb_queue *q, int row, rb_view *v, rb_err *err) {
     if (v->data) return RESBM_OK;
-    if (!l) return rb_fail(err, RESBM_E_INTERNAL, "row %d of the tensor table has neither memory nor a lender", row);
+    if (!l)
+        return rb_fail(err, RESBM_E_INTERNAL, "row %d of the tensor table has neither memory nor a lender",
+                       row);
     return l->borrow(l->ctx, q, row, &v->data, err);
 }
 /* `was`: the view before it was borrowed. */
@@ -27,8 +29,8 @@ static inline resbm_status rb_lend_give(const rb_lender *l, rb_queue *q, int row
 }
 
 /* rb_linear_backward_w into a gradient that may be away. */
-static inline resbm_status rb_lend_backward_w(const rb_lender *l, rb_queue *q, int row, rb_view dw, rb_view dy, rb_view x,
-                                              rb_err *err) {
+static inline resbm_status rb_lend_backward_w(const rb_lender *l, rb_queue *q, int row, rb_view dw,
+                                              rb_view dy, rb_view x, rb_err *err) {
     rb_view here = dw;
     RB_TRY(rb_lend_borrow(l, q, row, &here, err));
     RB_TRY(rb_linear_backward_w(q, here, dy, x, err));

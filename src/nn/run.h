@@ -28,6 +28,7 @@ typedef struct rb_rope_scaling {
 } rb_rope_scaling;
 
 /* Fills both views (device memory, shapes set); waits for the queue. scaling NULL: none. */
-resbm_status rb_rope_fill(rb_queue *q, const rb_rope_table *t, double theta, const rb_rope_scaling *scaling, rb_err *err);
+resbm_status rb_rope_fill(rb_queue *q, const rb_rope_table *t, double theta, const rb_rope_scaling *scaling,
+                          rb_err *err);
 
 #endif

@@ -32,9 +32,9 @@ typedef enum rb_values {
 /* What a tensor is held to, mostly with respect to a subspace (boundary/subspace.c, model/constrain.c). */
 typedef enum rb_constraint {
     RB_CONSTRAINT_NONE,
-    RB_CONSTRAINT_COLUMNS, /* each column lies in it */
-    RB_CONSTRAINT_ROWS,    /* what of its rows lies outside stays as it began */
-    RB_CONSTRAINT_OUTSIDE, /* what of its rows lies inside is taken away, once */
+    RB_CONSTRAINT_COLUMNS,    /* each column lies in it */
+    RB_CONSTRAINT_ROWS,       /* what of its rows lies outside stays as it began */
+    RB_CONSTRAINT_OUTSIDE,    /* what of its rows lies inside is taken away, once */
     RB_CONSTRAINT_ORTHONORMAL /* without a subspace: its rows are orthonormal, rows <= columns */
 } rb_constraint;
 
@@ -55,7 +55,7 @@ typedef struct rb_tensor {
     bool joined;    /* lies in memory straight behind the row before, so that one product does both */
     float init_mean, init_std; /* normal; std 0 = constant mean. Values are keyed by (seed, name). */
     rb_values values;
-    const char *like;          /* static: keyed by this name instead. Never trained, and in no checkpoint */
+    const char *like; /* static: keyed by this name instead. Never trained, and in no checkpoint */
     rb_constraint constraint;
 } rb_tensor;
 

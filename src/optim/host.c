@@ -17,7 +17,9 @@ struct rb_host {
     window window[WINDOWS];
 };
 
-size_t rb_host_window_bytes(int64_t tile) { return (size_t)tile * sizeof(float) * 2 * WINDOWS; }
+size_t rb_host_window_bytes(int64_t tile) {
+    return (size_t)tile * sizeof(float) * 2 * WINDOWS;
+}
 
 static resbm_status open_all(rb_host *h, int threads, rb_err *err) {
     rb_device_options o = {.threads = threads};
@@ -68,8 +70,8 @@ static resbm_status fetch(rb_host *h, rb_queue *q, const rb_rule_call *c, int64_
     return h->dev->table->event_record(q, &w->there, err);
 }
 
-static resbm_status update_tile(rb_host *h, rb_queue *q, const rb_rule_table *rule, const rb_rule_call *whole, int64_t i,
-                                float *const *state, rb_err *err) {
+static resbm_status update_tile(rb_host *h, rb_queue *q, const rb_rule_table *rule, const rb_rule_call *whole,
+                                int64_t i, float *const *state, rb_err *err) {
     window *w = &h->window[i % WINDOWS];
     rb_rule_call c = *whole;
     c.from = 0;
@@ -80,11 +82,12 @@ static resbm_status update_tile(rb_host *h, rb_queue *q, const rb_rule_table *ru
     RB_TRY(h->dev->table->event_wait(q, w->there, err));
     RB_TRY(rule->tile(h->q, &c, err));
     RB_TRY(rb_queue_sync(h->q, err));
-    return rb_upload(q, (float *)whole->weight.data + i * h->tile, w->weight, (size_t)c.count * sizeof(float), err);
+    return rb_upload(q, (float *)whole->weight.data + i * h->tile, w->weight, (size_t)c.count * sizeof(float),
+                     err);
 }
 
-resbm_status rb_host_update(rb_host *h, rb_queue *q, const rb_rule_table *rule, const rb_rule_call *c, float *const *state,
-                            rb_err *err) {
+resbm_status rb_host_update(rb_host *h, rb_queue *q, const rb_rule_table *rule, const rb_rule_call *c,
+                            float *const *state, rb_err *err) {
     int64_t tiles = (rb_count(c->weight) + h->tile - 1) / h->tile, asked = 0;
     for (int64_t i = 0; i < tiles; i++) {
         for (; asked < tiles && asked < i + WINDOWS; asked++) RB_TRY(fetch(h, q, c, asked, err));

@@ -20,7 +20,7 @@ size_t rb_host_window_bytes(int64_t tile);
 
 /* One tensor's update by `rule`, which works tile by tile and has no finish; c as for the whole tensor. state: host
  * memory. Returns with the last tiles queued to go up. */
-resbm_status rb_host_update(rb_host *h, rb_queue *q, const rb_rule_table *rule, const rb_rule_call *c, float *const *state,
-                            rb_err *err);
+resbm_status rb_host_update(rb_host *h, rb_queue *q, const rb_rule_table *rule, const rb_rule_call *c,
+                            float *const *state, rb_err *err);
 
 #endif

@@ -43,7 +43,8 @@ static void away_open(away *a, const char *device, const rb_optim_config *c, con
         rb_free(a->b.dev, a->b.tensor[i].grad.data);
         a->b.tensor[i].grad.data = NULL;
     }
-    rb_spill_options o = {.dir = dir, .bytes = grads ? at : states + RB_SPILL_ALIGN, .deadline_ns = 20 * RB_SEC};
+    rb_spill_options o = {
+        .dir = dir, .bytes = grads ? at : states + RB_SPILL_ALIGN, .deadline_ns = 20 * RB_SEC};
     assert_ok(rb_spill_open(&o, &a->spill, &err), &err);
     place.spill = a->spill;
     assert_ok(rb_optim_open(a->b.dev, c, a->b.tensor, count, &place, &a->b.optim, &err), &err);

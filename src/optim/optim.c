@@ -97,7 +97,8 @@ rb_optim_need rb_optim_needs(const rb_device *dev, const rb_optim_config *c, con
         for (int s = 0; r && s < rb_rule_find(r)->states; s++) {
             if (!place) state_view(&sum, tensors[i]);
             if (on_host(place, r)) need.host += bytes;
-            if (place && !on_host(place, r)) need.spill += rb_spill_round(bytes); /* all tiles but the last fill whole pages */
+            if (place && !on_host(place, r))
+                need.spill += rb_spill_round(bytes); /* all tiles but the last fill whole pages */
         }
         if (r == RB_RULE_MUON) grow_scratch(tensors[i], &matrix, &side);
     }
@@ -152,7 +153,8 @@ static resbm_status zero_states(rb_optim *o, rb_err *err) {
 static resbm_status open_stream(rb_optim *o, const rb_optim_place *place, rb_err *err) {
     int n = 0;
     uint64_t at = place->at;
-    if (o->tile % RB_TILE_UNIT) return rb_fail(err, RESBM_E_ARG, "tiles of %lld elements", (long long)o->tile);
+    if (o->tile % RB_TILE_UNIT)
+        return rb_fail(err, RESBM_E_ARG, "tiles of %lld elements", (long long)o->tile);
     for (int i = 0; i < o->count; i++) {
         entry *e = &o->entries[i];
         e->first_tile = n;
@@ -164,8 +166,12 @@ static resbm_status open_stream(rb_optim *o, const rb_optim_place *place, rb_err
         const entry *e = &o->entries[i];
         int64_t all = e->host[0] ? 0 : elements(e->tensor.tensor);
         for (int64_t from = 0; from < all; from += o->tile, t++) {
-            *t = (rb_tile){.entry = i, .states = rb_rule_find(e->rule)->states, .from = from, .at = at,
-                           .count = all - from < o->tile ? all - from : o->tile, .grad_away = !e->tensor.grad.data,
+            *t = (rb_tile){.entry = i,
+                           .states = rb_rule_find(e->rule)->states,
+                           .from = from,
+                           .at = at,
+                           .count = all - from < o->tile ? all - from : o->tile,
+                           .grad_away = !e->tensor.grad.data,
                            .grad_at = e->tensor.grad_at + (uint64_t)from * sizeof(float)};
             at += rb_tile_stride(t) * (uint64_t)t->states;
         }
@@ -180,16 +186,18 @@ static resbm_status open_host(rb_optim *o, const rb_optim_place *place, rb_err *
         entry *e = &o->entries[i];
         if (!on_host(place, e->rule)) continue;
         if (!e->tensor.grad.data)
-            return rb_fail(err, RESBM_E_STATE, "%s: its gradient is away, and its update on the host", e->tensor.tensor->name);
+            return rb_fail(err, RESBM_E_STATE, "%s: its gradient is away, and its update on the host",
+                           e->tensor.tensor->name);
         for (int k = 0; k < rb_rule_find(e->rule)->states; k++)
             if (!(e->host[k] = rb_spill_memory((size_t)elements(e->tensor.tensor) * sizeof(float))))
-                return rb_fail(err, RESBM_E_MEMORY, "no host memory for the states of %s", e->tensor.tensor->name);
+                return rb_fail(err, RESBM_E_MEMORY, "no host memory for the states of %s",
+                               e->tensor.tensor->name);
     }
     return rb_host_open(o->dev, place->host_threads, o->tile, &o->host, err);
 }
 
-static resbm_status open_all(rb_optim *o, const rb_optim_tensor *tensors, int count, const rb_optim_place *place,
-                             rb_err *err) {
+static resbm_status open_all(rb_optim *o, const rb_optim_tensor *tensors, int count,
+                             const rb_optim_place *place, rb_err *err) {
     RB_TRY(rb_optim_check_config(&o->config, err));
     o->kind = rb_optim_find(o->config.kind);
     o->tile = tile_of(place);
@@ -244,7 +252,8 @@ static resbm_status update_whole(const entry *e, rb_queue *q, rb_rule_call *c, r
     return rule->finish ? rule->finish(q, c, err) : RESBM_OK;
 }
 
-static resbm_status update_streamed(const rb_optim *o, const entry *e, rb_queue *q, rb_rule_call *c, rb_err *err) {
+static resbm_status update_streamed(const rb_optim *o, const entry *e, rb_queue *q, rb_rule_call *c,
+                                    rb_err *err) {
     const rb_rule_table *rule = rb_rule_find(e->rule);
     int64_t all = rb_count(e->tensor.weight);
     for (int i = 0; i < e->tiles; i++) {
@@ -258,7 +267,8 @@ static resbm_status update_streamed(const rb_optim *o, const entry *e, rb_queue 
     return rule->finish ? rule->finish(q, c, err) : RESBM_OK;
 }
 
-static resbm_status update_entry(const rb_optim *o, const entry *e, rb_queue *q, rb_rule_call *c, rb_err *err) {
+static resbm_status update_entry(const rb_optim *o, const entry *e, rb_queue *q, rb_rule_call *c,
+                                 rb_err *err) {
     if (!o->stream) return update_whole(e, q, c, err);
     if (!e->host[0]) return update_streamed(o, e, q, c, err);
     c->grad = e->tensor.grad;
@@ -269,8 +279,8 @@ static double scale_of(const rb_optim_tensor *t) {
     return t->lr_scale != 0 ? t->lr_scale : 1;
 }
 
-static resbm_status update_some(rb_optim *o, rb_queue *q, int64_t t, double lr_factor, const float *scale, int first,
-                                int count, rb_err *err) {
+static resbm_status update_some(rb_optim *o, rb_queue *q, int64_t t, double lr_factor, const float *scale,
+                                int first, int count, rb_err *err) {
     for (int i = 0; i < o->count; i++) {
         const entry *e = &o->entries[i];
         if (e->given < first || e->given >= first + count) continue;
@@ -294,8 +304,8 @@ resbm_status rb_optim_step(rb_optim *o, rb_queue *q, double lr_factor, const flo
     return o->stream ? rb_stream_end(o->stream, err) : RESBM_OK;
 }
 
-resbm_status rb_optim_step_some(rb_optim *o, rb_queue *q, int64_t t, double lr_factor, const float *scale, int first,
-                                int count, rb_err *err) {
+resbm_status rb_optim_step_some(rb_optim *o, rb_queue *q, int64_t t, double lr_factor, const float *scale,
+                                int first, int count, rb_err *err) {
     if (o->stream) return rb_fail(err, RESBM_E_STATE, "states that are streamed are updated all at once");
     return update_some(o, q, t, lr_factor, scale, first, count, err);
 }
@@ -321,8 +331,8 @@ rb_optim_state rb_optim_state_at(const rb_optim *o, int i) {
 static resbm_status in_state(const entry *e, int64_t offset, size_t n, rb_err *err) {
     uint64_t bytes = (uint64_t)elements(e->tensor.tensor) * sizeof(float);
     if (offset >= 0 && n <= bytes && (uint64_t)offset <= bytes - n) return RESBM_OK;
-    return rb_fail(err, RESBM_E_ARG, "%zu bytes at %lld of the states of %s, which have %llu", n, (long long)offset,
-                   e->tensor.tensor->name, (unsigned long long)bytes);
+    return rb_fail(err, RESBM_E_ARG, "%zu bytes at %lld of the states of %s, which have %llu", n,
+                   (long long)offset, e->tensor.tensor->name, (unsigned long long)bytes);
 }
 
 /* Bytes from `offset` on that lie in one tile, n at most; *tile and *inside: which one, and where in it. */
@@ -333,7 +343,8 @@ static size_t in_tile(const rb_optim *o, int64_t offset, size_t n, int *tile, in
     return n < (size_t)(bytes - *inside) ? n : (size_t)(bytes - *inside);
 }
 
-resbm_status rb_optim_state_read(rb_optim *o, rb_queue *q, int i, int64_t offset, void *dst, size_t n, rb_err *err) {
+resbm_status rb_optim_state_read(rb_optim *o, rb_queue *q, int i, int64_t offset, void *dst, size_t n,
+                                 rb_err *err) {
     const entry *e = entry_of(o, &i);
     RB_TRY(in_state(e, offset, n, err));
     if (e->host[0]) {

@@ -57,11 +57,11 @@ resbm_status rb_optim_check(const rb_optim_config *c, const rb_tensor_table *t, 
 void rb_optim_describe(const rb_optim_config *c, const rb_tensor_table *t, rb_buf *out);
 /* What rb_optim_open takes for these tensors. */
 typedef struct rb_optim_need {
-    size_t states;   /* device bytes of the states; 0 when they are away, */
-    size_t windows;  /* through which they then pass (host and device) */
-    size_t scratch;  /* device bytes: Muon's matrices */
-    uint64_t spill;  /* bytes of the spill */
-    size_t host;     /* of host memory, for what is updated there */
+    size_t states;  /* device bytes of the states; 0 when they are away, */
+    size_t windows; /* through which they then pass (host and device) */
+    size_t scratch; /* device bytes: Muon's matrices */
+    uint64_t spill; /* bytes of the spill */
+    size_t host;    /* of host memory, for what is updated there */
 } rb_optim_need;
 
 /* Where states are kept when it is not the device's memory (docs/offload.md). */
@@ -100,8 +100,8 @@ resbm_status rb_optim_step(rb_optim *o, rb_queue *q, double lr_factor, const flo
 
 /* The same for the tensors [first, first + count) of open alone, as their update number t (from 1); the optimizer's own
  * count stays as it is. Without a place only (RESBM_E_STATE). */
-resbm_status rb_optim_step_some(rb_optim *o, rb_queue *q, int64_t t, double lr_factor, const float *scale, int first,
-                                int count, rb_err *err);
+resbm_status rb_optim_step_some(rb_optim *o, rb_queue *q, int64_t t, double lr_factor, const float *scale,
+                                int first, int count, rb_err *err);
 
 /* States for checkpoints, in the order of the tensors: "exp_avg.<tensor>", "exp_avg_sq.<tensor>" of AdamW,
  * "momentum.<tensor>" of Muon, each f32 of its tensor's shape. */
@@ -112,7 +112,8 @@ typedef struct rb_optim_state {
 int rb_optim_state_count(const rb_optim *o);
 rb_optim_state rb_optim_state_at(const rb_optim *o, int i);
 /* n bytes of state i from byte `offset` on, wherever they are; blocks until they are there. */
-resbm_status rb_optim_state_read(rb_optim *o, rb_queue *q, int i, int64_t offset, void *dst, size_t n, rb_err *err);
+resbm_status rb_optim_state_read(rb_optim *o, rb_queue *q, int i, int64_t offset, void *dst, size_t n,
+                                 rb_err *err);
 resbm_status rb_optim_state_write(rb_optim *o, rb_queue *q, int i, int64_t offset, const void *src, size_t n,
                                   rb_err *err);
 /* Updates done so far: AdamW's t, a part of the checkpoint. */

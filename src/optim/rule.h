@@ -33,7 +33,8 @@ typedef struct rb_rule_table {
     int states;
     const char *state[RB_MAX_STATES];
     resbm_status (*tile)(rb_queue *q, const rb_rule_call *c, rb_err *err);
-    resbm_status (*finish)(rb_queue *q, const rb_rule_call *c, rb_err *err); /* behind the last tile; or NULL */
+    resbm_status (*finish)(rb_queue *q, const rb_rule_call *c,
+                           rb_err *err); /* behind the last tile; or NULL */
 } rb_rule_table;
 
 enum { RB_TILE_UNIT = 4096 };

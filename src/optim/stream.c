@@ -17,8 +17,8 @@ struct rb_stream {
     size_t state_bytes, window_bytes; /* room for one state; of a window */
     window window[RB_STREAM_WINDOWS];
     void *host_memory, *device_memory;
-    char *page;     /* peek and poke: one state of a tile */
-    int read, put;  /* tiles of this update whose reads are queued, which are done */
+    char *page;    /* peek and poke: one state of a tile */
+    int read, put; /* tiles of this update whose reads are queued, which are done */
     bool updating;
 };
 
@@ -37,17 +37,19 @@ static resbm_status open_windows(rb_stream *s, rb_err *err) {
     size_t all = s->window_bytes * RB_STREAM_WINDOWS;
     s->host_memory = rb_spill_memory(all);
     s->page = rb_spill_memory(s->state_bytes);
-    if (!s->host_memory || !s->page) return rb_fail(err, RESBM_E_MEMORY, "no memory for windows of %zu bytes", all);
+    if (!s->host_memory || !s->page)
+        return rb_fail(err, RESBM_E_MEMORY, "no memory for windows of %zu bytes", all);
     if (!s->dev->table->host_memory) RB_TRY(rb_alloc(s->dev, all, &s->device_memory, err));
     for (size_t i = 0; i < RB_STREAM_WINDOWS; i++) {
         s->window[i].host = (char *)s->host_memory + i * s->window_bytes;
-        s->window[i].device = s->device_memory ? (char *)s->device_memory + i * s->window_bytes : s->window[i].host;
+        s->window[i].device =
+            s->device_memory ? (char *)s->device_memory + i * s->window_bytes : s->window[i].host;
     }
     return RESBM_OK;
 }
 
-resbm_status rb_stream_open(rb_device *dev, rb_spill *spill, rb_tile *tiles, int n, int64_t tile, rb_stream **out,
-                            rb_err *err) {
+resbm_status rb_stream_open(rb_device *dev, rb_spill *spill, rb_tile *tiles, int n, int64_t tile,
+                            rb_stream **out, rb_err *err) {
     *out = NULL;
     rb_stream *s = calloc(1, sizeof *s);
     if (!s) {
@@ -123,7 +125,8 @@ resbm_status rb_stream_get(rb_stream *s, rb_queue *q, int i, rb_view *state, rb_
     RB_TRY(rb_spill_wait(s->spill, w->ticket, err));
     if (w->device != w->host) {
         RB_TRY(rb_upload(q, w->device, w->host, stride * (size_t)t->states, err));
-        if (t->grad_away) RB_TRY(rb_upload(q, w->device + at, w->host + at, (size_t)t->count * sizeof(float), err));
+        if (t->grad_away)
+            RB_TRY(rb_upload(q, w->device + at, w->host + at, (size_t)t->count * sizeof(float), err));
     }
     for (int k = 0; k < t->states; k++) state[k] = rb_view1(w->device + (size_t)k * stride, RB_F32, t->count);
     if (t->grad_away) *grad = rb_view1(w->device + at, RB_F32, t->count);
@@ -153,7 +156,8 @@ resbm_status rb_stream_end(rb_stream *s, rb_err *err) {
 /* --- checkpoints */
 
 static resbm_status at_rest(const rb_stream *s, int i, int64_t offset, size_t n, rb_err *err) {
-    if (s->updating) return rb_fail(err, RESBM_E_STATE, "optimizer states are read in the middle of an update");
+    if (s->updating)
+        return rb_fail(err, RESBM_E_STATE, "optimizer states are read in the middle of an update");
     if (offset < 0 || (uint64_t)offset + n > (uint64_t)s->tile[i].count * sizeof(float))
         return rb_fail(err, RESBM_E_ARG, "optimizer states: %zu bytes at %lld of a tile of %lld elements", n,
                        (long long)offset, (long long)s->tile[i].count);
@@ -163,24 +167,28 @@ static resbm_status at_rest(const rb_stream *s, int i, int64_t offset, size_t n,
 static resbm_status load_page(rb_stream *s, int i, int state, rb_err *err) {
     const rb_tile *t = &s->tile[i];
     uint64_t ticket = 0;
-    RB_TRY(rb_spill_read(s->spill, t->at + (uint64_t)state * rb_tile_stride(t), s->page, rb_tile_stride(t), &ticket, err));
+    RB_TRY(rb_spill_read(s->spill, t->at + (uint64_t)state * rb_tile_stride(t), s->page, rb_tile_stride(t),
+                         &ticket, err));
     return rb_spill_wait(s->spill, ticket, err);
 }
 
-resbm_status rb_stream_peek(rb_stream *s, int i, int state, int64_t offset, void *dst, size_t n, rb_err *err) {
+resbm_status rb_stream_peek(rb_stream *s, int i, int state, int64_t offset, void *dst, size_t n,
+                            rb_err *err) {
     RB_TRY(at_rest(s, i, offset, n, err));
     RB_TRY(load_page(s, i, state, err));
     memcpy(dst, s->page + offset, n);
     return RESBM_OK;
 }
 
-resbm_status rb_stream_poke(rb_stream *s, int i, int state, int64_t offset, const void *src, size_t n, rb_err *err) {
+resbm_status rb_stream_poke(rb_stream *s, int i, int state, int64_t offset, const void *src, size_t n,
+                            rb_err *err) {
     const rb_tile *t = &s->tile[i];
     uint64_t ticket = 0;
     RB_TRY(at_rest(s, i, offset, n, err));
     if (n < (size_t)t->count * sizeof(float)) RB_TRY(load_page(s, i, state, err));
     memcpy(s->page + offset, src, n);
     s->read = 0; /* windows filled ahead hold what was there before */
-    RB_TRY(rb_spill_write(s->spill, t->at + (uint64_t)state * rb_tile_stride(t), s->page, rb_tile_stride(t), &ticket, err));
+    RB_TRY(rb_spill_write(s->spill, t->at + (uint64_t)state * rb_tile_stride(t), s->page, rb_tile_stride(t),
+                          &ticket, err));
     return rb_spill_wait(s->spill, ticket, err);
 }

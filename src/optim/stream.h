@@ -32,8 +32,8 @@ static inline uint64_t rb_tile_stride(const rb_tile *t) {
 typedef struct rb_stream rb_stream;
 
 /* tiles (n) become the stream's own (free) in any case. tile: elements of the largest. */
-resbm_status rb_stream_open(rb_device *dev, rb_spill *spill, rb_tile *tiles, int n, int64_t tile, rb_stream **out,
-                            rb_err *err);
+resbm_status rb_stream_open(rb_device *dev, rb_spill *spill, rb_tile *tiles, int n, int64_t tile,
+                            rb_stream **out, rb_err *err);
 void rb_stream_close(rb_stream *s); /* waits for what is under way; NULL is fine */
 size_t rb_stream_window_bytes(const rb_device *dev, int64_t tile); /* of all windows */
 
@@ -41,11 +41,13 @@ size_t rb_stream_window_bytes(const rb_device *dev, int64_t tile); /* of all win
 resbm_status rb_stream_begin(rb_stream *s, rb_err *err);
 /* state (of the tile), and grad where it is away: device views of (count). */
 resbm_status rb_stream_get(rb_stream *s, rb_queue *q, int i, rb_view *state, rb_view *grad, rb_err *err);
-resbm_status rb_stream_put(rb_stream *s, rb_queue *q, int i, rb_err *err); /* blocks until the queue is done */
+resbm_status rb_stream_put(rb_stream *s, rb_queue *q, int i,
+                           rb_err *err); /* blocks until the queue is done */
 resbm_status rb_stream_end(rb_stream *s, rb_err *err);
 
 /* Between updates: n bytes of a tile's state from byte `offset` on. */
 resbm_status rb_stream_peek(rb_stream *s, int i, int state, int64_t offset, void *dst, size_t n, rb_err *err);
-resbm_status rb_stream_poke(rb_stream *s, int i, int state, int64_t offset, const void *src, size_t n, rb_err *err);
+resbm_status rb_stream_poke(rb_stream *s, int i, int state, int64_t offset, const void *src, size_t n,
+                            rb_err *err);
 
 #endif

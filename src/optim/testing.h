@@ -78,8 +78,8 @@ static void bench_device(bench *b, const char *device, int threads, const rb_ten
     assert_ok(rb_queue_open(b->dev, &b->q, &err), &err);
     for (int i = 0; i < count; i++) {
         b->row[i] = rows[i];
-        b->tensor[i] = (rb_optim_tensor){.tensor = &b->row[i], .weight = device_view(b, &rows[i]),
-                                         .grad = device_view(b, &rows[i])};
+        b->tensor[i] = (rb_optim_tensor){
+            .tensor = &b->row[i], .weight = device_view(b, &rows[i]), .grad = device_view(b, &rows[i])};
         make_into(b, b->tensor[i].weight, rows[i].name, 1);
     }
 }

@@ -5,7 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const kind_text[RB_ACT_COUNT] = {"F", "B", "I", "W", "TF", "TB", "U", "SF", "RF", "SB", "RB"};
+static const char *const kind_text[RB_ACT_COUNT] = {"F", "B",  "I",  "W",  "TF", "TB",
+                                                    "U", "SF", "RF", "SB", "RB"};
 
 void rb_schedule_free(rb_schedule *s) {
     for (int i = 0; s->stage && i < s->stages; i++) free(s->stage[i].items);
@@ -63,12 +64,13 @@ resbm_status rb_action_parse(const char *text, rb_action *out, rb_err *err) {
     const char *p = parse_number(text, &a.segment);
     if (p) p = parse_kind(p, &a.kind);
     if (p) p = parse_number(p, &a.microbatch);
-    if (p && *p == '-' && (a.kind == RB_ACT_FORWARD || a.kind == RB_ACT_TRUNK_FORWARD)) p = parse_number(p + 1, &a.behind);
+    if (p && *p == '-' && (a.kind == RB_ACT_FORWARD || a.kind == RB_ACT_TRUNK_FORWARD))
+        p = parse_number(p + 1, &a.behind);
     if (!p || *p) {
-        return rb_fail(
-            err, RESBM_E_FORMAT,
-            "\"%.40s\" is no action; one looks like 2F0: segment, one of F B I W TF TB U SF RF SB RB, microbatch",
-            text);
+        return rb_fail(err, RESBM_E_FORMAT,
+                       "\"%.40s\" is no action; one looks like 2F0: segment, one of F B I W TF TB U SF RF SB "
+                       "RB, microbatch",
+                       text);
     }
     *out = a;
     return RESBM_OK;

@@ -56,11 +56,12 @@ typedef struct rb_action_list {
 typedef struct rb_schedule {
     char name[32];
     int stages, segments, microbatches; /* stages: how many lists */
-    int *stage_of;         /* (segments) */
+    int *stage_of;                      /* (segments) */
     int *low, *high;       /* (stages) first and last segment of each; NULL: look through stage_of */
     rb_action_list *stage; /* (stages) */
-    int *dealt;            /* (segments, microbatches) list that has the segment's work on the microbatch; NULL: stage_of's */
-    int *twin_of;          /* with dealt: (stages) the stage whose replica each list is */
+    int *
+        dealt; /* (segments, microbatches) list that has the segment's work on the microbatch; NULL: stage_of's */
+    int *twin_of; /* with dealt: (stages) the stage whose replica each list is */
 } rb_schedule;
 
 /* The list that works on microbatch m in segment g. */

@@ -2,8 +2,8 @@
 
 static void every_kind_prints_and_parses_back(void **state) {
     (void)state;
-    const char *const text[RB_ACT_COUNT] = {"12F0",  "12B0",  "12I0",  "12W0", "12TF0", "12TB0", "12U0",
-                                            "12SF0", "12RF0", "12SB0", "12RB0"};
+    const char *const text[RB_ACT_COUNT] = {"12F0", "12B0",  "12I0",  "12W0",  "12TF0", "12TB0",
+                                            "12U0", "12SF0", "12RF0", "12SB0", "12RB0"};
     for (int k = 0; k < RB_ACT_COUNT; k++) {
         char got[RB_ACTION_TEXT];
         rb_action a;
@@ -29,8 +29,8 @@ static void an_older_version_prints_and_parses_back(void **state) {
 
 static void what_is_no_action_is_quoted(void **state) {
     (void)state;
-    const char *const bad[] = {"",    "F0",   "2F",   "2X0",  "2F0 ",          " 2F0",
-                               "2SF", "-1F0", "2F-1", "2B0-1", "2F0-", "2SW0", "99999999999F0", "2F0F"};
+    const char *const bad[] = {"",     "F0",   "2F",    "2X0",  "2F0 ", " 2F0",          "2SF",
+                               "-1F0", "2F-1", "2B0-1", "2F0-", "2SW0", "99999999999F0", "2F0F"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         rb_action a;
         rb_err err;

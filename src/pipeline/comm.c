@@ -4,7 +4,8 @@
 /* Does the action's segment have a neighbour in this direction (+1, -1), on another stage? */
 static bool remote(const rb_schedule *s, rb_action a, int step) {
     int n = a.segment + step;
-    return n >= 0 && n < s->segments && rb_schedule_host(s, n, a.microbatch) != rb_schedule_host(s, a.segment, a.microbatch);
+    return n >= 0 && n < s->segments &&
+           rb_schedule_host(s, n, a.microbatch) != rb_schedule_host(s, a.segment, a.microbatch);
 }
 
 static resbm_status push_with_messages(const rb_schedule *s, rb_action a, rb_action_list *out, rb_err *err) {

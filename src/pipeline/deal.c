@@ -82,22 +82,28 @@ static const int *row_of(const rb_deal *d, int stage) {
 
 static bool alike(const rb_deal *d) {
     for (int i = 1; i < d->stages; i++)
-        if (d->replicas[i] != d->replicas[0] || memcmp(row_of(d, i), row_of(d, 0), (size_t)d->microbatches * sizeof(int)))
+        if (d->replicas[i] != d->replicas[0] ||
+            memcmp(row_of(d, i), row_of(d, 0), (size_t)d->microbatches * sizeof(int)))
             return false;
     return true;
 }
 
-static resbm_status check_deal(const rb_schedule_kind *kind, const rb_schedule_args *a, const rb_deal *d, rb_err *err) {
+static resbm_status check_deal(const rb_schedule_kind *kind, const rb_schedule_args *a, const rb_deal *d,
+                               rb_err *err) {
     if (kind->flows)
-        return rb_fail(err, RESBM_E_CONFIG, "%s updates without waiting, and has no replicas: set pipeline.replicas: 1, or another "
-                       "pipeline.schedule", kind->name);
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "%s updates without waiting, and has no replicas: set pipeline.replicas: 1, or another "
+            "pipeline.schedule",
+            kind->name);
     if (d->stages != a->stages || d->microbatches != a->microbatches)
-        return rb_fail(err, RESBM_E_ARG, "a deal of %d stages and %d microbatches for %d and %d", d->stages, d->microbatches,
-                       a->stages, a->microbatches);
+        return rb_fail(err, RESBM_E_ARG, "a deal of %d stages and %d microbatches for %d and %d", d->stages,
+                       d->microbatches, a->stages, a->microbatches);
     for (int i = 0; i < d->stages; i++)
         for (int m = 0; m < d->microbatches; m++)
             if (row_of(d, i)[m] < 0 || row_of(d, i)[m] >= d->replicas[i])
-                return rb_fail(err, RESBM_E_ARG, "microbatch %d is dealt to replica %d of stage %d, which has %d", m,
+                return rb_fail(err, RESBM_E_ARG,
+                               "microbatch %d is dealt to replica %d of stage %d, which has %d", m,
                                row_of(d, i)[m], i, d->replicas[i]);
     return RESBM_OK;
 }
@@ -115,7 +121,8 @@ static resbm_status lay_out(const rb_schedule *base, const rb_deal *d, rb_schedu
     if (!out->stage_of || !out->dealt || !out->twin_of || !out->stage)
         return rb_fail(err, RESBM_E_MEMORY, "no memory for a schedule of %d lists", lists);
     out->stages = lists;
-    for (int i = 0, replica; i < lists; i++) rb_deal_place(d->replicas, d->stages, i, &out->twin_of[i], &replica);
+    for (int i = 0, replica; i < lists; i++)
+        rb_deal_place(d->replicas, d->stages, i, &out->twin_of[i], &replica);
     for (size_t i = 0; i < g; i++) {
         int stage = out->stage_of[i] = base->stage_of[i];
         for (size_t m = 0; m < M; m++)
@@ -137,10 +144,11 @@ static resbm_status take_over(const rb_schedule *from, const int *of, rb_schedul
 }
 
 /* Pipelines side by side. */
-static resbm_status side_by_side(const rb_schedule_kind *kind, const rb_schedule_args *a, const rb_deal *d, rb_schedule *out,
-                                 rb_err *err) {
+static resbm_status side_by_side(const rb_schedule_kind *kind, const rb_schedule_args *a, const rb_deal *d,
+                                 rb_schedule *out, rb_err *err) {
     int *mine = calloc((size_t)d->microbatches, sizeof *mine);
-    resbm_status st = mine ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for %d microbatches", d->microbatches);
+    resbm_status st =
+        mine ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for %d microbatches", d->microbatches);
     for (int r = 0; r < d->replicas[0] && !st; r++) {
         rb_schedule_args lane = *a;
         rb_schedule one;
@@ -168,8 +176,8 @@ static bool suits_lanes(const rb_schedule_kind *kind, const rb_schedule_args *a,
     return true;
 }
 
-resbm_status rb_schedule_build_dealt(const rb_schedule_kind *kind, const rb_schedule_args *a, const rb_deal *d,
-                                     rb_schedule *out, int *in_flight, rb_err *err) {
+resbm_status rb_schedule_build_dealt(const rb_schedule_kind *kind, const rb_schedule_args *a,
+                                     const rb_deal *d, rb_schedule *out, int *in_flight, rb_err *err) {
     rb_schedule base = {0};
     rb_schedule_args deep = *a;
     *out = (rb_schedule){0};
@@ -182,6 +190,7 @@ resbm_status rb_schedule_build_dealt(const rb_schedule_kind *kind, const rb_sche
     rb_schedule_free(&base);
     if (!st) st = rb_schedule_communicate(out, err);
     if (!st && !kind->forward_only) st = rb_schedule_trunks(out, a->trunks, err);
-    rb_validate_options o = {.queue_bound = st ? 1 : kind->queue_bound(&deep), .forward_only = kind->forward_only};
+    rb_validate_options o = {.queue_bound = st ? 1 : kind->queue_bound(&deep),
+                             .forward_only = kind->forward_only};
     return st ? st : rb_schedule_validate(out, &o, in_flight, NULL, err);
 }

@@ -34,7 +34,7 @@ void rb_deal_spread(int microbatches, int n, const int *count, int *replica);
  * the kind's own list for as many microbatches as it has; else each replica takes its part of the kind's list, made so deep
  * (where the kind can) that every replica has as much in flight as it would have alone. in_flight (segments): the most on
  * any replica. Kinds that flow have no replicas (RESBM_E_CONFIG). */
-resbm_status rb_schedule_build_dealt(const rb_schedule_kind *kind, const rb_schedule_args *a, const rb_deal *d,
-                                     rb_schedule *out, int *in_flight, rb_err *err);
+resbm_status rb_schedule_build_dealt(const rb_schedule_kind *kind, const rb_schedule_args *a,
+                                     const rb_deal *d, rb_schedule *out, int *in_flight, rb_err *err);
 
 #endif

@@ -10,9 +10,14 @@ static void shares_follow_speeds(void **state) {
         int microbatches, n;
         double speed[4];
         int want[4];
-    } cases[] = {{8, 2, {1, 1}, {4, 4}},       {8, 2, {3, 1}, {6, 2}},      {7, 2, {1, 1}, {4, 3}},
-                 {8, 3, {1, 1, 1}, {3, 3, 2}}, {4, 2, {100, 1}, {3, 1}},    {8, 4, {5, 1, 1, 1}, {5, 1, 1, 1}},
-                 {4, 4, {9, 1, 1, 1}, {1, 1, 1, 1}}, {1, 2, {1, 3}, {0, 1}}};
+    } cases[] = {{8, 2, {1, 1}, {4, 4}},
+                 {8, 2, {3, 1}, {6, 2}},
+                 {7, 2, {1, 1}, {4, 3}},
+                 {8, 3, {1, 1, 1}, {3, 3, 2}},
+                 {4, 2, {100, 1}, {3, 1}},
+                 {8, 4, {5, 1, 1, 1}, {5, 1, 1, 1}},
+                 {4, 4, {9, 1, 1, 1}, {1, 1, 1, 1}},
+                 {1, 2, {1, 3}, {0, 1}}};
     (void)state;
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         int got[4], sum = 0;
@@ -28,7 +33,8 @@ static void shares_follow_speeds(void **state) {
 static void spread_is_even(void **state) {
     (void)state;
     static const int even[] = {2, 2}, uneven[] = {3, 1}, three[] = {2, 1, 3};
-    static const int want_even[] = {0, 1, 0, 1}, want_uneven[] = {0, 0, 1, 0}, want_three[] = {2, 0, 1, 2, 0, 2};
+    static const int want_even[] = {0, 1, 0, 1}, want_uneven[] = {0, 0, 1, 0},
+                     want_three[] = {2, 0, 1, 2, 0, 2};
     int got[MOST];
     rb_deal_spread(4, 2, even, got);
     assert_memory_equal(got, want_even, sizeof want_even);
@@ -52,7 +58,8 @@ static void lists_are_numbered_both_ways(void **state) {
     }
 }
 
-static rb_schedule deal(const char *name, int stages, int segments, int microbatches, const int *replicas, const int *replica) {
+static rb_schedule deal(const char *name, int stages, int segments, int microbatches, const int *replicas,
+                        const int *replica) {
     rb_schedule_args a = ARGS(stages, segments, microbatches, 0, NULL);
     rb_deal d = {.stages = stages, .microbatches = microbatches, .replicas = replicas, .replica = replica};
     rb_schedule s;
@@ -76,7 +83,8 @@ static void alike_deals_are_pipelines_side_by_side(void **state) {
 
 /* A stage with one process between two with replicas: it takes every microbatch, in order. */
 static void deals_of_their_own(void **state) {
-    static const int replicas[] = {2, 1, 3}, replica[] = {0, 1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 2};
+    static const int replicas[] = {2, 1, 3},
+                     replica[] = {0, 1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 2};
     (void)state;
     rb_schedule s = deal("gpipe", 3, 3, 6, replicas, replica);
     assert_int_equal(s.stages, 6);
@@ -95,7 +103,8 @@ static void every_kind_takes_every_deal(void **state) {
         if (kind->flows || kind->forward_only) continue;
         for (int r = 0; r < 3; r++) {
             for (int skew = 0; skew < 2; skew++) {
-                int replica[3 * 12], segments = !strcmp(kind->name, "zbv") || !strncmp(kind->name, "inter", 5) ? 6 : 3;
+                int replica[3 * 12],
+                    segments = !strcmp(kind->name, "zbv") || !strncmp(kind->name, "inter", 5) ? 6 : 3;
                 for (int s = 0; s < 3; s++) {
                     double speed[3] = {1 + skew * (s + 1), 1, 1 + skew};
                     int count[3];
@@ -145,7 +154,8 @@ static void backward_elsewhere_is_rejected(void **state) {
     rb_schedule s = deal("gpipe", 2, 2, 4, replicas, replica);
     take_out(&s.stage[1], RB_ACT_BACKWARD, 2, &a);
     assert_ok(rb_action_push(&s.stage[3], a, &err), &err);
-    refuse(&s, "action 1B2 (9 of 9): microbatch 2 is dealt to list 1, another replica of stage 1: a backward returns to where "
+    refuse(&s, "action 1B2 (9 of 9): microbatch 2 is dealt to list 1, another replica of stage 1: a backward "
+               "returns to where "
                "its forward ran");
     rb_schedule_free(&s);
 
@@ -177,16 +187,19 @@ static void order_holds_on_each_replica(void **state) {
 }
 
 static void impossible_deals_are_refused(void **state) {
-    static const int replicas[] = {2, 2}, wrong[] = {0, 1, 0, 2, 0, 1, 0, 1}, right[] = {0, 1, 0, 1, 0, 1, 0, 1};
+    static const int replicas[] = {2, 2}, wrong[] = {0, 1, 0, 2, 0, 1, 0, 1},
+                     right[] = {0, 1, 0, 1, 0, 1, 0, 1};
     rb_schedule_args a = ARGS(2, 2, 4, 0, NULL);
     rb_deal d = {.stages = 2, .microbatches = 4, .replicas = replicas, .replica = wrong};
     rb_schedule s;
     rb_err err;
     (void)state;
-    assert_fails(rb_schedule_build_dealt(&rb_schedule_1f1b, &a, &d, &s, NULL, &err), RESBM_E_ARG, "to replica 2 of stage 0", &err);
+    assert_fails(rb_schedule_build_dealt(&rb_schedule_1f1b, &a, &d, &s, NULL, &err), RESBM_E_ARG,
+                 "to replica 2 of stage 0", &err);
     rb_schedule_free(&s);
     d.replica = right;
-    assert_fails(rb_schedule_build_dealt(&rb_schedule_pipedream, &a, &d, &s, NULL, &err), RESBM_E_CONFIG, "pipeline.replicas: 1", &err);
+    assert_fails(rb_schedule_build_dealt(&rb_schedule_pipedream, &a, &d, &s, NULL, &err), RESBM_E_CONFIG,
+                 "pipeline.replicas: 1", &err);
     rb_schedule_free(&s);
 }
 

@@ -10,7 +10,7 @@ int rb_endless_updates(int m, int ahead, int each) {
 }
 
 resbm_status rb_endless_stage(const rb_schedule_args *a, rb_schedule *out, int stage, int ahead, int each,
-                             int (*version)(const rb_schedule_args *a, int stage, int m), rb_err *err) {
+                              int (*version)(const rb_schedule_args *a, int stage, int m), rb_err *err) {
     rb_action_list *l = &out->stage[stage];
     int count = rb_endless_total(a);
     for (int m = -ahead; m < count; m++) {

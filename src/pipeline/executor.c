@@ -42,8 +42,8 @@ resbm_status rb_execute(const rb_schedule *s, int stage, const rb_executor_hooks
 }
 
 resbm_status rb_execute_part(const rb_schedule *s, int stage, int from, int to, int shift,
-                             const rb_executor_hooks *hooks, const atomic_bool *cancel, rb_action_trace *trace,
-                             int *done, rb_err *err) {
+                             const rb_executor_hooks *hooks, const atomic_bool *cancel,
+                             rb_action_trace *trace, int *done, rb_err *err) {
     const rb_action_list *l = &s->stage[stage];
     if (done) *done = 0;
     RB_TRY(check_hooks(l, stage, hooks, err));

@@ -30,7 +30,7 @@ resbm_status rb_execute(const rb_schedule *s, int stage, const rb_executor_hooks
 
 /* The same for the actions [from, to) of the list alone, with shift added to their microbatches. */
 resbm_status rb_execute_part(const rb_schedule *s, int stage, int from, int to, int shift,
-                             const rb_executor_hooks *hooks, const atomic_bool *cancel, rb_action_trace *trace,
-                             int *done, rb_err *err);
+                             const rb_executor_hooks *hooks, const atomic_bool *cancel,
+                             rb_action_trace *trace, int *done, rb_err *err);
 
 #endif

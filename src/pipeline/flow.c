@@ -27,15 +27,16 @@ static bool repeats(const rb_flow *f, int n) {
         for (int k = 0; k < b - a; k++) {
             rb_action x = f->list.stage[i].items[a + k], y = f->list.stage[i].items[c + k];
             x.microbatch += f->per_step;
-            if (x.kind != y.kind || x.segment != y.segment || x.microbatch != y.microbatch || x.behind != y.behind)
+            if (x.kind != y.kind || x.segment != y.segment || x.microbatch != y.microbatch ||
+                x.behind != y.behind)
                 return false;
         }
     }
     return true;
 }
 
-resbm_status rb_flow_build(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_flow *out, int *in_flight,
-                           int *stash, rb_err *err) {
+resbm_status rb_flow_build(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_flow *out,
+                           int *in_flight, int *stash, rb_err *err) {
     rb_schedule_args args = *a;
     *out = (rb_flow){.per_step = a->microbatches};
     if (!kind->flows) return rb_fail(err, RESBM_E_ARG, "%s does not flow from step to step", kind->name);
@@ -44,7 +45,8 @@ resbm_status rb_flow_build(const rb_schedule_kind *kind, const rb_schedule_args 
     args.steps = 2 * overlap + 3; /* whose last ones end what is in flight */
     RB_TRY(rb_schedule_build_stash(kind, &args, &out->list, in_flight, stash, err));
     if (repeats(out, out->steady)) return RESBM_OK;
-    return rb_fail(err, RESBM_E_INTERNAL, "%s: steps %d and %d differ", kind->name, out->steady, out->steady + 1);
+    return rb_fail(err, RESBM_E_INTERNAL, "%s: steps %d and %d differ", kind->name, out->steady,
+                   out->steady + 1);
 }
 
 int rb_flow_overlap(const rb_flow *f) {
@@ -72,11 +74,13 @@ static size_t mark_of(const rb_schedule *s, rb_action a) {
     return row * (size_t)s->microbatches + (size_t)a.microbatch;
 }
 
-resbm_status rb_flow_undelivered(const rb_flow *f, int stage, int n, rb_action_list *out, int *shift, rb_err *err) {
+resbm_status rb_flow_undelivered(const rb_flow *f, int stage, int n, rb_action_list *out, int *shift,
+                                 rb_err *err) {
     const rb_schedule *s = &f->list;
     int from, to;
     unsigned char *sent = calloc(2 * (size_t)s->segments, (size_t)s->microbatches);
-    resbm_status st = sent ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to look for messages under way");
+    resbm_status st =
+        sent ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to look for messages under way");
     for (int i = 0; i < s->stages && !st; i++) {
         rb_flow_part(f, i, n, &from, &to, shift);
         for (int j = 0; j < to; j++) {

@@ -25,7 +25,8 @@ static resbm_status push_round(rb_schedule *s, int g, int from, int count, rb_er
     rb_action_list *l = &s->stage[s->stage_of[g]];
     for (int m = from; m < from + count; m++) {
         for (int i = 0; i < run_of(s, g); i++)
-            RB_TRY(rb_action_push(l, (rb_action){.kind = RB_ACT_FORWARD, .segment = g + i, .microbatch = m}, err));
+            RB_TRY(rb_action_push(l, (rb_action){.kind = RB_ACT_FORWARD, .segment = g + i, .microbatch = m},
+                                  err));
     }
     return RESBM_OK;
 }

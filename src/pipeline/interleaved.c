@@ -16,10 +16,11 @@ static int place(int stages, int segments, int segment) {
 static resbm_status check(const rb_schedule_args *a, rb_err *err) {
     int p = a->stages;
     if (a->segments % p)
-        return rb_fail(err, RESBM_E_CONFIG,
-                       "pipeline.schedule interleaved-1f1b gives every stage as many segments, but %d stages do "
-                       "not divide %d segments; set model.segments to %d or %d",
-                       p, a->segments, a->segments / p * p, (a->segments / p + 1) * p);
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "pipeline.schedule interleaved-1f1b gives every stage as many segments, but %d stages do "
+            "not divide %d segments; set model.segments to %d or %d",
+            p, a->segments, a->segments / p * p, (a->segments / p + 1) * p);
     if (a->microbatches % p == 0) return RESBM_OK;
     int below = a->microbatches / p * p;
     return rb_fail(err, RESBM_E_CONFIG,

@@ -25,8 +25,8 @@ typedef struct rb_partition_stage {
 /* sizes (parts) that make the slowest stage as fast as it can be, no stage over its room. Among cuts as fast
  * the most even one. RESBM_E_CONFIG where nothing fits: how many bytes too many, and from which thing and stage on. Dynamic
  * programme, O(parts count^2). */
-resbm_status rb_partition_unequal(const rb_partition_load *load, int count, const rb_partition_stage *stage, int parts,
-                                  int *sizes, rb_err *err);
+resbm_status rb_partition_unequal(const rb_partition_load *load, int count, const rb_partition_stage *stage,
+                                  int parts, int *sizes, rb_err *err);
 
 /* owner (sum of sizes): which part each thing lies in. */
 void rb_partition_owners(const int *sizes, int parts, int *owner);

@@ -118,13 +118,16 @@ static void unequal_stages_get_what_they_can_do(void **state) {
     for (int round = 0; round < 3000; round++) {
         rb_partition_load l[9];
         rb_partition_stage s[5];
-        int count = 1 + (int)rb_rng_below(&rng, 9), parts = 1 + (int)rb_rng_below(&rng, (uint32_t)(count < 5 ? count : 5));
+        int count = 1 + (int)rb_rng_below(&rng, 9),
+            parts = 1 + (int)rb_rng_below(&rng, (uint32_t)(count < 5 ? count : 5));
         int sizes[5];
         rb_err err;
         for (int i = 0; i < count; i++)
-            l[i] = (rb_partition_load){(double)rb_rng_below(&rng, 7), (double)rb_rng_below(&rng, 5), (double)rb_rng_below(&rng, 3)};
+            l[i] = (rb_partition_load){(double)rb_rng_below(&rng, 7), (double)rb_rng_below(&rng, 5),
+                                       (double)rb_rng_below(&rng, 3)};
         for (int i = 0; i < parts; i++)
-            s[i] = (rb_partition_stage){1 + (double)rb_rng_below(&rng, 4), (double)rb_rng_below(&rng, 30), (int)rb_rng_below(&rng, 3)};
+            s[i] = (rb_partition_stage){1 + (double)rb_rng_below(&rng, 4), (double)rb_rng_below(&rng, 30),
+                                        (int)rb_rng_below(&rng, 3)};
         double want = try_all(l, count, s, parts);
         resbm_status st = rb_partition_unequal(l, count, s, parts, sizes, &err);
         if (st == RESBM_OK) {
@@ -145,10 +148,11 @@ static void what_cannot_fit_is_named_in_bytes(void **state) {
     rb_partition_stage s[] = {{1, 24, 2}, {1, 24, 2}};
     int sizes[2];
     rb_err err;
-    assert_fails(rb_partition_unequal(l, 4, s, 2, sizes, &err), RESBM_E_CONFIG, "from number 3 on, 32 bytes have no place",
-                 &err);
+    assert_fails(rb_partition_unequal(l, 4, s, 2, sizes, &err), RESBM_E_CONFIG,
+                 "from number 3 on, 32 bytes have no place", &err);
     s[0].room = 5;
-    assert_fails(rb_partition_unequal(l, 4, s, 2, sizes, &err), RESBM_E_CONFIG, "7 more than it has room for", &err);
+    assert_fails(rb_partition_unequal(l, 4, s, 2, sizes, &err), RESBM_E_CONFIG, "7 more than it has room for",
+                 &err);
 }
 
 int main(void) {

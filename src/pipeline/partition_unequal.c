@@ -10,13 +10,18 @@ typedef struct table {
     int count, parts;
     double *work, *fixed, *slot; /* (count+1) sums up to each thing */
     double limit;                /* what no stage may take longer than; INFINITY until that is known */
-    double *best;                /* (parts+1, count+1) of the first n things on the first p stages: the slowest one's time, or
+    double
+        *best; /* (parts+1, count+1) of the first n things on the first p stages: the slowest one's time, or
                                     under a limit the sum of squares */
-    int *from;                   /* (parts+1, count+1) where the last of them begins */
+    int *from; /* (parts+1, count+1) where the last of them begins */
 } table;
 
-static double *best_of(const table *t, int p, int n) { return &t->best[(size_t)p * ((size_t)t->count + 1) + (size_t)n]; }
-static int *from_of(const table *t, int p, int n) { return &t->from[(size_t)p * ((size_t)t->count + 1) + (size_t)n]; }
+static double *best_of(const table *t, int p, int n) {
+    return &t->best[(size_t)p * ((size_t)t->count + 1) + (size_t)n];
+}
+static int *from_of(const table *t, int p, int n) {
+    return &t->from[(size_t)p * ((size_t)t->count + 1) + (size_t)n];
+}
 
 static double bytes_of(const table *t, int stage, int from, int to) {
     return t->fixed[to] - t->fixed[from] + t->stage[stage].alive * (t->slot[to] - t->slot[from]);
@@ -60,16 +65,19 @@ static resbm_status refuse(const table *t, rb_err *err) {
         int to = at, most = t->count - (t->parts - 1 - p);
         while (to < most && time_of(t, p, at, to + 1) < INFINITY) to++;
         if (to == at)
-            return rb_fail(err, RESBM_E_CONFIG,
-                           "stage %d cannot hold even one: number %d takes %.0f bytes, %.0f more than it has room for", p, at,
-                           bytes_of(t, p, at, at + 1), bytes_of(t, p, at, at + 1) - t->stage[p].room);
+            return rb_fail(
+                err, RESBM_E_CONFIG,
+                "stage %d cannot hold even one: number %d takes %.0f bytes, %.0f more than it has room for",
+                p, at, bytes_of(t, p, at, at + 1), bytes_of(t, p, at, at + 1) - t->stage[p].room);
         at = to;
     }
     double left = 0;
     for (int i = at; i < t->count; i++) left += bytes_of(t, t->parts - 1, i, i + 1);
     return rb_fail(err, RESBM_E_CONFIG,
-                   "%d stages hold %d of %d: from number %d on, %.0f bytes have no place; more stages or more memory are "
-                   "needed from stage %d on", t->parts, at, t->count, at, left, t->parts - 1);
+                   "%d stages hold %d of %d: from number %d on, %.0f bytes have no place; more stages or "
+                   "more memory are "
+                   "needed from stage %d on",
+                   t->parts, at, t->count, at, left, t->parts - 1);
 }
 
 static bool open_table(table *t) {
@@ -88,24 +96,26 @@ static bool open_table(table *t) {
     return true;
 }
 
-static resbm_status check_unequal(const rb_partition_load *load, int count, const rb_partition_stage *stage, int parts,
-                                  rb_err *err) {
+static resbm_status check_unequal(const rb_partition_load *load, int count, const rb_partition_stage *stage,
+                                  int parts, rb_err *err) {
     if (parts < 1 || parts > count)
-        return rb_fail(err, RESBM_E_ARG, "%d things cannot be cut into %d parts of at least one; use 1 to %d parts", count,
+        return rb_fail(err, RESBM_E_ARG,
+                       "%d things cannot be cut into %d parts of at least one; use 1 to %d parts", count,
                        parts, count);
     for (int i = 0; i < count; i++)
-        if (!(load[i].work >= 0 && load[i].bytes >= 0 && load[i].slot >= 0) || isinf(load[i].work + load[i].bytes + load[i].slot))
-            return rb_fail(err, RESBM_E_ARG, "thing %d of a partition has work %g, %g bytes and %g a slot", i, load[i].work,
-                           load[i].bytes, load[i].slot);
+        if (!(load[i].work >= 0 && load[i].bytes >= 0 && load[i].slot >= 0) ||
+            isinf(load[i].work + load[i].bytes + load[i].slot))
+            return rb_fail(err, RESBM_E_ARG, "thing %d of a partition has work %g, %g bytes and %g a slot", i,
+                           load[i].work, load[i].bytes, load[i].slot);
     for (int i = 0; i < parts; i++)
         if (!(stage[i].speed > 0) || isinf(stage[i].speed) || !(stage[i].room >= 0) || stage[i].alive < 0)
-            return rb_fail(err, RESBM_E_ARG, "stage %d of a partition has speed %g, room %g and %d slots", i, stage[i].speed,
-                           stage[i].room, stage[i].alive);
+            return rb_fail(err, RESBM_E_ARG, "stage %d of a partition has speed %g, room %g and %d slots", i,
+                           stage[i].speed, stage[i].room, stage[i].alive);
     return RESBM_OK;
 }
 
-resbm_status rb_partition_unequal(const rb_partition_load *load, int count, const rb_partition_stage *stage, int parts,
-                                  int *sizes, rb_err *err) {
+resbm_status rb_partition_unequal(const rb_partition_load *load, int count, const rb_partition_stage *stage,
+                                  int parts, int *sizes, rb_err *err) {
     table t = {.load = load, .stage = stage, .count = count, .parts = parts, .limit = INFINITY};
     RB_TRY(check_unequal(load, count, stage, parts, err));
     resbm_status st = RESBM_OK;
@@ -115,7 +125,8 @@ resbm_status rb_partition_unequal(const rb_partition_load *load, int count, cons
         t.limit = *best_of(&t, parts, count);
         if (fits) fill_table(&t); /* of the cuts that are as fast, the most even one */
         if (fits)
-            for (int p = parts, n = count; p > 0; n = *from_of(&t, p, n), p--) sizes[p - 1] = n - *from_of(&t, p, n);
+            for (int p = parts, n = count; p > 0; n = *from_of(&t, p, n), p--)
+                sizes[p - 1] = n - *from_of(&t, p, n);
         else
             st = refuse(&t, err);
     } else {

@@ -16,10 +16,12 @@ static int least(int x, int y) {
 
 static resbm_status check_2bw(const rb_schedule_args *a, rb_err *err) {
     if (a->microbatches >= a->stages) return RESBM_OK;
-    return rb_fail(err, RESBM_E_CONFIG,
-                   "pipeline.schedule pipedream-2bw needs at least as many microbatches as stages, but train.microbatches "
-                   "is %d and pipeline.stages %d; set train.microbatches to %d or more, or pipeline.stages to %d",
-                   a->microbatches, a->stages, a->stages, a->microbatches);
+    return rb_fail(
+        err, RESBM_E_CONFIG,
+        "pipeline.schedule pipedream-2bw needs at least as many microbatches as stages, but "
+        "train.microbatches "
+        "is %d and pipeline.stages %d; set train.microbatches to %d or more, or pipeline.stages to %d",
+        a->microbatches, a->stages, a->stages, a->microbatches);
 }
 
 /* More in flight than a step has would need a third version. */

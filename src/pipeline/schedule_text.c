@@ -17,14 +17,15 @@ typedef struct reader {
     rb_err *err;
 } reader;
 
-__attribute__((format(printf, 3, 4))) static resbm_status fail_at(const reader *r, const char *place, const char *fmt,
-                                                                  ...) {
+__attribute__((format(printf, 3, 4))) static resbm_status fail_at(const reader *r, const char *place,
+                                                                  const char *fmt, ...) {
     char why[300];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(why, sizeof why, fmt, ap);
     va_end(ap);
-    return rb_fail(r->err, RESBM_E_FORMAT, "%s:%d:%d: %s", r->name, r->line, (int)(place - r->line_start) + 1, why);
+    return rb_fail(r->err, RESBM_E_FORMAT, "%s:%d:%d: %s", r->name, r->line, (int)(place - r->line_start) + 1,
+                   why);
 }
 
 static resbm_status take_cell(reader *r, const char *cell, size_t n, int stage) {
@@ -38,7 +39,8 @@ static resbm_status take_cell(reader *r, const char *cell, size_t n, int stage) 
         return fail_at(r, cell, "%s: segments go to %d, microbatches to %d", text, MOST_SEGMENTS - 1,
                        MOST_MICROBATCHES - 1);
     if (r->where[a.segment] >= 0 && r->where[a.segment] != stage)
-        return fail_at(r, cell, "%s: segment %d lives on stage %d, where it stands first, and not on stage %d", text,
+        return fail_at(r, cell,
+                       "%s: segment %d lives on stage %d, where it stands first, and not on stage %d", text,
                        a.segment, r->where[a.segment], stage);
     r->where[a.segment] = stage;
     if (a.segment >= r->out->segments) r->out->segments = a.segment + 1;
@@ -82,13 +84,14 @@ static resbm_status place_segments(reader *r) {
     for (int g = 0; g < s->segments; g++) {
         s->stage_of[g] = r->where[g];
         if (r->where[g] < 0)
-            return rb_fail(r->err, RESBM_E_FORMAT, "%s: segment %d has no action, but segment %d has", r->name, g,
-                           s->segments - 1);
+            return rb_fail(r->err, RESBM_E_FORMAT, "%s: segment %d has no action, but segment %d has",
+                           r->name, g, s->segments - 1);
     }
     return RESBM_OK;
 }
 
-resbm_status rb_schedule_parse(const char *text, size_t len, const char *name, rb_schedule *out, rb_err *err) {
+resbm_status rb_schedule_parse(const char *text, size_t len, const char *name, rb_schedule *out,
+                               rb_err *err) {
     reader *r = malloc(sizeof *r);
     *out = (rb_schedule){0};
     if (!r) return rb_fail(err, RESBM_E_MEMORY, "no memory to read %s", name);
@@ -115,7 +118,8 @@ void rb_schedule_print(const rb_schedule *s, rb_buf *out) {
     }
 }
 
-static resbm_status check_counts(const rb_schedule *s, const char *name, const rb_schedule_args *a, rb_err *err) {
+static resbm_status check_counts(const rb_schedule *s, const char *name, const rb_schedule_args *a,
+                                 rb_err *err) {
     const struct {
         const char *key;
         int has, want;
@@ -124,8 +128,8 @@ static resbm_status check_counts(const rb_schedule *s, const char *name, const r
              {"train.microbatches", s->microbatches, a->microbatches}};
     for (size_t i = 0; i < sizeof c / sizeof *c; i++)
         if (c[i].has != c[i].want)
-            return rb_fail(err, RESBM_E_CONFIG, "%s is for %s %d, but the run has %d; set %s to %d", name, c[i].key,
-                           c[i].has, c[i].want, c[i].key, c[i].has);
+            return rb_fail(err, RESBM_E_CONFIG, "%s is for %s %d, but the run has %d; set %s to %d", name,
+                           c[i].key, c[i].has, c[i].want, c[i].key, c[i].has);
     return RESBM_OK;
 }
 

@@ -31,7 +31,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     check_round_trip(&s);
     rb_schedule_args a = {.stages = s.stages, .segments = s.segments, .microbatches = s.microbatches};
     if ((int64_t)a.segments * a.microbatches < 4096) { /* the validator's memory grows with their product */
-        if (rb_schedule_build_text((const char *)data, size, "fuzz", &a, &built, NULL, NULL, &err) && !*err.text)
+        if (rb_schedule_build_text((const char *)data, size, "fuzz", &a, &built, NULL, NULL, &err) &&
+            !*err.text)
             __builtin_trap();
         rb_schedule_free(&built);
     }

@@ -6,8 +6,9 @@
 #include "pipeline/validate.h"
 
 const rb_schedule_kind *const rb_schedules[] = {
-    &rb_schedule_gpipe, &rb_schedule_1f1b, &rb_schedule_interleaved, &rb_schedule_zb_h1,
-    &rb_schedule_zbv,   &rb_schedule_pipedream, &rb_schedule_2bw, &rb_schedule_forward, NULL};
+    &rb_schedule_gpipe, &rb_schedule_1f1b,    &rb_schedule_interleaved,
+    &rb_schedule_zb_h1, &rb_schedule_zbv,     &rb_schedule_pipedream,
+    &rb_schedule_2bw,   &rb_schedule_forward, NULL};
 
 const rb_schedule_kind *rb_schedule_find(const char *name) {
     for (const rb_schedule_kind *const *k = rb_schedules; *k; k++) {
@@ -33,7 +34,8 @@ static resbm_status check_args(const rb_schedule_kind *kind, const rb_schedule_a
     if (a->extra < 0 || a->extra > 65536)
         return rb_fail(err, RESBM_E_CONFIG, "pipeline.inflight is %d; it must be 0 to 65536", a->extra);
     if (a->steps < 0 || (a->steps > 1 && (!kind->flows || a->steps > (1 << 20) / a->microbatches)))
-        return rb_fail(err, RESBM_E_ARG, "%s over %d steps of %d microbatches", kind->name, a->steps, a->microbatches);
+        return rb_fail(err, RESBM_E_ARG, "%s over %d steps of %d microbatches", kind->name, a->steps,
+                       a->microbatches);
     return kind->check ? kind->check(a, err) : RESBM_OK;
 }
 
@@ -47,7 +49,8 @@ static resbm_status take_places(const rb_schedule_args *a, int *stage_of, rb_err
     for (int i = 0; i < a->segments; i++) {
         stage_of[i] = a->stage_of[i];
         if (stage_of[i] < 0 || stage_of[i] >= a->stages)
-            return rb_fail(err, RESBM_E_CONFIG, "segment %d is given to stage %d of %d", i, stage_of[i], a->stages);
+            return rb_fail(err, RESBM_E_CONFIG, "segment %d is given to stage %d of %d", i, stage_of[i],
+                           a->stages);
     }
     return RESBM_OK;
 }
@@ -57,8 +60,9 @@ static resbm_status spread(const rb_schedule_kind *kind, const rb_schedule_args 
     for (int i = 0; i < a->segments; i++) {
         stage_of[i] = rb_schedule_place(kind, a->stages, a->segments, i);
         if (kind->place && a->stage_of && a->stage_of[i] != stage_of[i])
-            return rb_fail(err, RESBM_E_CONFIG, "segment %d is given to stage %d, but %s places it on stage %d", i,
-                           a->stage_of[i], kind->name, stage_of[i]);
+            return rb_fail(err, RESBM_E_CONFIG,
+                           "segment %d is given to stage %d, but %s places it on stage %d", i, a->stage_of[i],
+                           kind->name, stage_of[i]);
     }
     if (!a->stage_of || kind->place) return RESBM_OK;
     if (kind->anywhere) return take_places(a, stage_of, err);
@@ -109,17 +113,19 @@ resbm_status rb_schedule_build(const rb_schedule_kind *kind, const rb_schedule_a
     return rb_schedule_build_stash(kind, a, out, in_flight, NULL, err);
 }
 
-resbm_status rb_schedule_build_stash(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_schedule *out,
-                                     int *in_flight, int *stash, rb_err *err) {
+resbm_status rb_schedule_build_stash(const rb_schedule_kind *kind, const rb_schedule_args *a,
+                                     rb_schedule *out, int *in_flight, int *stash, rb_err *err) {
     RB_TRY(rb_schedule_generate(kind, a, out, err));
     RB_TRY(rb_schedule_communicate(out, err));
     if (!kind->forward_only) RB_TRY(rb_schedule_trunks(out, a->trunks, err));
     int promised[1024], stashed[1024];
     for (int g = 0; g < a->segments; g++) promised[g] = kind->in_flight(a, out->stage_of[g], nth_of(out, g));
     for (int g = 0; g < a->segments; g++) stashed[g] = kind->stash ? kind->stash(a, out->stage_of[g]) : 0;
-    rb_validate_options o = {
-        .queue_bound = kind->queue_bound(a), .forward_only = kind->forward_only, .promised = promised,
-        .stash = stashed, .stash_needed = stash};
+    rb_validate_options o = {.queue_bound = kind->queue_bound(a),
+                             .forward_only = kind->forward_only,
+                             .promised = promised,
+                             .stash = stashed,
+                             .stash_needed = stash};
     return rb_schedule_validate(out, &o, in_flight, NULL, err);
 }
 

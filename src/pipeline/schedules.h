@@ -19,7 +19,7 @@ typedef struct rb_schedule_args {
                             its own takes no other; others take any that ascends without gaps */
     int steps;           /* kinds that flow: steps on end, each of `microbatches`; 0: 1 */
     rb_trunks trunks;
-    bool vertical;       /* kinds that flow: a microbatch sees on every stage the version it saw on the first */
+    bool vertical; /* kinds that flow: a microbatch sees on every stage the version it saw on the first */
 } rb_schedule_args;
 
 typedef struct rb_schedule_kind {
@@ -58,8 +58,8 @@ int rb_schedule_place(const rb_schedule_kind *kind, int stages, int segments, in
 resbm_status rb_schedule_build(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_schedule *out,
                                int *in_flight, rb_err *err);
 /* The same, and stash (segments): older versions of its weights that each segment must keep. */
-resbm_status rb_schedule_build_stash(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_schedule *out,
-                                     int *in_flight, int *stash, rb_err *err);
+resbm_status rb_schedule_build_stash(const rb_schedule_kind *kind, const rb_schedule_args *a,
+                                     rb_schedule *out, int *in_flight, int *stash, rb_err *err);
 /* The first half of it: checks and generates, without communication. */
 resbm_status rb_schedule_generate(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_schedule *out,
                                   rb_err *err);
@@ -93,15 +93,16 @@ typedef struct rb_flow {
     int per_step, steady; /* M; the first step that stands for all later ones */
 } rb_flow;
 /* Builds as many steps as that takes, validated. The caller frees flow->list, also after a failure. */
-resbm_status rb_flow_build(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_flow *out, int *in_flight,
-                           int *stash, rb_err *err);
+resbm_status rb_flow_build(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_flow *out,
+                           int *in_flight, int *stash, rb_err *err);
 /* Steps ahead that a microbatch begun in step n can belong to. */
 int rb_flow_overlap(const rb_flow *f);
 /* Actions [*from, *to) of stage in f->list are its part of step n >= 0, *shift to be added to microbatches. */
 void rb_flow_part(const rb_flow *f, int stage, int n, int *from, int *to, int *shift);
 /* Receives (their microbatches counted like rb_flow_part's with its shift) of messages that have been sent when all
  * stages have ended their part of step n, and that this stage has not yet received; in the order it would. */
-resbm_status rb_flow_undelivered(const rb_flow *f, int stage, int n, rb_action_list *out, int *shift, rb_err *err);
+resbm_status rb_flow_undelivered(const rb_flow *f, int stage, int n, rb_action_list *out, int *shift,
+                                 rb_err *err);
 
 /* For generators: one microbatch through all segments of a stage, ascending when it goes forward, else
  * descending. */

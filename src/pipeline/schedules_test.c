@@ -113,10 +113,12 @@ static void trunks_go_where_there_is_time(void **state) {
     assert_ok(rb_schedule_build(&rb_schedule_zb_h1, &a, &s, NULL, &err), &err);
     assert_list(&s, 1, "2TF0 2RF0 2F0 2I0 2SB0 2TF1 2RF1 2F1 2I1 2SB1 2W0 2W1");
     rb_schedule_free(&s);
-    a = (rb_schedule_args){.stages = 2, .segments = 2, .microbatches = 2, .steps = 2, .trunks = RB_TRUNKS_APART};
+    a = (rb_schedule_args){
+        .stages = 2, .segments = 2, .microbatches = 2, .steps = 2, .trunks = RB_TRUNKS_APART};
     assert_ok(rb_schedule_build(&rb_schedule_2bw, &a, &s, NULL, &err), &err);
-    assert_list(&s, 1, "1TF0 1RF0 1F0 1B0 1SB0 1TB0 1TF1 1RF1 1F1 1B1 1SB1 1TB1 1U1 "
-                       "1TF2-1 1RF2 1F2-1 1B2 1SB2 1TB2 1TF3-1 1RF3 1F3-1 1B3 1SB3 1TB3 1U3");
+    assert_list(&s, 1,
+                "1TF0 1RF0 1F0 1B0 1SB0 1TB0 1TF1 1RF1 1F1 1B1 1SB1 1TB1 1U1 "
+                "1TF2-1 1RF2 1F2-1 1B2 1SB2 1TB2 1TF3-1 1RF3 1F3-1 1B3 1SB3 1TB3 1U3");
     rb_schedule_free(&s);
 }
 
@@ -257,11 +259,12 @@ static void schedules_look_like_their_pictures(void **state) {
                    "0  0F0 0F1 0F2 .   .   .   .   0B0 =   0F3 0B1 =   .   0B2 =   .   0B3 =\n"
                    "1  .   1F0 1F1 .   .   1B0 =   1F2 1B1 =   1F3 1B2 =   .   1B3 =   .   .\n"
                    "2  .   .   2F0 2B0 =   2F1 2B1 =   2F2 2B2 =   2F3 2B3 =   .   .   .   .\n");
-    assert_picture(&rb_schedule_interleaved, (rb_schedule_args)ARGS(2, 4, 4, 0, NULL), 2,
-                   "0  0F0 0F1 2F0 2F1 0F2 .   2B0 =   0F3 2B1 =   2F2 0B0 =   2F3 0B1 =   .   2B2 =   .   2B3 =   0B2 "
-                   "=   0B3 =\n"
-                   "1  .   1F0 1F1 3F0 3B0 =   3F1 3B1 =   1F2 1B0 =   1F3 1B1 =   3F2 3B2 =   3F3 3B3 =   1B2 =   1B3 "
-                   "=   .   .\n");
+    assert_picture(
+        &rb_schedule_interleaved, (rb_schedule_args)ARGS(2, 4, 4, 0, NULL), 2,
+        "0  0F0 0F1 2F0 2F1 0F2 .   2B0 =   0F3 2B1 =   2F2 0B0 =   2F3 0B1 =   .   2B2 =   .   2B3 =   0B2 "
+        "=   0B3 =\n"
+        "1  .   1F0 1F1 3F0 3B0 =   3F1 3B1 =   1F2 1B0 =   1F3 1B1 =   3F2 3B2 =   3F3 3B3 =   1B2 =   1B3 "
+        "=   .   .\n");
     assert_picture(&rb_schedule_zb_h1, (rb_schedule_args)ARGS(3, 3, 4, 0, NULL), 2,
                    "0  0F0 0F1 0F2 .   .   0I0 0W0 0F3 0I1 0W1 0I2 0W2 0I3 0W3\n"
                    "1  .   1F0 1F1 .   1I0 1F2 1I1 1W0 1F3 1I2 1W1 1I3 1W2 1W3\n"
@@ -269,19 +272,23 @@ static void schedules_look_like_their_pictures(void **state) {
     assert_picture(&rb_schedule_zb_h1, (rb_schedule_args)ARGS(2, 2, 4, 1, NULL), 2,
                    "0  0F0 0F1 0F2 0I0 0W0 0F3 0I1 0W1 0I2 0W2 0I3 0W3 .\n"
                    "1  .   1F0 1I0 1F1 1I1 1F2 1I2 1W0 1F3 1I3 1W1 1W2 1W3\n");
-    assert_picture(&rb_schedule_zbv, (rb_schedule_args)ARGS(2, 4, 4, 0, NULL), 2,
-                   "0  0F0 0F1 0F2 3F0 3I0 3W0 3F1 3I1 3W1 0F3 0I0 0W0 3F2 3I2 3W2 0I1 0W1 3F3 3I3 3W3 0I2 0W2 0I3 0W3 "
-                   ".\n"
-                   "1  .   1F0 2F0 1F1 2F1 2I0 2W0 1F2 1I0 1W0 2F2 2I1 2W1 1F3 1I1 1W1 2F3 2I2 2W2 1I2 2I3 1I3 1W2 2W3 "
-                   "1W3\n");
+    assert_picture(
+        &rb_schedule_zbv, (rb_schedule_args)ARGS(2, 4, 4, 0, NULL), 2,
+        "0  0F0 0F1 0F2 3F0 3I0 3W0 3F1 3I1 3W1 0F3 0I0 0W0 3F2 3I2 3W2 0I1 0W1 3F3 3I3 3W3 0I2 0W2 0I3 0W3 "
+        ".\n"
+        "1  .   1F0 2F0 1F1 2F1 2I0 2W0 1F2 1I0 1W0 2F2 2I1 2W1 1F3 1I1 1W1 2F3 2I2 2W2 1I2 2I3 1I3 1W2 2W3 "
+        "1W3\n");
     assert_picture(&rb_schedule_pipedream, (rb_schedule_args)ARGS(3, 3, 5, 0, NULL), 2,
                    "0  0F0 0F1 0F2 .   .   .   .   0B0 =   0F3 0B1 =   0F4 0B2 =   .   0B3 =   .   0B4 =\n"
                    "1  .   1F0 1F1 .   .   1B0 =   1F2 1B1 =   1F3 1B2 =   1F4 1B3 =   .   1B4 =   .   .\n"
                    "2  .   .   2F0 2B0 =   2F1 2B1 =   2F2 2B2 =   2F3 2B3 =   2F4 2B4 =   .   .   .   .\n");
-    assert_picture(&rb_schedule_2bw, (rb_schedule_args){.stages = 2, .segments = 2, .microbatches = 3, .steps = 2}, 2,
-                   "0  0F0   0F1   .     .     0B0   =     0F2   0B1   =     0F3   0B2   =     0F4-1 0B3   =     0F5-1 0B4   =     .     "
+    assert_picture(&rb_schedule_2bw,
+                   (rb_schedule_args){.stages = 2, .segments = 2, .microbatches = 3, .steps = 2}, 2,
+                   "0  0F0   0F1   .     .     0B0   =     0F2   0B1   =     0F3   0B2   =     0F4-1 0B3   = "
+                   "    0F5-1 0B4   =     .     "
                    "0B5   =\n"
-                   "1  .     1F0   1B0   =     1F1   1B1   =     1F2   1B2   =     1F3-1 1B3   =     1F4-1 1B4   =     1F5-1 1B5   =     .     "
+                   "1  .     1F0   1B0   =     1F1   1B1   =     1F2   1B2   =     1F3-1 1B3   =     1F4-1 "
+                   "1B4   =     1F5-1 1B5   =     .     "
                    ".\n");
     assert_picture(&rb_schedule_forward, (rb_schedule_args)ARGS(3, 3, 3, 0, NULL), 2,
                    "0  0F0 0F1 0F2 .   .\n"
@@ -317,7 +324,8 @@ static void every_schedule_prints_and_parses_back(void **state) {
         assert_memory_equal(back.stage_of, s.stage_of, 6 * sizeof(int));
         for (int i = 0; i < 3; i++) {
             assert_int_equal(back.stage[i].count, s.stage[i].count);
-            assert_memory_equal(back.stage[i].items, s.stage[i].items, sizeof(rb_action) * (size_t)s.stage[i].count);
+            assert_memory_equal(back.stage[i].items, s.stage[i].items,
+                                sizeof(rb_action) * (size_t)s.stage[i].count);
         }
         rb_schedule_free(&s);
         rb_schedule_free(&back);
@@ -328,7 +336,8 @@ static void every_schedule_prints_and_parses_back(void **state) {
 static void refuse_text(const char *text, const char *sentence) {
     rb_schedule s;
     rb_err err;
-    assert_fails(rb_schedule_parse(text, strlen(text), "a/b.sched", &s, &err), RESBM_E_FORMAT, sentence, &err);
+    assert_fails(rb_schedule_parse(text, strlen(text), "a/b.sched", &s, &err), RESBM_E_FORMAT, sentence,
+                 &err);
     rb_schedule_free(&s);
 }
 
@@ -336,7 +345,8 @@ static void a_fault_in_a_text_has_its_place(void **state) {
     (void)state;
     refuse_text("0F0\n 1F0 2G0\n", "a/b.sched:2:6: \"2G0\" is no action");
     refuse_text("# nothing\n\n . . \n", "a/b.sched: there is no action in it");
-    refuse_text("0F0\n\n1F0 0B0", "a/b.sched:3:5: 0B0: segment 0 lives on stage 0, where it stands first, and not on stage 1");
+    refuse_text("0F0\n\n1F0 0B0",
+                "a/b.sched:3:5: 0B0: segment 0 lives on stage 0, where it stands first, and not on stage 1");
     refuse_text("0F0 2F0", "segment 1 has no action, but segment 2 has");
     refuse_text("1024F0", "a/b.sched:1:1: 1024F0: segments go to 1023");
     refuse_text("0F65536", "microbatches to 65535");
@@ -363,8 +373,8 @@ static void a_text_becomes_a_schedule(void **state) {
     rb_schedule_free(&s);
     a.microbatches = 2;
     const char *lame = "0F0 0F1 0B0 0B1\n1F0 1B0 1F1\n";
-    assert_fails(rb_schedule_build_text(lame, strlen(lame), "dir/lame", &a, &s, slots, NULL, &err), RESBM_E_STATE,
-                 "lame: stage 1, action 1B1: is missing", &err);
+    assert_fails(rb_schedule_build_text(lame, strlen(lame), "dir/lame", &a, &s, slots, NULL, &err),
+                 RESBM_E_STATE, "lame: stage 1, action 1B1: is missing", &err);
     rb_schedule_free(&s);
 }
 

@@ -11,10 +11,10 @@ typedef struct message {
     int next; /* in the uplink's queue, or of the free ones; -1 at the end */
     int next_in;
     int from, to, direction;
-    int up, down;                /* pieces that have left, that have come in */
-    double ready;                /* handed over by the sender */
-    double last[RB_SIM_PIECES];  /* when each piece's last byte reaches the receiver */
-    double done;                 /* all there; INFINITY until then */
+    int up, down;               /* pieces that have left, that have come in */
+    double ready;               /* handed over by the sender */
+    double last[RB_SIM_PIECES]; /* when each piece's last byte reaches the receiver */
+    double done;                /* all there; INFINITY until then */
 } message;
 
 typedef struct lane {
@@ -23,8 +23,8 @@ typedef struct lane {
 } lane;
 
 typedef struct channel {
-    int held;      /* sent, not yet received */
-    double freed;  /* when the last one was received */
+    int held;       /* sent, not yet received */
+    double freed;   /* when the last one was received */
     int head, tail; /* messages on their way in, in order; -1 none */
     long served;
 } channel;
@@ -44,11 +44,12 @@ typedef struct sim {
     const rb_sim_options *o;
     rb_sim_result *r;
     seat *seat;
-    channel *chan;  /* (stages, stages) to, from */
-    message *msg;   /* pool */
+    channel *chan;   /* (stages, stages) to, from */
+    message *msg;    /* pool */
     int pool, spare; /* its size; first free one, -1 none */
-    int *by_target; /* (2, segments, microbatches) message towards that segment, -1 = not under way */
-    unsigned char *apart; /* (segments) bit 0: its trunk's forward is an action of its own, bit 1: its backward */
+    int *by_target;  /* (2, segments, microbatches) message towards that segment, -1 = not under way */
+    unsigned char
+        *apart; /* (segments) bit 0: its trunk's forward is an action of its own, bit 1: its backward */
     int pieces;
     long turns;
     rb_heap stages, jobs; /* jobs: by the virtual time of their end, where cores are shared */
@@ -89,18 +90,28 @@ static double plain_cost(const sim *m, rb_action a) {
     rb_trunk_cost trunk = m->o->trunk ? m->o->trunk[a.segment] : (rb_trunk_cost){0, 0};
     unsigned char apart = m->apart[a.segment];
     switch (a.kind) {
-    case RB_ACT_FORWARD: return c->forward - (apart & 1 ? trunk.forward : 0);
-    case RB_ACT_BACKWARD: return c->backward - (apart & 2 ? trunk.backward : 0);
-    case RB_ACT_TRUNK_FORWARD: return trunk.forward;
-    case RB_ACT_TRUNK_BACKWARD: return trunk.backward;
-    case RB_ACT_BACKWARD_INPUT: return c->input;
-    case RB_ACT_BACKWARD_WEIGHT: return c->weight;
-    case RB_ACT_UPDATE: return m->o->update ? m->o->update[a.segment] : 0;
+    case RB_ACT_FORWARD:
+        return c->forward - (apart & 1 ? trunk.forward : 0);
+    case RB_ACT_BACKWARD:
+        return c->backward - (apart & 2 ? trunk.backward : 0);
+    case RB_ACT_TRUNK_FORWARD:
+        return trunk.forward;
+    case RB_ACT_TRUNK_BACKWARD:
+        return trunk.backward;
+    case RB_ACT_BACKWARD_INPUT:
+        return c->input;
+    case RB_ACT_BACKWARD_WEIGHT:
+        return c->weight;
+    case RB_ACT_UPDATE:
+        return m->o->update ? m->o->update[a.segment] : 0;
     case RB_ACT_SEND_FORWARD:
-    case RB_ACT_SEND_BACKWARD: return m->o->pack;
+    case RB_ACT_SEND_BACKWARD:
+        return m->o->pack;
     case RB_ACT_RECV_FORWARD:
-    case RB_ACT_RECV_BACKWARD: return m->o->unpack;
-    default: return 0;
+    case RB_ACT_RECV_BACKWARD:
+        return m->o->unpack;
+    default:
+        return 0;
     }
 }
 
@@ -146,7 +157,8 @@ static double tail_of(const sim *m, const message *g) {
 /* When the head of a channel's next piece can begin to enter; INFINITY where none has been sent. */
 static double entry_time(sim *m, const message *g) {
     if (g->down == g->up) return INFINITY;
-    double up = piece_time(m, g, rate_of(m, g->from, true)), down = piece_time(m, g, rate_of(m, g->to, false));
+    double up = piece_time(m, g, rate_of(m, g->from, true)),
+           down = piece_time(m, g, rate_of(m, g->to, false));
     return fmax(m->seat[g->to].down.free, g->last[g->down] - fmin(up, down));
 }
 
@@ -272,8 +284,13 @@ static void send(sim *m, int stage, rb_action a, double now) {
     int id = new_message(m), to = rb_schedule_host(m->s, target_segment(a), a.microbatch);
     if (id < 0) return;
     message *g = &m->msg[id];
-    *g = (message){.next = -1, .next_in = -1, .from = stage, .to = to, .direction = direction_of(a.kind),
-                   .ready = now, .done = INFINITY};
+    *g = (message){.next = -1,
+                   .next_in = -1,
+                   .from = stage,
+                   .to = to,
+                   .direction = direction_of(a.kind),
+                   .ready = now,
+                   .done = INFINITY};
     *slot_of(m, a) = id;
     channel_of(m, stage, to)->held++;
     m->r->stage[stage].sent[g->direction]++;

@@ -18,7 +18,8 @@ typedef struct rb_segment_cost {
 } rb_segment_cost;
 
 typedef struct rb_trunk_cost {
-    double forward, backward; /* part of the segment's forward and backward, where the list has no actions for them */
+    double forward,
+        backward; /* part of the segment's forward and backward, where the list has no actions for them */
 } rb_trunk_cost;
 
 typedef struct rb_sim_port {

@@ -37,8 +37,9 @@ static void the_bubble_is_the_known_one(void **state) {
     }
 }
 
-static const rb_segment_cost ones[16] = {{1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1},
-                                         {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1},
+static const rb_segment_cost ones[16] = {{1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1},
+                                         {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1},
+                                         {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1},
                                          {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}};
 
 /* v segments to a stage: (p-1)/(v m + p-1), for any number of whole rounds. */
@@ -296,7 +297,8 @@ static void waiting_is_told_apart(void **state) {
     const rb_segment_cost cost[] = {{1, 0, 0, 0}, {1, 0, 0, 0}};
     const rb_sim_port port[] = {{10, 0}, {0, 0}};
     rb_schedule s = parse_schedule("0F0 0SF0\n1RF0 1F0\n", 2, stage_of, 1);
-    rb_sim_result r = simulate(&s, &(rb_sim_options){.cost = cost, .port = port, .latency = 3, .bytes_forward = 100});
+    rb_sim_result r =
+        simulate(&s, &(rb_sim_options){.cost = cost, .port = port, .latency = 3, .bytes_forward = 100});
     assert_near(r.stage[1].wait_peer, 1);
     assert_near(r.stage[1].wait_bandwidth, 10);
     assert_near(r.stage[1].wait_latency, 3);
@@ -312,7 +314,8 @@ static void latency_pipelines_or_occupies_the_wire(void **state) {
     const int stage_of[] = {0, 1};
     const rb_segment_cost cost[] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
     const rb_sim_port port[] = {{1, 0}, {0, 0}};
-    rb_schedule s = parse_schedule("0F0 0SF0 0F1 0SF1 0F2 0SF2\n1RF0 1F0 1RF1 1F1 1RF2 1F2\n", 2, stage_of, 3);
+    rb_schedule s =
+        parse_schedule("0F0 0SF0 0F1 0SF1 0F2 0SF2\n1RF0 1F0 1RF1 1F1 1RF2 1F2\n", 2, stage_of, 3);
     rb_sim_options o = {.cost = cost, .port = port, .latency = 3, .bytes_forward = 2};
     rb_sim_result r = simulate(&s, &o);
     assert_near(r.step, 9);
@@ -349,7 +352,8 @@ static void a_downlink_is_shared(void **state) {
     const int stage_of[] = {0, 1, 2};
     const rb_segment_cost cost[] = {{1, 0, 0, 0}, {0, 0, 0, 0}, {0, 1, 0, 0}};
     const rb_sim_port port[] = {{0, 0}, {0, 1}, {0, 0}};
-    rb_schedule s = parse_schedule("0F0 0SF0 0F1 0SF1\n1RF0 1F0 1SF0 1RF1 1RB0\n2RF0 2F0 2B0 2SB0\n", 3, stage_of, 2);
+    rb_schedule s =
+        parse_schedule("0F0 0SF0 0F1 0SF1\n1RF0 1F0 1SF0 1RF1 1RB0\n2RF0 2F0 2B0 2SB0\n", 3, stage_of, 2);
     rb_sim_options o = {.cost = cost, .port = port, .bytes_forward = 8, .bytes_backward = 8};
     rb_sim_result r = simulate(&s, &o);
     /* Message 0: 1 to 9. Message 1 follows at 9 and the gradient joins it at 10. */

@@ -1,6 +1,9 @@
 #include "pipeline/steady.h"
 
-enum { MORE = 4 /* steps by which the two lists differ */, MANY = 400000 /* of these actions one is enough */ };
+enum {
+    MORE = 4 /* steps by which the two lists differ */,
+    MANY = 400000 /* of these actions one is enough */
+};
 
 /* Steps that a microbatch begun in one can be ahead of it. */
 static int overlap_of(const rb_schedule_args *a) {
@@ -17,8 +20,8 @@ int rb_steady_steps(const rb_schedule_kind *kind, const rb_schedule_args *a, int
     return kind->flows ? 2 * overlap_of(a) + 3 + more_of(a) : 1;
 }
 
-static resbm_status play(const rb_schedule_kind *kind, const rb_schedule_args *a, int steps, const rb_sim_options *o,
-                         rb_schedule *list, rb_sim_result *out, rb_err *err) {
+static resbm_status play(const rb_schedule_kind *kind, const rb_schedule_args *a, int steps,
+                         const rb_sim_options *o, rb_schedule *list, rb_sim_result *out, rb_err *err) {
     rb_schedule_args args = *a;
     args.steps = steps;
     RB_TRY(rb_schedule_generate(kind, &args, list, err));
@@ -38,15 +41,16 @@ static void take_apart(rb_sim_result *longer, const rb_sim_result *less, int mor
                                  &s->wait_send, &s->wait_bandwidth, &s->wait_latency, &s->end};
         const double before[] = {b->busy,      b->moving,         b->wait_recv,    b->wait_peer,
                                  b->wait_send, b->wait_bandwidth, b->wait_latency, b->end};
-        for (size_t f = 0; f < sizeof before / sizeof *before; f++) *field[f] = (*field[f] - before[f]) / more;
+        for (size_t f = 0; f < sizeof before / sizeof *before; f++)
+            *field[f] = (*field[f] - before[f]) / more;
         for (int d = 0; d < 2; d++) s->sent[d] = (s->sent[d] - b->sent[d]) / more;
         busy += s->busy;
     }
     longer->idle = longer->step > 0 ? 1 - busy / (longer->step * longer->stages) : 0;
 }
 
-resbm_status rb_simulate_steady(const rb_schedule_kind *kind, const rb_schedule_args *a, const rb_sim_options *o,
-                                rb_schedule *list, rb_sim_result *out, rb_err *err) {
+resbm_status rb_simulate_steady(const rb_schedule_kind *kind, const rb_schedule_args *a,
+                                const rb_sim_options *o, rb_schedule *list, rb_sim_result *out, rb_err *err) {
     int first, steps = rb_steady_steps(kind, a, &first), more = more_of(a);
     rb_sim_options same = *o;
     rb_schedule shorter = {0};

@@ -7,7 +7,8 @@
 #include "pipeline/validate.h"
 #include "rb_cmocka.h"
 
-#define ARGS(s, g, m, x, places) {.stages = s, .segments = g, .microbatches = m, .extra = x, .stage_of = places}
+#define ARGS(s, g, m, x, places)                                                                             \
+    { .stages = s, .segments = g, .microbatches = m, .extra = x, .stage_of = places }
 
 static inline rb_schedule build(const char *name, int stages, int segments, int microbatches, int extra) {
     rb_schedule_args a = ARGS(stages, segments, microbatches, extra, NULL);

@@ -4,7 +4,8 @@
 
 static const rb_action *find(const rb_action_list *l, rb_action_kind kind, rb_action of) {
     for (int i = 0; i < l->count; i++)
-        if (l->items[i].kind == kind && l->items[i].segment == of.segment && l->items[i].microbatch == of.microbatch)
+        if (l->items[i].kind == kind && l->items[i].segment == of.segment &&
+            l->items[i].microbatch == of.microbatch)
             return &l->items[i];
     return NULL;
 }
@@ -12,7 +13,9 @@ static const rb_action *find(const rb_action_list *l, rb_action_kind kind, rb_ac
 static bool has_trunks(const rb_schedule *s) {
     for (int i = 0; i < s->stages; i++)
         for (int j = 0; j < s->stage[i].count; j++)
-            if (s->stage[i].items[j].kind == RB_ACT_TRUNK_FORWARD || s->stage[i].items[j].kind == RB_ACT_TRUNK_BACKWARD) return true;
+            if (s->stage[i].items[j].kind == RB_ACT_TRUNK_FORWARD ||
+                s->stage[i].items[j].kind == RB_ACT_TRUNK_BACKWARD)
+                return true;
     return false;
 }
 
@@ -20,7 +23,8 @@ static bool has_trunks(const rb_schedule *s) {
 static resbm_status push(const rb_action_list *l, int at, rb_trunks how, rb_action_list *out, rb_err *err) {
     rb_action a = l->items[at];
     rb_action_list near = {.items = l->items + at, .count = l->count - at};
-    const rb_action *forward = a.kind == RB_ACT_RECV_FORWARD && how == RB_TRUNKS_APART ? find(&near, RB_ACT_FORWARD, a) : NULL;
+    const rb_action *forward =
+        a.kind == RB_ACT_RECV_FORWARD && how == RB_TRUNKS_APART ? find(&near, RB_ACT_FORWARD, a) : NULL;
     if (forward) {
         rb_action first = *forward;
         first.kind = RB_ACT_TRUNK_FORWARD;

@@ -74,8 +74,9 @@ __attribute__((format(printf, 5, 6))) static resbm_status cell_fails(const proof
 }
 
 static bool is_backward(rb_action_kind k) {
-    return k == RB_ACT_UPDATE || k == RB_ACT_TRUNK_BACKWARD || k == RB_ACT_BACKWARD || k == RB_ACT_BACKWARD_INPUT || k == RB_ACT_BACKWARD_WEIGHT ||
-           k == RB_ACT_SEND_BACKWARD || k == RB_ACT_RECV_BACKWARD;
+    return k == RB_ACT_UPDATE || k == RB_ACT_TRUNK_BACKWARD || k == RB_ACT_BACKWARD ||
+           k == RB_ACT_BACKWARD_INPUT || k == RB_ACT_BACKWARD_WEIGHT || k == RB_ACT_SEND_BACKWARD ||
+           k == RB_ACT_RECV_BACKWARD;
 }
 
 /* Must segment g's neighbour in this direction be reached by a message, for microbatch m? */
@@ -101,15 +102,18 @@ static resbm_status place_action(const proof *p, int stage, int index) {
                           s->stage_of[a.segment]);
     int host = rb_schedule_host(s, a.segment, a.microbatch);
     if (host != stage)
-        return cell_fails(p, stage, index, a, "microbatch %d is dealt to list %d, another replica of stage %d%s", a.microbatch,
-                          host, s->stage_of[a.segment], is_backward(a.kind) ? ": a backward returns to where its forward ran" : "");
+        return cell_fails(p, stage, index, a,
+                          "microbatch %d is dealt to list %d, another replica of stage %d%s", a.microbatch,
+                          host, s->stage_of[a.segment],
+                          is_backward(a.kind) ? ": a backward returns to where its forward ran" : "");
     if (p->o->forward_only && is_backward(a.kind))
         return cell_fails(p, stage, index, a, "an evaluation has no backward");
     if (!message_exists(s, a))
         return cell_fails(p, stage, index, a, "segment %d has no neighbour on another stage that way",
                           a.segment);
     if ((a.kind == RB_ACT_TRUNK_FORWARD || a.kind == RB_ACT_TRUNK_BACKWARD) && a.segment == 0)
-        return cell_fails(p, stage, index, a, "there is no boundary before segment 0 whose trunk it could be");
+        return cell_fails(p, stage, index, a,
+                          "there is no boundary before segment 0 whose trunk it could be");
     int *pos = pos_of(p, a.kind, a.segment, a.microbatch);
     if (*pos >= 0) return cell_fails(p, stage, index, a, "stands there twice, first as action %d", *pos + 1);
     *pos = index;
@@ -131,19 +135,21 @@ static bool has_any(const proof *p, rb_action_kind k, int g) {
 /* Where nothing but messages lies between: first and then stand one behind the other. */
 static resbm_status adjacent(const proof *p, rb_action first, rb_action then, rb_action named) {
     int stage = rb_schedule_host(p->s, first.segment, first.microbatch);
-    int a = *pos_of(p, first.kind, first.segment, first.microbatch), b = *pos_of(p, then.kind, then.segment, then.microbatch);
+    int a = *pos_of(p, first.kind, first.segment, first.microbatch),
+        b = *pos_of(p, then.kind, then.segment, then.microbatch);
     bool near = a >= 0 && a < b;
     for (int i = a + 1; near && i < b; i++) near = !rb_action_computes(p->s->stage[stage].items[i].kind);
     if (near) return RESBM_OK;
     char text[RB_ACTION_TEXT];
     rb_action_print(text, sizeof text, named.kind == first.kind ? then : first);
     return cell_fails(p, stage, *pos_of(p, named.kind, named.segment, named.microbatch), named,
-                      "must stand right %s %s, with messages alone between them", named.kind == first.kind ? "before" : "behind",
-                      text);
+                      "must stand right %s %s, with messages alone between them",
+                      named.kind == first.kind ? "before" : "behind", text);
 }
 
 static resbm_status check_trunk(const proof *p, int g, int m) {
-    rb_action before = rb_action_of(RB_ACT_TRUNK_FORWARD, g, m), behind = rb_action_of(RB_ACT_TRUNK_BACKWARD, g, m);
+    rb_action before = rb_action_of(RB_ACT_TRUNK_FORWARD, g, m),
+              behind = rb_action_of(RB_ACT_TRUNK_BACKWARD, g, m);
     if (has_any(p, RB_ACT_TRUNK_FORWARD, g)) {
         RB_TRY(need(p, RB_ACT_TRUNK_FORWARD, g, m));
         RB_TRY(adjacent(p, before, rb_action_of(RB_ACT_FORWARD, g, m), before));
@@ -179,7 +185,8 @@ static resbm_status order(const proof *p, rb_action first, rb_action then) {
     if (a < 0 || b < 0 || a < b) return RESBM_OK;
     char text[RB_ACTION_TEXT];
     rb_action_print(text, sizeof text, first);
-    return cell_fails(p, rb_schedule_host(p->s, then.segment, then.microbatch), b, then, "stands before %s, which it needs", text);
+    return cell_fails(p, rb_schedule_host(p->s, then.segment, then.microbatch), b, then,
+                      "stands before %s, which it needs", text);
 }
 
 static resbm_status check_order(const proof *p, int g, int m) {
@@ -245,8 +252,10 @@ static resbm_status check_channels(const proof *p, int stage, int *last) {
     for (int j = 0; j < l->count; j++) {
         if (!is_recv(l->items[j].kind)) continue;
         rb_action sent = matching_send(l->items[j]);
-        int from = rb_schedule_host(p->s, sent.segment, sent.microbatch), at = *pos_of(p, sent.kind, sent.segment, sent.microbatch);
-        int *before = &last[(size_t)(2 * sent.segment + (sent.kind == RB_ACT_SEND_BACKWARD)) * senders(p->s) + (dealt ? (size_t)from : 0)];
+        int from = rb_schedule_host(p->s, sent.segment, sent.microbatch),
+            at = *pos_of(p, sent.kind, sent.segment, sent.microbatch);
+        int *before = &last[(size_t)(2 * sent.segment + (sent.kind == RB_ACT_SEND_BACKWARD)) * senders(p->s) +
+                            (dealt ? (size_t)from : 0)];
         if (at < *before) {
             char text[RB_ACTION_TEXT];
             rb_action_print(text, sizeof text, p->s->stage[from].items[*before]);
@@ -291,7 +300,8 @@ static resbm_status count_in_flight(const proof *p, int stage, int *in_flight) {
         for (int j = 0; j < l->count; j++) {
             rb_action a = l->items[j];
             if (a.segment != g) continue;
-            alive += a.kind == (has(p, RB_ACT_TRUNK_FORWARD, g, a.microbatch) ? RB_ACT_TRUNK_FORWARD : RB_ACT_FORWARD);
+            alive += a.kind ==
+                     (has(p, RB_ACT_TRUNK_FORWARD, g, a.microbatch) ? RB_ACT_TRUNK_FORWARD : RB_ACT_FORWARD);
             if (alive > in_flight[g]) in_flight[g] = alive;
             if (p->o->promised && alive > p->o->promised[g])
                 return cell_fails(p, stage, j, a,
@@ -323,8 +333,11 @@ static resbm_status check_update(const proof *p, int g, int m) {
     if (m == last) return RESBM_OK;
     rb_action next = adds_gradient(p, g, m + 1);
     if (*pos_of(p, RB_ACT_UPDATE, g, m) < *pos_of(p, next.kind, g, m + 1)) return RESBM_OK;
-    return cell_fails(p, stage, *pos_of(p, next.kind, g, m + 1), next, "adds to the gradient before %d""U%d, the update by "
-                      "those before it", g, m);
+    return cell_fails(p, stage, *pos_of(p, next.kind, g, m + 1), next,
+                      "adds to the gradient before %d"
+                      "U%d, the update by "
+                      "those before it",
+                      g, m);
 }
 
 static resbm_status check_age(const proof *p, int stage, int index, int g, int age, int *most) {
@@ -346,8 +359,10 @@ static resbm_status check_versions(const proof *p, int g, int *seen, int *most) 
         if (trunk_first && seen[a.microbatch] != newest - a.behind)
             return cell_fails(p, stage, j, a, "sees another version of the weights than the trunk before it");
         if ((a.kind == RB_ACT_FORWARD || a.kind == RB_ACT_TRUNK_FORWARD) && a.behind > newest)
-            return cell_fails(p, stage, j, a, "wants weights %d updates old, but there have been %d", a.behind, newest);
-        if (a.kind == RB_ACT_FORWARD || a.kind == RB_ACT_TRUNK_FORWARD) seen[a.microbatch] = newest - a.behind;
+            return cell_fails(p, stage, j, a, "wants weights %d updates old, but there have been %d",
+                              a.behind, newest);
+        if (a.kind == RB_ACT_FORWARD || a.kind == RB_ACT_TRUNK_FORWARD)
+            seen[a.microbatch] = newest - a.behind;
         if (rb_action_computes(a.kind) && a.kind != RB_ACT_UPDATE)
             RB_TRY(check_age(p, stage, j, g, newest - seen[a.microbatch], most));
         newest += a.kind == RB_ACT_UPDATE;
@@ -358,7 +373,8 @@ static resbm_status check_versions(const proof *p, int g, int *seen, int *most) 
 static resbm_status check_updates(const proof *p) {
     const rb_schedule *s = p->s;
     int *seen = calloc((size_t)s->microbatches, sizeof *seen), most;
-    resbm_status st = seen ? RESBM_OK : rb_fail(p->err, RESBM_E_MEMORY, "no memory for %d versions", s->microbatches);
+    resbm_status st =
+        seen ? RESBM_OK : rb_fail(p->err, RESBM_E_MEMORY, "no memory for %d versions", s->microbatches);
     bool updates = rb_schedule_updates(s);
     for (int g = 0; g < s->segments && updates && !st; g++)
         for (int m = 0; m < s->microbatches && !st; m++) st = check_update(p, g, m);
@@ -375,7 +391,8 @@ static resbm_status prove(const proof *p, int *in_flight, int *scratch) {
     for (int i = 0; i < s->stages; i++) {
         for (int j = 0; j < s->stage[i].count; j++) RB_TRY(place_action(p, i, j));
     }
-    resbm_status (*const each[])(const proof *, int, int) = {check_complete, check_order, check_trunk, check_accumulation};
+    resbm_status (*const each[])(const proof *, int, int) = {check_complete, check_order, check_trunk,
+                                                             check_accumulation};
     for (size_t c = 0; c < sizeof each / sizeof *each; c++) {
         for (int g = 0; g < s->segments; g++) {
             for (int m = 0; m < s->microbatches; m++) RB_TRY(each[c](p, g, m));

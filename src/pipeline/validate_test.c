@@ -55,7 +55,8 @@ static bool compute_is_legal(machine *k, int stage, rb_action a) {
     int g = a.segment, m = a.microbatch;
     if (a.kind == RB_ACT_TRUNK_FORWARD || a.kind == RB_ACT_TRUNK_BACKWARD) return trunk_is_legal(k, stage, a);
     if (a.kind == RB_ACT_FORWARD && k->count[RB_ACT_TRUNK_FORWARD][g][m]) {
-        if (!follows(k, stage, RB_ACT_TRUNK_FORWARD, a) || k->version[g][m] != k->updates[g] - a.behind) return false;
+        if (!follows(k, stage, RB_ACT_TRUNK_FORWARD, a) || k->version[g][m] != k->updates[g] - a.behind)
+            return false;
     }
     if (a.kind == RB_ACT_UPDATE) { /* all gradients so far, its own the newest */
         k->updates[g]++;
@@ -89,7 +90,8 @@ static int communicate(machine *k, int stage, rb_action a) {
     }
     rb_action *q = k->queue[other][stage];
     for (int i = 0; i < k->held[other][stage]; i++) { /* the oldest of this boundary and direction */
-        if (q[i].segment != a.segment || q[i].kind != (dir ? RB_ACT_SEND_BACKWARD : RB_ACT_SEND_FORWARD)) continue;
+        if (q[i].segment != a.segment || q[i].kind != (dir ? RB_ACT_SEND_BACKWARD : RB_ACT_SEND_FORWARD))
+            continue;
         if (q[i].microbatch != a.microbatch) return k->illegal = true;
         memmove(&q[i], &q[i + 1], sizeof *q * (size_t)(--k->held[other][stage] - i));
         return 1;
@@ -103,10 +105,14 @@ static void count_alive(machine *k, rb_action a) {
     int graded = k->count[RB_ACT_BACKWARD][g][m] + k->count[RB_ACT_BACKWARD_WEIGHT][g][m];
     int used = k->forward_only ? k->count[RB_ACT_FORWARD][g][m] : graded;
     int sent = k->count[k->forward_only ? RB_ACT_SEND_FORWARD : RB_ACT_SEND_BACKWARD][g][m];
-    bool begins = a.kind == RB_ACT_TRUNK_FORWARD || (a.kind == RB_ACT_FORWARD && !k->count[RB_ACT_TRUNK_FORWARD][g][m]);
+    bool begins =
+        a.kind == RB_ACT_TRUNK_FORWARD || (a.kind == RB_ACT_FORWARD && !k->count[RB_ACT_TRUNK_FORWARD][g][m]);
     if (begins && ++k->alive[g] > k->promised[g]) k->illegal = true;
     if (k->behind[g] && !k->forward_only) { /* the last of it */
-        if (a.kind == RB_ACT_TRUNK_BACKWARD ? sent : a.kind == RB_ACT_SEND_BACKWARD && k->count[RB_ACT_TRUNK_BACKWARD][g][m]) k->alive[g]--;
+        if (a.kind == RB_ACT_TRUNK_BACKWARD
+                ? sent
+                : a.kind == RB_ACT_SEND_BACKWARD && k->count[RB_ACT_TRUNK_BACKWARD][g][m])
+            k->alive[g]--;
         return;
     }
     rb_action_kind last_send = k->forward_only ? RB_ACT_SEND_FORWARD : RB_ACT_SEND_BACKWARD;
@@ -160,11 +166,13 @@ static bool everything_ran(const machine *k) {
 static bool oracle(const rb_schedule *s, const rb_validate_options *o) {
     static machine k;
     memset(&k, 0, sizeof k);
-    k.s = s, k.bound = o->queue_bound, k.forward_only = o->forward_only, k.promised = o->promised, k.stash = o->stash;
+    k.s = s, k.bound = o->queue_bound, k.forward_only = o->forward_only, k.promised = o->promised,
+    k.stash = o->stash;
     for (int i = 0; i < s->stages; i++) {
         k.last[i] = rb_action_of(RB_ACT_SEND_FORWARD, -1, -1);
         for (int j = 0; j < s->stage[i].count; j++)
-            if (s->stage[i].items[j].kind == RB_ACT_TRUNK_BACKWARD) k.behind[s->stage[i].items[j].segment] = true;
+            if (s->stage[i].items[j].kind == RB_ACT_TRUNK_BACKWARD)
+                k.behind[s->stage[i].items[j].segment] = true;
     }
     for (bool moved = true; moved && !k.illegal;) {
         moved = false;
@@ -220,7 +228,7 @@ static void assert_names(const rb_err *err, int stage, rb_action a) {
 
 /* Does the text speak of an action of this one's microbatch, in its segment or one beside it? */
 static bool concerns(const char *text, rb_action a) {
-    for (const char *at = text; (at = strchr(at, ' ')); ) {
+    for (const char *at = text; (at = strchr(at, ' '));) {
         char cell[RB_ACTION_TEXT] = "";
         rb_action said;
         size_t n = strcspn(++at, " :,;");
@@ -235,8 +243,10 @@ static bool concerns(const char *text, rb_action a) {
 /* What is wrong with two that have changed places is said of one of them, or of what they make or need; or where too much
  * is kept, or nothing goes on. */
 static void assert_concerns(const rb_err *err, rb_action a, rb_action b) {
-    if (strstr(err->text, "promised") || strstr(err->text, "deadlock") || strstr(err->text, "updates old")) return;
-    if (!concerns(err->text, a) && !concerns(err->text, b)) fail_msg("not about what was swapped: %s", err->text);
+    if (strstr(err->text, "promised") || strstr(err->text, "deadlock") || strstr(err->text, "updates old"))
+        return;
+    if (!concerns(err->text, a) && !concerns(err->text, b))
+        fail_msg("not about what was swapped: %s", err->text);
 }
 
 /* Each mutation is undone by its opposite. */
@@ -252,7 +262,8 @@ static void mutate(rb_schedule *s, const rb_validate_options *o, int stage, int 
     if (t[0].legal > legal)
         assert_true(free), t[0].legal--;
     else if (!free || !strstr(err.text, "updates old"))
-        assert_names(&err, stage, (rb_action){.kind = a.kind, .segment = a.segment, .microbatch = a.microbatch});
+        assert_names(&err, stage,
+                     (rb_action){.kind = a.kind, .segment = a.segment, .microbatch = a.microbatch});
     insert(l, at, a);
 
     int where = (int)rb_rng_below(rng, (uint64_t)l->count + 1);
@@ -279,13 +290,16 @@ static void mutate(rb_schedule *s, const rb_validate_options *o, int stage, int 
 }
 
 /* Some cells of a list, or all of them. */
-static void mutate_schedule(const rb_schedule_kind *k, const rb_schedule_args *a, bool all, rb_rng *rng, tally t[4]) {
+static void mutate_schedule(const rb_schedule_kind *k, const rb_schedule_args *a, bool all, rb_rng *rng,
+                            tally t[4]) {
     rb_schedule s;
     rb_err err;
     int promised[N], stash[N];
     if (k->check && k->check(a, &err)) return;
     assert_ok(rb_schedule_build_stash(k, a, &s, promised, stash, &err), &err);
-    rb_validate_options o = {.queue_bound = k->queue_bound(a), .forward_only = k->forward_only, .promised = promised,
+    rb_validate_options o = {.queue_bound = k->queue_bound(a),
+                             .forward_only = k->forward_only,
+                             .promised = promised,
                              .stash = stash};
     assert_true(oracle(&s, &o));
     for (int stage = 0; all && stage < s.stages; stage++)
@@ -370,7 +384,8 @@ static void sentences_name_the_cell(void **state) {
 static void a_trunk_stands_beside_its_segment(void **state) {
     (void)state;
     const rb_validate_options o = {.queue_bound = 2};
-    const char *good = "0F0 0SF0 0F1 0SF1 0RB0 0B0 0RB1 0B1\n1TF0 1RF0 1F0 1B0 1SB0 1TB0 1RF1 1TF1 1F1 1B1 1TB1 1SB1\n";
+    const char *good =
+        "0F0 0SF0 0F1 0SF1 0RB0 0B0 0RB1 0B1\n1TF0 1RF0 1F0 1B0 1SB0 1TB0 1RF1 1TF1 1F1 1B1 1TB1 1SB1\n";
     rb_schedule s = parse_schedule(good, 2, two, 2);
     int alive[2];
     rb_err err;
@@ -381,15 +396,19 @@ static void a_trunk_stands_beside_its_segment(void **state) {
     const struct {
         const char *list, *part;
     } bad[] = {{"1TF0 1RF0 1F0 1B0 1SB0 1RF1 1F1 1B1 1SB1\n", "stage 1, action 1TF1: is missing"},
-               {"1TF0 1TF1 1RF0 1F0 1RF1 1F1 1B0 1SB0 1B1 1SB1\n", "action 1TF0 (1 of 10): must stand right before 1F0, with messages"},
-               {"1RF0 1F0 1RF1 1F1 1B0 1SB0 1B1 1SB1 1TB0 1TB1\n", "action 1TB0 (9 of 10): must stand right behind 1B0"},
-               {"1RF0 1F0 1I0 1SB0 1TB0 1W0 1RF1 1F1 1B1 1SB1 1TB1\n", "action 1TB0 (5 of 11): must stand right behind 1B0"}};
+               {"1TF0 1TF1 1RF0 1F0 1RF1 1F1 1B0 1SB0 1B1 1SB1\n",
+                "action 1TF0 (1 of 10): must stand right before 1F0, with messages"},
+               {"1RF0 1F0 1RF1 1F1 1B0 1SB0 1B1 1SB1 1TB0 1TB1\n",
+                "action 1TB0 (9 of 10): must stand right behind 1B0"},
+               {"1RF0 1F0 1I0 1SB0 1TB0 1W0 1RF1 1F1 1B1 1SB1 1TB1\n",
+                "action 1TB0 (5 of 11): must stand right behind 1B0"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char text[400];
         snprintf(text, sizeof text, "%s%s", head, bad[i].list);
         refuse_with(text, two, 2, &o, bad[i].part, NULL);
     }
-    refuse_with("0TF0 0F0 1F0 1B0 0B0\n", one, 1, &o, "action 0TF0 (1 of 5): there is no boundary before segment 0", NULL);
+    refuse_with("0TF0 0F0 1F0 1B0 0B0\n", one, 1, &o,
+                "action 0TF0 (1 of 5): there is no boundary before segment 0", NULL);
 }
 
 static void crossed_waits_are_a_deadlock(void **state) {
@@ -438,10 +457,8 @@ static void activations_alive_are_counted(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_mutation_is_judged_rightly),
-        cmocka_unit_test(sentences_name_the_cell),
-        cmocka_unit_test(a_trunk_stands_beside_its_segment),
-        cmocka_unit_test(crossed_waits_are_a_deadlock),
+        cmocka_unit_test(every_mutation_is_judged_rightly),  cmocka_unit_test(sentences_name_the_cell),
+        cmocka_unit_test(a_trunk_stands_beside_its_segment), cmocka_unit_test(crossed_waits_are_a_deadlock),
         cmocka_unit_test(activations_alive_are_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,24 +14,26 @@ static int place(int stages, int segments, int segment) {
 
 static resbm_status check(const rb_schedule_args *a, rb_err *err) {
     if (a->segments == 2 * a->stages) return RESBM_OK;
-    return rb_fail(err, RESBM_E_CONFIG,
-                   "pipeline.schedule zbv needs segments = 2 x stages, two segments to a stage, but there are %d "
-                   "segments and %d stages; set model.segments to %d, or pipeline.stages to %d",
-                   a->segments, a->stages, 2 * a->stages, a->segments > 1 ? a->segments / 2 : 1);
+    return rb_fail(
+        err, RESBM_E_CONFIG,
+        "pipeline.schedule zbv needs segments = 2 x stages, two segments to a stage, but there are %d "
+        "segments and %d stages; set model.segments to %d, or pipeline.stages to %d",
+        a->segments, a->stages, 2 * a->stages, a->segments > 1 ? a->segments / 2 : 1);
 }
 
 /* A stage's list under construction: counts of what each of its two segments has done. */
 typedef struct builder {
     rb_schedule *out;
-    int stage, count; /* microbatches that exist; those beyond are left out of a list made for enough of them */
+    int stage,
+        count; /* microbatches that exist; those beyond are left out of a list made for enough of them */
     int done[2][RB_ACT_COUNT];
 } builder;
 
 static resbm_status push(builder *b, rb_action_kind kind, int way, rb_err *err) {
     int m = b->done[way][kind]++, segment = way ? b->out->segments - 1 - b->stage : b->stage;
     if (m >= b->count) return RESBM_OK;
-    return rb_action_push(&b->out->stage[b->stage], (rb_action){.kind = kind, .segment = segment, .microbatch = m},
-                          err);
+    return rb_action_push(&b->out->stage[b->stage],
+                          (rb_action){.kind = kind, .segment = segment, .microbatch = m}, err);
 }
 
 /* I and W of one microbatch. */

@@ -20,7 +20,8 @@ typedef struct rb_access {
 resbm_status rb_access_print(const rb_access *a, char **out, rb_err *err);
 resbm_status rb_access_parse(const char *text, rb_access *out, rb_err *err);
 /* Loads the module and connects, trying until the deadline. note: what happens to the connection, for people; or NULL. */
-resbm_status rb_access_connect(const rb_access *a, int64_t deadline_ns, void (*note)(void *ctx, const char *text), void *ctx,
-                               rb_carrier **out, rb_err *err);
+resbm_status rb_access_connect(const rb_access *a, int64_t deadline_ns,
+                               void (*note)(void *ctx, const char *text), void *ctx, rb_carrier **out,
+                               rb_err *err);
 
 #endif

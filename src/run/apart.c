@@ -60,7 +60,8 @@ static resbm_status write_piece(int fd, const rb_message *m, const char *path, r
     return RESBM_OK;
 }
 
-static resbm_status recv_pieces(rb_link *l, int peer, int fd, const char *path, const rb_file_sum *sum, int64_t patience_ns, rb_err *err) {
+static resbm_status recv_pieces(rb_link *l, int peer, int fd, const char *path, const rb_file_sum *sum,
+                                int64_t patience_ns, rb_err *err) {
     rb_hasher *h = rb_hasher_new();
     char hash[33];
     resbm_status st = h ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to check %s", path);
@@ -69,8 +70,8 @@ static resbm_status recv_pieces(rb_link *l, int peer, int fd, const char *path, 
         st = next_blob(l, peer, patience_ns, &m, err);
         uint64_t n = st ? 0 : m->head.payload_bytes;
         if (!st && (!n || n > PIECE || n > sum->bytes - have))
-            st = rb_fail(err, RESBM_E_CORRUPT, "a piece of %llu bytes of %s came where %llu were due", (unsigned long long)n, path,
-                         (unsigned long long)(sum->bytes - have));
+            st = rb_fail(err, RESBM_E_CORRUPT, "a piece of %llu bytes of %s came where %llu were due",
+                         (unsigned long long)n, path, (unsigned long long)(sum->bytes - have));
         if (!st) st = write_piece(fd, m, path, err);
         if (!st) rb_hasher_add(h, m->payload, n);
         have += n;
@@ -81,7 +82,8 @@ static resbm_status recv_pieces(rb_link *l, int peer, int fd, const char *path, 
     return rb_fail(err, RESBM_E_CORRUPT, "%s came with the hash %s, %s was announced", path, hash, sum->hash);
 }
 
-resbm_status rb_apart_recv_file(rb_link *l, int peer, const char *path, const rb_file_sum *sum, int64_t patience_ns, rb_err *err) {
+resbm_status rb_apart_recv_file(rb_link *l, int peer, const char *path, const rb_file_sum *sum,
+                                int64_t patience_ns, rb_err *err) {
     char part[PATH_MAX];
     snprintf(part, sizeof part, "%s.part", path);
     int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -94,23 +96,27 @@ resbm_status rb_apart_recv_file(rb_link *l, int peer, const char *path, const rb
     return st;
 }
 
-resbm_status rb_apart_send_ids(rb_link *l, int peer, const int32_t *ids, int64_t n, int64_t patience_ns, rb_err *err) {
+resbm_status rb_apart_send_ids(rb_link *l, int peer, const int32_t *ids, int64_t n, int64_t patience_ns,
+                               rb_err *err) {
     rb_message *m = new_blob((size_t)n * 4, RB_TRAFFIC_TOKENS);
     if (!m) return rb_fail(err, RESBM_E_MEMORY, "no memory for %lld token ids", (long long)n);
     for (int64_t i = 0; i < n; i++) rb_put32(m->payload + 4 * i, (uint32_t)ids[i]);
     return rb_link_send(l, peer, m, rb_now_ns() + patience_ns, err);
 }
 
-resbm_status rb_apart_recv_ids(rb_link *l, int peer, int32_t *ids, int64_t n, int64_t vocab, int64_t patience_ns, rb_err *err) {
+resbm_status rb_apart_recv_ids(rb_link *l, int peer, int32_t *ids, int64_t n, int64_t vocab,
+                               int64_t patience_ns, rb_err *err) {
     rb_message *m;
     RB_TRY(next_blob(l, peer, patience_ns, &m, err));
     resbm_status st = RESBM_OK;
     if (m->head.payload_bytes != (uint64_t)n * 4)
-        st = rb_fail(err, RESBM_E_CORRUPT, "%llu bytes of token ids came, %lld were due", (unsigned long long)m->head.payload_bytes,
-                     (long long)n * 4);
+        st = rb_fail(err, RESBM_E_CORRUPT, "%llu bytes of token ids came, %lld were due",
+                     (unsigned long long)m->head.payload_bytes, (long long)n * 4);
     for (int64_t i = 0; i < n && !st; i++) {
         uint32_t id = rb_get32(m->payload + 4 * i);
-        if (id >= (uint64_t)vocab) st = rb_fail(err, RESBM_E_CORRUPT, "token id %u came, the vocabulary has %lld", id, (long long)vocab);
+        if (id >= (uint64_t)vocab)
+            st = rb_fail(err, RESBM_E_CORRUPT, "token id %u came, the vocabulary has %lld", id,
+                         (long long)vocab);
         ids[i] = (int32_t)id;
     }
     rb_message_free(m);
@@ -122,9 +128,11 @@ int rb_apart_stage_of(const rb_config *c, const char *file) {
     if (!rb_part_name_ok(file)) return -1;
     if (sscanf(file, "segment-%d.%n", &i, &n) == 1 && n && i >= 0 && i < segments) return rb_stage_of(c, i);
     n = 0;
-    if (sscanf(file, "boundary-%d.encoder.%n", &i, &n) == 1 && n && i >= 0 && i + 1 < segments) return rb_stage_of(c, i);
+    if (sscanf(file, "boundary-%d.encoder.%n", &i, &n) == 1 && n && i >= 0 && i + 1 < segments)
+        return rb_stage_of(c, i);
     n = 0;
-    if (sscanf(file, "boundary-%d.decoder.%n", &i, &n) == 1 && n && i >= 0 && i + 1 < segments) return rb_stage_of(c, i + 1);
+    if (sscanf(file, "boundary-%d.decoder.%n", &i, &n) == 1 && n && i >= 0 && i + 1 < segments)
+        return rb_stage_of(c, i + 1);
     return -1;
 }
 

@@ -10,9 +10,12 @@
 /* Each piece has until `patience_ns` to be taken (to come). */
 resbm_status rb_apart_send_file(rb_link *l, int peer, const char *path, int64_t patience_ns, rb_err *err);
 /* Writes path (through path.part, synced). RESBM_E_CORRUPT when it is not what `sum` says. */
-resbm_status rb_apart_recv_file(rb_link *l, int peer, const char *path, const rb_file_sum *sum, int64_t patience_ns, rb_err *err);
-resbm_status rb_apart_send_ids(rb_link *l, int peer, const int32_t *ids, int64_t n, int64_t patience_ns, rb_err *err);
-resbm_status rb_apart_recv_ids(rb_link *l, int peer, int32_t *ids, int64_t n, int64_t vocab, int64_t patience_ns, rb_err *err);
+resbm_status rb_apart_recv_file(rb_link *l, int peer, const char *path, const rb_file_sum *sum,
+                                int64_t patience_ns, rb_err *err);
+resbm_status rb_apart_send_ids(rb_link *l, int peer, const int32_t *ids, int64_t n, int64_t patience_ns,
+                               rb_err *err);
+resbm_status rb_apart_recv_ids(rb_link *l, int peer, int32_t *ids, int64_t n, int64_t vocab,
+                               int64_t patience_ns, rb_err *err);
 
 /* Which stage hosts the part of the model in a checkpoint's file of this name; -1: it is none of this model's. */
 int rb_apart_stage_of(const rb_config *c, const char *file);

@@ -5,8 +5,8 @@
 #include "run/config.h"
 
 struct resbm_config {
-    rb_config c;         /* not yet validated */
-    char folder[4096];   /* the checkpoint it came from; empty = none */
+    rb_config c;       /* not yet validated */
+    char folder[4096]; /* the checkpoint it came from; empty = none */
 };
 
 /* A validated copy, for the caller to free(). */

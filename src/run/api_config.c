@@ -44,7 +44,9 @@ resbm_status resbm_config_print(const resbm_config *c, char **out, resbm_error *
     return st || *out ? st : rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration's text");
 }
 
-void resbm_config_free(resbm_config *c) { free(c); }
+void resbm_config_free(resbm_config *c) {
+    free(c);
+}
 
 resbm_status rb_api_validated(const resbm_config *c, rb_config **out, rb_err *err) {
     *out = malloc(sizeof **out);

@@ -102,13 +102,15 @@ static void test_learned_steps(void **state) {
         for (int end = 0; end < 2; end++) {
             int64_t sums[k] = {0};
             assert_int_equal(resbm_code_sums(c, bytes, 36, B, T, k, sums, &err), RESBM_OK);
-            assert_int_equal(resbm_steps_update(c, steps[end], sums, k, (int64_t)B * T, update, &err), RESBM_OK);
+            assert_int_equal(resbm_steps_update(c, steps[end], sums, k, (int64_t)B * T, update, &err),
+                             RESBM_OK);
         }
         assert_memory_equal(steps[0], steps[1], sizeof steps[0]);
     }
     assert_int_equal(resbm_unpack(c, bytes, 36, B, T, k, y, &err), RESBM_OK);
     for (int i = 0; i < B * T * k; i++) assert_true(fabs((double)(x[i] - y[i])) < 100.0 / 3);
-    assert_int_equal(resbm_pack(c, x, B, T, k - 1, 0, 3, bytes, 30, &err), RESBM_E_ARG); /* steps of another k */
+    assert_int_equal(resbm_pack(c, x, B, T, k - 1, 0, 3, bytes, 30, &err),
+                     RESBM_E_ARG); /* steps of another k */
     assert_int_equal(resbm_codec_steps(c, NULL, 0, &err), RESBM_OK);
     assert_int_equal(resbm_packed_bytes(c, B, T, k), B * (2 * T + (T * k + 1) / 2));
     resbm_codec_close(c);

@@ -50,7 +50,9 @@ static resbm_status open_study(rb_study *t, const rb_compare_options *o, rb_err 
     return rb_compare_base(o->spec, t->base, err);
 }
 
-static bool asked(const rb_study *t) { return t->o->stop && atomic_load(t->o->stop); }
+static bool asked(const rb_study *t) {
+    return t->o->stop && atomic_load(t->o->stop);
+}
 
 /* ---- the children */
 
@@ -59,7 +61,8 @@ static void start(rb_study *t, rb_compare_run *r) {
     rb_err err = {0};
     rb_config *c = malloc(sizeof *c);
     bool half = r->state == RB_RUN_HALF;
-    resbm_status st = c ? rb_study_config(t, r, c, &err) : rb_fail(&err, RESBM_E_MEMORY, "no memory for a configuration");
+    resbm_status st =
+        c ? rb_study_config(t, r, c, &err) : rb_fail(&err, RESBM_E_MEMORY, "no memory for a configuration");
     if (!st) st = rb_compare_run_start(r, c, t->o->program, &err);
     free(c);
     if (st) {
@@ -67,9 +70,10 @@ static void start(rb_study *t, rb_compare_run *r) {
         snprintf(r->fault, sizeof r->fault, "%.680s", err.text);
         snprintf(line, sizeof line, "%s: failed: %s", r->name, r->fault);
     } else {
-        snprintf(line, sizeof line, "%s: %s", r->name, r->state == RB_RUN_BUSY ? "waits for a process of an earlier session"
-                                                       : half                  ? "goes on"
-                                                                               : "started");
+        snprintf(line, sizeof line, "%s: %s", r->name,
+                 r->state == RB_RUN_BUSY ? "waits for a process of an earlier session"
+                 : half                  ? "goes on"
+                                         : "started");
     }
     say(t, line);
 }
@@ -126,12 +130,15 @@ static resbm_status stop_children(rb_study *t, rb_err *err) {
     return going ? reap(t, &any, &going, err) : RESBM_OK;
 }
 
-static bool startable(const rb_compare_run *r) { return r->state == RB_RUN_NEW || r->state == RB_RUN_HALF; }
+static bool startable(const rb_compare_run *r) {
+    return r->state == RB_RUN_NEW || r->state == RB_RUN_HALF;
+}
 
 static void look_again(rb_study *t, rb_compare_run *r) {
     rb_err err = {0};
     rb_config *c = malloc(sizeof *c);
-    resbm_status st = c ? rb_study_config(t, r, c, &err) : rb_fail(&err, RESBM_E_MEMORY, "no memory for a configuration");
+    resbm_status st =
+        c ? rb_study_config(t, r, c, &err) : rb_fail(&err, RESBM_E_MEMORY, "no memory for a configuration");
     if (!st) st = rb_compare_run_look(r, c, &err);
     free(c);
     if (!st) return;
@@ -165,8 +172,8 @@ static void report_progress(const rb_study *t, int64_t *next) {
         const rb_compare_run *r = t->run[i];
         done += r->state == RB_RUN_DONE;
         if (r->state != RB_RUN_GOING || others++ > 7) continue;
-        rb_buf_printf(&line, "%s%s %lld/%lld", line.len ? ", " : "", r->name, (long long)rb_compare_run_progress(r),
-                      (long long)r->steps);
+        rb_buf_printf(&line, "%s%s %lld/%lld", line.len ? ", " : "", r->name,
+                      (long long)rb_compare_run_progress(r), (long long)r->steps);
     }
     rb_buf_printf(&line, "; %d of %d runs done", done, t->runs);
     if (line.data) say(t, line.data);
@@ -182,7 +189,9 @@ static int start_some(rb_study *t, const rb_run_list *l, int going) {
     return going;
 }
 
-static bool time_is_over(const rb_study *t, int64_t deadline) { return asked(t) || (deadline && rb_now_ns() >= deadline); }
+static bool time_is_over(const rb_study *t, int64_t deadline) {
+    return asked(t) || (deadline && rb_now_ns() >= deadline);
+}
 
 /* Until nothing is left, or it is time to end. */
 static resbm_status train_loop(rb_study *t, rb_run_list *wanted, int64_t deadline, rb_err *err) {
@@ -216,7 +225,8 @@ static resbm_status train_all(rb_study *t, int64_t deadline, bool *complete, rb_
     if (!st) st = stopped;
     if (!st) st = rb_study_wanted(t, &wanted, err);
     *complete = true;
-    for (int i = 0; i < wanted.count; i++) *complete &= !startable(wanted.run[i]) && wanted.run[i]->state != RB_RUN_BUSY;
+    for (int i = 0; i < wanted.count; i++)
+        *complete &= !startable(wanted.run[i]) && wanted.run[i]->state != RB_RUN_BUSY;
     free(wanted.run);
     return st;
 }

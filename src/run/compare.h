@@ -14,11 +14,11 @@
 typedef struct rb_compare_options {
     rb_compare_spec *spec; /* finished; sweeps may grow */
     const char *dir, *program;
-    int jobs;                /* children at once, 1 or more */
-    double budget_s;         /* of this session; 0: none. Spent: children stop with a snapshot */
-    bool keep;               /* snapshots of finished runs stay */
-    bool replace;            /* runs of another configuration are trained anew instead of refused */
-    const atomic_int *stop;  /* becomes 1: as if the budget were spent; may be NULL */
+    int jobs;               /* children at once, 1 or more */
+    double budget_s;        /* of this session; 0: none. Spent: children stop with a snapshot */
+    bool keep;              /* snapshots of finished runs stay */
+    bool replace;           /* runs of another configuration are trained anew instead of refused */
+    const atomic_int *stop; /* becomes 1: as if the budget were spent; may be NULL */
     void (*say)(void *ctx, const char *line); /* progress, a line at a time */
     void *ctx;
 } rb_compare_options;

@@ -38,7 +38,8 @@ static resbm_status here(rb_config *c, int64_t stages, rb_err *err) {
 
 /* One process does the same in any order, and not every order is one for it. */
 static resbm_status alone(rb_config *c, rb_err *err) {
-    const rb_key *schedule = rb_key_find("pipeline", "schedule"), *inflight = rb_key_find("pipeline", "inflight");
+    const rb_key *schedule = rb_key_find("pipeline", "schedule"),
+                 *inflight = rb_key_find("pipeline", "inflight");
     RB_TRY(here(c, 1, err));
     RB_TRY(rb_key_set(c, schedule, &schedule->fallback, 1, false, "schedule", err));
     return rb_key_set(c, inflight, &inflight->fallback, 1, false, "inflight", err);
@@ -68,20 +69,26 @@ static resbm_status without_boundary(rb_config *c, rb_err *err) {
 }
 
 /* Weights of a block of matrices: width, heads that share keys, feed-forward. */
-static double block_weights(double d, double kv_share, double ffn) { return d * d * (2 + 2 * kv_share) + 3 * d * ffn; }
+static double block_weights(double d, double kv_share, double ffn) {
+    return d * d * (2 + 2 * kv_share) + 3 * d * ffn;
+}
 
 /* Blocks of the model that weigh what one receiver's trunk does. c is validated. */
 static double trunk_in_blocks(const rb_config *c) {
     const rb_boundary_config *b = &c->boundary;
     if (b->tokens != RB_TOKENS_TRUNK || c->model.segments < 2) return 0;
     double trunk = (double)b->trunk_blocks * block_weights((double)b->trunk_width, 1, (double)b->trunk_ffn);
-    return trunk / block_weights((double)c->model.d, (double)c->model.kv_heads / (double)c->model.heads, (double)c->model.ffn);
+    return trunk / block_weights((double)c->model.d, (double)c->model.kv_heads / (double)c->model.heads,
+                                 (double)c->model.ffn);
 }
 
-static int64_t whole_blocks(double blocks) { return (int64_t)ceil(blocks - 1e-9); }
+static int64_t whole_blocks(double blocks) {
+    return (int64_t)ceil(blocks - 1e-9);
+}
 
 /* Layers of the control; a share of a block counts as one, in the control's favour. */
-static resbm_status control_layers(const rb_compare_variant *v, const rb_config *of, int64_t *layers, rb_err *err) {
+static resbm_status control_layers(const rb_compare_variant *v, const rb_config *of, int64_t *layers,
+                                   rb_err *err) {
     const rb_model_config *m = &of->model;
     double trunk = trunk_in_blocks(of);
     if (v->control == RB_CONTROL_ALONE) {
@@ -90,7 +97,8 @@ static resbm_status control_layers(const rb_compare_variant *v, const rb_config 
     }
     *layers = m->layers + whole_blocks((double)(m->segments - 1) * trunk);
     if (trunk > 0) return RESBM_OK;
-    return rb_fail(err, RESBM_E_CONFIG, "%s: %s has no trunk that adds blocks: 'same size as %s' is the uncompressed model",
+    return rb_fail(err, RESBM_E_CONFIG,
+                   "%s: %s has no trunk that adds blocks: 'same size as %s' is the uncompressed model",
                    v->place, v->of, v->of);
 }
 
@@ -100,7 +108,8 @@ static resbm_status apply_control(const rb_compare_variant *v, rb_config *c, rb_
     if (!of) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
     *of = *c;
     resbm_status st = alone(of, err);
-    if (!st && (st = rb_config_validate(of, err))) rb_err_context(err, st, "%s: variant %s: ", v->place, v->of);
+    if (!st && (st = rb_config_validate(of, err)))
+        rb_err_context(err, st, "%s: variant %s: ", v->place, v->of);
     if (!st) st = control_layers(v, of, &layers, err);
     free(of);
     RB_TRY(st);
@@ -111,7 +120,8 @@ static resbm_status apply_control(const rb_compare_variant *v, rb_config *c, rb_
 }
 
 /* The variant's settings without its sweep. finish() has seen to it that the chain of likes and ofs ends. */
-static resbm_status build(const rb_compare_spec *s, const rb_config *base, int variant, rb_config *out, rb_err *err) {
+static resbm_status build(const rb_compare_spec *s, const rb_config *base, int variant, rb_config *out,
+                          rb_err *err) {
     const rb_compare_variant *v = &s->variant[variant];
     const char *from = *v->of ? v->of : v->like;
     if (*from)
@@ -119,7 +129,8 @@ static resbm_status build(const rb_compare_spec *s, const rb_config *base, int v
     else
         *out = *base;
     if (v->control == RB_CONTROL_UNCOMPRESSED) RB_TRY(without_boundary(out, err));
-    if (v->control == RB_CONTROL_ALONE || v->control == RB_CONTROL_SAME_SIZE) RB_TRY(apply_control(v, out, err));
+    if (v->control == RB_CONTROL_ALONE || v->control == RB_CONTROL_SAME_SIZE)
+        RB_TRY(apply_control(v, out, err));
     return override_all(out, &v->set, err);
 }
 
@@ -130,8 +141,8 @@ static resbm_status set_point(rb_config *c, const char *key, const char *value, 
     return rb_config_override(c, text, err);
 }
 
-static resbm_status build_point(const rb_compare_spec *s, const rb_config *base, const rb_compare_which *w, rb_config *out,
-                                rb_err *err) {
+static resbm_status build_point(const rb_compare_spec *s, const rb_config *base, const rb_compare_which *w,
+                                rb_config *out, rb_err *err) {
     RB_TRY(build(s, base, w->variant, out, err));
     RB_TRY(set_point(out, w->of_key, w->of_point, err));
     RB_TRY(set_point(out, s->variant[w->variant].sweep.key, w->point, err));
@@ -161,8 +172,8 @@ static resbm_status spread(const rb_compare_spec *s, rb_config *c, rb_err *err) 
     return RESBM_OK;
 }
 
-resbm_status rb_compare_config(const rb_compare_spec *s, const rb_config *base, const rb_compare_which *w, rb_config *out,
-                               rb_err *err) {
+resbm_status rb_compare_config(const rb_compare_spec *s, const rb_config *base, const rb_compare_which *w,
+                               rb_config *out, rb_err *err) {
     bool stale;
     RB_TRY(build_point(s, base, w, out, err));
     RB_TRY(asynchronous(out, &stale, err));
@@ -174,7 +185,8 @@ resbm_status rb_compare_config(const rb_compare_spec *s, const rb_config *base, 
 
 /* What takes no time: variants that differ in nothing else are measured once. */
 static resbm_status forget_rates(rb_config *c, rb_err *err) {
-    static const char *const keys[] = {"lr", "adamw_lr", "weight_decay", "beta1", "beta2", "momentum", "min_lr", "decay", "clip"};
+    static const char *const keys[] = {"lr",       "adamw_lr", "weight_decay", "beta1", "beta2",
+                                       "momentum", "min_lr",   "decay",        "clip"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const rb_key *k = rb_key_find("optim", keys[i]);
         RB_TRY(rb_key_set(c, k, &k->fallback, 1, false, keys[i], err));
@@ -197,4 +209,6 @@ resbm_status rb_compare_deployed(const rb_compare_spec *s, const rb_config *base
     return checked(s, w->variant, out, err);
 }
 
-bool rb_compare_uncompressed(const rb_config *c) { return c->model.segments > 1 && !strcmp(c->boundary.kind, "none"); }
+bool rb_compare_uncompressed(const rb_config *c) {
+    return c->model.segments > 1 && !strcmp(c->boundary.kind, "none");
+}

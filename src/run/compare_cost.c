@@ -5,10 +5,13 @@
 #include "codec/frame.h"
 #include "run/port.h"
 
-static bool multiplies(const rb_tensor *t) { return t->rank == 2 && t->role != RB_ROLE_EMBEDDING && t->role != RB_ROLE_STEP; }
+static bool multiplies(const rb_tensor *t) {
+    return t->rank == 2 && t->role != RB_ROLE_EMBEDDING && t->role != RB_ROLE_STEP;
+}
 
 static void add_row(const rb_config *c, const rb_tensor *t, double tokens, rb_cost *out) {
-    double weights = t->role == RB_ROLE_STEP ? 0 : (double)rb_tensor_count(t), share = strstr(t->name, ".aux.") ? fmin(1, c->train.aux_until) : 1;
+    double weights = t->role == RB_ROLE_STEP ? 0 : (double)rb_tensor_count(t),
+           share = strstr(t->name, ".aux.") ? fmin(1, c->train.aux_until) : 1;
     double work = multiplies(t) ? 2 * tokens * weights * share : 0;
     out->params[t->segment] += weights;
     out->forward[t->segment] += work;
@@ -18,7 +21,9 @@ static void add_row(const rb_config *c, const rb_tensor *t, double tokens, rb_co
 }
 
 /* Scores and values, each two operations per width and earlier position: half of the square. */
-static double attention(double tokens, double context, double width, double blocks) { return 2 * tokens * context * width * blocks; }
+static double attention(double tokens, double context, double width, double blocks) {
+    return 2 * tokens * context * width * blocks;
+}
 
 static void add_attention(const rb_config *c, double tokens, rb_cost *out) {
     const rb_boundary_config *b = &c->boundary;
@@ -38,7 +43,8 @@ static resbm_status frame(const rb_config *c, int direction, double *bytes, rb_e
     RB_TRY(rb_model_wire(&c->model, &c->boundary, direction, &w, err));
     *bytes = RB_FRAME_HEADER_BYTES;
     for (int i = 0; i < w.parts; i++)
-        *bytes += (double)rb_packed_bytes(&w.part[i].pack, c->train.batch / c->train.microbatches, c->model.context, w.part[i].width);
+        *bytes += (double)rb_packed_bytes(&w.part[i].pack, c->train.batch / c->train.microbatches,
+                                          c->model.context, w.part[i].width);
     return RESBM_OK;
 }
 
@@ -47,7 +53,8 @@ static resbm_status add_frames(const rb_config *c, rb_cost *out, rb_err *err) {
     if (c->model.segments < 2) return RESBM_OK;
     RB_TRY(frame(c, 0, &out->frame_forward, err));
     RB_TRY(frame(c, 1, &out->frame_backward, err));
-    if (c->data.distribute == RB_DISTRIBUTE_WIRE) out->ids = (double)(B * (c->model.context + 1) * rb_id_bytes(c->model.vocab));
+    if (c->data.distribute == RB_DISTRIBUTE_WIRE)
+        out->ids = (double)(B * (c->model.context + 1) * rb_id_bytes(c->model.vocab));
     out->frame_forward += out->ids;
     return RESBM_OK;
 }

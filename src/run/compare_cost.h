@@ -10,18 +10,20 @@
 
 typedef struct rb_cost {
     int segments;
-    double forward[RB_MAX_SEGMENTS]; /* operations of one step, of the boundaries' ends on that segment's stage too */
+    double forward
+        [RB_MAX_SEGMENTS]; /* operations of one step, of the boundaries' ends on that segment's stage too */
     double params[RB_MAX_SEGMENTS];
     double boundary_forward, boundary_params; /* what of it the boundaries add to the model */
     double backward;                          /* times forward */
-    double frame_forward, frame_backward;     /* bytes of one microbatch's message; token ids, headers, scales included */
-    double ids;                               /* of frame_forward */
-    double tokens;                            /* of a microbatch */
+    double frame_forward,
+        frame_backward; /* bytes of one microbatch's message; token ids, headers, scales included */
+    double ids;         /* of frame_forward */
+    double tokens;      /* of a microbatch */
 } rb_cost;
 
 /* c is validated. */
 resbm_status rb_cost_of(const rb_config *c, rb_cost *out, rb_err *err);
-double rb_cost_total(const rb_cost *c);  /* forward of the whole model */
+double rb_cost_total(const rb_cost *c); /* forward of the whole model */
 double rb_cost_params(const rb_cost *c);
 
 #endif

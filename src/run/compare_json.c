@@ -5,7 +5,9 @@
 #include <string.h>
 #include "run/compare_result.h"
 
-static json_t *number(double v) { return isfinite(v) ? json_real(v) : json_null(); }
+static json_t *number(double v) {
+    return isfinite(v) ? json_real(v) : json_null();
+}
 
 static json_t *numbers(const double *v, int n) {
     json_t *a = json_array();
@@ -100,8 +102,10 @@ resbm_status rb_compare_json(const rb_compare_result *r, rb_buf *out, rb_err *er
     json_object_set_new(root, "version", json_integer(1));
     json_object_set_new(root, "seeds", json_integer(r->study->s->seeds));
     json_object_set_new(root, "target", number(r->target));
-    json_object_set_new(root, "reference", r->reference < 0 ? json_null() : json_string(r->row[r->reference].variant->name));
-    for (int i = 0; i < r->study->s->links; i++) json_array_append_new(links, json_string(r->study->s->link[i].name));
+    json_object_set_new(root, "reference",
+                        r->reference < 0 ? json_null() : json_string(r->row[r->reference].variant->name));
+    for (int i = 0; i < r->study->s->links; i++)
+        json_array_append_new(links, json_string(r->study->s->link[i].name));
     json_object_set_new(root, "links", links);
     for (int i = 0; i < r->rows; i++) json_array_append_new(rows, row_object(&r->row[i], r->study->s->links));
     json_object_set_new(root, "rows", rows);

@@ -14,7 +14,9 @@ typedef struct line {
     int cells;
 } line;
 
-static char *add(line *l) { return l->cells < COLUMNS ? l->cell[l->cells++] : l->cell[COLUMNS - 1]; }
+static char *add(line *l) {
+    return l->cells < COLUMNS ? l->cell[l->cells++] : l->cell[COLUMNS - 1];
+}
 
 static void number(line *l, double v, int decimals, const char *unit) {
     if (isnan(v))
@@ -37,7 +39,8 @@ static void head_line(const rb_compare_result *r, line *l) {
     strcpy(add(l), "bytes/token <-");
     if (s->links) snprintf(add(l), CELL, "s/step %s, measured", s->link[0].name);
     for (int i = 0; i < s->links; i++) snprintf(add(l), CELL, "s/step %s, model", s->link[i].name);
-    for (int i = 0; i < s->links && !isnan(r->target); i++) snprintf(add(l), CELL, "time to loss %s", s->link[i].name);
+    for (int i = 0; i < s->links && !isnan(r->target); i++)
+        snprintf(add(l), CELL, "time to loss %s", s->link[i].name);
     if (s->links) strcpy(add(l), "memory/stage");
     strcpy(add(l), "params");
     strcpy(add(l), "of them boundaries'");
@@ -65,7 +68,8 @@ static void steps_cell(const rb_compare_row *row, char *out) {
     else
         snprintf(out, CELL, "%.0f", row->reach);
     size_t n = strlen(out);
-    if (row->reached && row->reached < row->done) snprintf(out + n, CELL - n, " (%d of %d seeds)", row->reached, row->done);
+    if (row->reached && row->reached < row->done)
+        snprintf(out + n, CELL - n, " (%d of %d seeds)", row->reached, row->done);
 }
 
 static void seconds(line *l, double v) {
@@ -81,7 +85,9 @@ static void seconds(line *l, double v) {
 }
 
 /* Measured where it was; else what the wire's rules say. */
-static double bytes(double measured, double paper) { return isnan(measured) ? paper : measured; }
+static double bytes(double measured, double paper) {
+    return isnan(measured) ? paper : measured;
+}
 
 static void cost_cells(const rb_compare_result *r, const rb_compare_row *row, line *l) {
     const rb_compare_spec *s = r->study->s;
@@ -97,8 +103,8 @@ static void cost_cells(const rb_compare_result *r, const rb_compare_row *row, li
 }
 
 static void row_line(const rb_compare_result *r, const rb_compare_row *row, line *l) {
-    snprintf(add(l), CELL, "%s%s%s%s%s", row->variant->name, *row->point ? " (" : "", *row->point ? row->variant->sweep.key : "",
-             *row->point ? " " : "", row->point);
+    snprintf(add(l), CELL, "%s%s%s%s%s", row->variant->name, *row->point ? " (" : "",
+             *row->point ? row->variant->sweep.key : "", *row->point ? " " : "", row->point);
     if (*row->point) strcat(l->cell[0], ")");
     loss_cell(row, add(l));
     number(l, exp(row->loss), 3, "");
@@ -169,19 +175,24 @@ static void print_target(const rb_compare_result *r, rb_buf *out) {
 static void print_times(const rb_compare_result *r, rb_buf *out) {
     const rb_compare_spec *s = r->study->s;
     if (!s->links) return;
-    rb_buf_printf(out, "- Seconds per step: measured in a short run of all stages on this machine over %s; by the timing model ",
+    rb_buf_printf(out,
+                  "- Seconds per step: measured in a short run of all stages on this machine over %s; by the "
+                  "timing model ",
                   s->link[0].name);
     if (s->flops > 0)
-        rb_buf_printf(out, "(stages of %.4g Gflop/s each, without the optimizer) over every link.", s->flops / 1e9);
+        rb_buf_printf(out, "(stages of %.4g Gflop/s each, without the optimizer) over every link.",
+                      s->flops / 1e9);
     else
-        rb_buf_puts(out, "(segments timed alone on this machine, a processor for each stage) over every link.");
+        rb_buf_puts(out,
+                    "(segments timed alone on this machine, a processor for each stage) over every link.");
     rb_buf_puts(out, " Time to loss is steps times the model's.\n");
 }
 
 static void print_what(const rb_compare_row *row, rb_buf *out) {
     const rb_compare_variant *v = row->variant;
     rb_buf_printf(out, "- %s: %s", v->name, row->boundary);
-    if (v->control == RB_CONTROL_ALONE) rb_buf_printf(out, ": what the last stage of %s holds, without a pipeline", v->of);
+    if (v->control == RB_CONTROL_ALONE)
+        rb_buf_printf(out, ": what the last stage of %s holds, without a pipeline", v->of);
     if (v->control == RB_CONTROL_SAME_SIZE) rb_buf_printf(out, ": the blocks of %s, its trunks' too", v->of);
     if (v->control == RB_CONTROL_ALONE_AS_LONG) {
         rb_buf_printf(out, ": %s for the wall time of the pipeline over the first link, ", v->of);
@@ -199,7 +210,8 @@ static void print_what(const rb_compare_row *row, rb_buf *out) {
 static void print_row_notes(const rb_compare_row *row, rb_buf *out) {
     const rb_sweep *w = &row->variant->sweep;
     print_what(row, out);
-    if (row->time_fault) rb_buf_printf(out, "- %s: its time cannot be measured: %s\n", row->variant->name, row->time_fault);
+    if (row->time_fault)
+        rb_buf_printf(out, "- %s: its time cannot be measured: %s\n", row->variant->name, row->time_fault);
     if (*w->key && *row->point) {
         rb_buf_printf(out, "- %s: of %s", row->variant->name, w->key);
         for (int i = 0; i < w->values; i++) rb_buf_printf(out, "%s %s", i ? "," : "", w->value[i]);
@@ -210,7 +222,8 @@ static void print_row_notes(const rb_compare_row *row, rb_buf *out) {
         rb_buf_puts(out, "\n");
     }
     if (row->failed)
-        rb_buf_printf(out, "- %s: %d of %d seeds failed: %s\n", row->variant->name, row->failed, row->seeds, row->fault);
+        rb_buf_printf(out, "- %s: %d of %d seeds failed: %s\n", row->variant->name, row->failed, row->seeds,
+                      row->fault);
 }
 
 static void print_failed_points(const rb_study *t, rb_buf *out) {
@@ -221,10 +234,12 @@ static void print_failed_points(const rb_study *t, rb_buf *out) {
 
 void rb_compare_notes(const rb_compare_result *r, rb_buf *out) {
     const rb_compare_spec *s = r->study->s;
-    rb_buf_printf(out, "- %d seed%s each; ± is the standard deviation over them.\n", s->seeds, s->seeds > 1 ? "s" : "");
+    rb_buf_printf(out, "- %d seed%s each; ± is the standard deviation over them.\n", s->seeds,
+                  s->seeds > 1 ? "s" : "");
     print_target(r, out);
     print_times(r, out);
-    if (!r->equal_tokens) rb_buf_puts(out, "- WARNING: the variants did not train on equally many tokens; see the column.\n");
+    if (!r->equal_tokens)
+        rb_buf_puts(out, "- WARNING: the variants did not train on equally many tokens; see the column.\n");
     for (int i = 0; i < r->rows; i++) print_row_notes(&r->row[i], out);
     print_failed_points(r->study, out);
 }

@@ -21,13 +21,18 @@ typedef struct probe {
     rb_config *one, *deployed; /* validated */
 } probe;
 
-static bool asked(const rb_study *t) { return t->o->stop && atomic_load(t->o->stop); }
+static bool asked(const rb_study *t) {
+    return t->o->stop && atomic_load(t->o->stop);
+}
 
-static bool over(const rb_study *t, int64_t deadline) { return asked(t) || (deadline && rb_now_ns() >= deadline); }
+static bool over(const rb_study *t, int64_t deadline) {
+    return asked(t) || (deadline && rb_now_ns() >= deadline);
+}
 
 /* One run to its end; *whole false: it was stopped or failed (then the variant's fault is filled). The budget does not cut
  * it: it is short, and half of it is worth nothing. */
-static resbm_status run_to_end(probe *p, const char *what, const rb_config *c, rb_compare_run *r, bool *whole, rb_err *err) {
+static resbm_status run_to_end(probe *p, const char *what, const rb_config *c, rb_compare_run *r, bool *whole,
+                               rb_err *err) {
     bool ended = false;
     *whole = false;
     *r = (rb_compare_run){.variant = p->variant, .share = 1, .steps = c->train.steps};
@@ -35,7 +40,8 @@ static resbm_status run_to_end(probe *p, const char *what, const rb_config *c, r
     RB_TRY(rb_compare_run_clear(r, err));
     RB_TRY(rb_compare_run_start(r, c, p->t->o->program, err));
     if (r->state == RB_RUN_BUSY)
-        return rb_fail(err, RESBM_E_STATE, "a process of an earlier session still works in %s: wait for it, or end it", r->dir);
+        return rb_fail(err, RESBM_E_STATE,
+                       "a process of an earlier session still works in %s: wait for it, or end it", r->dir);
     while (!ended && !asked(p->t)) {
         rb_sleep_ns(5 * RB_MS);
         RB_TRY(rb_compare_run_poll(r, true, &ended, err));
@@ -46,7 +52,8 @@ static resbm_status run_to_end(probe *p, const char *what, const rb_config *c, r
         return rb_compare_run_poll(r, true, &ended, err);
     }
     *whole = r->state == RB_RUN_DONE;
-    if (r->state == RB_RUN_FAILED) snprintf(p->t->time[p->variant].fault, sizeof p->t->time->fault, "%.380s", r->fault);
+    if (r->state == RB_RUN_FAILED)
+        snprintf(p->t->time[p->variant].fault, sizeof p->t->time->fault, "%.380s", r->fault);
     return RESBM_OK;
 }
 
@@ -147,7 +154,8 @@ static resbm_status borrow(probe *p, rb_err *err) {
         rb_timing_free(&mine->measured);
         mine->measured = *other;
         mine->measured.segment = malloc((size_t)(other->segments + 1) * sizeof *other->segment);
-        if (!mine->measured.segment) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", other->segments);
+        if (!mine->measured.segment)
+            return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", other->segments);
         memcpy(mine->measured.segment, other->segment, (size_t)other->segments * sizeof *other->segment);
     }
     return RESBM_OK;
@@ -170,7 +178,8 @@ static resbm_status load_or_measure(probe *p, rb_err *err) {
         st = measure(p, m, err);
         if (!st && m->known) st = rb_timing_write(path, key.data, m, err);
         if (*t->time[p->variant].fault) {
-            snprintf(line, sizeof line, "%s: its time cannot be measured: %s", name, t->time[p->variant].fault);
+            snprintf(line, sizeof line, "%s: its time cannot be measured: %s", name,
+                     t->time[p->variant].fault);
             if (t->o->say) t->o->say(t->o->ctx, line);
         }
     }
@@ -182,13 +191,17 @@ static resbm_status time_variant(probe *p, rb_err *err) {
     rb_study *t = p->t;
     rb_compare_time *time = &t->time[p->variant];
     const rb_sweep *sweep = &t->s->variant[p->variant].sweep;
-    rb_compare_which w = {.variant = p->variant, .point = *sweep->key ? sweep->value[0] : NULL, .share = 1, .seed = t->s->seed[0]};
+    rb_compare_which w = {.variant = p->variant,
+                          .point = *sweep->key ? sweep->value[0] : NULL,
+                          .share = 1,
+                          .seed = t->s->seed[0]};
     RB_TRY(rb_compare_deployed(t->s, t->base, &w, NULL, p->one, err));
     RB_TRY(rb_compare_deployed(t->s, t->base, &w, &t->s->link[0], p->deployed, err));
     RB_TRY(rb_cost_of(p->deployed, &time->cost, err));
     RB_TRY(load_or_measure(p, err));
     for (int l = 0; l < t->s->links && time->measured.known; l++)
-        RB_TRY(rb_timing_step(&time->measured, &time->cost, p->deployed, &t->s->link[l].shape, &time->step[l], err));
+        RB_TRY(rb_timing_step(&time->measured, &time->cost, p->deployed, &t->s->link[l].shape, &time->step[l],
+                              err));
     return RESBM_OK;
 }
 
@@ -198,14 +211,16 @@ static int64_t given_steps(const rb_study *t, int variant, rb_config *scratch) {
     rb_err none;
     snprintf(path, sizeof path, "%s/runs/%s/seed-%llu/run.yaml", t->o->dir, t->s->variant[variant].name,
              (unsigned long long)t->s->seed[0]);
-    bool there = !access(path, F_OK) && !rb_config_defaults(scratch, &none) && !rb_config_load_file(scratch, path, &none);
+    bool there = !access(path, F_OK) && !rb_config_defaults(scratch, &none) &&
+                 !rb_config_load_file(scratch, path, &none);
     return there ? scratch->train.steps : 0;
 }
 
 /* As many steps as fit in the time that the pipeline takes over the first link. A measurement that came out a little
  * different does not make another run of one that has begun. */
 static resbm_status size_twin(rb_study *t, int variant, rb_config *scratch, rb_err *err) {
-    int alone = rb_compare_find(t->s, t->s->variant[variant].of), of = rb_compare_find(t->s, t->s->variant[alone].of);
+    int alone = rb_compare_find(t->s, t->s->variant[variant].of),
+        of = rb_compare_find(t->s, t->s->variant[alone].of);
     t->time[variant] = t->time[alone];
     t->time[variant].measured.segment = NULL; /* stays alone's */
     rb_compare_which w = {.variant = of, .share = 1, .seed = t->s->seed[0]};
@@ -216,11 +231,13 @@ static resbm_status size_twin(rb_study *t, int variant, rb_config *scratch, rb_e
     double most = t->s->longest * (double)scratch->train.steps, steps = floor(wall / t->time[alone].step[0]);
     if (!(steps > 0)) return RESBM_OK; /* not measured */
     t->state[variant].capped = steps > most;
-    double least = fmax(1, (double)scratch->optim.rates.warmup / fmax(0.1, 1 - scratch->optim.rates.share) + 1);
+    double least =
+        fmax(1, (double)scratch->optim.rates.warmup / fmax(0.1, 1 - scratch->optim.rates.share) + 1);
     steps = fmin(most, fmax(steps, least));
     double before = (double)given_steps(t, variant, scratch);
     t->state[variant].fitting = steps;
-    t->state[variant].steps = (int64_t)(before > steps / LIKENESS && before < steps * LIKENESS ? before : steps);
+    t->state[variant].steps =
+        (int64_t)(before > steps / LIKENESS && before < steps * LIKENESS ? before : steps);
     return RESBM_OK;
 }
 
@@ -229,8 +246,12 @@ resbm_status rb_compare_measure(rb_study *t, int64_t deadline_ns, rb_err *err) {
     if (!t->s->links) return RESBM_OK;
     snprintf(dir, sizeof dir, "%s/timing", t->o->dir);
     RB_TRY(rb_make_dirs(dir, err));
-    probe p = {.t = t, .deadline = deadline_ns, .one = malloc(sizeof *p.one), .deployed = malloc(sizeof *p.deployed)};
-    resbm_status st = p.one && p.deployed ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for configurations");
+    probe p = {.t = t,
+               .deadline = deadline_ns,
+               .one = malloc(sizeof *p.one),
+               .deployed = malloc(sizeof *p.deployed)};
+    resbm_status st =
+        p.one && p.deployed ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for configurations");
     for (p.variant = 0; p.variant < t->s->variants && !st; p.variant++)
         if (t->s->variant[p.variant].control != RB_CONTROL_ALONE_AS_LONG) st = time_variant(&p, err);
     for (int v = 0; v < t->s->variants && !st; v++)

@@ -78,7 +78,8 @@ static resbm_status describe_row(const rb_study *t, int variant, rb_compare_row 
     if (!st) {
         take_cost(cost, row);
         describe(c, row->boundary);
-        row->uncompressed = rb_compare_uncompressed(c) && t->s->variant[variant].control != RB_CONTROL_SAME_SIZE;
+        row->uncompressed =
+            rb_compare_uncompressed(c) && t->s->variant[variant].control != RB_CONTROL_SAME_SIZE;
         row->steps = c->train.steps;
         row->tokens_per_step = c->train.batch * c->model.context;
     }
@@ -103,9 +104,14 @@ static resbm_status take_spread(rb_compare_row *row, const rb_curve *curve, rb_e
 static resbm_status gather_row(const rb_study *t, int variant, rb_compare_row *row, rb_err *err) {
     rb_compare_run *run[RB_COMPARE_SEEDS];
     rb_curve curve[RB_COMPARE_SEEDS];
-    *row = (rb_compare_row){.variant = &t->s->variant[variant], .point = rb_study_point(t, variant), .seeds = t->s->seeds,
-                            .edge = t->state[variant].best < 0 ? 0 : t->state[variant].edge, .loss = NAN, .deviation = NAN,
-                            .reach = NAN, .ratio = NAN};
+    *row = (rb_compare_row){.variant = &t->s->variant[variant],
+                            .point = rb_study_point(t, variant),
+                            .seeds = t->s->seeds,
+                            .edge = t->state[variant].best < 0 ? 0 : t->state[variant].edge,
+                            .loss = NAN,
+                            .deviation = NAN,
+                            .reach = NAN,
+                            .ratio = NAN};
     RB_TRY(describe_row(t, variant, row, err));
     take_time(t, variant, row);
     rb_study_seeds(t, variant, run);
@@ -158,10 +164,12 @@ resbm_status rb_compare_gather(const rb_study *t, rb_compare_result *out, rb_err
         tokens = all;
     }
     out->reference = find_reference(out);
-    if (isnan(out->target) && out->reference >= 0) out->target = out->row[out->reference].loss * (1 + t->s->target_slack);
+    if (isnan(out->target) && out->reference >= 0)
+        out->target = out->row[out->reference].loss * (1 + t->s->target_slack);
     if (isnan(out->target)) return RESBM_OK;
     for (int i = 0; i < out->rows; i++) reach_target(t, out, i);
-    for (int i = 0; i < out->rows && out->reference >= 0; i++) out->row[i].ratio = out->row[i].reach / out->row[out->reference].reach;
+    for (int i = 0; i < out->rows && out->reference >= 0; i++)
+        out->row[i].ratio = out->row[i].reach / out->row[out->reference].reach;
     return RESBM_OK;
 }
 

@@ -7,31 +7,33 @@
 /* Unknown numbers are NAN. */
 typedef struct rb_compare_row {
     const rb_compare_variant *variant;
-    const char *point;    /* what its sweep came to, "" without */
-    char boundary[200];   /* "residual k 8 int4, identity none, tokens trunk" */
+    const char *point;  /* what its sweep came to, "" without */
+    char boundary[200]; /* "residual k 8 int4, identity none, tokens trunk" */
     bool uncompressed;
     int seeds, done, failed;
-    const char *fault;    /* of the first seed that failed; NULL */
-    int edge;             /* of the sweep */
+    const char *fault; /* of the first seed that failed; NULL */
+    int edge;          /* of the sweep */
     int64_t steps, tokens_per_step;
-    double loss, deviation;   /* final; mean and deviation over the seeds that are done */
+    double loss, deviation; /* final; mean and deviation over the seeds that are done */
     double seed_loss[RB_COMPARE_SEEDS], seed_reach[RB_COMPARE_SEEDS]; /* (seeds) */
-    rb_curve mean;            /* over those seeds */
-    double *spread;           /* (mean.n) deviation over the seeds */
-    double reach;             /* steps to the target on the mean curve */
-    int reached;              /* seeds that reached it */
-    double ratio;             /* of reach to the reference's */
-    double params, extra_params;  /* of the whole model; of it the boundaries' */
-    double compute, extra_compute; /* operations of a step, forward and backward; of it the boundaries' share of the rest */
-    double bytes_forward, bytes_backward, bytes_ids; /* per token and boundary, headers, scales and ids in; measured */
-    double frame_forward, frame_backward;            /* the same on paper */
-    double step_measured;           /* seconds, over the first link */
-    double step[RB_COMPARE_LINKS];  /* by the timing model */
-    double time_to[RB_COMPARE_LINKS]; /* seconds to the target */
-    double rss;                     /* bytes of the largest stage */
-    const char *time_fault;         /* NULL: none */
-    double fitting;                 /* steps of an equal-time twin by the present measurement */
-    bool capped;                    /* an equal-time twin that spec.longest cut short */
+    rb_curve mean;                                                    /* over those seeds */
+    double *spread;                                                   /* (mean.n) deviation over the seeds */
+    double reach;                /* steps to the target on the mean curve */
+    int reached;                 /* seeds that reached it */
+    double ratio;                /* of reach to the reference's */
+    double params, extra_params; /* of the whole model; of it the boundaries' */
+    double compute,
+        extra_compute; /* operations of a step, forward and backward; of it the boundaries' share of the rest */
+    double bytes_forward, bytes_backward,
+        bytes_ids;                        /* per token and boundary, headers, scales and ids in; measured */
+    double frame_forward, frame_backward; /* the same on paper */
+    double step_measured;                 /* seconds, over the first link */
+    double step[RB_COMPARE_LINKS];        /* by the timing model */
+    double time_to[RB_COMPARE_LINKS];     /* seconds to the target */
+    double rss;                           /* bytes of the largest stage */
+    const char *time_fault;               /* NULL: none */
+    double fitting;                       /* steps of an equal-time twin by the present measurement */
+    bool capped;                          /* an equal-time twin that spec.longest cut short */
 } rb_compare_row;
 
 typedef struct rb_compare_result {
@@ -39,7 +41,7 @@ typedef struct rb_compare_result {
     rb_compare_row *row; /* (rows), a variant each */
     int rows;
     double target;
-    int reference; /* the best uncompressed row; -1: none is known */
+    int reference;     /* the best uncompressed row; -1: none is known */
     bool equal_tokens; /* every variant but those of equal time trains on as many */
 } rb_compare_result;
 

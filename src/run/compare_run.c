@@ -23,7 +23,8 @@ static const char *path_of(const rb_compare_run *r, const char *name, char out[P
 /* ---- what is in the folder */
 
 /* What run.yaml there and cfg differ in; none when there is no run.yaml. One that does not load is another program's. */
-static resbm_status find_changes(const rb_compare_run *r, const rb_config *cfg, rb_buf *changes, rb_err *err) {
+static resbm_status find_changes(const rb_compare_run *r, const rb_config *cfg, rb_buf *changes,
+                                 rb_err *err) {
     char path[PATH_MAX];
     rb_err why;
     if (access(path_of(r, "run.yaml", path), F_OK)) return RESBM_OK;
@@ -72,7 +73,8 @@ resbm_status rb_compare_run_look(rb_compare_run *r, const rb_config *cfg, rb_err
     if (st || r->state == RB_RUN_CHANGED) return st;
     RB_TRY(take_results(r, err));
     if (r->state == RB_RUN_DONE) return RESBM_OK;
-    if (rb_checkpoint_find_latest(r->dir, &step, NULL, &torn)) return rb_compare_run_clear(r, err); /* none is whole */
+    if (rb_checkpoint_find_latest(r->dir, &step, NULL, &torn))
+        return rb_compare_run_clear(r, err); /* none is whole */
     r->state = step >= 0 ? RB_RUN_HALF : RB_RUN_NEW;
     return RESBM_OK;
 }
@@ -131,7 +133,8 @@ resbm_status rb_compare_run_start(rb_compare_run *r, const rb_config *cfg, const
     resbm_status st = write_config(r, cfg, err);
     path_of(r, "run.yaml", config);
     path_of(r, "train.log", log);
-    char *argv[] = {(char *)program, "train", config, "--quiet", "--out", r->dir, half ? "--resume" : NULL, NULL};
+    char *argv[] = {(char *)program,          "train", config, "--quiet", "--out", r->dir,
+                    half ? "--resume" : NULL, NULL};
     if (!st) st = rb_spawn_logged(argv, log, lock, &r->child, err);
     close(lock);
     if (!st) r->state = RB_RUN_GOING;
@@ -147,7 +150,8 @@ static void last_sentence(const rb_compare_run *r, char *out, size_t size) {
     *out = 0;
     if (rb_read_file(path_of(r, "train.log", path), LOG_LIMIT, &log, &ignored)) return;
     const char *last = NULL;
-    for (const char *p = log.data; p && (p = strstr(p, mark)); p += sizeof mark - 1) last = p + sizeof mark - 1;
+    for (const char *p = log.data; p && (p = strstr(p, mark)); p += sizeof mark - 1)
+        last = p + sizeof mark - 1;
     if (last) snprintf(out, size, "%.*s", (int)strcspn(last, "\n"), last);
     rb_buf_free(&log);
 }
@@ -169,7 +173,8 @@ resbm_status rb_compare_run_poll(rb_compare_run *r, bool keep, bool *ended, rb_e
     int status = r->child.status;
     r->child.pid = 0;
     r->state = RB_RUN_FAILED;
-    bool early = WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM; /* asked to stop before it could listen */
+    bool early =
+        WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM; /* asked to stop before it could listen */
     if (early || (WIFEXITED(status) && WEXITSTATUS(status) == CANCELLED)) {
         r->state = RB_RUN_HALF;
         return RESBM_OK;
@@ -197,4 +202,6 @@ int64_t rb_compare_run_progress(const rb_compare_run *r) {
     return step;
 }
 
-void rb_compare_run_free(rb_compare_run *r) { rb_curve_free(&r->curve); }
+void rb_compare_run_free(rb_compare_run *r) {
+    rb_curve_free(&r->curve);
+}

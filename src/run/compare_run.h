@@ -14,9 +14,9 @@
 
 typedef enum rb_run_state {
     RB_RUN_NEW,
-    RB_RUN_HALF,   /* a snapshot to go on from */
-    RB_RUN_BUSY,   /* a process that an earlier session left behind still works in the folder */
-    RB_RUN_GOING,  /* its child runs */
+    RB_RUN_HALF,  /* a snapshot to go on from */
+    RB_RUN_BUSY,  /* a process that an earlier session left behind still works in the folder */
+    RB_RUN_GOING, /* its child runs */
     RB_RUN_DONE,
     RB_RUN_FAILED, /* in this session; the next one tries it again */
     RB_RUN_CHANGED /* the folder holds a run of another configuration */

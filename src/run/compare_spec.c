@@ -16,17 +16,19 @@ int rb_compare_find(const rb_compare_spec *s, const char *name) {
 /* A name becomes a folder. */
 static bool good_name(const char *name) {
     static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-";
-    return *name && *name != '.' && strspn(name, letters) == strlen(name) && strlen(name) < RB_COMPARE_NAME - 8;
+    return *name && *name != '.' && strspn(name, letters) == strlen(name) &&
+           strlen(name) < RB_COMPARE_NAME - 8;
 }
 
 /* name and place may lie in a variant, which moves when the array grows. */
-resbm_status rb_compare_new_variant(rb_compare_spec *s, const char *name, const char *place, rb_compare_variant **out,
-                                    rb_err *err) {
+resbm_status rb_compare_new_variant(rb_compare_spec *s, const char *name, const char *place,
+                                    rb_compare_variant **out, rb_err *err) {
     rb_compare_variant fresh = {0};
     if (!good_name(name))
-        return rb_fail(err, RESBM_E_CONFIG, "%s: '%.80s' names no variant: up to %d letters, digits, . _ + -", place, name,
-                       RB_COMPARE_NAME - 9);
-    if (rb_compare_find(s, name) >= 0) return rb_fail(err, RESBM_E_CONFIG, "%s: variant %s is there twice", place, name);
+        return rb_fail(err, RESBM_E_CONFIG, "%s: '%.80s' names no variant: up to %d letters, digits, . _ + -",
+                       place, name, RB_COMPARE_NAME - 9);
+    if (rb_compare_find(s, name) >= 0)
+        return rb_fail(err, RESBM_E_CONFIG, "%s: variant %s is there twice", place, name);
     if (s->variants == RB_COMPARE_VARIANTS)
         return rb_fail(err, RESBM_E_CONFIG, "%s: more than %d variants", place, RB_COMPARE_VARIANTS);
     strcpy(fresh.name, name);
@@ -55,21 +57,24 @@ resbm_status rb_compare_set_control(rb_compare_variant *v, const char *text, con
     else if (take(&rest, "same size as "))
         v->control = RB_CONTROL_SAME_SIZE;
     else
-        return rb_fail(err, RESBM_E_CONFIG,
-                       "%s: control '%.80s': there are 'uncompressed', 'alone of VARIANT' and 'same size as VARIANT'", place, text);
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "%s: control '%.80s': there are 'uncompressed', 'alone of VARIANT' and 'same size as VARIANT'",
+            place, text);
     if (v->control != RB_CONTROL_UNCOMPRESSED) snprintf(v->of, sizeof v->of, "%s", rest);
     return RESBM_OK;
 }
 
-resbm_status rb_compare_set_sweep(rb_compare_variant *v, const char *key, const char *const *value, int n, const char *place,
-                                  rb_err *err) {
+resbm_status rb_compare_set_sweep(rb_compare_variant *v, const char *key, const char *const *value, int n,
+                                  const char *place, rb_err *err) {
     char text[256];
     rb_overrides trial = {0};
     if (*v->sweep.key)
-        return rb_fail(err, RESBM_E_CONFIG, "%s: variant %s sweeps %s already; give %s a variant of its own", place, v->name,
-                       v->sweep.key, key);
+        return rb_fail(err, RESBM_E_CONFIG, "%s: variant %s sweeps %s already; give %s a variant of its own",
+                       place, v->name, v->sweep.key, key);
     if (n < 2 || n > RB_COMPARE_POINTS / 2)
-        return rb_fail(err, RESBM_E_CONFIG, "%s: a sweep of %s takes a list of 2 to %d values", place, key, RB_COMPARE_POINTS / 2);
+        return rb_fail(err, RESBM_E_CONFIG, "%s: a sweep of %s takes a list of 2 to %d values", place, key,
+                       RB_COMPARE_POINTS / 2);
     resbm_status st = RESBM_OK;
     for (int i = 0; i < n && !st; i++) {
         snprintf(text, sizeof text, "%.90s=%.90s", key, value[i]);
@@ -86,9 +91,11 @@ resbm_status rb_compare_spec_add_link(rb_compare_spec *s, const char *text, cons
     char rate[64], set[80];
     const char *slash = strchr(text, '/');
     size_t len = slash ? (size_t)(slash - text) : strlen(text);
-    if (s->links == RB_COMPARE_LINKS) return rb_fail(err, RESBM_E_CONFIG, "%s: more than %d links", place, RB_COMPARE_LINKS);
+    if (s->links == RB_COMPARE_LINKS)
+        return rb_fail(err, RESBM_E_CONFIG, "%s: more than %d links", place, RB_COMPARE_LINKS);
     if (strlen(text) >= sizeof rate)
-        return rb_fail(err, RESBM_E_CONFIG, "%s: '%.80s' is no link: write RATE or RATE/LATENCY, e.g. 80mbit/20ms", place, text);
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "%s: '%.80s' is no link: write RATE or RATE/LATENCY, e.g. 80mbit/20ms", place, text);
     rb_config *c = calloc(1, sizeof *c);
     if (!c) return rb_fail(err, RESBM_E_MEMORY, "no memory for a link");
     snprintf(rate, sizeof rate, "%.*s", (int)len, text);
@@ -125,7 +132,9 @@ resbm_status rb_compare_spec_target(rb_compare_spec *s, const char *text, const 
         s->target = strtod(text, &end);
         if (*text && !*end && s->target > 0 && isfinite(s->target)) return RESBM_OK;
     }
-    return rb_fail(err, RESBM_E_CONFIG, "%s: target '%.80s': a loss, 'best uncompressed' or 'best uncompressed + 1%%'", place, text);
+    return rb_fail(err, RESBM_E_CONFIG,
+                   "%s: target '%.80s': a loss, 'best uncompressed' or 'best uncompressed + 1%%'", place,
+                   text);
 }
 
 void rb_compare_spec_seeds(rb_compare_spec *s, int n) {
@@ -144,15 +153,16 @@ void rb_compare_spec_free(rb_compare_spec *s) {
 
 /* ---- across entries */
 
-static resbm_status check_reference(const rb_compare_spec *s, const rb_compare_variant *v, const char *what, const char *name,
-                                    rb_err *err) {
+static resbm_status check_reference(const rb_compare_spec *s, const rb_compare_variant *v, const char *what,
+                                    const char *name, rb_err *err) {
     char words[2048] = "", hint[160];
     size_t n = 0;
     if (!*name || (rb_compare_find(s, name) >= 0 && strcmp(name, v->name))) return RESBM_OK;
     for (int i = 0; i < s->variants && n < sizeof words; i++)
         n += (size_t)snprintf(words + n, sizeof words - n, "%s%s", i ? "|" : "", s->variant[i].name);
     rb_compare_hint(name, words, hint, sizeof hint);
-    return rb_fail(err, RESBM_E_CONFIG, "%s: variant %s: %s '%s' is no other variant%s", v->place, v->name, what, name, hint);
+    return rb_fail(err, RESBM_E_CONFIG, "%s: variant %s: %s '%s' is no other variant%s", v->place, v->name,
+                   what, name, hint);
 }
 
 /* Of the chain from v over likes and ofs: does it come to an end? */
@@ -171,7 +181,8 @@ static resbm_status check_variant(const rb_compare_spec *s, const rb_compare_var
     RB_TRY(check_reference(s, v, "like", v->like, err));
     RB_TRY(check_reference(s, v, "control of", v->of, err));
     if (*v->like && *v->of)
-        return rb_fail(err, RESBM_E_CONFIG, "%s: variant %s has both like and control of another: take one", v->place, v->name);
+        return rb_fail(err, RESBM_E_CONFIG, "%s: variant %s has both like and control of another: take one",
+                       v->place, v->name);
     return RESBM_OK;
 }
 
@@ -189,7 +200,9 @@ static resbm_status add_twin(rb_compare_spec *s, int of, rb_err *err) {
 
 resbm_status rb_compare_spec_finish(rb_compare_spec *s, rb_err *err) {
     int written = s->variants;
-    if (!written) return rb_fail(err, RESBM_E_CONFIG, "%s: no variants to compare: list them under variants, or by --variant", s->file);
+    if (!written)
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "%s: no variants to compare: list them under variants, or by --variant", s->file);
     for (int i = 0; i < written; i++) RB_TRY(check_variant(s, &s->variant[i], err));
     for (int i = 0; i < written; i++) RB_TRY(check_chain(s, &s->variant[i], err));
     for (int i = 0; i < written && s->links; i++)

@@ -88,7 +88,8 @@ typedef struct rb_compare_spec {
 
 /* path is a specification, or a run configuration (then the base alone). Free out in either case. */
 resbm_status rb_compare_spec_load(rb_compare_spec *s, const char *path, rb_err *err);
-resbm_status rb_compare_spec_parse(rb_compare_spec *s, const char *name, const char *text, size_t len, rb_err *err);
+resbm_status rb_compare_spec_parse(rb_compare_spec *s, const char *name, const char *text, size_t len,
+                                   rb_err *err);
 void rb_compare_spec_free(rb_compare_spec *s);
 
 /* "NAME:key=value,key=[1,2],control=alone of X,like=Y,sweep.optim.lr=[1,2]" */

@@ -13,9 +13,12 @@ static void resolve_all(const rb_compare_spec *s) {
     rb_err err;
     if (*s->base || rb_compare_base(s, &base, &err)) return; /* no files here */
     for (int i = 0; i < s->variants; i++) {
-        rb_compare_which w = {.variant = i, .point = *s->variant[i].sweep.key ? s->variant[i].sweep.value[0] : NULL,
-                              .share = s->sweep_share, .seed = s->seed[0]};
-        if (rb_compare_config(s, &base, &w, &out, &err) == RESBM_OK && out.pipeline.stages != 1 && !out.pipeline.updates)
+        rb_compare_which w = {.variant = i,
+                              .point = *s->variant[i].sweep.key ? s->variant[i].sweep.value[0] : NULL,
+                              .share = s->sweep_share,
+                              .seed = s->seed[0]};
+        if (rb_compare_config(s, &base, &w, &out, &err) == RESBM_OK && out.pipeline.stages != 1 &&
+            !out.pipeline.updates)
             __builtin_trap();
         rb_compare_deployed(s, &base, &w, s->links ? &s->link[0] : NULL, &out, &err);
     }

@@ -18,7 +18,8 @@ static const char whole[] =
     "extend_sweeps: 2\n"
     "variants:\n"
     "  plain: {control: uncompressed, sweep: {optim.lr: [0.01, 0.02]}}\n"
-    "  narrow: {boundary: {tokens: trunk, trunk_blocks: 2, trunk_width: 64, trunk_ffn: 64}, model.qk_norm: true}\n"
+    "  narrow: {boundary: {tokens: trunk, trunk_blocks: 2, trunk_width: 64, trunk_ffn: 64}, model.qk_norm: "
+    "true}\n"
     "  narrower: {like: narrow, set: boundary.ratio=32 boundary.codec_bwd=int8}\n"
     "  alone: {control: alone of narrower}\n"
     "  same: {control: same size as narrow}\n";
@@ -57,14 +58,17 @@ static void variants_become_configurations(void **state) {
     rb_compare_which w = {.variant = 0, .point = "0.02", .share = 0.5, .seed = 7};
     resolve(&s, &w, c); /* uncompressed, at half the steps */
     assert_true(rb_compare_uncompressed(c) && c->optim.rule.lr == 0.02 && c->train.seed == 7);
-    assert_true(c->train.steps == 50 && c->optim.rates.warmup == 5 && c->pipeline.stages == 1 && c->pipeline.threads == 1);
+    assert_true(c->train.steps == 50 && c->optim.rates.warmup == 5 && c->pipeline.stages == 1 &&
+                c->pipeline.threads == 1);
     w = (rb_compare_which){.variant = 2, .share = 1, .seed = 4};
     resolve(&s, &w, c);
-    assert_true(c->boundary.ratio == 32 && c->boundary.tokens == RB_TOKENS_TRUNK && c->model.qk_norm && c->train.steps == 100);
+    assert_true(c->boundary.ratio == 32 && c->boundary.tokens == RB_TOKENS_TRUNK && c->model.qk_norm &&
+                c->train.steps == 100);
     assert_string_equal(c->boundary.codec_bwd, "int8");
     w.variant = 3;
     resolve(&s, &w, c); /* 3 blocks of the last segment, 2 of the trunk: as wide as the model's */
-    assert_true(c->model.segments == 1 && c->model.layers == 5 && c->model.qk_norm && c->boundary.tokens == RB_TOKENS_NONE);
+    assert_true(c->model.segments == 1 && c->model.layers == 5 && c->model.qk_norm &&
+                c->boundary.tokens == RB_TOKENS_NONE);
     w.variant = 4;
     resolve(&s, &w, c); /* 6 blocks and 2 for each of 2 receivers */
     assert_true(c->model.segments == 3 && c->model.layers == 10 && rb_compare_uncompressed(c));
@@ -80,9 +84,12 @@ static void a_share_of_a_block_counts_as_one(void **state) {
     rb_err err = {0};
     rb_compare_spec s;
     rb_config *c = malloc(sizeof *c);
-    assert_ok(parse(&s, "base: {model: {d: 256, layers: 8, segments: 4}}\nvariants:\n"
-                        "  n: {boundary.tokens: trunk, boundary.trunk_width: 64, boundary.trunk_blocks: 1}\n"
-                        "  a: {control: alone of n}\n  b: {control: same size as n}\n", &err), &err);
+    assert_ok(parse(&s,
+                    "base: {model: {d: 256, layers: 8, segments: 4}}\nvariants:\n"
+                    "  n: {boundary.tokens: trunk, boundary.trunk_width: 64, boundary.trunk_blocks: 1}\n"
+                    "  a: {control: alone of n}\n  b: {control: same size as n}\n",
+                    &err),
+              &err);
     assert_ok(rb_compare_spec_finish(&s, &err), &err);
     assert_int_equal(s.variants, 3); /* without links nothing says how long the twin would train */
     rb_compare_which w = {.variant = 1, .share = 1, .seed = 1};
@@ -100,13 +107,18 @@ static void deployed(void **state) {
     rb_err err = {0};
     rb_compare_spec s;
     rb_config *base = malloc(sizeof *base), *c = malloc(sizeof *c);
-    assert_ok(parse(&s, "base: {train: {microbatches: 1}, pipeline: {stages: 1}}\ndeploy: {train.microbatches: 4}\n"
-                        "links: 8mbit\nvariants:\n  a: {}\n", &err), &err);
+    assert_ok(
+        parse(&s,
+              "base: {train: {microbatches: 1}, pipeline: {stages: 1}}\ndeploy: {train.microbatches: 4}\n"
+              "links: 8mbit\nvariants:\n  a: {}\n",
+              &err),
+        &err);
     assert_ok(rb_compare_spec_finish(&s, &err), &err);
     assert_ok(rb_compare_base(&s, base, &err), &err);
     rb_compare_which w = {.share = 1, .seed = 1};
     assert_ok(rb_compare_deployed(&s, base, &w, &s.link[0], c, &err), &err);
-    assert_true(c->pipeline.stages == 4 && c->train.microbatches == 4 && c->link.up_bits == 8e6 && !*c->data.val);
+    assert_true(c->pipeline.stages == 4 && c->train.microbatches == 4 && c->link.up_bits == 8e6 &&
+                !*c->data.val);
     assert_ok(rb_compare_config(&s, base, &w, c, &err), &err);
     assert_true(c->train.microbatches == 1 && c->link.up_bits == 0);
     free(base);
@@ -120,7 +132,9 @@ static void command_line(void **state) {
     rb_compare_spec s;
     assert_ok(parse(&s, "model: {d: 64}\n", &err), &err); /* a run's configuration is a base */
     assert_string_equal(s.base, "spec.yaml");
-    assert_ok(rb_compare_spec_add_variant(&s, "a:model.segments=[3,5],boundary.ratio=8,sweep.optim.lr=[0.1,0.2,0.4]", &err), &err);
+    assert_ok(rb_compare_spec_add_variant(
+                  &s, "a:model.segments=[3,5],boundary.ratio=8,sweep.optim.lr=[0.1,0.2,0.4]", &err),
+              &err);
     assert_ok(rb_compare_spec_add_variant(&s, "b:like=a,optim.kind=adamw", &err), &err);
     assert_ok(rb_compare_spec_add_variant(&s, "c", &err), &err);
     assert_string_equal(s.variant[0].set.text[0], "model.segments=[3,5]");
@@ -129,7 +143,8 @@ static void command_line(void **state) {
     assert_string_equal(s.variant[1].like, "a");
     assert_fails(rb_compare_spec_add_variant(&s, "c:", &err), RESBM_E_CONFIG, "twice", &err);
     assert_fails(rb_compare_spec_add_variant(&s, "a/b:", &err), RESBM_E_CONFIG, "names no variant", &err);
-    assert_fails(rb_compare_spec_add_variant(&s, "d:boundary.rati=8", &err), RESBM_E_CONFIG, "did you mean ratio", &err);
+    assert_fails(rb_compare_spec_add_variant(&s, "d:boundary.rati=8", &err), RESBM_E_CONFIG,
+                 "did you mean ratio", &err);
     rb_compare_spec_free(&s);
 }
 
@@ -188,9 +203,13 @@ static void refuses_across_entries(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reads_a_specification), cmocka_unit_test(variants_become_configurations),
-        cmocka_unit_test(a_share_of_a_block_counts_as_one), cmocka_unit_test(deployed), cmocka_unit_test(command_line),
-        cmocka_unit_test(refuses_by_name), cmocka_unit_test(refuses_across_entries),
+        cmocka_unit_test(reads_a_specification),
+        cmocka_unit_test(variants_become_configurations),
+        cmocka_unit_test(a_share_of_a_block_counts_as_one),
+        cmocka_unit_test(deployed),
+        cmocka_unit_test(command_line),
+        cmocka_unit_test(refuses_by_name),
+        cmocka_unit_test(refuses_across_entries),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

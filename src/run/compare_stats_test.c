@@ -3,7 +3,9 @@
 #include "rb_cmocka.h"
 #include "run/compare_stats.h"
 
-static bool near(double a, double b) { return fabs(a - b) <= 1e-12 * fmax(1, fabs(b)); }
+static bool near(double a, double b) {
+    return fabs(a - b) <= 1e-12 * fmax(1, fabs(b));
+}
 
 static void mean_and_deviation(void **state) {
     (void)state;
@@ -23,8 +25,8 @@ static void steps_to_a_loss(void **state) {
     double step[] = {10, 20, 40, 50}, loss[] = {4, 3, 2, 2.5};
     rb_curve c = {4, step, loss};
     assert_true(near(rb_curve_reach(&c, 3), 20));
-    assert_true(near(rb_curve_reach(&c, 2.25), 35));  /* three quarters of the way from 20 to 40 */
-    assert_true(near(rb_curve_reach(&c, 5), 10));     /* nothing is known before the first evaluation */
+    assert_true(near(rb_curve_reach(&c, 2.25), 35)); /* three quarters of the way from 20 to 40 */
+    assert_true(near(rb_curve_reach(&c, 5), 10));    /* nothing is known before the first evaluation */
     assert_true(isnan(rb_curve_reach(&c, 1.999)));
     loss[1] = NAN; /* an evaluation that was no number is no crossing */
     assert_true(isnan(rb_curve_reach(&(rb_curve){2, step, loss}, 3.5)));
@@ -48,7 +50,8 @@ static void mean_curve_of_common_steps(void **state) {
 static void evaluations_of_a_run(void **state) {
     (void)state;
     rb_err err = {0};
-    rb_step_metrics steps[] = {{.step = 1, .val_loss = NAN}, {.step = 2, .val_loss = 3.5}, {.step = 3, .val_loss = 3}};
+    rb_step_metrics steps[] = {
+        {.step = 1, .val_loss = NAN}, {.step = 2, .val_loss = 3.5}, {.step = 3, .val_loss = 3}};
     rb_metrics m = {steps, 3, NULL};
     rb_curve c;
     assert_ok(rb_curve_of(&m, &c, &err), &err);
@@ -76,8 +79,9 @@ static void choice_of_a_sweep(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(mean_and_deviation),   cmocka_unit_test(steps_to_a_loss),   cmocka_unit_test(mean_curve_of_common_steps),
-        cmocka_unit_test(evaluations_of_a_run), cmocka_unit_test(choice_of_a_sweep),
+        cmocka_unit_test(mean_and_deviation),         cmocka_unit_test(steps_to_a_loss),
+        cmocka_unit_test(mean_curve_of_common_steps), cmocka_unit_test(evaluations_of_a_run),
+        cmocka_unit_test(choice_of_a_sweep),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,7 +9,8 @@
 rb_compare_run *rb_study_find(const rb_study *t, int variant, const char *point, int seed, double share) {
     for (int i = 0; i < t->runs; i++) {
         rb_compare_run *r = t->run[i];
-        if (r->variant == variant && r->seed == seed && r->share == share && !strcmp(r->point, point)) return r;
+        if (r->variant == variant && r->seed == seed && r->share == share && !strcmp(r->point, point))
+            return r;
     }
     return NULL;
 }
@@ -21,8 +22,11 @@ const char *rb_study_point(const rb_study *t, int variant) {
 
 resbm_status rb_study_config(const rb_study *t, const rb_compare_run *r, rb_config *out, rb_err *err) {
     const rb_compare_variant *v = &t->s->variant[r->variant];
-    rb_compare_which w = {.variant = r->variant, .point = *r->point ? r->point : NULL, .share = r->share,
-                          .seed = t->s->seed[r->seed], .steps = t->state[r->variant].steps};
+    rb_compare_which w = {.variant = r->variant,
+                          .point = *r->point ? r->point : NULL,
+                          .share = r->share,
+                          .seed = t->s->seed[r->seed],
+                          .steps = t->state[r->variant].steps};
     if (v->control == RB_CONTROL_ALONE_AS_LONG) {
         int of = rb_compare_find(t->s, v->of);
         w.of_key = *rb_study_point(t, of) ? t->s->variant[of].sweep.key : NULL;
@@ -39,8 +43,10 @@ static void name_run(const rb_study *t, rb_compare_run *r) {
     unsigned long long seed = (unsigned long long)t->s->seed[r->seed];
     for (char *c = point; *c; c++)
         if (*c == '/') *c = '_';
-    snprintf(r->name, sizeof r->name, "%s%s%.90s%s seed %llu", v->name, *point ? " " : "", point, share, seed);
-    snprintf(r->dir, sizeof r->dir, "%s/runs/%s%s%s%s/seed-%llu", t->o->dir, v->name, *point ? "/" : "", point, share, seed);
+    snprintf(r->name, sizeof r->name, "%s%s%.90s%s seed %llu", v->name, *point ? " " : "", point, share,
+             seed);
+    snprintf(r->dir, sizeof r->dir, "%s/runs/%s%s%s%s/seed-%llu", t->o->dir, v->name, *point ? "/" : "",
+             point, share, seed);
 }
 
 static resbm_status look(rb_study *t, rb_compare_run *r, rb_err *err) {
@@ -57,8 +63,8 @@ static resbm_status look(rb_study *t, rb_compare_run *r, rb_err *err) {
     return st;
 }
 
-static resbm_status make_run(rb_study *t, int variant, const char *point, int seed, double share, rb_compare_run **out,
-                             rb_err *err) {
+static resbm_status make_run(rb_study *t, int variant, const char *point, int seed, double share,
+                             rb_compare_run **out, rb_err *err) {
     if (t->runs == t->capacity) {
         int room = t->capacity ? 2 * t->capacity : 64;
         rb_compare_run **grown = realloc(t->run, (size_t)room * sizeof *grown);
@@ -75,7 +81,8 @@ static resbm_status make_run(rb_study *t, int variant, const char *point, int se
     return look(t, r, err);
 }
 
-static resbm_status want(rb_study *t, rb_run_list *l, int variant, const char *point, int seed, double share, rb_err *err) {
+static resbm_status want(rb_study *t, rb_run_list *l, int variant, const char *point, int seed, double share,
+                         rb_err *err) {
     rb_compare_run *r = rb_study_find(t, variant, point, seed, share);
     if (!r) RB_TRY(make_run(t, variant, point, seed, share, &r, err));
     for (int i = 0; i < l->count; i++)
@@ -105,7 +112,8 @@ static bool extend(rb_study *t, int variant) {
     if (!c) return false;
     bool more = state->edge && state->extended < t->s->extend_sweeps && w->values < RB_COMPARE_POINTS;
     if (more) rb_sweep_beyond(w->value[state->best], state->edge, w->value[w->values]);
-    rb_compare_which which = {.variant = variant, .point = w->value[w->values], .share = 1, .seed = t->s->seed[0]};
+    rb_compare_which which = {
+        .variant = variant, .point = w->value[w->values], .share = 1, .seed = t->s->seed[0]};
     more = more && !rb_compare_config(t->s, t->base, &which, c, &refused);
     free(c);
     if (!more) return false;
@@ -148,7 +156,8 @@ static resbm_status want_variant(rb_study *t, rb_run_list *l, int variant, rb_er
     if (*v->sweep.key) return want_sweep(t, l, variant, err);
     if (v->control == RB_CONTROL_ALONE_AS_LONG) {
         int of = rb_compare_find(t->s, v->of);
-        if (!t->state[variant].steps || (*t->s->variant[of].sweep.key && t->state[of].best < 0)) return RESBM_OK;
+        if (!t->state[variant].steps || (*t->s->variant[of].sweep.key && t->state[of].best < 0))
+            return RESBM_OK;
     }
     return want_seeds(t, l, variant, "", err);
 }
@@ -166,7 +175,8 @@ resbm_status rb_study_wanted(rb_study *t, rb_run_list *out, rb_err *err) {
     for (int i = 0; i < t->s->variants; i++) RB_TRY(want_variant(t, out, i, err));
     if (t->changed.len)
         return rb_fail(err, RESBM_E_STATE,
-                       "%s holds runs of another configuration; use another --out, or --replace to train these anew:%.700s",
+                       "%s holds runs of another configuration; use another --out, or --replace to train "
+                       "these anew:%.700s",
                        t->o->dir, t->changed.data);
     qsort(out->run, (size_t)out->count, sizeof(rb_compare_run *), by_urgency);
     return RESBM_OK;

@@ -9,20 +9,20 @@
 
 /* What is known of a variant as a whole. */
 typedef struct rb_compare_state {
-    int best;     /* point of its sweep; -1: not decided yet, or none */
-    int edge;     /* the best lies at the sweep's lowest (-1) or highest (1) value */
-    int extended; /* points added to it */
-    int64_t steps; /* of ALONE_AS_LONG, once time was measured; 0: not yet */
+    int best;       /* point of its sweep; -1: not decided yet, or none */
+    int edge;       /* the best lies at the sweep's lowest (-1) or highest (1) value */
+    int extended;   /* points added to it */
+    int64_t steps;  /* of ALONE_AS_LONG, once time was measured; 0: not yet */
     double fitting; /* the steps that the present measurement gives; steps may be an earlier one's */
-    bool capped;   /* and would have been longer but for spec.longest */
-    bool failed;   /* no point of the sweep could be trained */
+    bool capped;    /* and would have been longer but for spec.longest */
+    bool failed;    /* no point of the sweep could be trained */
 } rb_compare_state;
 
 /* What is known of a variant's cost and time (compare_measure.h). */
 typedef struct rb_compare_time {
     rb_timing measured;
-    uint64_t key; /* hash of what it was measured with */
-    rb_cost cost; /* of the deployed configuration */
+    uint64_t key;                  /* hash of what it was measured with */
+    rb_cost cost;                  /* of the deployed configuration */
     double step[RB_COMPARE_LINKS]; /* seconds by the timing model; NAN: unknown */
     char fault[400];
 } rb_compare_time;

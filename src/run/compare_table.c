@@ -50,31 +50,80 @@ static void cell_number(char *out, double v, int decimals, const char *unit) {
 }
 
 /* The rows; a run's cell of each is filled by fill_cell. */
-enum row { BOUNDARY, VAL_LOSS, STEPS, TOKENS, SPEED, FORWARD, BACKWARD, IDS, RATIO, WIRE_RATIO, IDLE, TIME, TIME_TO, ROWS };
-static const char *const row_name[ROWS] = {
-    "boundary, codecs",          "validation loss",           "steps",     "tokens",
-    "tokens/s (median)",         "bytes per token forward",   "bytes per token backward",
-    "token ids, bytes per token",
-    "ratio d/k",                 "wire ratio (bf16 / sent)",  "stages' time not computing",
-    "wall time",                 "wall time to loss"};
+enum row {
+    BOUNDARY,
+    VAL_LOSS,
+    STEPS,
+    TOKENS,
+    SPEED,
+    FORWARD,
+    BACKWARD,
+    IDS,
+    RATIO,
+    WIRE_RATIO,
+    IDLE,
+    TIME,
+    TIME_TO,
+    ROWS
+};
+static const char *const row_name[ROWS] = {"boundary, codecs",
+                                           "validation loss",
+                                           "steps",
+                                           "tokens",
+                                           "tokens/s (median)",
+                                           "bytes per token forward",
+                                           "bytes per token backward",
+                                           "token ids, bytes per token",
+                                           "ratio d/k",
+                                           "wire ratio (bf16 / sent)",
+                                           "stages' time not computing",
+                                           "wall time",
+                                           "wall time to loss"};
 
 static void fill_cell(enum row row, const rb_run_folder *r, double common, char *out) {
     const rb_summary *s = &r->summary;
     switch (row) {
-    case BOUNDARY: snprintf(out, CELL, "%.12s %.7s/%.7s", s->boundary, s->codec_fwd, s->codec_bwd); break;
-    case VAL_LOSS: cell_number(out, s->val_loss, 4, ""); break;
-    case STEPS: snprintf(out, CELL, "%" PRId64, s->steps); break;
-    case TOKENS: snprintf(out, CELL, "%" PRId64, s->tokens); break;
-    case SPEED: cell_number(out, s->tokens_per_s, 0, ""); break;
-    case FORWARD: cell_number(out, s->bytes_per_token_fwd, 2, ""); break;
-    case BACKWARD: cell_number(out, s->bytes_per_token_bwd, 2, ""); break;
-    case IDS: cell_number(out, s->token_bytes_per_token > 0 ? s->token_bytes_per_token : NAN, 2, ""); break;
-    case RATIO: cell_number(out, s->ratio, 0, "x"); break;
-    case WIRE_RATIO: cell_number(out, s->wire_ratio, s->wire_ratio < 10 ? 2 : 0, "x"); break;
-    case IDLE: cell_number(out, 100 * s->bubble, 0, "%"); break;
-    case TIME: cell_seconds(out, s->time_s); break;
-    case TIME_TO: cell_seconds(out, rb_compare_time_to(&r->metrics, common)); break;
-    case ROWS: break;
+    case BOUNDARY:
+        snprintf(out, CELL, "%.12s %.7s/%.7s", s->boundary, s->codec_fwd, s->codec_bwd);
+        break;
+    case VAL_LOSS:
+        cell_number(out, s->val_loss, 4, "");
+        break;
+    case STEPS:
+        snprintf(out, CELL, "%" PRId64, s->steps);
+        break;
+    case TOKENS:
+        snprintf(out, CELL, "%" PRId64, s->tokens);
+        break;
+    case SPEED:
+        cell_number(out, s->tokens_per_s, 0, "");
+        break;
+    case FORWARD:
+        cell_number(out, s->bytes_per_token_fwd, 2, "");
+        break;
+    case BACKWARD:
+        cell_number(out, s->bytes_per_token_bwd, 2, "");
+        break;
+    case IDS:
+        cell_number(out, s->token_bytes_per_token > 0 ? s->token_bytes_per_token : NAN, 2, "");
+        break;
+    case RATIO:
+        cell_number(out, s->ratio, 0, "x");
+        break;
+    case WIRE_RATIO:
+        cell_number(out, s->wire_ratio, s->wire_ratio < 10 ? 2 : 0, "x");
+        break;
+    case IDLE:
+        cell_number(out, 100 * s->bubble, 0, "%");
+        break;
+    case TIME:
+        cell_seconds(out, s->time_s);
+        break;
+    case TIME_TO:
+        cell_seconds(out, rb_compare_time_to(&r->metrics, common));
+        break;
+    case ROWS:
+        break;
     }
 }
 

@@ -14,15 +14,31 @@ static void write_run(const char *dir, int count, int every, double step_s, doub
     snprintf(path, sizeof path, "%s/metrics.jsonl", dir);
     assert_ok(rb_metrics_open(path, 0, &w, &err), &err);
     for (int i = 1; i <= count; i++) {
-        rb_step_metrics m = {.step = i, .tokens = 100 * i, .loss = 6 - fall * i, .step_s = step_s, .time_s = step_s * i,
+        rb_step_metrics m = {.step = i,
+                             .tokens = 100 * i,
+                             .loss = 6 - fall * i,
+                             .step_s = step_s,
+                             .time_s = step_s * i,
                              .val_loss = i % every ? NAN : 6 - fall * i};
         assert_ok(rb_metrics_write(w, &m, &err), &err);
     }
     assert_ok(rb_metrics_close(w, &err), &err);
-    rb_summary s = {.val_loss = 6 - fall * count, .val_bpb = NAN, .steps = count, .tokens = 100 * count,
-                    .tokens_per_s = 100 / step_s, .step_s = step_s, .bytes_per_token_fwd = 4.25,
-                    .bytes_per_token_bwd = 4.5, .token_bytes_per_token = 1.03, .ratio = 128, .wire_ratio = 120.4, .bubble = 0.25,
-                    .time_s = step_s * count, .boundary = "residual", .codec_fwd = "int4", .codec_bwd = "int8"};
+    rb_summary s = {.val_loss = 6 - fall * count,
+                    .val_bpb = NAN,
+                    .steps = count,
+                    .tokens = 100 * count,
+                    .tokens_per_s = 100 / step_s,
+                    .step_s = step_s,
+                    .bytes_per_token_fwd = 4.25,
+                    .bytes_per_token_bwd = 4.5,
+                    .token_bytes_per_token = 1.03,
+                    .ratio = 128,
+                    .wire_ratio = 120.4,
+                    .bubble = 0.25,
+                    .time_s = step_s * count,
+                    .boundary = "residual",
+                    .codec_fwd = "int4",
+                    .codec_bwd = "int8"};
     snprintf(path, sizeof path, "%s/summary.json", dir);
     assert_ok(rb_summary_write(path, &s, &err), &err);
     snprintf(path, sizeof path, "%s/trace.json", dir);
@@ -66,8 +82,23 @@ static void table_names_every_figure(void **state) {
     rb_buf t = {0};
     load_two(r);
     rb_compare_table(r, 2, &t);
-    const char *parts[] = {"slow", "fast", "residual int4/int8", "validation loss", "5.0000", "3.0000", "steps", "100",
-                           "4.25", "4.50", "1.03", "128x", "120x", "25%", "1 min 20 s", "wall time to loss 5.0000", "33.3 s"};
+    const char *parts[] = {"slow",
+                           "fast",
+                           "residual int4/int8",
+                           "validation loss",
+                           "5.0000",
+                           "3.0000",
+                           "steps",
+                           "100",
+                           "4.25",
+                           "4.50",
+                           "1.03",
+                           "128x",
+                           "120x",
+                           "25%",
+                           "1 min 20 s",
+                           "wall time to loss 5.0000",
+                           "33.3 s"};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (!strstr(t.data, parts[i])) fail_msg("the table lacks \"%s\":\n%s", parts[i], t.data);
     /* Columns stand under each other: all lines are equally long. */
@@ -131,10 +162,8 @@ static void one_run_never_evaluated(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(time_to_the_same_loss),
-        cmocka_unit_test(table_names_every_figure),
-        cmocka_unit_test(report_of_folders),
-        cmocka_unit_test(a_folder_that_is_no_run),
+        cmocka_unit_test(time_to_the_same_loss),   cmocka_unit_test(table_names_every_figure),
+        cmocka_unit_test(report_of_folders),       cmocka_unit_test(a_folder_that_is_no_run),
         cmocka_unit_test(one_run_never_evaluated),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -29,12 +29,13 @@ static resbm_status take_segments(rb_timing *t, int segments, rb_err *err) {
 
 /* The shortest event of one kind and segment after the first step: what it takes when nothing disturbs it; 0 when there
  * are none. */
-static double shortest(const rb_trace_event *e, size_t n, rb_trace_category category, int segment, const char *letter,
-                       int64_t first) {
+static double shortest(const rb_trace_event *e, size_t n, rb_trace_category category, int segment,
+                       const char *letter, int64_t first) {
     double least = INFINITY;
     for (size_t i = 0; i < n; i++) {
         if (e[i].category != category || e[i].step <= first) continue;
-        if (*letter && (e[i].segment != segment || e[i].name[strspn(e[i].name, "0123456789")] != *letter)) continue;
+        if (*letter && (e[i].segment != segment || e[i].name[strspn(e[i].name, "0123456789")] != *letter))
+            continue;
         least = fmin(least, (double)(e[i].end_ns - e[i].begin_ns) * 1e-9);
     }
     return isfinite(least) ? least : 0;
@@ -67,11 +68,13 @@ resbm_status rb_timing_take_trace(const char *path, int segments, rb_timing *out
     return st;
 }
 
-resbm_status rb_timing_by_rate(const rb_cost *cost, const rb_config *c, double flops, rb_timing *out, rb_err *err) {
+resbm_status rb_timing_by_rate(const rb_cost *cost, const rb_config *c, double flops, rb_timing *out,
+                               rb_err *err) {
     RB_TRY(take_segments(out, cost->segments, err));
     for (int s = 0; s < cost->segments; s++) {
         double forward = cost->forward[s] / (double)c->train.microbatches / flops;
-        out->segment[s] = (rb_segment_cost){forward, forward * cost->backward, forward * cost->backward - forward, forward};
+        out->segment[s] =
+            (rb_segment_cost){forward, forward * cost->backward, forward * cost->backward - forward, forward};
     }
     return RESBM_OK;
 }
@@ -86,37 +89,48 @@ static double optimizer_share(const rb_timing *t, const rb_cost *cost, const rb_
     return t->optimizer * most / fmax(1, rb_cost_params(cost));
 }
 
-static resbm_status play_file(const rb_config *c, const rb_schedule_args *a, const rb_sim_options *o, rb_schedule *s,
-                              rb_sim_result *r, rb_err *err) {
+static resbm_status play_file(const rb_config *c, const rb_schedule_args *a, const rb_sim_options *o,
+                              rb_schedule *s, rb_sim_result *r, rb_err *err) {
     rb_buf text = {0};
     resbm_status st = rb_config_schedule_text(c, &text, err);
-    if (!st) st = rb_schedule_build_text(text.data ? text.data : "", text.len, rb_config_schedule_file(c), a, s, NULL, NULL, err);
+    if (!st)
+        st = rb_schedule_build_text(text.data ? text.data : "", text.len, rb_config_schedule_file(c), a, s,
+                                    NULL, NULL, err);
     rb_buf_free(&text);
     return st ? st : rb_simulate(s, o, r, err);
 }
 
 /* The schedule as a stage would build it. extra in flight: as configured, or the fewest that cover the links. */
-static resbm_status play(const rb_config *c, const rb_sim_options *o, bool linked, rb_schedule *s, rb_sim_result *r, rb_err *err) {
-    rb_schedule_args a = {.stages = (int)c->pipeline.stages, .segments = (int)c->model.segments,
-                          .microbatches = (int)c->train.microbatches, .extra = (int)c->pipeline.inflight,
+static resbm_status play(const rb_config *c, const rb_sim_options *o, bool linked, rb_schedule *s,
+                         rb_sim_result *r, rb_err *err) {
+    rb_schedule_args a = {.stages = (int)c->pipeline.stages,
+                          .segments = (int)c->model.segments,
+                          .microbatches = (int)c->train.microbatches,
+                          .extra = (int)c->pipeline.inflight,
                           .vertical = c->pipeline.vertical_sync};
     rb_inflight_limits none = {0};
     if (rb_config_schedule_file(c)) return play_file(c, &a, o, s, r, err);
     const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
-    if (!kind) return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule \"%s\" does not exist", c->pipeline.schedule);
+    if (!kind)
+        return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule \"%s\" does not exist", c->pipeline.schedule);
     if (!a.extra && linked) RB_TRY(rb_schedule_auto_inflight(kind, &a, o, &none, &a.extra, err));
     return rb_simulate_steady(kind, &a, o, s, r, err);
 }
 
-static resbm_status simulate(const rb_timing *t, const rb_cost *cost, const rb_config *c, const rb_shape_options *link,
-                             double *seconds, rb_err *err) {
+static resbm_status simulate(const rb_timing *t, const rb_cost *cost, const rb_config *c,
+                             const rb_shape_options *link, double *seconds, rb_err *err) {
     rb_sim_port port[RB_MAX_STAGES] = {{0, 0}};
     double update[RB_MAX_SEGMENTS];
-    for (int i = 0; link && i < c->pipeline.stages; i++) port[i] = (rb_sim_port){link->up_bits / 8, link->down_bits / 8};
-    for (int g = 0; g < cost->segments; g++) update[g] = t->optimizer * cost->params[g] / fmax(1, rb_cost_params(cost));
-    rb_sim_options o = {.cost = t->segment, .update = update, .port = link ? port : NULL,
+    for (int i = 0; link && i < c->pipeline.stages; i++)
+        port[i] = (rb_sim_port){link->up_bits / 8, link->down_bits / 8};
+    for (int g = 0; g < cost->segments; g++)
+        update[g] = t->optimizer * cost->params[g] / fmax(1, rb_cost_params(cost));
+    rb_sim_options o = {.cost = t->segment,
+                        .update = update,
+                        .port = link ? port : NULL,
                         .latency = link ? (double)link->latency_ns * 1e-9 : 0,
-                        .half_duplex = link && link->half_duplex, .latency_occupies = link && link->latency_occupies,
+                        .half_duplex = link && link->half_duplex,
+                        .latency_occupies = link && link->latency_occupies,
                         .bytes_forward = (double)rb_shape_wire_bytes((uint64_t)cost->frame_forward),
                         .bytes_backward = (double)rb_shape_wire_bytes((uint64_t)cost->frame_backward)};
     rb_schedule s = {0};
@@ -128,8 +142,8 @@ static resbm_status simulate(const rb_timing *t, const rb_cost *cost, const rb_c
     return st;
 }
 
-resbm_status rb_timing_step(const rb_timing *t, const rb_cost *cost, const rb_config *deployed, const rb_shape_options *link,
-                            double *seconds, rb_err *err) {
+resbm_status rb_timing_step(const rb_timing *t, const rb_cost *cost, const rb_config *deployed,
+                            const rb_shape_options *link, double *seconds, rb_err *err) {
     RB_TRY(simulate(t, cost, deployed, deployed->pipeline.stages > 1 ? link : NULL, seconds, err));
     *seconds += t->rest + (deployed->pipeline.updates ? 0 : optimizer_share(t, cost, deployed));
     return RESBM_OK;
@@ -137,15 +151,18 @@ resbm_status rb_timing_step(const rb_timing *t, const rb_cost *cost, const rb_co
 
 /* ---- the file */
 
-static json_t *number(double v) { return isfinite(v) ? json_real(v) : json_null(); }
+static json_t *number(double v) {
+    return isfinite(v) ? json_real(v) : json_null();
+}
 
 resbm_status rb_timing_write(const char *path, const char *config, const rb_timing *t, rb_err *err) {
     json_t *o = json_object(), *segments = json_array();
     json_object_set_new(o, "version", json_integer(1));
     for (int i = 0; i < t->segments; i++) {
         const rb_segment_cost *c = &t->segment[i];
-        json_array_append_new(segments, json_pack("{s:o, s:o, s:o, s:o}", "forward", number(c->forward), "backward",
-                                                  number(c->backward), "input", number(c->input), "weight", number(c->weight)));
+        json_array_append_new(segments, json_pack("{s:o, s:o, s:o, s:o}", "forward", number(c->forward),
+                                                  "backward", number(c->backward), "input", number(c->input),
+                                                  "weight", number(c->weight)));
     }
     json_object_set_new(o, "segments", segments);
     json_object_set_new(o, "optimizer", number(t->optimizer));
@@ -170,9 +187,9 @@ static resbm_status fill(const json_t *o, rb_timing *out, rb_err *err) {
     size_t i, n = json_array_size(segments);
     if (n > RB_MAX_SEGMENTS) return rb_fail(err, RESBM_E_FORMAT, "%zu segments", n);
     RB_TRY(take_segments(out, (int)n, err));
-    json_array_foreach((json_t *)segments, i, c)
-        out->segment[i] = (rb_segment_cost){rb_json_get(c, "forward"), rb_json_get(c, "backward"), rb_json_get(c, "input"),
-                                            rb_json_get(c, "weight")};
+    json_array_foreach((json_t *)segments, i, c) out->segment[i] =
+        (rb_segment_cost){rb_json_get(c, "forward"), rb_json_get(c, "backward"), rb_json_get(c, "input"),
+                          rb_json_get(c, "weight")};
     out->optimizer = rb_json_get(o, "optimizer");
     out->rest = rb_json_get(o, "rest");
     out->step = rb_json_get(o, "step");
@@ -194,7 +211,8 @@ resbm_status rb_timing_read(const char *path, const char *config, rb_timing *out
     rb_buf_free(&text);
     const char *was = json_string_value(json_object_get(o, "config"));
     resbm_status st = RESBM_OK;
-    if (was && !strcmp(was, config) && json_integer_value(json_object_get(o, "version")) == 1) st = fill(o, out, err);
+    if (was && !strcmp(was, config) && json_integer_value(json_object_get(o, "version")) == 1)
+        st = fill(o, out, err);
     json_decref(o);
     return st;
 }

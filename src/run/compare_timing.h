@@ -23,8 +23,9 @@ typedef struct rb_timing {
     double optimizer;         /* of the whole model on one stage */
     double rest;              /* of a step: data, agreement on norms */
     double step;              /* the deployed run over the first link; of one segment: its only run */
-    double bytes_forward, bytes_backward, bytes_ids; /* that run's, per token and boundary; ids beside bytes_forward */
-    double rss;               /* bytes of its largest stage */
+    double bytes_forward, bytes_backward,
+        bytes_ids; /* that run's, per token and boundary; ids beside bytes_forward */
+    double rss;    /* bytes of its largest stage */
     int stages;
 } rb_timing;
 
@@ -34,10 +35,11 @@ void rb_timing_free(rb_timing *t);
  * counts least. */
 resbm_status rb_timing_take_trace(const char *path, int segments, rb_timing *out, rb_err *err);
 /* By operations at a rate per second. */
-resbm_status rb_timing_by_rate(const rb_cost *cost, const rb_config *c, double flops, rb_timing *out, rb_err *err);
+resbm_status rb_timing_by_rate(const rb_cost *cost, const rb_config *c, double flops, rb_timing *out,
+                               rb_err *err);
 /* Seconds of a step of the deployed configuration over a link (NULL: unshaped). */
-resbm_status rb_timing_step(const rb_timing *t, const rb_cost *cost, const rb_config *deployed, const rb_shape_options *link,
-                            double *seconds, rb_err *err);
+resbm_status rb_timing_step(const rb_timing *t, const rb_cost *cost, const rb_config *deployed,
+                            const rb_shape_options *link, double *seconds, rb_err *err);
 
 /* The file: RESBM_OK with out->known false where there is none of this configuration. */
 resbm_status rb_timing_read(const char *path, const char *config, rb_timing *out, rb_err *err);

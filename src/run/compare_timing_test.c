@@ -5,18 +5,31 @@
 #include "run/compare_timing.h"
 #include "run/trace.h"
 
-static bool near(double a, double b) { return fabs(a - b) <= 1e-9 * fmax(1, fabs(b)); }
+static bool near(double a, double b) {
+    return fabs(a - b) <= 1e-9 * fmax(1, fabs(b));
+}
 
 /* d 8, one head, ffn 4, 2 segments of 1 block, vocabulary 16, 4 sequences of 8 tokens in 2 microbatches. */
 static rb_config *config(const char *more) {
-    static const char *const keys[] = {"model.d=8", "model.layers=2", "model.heads=1", "model.ffn=4", "model.vocab=16",
-                                       "model.context=8", "model.segments=2", "train.batch=4", "train.microbatches=2",
-                                       "pipeline.stages=2", "boundary.kind=none", "boundary.ratio=4", "boundary.codec_fwd=bf16"};
+    static const char *const keys[] = {"model.d=8",
+                                       "model.layers=2",
+                                       "model.heads=1",
+                                       "model.ffn=4",
+                                       "model.vocab=16",
+                                       "model.context=8",
+                                       "model.segments=2",
+                                       "train.batch=4",
+                                       "train.microbatches=2",
+                                       "pipeline.stages=2",
+                                       "boundary.kind=none",
+                                       "boundary.ratio=4",
+                                       "boundary.codec_fwd=bf16"};
     rb_err err = {0};
     rb_config *c = malloc(sizeof *c);
     assert_non_null(c);
     assert_ok(rb_config_defaults(c, &err), &err);
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) assert_ok(rb_config_override(c, keys[i], &err), &err);
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        assert_ok(rb_config_override(c, keys[i], &err), &err);
     if (more) assert_ok(rb_config_override(c, more, &err), &err);
     assert_ok(rb_config_validate(c, &err), &err);
     return c;
@@ -41,7 +54,8 @@ static void boundaries_are_extra(void **state) {
     (void)state;
     rb_err err = {0};
     rb_cost plain, c;
-    rb_config *none = config(NULL), *linear = config("boundary.kind=linear"), *again = config("train.recompute=true");
+    rb_config *none = config(NULL), *linear = config("boundary.kind=linear"),
+              *again = config("train.recompute=true");
     assert_ok(rb_cost_of(none, &plain, &err), &err);
     free(none);
     assert_ok(rb_config_override(linear, "data.distribute=wire", &err), &err);
@@ -104,14 +118,20 @@ static void from_a_trace(void **state) {
         {.step = 2, .segment = 0, .begin_ns = 100, .end_ns = 4100, .name = "0F0"},
         {.step = 3, .segment = 0, .begin_ns = 5000, .end_ns = 8000, .name = "0F1"},
         {.step = 2, .segment = 0, .begin_ns = 9000, .end_ns = 16000, .name = "0B0"},
-        {.step = 2, .segment = 0, .category = RB_TRACE_OPTIMIZER, .begin_ns = 20000, .end_ns = 25000, .name = "optimizer"},
+        {.step = 2,
+         .segment = 0,
+         .category = RB_TRACE_OPTIMIZER,
+         .begin_ns = 20000,
+         .end_ns = 25000,
+         .name = "optimizer"},
     };
     assert_ok(rb_trace_new(4, &trace, &err), &err);
     assert_ok(rb_trace_add(trace, e, 5, 0, &err), &err);
     assert_ok(rb_trace_write(trace, "trace.json", &err), &err);
     rb_trace_free(trace);
     assert_ok(rb_timing_take_trace("trace.json", 1, &t, &err), &err);
-    assert_true(near(t.segment[0].forward, 3e-6) && near(t.segment[0].backward, 7e-6) && near(t.optimizer, 5e-6));
+    assert_true(near(t.segment[0].forward, 3e-6) && near(t.segment[0].backward, 7e-6) &&
+                near(t.optimizer, 5e-6));
     assert_true(near(t.segment[0].input, 3.5e-6));
     rb_timing_free(&t);
     assert_fails(rb_timing_take_trace("trace.json", 2, &t, &err), RESBM_E_FORMAT, "segment 1", &err);
@@ -122,10 +142,17 @@ static void file_belongs_to_a_configuration(void **state) {
     (void)state;
     rb_err err = {0};
     rb_segment_cost segment[] = {{1, 2, 0.5, 1.5}};
-    rb_timing t = {.segments = 1, .segment = segment, .optimizer = 0.125, .step = NAN, .rss = 1e6, .stages = 3}, r;
+    rb_timing t = {.segments = 1,
+                   .segment = segment,
+                   .optimizer = 0.125,
+                   .step = NAN,
+                   .rss = 1e6,
+                   .stages = 3},
+              r;
     assert_ok(rb_timing_write("timing.json", "a: 1\n", &t, &err), &err);
     assert_ok(rb_timing_read("timing.json", "a: 1\n", &r, &err), &err);
-    assert_true(r.known && r.segments == 1 && r.segment[0].weight == 1.5 && r.optimizer == 0.125 && isnan(r.step) && r.stages == 3);
+    assert_true(r.known && r.segments == 1 && r.segment[0].weight == 1.5 && r.optimizer == 0.125 &&
+                isnan(r.step) && r.stages == 3);
     rb_timing_free(&r);
     assert_ok(rb_timing_read("timing.json", "a: 2\n", &r, &err), &err);
     assert_false(r.known);
@@ -135,8 +162,9 @@ static void file_belongs_to_a_configuration(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(operations_by_hand), cmocka_unit_test(boundaries_are_extra), cmocka_unit_test(steps_by_the_model),
-        cmocka_unit_test(by_a_stated_rate),   cmocka_unit_test(from_a_trace),         cmocka_unit_test(file_belongs_to_a_configuration),
+        cmocka_unit_test(operations_by_hand), cmocka_unit_test(boundaries_are_extra),
+        cmocka_unit_test(steps_by_the_model), cmocka_unit_test(by_a_stated_rate),
+        cmocka_unit_test(from_a_trace),       cmocka_unit_test(file_belongs_to_a_configuration),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -28,7 +28,9 @@ static resbm_status fault(reader *r, const yaml_node_t *n, const char *text) {
     return rb_fail(r->err, RESBM_E_CONFIG, "%s: %s", place_of(r, n, place), text);
 }
 
-static yaml_node_t *node(reader *r, int id) { return yaml_document_get_node(&r->doc, id); }
+static yaml_node_t *node(reader *r, int id) {
+    return yaml_document_get_node(&r->doc, id);
+}
 
 /* The scalar's text, NULL for a list or map (or with a NUL inside, which no key takes). */
 static const char *text_of(const yaml_node_t *n) {
@@ -37,7 +39,8 @@ static const char *text_of(const yaml_node_t *n) {
 }
 
 static int item_count(const yaml_node_t *n) {
-    return n->type == YAML_SEQUENCE_NODE ? (int)(n->data.sequence.items.top - n->data.sequence.items.start) : -1;
+    return n->type == YAML_SEQUENCE_NODE ? (int)(n->data.sequence.items.top - n->data.sequence.items.start)
+                                         : -1;
 }
 
 /* "value" or "[a,b]" */
@@ -58,7 +61,8 @@ static resbm_status value_text(reader *r, yaml_node_t *n, char out[VALUE_TEXT]) 
     return RESBM_OK;
 }
 
-static resbm_status add_override(reader *r, rb_overrides *o, const char *section, yaml_node_t *key, yaml_node_t *value) {
+static resbm_status add_override(reader *r, rb_overrides *o, const char *section, yaml_node_t *key,
+                                 yaml_node_t *value) {
     char place[PLACE], text[VALUE_TEXT + 160], v[VALUE_TEXT];
     if (!text_of(key)) return fault(r, key, "a key must be a name");
     RB_TRY(value_text(r, value, v));
@@ -129,7 +133,8 @@ static resbm_status read_variant_key(reader *r, rb_compare_variant *v, yaml_node
     const char *name = text_of(key) ? text_of(key) : "", *text = text_of(value);
     if (!strcmp(name, "set")) return read_set(r, &v->set, value);
     if (!strcmp(name, "sweep")) return read_sweep(r, v, value);
-    if (!strcmp(name, "control") && text) return rb_compare_set_control(v, text, place_of(r, value, place), r->err);
+    if (!strcmp(name, "control") && text)
+        return rb_compare_set_control(v, text, place_of(r, value, place), r->err);
     if (strcmp(name, "like") || !text) return unknown(r, key, "entry of a variant", "set|sweep|control|like");
     snprintf(v->like, sizeof v->like, "%s", text);
     return RESBM_OK;
@@ -147,7 +152,8 @@ static bool is_plain_set(reader *r, yaml_node_t *n) {
 static resbm_status read_variant(reader *r, yaml_node_t *key, yaml_node_t *value) {
     char place[PLACE];
     rb_compare_variant *v;
-    RB_TRY(rb_compare_new_variant(r->s, text_of(key) ? text_of(key) : "", place_of(r, key, place), &v, r->err));
+    RB_TRY(
+        rb_compare_new_variant(r->s, text_of(key) ? text_of(key) : "", place_of(r, key, place), &v, r->err));
     if (value->type != YAML_MAPPING_NODE || is_plain_set(r, value)) return read_set(r, &v->set, value);
     for (yaml_node_pair_t *p = value->data.mapping.pairs.start; p < value->data.mapping.pairs.top; p++)
         RB_TRY(read_variant_key(r, v, node(r, p->key), node(r, p->value)));
@@ -169,7 +175,8 @@ static resbm_status read_number(reader *r, yaml_node_t *n, double lo, double hi,
         *out = v;
         return RESBM_OK;
     }
-    snprintf(text, sizeof text, "'%.40s': a %snumber from %g to %g", t ? t : "?", whole ? "whole " : "", lo, hi);
+    snprintf(text, sizeof text, "'%.40s': a %snumber from %g to %g", t ? t : "?", whole ? "whole " : "", lo,
+             hi);
     return fault(r, n, text);
 }
 
@@ -180,7 +187,8 @@ static resbm_status read_seeds(reader *r, yaml_node_t *n) {
         rb_compare_spec_seeds(r->s, (int)v);
         return RESBM_OK;
     }
-    if (item_count(n) < 1 || item_count(n) > RB_COMPARE_SEEDS) return fault(r, n, "seeds: a count, or a list of 1 to 64 seeds");
+    if (item_count(n) < 1 || item_count(n) > RB_COMPARE_SEEDS)
+        return fault(r, n, "seeds: a count, or a list of 1 to 64 seeds");
     r->s->seeds = 0;
     for (int i = 0; i < item_count(n); i++) {
         yaml_node_t *item = node(r, n->data.sequence.items.start[i]);
@@ -216,7 +224,8 @@ static resbm_status read_compute(reader *r, yaml_node_t *n) {
     if (!strcmp(t, "measured")) return RESBM_OK;
     for (int i = 0; i < 3 && v > 0 && isfinite(v); i++)
         if (!strcmp(end, units[i].unit)) r->s->flops = v * units[i].factor;
-    return r->s->flops > 0 ? RESBM_OK : fault(r, n, "compute is 'measured' or a rate of one stage like 50gflops");
+    return r->s->flops > 0 ? RESBM_OK
+                           : fault(r, n, "compute is 'measured' or a rate of one stage like 50gflops");
 }
 
 static resbm_status read_base(reader *r, yaml_node_t *n) {
@@ -229,7 +238,8 @@ static resbm_status read_base(reader *r, yaml_node_t *n) {
     return RESBM_OK;
 }
 
-static const char top_words[] = "base|set|deploy|seeds|target|links|compute|sweep_share|extend_sweeps|longest|variants";
+static const char top_words[] =
+    "base|set|deploy|seeds|target|links|compute|sweep_share|extend_sweeps|longest|variants";
 
 static resbm_status read_top(reader *r, yaml_node_t *key, yaml_node_t *value) {
     char place[PLACE];
@@ -240,7 +250,8 @@ static resbm_status read_top(reader *r, yaml_node_t *key, yaml_node_t *value) {
     if (!strcmp(name, "deploy")) return read_set(r, &r->s->deploy, value);
     if (!strcmp(name, "seeds")) return read_seeds(r, value);
     if (!strcmp(name, "target"))
-        return rb_compare_spec_target(r->s, text_of(value) ? text_of(value) : "", place_of(r, value, place), r->err);
+        return rb_compare_spec_target(r->s, text_of(value) ? text_of(value) : "", place_of(r, value, place),
+                                      r->err);
     if (!strcmp(name, "links")) return read_links(r, value);
     if (!strcmp(name, "compute")) return read_compute(r, value);
     if (!strcmp(name, "sweep_share")) return read_number(r, value, 0.01, 1, false, &r->s->sweep_share);
@@ -280,7 +291,8 @@ static resbm_status read_root(reader *r) {
     return RESBM_OK;
 }
 
-resbm_status rb_compare_spec_parse(rb_compare_spec *s, const char *name, const char *text, size_t len, rb_err *err) {
+resbm_status rb_compare_spec_parse(rb_compare_spec *s, const char *name, const char *text, size_t len,
+                                   rb_err *err) {
     yaml_parser_t parser;
     reader r = {.s = s, .name = name, .err = err};
     *s = (rb_compare_spec){.target = NAN, .sweep_share = 1, .longest = 4};

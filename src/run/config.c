@@ -32,7 +32,8 @@ static resbm_status set_list(rb_config *c, const rb_key *k, const char *text, co
 
 static resbm_status set_text(rb_config *c, const rb_key *k, const char *text, const char *place,
                              rb_err *err) {
-    bool list = (k->type == RB_KEY_SEGMENTS || k->type == RB_KEY_ADDRESSES || k->type == RB_KEY_REPLICAS) && *text == '[';
+    bool list = (k->type == RB_KEY_SEGMENTS || k->type == RB_KEY_ADDRESSES || k->type == RB_KEY_REPLICAS) &&
+                *text == '[';
     return list ? set_list(c, k, text, place, err) : rb_key_set(c, k, &text, 1, false, place, err);
 }
 
@@ -148,7 +149,8 @@ static resbm_status check_rates(const rb_config *c, rb_err *err) {
     char at[300];
     const rb_lr_schedule *r = &c->optim.rates;
     if (r->warmup > r->steps)
-        return rb_fail(err, RESBM_E_CONFIG, "%soptim.warmup = %lld steps is longer than train.steps = %lld; lower it",
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "%soptim.warmup = %lld steps is longer than train.steps = %lld; lower it",
                        where(c, "optim", "warmup", at), (long long)r->warmup, (long long)r->steps);
     if (r->decay == RB_DECAY_WSD && (double)r->warmup + r->share * (double)r->steps > (double)r->steps)
         return rb_fail(
@@ -161,18 +163,24 @@ static resbm_status check_rates(const rb_config *c, rb_err *err) {
 static resbm_status check_offload(const rb_config *c, rb_err *err) {
     char at[300];
     if (!strcmp(c->optim.offload, "host") && rb_devices_all_host(c))
-        return rb_fail(err, RESBM_E_CONFIG,
-                       "%soptim.offload = host is for accelerators: pipeline.device = %s keeps everything in the host's "
-                       "memory already; use disk to free it, or none",
-                       where(c, "optim", "offload", at), c->pipeline.device);
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "%soptim.offload = host is for accelerators: pipeline.device = %s keeps everything in the host's "
+            "memory already; use disk to free it, or none",
+            where(c, "optim", "offload", at), c->pipeline.device);
     if (c->optim.offload_parts != RB_OFFLOAD_STATES && !strcmp(c->optim.offload, "none"))
-        return rb_fail(err, RESBM_E_CONFIG, "%soptim.offload_parts is set, but optim.offload = none; set it to disk or host",
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "%soptim.offload_parts is set, but optim.offload = none; set it to disk or host",
                        where(c, "optim", "offload_parts", at));
-    if (c->optim.offload_update == RB_OFFLOAD_UPDATE_HOST && (strcmp(c->optim.offload, "host") || c->optim.offload_parts != RB_OFFLOAD_STATES))
-        return rb_fail(err, RESBM_E_CONFIG, "%soptim.offload_update = host needs optim.offload = host and optim.offload_parts = states",
-                       where(c, "optim", "offload_update", at));
+    if (c->optim.offload_update == RB_OFFLOAD_UPDATE_HOST &&
+        (strcmp(c->optim.offload, "host") || c->optim.offload_parts != RB_OFFLOAD_STATES))
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "%soptim.offload_update = host needs optim.offload = host and optim.offload_parts = states",
+            where(c, "optim", "offload_update", at));
     if (*c->optim.offload_dir && !strcmp(c->optim.offload, "none"))
-        return rb_fail(err, RESBM_E_CONFIG, "%soptim.offload_dir is set, but optim.offload = none; set it to disk",
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "%soptim.offload_dir is set, but optim.offload = none; set it to disk",
                        where(c, "optim", "offload_dir", at));
     return RESBM_OK;
 }
@@ -194,8 +202,9 @@ static resbm_status check_stages(const rb_config *c, rb_err *err) {
     if (p->transport != RB_TRANSPORT_TCP)
         return rb_fail(err, RESBM_E_CONFIG, "%spipeline.addresses needs pipeline.transport: tcp", at);
     if (p->addresses != rb_workers(c))
-        return rb_fail(err, RESBM_E_CONFIG, "%spipeline.addresses has %d entries for pipeline.stages = %lld%s",
-                       at, p->addresses, (long long)p->stages, rb_replicated(c) ? " and their replicas" : "");
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "%spipeline.addresses has %d entries for pipeline.stages = %lld%s", at, p->addresses,
+                       (long long)p->stages, rb_replicated(c) ? " and their replicas" : "");
     for (int i = 0; i < p->addresses; i++)
         for (int j = 0; j < i; j++)
             if (!strcmp(p->address[i], p->address[j]))
@@ -225,21 +234,25 @@ static double message_seconds(const rb_config *c, int direction) {
     double bits = 0;
     if (rb_model_wire(&c->model, &c->boundary, direction, &w, &no_boundary)) return 0;
     for (int i = 0; i < w.parts; i++)
-        bits += 8 * (double)rb_packed_bytes(&w.part[i].pack, c->train.batch / c->train.microbatches, c->model.context,
-                                            w.part[i].width);
-    return (c->link.up_bits > 0 ? bits / c->link.up_bits : 0) + (c->link.down_bits > 0 ? bits / c->link.down_bits : 0);
+        bits += 8 * (double)rb_packed_bytes(&w.part[i].pack, c->train.batch / c->train.microbatches,
+                                            c->model.context, w.part[i].width);
+    return (c->link.up_bits > 0 ? bits / c->link.up_bits : 0) +
+           (c->link.down_bits > 0 ? bits / c->link.down_bits : 0);
 }
 
 /* The first stage waits for a gradient until a microbatch has been to the last stage and back. */
 static resbm_status check_rate(const rb_config *c, rb_err *err) {
     char at[300];
     double there_and_back =
-        (double)(c->pipeline.stages - 1) * (message_seconds(c, 0) + message_seconds(c, 1) + 2e-9 * (double)c->link.latency_ns);
+        (double)(c->pipeline.stages - 1) *
+        (message_seconds(c, 0) + message_seconds(c, 1) + 2e-9 * (double)c->link.latency_ns);
     if (c->model.segments < 2 || there_and_back < (double)c->pipeline.deadline_ns * 1e-9) return RESBM_OK;
-    return rb_fail(err, RESBM_E_CONFIG,
-                   "%spipeline.deadline = %gs is below the %.3g s that one microbatch spends on the links to the last stage "
-                   "and back (link.up, link.down): raise it, choose a larger boundary.ratio or more train.microbatches",
-                   where(c, "pipeline", "deadline", at), (double)c->pipeline.deadline_ns / 1e9, there_and_back);
+    return rb_fail(
+        err, RESBM_E_CONFIG,
+        "%spipeline.deadline = %gs is below the %.3g s that one microbatch spends on the links to the last "
+        "stage "
+        "and back (link.up, link.down): raise it, choose a larger boundary.ratio or more train.microbatches",
+        where(c, "pipeline", "deadline", at), (double)c->pipeline.deadline_ns / 1e9, there_and_back);
 }
 
 static resbm_status check_link(const rb_config *c, rb_err *err) {
@@ -261,8 +274,8 @@ resbm_status rb_config_validate(rb_config *c, rb_err *err) {
     c->optim.rates.steps = c->train.steps;
     if (!c->model.kv_heads) c->model.kv_heads = c->model.heads;
     if (c->model.rope.kind == RB_ROPE_LLAMA3 && c->model.rope.high <= c->model.rope.low)
-        return rb_fail(err, RESBM_E_CONFIG, "model.rope_high %g must be above model.rope_low %g", c->model.rope.high,
-                       c->model.rope.low);
+        return rb_fail(err, RESBM_E_CONFIG, "model.rope_high %g must be above model.rope_low %g",
+                       c->model.rope.high, c->model.rope.low);
     c->boundary.feedback_rows = c->train.batch * c->model.context;
     RB_TRY(check_layers(c, err));
     RB_TRY(check_ratio(c, err));
@@ -287,7 +300,8 @@ double rb_aux_weight(const rb_config *c, int64_t step) {
 }
 
 double rb_tensor_lr(const rb_config *c, const rb_tensor *t) {
-    bool end = t->role == RB_ROLE_BOUNDARY_MATRIX && (strstr(t->name, ".encoder.") || strstr(t->name, ".decoder."));
+    bool end =
+        t->role == RB_ROLE_BOUNDARY_MATRIX && (strstr(t->name, ".encoder.") || strstr(t->name, ".decoder."));
     double scale = end ? c->optim.boundary_lr_scale : 1; /* by products: the same on every machine */
     for (int64_t i = t->segment + 1; i < c->model.segments; i++) scale *= c->optim.segment_lr_scale;
     return scale;
@@ -295,7 +309,8 @@ double rb_tensor_lr(const rb_config *c, const rb_tensor *t) {
 
 int64_t rb_live_width(const rb_config *c, int64_t step) {
     if (!c->boundary.anneal_from || c->model.segments < 2) return c->boundary.k;
-    int64_t until = (int64_t)(c->train.anneal_until * (double)c->train.steps), end = c->model.d / c->boundary.ratio;
+    int64_t until = (int64_t)(c->train.anneal_until * (double)c->train.steps),
+            end = c->model.d / c->boundary.ratio;
     if (step >= until) return end;
     if (step < 0) return c->boundary.k;
     return end + ((c->boundary.k - end) * (until - step) + until - 1) / until;

@@ -42,7 +42,7 @@ typedef struct rb_optim_settings {
     rb_optim_config rule; /* kind, rates, decay, momenta: what rb_optim_open takes */
     rb_lr_schedule rates; /* what rb_lr_factor takes; steps is train.steps, filled in by rb_config_validate */
     double segment_lr_scale, boundary_lr_scale; /* what rb_tensor_lr takes */
-    double clip;          /* largest norm; 0 = no clipping */
+    double clip;                                /* largest norm; 0 = no clipping */
     rb_clip_scope clip_scope;
     char offload[16];
     rb_offload_parts offload_parts;
@@ -54,8 +54,8 @@ typedef struct rb_train_config {
     int64_t steps;
     double max_seconds; /* 0 = no limit */
     int64_t batch, microbatches;
-    double aux_weight, aux_until; /* what rb_aux_weight takes */
-    double anneal_until;          /* what rb_live_width takes */
+    double aux_weight, aux_until;       /* what rb_aux_weight takes */
+    double anneal_until;                /* what rb_live_width takes */
     int64_t eval_every, eval_sequences; /* eval_every 0 = only at the end */
     int64_t checkpoint_every, keep;     /* checkpoint_every 0 = only at the end */
     bool recompute;
@@ -64,26 +64,26 @@ typedef struct rb_train_config {
 
 typedef struct rb_pipeline_config {
     int64_t stages;
-    int64_t replicas;                     /* processes per stage, where there is no list */
-    int replica_list;                     /* entries of the list: 0 or stages */
+    int64_t replicas; /* processes per stage, where there is no list */
+    int replica_list; /* entries of the list: 0 or stages */
     int16_t replicas_of[RB_MAX_STAGES];
     rb_deal_rule deal;
     char replica_codec[16];
-    char schedule[512];                   /* registry name: gpipe, 1f1b, ...; or file:PATH */
-    bool vertical_sync;                   /* pipedream: the first stage's version on every stage */
-    bool updates;                         /* derived: the schedule updates inside its list */
-    bool placed;                          /* stage_of has been filled from the file's text */
-    int16_t stage_of[RB_MAX_SEGMENTS];    /* with a file: where it puts each segment */
-    int64_t inflight;  /* 0 = auto */
-    int64_t memory;    /* bytes per stage that inflight: auto may plan with; 0 = auto */
-    int64_t threads;   /* compute threads per stage; 0 = auto */
+    char schedule[512];                /* registry name: gpipe, 1f1b, ...; or file:PATH */
+    bool vertical_sync;                /* pipedream: the first stage's version on every stage */
+    bool updates;                      /* derived: the schedule updates inside its list */
+    bool placed;                       /* stage_of has been filled from the file's text */
+    int16_t stage_of[RB_MAX_SEGMENTS]; /* with a file: where it puts each segment */
+    int64_t inflight;                  /* 0 = auto */
+    int64_t memory;                    /* bytes per stage that inflight: auto may plan with; 0 = auto */
+    int64_t threads;                   /* compute threads per stage; 0 = auto */
     rb_transport transport;
     int addresses; /* 0 or stages */
     char address[RB_MAX_STAGES][128];
-    char control[128]; /* host:port of the coordinator with tcp; empty: loopback */
+    char control[128];  /* host:port of the coordinator with tcp; empty: loopback */
     char launcher[512]; /* command prefix, "{stage}" replaced; empty = none */
-    char mpi[16];      /* auto, openmpi or mpich */
-    char device[512]; /* run/devices.h */
+    char mpi[16];       /* auto, openmpi or mpich */
+    char device[512];   /* run/devices.h */
     rb_math math;
     double speed; /* FLOP/s; 0 = not stated */
     int64_t deadline_ns, startup_deadline_ns;

@@ -47,8 +47,11 @@ static void the_table_is_sound(void **state) {
         if (k->type == RB_KEY_INT && k->size == sizeof(int)) assert_true(k->max <= INT32_MAX);
         assert_non_null(k->doc);
         assert_ptr_equal(rb_key_find(k->section, k->name), k);
-        for (int j = 0; j < i && k->type != RB_KEY_SEGMENTS && k->type != RB_KEY_ADDRESSES && k->type != RB_KEY_REPLICAS; j++)
-            if (rb_keys[j].type != RB_KEY_SEGMENTS && rb_keys[j].type != RB_KEY_ADDRESSES && rb_keys[j].type != RB_KEY_REPLICAS)
+        for (int j = 0;
+             j < i && k->type != RB_KEY_SEGMENTS && k->type != RB_KEY_ADDRESSES && k->type != RB_KEY_REPLICAS;
+             j++)
+            if (rb_keys[j].type != RB_KEY_SEGMENTS && rb_keys[j].type != RB_KEY_ADDRESSES &&
+                rb_keys[j].type != RB_KEY_REPLICAS)
                 assert_int_not_equal(k->offset, rb_keys[j].offset);
     }
 }
@@ -370,15 +373,20 @@ static void rates_of_boundaries_and_segments(void **state) {
     assert_float_equal(rate_of("boundary.2.decoder.fc1.weight", 3, RB_ROLE_BOUNDARY_MATRIX), 0.25, 0);
     assert_float_equal(rate_of("boundary.2.encoder.fc2.weight", 2, RB_ROLE_BOUNDARY_MATRIX), 0.125, 0);
     assert_float_equal(rate_of("boundary.2.encoder.norm.weight", 2, RB_ROLE_NORM), 0.5, 0);
-    assert_float_equal(rate_of("boundary.2.trunk.layers.0.mlp.up_proj.weight", 3, RB_ROLE_BOUNDARY_MATRIX), 1, 0);
+    assert_float_equal(rate_of("boundary.2.trunk.layers.0.mlp.up_proj.weight", 3, RB_ROLE_BOUNDARY_MATRIX), 1,
+                       0);
 }
 
 static void auxiliary_weights_over_a_run(void **state) {
     (void)state;
-    assert_ok(load_and_validate("boundary: {aux: stream}\noptim: {warmup: 0}\ntrain: {steps: 10, aux_weight: 0.5}\n"), &err);
+    assert_ok(load_and_validate(
+                  "boundary: {aux: stream}\noptim: {warmup: 0}\ntrain: {steps: 10, aux_weight: 0.5}\n"),
+              &err);
     assert_float_equal(rb_aux_weight(&conf, 0), 0.5, 0);
     assert_float_equal(rb_aux_weight(&conf, 9), 0.5, 0);
-    assert_ok(load_and_validate("boundary: {aux: stream}\noptim: {warmup: 0}\ntrain: {steps: 10, aux_weight: 0.5, aux_until: 0.5}\n"), &err);
+    assert_ok(load_and_validate("boundary: {aux: stream}\noptim: {warmup: 0}\ntrain: {steps: 10, aux_weight: "
+                                "0.5, aux_until: 0.5}\n"),
+              &err);
     assert_float_equal(rb_aux_weight(&conf, 4), 0.1, 1e-9);
     assert_float_equal(rb_aux_weight(&conf, 5), 0, 0);
     assert_ok(load_and_validate("boundary: {aux: none}\n"), &err);

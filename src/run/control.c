@@ -26,11 +26,13 @@ static resbm_status fault_of(const rb_link *l, const json_t *j, int from, rb_err
     if (code <= RESBM_OK || code > RESBM_E_INTERNAL) code = RESBM_E_PEER;
     char who[RB_WHO_TEXT];
     rb_link_who(l, from, who);
-    if (text && !strncmp(text, who, strlen(who))) return rb_fail(err, (resbm_status)code, "%s", text); /* says so itself */
+    if (text && !strncmp(text, who, strlen(who)))
+        return rb_fail(err, (resbm_status)code, "%s", text); /* says so itself */
     return rb_fail(err, (resbm_status)code, "%s: %s", who, text ? text : "fault without a text");
 }
 
-resbm_status rb_control_recv(rb_link *l, int peer, int64_t deadline_ns, int *from, json_t **out, rb_err *err) {
+resbm_status rb_control_recv(rb_link *l, int peer, int64_t deadline_ns, int *from, json_t **out,
+                             rb_err *err) {
     rb_message *m;
     json_error_t e;
     *out = NULL;
@@ -44,8 +46,8 @@ resbm_status rb_control_recv(rb_link *l, int peer, int64_t deadline_ns, int *fro
     const char *type = json_string_value(json_object_get(j, "t"));
     if (!type) {
         json_decref(j);
-        return rb_fail(err, RESBM_E_FORMAT, "a control message from stage %d is no object with a type: %s", *from,
-                       j ? "no \"t\"" : e.text);
+        return rb_fail(err, RESBM_E_FORMAT, "a control message from stage %d is no object with a type: %s",
+                       *from, j ? "no \"t\"" : e.text);
     }
     if (!strcmp(type, "fault")) {
         resbm_status st = fault_of(l, j, *from, err);
@@ -56,12 +58,13 @@ resbm_status rb_control_recv(rb_link *l, int peer, int64_t deadline_ns, int *fro
     return RESBM_OK;
 }
 
-resbm_status rb_control_expect(rb_link *l, int peer, const char *type, int64_t deadline_ns, int *from, json_t **out,
-                               rb_err *err) {
+resbm_status rb_control_expect(rb_link *l, int peer, const char *type, int64_t deadline_ns, int *from,
+                               json_t **out, rb_err *err) {
     RB_TRY(rb_control_recv(l, peer, deadline_ns, from, out, err));
     const char *got = json_string_value(json_object_get(*out, "t"));
     if (!strcmp(got, type)) return RESBM_OK;
-    resbm_status st = rb_fail(err, RESBM_E_FORMAT, "stage %d sent \"%s\" where \"%s\" was due", *from, got, type);
+    resbm_status st =
+        rb_fail(err, RESBM_E_FORMAT, "stage %d sent \"%s\" where \"%s\" was due", *from, got, type);
     json_decref(*out);
     *out = NULL;
     return st;
@@ -81,7 +84,8 @@ resbm_status rb_json_get_doubles(const json_t *j, double *out, int n, const char
     for (int i = 0; i < n; i++) {
         char *end = NULL;
         if (p) out[i] = strtod(p, &end);
-        if (!p || end == p) return rb_fail(err, RESBM_E_FORMAT, "%s: %d numbers where %d are due", what, i, n);
+        if (!p || end == p)
+            return rb_fail(err, RESBM_E_FORMAT, "%s: %d numbers where %d are due", what, i, n);
         p = end;
     }
     if (p && *p) return rb_fail(err, RESBM_E_FORMAT, "%s: more than %d numbers", what, n);

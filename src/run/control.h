@@ -13,8 +13,8 @@ resbm_status rb_control_send(rb_link *l, int peer, json_t *message, int64_t dead
  * deadline, a closed connection). */
 resbm_status rb_control_recv(rb_link *l, int peer, int64_t deadline_ns, int *from, json_t **out, rb_err *err);
 /* The same, and it must be a `type`. */
-resbm_status rb_control_expect(rb_link *l, int peer, const char *type, int64_t deadline_ns, int *from, json_t **out,
-                               rb_err *err);
+resbm_status rb_control_expect(rb_link *l, int peer, const char *type, int64_t deadline_ns, int *from,
+                               json_t **out, rb_err *err);
 
 json_t *rb_json_doubles(const double *v, int n);
 /* RESBM_E_FORMAT unless j is text of exactly n numbers. */

@@ -16,9 +16,13 @@
 static const rb_link_limits limits = {
     .frame_bytes = (size_t)64 << 20, .queued_bytes = (size_t)64 << 20, .inbox_bytes = (size_t)64 << 20};
 
-static bool launched(const rb_crew *c) { return c->o.announce > 0; }
+static bool launched(const rb_crew *c) {
+    return c->o.announce > 0;
+}
 
-static bool over_tcp(const rb_crew *c) { return launched(c) || c->o.cfg->pipeline.transport == RB_TRANSPORT_TCP; }
+static bool over_tcp(const rb_crew *c) {
+    return launched(c) || c->o.cfg->pipeline.transport == RB_TRANSPORT_TCP;
+}
 
 /* Where stages reach the coordinator: beside them, or with a launcher by a named address (the first stage's host
  * knows the way by pipeline.addresses; without one, this machine). */
@@ -30,10 +34,14 @@ static resbm_status listen_control(rb_crew *c, rb_listener **out, rb_err *err) {
     }
     if (over_tcp(c)) {
         const char *host = c->o.cfg->pipeline.control;
-        snprintf(address, sizeof address, "tcp:%s", *host ? host : c->o.everywhere ? "0.0.0.0:0" : "127.0.0.1:0");
+        snprintf(address, sizeof address, "tcp:%s",
+                 *host             ? host
+                 : c->o.everywhere ? "0.0.0.0:0"
+                                   : "127.0.0.1:0");
     } else {
         const char *where = getenv("TMPDIR");
-        if (!where || !*where || strlen(where) > 64) where = "/tmp"; /* a socket's path has at most 107 bytes */
+        if (!where || !*where || strlen(where) > 64)
+            where = "/tmp"; /* a socket's path has at most 107 bytes */
         snprintf(c->folder, sizeof c->folder, "%s/resbm-XXXXXX", where);
         if (!mkdtemp(c->folder)) {
             int why = errno;
@@ -43,7 +51,8 @@ static resbm_status listen_control(rb_crew *c, rb_listener **out, rb_err *err) {
         snprintf(address, sizeof address, "unix:%s/control", c->folder);
     }
     resbm_status st = rb_listen(address, out, err);
-    if (st && *c->o.cfg->pipeline.control) return rb_err_context(err, st, "pipeline.control names no place of this machine: ");
+    if (st && *c->o.cfg->pipeline.control)
+        return rb_err_context(err, st, "pipeline.control names no place of this machine: ");
     return st;
 }
 
@@ -70,8 +79,9 @@ static resbm_status stopped(const rb_crew *c, rb_err *err) {
 
 static int64_t threads_per_stage(const rb_crew *crew, bool apart) {
     const rb_config *c = crew->o.cfg;
-    if (c->pipeline.threads > 0 || launched(crew)) return c->pipeline.threads; /* 0: it knows what its launcher left it */
-    if (apart) return 0; /* each decides for itself */
+    if (c->pipeline.threads > 0 || launched(crew))
+        return c->pipeline.threads; /* 0: it knows what its launcher left it */
+    if (apart) return 0;            /* each decides for itself */
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     int64_t share = *c->pipeline.launcher ? cores : cores / crew->stages; /* launched elsewhere: all of it */
     return share > 0 ? share : 1;
@@ -80,7 +90,8 @@ static int64_t threads_per_stage(const rb_crew *crew, bool apart) {
 static void stage_address(const rb_crew *c, int stage, char *out, size_t size) {
     const rb_pipeline_config *p = &c->o.cfg->pipeline;
     if (c->o.outside)
-        snprintf(out, size, "nats:%s/stage-%u-%d", c->o.outside->who(c->o.outside->ctx, stage), c->o.epoch, stage);
+        snprintf(out, size, "nats:%s/stage-%u-%d", c->o.outside->who(c->o.outside->ctx, stage), c->o.epoch,
+                 stage);
     else if (!over_tcp(c))
         snprintf(out, size, "unix:%s/%d", c->folder, stage);
     else if (p->addresses)
@@ -93,25 +104,29 @@ static resbm_status send_config(rb_crew *c, int stage, const char *text, const c
     char listen[192];
     bool apart = c->o.outside && c->o.outside->apart;
     stage_address(c, stage, listen, sizeof listen);
-    json_t *j = json_pack("{s:s, s:s, s:s*, s:I, s:b, s:I, s:s, s:s*, s:s*, s:b, s:s*}", "t", "config", "config", text,
-                          "schedule", schedule, "epoch",
-                          (json_int_t)c->o.epoch, "training", c->o.training, "threads",
-                          (json_int_t)threads_per_stage(c, apart), "listen", listen, "load", apart ? NULL : c->o.load, "scratch",
-                          apart ? "." : c->o.scratch, "apart", apart, "manifest", c->manifest.data);
+    json_t *j = json_pack("{s:s, s:s, s:s*, s:I, s:b, s:I, s:s, s:s*, s:s*, s:b, s:s*}", "t", "config",
+                          "config", text, "schedule", schedule, "epoch", (json_int_t)c->o.epoch, "training",
+                          c->o.training, "threads", (json_int_t)threads_per_stage(c, apart), "listen", listen,
+                          "load", apart ? NULL : c->o.load, "scratch", apart ? "." : c->o.scratch, "apart",
+                          apart, "manifest", c->manifest.data);
     return rb_control_send(c->control, stage, j, rb_now_ns() + 10 * RB_SEC, err);
 }
 
-static const char *who(const rb_crew *c, int worker, char buf[RB_WHO_TEXT]) { return rb_who_at(buf, worker, c->places); }
+static const char *who(const rb_crew *c, int worker, char buf[RB_WHO_TEXT]) {
+    return rb_who_at(buf, worker, c->places);
+}
 
 /* The child that ended badly by the last poll, if any: a fault that explains the others. */
 static resbm_status dead_child(rb_crew *c, rb_err *err) {
     for (int i = 0; i < c->stages; i++) {
         char how[96], name[RB_WHO_TEXT], lost[200];
         if (c->o.outside && c->o.outside->lost && c->o.outside->lost(c->o.outside->ctx, i, lost, sizeof lost))
-            return rb_fail(err, RESBM_E_PEER, "%s (%s) %s %s", who(c, i, name), c->o.outside->who(c->o.outside->ctx, i), lost, c->doing);
+            return rb_fail(err, RESBM_E_PEER, "%s (%s) %s %s", who(c, i, name),
+                           c->o.outside->who(c->o.outside->ctx, i), lost, c->doing);
         if (!c->child[i].ended || !WIFSIGNALED(c->child[i].status)) continue;
         rb_child_describe(&c->child[i], how, sizeof how);
-        return rb_fail(err, RESBM_E_PEER, "%s (process %d) %s %s", who(c, i, name), (int)c->child[i].pid, how, c->doing);
+        return rb_fail(err, RESBM_E_PEER, "%s (process %d) %s %s", who(c, i, name), (int)c->child[i].pid, how,
+                       c->doing);
     }
     return RESBM_OK;
 }
@@ -127,8 +142,10 @@ static resbm_status lost_stage(const rb_crew *c, rb_err *err) {
     }
     char name[RB_WHO_TEXT];
     if (first < 0) return RESBM_OK;
-    return rb_fail(err, RESBM_E_PEER, "%s (rank %d, %s) is gone without a word %s: it was killed, or its machine or the network "
-                   "to it failed; mpirun's own message may tell more", who(c, first, name), first, c->about[first], c->doing);
+    return rb_fail(err, RESBM_E_PEER,
+                   "%s (rank %d, %s) is gone without a word %s: it was killed, or its machine or the network "
+                   "to it failed; mpirun's own message may tell more",
+                   who(c, first, name), first, c->about[first], c->doing);
 }
 
 /* How much a fault explains: one of a stage's own most, then who waited in vain, then who lost a peer. */
@@ -142,8 +159,8 @@ static void name_stopped(const rb_crew *c, rb_err *err) {
         char name[RB_WHO_TEXT];
         size_t n = strlen(err->text);
         if (c->child[i].stopped_ns && !c->child[i].ended)
-            snprintf(err->text + n, sizeof err->text - n, "; a signal has stopped %s (process %d)", who(c, i, name),
-                     (int)c->child[i].pid);
+            snprintf(err->text + n, sizeof err->text - n, "; a signal has stopped %s (process %d)",
+                     who(c, i, name), (int)c->child[i].pid);
     }
 }
 
@@ -157,7 +174,8 @@ static resbm_status find_cause(rb_crew *c, resbm_status st, int from, rb_err *er
         if (dead_child(c, err)) return err ? err->code : RESBM_E_PEER;
         rb_err other;
         json_t *j = NULL;
-        resbm_status got = rb_control_recv(c->control, RB_PEER_ANY, rb_now_ns() + 50 * RB_MS, &from, &j, &other);
+        resbm_status got =
+            rb_control_recv(c->control, RB_PEER_ANY, rb_now_ns() + 50 * RB_MS, &from, &j, &other);
         json_decref(j);
         if (from >= 0 && got) c->spoke[from] = true;
         if (from < 0 && weight(st) < 2 && lost_stage(c, err)) return RESBM_E_PEER;
@@ -177,10 +195,11 @@ static resbm_status all_alive(rb_crew *c, int only, json_t **replies, rb_err *er
         int64_t silent_ns;
         if (rb_sign_look(&c->sign[i], c->control, i, c->o.cfg->pipeline.deadline_ns, &silent_ns)) continue;
         char name[RB_WHO_TEXT];
-        return rb_fail(err, RESBM_E_TIMEOUT,
-                       "the coordinator waited %.3g s for a sign of life from %s %s: its process is stopped, or its "
-                       "machine or the network to it is gone; see to it, or raise pipeline.deadline",
-                       (double)silent_ns * 1e-9, who(c, i, name), c->doing);
+        return rb_fail(
+            err, RESBM_E_TIMEOUT,
+            "the coordinator waited %.3g s for a sign of life from %s %s: its process is stopped, or its "
+            "machine or the network to it is gone; see to it, or raise pipeline.deadline",
+            (double)silent_ns * 1e-9, who(c, i, name), c->doing);
     }
     return RESBM_OK;
 }
@@ -193,7 +212,8 @@ static resbm_status ended_early(rb_crew *c, json_t **replies, rb_err *err) {
     json_t *j = NULL;
     int from;
     rb_err said;
-    resbm_status st = replies ? RESBM_OK : rb_control_recv(c->control, RB_PEER_ANY, rb_now_ns(), &from, &j, &said);
+    resbm_status st =
+        replies ? RESBM_OK : rb_control_recv(c->control, RB_PEER_ANY, rb_now_ns(), &from, &j, &said);
     json_decref(j);
     if (st && from >= 0 && weight(st) > 1) { /* a stage says why it ended */
         if (err) *err = said;
@@ -203,7 +223,8 @@ static resbm_status ended_early(rb_crew *c, json_t **replies, rb_err *err) {
         char how[96], name[RB_WHO_TEXT];
         if (!c->child[i].ended || (replies && replies[i])) continue;
         rb_child_describe(&c->child[i], how, sizeof how);
-        return rb_fail(err, RESBM_E_PEER, "%s (process %d) %s %s", who(c, i, name), (int)c->child[i].pid, how, c->doing);
+        return rb_fail(err, RESBM_E_PEER, "%s (process %d) %s %s", who(c, i, name), (int)c->child[i].pid, how,
+                       c->doing);
     }
     return RESBM_OK;
 }
@@ -221,7 +242,8 @@ static resbm_status accept_all(rb_crew *c, rb_listener *l, int64_t deadline, rb_
         rb_children_poll(c->child, c->stages);
         RB_TRY(ended_early(c, NULL, err));
         if (rb_now_ns() > deadline)
-            return rb_fail(err, RESBM_E_TIMEOUT, "%d of %d stages have joined within pipeline.startup_deadline", i, c->stages);
+            return rb_fail(err, RESBM_E_TIMEOUT,
+                           "%d of %d stages have joined within pipeline.startup_deadline", i, c->stages);
     }
     return RESBM_OK;
 }
@@ -232,7 +254,8 @@ static resbm_status send_needed(rb_crew *c, int stage, const json_t *need, rb_er
     for (size_t i = 0; i < json_array_size(need); i++) {
         const char *name = json_string_value(json_array_get(need, i));
         if (!name || !c->o.load || rb_apart_stage_of(c->o.cfg, name) != stage)
-            return rb_fail(err, RESBM_E_FORMAT, "stage %d asks for the file \"%s\", which is not its own", stage, name ? name : "?");
+            return rb_fail(err, RESBM_E_FORMAT, "stage %d asks for the file \"%s\", which is not its own",
+                           stage, name ? name : "?");
         snprintf(path, sizeof path, "%s/%s", c->o.load, name);
         RB_TRY(rb_apart_send_file(c->control, stage, path, c->o.cfg->pipeline.deadline_ns, err));
     }
@@ -250,11 +273,14 @@ static resbm_status introduce(rb_crew *c, int64_t deadline, rb_err *err) {
         snprintf(c->about[i], sizeof c->about[i], "process %lld on %.60s",
                  (long long)json_integer_value(json_object_get(replies[i], "pid")), host ? host : "?");
     }
-    resbm_status st = rb_crew_tell(c, json_pack("{s:s, s:o, s:o}", "t", "peers", "addresses", addresses, "gflops", speeds), err);
-    for (int i = 0; i < c->stages && !st; i++) st = send_needed(c, i, json_object_get(replies[i], "need"), err);
+    resbm_status st = rb_crew_tell(
+        c, json_pack("{s:s, s:o, s:o}", "t", "peers", "addresses", addresses, "gflops", speeds), err);
+    for (int i = 0; i < c->stages && !st; i++)
+        st = send_needed(c, i, json_object_get(replies[i], "need"), err);
     rb_crew_drop(c, replies);
     RB_TRY(st);
-    if (c->o.outside) deadline = rb_now_ns() + c->o.cfg->pipeline.startup_deadline_ns; /* downloads took their own time */
+    if (c->o.outside)
+        deadline = rb_now_ns() + c->o.cfg->pipeline.startup_deadline_ns; /* downloads took their own time */
     RB_TRY(rb_crew_gather(c, "ready", -1, deadline, replies, err));
     rb_crew_drop(c, replies);
     return RESBM_OK;
@@ -263,7 +289,8 @@ static resbm_status introduce(rb_crew *c, int64_t deadline, rb_err *err) {
 static resbm_status start_stage(rb_crew *c, const char *control, int stage, uint64_t token, rb_err *err) {
     const rb_crew_outside *o = c->o.outside;
     if (o) return o->start(o->ctx, stage, control, token, &c->child[stage], err);
-    return rb_spawn_stage(c->o.program, c->o.cfg->pipeline.launcher, control, stage, c->stages, token, NULL, &c->child[stage], err);
+    return rb_spawn_stage(c->o.program, c->o.cfg->pipeline.launcher, control, stage, c->stages, token, NULL,
+                          &c->child[stage], err);
 }
 
 static resbm_status announce(const rb_crew *c, const char *address, uint64_t token, rb_err *err) {
@@ -272,7 +299,8 @@ static resbm_status announce(const rb_crew *c, const char *address, uint64_t tok
     bool wrote = write(c->o.announce, line, (size_t)n) == n;
     int why = errno;
     close(c->o.announce);
-    return wrote ? RESBM_OK : rb_fail_errno(err, why, "cannot tell the first rank where the coordinator listens");
+    return wrote ? RESBM_OK
+                 : rb_fail_errno(err, why, "cannot tell the first rank where the coordinator listens");
 }
 
 static resbm_status start(rb_crew *c, rb_listener *l, uint64_t token, rb_err *err) {
@@ -284,7 +312,8 @@ static resbm_status start(rb_crew *c, rb_listener *l, uint64_t token, rb_err *er
     rb_buf text = {0}, schedule = {0};
     char path[PATH_MAX];
     if (c->o.load) snprintf(path, sizeof path, "%s/manifest.json", c->o.load);
-    if (c->o.load && c->o.outside && c->o.outside->apart) RB_TRY(rb_read_file(path, RB_MANIFEST_LIMIT, &c->manifest, err));
+    if (c->o.load && c->o.outside && c->o.outside->apart)
+        RB_TRY(rb_read_file(path, RB_MANIFEST_LIMIT, &c->manifest, err));
     rb_config_print(c->o.cfg, &text);
     resbm_status st = rb_buf_status(&text, err);
     if (!st) st = rb_config_schedule_text(c->o.cfg, &schedule, err);
@@ -322,8 +351,14 @@ resbm_status rb_crew_open(const rb_crew_options *o, rb_crew **out, rb_err *err) 
     c->o = *o;
     c->stages = (int)n;
     snprintf(c->doing, sizeof c->doing, "while starting");
-    resbm_status st = getrandom(&token, sizeof token, 0) == sizeof token ? RESBM_OK : rb_fail_errno(err, errno, "getrandom");
-    rb_link_options lo = {.self = RB_PEER_COORDINATOR, .stages = c->stages, .token = token, .limits = limits, .places = c->places,
+    resbm_status st = getrandom(&token, sizeof token, 0) == sizeof token
+                          ? RESBM_OK
+                          : rb_fail_errno(err, errno, "getrandom");
+    rb_link_options lo = {.self = RB_PEER_COORDINATOR,
+                          .stages = c->stages,
+                          .token = token,
+                          .limits = limits,
+                          .places = c->places,
                           .carrier = o->outside ? o->outside->carrier : NULL};
     if (!st) st = rb_link_open(&lo, &c->control, err);
     if (!st) st = listen_control(c, &l, err);
@@ -358,7 +393,8 @@ void rb_crew_close(rb_crew *c) {
 resbm_status rb_crew_tell(rb_crew *c, json_t *message, rb_err *err) {
     resbm_status st = message ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for a control message");
     for (int i = 0; i < c->stages && !st; i++)
-        st = rb_control_send(c->control, i, json_incref(message), rb_now_ns() + c->o.cfg->pipeline.deadline_ns, err);
+        st = rb_control_send(c->control, i, json_incref(message),
+                             rb_now_ns() + c->o.cfg->pipeline.deadline_ns, err);
     json_decref(message);
     return st ? find_cause(c, st, -1, err) : RESBM_OK;
 }
@@ -382,8 +418,8 @@ static resbm_status silent(rb_crew *c, const char *type, int only, json_t **repl
 
 /* The next answer. A stage that has answered its last question may be gone already: only the fault of one that still
  * owes an answer counts. */
-static resbm_status next_answer(rb_crew *c, const char *type, int only, json_t **replies, int *from, json_t **out,
-                                rb_err *err) {
+static resbm_status next_answer(rb_crew *c, const char *type, int only, json_t **replies, int *from,
+                                json_t **out, rb_err *err) {
     int64_t slice = rb_sign_slice(c->o.cfg->pipeline.deadline_ns);
     if (slice > 200 * RB_MS) slice = 200 * RB_MS;
     resbm_status st = rb_control_expect(c->control, RB_PEER_ANY, type, rb_now_ns() + slice, from, out, err);
@@ -404,7 +440,8 @@ static bool last_words(rb_crew *c, const char *type, int only, json_t **replies)
         int from;
         rb_err ignored;
         if (replies[i] || (only >= 0 && i != only) || !c->child[i].ended || c->child[i].status) continue;
-        any |= !rb_control_expect(c->control, i, type, rb_now_ns() + 200 * RB_MS, &from, &replies[i], &ignored);
+        any |=
+            !rb_control_expect(c->control, i, type, rb_now_ns() + 200 * RB_MS, &from, &replies[i], &ignored);
     }
     return any;
 }
@@ -418,7 +455,8 @@ static void take_early(rb_crew *c, json_t **replies) {
     }
 }
 
-resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t deadline_ns, json_t **replies, rb_err *err) {
+resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t deadline_ns, json_t **replies,
+                            rb_err *err) {
     memset(replies, 0, (size_t)c->stages * sizeof *replies);
     for (int i = 0; i < c->stages; i++) rb_sign_begin(&c->sign[i]);
     take_early(c, replies);
@@ -452,7 +490,8 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
         if (from < 0 || from >= c->stages || replies[from]) {
             char name[RB_WHO_TEXT];
             json_decref(j);
-            st = rb_fail(err, RESBM_E_FORMAT, "%s answered \"%s\" twice", from < 0 ? "nobody" : who(c, from, name), type);
+            st = rb_fail(err, RESBM_E_FORMAT, "%s answered \"%s\" twice",
+                         from < 0 ? "nobody" : who(c, from, name), type);
             break;
         }
         replies[from] = j;

@@ -14,10 +14,11 @@
 typedef struct rb_crew_outside {
     void *ctx;
     rb_carrier *carrier;
-    const char *self; /* the coordinator's name on it */
+    const char *self;                         /* the coordinator's name on it */
     const char *(*who)(void *ctx, int stage); /* name of the participant that is to be this stage */
     /* Has it start a stage; *out.pid stays 0 where that is on another machine. */
-    resbm_status (*start)(void *ctx, int stage, const char *control, uint64_t token, rb_child *out, rb_err *err);
+    resbm_status (*start)(void *ctx, int stage, const char *control, uint64_t token, rb_child *out,
+                          rb_err *err);
     /* Is a stage lost? Then text gets how: "has given no sign of life for 5.1 s". NULL: only rb_child tells. */
     bool (*lost)(void *ctx, int stage, char *text, size_t size);
     bool apart; /* they share no folder with the coordinator (run/apart.h) */
@@ -29,27 +30,28 @@ typedef struct rb_crew_options {
     const char *load;     /* checkpoint folder (DIR/step-N) or NULL */
     uint32_t epoch;
     bool training;
-    int announce;         /* stages are started by another: "ADDRESS TOKEN" is written to this descriptor for them; 0: by us */
-    bool everywhere;      /* and not all on this machine */
-    const char *scratch;  /* folder for what stages keep on disk while they train, or NULL */
+    int announce; /* stages are started by another: "ADDRESS TOKEN" is written to this descriptor for them; 0: by us */
+    bool everywhere;                /* and not all on this machine */
+    const char *scratch;            /* folder for what stages keep on disk while they train, or NULL */
     const rb_crew_outside *outside; /* NULL: processes of this machine, by sockets */
-    const atomic_int *stop; /* how often the user asked to stop: 1 ends the start, 2 every wait (RESBM_E_CANCELLED); or NULL */
+    const atomic_int *
+        stop; /* how often the user asked to stop: 1 ends the start, 2 every wait (RESBM_E_CANCELLED); or NULL */
 } rb_crew_options;
 
 typedef struct rb_crew {
     rb_crew_options o;
-    int stages;           /* processes: with replicas more than there are stages (run/workers.h) */
-    rb_place *places;     /* (stages) */
+    int stages;       /* processes: with replicas more than there are stages (run/workers.h) */
+    rb_place *places; /* (stages) */
     rb_link *control;
-    rb_child *child;      /* (stages) */
-    char folder[128];     /* of Unix sockets, while stages join; empty with TCP and afterwards */
-    rb_buf manifest;      /* of the snapshot, for stages apart; else empty */
+    rb_child *child;  /* (stages) */
+    char folder[128]; /* of Unix sockets, while stages join; empty with TCP and afterwards */
+    rb_buf manifest;  /* of the snapshot, for stages apart; else empty */
     bool started;
-    char doing[128];      /* for messages: "in step 17" */
-    rb_sign *sign;        /* (stages) of life */
-    char (*about)[96];    /* (stages) "process 4711 on node3", of stages another has started */
-    bool *spoke;          /* (stages) has reported a fault */
-    bool ahead;           /* stages have been told more than one step, and may answer the next before others this one */
+    char doing[128];   /* for messages: "in step 17" */
+    rb_sign *sign;     /* (stages) of life */
+    char (*about)[96]; /* (stages) "process 4711 on node3", of stages another has started */
+    bool *spoke;       /* (stages) has reported a fault */
+    bool ahead; /* stages have been told more than one step, and may answer the next before others this one */
     json_t *early[RB_MAX_STAGES]; /* arrays of answers that came before their time; NULL: none yet */
 } rb_crew;
 
@@ -63,7 +65,8 @@ resbm_status rb_crew_tell(rb_crew *c, json_t *message, rb_err *err);
 /* One answer of type `type` from each stage (or only from stage `only` >= 0) into replies (stages), which the caller
  * drops (rb_crew_drop). A stage that dies, reports a fault, gives no sign of life for pipeline.deadline, or is
  * silent past the deadline: the first fault, with its stage. */
-resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t deadline_ns, json_t **replies, rb_err *err);
+resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t deadline_ns, json_t **replies,
+                            rb_err *err);
 void rb_crew_drop(rb_crew *c, json_t **replies);
 
 #endif

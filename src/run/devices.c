@@ -31,13 +31,16 @@ resbm_status rb_devices_check(const rb_config *c, const char *at, rb_err *err) {
         entry(c->pipeline.device, i, name);
         if (!rb_device_find(name))
             return rb_fail(err, RESBM_E_CONFIG,
-                           "%spipeline.device: there is no device \"%s\"; there are cpu, cuda (cuda:1 is the second GPU), ref "
+                           "%spipeline.device: there is no device \"%s\"; there are cpu, cuda (cuda:1 is the "
+                           "second GPU), ref "
                            "and timed: one for all stages, or one per stage with commas between",
                            at, name);
     }
     if (n == 1 || n == c->pipeline.stages) return RESBM_OK;
-    return rb_fail(err, RESBM_E_CONFIG, "%spipeline.device names %d devices for pipeline.stages = %lld: one for all, or one per stage",
-                   at, n, (long long)c->pipeline.stages);
+    return rb_fail(
+        err, RESBM_E_CONFIG,
+        "%spipeline.device names %d devices for pipeline.stages = %lld: one for all, or one per stage", at, n,
+        (long long)c->pipeline.stages);
 }
 
 bool rb_devices_all_host(const rb_config *c) {

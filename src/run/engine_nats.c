@@ -14,9 +14,9 @@ struct rb_engine_nats {
     const rb_config *cfg;
     const char *program;
     char dir[4096];
-    rb_access access;         /* of the coordinator */
-    rb_access *stage;         /* (stages) */
-    rb_server_user *users;    /* (stages + 1), the coordinator last */
+    rb_access access;      /* of the coordinator */
+    rb_access *stage;      /* (stages) */
+    rb_server_user *users; /* (stages + 1), the coordinator last */
     rb_child server;
 };
 
@@ -25,19 +25,20 @@ static const char *who(void *ctx, int stage) {
     return e->stage[stage].name;
 }
 
-static resbm_status start_stage(void *ctx, int stage, const char *control, uint64_t token, rb_child *out, rb_err *err) {
+static resbm_status start_stage(void *ctx, int stage, const char *control, uint64_t token, rb_child *out,
+                                rb_err *err) {
     rb_engine_nats *e = ctx;
     char *access;
     RB_TRY(rb_access_print(&e->stage[stage], &access, err));
-    resbm_status st = rb_spawn_stage(e->program, e->cfg->pipeline.launcher, control, stage, (int)e->cfg->pipeline.stages, token, access,
-                                     out, err);
+    resbm_status st = rb_spawn_stage(e->program, e->cfg->pipeline.launcher, control, stage,
+                                     (int)e->cfg->pipeline.stages, token, access, out, err);
     explicit_bzero(access, strlen(access));
     free(access);
     return st;
 }
 
-static resbm_status make_user(const rb_carrier_module *m, const char *name, rb_server_role role, const char *url, rb_access *a,
-                              rb_server_user *u, rb_err *err) {
+static resbm_status make_user(const rb_carrier_module *m, const char *name, rb_server_role role,
+                              const char *url, rb_access *a, rb_server_user *u, rb_err *err) {
     *a = (rb_access){.run = "local"};
     *u = (rb_server_user){.role = role};
     snprintf(a->url, sizeof a->url, "%s", url);
@@ -65,11 +66,16 @@ static resbm_status start_server(rb_engine_nats *e, rb_err *err) {
     RB_TRY(rb_free_port("127.0.0.1", &port, err));
     snprintf(url, sizeof url, "nats://127.0.0.1:%d", port);
     RB_TRY(make_users(e, m, url, err));
-    rb_server_config c = {.dir = e->dir, .host = "127.0.0.1", .port = port, .run = "local", .users = e->users,
+    rb_server_config c = {.dir = e->dir,
+                          .host = "127.0.0.1",
+                          .port = port,
+                          .run = "local",
+                          .users = e->users,
                           .user_count = (int)e->cfg->pipeline.stages + 1};
     RB_TRY(rb_server_write(&c, err));
     RB_TRY(rb_server_start(e->program, e->dir, true, &e->server, err));
-    resbm_status st = rb_access_connect(&e->access, rb_now_ns() + 15 * RB_SEC, NULL, NULL, &e->crew.carrier, err);
+    resbm_status st =
+        rb_access_connect(&e->access, rb_now_ns() + 15 * RB_SEC, NULL, NULL, &e->crew.carrier, err);
     rb_children_poll(&e->server, 1);
     if (!st || !e->server.ended) return st;
     char words[400];
@@ -77,8 +83,8 @@ static resbm_status start_server(rb_engine_nats *e, rb_err *err) {
     return rb_fail(err, RESBM_E_PEER, "nats-server ended at once: %s", words);
 }
 
-resbm_status rb_engine_nats_open(const rb_config *cfg, const char *program, const char *dir, rb_engine_nats **out,
-                                 const rb_crew_outside **crew, rb_err *err) {
+resbm_status rb_engine_nats_open(const rb_config *cfg, const char *program, const char *dir,
+                                 rb_engine_nats **out, const rb_crew_outside **crew, rb_err *err) {
     rb_engine_nats *e = calloc(1, sizeof *e);
     size_t n = (size_t)cfg->pipeline.stages;
     *out = e;

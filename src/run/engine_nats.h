@@ -8,8 +8,8 @@
 typedef struct rb_engine_nats rb_engine_nats;
 
 /* dir: of the run; the server's files live in dir/server while the run lasts. *crew is valid until close. */
-resbm_status rb_engine_nats_open(const rb_config *cfg, const char *program, const char *dir, rb_engine_nats **out,
-                                 const rb_crew_outside **crew, rb_err *err);
+resbm_status rb_engine_nats_open(const rb_config *cfg, const char *program, const char *dir,
+                                 rb_engine_nats **out, const rb_crew_outside **crew, rb_err *err);
 void rb_engine_nats_close(rb_engine_nats *e); /* after the crew; NULL is fine */
 
 #endif

@@ -14,7 +14,8 @@ static resbm_status pass(rb_stage *s, bool backward, double *loss, rb_err *err) 
     for (int i = 0; i < s->hosted; i++) rb_seat_clear(&s->seat[i]);
     if (backward) RB_TRY(rb_stage_zero_grads(s->model, s->q, err));
     for (int i = 0; i < s->segments; i++) RB_TRY(h.forward(h.ctx, rb_action_of(RB_ACT_FORWARD, i, 0), err));
-    for (int i = s->segments - 1; backward && i >= 0; i--) RB_TRY(h.backward(h.ctx, rb_action_of(RB_ACT_BACKWARD, i, 0), err));
+    for (int i = s->segments - 1; backward && i >= 0; i--)
+        RB_TRY(h.backward(h.ctx, rb_action_of(RB_ACT_BACKWARD, i, 0), err));
     RB_TRY(rb_queue_sync(s->q, err));
     *loss = s->host_losses[0] / (double)(s->B * s->T);
     return RESBM_OK;
@@ -51,7 +52,8 @@ static resbm_status check(rb_stage *s, rb_gradcheck *out, rb_err *err) {
     RB_TRY(rb_stage_upload_ids(s, 0, err));
     RB_TRY(pass(s, true, &loss, err));
     RB_TRY(square_norm(s, &sumsq, err));
-    double norm = sqrt(sumsq), h = 1e-3; /* f32 losses of many tokens: rounding is 1e-7 of them, curvature goes with h^2 */
+    double norm = sqrt(sumsq),
+           h = 1e-3; /* f32 losses of many tokens: rounding is 1e-7 of them, curvature goes with h^2 */
     if (!(norm > 0)) return rb_fail(err, RESBM_E_NUMERIC, "the gradient's norm is %g", norm);
     RB_TRY(move(s, h / norm, err));
     RB_TRY(pass(s, false, &up, err));
@@ -61,7 +63,8 @@ static resbm_status check(rb_stage *s, rb_gradcheck *out, rb_err *err) {
     out->by_difference = (up - down) / (2 * h);
     out->apart = fabs(out->by_difference - norm) / norm;
     for (int i = 0; i < s->row_count; i++)
-        if (rb_role_trained(s->table.rows[s->rows[i]].role)) out->params += rb_tensor_count(&s->table.rows[s->rows[i]]);
+        if (rb_role_trained(s->table.rows[s->rows[i]].role))
+            out->params += rb_tensor_count(&s->table.rows[s->rows[i]]);
     return RESBM_OK;
 }
 

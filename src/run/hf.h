@@ -33,8 +33,8 @@ typedef struct rb_hf_weights rb_hf_weights;
 resbm_status rb_hf_open(const char *dir, rb_hf_weights **out, rb_err *err);
 void rb_hf_close(rb_hf_weights *w); /* NULL is fine */
 /* RESBM_E_FORMAT: missing, of another shape, or of a type that is no float. Borrowed until close. */
-resbm_status rb_hf_find(const rb_hf_weights *w, const char *name, int rank, const int64_t *shape, const rb_tensor_in **out,
-                        rb_err *err);
+resbm_status rb_hf_find(const rb_hf_weights *w, const char *name, int rank, const int64_t *shape,
+                        const rb_tensor_in **out, rb_err *err);
 /* A name of the folder that is not among the n given (sorted by strcmp), rotary frequencies aside; NULL: none. */
 const char *rb_hf_stranger(const rb_hf_weights *w, const char *const *names, int n);
 /* Elements [from, from + n) of a float tensor as f32. */
@@ -54,15 +54,15 @@ typedef struct rb_hf_import {
     const char *at;                  /* "4,8": boundaries before these layers; NULL: four segments alike */
     const char *const *set;          /* (sets) overrides section.key=value, on top of all */
     int sets;
-    const char *program;             /* the resbm program, to measure and calibrate with */
-    int calibrate;                   /* steps without learning in which the codec's steps find their sizes */
+    const char *program; /* the resbm program, to measure and calibrate with */
+    int calibrate;       /* steps without learning in which the codec's steps find their sizes */
     void (*note)(void *ctx, const char *line);
     void *ctx;
 } rb_hf_import;
 /* Blocks while it measures. out must not hold a run. */
 resbm_status rb_hf_import_run(const rb_hf_import *o, rb_err *err);
 /* run: a run's folder or a step-N. out is made; an export in it is replaced. bf16: weights take 2 bytes. */
-resbm_status rb_hf_export_run(const char *run, const char *out, bool bf16, void (*note)(void *ctx, const char *line), void *ctx,
-                              rb_err *err);
+resbm_status rb_hf_export_run(const char *run, const char *out, bool bf16,
+                              void (*note)(void *ctx, const char *line), void *ctx, rb_err *err);
 
 #endif

@@ -13,7 +13,8 @@ typedef struct export {
     rb_checkpoint *k;
     char folder[PATH_MAX];
     bool plain, bf16;
-} export;
+}
+export;
 
 /* Learned steps and the like keep all their bits. */
 static bool rounds(const export *x, const rb_tensor *t) {
@@ -42,7 +43,8 @@ static resbm_status add(const export *x, const rb_tensor *t, rb_tensor_out *out,
 
 /* Error feedback belongs to training; what follows from the seed is made again. */
 static bool left_out(const export *x, const rb_tensor *t) {
-    return t->like || t->role == RB_ROLE_STATE || (x->plain && t->part != RB_PART_SEGMENT) || strstr(t->name, ".aux.");
+    return t->like || t->role == RB_ROLE_STATE || (x->plain && t->part != RB_PART_SEGMENT) ||
+           strstr(t->name, ".aux.");
 }
 
 static resbm_status write_weights(const export *x, const char *out, rb_err *err) {
@@ -51,7 +53,8 @@ static resbm_status write_weights(const export *x, const char *out, rb_err *err)
     rb_tensor_out *t = calloc((size_t)x->table.count + 1, sizeof *t);
     if (!t) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d tensors", x->table.count);
     resbm_status st = snprintf(path, sizeof path, "%s/model.safetensors", out) < PATH_MAX
-                          ? RESBM_OK : rb_fail(err, RESBM_E_ARG, "path too long: %.200s", out);
+                          ? RESBM_OK
+                          : rb_fail(err, RESBM_E_ARG, "path too long: %.200s", out);
     for (int i = 0; i < x->table.count && !st; i++)
         if (!left_out(x, &x->table.rows[i])) st = add(x, &x->table.rows[i], &t[n++], err);
     if (!st) st = rb_safetensors_write(path, t, n, NULL, err);
@@ -61,7 +64,8 @@ static resbm_status write_weights(const export *x, const char *out, rb_err *err)
 
 static resbm_status write_text(const char *out, const char *name, const char *text, rb_err *err) {
     char path[PATH_MAX];
-    if (snprintf(path, sizeof path, "%s/%s", out, name) >= PATH_MAX) return rb_fail(err, RESBM_E_ARG, "path too long: %.200s", out);
+    if (snprintf(path, sizeof path, "%s/%s", out, name) >= PATH_MAX)
+        return rb_fail(err, RESBM_E_ARG, "path too long: %.200s", out);
     return rb_write_file_atomic(path, text, strlen(text), err);
 }
 
@@ -78,14 +82,16 @@ static resbm_status write_config(const export *x, const char *out, rb_err *err) 
     if (!st && !x->plain)
         st = write_text(out, "modeling_resbm.py",
                         "\"\"\"For trust_remote_code; `import resbm.hf` does the same without.\"\"\"\n"
-                        "from resbm.hf import ResbmConfig, ResbmForCausalLM  # noqa: F401\n", err);
+                        "from resbm.hf import ResbmConfig, ResbmForCausalLM  # noqa: F401\n",
+                        err);
     free(text);
     rb_buf_free(&yaml);
     return st;
 }
 
 /* From the run's folder, else from where its tokenizer lies. */
-static resbm_status carry_tokenizer(const export *x, const char *out, void (*note)(void *, const char *), void *ctx, rb_err *err) {
+static resbm_status carry_tokenizer(const export *x, const char *out, void (*note)(void *, const char *),
+                                    void *ctx, rb_err *err) {
     char dir[PATH_MAX];
     int n = 0;
     if (!strcmp(x->c->data.tokenizer, "bytes")) return rb_hf_write_bytes_tokenizer(out, err);
@@ -98,11 +104,14 @@ static resbm_status carry_tokenizer(const export *x, const char *out, void (*not
             snprintf(dir, sizeof dir, ".");
         RB_TRY(rb_hf_copy_files(dir, out, &n, err));
     }
-    if (!n) note(ctx, "no files of a tokenizer were found beside the run or its data.tokenizer: put them there yourself");
+    if (!n)
+        note(ctx, "no files of a tokenizer were found beside the run or its data.tokenizer: put them there "
+                  "yourself");
     return RESBM_OK;
 }
 
-static resbm_status run(export *x, const char *out, void (*note)(void *, const char *), void *ctx, rb_err *err) {
+static resbm_status run(export *x, const char *out, void (*note)(void *, const char *), void *ctx,
+                        rb_err *err) {
     char text[PATH_MAX + 200];
     RB_TRY(rb_config_validate(x->c, err));
     RB_TRY(rb_tensor_table_build(&x->c->model, &x->c->boundary, &x->table, err));
@@ -119,8 +128,8 @@ static resbm_status run(export *x, const char *out, void (*note)(void *, const c
     return RESBM_OK;
 }
 
-resbm_status rb_hf_export_run(const char *from, const char *out, bool bf16, void (*note)(void *ctx, const char *line), void *ctx,
-                              rb_err *err) {
+resbm_status rb_hf_export_run(const char *from, const char *out, bool bf16,
+                              void (*note)(void *ctx, const char *line), void *ctx, rb_err *err) {
     export x = {.c = calloc(1, sizeof *x.c), .bf16 = bf16};
     rb_buf notes = {0};
     resbm_status st = x.c ? rb_checkpoint_config(from, x.c, x.folder, &notes, err)

@@ -9,8 +9,10 @@
 enum { FILE_LIMIT = 256 << 20 };
 
 static const char *const carried[] = {
-    "tokenizer.json",     "tokenizer.model",         "tokenizer_config.json", "special_tokens_map.json", "vocab.json",
-    "merges.txt",         "added_tokens.json",       "chat_template.jinja",   "chat_template.json",      "generation_config.json"};
+    "tokenizer.json",          "tokenizer.model",     "tokenizer_config.json",
+    "special_tokens_map.json", "vocab.json",          "merges.txt",
+    "added_tokens.json",       "chat_template.jinja", "chat_template.json",
+    "generation_config.json"};
 
 static resbm_status copy(const char *from, const char *to, rb_err *err) {
     rb_buf b = {0};
@@ -24,7 +26,8 @@ resbm_status rb_hf_copy_files(const char *from, const char *to, int *count, rb_e
     char a[PATH_MAX], b[PATH_MAX];
     *count = 0;
     for (size_t i = 0; i < sizeof carried / sizeof *carried; i++) {
-        if (snprintf(a, sizeof a, "%s/%s", from, carried[i]) >= PATH_MAX || snprintf(b, sizeof b, "%s/%s", to, carried[i]) >= PATH_MAX)
+        if (snprintf(a, sizeof a, "%s/%s", from, carried[i]) >= PATH_MAX ||
+            snprintf(b, sizeof b, "%s/%s", to, carried[i]) >= PATH_MAX)
             return rb_fail(err, RESBM_E_ARG, "path too long: %.200s", from);
         if (access(a, R_OK)) continue;
         RB_TRY(copy(a, b, err));
@@ -67,13 +70,17 @@ static resbm_status write_json(const char *dir, const char *name, json_t *j, rb_
 }
 
 resbm_status rb_hf_write_bytes_tokenizer(const char *to, rb_err *err) {
-    json_t *level = json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1, "use_regex", 0);
-    json_t *model = json_pack("{s:s, s:n, s:n, s:n, s:n, s:b, s:b, s:b, s:o, s:[]}", "type", "BPE", "dropout", "unk_token",
-                              "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", 0, "byte_fallback", 0,
-                              "ignore_merges", 0, "vocab", bytes_vocab(), "merges");
-    json_t *t = json_pack("{s:s, s:n, s:n, s:[], s:n, s:O, s:n, s:o, s:o}", "version", "1.0", "truncation", "padding",
-                          "added_tokens", "normalizer", "pre_tokenizer", level, "post_processor", "decoder", level, "model", model);
+    json_t *level = json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0,
+                              "trim_offsets", 1, "use_regex", 0);
+    json_t *model = json_pack("{s:s, s:n, s:n, s:n, s:n, s:b, s:b, s:b, s:o, s:[]}", "type", "BPE", "dropout",
+                              "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", 0,
+                              "byte_fallback", 0, "ignore_merges", 0, "vocab", bytes_vocab(), "merges");
+    json_t *t = json_pack("{s:s, s:n, s:n, s:[], s:n, s:O, s:n, s:o, s:o}", "version", "1.0", "truncation",
+                          "padding", "added_tokens", "normalizer", "pre_tokenizer", level, "post_processor",
+                          "decoder", level, "model", model);
     RB_TRY(write_json(to, "tokenizer.json", t, err));
     return write_json(to, "tokenizer_config.json",
-                      json_pack("{s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast", "clean_up_tokenization_spaces", 0), err);
+                      json_pack("{s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast",
+                                "clean_up_tokenization_spaces", 0),
+                      err);
 }

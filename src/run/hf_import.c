@@ -42,7 +42,8 @@ static void note(const import *im, const char *fmt, ...) {
 static resbm_status read_json(const char *dir, json_t **out, char path[PATH_MAX], rb_err *err) {
     rb_buf text = {0};
     json_error_t why;
-    if (snprintf(path, PATH_MAX, "%s/config.json", dir) >= PATH_MAX) return rb_fail(err, RESBM_E_ARG, "path too long: %.200s", dir);
+    if (snprintf(path, PATH_MAX, "%s/config.json", dir) >= PATH_MAX)
+        return rb_fail(err, RESBM_E_ARG, "path too long: %.200s", dir);
     RB_TRY(rb_read_file(path, JSON_LIMIT, &text, err));
     *out = json_loadb(text.data, text.len, 0, &why);
     rb_buf_free(&text);
@@ -76,8 +77,11 @@ static resbm_status untie(import *im, rb_err *err) {
     rb_config *c = im->c;
     im->untied = c->model.tied && c->model.segments > 1;
     if (!im->untied) return RESBM_OK;
-    note(im, "the head was tied to the embedding: with %lld segments it is a copy of it, and trains apart (%.1f million "
-             "parameters more)", (long long)c->model.segments, (double)(c->model.vocab * c->model.d) / 1e6);
+    note(im,
+         "the head was tied to the embedding: with %lld segments it is a copy of it, and trains apart (%.1f "
+         "million "
+         "parameters more)",
+         (long long)c->model.segments, (double)(c->model.vocab * c->model.d) / 1e6);
     return rb_config_override(c, "model.tied=false", err);
 }
 
@@ -105,7 +109,8 @@ static resbm_status cut(rb_config *c, const char *at, rb_err *err) {
         int64_t layer = strtoll(p, &end, 10);
         if (end == p || (*end && *end != ',') || layer <= last || layer >= c->model.layers) {
             rb_buf_free(&text);
-            return rb_fail(err, RESBM_E_CONFIG, "--at %s: ascending layers from 1 to %lld, as 4,8", at, (long long)c->model.layers - 1);
+            return rb_fail(err, RESBM_E_CONFIG, "--at %s: ascending layers from 1 to %lld, as 4,8", at,
+                           (long long)c->model.layers - 1);
         }
         rb_buf_printf(&text, "%lld, ", (long long)(layer - last));
         last = layer;
@@ -120,7 +125,8 @@ static resbm_status cut(rb_config *c, const char *at, rb_err *err) {
 
 static bool anneals(const rb_config *c) {
     const char *kind = c->boundary.kind;
-    return !strcmp(kind, "linear") || (!strcmp(kind, "residual") && c->boundary.identity != RB_IDENTITY_SPLIT);
+    return !strcmp(kind, "linear") ||
+           (!strcmp(kind, "residual") && c->boundary.identity != RB_IDENTITY_SPLIT);
 }
 
 static resbm_status configure(import *im, rb_err *err) {
@@ -134,7 +140,8 @@ static resbm_status configure(import *im, rb_err *err) {
     resbm_status st = rb_hf_read_config(j, path, c, err);
     json_decref(j);
     RB_TRY(st);
-    if (!im->o->config) c->model.segments = c->model.layers < 4 ? c->model.layers : 4, c->pipeline.stages = c->model.segments;
+    if (!im->o->config)
+        c->model.segments = c->model.layers < 4 ? c->model.layers : 4, c->pipeline.stages = c->model.segments;
     if (im->o->at) RB_TRY(cut(c, im->o->at, err));
     RB_TRY(tokenizer_of(im, err));
     for (int i = 0; i < im->o->sets; i++) RB_TRY(rb_config_override(c, im->o->set[i], err));
@@ -189,14 +196,16 @@ static bool ends_in(const char *name, const char *tail) {
 static bool begins_at_zero(const import *im, const rb_tensor *t) {
     bool residual = !strcmp(im->c->boundary.kind, "residual"), two = im->c->boundary.hidden > 0;
     if (!im->warm || t->part == RB_PART_SEGMENT || strstr(t->name, ".aux.")) return false;
-    if (ends_in(t->name, ".offset") || ends_in(t->name, ".trunk.up.weight") || ends_in(t->name, ".tokens.embed_tokens.weight"))
+    if (ends_in(t->name, ".offset") || ends_in(t->name, ".trunk.up.weight") ||
+        ends_in(t->name, ".tokens.embed_tokens.weight"))
         return true;
     if (!residual || strstr(t->name, ".trunk.")) return false;
     return ends_in(t->name, two ? "coder.fc2.weight" : "coder.fc1.weight");
 }
 
 static bool begins_as_identity(const import *im, const rb_tensor *t) {
-    return t->values == RB_VALUES_IDENTITY || (im->warm && !strcmp(im->c->boundary.kind, "linear") && ends_in(t->name, "coder.fc1.weight"));
+    return t->values == RB_VALUES_IDENTITY ||
+           (im->warm && !strcmp(im->c->boundary.kind, "linear") && ends_in(t->name, "coder.fc1.weight"));
 }
 
 /* Values of a row that no checkpoint has, freed by the caller; NULL for zeros. */
@@ -212,7 +221,8 @@ static resbm_status make_values(const import *im, int row, float **out, rb_err *
     } else if (begins_as_identity(im, t)) {
         for (int64_t i = 0; i < t->shape[0] && i < t->shape[1]; i++) v[i * t->shape[1] + i] = 1;
     } else if (t->init_std > 0) {
-        rb_normal_fill(rb_mix64(im->c->train.seed, rb_hash64(t->name, strlen(t->name))), v, n, t->init_mean, t->init_std);
+        rb_normal_fill(rb_mix64(im->c->train.seed, rb_hash64(t->name, strlen(t->name))), v, n, t->init_mean,
+                       t->init_std);
     } else {
         for (int64_t i = 0; i < n; i++) v[i] = t->init_mean;
     }
@@ -245,15 +255,18 @@ static resbm_status write_part(const import *im, const char *tmp, int first, rb_
     rb_tensor_out *out = calloc((size_t)most, sizeof *out);
     source *src = calloc((size_t)most, sizeof *src);
     float **made = calloc((size_t)most, sizeof *made);
-    resbm_status st = out && src && made ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for a checkpoint");
+    resbm_status st =
+        out && src && made ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for a checkpoint");
     for (int i = first; i < most && !st; i++) {
         const rb_tensor *t = &im->table.rows[i];
         if (!same_part(t, of) || t->like) continue;
         st = find_source(im, i, &src[n], &made[n], err);
-        out[n] = (rb_tensor_out){.name = t->name, .dtype = RB_F32, .rank = t->rank, .read = read_values, .ctx = &src[n]};
+        out[n] = (rb_tensor_out){
+            .name = t->name, .dtype = RB_F32, .rank = t->rank, .read = read_values, .ctx = &src[n]};
         memcpy(out[n++].shape, t->shape, sizeof t->shape);
     }
-    rb_checkpoint_part_name(name, of->part == RB_PART_SEGMENT ? "segment" : "boundary", of->part_index, sides[of->part], false);
+    rb_checkpoint_part_name(name, of->part == RB_PART_SEGMENT ? "segment" : "boundary", of->part_index,
+                            sides[of->part], false);
     if (!st && n) st = rb_checkpoint_write_part(tmp, name, out, n, &m->files[m->file_count++], err);
     for (int i = 0; i < n && made; i++) free(made[i]);
     free(made);
@@ -276,8 +289,11 @@ static resbm_status write_run(const import *im, const rb_config *c, const char *
     char tmp[PATH_MAX];
     rb_buf yaml = {0};
     rb_config_print(c, &yaml);
-    rb_manifest m = {.seed = (int64_t)c->train.seed, .config = yaml.data, .files = calloc((size_t)im->table.count + 1, sizeof *m.files)};
-    resbm_status st = m.files ? rb_buf_status(&yaml, err) : rb_fail(err, RESBM_E_MEMORY, "no memory for a manifest");
+    rb_manifest m = {.seed = (int64_t)c->train.seed,
+                     .config = yaml.data,
+                     .files = calloc((size_t)im->table.count + 1, sizeof *m.files)};
+    resbm_status st =
+        m.files ? rb_buf_status(&yaml, err) : rb_fail(err, RESBM_E_MEMORY, "no memory for a manifest");
     if (!st) st = rb_checkpoint_begin(dir, 0, tmp, err);
     if (!st) st = write_parts(im, tmp, &m, err);
     if (!st) st = rb_checkpoint_commit(dir, &m, 1, err);
@@ -290,7 +306,8 @@ static resbm_status write_run(const import *im, const rb_config *c, const char *
 
 /* ---- what the boundaries cost, and the sizes of the codec's steps */
 
-static resbm_status measure(const import *im, const rb_config *c, const char *folder, double *loss, rb_err *err) {
+static resbm_status measure(const import *im, const rb_config *c, const char *folder, double *loss,
+                            rb_err *err) {
     rb_eval_result r;
     rb_config *e = malloc(sizeof *e);
     if (!e) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
@@ -309,8 +326,9 @@ static resbm_status measure_whole(const import *im, const char *folder, double *
     rb_config *e = malloc(sizeof *e);
     if (!e) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
     *e = *im->c;
-    static const char *const set[] = {"kind=none", "ratio=1", "anneal_from=none", "codec_fwd=f32", "codec_bwd=f32", "scale_fwd=token",
-                                      "tokens=none", "offset=none", "aux=none", "feedback=none"};
+    static const char *const set[] = {"kind=none",     "ratio=1",         "anneal_from=none", "codec_fwd=f32",
+                                      "codec_bwd=f32", "scale_fwd=token", "tokens=none",      "offset=none",
+                                      "aux=none",      "feedback=none"};
     char text[64];
     resbm_status st = RESBM_OK;
     for (size_t i = 0; i < sizeof set / sizeof *set && !st; i++) {
@@ -338,9 +356,11 @@ static resbm_status no_spans(void *ctx, int stage, const rb_stage_span *span, in
 /* Rates of zero, and latents of the width of the start. */
 static resbm_status still(rb_config *c, int steps, rb_err *err) {
     char text[64];
-    static const char *const set[] = {"optim.kind=adamw", "optim.lr=0", "optim.adamw_lr=0", "optim.weight_decay=0", "optim.warmup=0",
-                                      "optim.schedule=constant", "boundary.anneal_from=none", "boundary.aux=none",
-                                      "train.eval_every=0", "train.checkpoint_every=0", "data.val=", "train.max_seconds=0"};
+    static const char *const set[] = {
+        "optim.kind=adamw",          "optim.lr=0",        "optim.adamw_lr=0",
+        "optim.weight_decay=0",      "optim.warmup=0",    "optim.schedule=constant",
+        "boundary.anneal_from=none", "boundary.aux=none", "train.eval_every=0",
+        "train.checkpoint_every=0",  "data.val=",         "train.max_seconds=0"};
     if (c->boundary.anneal_from) {
         snprintf(text, sizeof text, "boundary.ratio=%lld", (long long)c->boundary.anneal_from);
         RB_TRY(rb_config_override(c, text, err));
@@ -363,7 +383,8 @@ static resbm_status take_steps(import *im, const char *folder, rb_err *err) {
         if (t->role != RB_ROLE_STEP) continue;
         size_t bytes = (size_t)rb_tensor_count(t) * sizeof(float);
         st = rb_checkpoint_bytes(k, t->name, RB_F32, t->rank, t->shape, &from, err);
-        if (!st && !(im->steps[i] = malloc(bytes))) st = rb_fail(err, RESBM_E_MEMORY, "no memory for learned steps");
+        if (!st && !(im->steps[i] = malloc(bytes)))
+            st = rb_fail(err, RESBM_E_MEMORY, "no memory for learned steps");
         if (!st) memcpy(im->steps[i], from, bytes);
     }
     rb_checkpoint_close(k);
@@ -389,7 +410,11 @@ static resbm_status calibrate(import *im, rb_err *err) {
     }
     if (!st) st = rb_make_dirs(dir, err);
     if (!st) st = write_run(im, c, dir, err);
-    rb_train_options o = {.cfg = c, .dir = dir, .program = im->o->program, .resume = true, .throwaway = true,
+    rb_train_options o = {.cfg = c,
+                          .dir = dir,
+                          .program = im->o->program,
+                          .resume = true,
+                          .throwaway = true,
                           .hooks = {.ready = ready, .step = stepped, .spans = no_spans}};
     if (!st) st = rb_train(&o, sum, err);
     if (!st) st = rb_checkpoint_path(dir, im->o->calibrate, folder, err);
@@ -417,11 +442,11 @@ static resbm_status report(const import *im, const char *folder, rb_err *err) {
     note(im, "loss without boundaries %.6f (perplexity %.4g)", whole, exp(whole));
     if (c->model.segments == 1) return RESBM_OK;
     RB_TRY(measure(im, c, folder, &cut, err));
-    note(im, "loss with %lld boundaries (%s, ratio %lld, %s) %.6f (%+.6f)", (long long)c->model.segments - 1, c->boundary.kind,
-         (long long)(c->model.d / c->boundary.k), c->boundary.codec_fwd, cut, cut - whole);
+    note(im, "loss with %lld boundaries (%s, ratio %lld, %s) %.6f (%+.6f)", (long long)c->model.segments - 1,
+         c->boundary.kind, (long long)(c->model.d / c->boundary.k), c->boundary.codec_fwd, cut, cut - whole);
     if (c->boundary.anneal_from)
-        note(im, "the ratio narrows to %lld over the first %g of %lld steps", (long long)c->boundary.ratio, c->train.anneal_until,
-             (long long)c->train.steps);
+        note(im, "the ratio narrows to %lld over the first %g of %lld steps", (long long)c->boundary.ratio,
+             c->train.anneal_until, (long long)c->train.steps);
     return RESBM_OK;
 }
 
@@ -448,8 +473,10 @@ static resbm_status check_names(const import *im, rb_err *err) {
     const char *stranger = st ? NULL : rb_hf_stranger(im->w, names, n);
     free(names);
     if (!stranger) return st;
-    return rb_fail(err, RESBM_E_CONFIG, "%s has a tensor %s, which this program's model has not: it would be left out, and the "
-                                        "model be another one", im->o->from, stranger);
+    return rb_fail(err, RESBM_E_CONFIG,
+                   "%s has a tensor %s, which this program's model has not: it would be left out, and the "
+                   "model be another one",
+                   im->o->from, stranger);
 }
 
 static resbm_status write_config_file(const import *im, rb_err *err) {
@@ -470,12 +497,15 @@ static resbm_status run(import *im, rb_err *err) {
     RB_TRY(rb_hf_open(im->o->from, &im->w, err));
     RB_TRY(check_names(im, err));
     im->warm = starts_warm(im->c);
-    if (!im->warm) note(im, "these boundaries cannot begin as nothing: the model starts with their initial weights between its layers");
+    if (!im->warm)
+        note(im, "these boundaries cannot begin as nothing: the model starts with their initial weights "
+                 "between its layers");
     if (learns_steps(im) && im->o->calibrate > 0) {
         if (*im->c->data.train)
             RB_TRY(calibrate(im, err));
         else
-            note(im, "no data.train: the codec's steps start at the size of fresh weights, and find theirs in training");
+            note(im, "no data.train: the codec's steps start at the size of fresh weights, and find theirs "
+                     "in training");
     }
     RB_TRY(write_run(im, im->c, im->o->out, err));
     RB_TRY(write_config_file(im, err));
@@ -489,13 +519,15 @@ static resbm_status prepare_folder(const rb_hf_import *o, rb_err *err) {
     RB_TRY(rb_make_dirs(o->out, err));
     RB_TRY(rb_checkpoint_find_latest(o->out, &step, NULL, err));
     if (step >= 0)
-        return rb_fail(err, RESBM_E_STATE, "%s already holds a run (step %lld): choose another folder", o->out, (long long)step);
+        return rb_fail(err, RESBM_E_STATE, "%s already holds a run (step %lld): choose another folder",
+                       o->out, (long long)step);
     return rb_hf_copy_files(o->from, o->out, &files, err);
 }
 
 resbm_status rb_hf_import_run(const rb_hf_import *o, rb_err *err) {
-    import im = {.o = o, .c = calloc(1, sizeof *im.c)};
-    resbm_status st = im.c ? prepare_folder(o, err) : rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
+import im = {.o = o, .c = calloc(1, sizeof * im.c) };
+    resbm_status st =
+        im.c ? prepare_folder(o, err) : rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
     if (!st) st = run(&im, err);
     for (int i = 0; im.steps && i < im.table.count; i++) free(im.steps[i]);
     free(im.steps);

@@ -40,10 +40,12 @@ static resbm_status add_file(rb_hf_weights *w, const char *name, rb_err *err) {
     for (int i = 0; i < w->files; i++)
         if (!strcmp(w->name[i], name)) return RESBM_OK;
     if (strchr(name, '/') || !*name || w->files == MAX_SHARDS)
-        return rb_fail(err, RESBM_E_FORMAT, "%s: its index names the file \"%.100s\", number %d", w->dir, name, w->files);
+        return rb_fail(err, RESBM_E_FORMAT, "%s: its index names the file \"%.100s\", number %d", w->dir,
+                       name, w->files);
     char **names = realloc(w->name, ((size_t)w->files + 1) * sizeof *names);
     if (names) w->name = names;
-    if (!names || !(names[w->files] = strdup(name))) return rb_fail(err, RESBM_E_MEMORY, "no memory to open %s", w->dir);
+    if (!names || !(names[w->files] = strdup(name)))
+        return rb_fail(err, RESBM_E_MEMORY, "no memory to open %s", w->dir);
     w->files++;
     return RESBM_OK;
 }
@@ -62,21 +64,24 @@ static resbm_status read_index(rb_hf_weights *w, rb_err *err) {
     if (!json_is_object(json_object_get(j, "weight_map")))
         st = rb_fail(err, RESBM_E_FORMAT, "%s: no JSON with a weight_map", path);
     json_object_foreach(json_object_get(j, "weight_map"), tensor, v) {
-        if (!st) st = json_is_string(v) ? add_file(w, json_string_value(v), err)
-                                        : rb_fail(err, RESBM_E_FORMAT, "%s: %.100s has no file", path, tensor);
+        if (!st)
+            st = json_is_string(v) ? add_file(w, json_string_value(v), err)
+                                   : rb_fail(err, RESBM_E_FORMAT, "%s: %.100s has no file", path, tensor);
     }
     json_decref(j);
     return st;
 }
 
 static resbm_status nothing_here(const char *dir, rb_err *err) {
-    const char *why = is_there(dir, "pytorch_model.bin") || is_there(dir, "pytorch_model.bin.index.json")
-                          ? ": it has pytorch_model.bin, which this program does not read; save it again with transformers "
-                            "(model.save_pretrained), which writes safetensors"
-                      : is_there(dir, "adapter_config.json")
-                          ? ": it is an adapter; merge it into its model first (peft's merge_and_unload)"
-                          : ": give the folder of a Hugging Face checkpoint";
-    return rb_fail(err, RESBM_E_IO, "%s holds no model.safetensors and no model.safetensors.index.json%s", dir, why);
+    const char *why =
+        is_there(dir, "pytorch_model.bin") || is_there(dir, "pytorch_model.bin.index.json")
+            ? ": it has pytorch_model.bin, which this program does not read; save it again with transformers "
+              "(model.save_pretrained), which writes safetensors"
+        : is_there(dir, "adapter_config.json")
+            ? ": it is an adapter; merge it into its model first (peft's merge_and_unload)"
+            : ": give the folder of a Hugging Face checkpoint";
+    return rb_fail(err, RESBM_E_IO, "%s holds no model.safetensors and no model.safetensors.index.json%s",
+                   dir, why);
 }
 
 static resbm_status open_files(rb_hf_weights *w, rb_err *err) {
@@ -92,11 +97,13 @@ static resbm_status open_files(rb_hf_weights *w, rb_err *err) {
     if (!w->index) return rb_fail(err, RESBM_E_MEMORY, "no memory to open %s", w->dir);
     int n = 0;
     for (int i = 0; i < w->files; i++)
-        for (int j = 0; j < rb_safetensors_count(w->file[i]); j++) w->index[n++].tensor = rb_safetensors_at(w->file[i], j);
+        for (int j = 0; j < rb_safetensors_count(w->file[i]); j++)
+            w->index[n++].tensor = rb_safetensors_at(w->file[i], j);
     qsort(w->index, (size_t)n, sizeof *w->index, by_name);
     for (int i = 1; i < n; i++)
         if (!by_name(&w->index[i - 1], &w->index[i]))
-            return rb_fail(err, RESBM_E_FORMAT, "%s: tensor %s stands in two of its files", w->dir, w->index[i].tensor->name);
+            return rb_fail(err, RESBM_E_FORMAT, "%s: tensor %s stands in two of its files", w->dir,
+                           w->index[i].tensor->name);
     return RESBM_OK;
 }
 
@@ -132,8 +139,8 @@ static bool is_float(rb_dtype t) {
     return t == RB_F32 || t == RB_BF16 || t == RB_F64;
 }
 
-resbm_status rb_hf_find(const rb_hf_weights *w, const char *name, int rank, const int64_t *shape, const rb_tensor_in **out,
-                        rb_err *err) {
+resbm_status rb_hf_find(const rb_hf_weights *w, const char *name, int rank, const int64_t *shape,
+                        const rb_tensor_in **out, rb_err *err) {
     rb_tensor_in key = {.name = name};
     entry want = {&key};
     const entry *e = bsearch(&want, w->index, (size_t)w->count, sizeof *w->index, by_name);
@@ -142,11 +149,13 @@ resbm_status rb_hf_find(const rb_hf_weights *w, const char *name, int rank, cons
     bool same = t->rank == rank;
     for (int i = 0; same && i < rank; i++) same = t->shape[i] == shape[i];
     if (!same)
-        return rb_fail(err, RESBM_E_FORMAT, "%s: %s has %d dimensions [%lld, %lld], its config.json makes that %d [%lld, %lld]",
-                       w->dir, name, t->rank, (long long)t->shape[0], (long long)t->shape[1], rank, (long long)shape[0],
-                       (long long)(rank > 1 ? shape[1] : 1));
+        return rb_fail(err, RESBM_E_FORMAT,
+                       "%s: %s has %d dimensions [%lld, %lld], its config.json makes that %d [%lld, %lld]",
+                       w->dir, name, t->rank, (long long)t->shape[0], (long long)t->shape[1], rank,
+                       (long long)shape[0], (long long)(rank > 1 ? shape[1] : 1));
     if (is_float(t->dtype)) return RESBM_OK;
-    return rb_fail(err, RESBM_E_FORMAT, "%s: %s holds no floats: the weights are quantised; take the checkpoint in bf16 or f32",
+    return rb_fail(err, RESBM_E_FORMAT,
+                   "%s: %s holds no floats: the weights are quantised; take the checkpoint in bf16 or f32",
                    w->dir, name);
 }
 
@@ -191,8 +200,12 @@ void rb_hf_values(const rb_tensor_in *t, int64_t from, int64_t n, float *out) {
     for (int64_t i = 0; i < n; i++) {
         double d;
         switch (t->dtype) {
-        case RB_F32: memcpy(&out[i], p + 4 * i, 4); break;
-        case RB_BF16: out[i] = t->f16 ? half(rb_get16(p + 2 * i)) : rb_bf16_to_f32(rb_get16(p + 2 * i)); break;
+        case RB_F32:
+            memcpy(&out[i], p + 4 * i, 4);
+            break;
+        case RB_BF16:
+            out[i] = t->f16 ? half(rb_get16(p + 2 * i)) : rb_bf16_to_f32(rb_get16(p + 2 * i));
+            break;
         default:
             memcpy(&d, p + 8 * i, 8);
             out[i] = (float)d;

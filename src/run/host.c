@@ -46,7 +46,8 @@ static resbm_status measure_stages(rb_host *h, rb_err *err) {
             if (rb_stage_of(c, i) == s) host[hosted++] = i;
         RB_TRY(rb_measure_stage(c, host, hosted, false, &need, slot, err));
         h->need[s] = (double)(need.weights + need.gradients + need.optimizer + need.working) + 64e6;
-        int64_t alive = c->pipeline.stages < c->train.microbatches ? c->pipeline.stages : c->train.microbatches;
+        int64_t alive =
+            c->pipeline.stages < c->train.microbatches ? c->pipeline.stages : c->train.microbatches;
         for (int i = 0; i < hosted; i++) h->need[s] += (double)slot[i] * (double)alive;
     }
     return RESBM_OK;
@@ -62,8 +63,12 @@ static resbm_status read_server(rb_host *h, rb_err *err) {
     rb_buf_free(&text);
     const char *host = json_string_value(json_object_get(j, "host"));
     snprintf(h->listens, sizeof h->listens, "%s", host ? host : "");
-    h->server = (rb_server_config){.dir = h->server_dir, .host = h->listens, .port = (int)json_integer_value(json_object_get(j, "port")),
-                                   .run = h->access.run, .tls = true, .store = true};
+    h->server = (rb_server_config){.dir = h->server_dir,
+                                   .host = h->listens,
+                                   .port = (int)json_integer_value(json_object_get(j, "port")),
+                                   .run = h->access.run,
+                                   .tls = true,
+                                   .store = true};
     json_decref(j);
     RB_TRY(rb_host_read_access(h->server_dir, "invited.json", &invited, err));
     const rb_carrier_module *m;
@@ -78,7 +83,9 @@ static resbm_status read_server(rb_host *h, rb_err *err) {
     return st;
 }
 
-static void on_note(void *ctx, const char *text) { rb_host_note(ctx, "%s", text); }
+static void on_note(void *ctx, const char *text) {
+    rb_host_note(ctx, "%s", text);
+}
 
 static resbm_status open_host(rb_host *h, rb_err *err) {
     char path[PATH_MAX];
@@ -109,7 +116,8 @@ static const char *who(void *ctx, int stage) {
     return h->member[h->seat[stage]].name;
 }
 
-static resbm_status start_stage(void *ctx, int stage, const char *control, uint64_t token, rb_child *out, rb_err *err) {
+static resbm_status start_stage(void *ctx, int stage, const char *control, uint64_t token, rb_child *out,
+                                rb_err *err) {
     rb_host *h = ctx;
     (void)err;
     *out = (rb_child){0};
@@ -178,11 +186,27 @@ static resbm_status try_once(rb_host *h, bool first, rb_train_summary *sum, rb_e
     RB_TRY(rb_record_open(h->cfg, h->dir, h->out, !first, &a.rec, err));
     a.to = rb_record_hooks(a.rec);
     rb_checkpoint_find_latest(h->dir, &step, NULL, &late);
-    rb_crew_outside crew = {.ctx = h, .carrier = h->carrier, .self = h->access.name, .who = who, .start = start_stage, .lost = rb_host_lost,
+    rb_crew_outside crew = {.ctx = h,
+                            .carrier = h->carrier,
+                            .self = h->access.name,
+                            .who = who,
+                            .start = start_stage,
+                            .lost = rb_host_lost,
                             .apart = true};
-    rb_train_options o = {.cfg = h->cfg, .dir = h->dir, .program = h->program, .resume = step >= 0, .least_epoch = h->epoch,
-                          .outside = &crew, .stop = &h->stop, .throwaway = true,
-                          .hooks = {.ctx = &a, .ready = on_ready, .step = on_step, .note = on_text, .spans = on_spans, .commit = on_commit,
+    rb_train_options o = {.cfg = h->cfg,
+                          .dir = h->dir,
+                          .program = h->program,
+                          .resume = step >= 0,
+                          .least_epoch = h->epoch,
+                          .outside = &crew,
+                          .stop = &h->stop,
+                          .throwaway = true,
+                          .hooks = {.ctx = &a,
+                                    .ready = on_ready,
+                                    .step = on_step,
+                                    .note = on_text,
+                                    .spans = on_spans,
+                                    .commit = on_commit,
                                     .saved = on_saved}};
     resbm_status st = rb_train(&o, sum, err);
     stand_down(h);
@@ -213,11 +237,13 @@ static void blame(rb_host *h, resbm_status st, const rb_err *fault) {
     if (broke_rules && (st == RESBM_E_CORRUPT || st == RESBM_E_FORMAT || st == RESBM_E_NUMERIC)) {
         char why[200];
         snprintf(why, sizeof why, "%.190s", fault->text);
-        if (rb_host_revoke(h, m->name, why, &err)) rb_host_note(h, "could not cut %s off: %s", m->name, err.text);
+        if (rb_host_revoke(h, m->name, why, &err))
+            rb_host_note(h, "could not cut %s off: %s", m->name, err.text);
         return;
     }
     pthread_mutex_lock(&h->lock);
-    int64_t pause = RB_SEC << (m->faults < 6 ? m->faults : 6); /* again and again: a full disk, too little memory */
+    int64_t pause =
+        RB_SEC << (m->faults < 6 ? m->faults : 6); /* again and again: a full disk, too little memory */
     if (m->faults++ > 0) m->aside_ns = rb_now_ns() + pause;
     pthread_mutex_unlock(&h->lock);
 }
@@ -262,12 +288,14 @@ static void say_done(rb_host *h) {
     rb_sleep_ns(1500 * RB_MS);
 }
 
-resbm_status rb_host_coordinate(const char *dir, const char *program, const atomic_int *asked, FILE *out, bool *again, rb_err *err) {
+resbm_status rb_host_coordinate(const char *dir, const char *program, const atomic_int *asked, FILE *out,
+                                bool *again, rb_err *err) {
     rb_host *h = calloc(1, sizeof *h);
     *again = false;
     if (h) h->cfg = calloc(1, sizeof *h->cfg);
     if (h) h->member = calloc(RB_MOST_MEMBERS, sizeof *h->member);
-    if (!h || !h->cfg || !h->member) return rb_fail(err, RESBM_E_MEMORY, "no memory for a coordinator"); /* the process ends */
+    if (!h || !h->cfg || !h->member)
+        return rb_fail(err, RESBM_E_MEMORY, "no memory for a coordinator"); /* the process ends */
     pthread_mutex_init(&h->lock, NULL);
     char *whole = realpath(dir, NULL);
     snprintf(h->dir, sizeof h->dir, "%s", whole ? whole : dir);

@@ -27,20 +27,20 @@ enum { RB_MOST_MEMBERS = 1000, RB_BEAT_GAPS = 32 };
 /* A participant as the coordinator knows it. Guarded by the host's lock. */
 typedef struct rb_member {
     char name[RB_CARRIER_NAME], public_key[RB_NKEY_TEXT], label[64];
-    char revoked[200];           /* why; empty: it is welcome */
+    char revoked[200]; /* why; empty: it is welcome */
     bool seen, lapsed, paused, left;
     int64_t heard_ns;
     int64_t gap_ns[RB_BEAT_GAPS]; /* between its last beats */
     int gaps;
-    int64_t aside_ns;            /* until when others are preferred, because it failed */
+    int64_t aside_ns; /* until when others are preferred, because it failed */
     int faults;
     double gflops, memory, up_bits, down_bits, latency_s;
-    uint64_t sent, received;     /* bytes of packets, as it says */
+    uint64_t sent, received; /* bytes of packets, as it says */
     /* What it is to do, and what it says it does. */
     uint32_t epoch;
-    int stage;                   /* -1: nothing */
-    bool taken;                  /* it has said that it does */
-    char ended[120];             /* how its stage of this epoch ended; empty: it did not */
+    int stage;       /* -1: nothing */
+    bool taken;      /* it has said that it does */
+    char ended[120]; /* how its stage of this epoch ended; empty: it did not */
 } rb_member;
 
 typedef struct rb_host {
@@ -51,20 +51,20 @@ typedef struct rb_host {
     const char *program;
     FILE *out;
     pthread_mutex_t lock;
-    rb_server_user fixed[2];     /* coordinator and invitation */
+    rb_server_user fixed[2]; /* coordinator and invitation */
     rb_server_config server;
-    rb_member *member;           /* (RB_MOST_MEMBERS) */
+    rb_member *member; /* (RB_MOST_MEMBERS) */
     int members;
-    int seat[RB_MAX_STAGES];     /* member of each stage; -1 */
-    double need[RB_MAX_STAGES];  /* bytes of memory of each stage */
+    int seat[RB_MAX_STAGES];    /* member of each stage; -1 */
+    double need[RB_MAX_STAGES]; /* bytes of memory of each stage */
     uint32_t epoch;
     char control[160];
     uint64_t token;
     bool running, finished, connected;
-    int64_t step, steps_again;   /* committed; done once more and found the same */
+    int64_t step, steps_again; /* committed; done once more and found the same */
     char doing[200];
-    atomic_int stop;             /* for rb_train */
-    const atomic_int *asked;     /* by the user */
+    atomic_int stop;         /* for rb_train */
+    const atomic_int *asked; /* by the user */
     bool lost_claim;
     uint64_t claim_revision;
     pthread_t claimer;
@@ -73,7 +73,8 @@ typedef struct rb_host {
 
 /* Becomes the coordinator of the run in `dir` (made by rb_host_prepare) and trains until it is done. *again: it may be started
  * again after this fault. */
-resbm_status rb_host_coordinate(const char *dir, const char *program, const atomic_int *asked, FILE *out, bool *again, rb_err *err);
+resbm_status rb_host_coordinate(const char *dir, const char *program, const atomic_int *asked, FILE *out,
+                                bool *again, rb_err *err);
 
 /* host_keep.c */
 typedef struct rb_host_options {
@@ -87,7 +88,9 @@ typedef struct rb_host_options {
 resbm_status rb_host_keep(const rb_host_options *o, rb_err *err);
 
 /* host_members.c */
-resbm_status rb_host_members_open(rb_host *h, rb_err *err); /* reads the store, serves enrol, beat, measure, status, leave, revoke */
+resbm_status
+rb_host_members_open(rb_host *h,
+                     rb_err *err); /* reads the store, serves enrol, beat, measure, status, leave, revoke */
 void rb_host_check_leases(rb_host *h);
 bool rb_member_ready(const rb_member *m); /* could be given a stage now */
 /* Gives every stage a member; false when there are too few, and text says what is missing. */
@@ -97,12 +100,15 @@ resbm_status rb_host_revoke(rb_host *h, const char *name, const char *why, rb_er
 void rb_host_note(rb_host *h, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* host_store.c */
-resbm_status rb_host_claim(rb_host *h, rb_err *err);    /* waits until this process is the coordinator, and stays it */
+resbm_status rb_host_claim(rb_host *h,
+                           rb_err *err); /* waits until this process is the coordinator, and stays it */
 void rb_host_unclaim(rb_host *h);
 resbm_status rb_host_next_epoch(rb_host *h, rb_err *err);
-resbm_status rb_host_record_commit(rb_host *h, int64_t step, double loss, const char *fingerprint, rb_err *err);
+resbm_status rb_host_record_commit(rb_host *h, int64_t step, double loss, const char *fingerprint,
+                                   rb_err *err);
 resbm_status rb_host_keep_snapshot(rb_host *h, int64_t step, const char *folder, rb_err *err);
-resbm_status rb_host_restore_snapshot(rb_host *h, rb_err *err); /* into the run's folder, where the store's is newer */
+resbm_status rb_host_restore_snapshot(rb_host *h,
+                                      rb_err *err); /* into the run's folder, where the store's is newer */
 
 /* Reads and writes small files of the run, mode 0600. */
 resbm_status rb_host_write(const char *dir, const char *name, const char *text, rb_err *err);

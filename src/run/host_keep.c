@@ -14,7 +14,8 @@
 #include "run/host.h"
 #include "run/invitation.h"
 
-#define STOPPED_NS (3 * RB_SEC / 2) /* a server or coordinator that a signal has stopped for so long is started anew */
+#define STOPPED_NS                                                                                           \
+    (3 * RB_SEC / 2) /* a server or coordinator that a signal has stopped for so long is started anew */
 
 typedef struct keeper {
     const rb_host_options *o;
@@ -35,7 +36,8 @@ static void say(const keeper *k, const char *text) {
 static resbm_status read_address(keeper *k, rb_err *err) {
     const char *at = k->o->listen, *colon = strrchr(at, ':');
     size_t n = colon ? (size_t)(colon - at) : strlen(at);
-    if (!n || n >= sizeof k->host) return rb_fail(err, RESBM_E_ARG, "--listen is to be HOST or HOST:PORT, not \"%s\"", at);
+    if (!n || n >= sizeof k->host)
+        return rb_fail(err, RESBM_E_ARG, "--listen is to be HOST or HOST:PORT, not \"%s\"", at);
     snprintf(k->host, sizeof k->host, "%.*s", (int)n, at);
     char *end = NULL;
     long port = colon ? strtol(colon + 1, &end, 10) : 4222;
@@ -44,7 +46,9 @@ static resbm_status read_address(keeper *k, rb_err *err) {
     k->port = (int)port;
     snprintf(k->announce, sizeof k->announce, "%s", k->o->announce ? k->o->announce : k->host);
     if (!strcmp(k->announce, "0.0.0.0"))
-        return rb_fail(err, RESBM_E_ARG, "with --listen 0.0.0.0, --announce has to say by which name or address participants reach this machine");
+        return rb_fail(err, RESBM_E_ARG,
+                       "with --listen 0.0.0.0, --announce has to say by which name or address participants "
+                       "reach this machine");
     return k->port ? RESBM_OK : rb_free_port(k->host, &k->port, err);
 }
 
@@ -78,7 +82,8 @@ static resbm_status write_config(keeper *k, rb_err *err) {
 /* Keys, certificate, and a first configuration that lets the coordinator in. */
 static resbm_status make_run(keeper *k, rb_err *err) {
     rb_access own = {.name = "coordinator"}, invited;
-    rb_server_user users[2] = {{.name = "coordinator", .role = RB_ROLE_COORDINATOR}, {.name = RB_INVITED, .role = RB_ROLE_INVITATION}};
+    rb_server_user users[2] = {{.name = "coordinator", .role = RB_ROLE_COORDINATOR},
+                               {.name = RB_INVITED, .role = RB_ROLE_INVITATION}};
     rb_buf certificate = {0}, key = {0};
     uint32_t number;
     char json[400];
@@ -97,11 +102,19 @@ static resbm_status make_run(keeper *k, rb_err *err) {
     if (!st) st = rb_host_write(k->server_dir, "server.key", key.data, err);
     if (!st) st = write_access(k, "invited.json", &invited, err);
     if (!st) st = write_invitation(k, &invited, err);
-    rb_server_config c = {.dir = k->server_dir, .host = k->host, .port = k->port, .run = own.run, .tls = true, .store = true,
-                          .users = users, .user_count = 2};
+    rb_server_config c = {.dir = k->server_dir,
+                          .host = k->host,
+                          .port = k->port,
+                          .run = own.run,
+                          .tls = true,
+                          .store = true,
+                          .users = users,
+                          .user_count = 2};
     if (!st) st = rb_server_write(&c, err);
     if (!st) st = rb_host_write(k->server_dir, "server.json", json, err);
-    if (!st) snprintf(own.url, sizeof own.url, "tls://%s:%d", strcmp(k->host, "0.0.0.0") ? k->host : "127.0.0.1", k->port);
+    if (!st)
+        snprintf(own.url, sizeof own.url, "tls://%s:%d", strcmp(k->host, "0.0.0.0") ? k->host : "127.0.0.1",
+                 k->port);
     if (!st) st = write_access(k, "access.json", &own, err); /* last: it says that all is there */
     explicit_bzero(&own, sizeof own);
     explicit_bzero(&invited, sizeof invited);
@@ -115,7 +128,8 @@ static bool is_private(const char *host) {
     struct in_addr a;
     if (inet_pton(AF_INET, host, &a) != 1) return false;
     uint32_t v = ntohl(a.s_addr);
-    return v >> 24 == 10 || v >> 24 == 127 || v >> 20 == (172 << 4 | 1) || v >> 16 == (192 << 8 | 168) || v >> 22 == (100 << 2 | 1);
+    return v >> 24 == 10 || v >> 24 == 127 || v >> 20 == (172 << 4 | 1) || v >> 16 == (192 << 8 | 168) ||
+           v >> 22 == (100 << 2 | 1);
 }
 
 static void announce(const keeper *k, const rb_access *a) {
@@ -123,8 +137,11 @@ static void announce(const keeper *k, const rb_access *a) {
     rb_buf line = {0};
     rb_err err;
     snprintf(text, sizeof text, "%s/invitation", k->dir);
-    fprintf(k->o->out, "resbm host: run %s, server at %s\n\nOn every machine that is to take part:\n\n    resbm join INVITATION\n\n"
-                       "where INVITATION is this line (also in %s; whoever has it may ask to join):\n\n", a->run, a->url, text);
+    fprintf(k->o->out,
+            "resbm host: run %s, server at %s\n\nOn every machine that is to take part:\n\n    resbm join "
+            "INVITATION\n\n"
+            "where INVITATION is this line (also in %s; whoever has it may ask to join):\n\n",
+            a->run, a->url, text);
     if (!rb_read_file(text, RB_INVITATION_LIMIT, &line, &err)) fprintf(k->o->out, "%s\n", line.data);
     rb_buf_free(&line);
     char host[256];
@@ -132,8 +149,11 @@ static void announce(const keeper *k, const rb_access *a) {
     char *colon = strrchr(host, ':');
     if (colon) *colon = 0;
     if (is_private(host))
-        fprintf(k->o->out, "%s is reached from this network alone. For participants elsewhere: have the router forward TCP port %s to this "
-                           "machine, or host on a rented machine, and give its public name with --announce (in a new --out).\n",
+        fprintf(k->o->out,
+                "%s is reached from this network alone. For participants elsewhere: have the router forward "
+                "TCP port %s to this "
+                "machine, or host on a rented machine, and give its public name with --announce (in a new "
+                "--out).\n",
                 host, colon ? colon + 1 : "4222");
     fflush(k->o->out);
 }
@@ -142,14 +162,18 @@ static resbm_status prepare(keeper *k, rb_err *err) {
     rb_access own;
     char path[PATH_MAX];
     if (rb_config_flows(k->o->cfg))
-        return rb_fail(err, RESBM_E_CONFIG, "schedule %s, whose steps flow into one another, needs stages that read the data themselves: it "
-                       "cannot be hosted", k->o->cfg->pipeline.schedule);
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "schedule %s, whose steps flow into one another, needs stages that read the data themselves: it "
+            "cannot be hosted",
+            k->o->cfg->pipeline.schedule);
     RB_TRY(rb_make_dirs(k->o->dir, err));
     char *whole = realpath(k->o->dir, NULL);
     snprintf(k->dir, sizeof k->dir, "%s", whole ? whole : k->o->dir);
     free(whole);
     snprintf(k->server_dir, sizeof k->server_dir, "%.4000s/host", k->dir);
-    if (mkdir(k->server_dir, 0700) && errno != EEXIST) return rb_fail_errno(err, errno, "cannot make %s", k->server_dir);
+    if (mkdir(k->server_dir, 0700) && errno != EEXIST)
+        return rb_fail_errno(err, errno, "cannot make %s", k->server_dir);
     RB_TRY(rb_carrier_module_load("nats", &k->module, err));
     snprintf(path, sizeof path, "%s/access.json", k->server_dir);
     if (access(path, F_OK)) RB_TRY(make_run(k, err));
@@ -183,7 +207,8 @@ static resbm_status ended(keeper *k, rb_child *c, int which, const char *what, r
 static void kill_stopped(const keeper *k, const rb_child *c, const char *what) {
     char text[100];
     if (c->ended || !c->stopped_ns || rb_now_ns() - c->stopped_ns < STOPPED_NS) return;
-    snprintf(text, sizeof text, "a signal has stopped the %s (process %d): starting it anew", what, (int)c->pid);
+    snprintf(text, sizeof text, "a signal has stopped the %s (process %d): starting it anew", what,
+             (int)c->pid);
     say(k, text);
     kill(c->pid, SIGKILL);
 }
@@ -198,7 +223,8 @@ static resbm_status see_to(keeper *k, bool *done, int *status, rb_err *err) {
         RB_TRY(rb_server_start(k->o->program, k->server_dir, true, &k->server, err));
         k->started_ns[0] = rb_now_ns();
     }
-    if (k->coordinator.pid && k->coordinator.ended && WIFEXITED(k->coordinator.status) && WEXITSTATUS(k->coordinator.status) != 75) {
+    if (k->coordinator.pid && k->coordinator.ended && WIFEXITED(k->coordinator.status) &&
+        WEXITSTATUS(k->coordinator.status) != 75) {
         *done = true;
         *status = WEXITSTATUS(k->coordinator.status);
         return RESBM_OK;
@@ -235,7 +261,8 @@ resbm_status rb_host_keep(const rb_host_options *o, rb_err *err) {
         follow(&k, &log);
         int asked = o->asked ? atomic_load(o->asked) : 0;
         if (asked > told && k.coordinator.pid && !k.coordinator.ended) {
-            kill(k.coordinator.pid, SIGTERM); /* the coordinator is in a group of its own, and hears of Ctrl-C from here */
+            kill(k.coordinator.pid,
+                 SIGTERM); /* the coordinator is in a group of its own, and hears of Ctrl-C from here */
             told = asked;
         }
         rb_sleep_ns(100 * RB_MS);
@@ -246,6 +273,7 @@ resbm_status rb_host_keep(const rb_host_options *o, rb_err *err) {
     if (log) fclose(log);
     if (st) return st;
     if (status == 0) return RESBM_OK;
-    return rb_fail(err, status == 130 ? RESBM_E_CANCELLED : RESBM_E_PEER, status == 130 ? "stopped; the same command goes on" :
-                   "the run ended with a fault (its last line in host.log says which)");
+    return rb_fail(err, status == 130 ? RESBM_E_CANCELLED : RESBM_E_PEER,
+                   status == 130 ? "stopped; the same command goes on"
+                                 : "the run ended with a fault (its last line in host.log says which)");
 }

@@ -36,12 +36,14 @@ static rb_member *find(rb_host *h, const char *name) {
 static resbm_status keep_member(rb_host *h, const rb_member *m, rb_err *err) {
     char key[100];
     uint64_t revision = UINT64_MAX;
-    json_t *j = json_pack("{s:s, s:s, s:s}", "public_key", m->public_key, "label", m->label, "revoked", m->revoked);
+    json_t *j =
+        json_pack("{s:s, s:s, s:s}", "public_key", m->public_key, "label", m->label, "revoked", m->revoked);
     char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
     json_decref(j);
     if (!text) return rb_fail(err, RESBM_E_MEMORY, "no memory for a member");
     snprintf(key, sizeof key, "member.%s", m->name);
-    resbm_status st = h->carrier->module->store_set(h->carrier->state, key, text, strlen(text), &revision, err);
+    resbm_status st =
+        h->carrier->module->store_set(h->carrier->state, key, text, strlen(text), &revision, err);
     free(text);
     return st;
 }
@@ -52,7 +54,9 @@ static resbm_status keep_names(rb_host *h, rb_err *err) {
     uint64_t revision = UINT64_MAX;
     for (int i = 0; i < h->members; i++) rb_buf_printf(&b, "%s\n", h->member[i].name);
     resbm_status st = rb_buf_status(&b, err);
-    if (!st) st = h->carrier->module->store_set(h->carrier->state, "members", b.data ? b.data : "", b.len, &revision, err);
+    if (!st)
+        st = h->carrier->module->store_set(h->carrier->state, "members", b.data ? b.data : "", b.len,
+                                           &revision, err);
     rb_buf_free(&b);
     return st;
 }
@@ -65,7 +69,8 @@ static resbm_status load_member(rb_host *h, const char *name, rb_err *err) {
     RB_TRY(h->carrier->module->store_get(h->carrier->state, key, &b, &revision, err));
     json_t *j = json_loads(b.data ? b.data : "", 0, NULL);
     rb_buf_free(&b);
-    const char *key_text = json_string_value(json_object_get(j, "public_key")), *label = json_string_value(json_object_get(j, "label")),
+    const char *key_text = json_string_value(json_object_get(j, "public_key")),
+               *label = json_string_value(json_object_get(j, "label")),
                *revoked = json_string_value(json_object_get(j, "revoked"));
     if (key_text && h->members < RB_MOST_MEMBERS) {
         rb_member *m = &h->member[h->members++];
@@ -85,7 +90,8 @@ static resbm_status load_members(rb_host *h, rb_err *err) {
     char *save = NULL;
     RB_TRY(h->carrier->module->store_get(h->carrier->state, "members", &names, &revision, err));
     resbm_status st = RESBM_OK;
-    for (char *n = names.data ? strtok_r(names.data, "\n", &save) : NULL; n && !st; n = strtok_r(NULL, "\n", &save))
+    for (char *n = names.data ? strtok_r(names.data, "\n", &save) : NULL; n && !st;
+         n = strtok_r(NULL, "\n", &save))
         st = load_member(h, n, err);
     rb_buf_free(&names);
     return st;
@@ -139,9 +145,12 @@ static resbm_status enrol(rb_host *h, const char *key, const char *label, const 
     for (int i = 0; i < h->members; i++)
         if (!strcmp(h->member[i].public_key, key)) {
             *name = h->member[i].name; /* its first answer was lost */
-            return *h->member[i].revoked ? rb_fail(err, RESBM_E_STATE, "this key was revoked: %s", h->member[i].revoked) : RESBM_OK;
+            return *h->member[i].revoked
+                       ? rb_fail(err, RESBM_E_STATE, "this key was revoked: %s", h->member[i].revoked)
+                       : RESBM_OK;
         }
-    if (h->members == RB_MOST_MEMBERS) return rb_fail(err, RESBM_E_STATE, "the run has its %d participants", RB_MOST_MEMBERS);
+    if (h->members == RB_MOST_MEMBERS)
+        return rb_fail(err, RESBM_E_STATE, "the run has its %d participants", RB_MOST_MEMBERS);
     if (getrandom(&number, sizeof number, 0) != sizeof number) return rb_fail(err, RESBM_E_IO, "getrandom");
     rb_member *m = &h->member[h->members];
     *m = (rb_member){.stage = -1, .lapsed = true};
@@ -161,13 +170,15 @@ static void on_enrol(void *ctx, const char *from, const char *question, size_t n
     rb_err err = {0};
     (void)from;
     json_t *j = json_loadb(question, n, JSON_REJECT_DUPLICATES, NULL);
-    const char *key = json_string_value(json_object_get(j, "public_key")), *label = json_string_value(json_object_get(j, "label")),
+    const char *key = json_string_value(json_object_get(j, "public_key")),
+               *label = json_string_value(json_object_get(j, "label")),
                *version = json_string_value(json_object_get(j, "version")), *name = NULL;
     if (!user_key(key) || !label) {
         refuse(out, "the question to be enrolled is not well-formed");
         rb_host_note(h, "refused to enrol: the question is not well-formed");
     } else if (!version || strcmp(version, resbm_version())) {
-        snprintf(why, sizeof why, "it runs resbm %.40s, the host %s: both need the same version", version ? version : "?", resbm_version());
+        snprintf(why, sizeof why, "it runs resbm %.40s, the host %s: both need the same version",
+                 version ? version : "?", resbm_version());
         refuse(out, why);
         rb_host_note(h, "refused to enrol \"%.60s\": %s", label, why);
     } else {
@@ -246,7 +257,9 @@ static void read_beat(rb_member *m, const json_t *j) {
     m->received = (uint64_t)number(j, "received", 0, 1e18);
     if (m->stage < 0) return;
     if (json_integer_value(json_object_get(j, "epoch")) != (json_int_t)m->epoch) {
-        if (m->taken) snprintf(m->ended, sizeof m->ended, "was started again"); /* quicker than its lease: it knows nothing any more */
+        if (m->taken)
+            snprintf(m->ended, sizeof m->ended,
+                     "was started again"); /* quicker than its lease: it knows nothing any more */
         return;
     }
     m->taken = true;
@@ -312,13 +325,17 @@ static void on_status(void *ctx, const char *from, const char *question, size_t 
     pthread_mutex_lock(&h->lock);
     for (int i = 0; i < h->members && i < 200; i++) {
         const rb_member *m = &h->member[i];
-        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:s}", "name", m->name, "label", m->label,
-                                              "state", state_of(h, m), "stage", h->running ? m->stage : -1, "gflops", m->gflops, "memory",
-                                              m->memory, "up_bits", m->up_bits, "down_bits", m->down_bits, "latency_s", m->latency_s,
-                                              "sent", (json_int_t)m->sent, "received", (json_int_t)m->received, "reason", m->revoked));
+        json_array_append_new(
+            list, json_pack("{s:s, s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:s}", "name", m->name,
+                            "label", m->label, "state", state_of(h, m), "stage", h->running ? m->stage : -1,
+                            "gflops", m->gflops, "memory", m->memory, "up_bits", m->up_bits, "down_bits",
+                            m->down_bits, "latency_s", m->latency_s, "sent", (json_int_t)m->sent, "received",
+                            (json_int_t)m->received, "reason", m->revoked));
     }
-    put_json(json_pack("{s:I, s:I, s:I, s:I, s:s, s:o}", "step", (json_int_t)h->step, "steps", (json_int_t)h->cfg->train.steps, "epoch",
-                       (json_int_t)h->epoch, "again", (json_int_t)h->steps_again, "doing", h->doing, "participants", list), out);
+    put_json(json_pack("{s:I, s:I, s:I, s:I, s:s, s:o}", "step", (json_int_t)h->step, "steps",
+                       (json_int_t)h->cfg->train.steps, "epoch", (json_int_t)h->epoch, "again",
+                       (json_int_t)h->steps_again, "doing", h->doing, "participants", list),
+             out);
     pthread_mutex_unlock(&h->lock);
 }
 
@@ -353,7 +370,7 @@ resbm_status rb_host_members_open(rb_host *h, rb_err *err) {
     static const struct {
         const char *subject;
         rb_carrier_answer answer;
-    } services[] = {{"enrol", on_enrol},    {"measure.*", on_measure}, {"beat.*", on_beat},
+    } services[] = {{"enrol", on_enrol},   {"measure.*", on_measure}, {"beat.*", on_beat},
                     {"leave.*", on_leave}, {"status.*", on_status},   {"revoke.*", on_revoke}};
     pthread_mutex_lock(&h->lock);
     resbm_status st = load_members(h, err);
@@ -372,16 +389,20 @@ void rb_host_check_leases(rb_host *h) {
     pthread_mutex_lock(&h->lock);
     for (int i = 0; i < h->members; i++) {
         rb_member *m = &h->member[i];
-        if (!connected || !h->connected) m->heard_ns = now; /* this process was cut off: their silence says nothing */
+        if (!connected || !h->connected)
+            m->heard_ns = now; /* this process was cut off: their silence says nothing */
         if (!m->seen || m->lapsed || now - m->heard_ns <= lease_of(m)) continue;
         m->lapsed = true;
-        rb_host_note(h, "%s (\"%s\") has given no sign of life for %.1f s", m->name, m->label, (double)(now - m->heard_ns) * 1e-9);
+        rb_host_note(h, "%s (\"%s\") has given no sign of life for %.1f s", m->name, m->label,
+                     (double)(now - m->heard_ns) * 1e-9);
     }
     h->connected = connected;
     pthread_mutex_unlock(&h->lock);
 }
 
-bool rb_member_ready(const rb_member *m) { return m->seen && !m->lapsed && !m->paused && !m->left && !*m->revoked; }
+bool rb_member_ready(const rb_member *m) {
+    return m->seen && !m->lapsed && !m->paused && !m->left && !*m->revoked;
+}
 
 static bool seated(const rb_host *h, int member, int stages) {
     for (int s = 0; s < stages; s++)
@@ -389,7 +410,9 @@ static bool seated(const rb_host *h, int member, int stages) {
     return false;
 }
 
-static bool fits(const rb_host *h, const rb_member *m, int stage) { return !(m->memory > 0) || m->memory >= h->need[stage]; }
+static bool fits(const rb_host *h, const rb_member *m, int stage) {
+    return !(m->memory > 0) || m->memory >= h->need[stage];
+}
 
 /* The fastest one that is free and fits; those that failed lately only when there is nobody else. */
 static int best_for(const rb_host *h, int stage, int stages) {
@@ -416,8 +439,8 @@ bool rb_host_assign(rb_host *h, char *text, size_t size) {
         if (h->seat[s] < 0) missing++, where = s;
     }
     if (missing)
-        snprintf(text, size, "waits for %d more participant%s (stage %d needs %.2f GB of memory)", missing, missing > 1 ? "s" : "", where,
-                 h->need[where] * 1e-9);
+        snprintf(text, size, "waits for %d more participant%s (stage %d needs %.2f GB of memory)", missing,
+                 missing > 1 ? "s" : "", where, h->need[where] * 1e-9);
     pthread_mutex_unlock(&h->lock);
     return !missing;
 }
@@ -433,7 +456,8 @@ bool rb_host_lost(void *host, int stage, char *text, size_t size) {
     else if (m->left)
         snprintf(text, size, "has left");
     else if (m->lapsed)
-        snprintf(text, size, "has given no sign of life for %.1f s", (double)(rb_now_ns() - m->heard_ns) * 1e-9);
+        snprintf(text, size, "has given no sign of life for %.1f s",
+                 (double)(rb_now_ns() - m->heard_ns) * 1e-9);
     else if (m->paused)
         snprintf(text, size, "is paused by its owner");
     else if (*m->ended)

@@ -19,7 +19,8 @@ static resbm_status get(rb_host *h, const char *key, rb_buf *out, uint64_t *revi
     return h->carrier->module->store_get(h->carrier->state, key, out, revision, err);
 }
 
-static resbm_status set(rb_host *h, const char *key, const void *p, size_t n, uint64_t *revision, rb_err *err) {
+static resbm_status set(rb_host *h, const char *key, const void *p, size_t n, uint64_t *revision,
+                        rb_err *err) {
     return h->carrier->module->store_set(h->carrier->state, key, p, n, revision, err);
 }
 
@@ -52,7 +53,8 @@ static void *keep_claim(void *arg) {
             }
             rb_buf_free(&now);
         }
-        if (h->carrier->module->ended(h->carrier->state)) h->lost_claim = true; /* a new process connects anew */
+        if (h->carrier->module->ended(h->carrier->state))
+            h->lost_claim = true; /* a new process connects anew */
         if (h->lost_claim) atomic_store(&h->stop, 2);
         rb_sleep_ns(RENEW_NS);
     }
@@ -127,21 +129,26 @@ static resbm_status compare_commit(rb_host *h, const char *key, const char *text
     if (!st && was.data && !strcmp(was.data, text)) {
         h->steps_again++;
     } else if (!st) {
-        rb_host_note(h, "step %lld was done again with another result (%s, committed was %s): machines with other instructions "
-                        "took part, or one of them computes wrongly", (long long)step + 1, text, was.data ? was.data : "nothing");
+        rb_host_note(h,
+                     "step %lld was done again with another result (%s, committed was %s): machines with "
+                     "other instructions "
+                     "took part, or one of them computes wrongly",
+                     (long long)step + 1, text, was.data ? was.data : "nothing");
         st = set(h, key, text, strlen(text), &revision, err);
     }
     rb_buf_free(&was);
     return st;
 }
 
-resbm_status rb_host_record_commit(rb_host *h, int64_t step, double loss, const char *fingerprint, rb_err *err) {
+resbm_status rb_host_record_commit(rb_host *h, int64_t step, double loss, const char *fingerprint,
+                                   rb_err *err) {
     char key[64], text[120];
     snprintf(key, sizeof key, "commit.%lld", (long long)step);
     snprintf(text, sizeof text, "%.17g %s", loss, fingerprint);
     for (int64_t since = rb_now_ns();;) {
         uint64_t revision = 0;
-        if (h->lost_claim) return rb_fail(err, RESBM_E_CANCELLED, "another process has become the coordinator");
+        if (h->lost_claim)
+            return rb_fail(err, RESBM_E_CANCELLED, "another process has become the coordinator");
         resbm_status st = set(h, key, text, strlen(text), &revision, err);
         if (st == RESBM_E_STATE) st = compare_commit(h, key, text, step, err);
         if (!st) h->step = step + 1;
@@ -234,8 +241,9 @@ static resbm_status take_file(rb_host *h, const char *folder, const rb_part_file
     char hash[33] = "";
     if (all.data) rb_hash128_hex(all.data, all.len, hash);
     snprintf(path, sizeof path, "%s/%s", folder, f->name);
-    resbm_status st = strcmp(hash, f->sum.hash) ? rb_fail(err, RESBM_E_CORRUPT, "the store's copy of %s is not whole", f->name)
-                                                : rb_write_file_atomic(path, all.data, all.len, err);
+    resbm_status st = strcmp(hash, f->sum.hash)
+                          ? rb_fail(err, RESBM_E_CORRUPT, "the store's copy of %s is not whole", f->name)
+                          : rb_write_file_atomic(path, all.data, all.len, err);
     rb_buf_free(&all);
     return st;
 }

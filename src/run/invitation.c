@@ -48,7 +48,9 @@ static resbm_status parse(const char *text, rb_access *out, rb_err *err) {
     resbm_status st = ok ? rb_access_parse(json.data, out, err) : RESBM_E_FORMAT;
     if (json.data) explicit_bzero(json.data, json.len);
     rb_buf_free(&json);
-    return st ? rb_fail(err, RESBM_E_FORMAT, "this is no invitation (a line that begins with \"%s\"), or a part of it is missing", prefix)
+    return st ? rb_fail(err, RESBM_E_FORMAT,
+                        "this is no invitation (a line that begins with \"%s\"), or a part of it is missing",
+                        prefix)
               : RESBM_OK;
 }
 

@@ -8,7 +8,11 @@
 #include "rb_cmocka.h"
 
 static rb_access sample(void) {
-    rb_access a = {.url = "tls://host.example.org:4222", .run = "r1", .name = RB_INVITED, .seed = "SUAB", .up_bits = 2.5e6};
+    rb_access a = {.url = "tls://host.example.org:4222",
+                   .run = "r1",
+                   .name = RB_INVITED,
+                   .seed = "SUAB",
+                   .up_bits = 2.5e6};
     memset(a.certificate, 'c', 900);
     strcpy(a.certificate + 900, "\n\"quoted\" \\ \xc3\xa9");
     return a;
@@ -46,7 +50,8 @@ static void damaged_is_refused(void **state) {
         changed[7 + rb_rng_below(&r, line.len - 7)] = (char)(1 + rb_rng_below(&r, 126));
         resbm_status st = rb_invitation_read(changed, &b, &err);
         assert_true(st == RESBM_OK || st == RESBM_E_FORMAT);
-        if (st == RESBM_OK) assert_true(strlen(b.name) > 0 && strlen(b.seed) < sizeof b.seed && !strpbrk(b.run, ".*> "));
+        if (st == RESBM_OK)
+            assert_true(strlen(b.name) > 0 && strlen(b.seed) < sizeof b.seed && !strpbrk(b.run, ".*> "));
         free(changed);
     }
     rb_buf_free(&line);
@@ -56,7 +61,8 @@ static void names_stay_plain(void **state) {
     rb_access a = sample(), b;
     rb_err err;
     (void)state;
-    static const char *const bad[] = {"", "a.b", "a>", "*", "a b", "../x", "\xc3\xa9"}; /* would change subjects or paths */
+    static const char *const bad[] = {"",    "a.b",  "a>",      "*",
+                                      "a b", "../x", "\xc3\xa9"}; /* would change subjects or paths */
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char *text;
         snprintf(a.name, sizeof a.name, "%s", bad[i]);
@@ -67,6 +73,7 @@ static void names_stay_plain(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(comes_back), cmocka_unit_test(damaged_is_refused), cmocka_unit_test(names_stay_plain)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(comes_back), cmocka_unit_test(damaged_is_refused),
+                                       cmocka_unit_test(names_stay_plain)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -19,7 +19,7 @@
 #include "run/invitation.h"
 #include "run/spawn.h"
 
-#define BEAT_NS (400 * RB_MS)
+#define BEAT_NS    (400 * RB_MS)
 #define STOPPED_NS (3 * RB_SEC / 2)
 enum { PROBE_BYTES = 50000 };
 
@@ -31,8 +31,8 @@ typedef struct guest {
     double gflops, memory, up_bits, down_bits, latency_s;
     rb_child child;
     uint32_t epoch;
-    int stage;         /* -1: none */
-    char ended[100];   /* how the stage of this epoch ended */
+    int stage;       /* -1: none */
+    char ended[100]; /* how the stage of this epoch ended */
     bool done, cut_off, away;
     char reason[200];
 } guest;
@@ -42,9 +42,12 @@ static void say(const guest *g, const char *text) {
     fflush(g->o->out);
 }
 
-static void on_note(void *ctx, const char *text) { say(ctx, text); }
+static void on_note(void *ctx, const char *text) {
+    say(ctx, text);
+}
 
-static resbm_status ask(guest *g, rb_carrier *c, const char *subject, const void *p, size_t n, int64_t patience_ns, rb_buf *out, rb_err *err) {
+static resbm_status ask(guest *g, rb_carrier *c, const char *subject, const void *p, size_t n,
+                        int64_t patience_ns, rb_buf *out, rb_err *err) {
     (void)g;
     return c->module->ask(c->state, subject, p, n, rb_now_ns() + patience_ns, out, err);
 }
@@ -53,12 +56,14 @@ static resbm_status ask(guest *g, rb_carrier *c, const char *subject, const void
 
 static resbm_status read_name(const rb_buf *answer, rb_access *own, rb_err *err) {
     json_t *j = json_loads(answer->data ? answer->data : "", 0, NULL);
-    const char *name = json_string_value(json_object_get(j, "name")), *refused = json_string_value(json_object_get(j, "refused"));
+    const char *name = json_string_value(json_object_get(j, "name")),
+               *refused = json_string_value(json_object_get(j, "refused"));
     resbm_status st = RESBM_OK;
     if (name && strlen(name) < sizeof own->name)
         snprintf(own->name, sizeof own->name, "%s", name);
     else
-        st = rb_fail(err, RESBM_E_STATE, "the host refuses this machine: %.200s", refused ? refused : "its answer is not well-formed");
+        st = rb_fail(err, RESBM_E_STATE, "the host refuses this machine: %.200s",
+                     refused ? refused : "its answer is not well-formed");
     json_decref(j);
     return st;
 }
@@ -67,7 +72,8 @@ static resbm_status ask_to_enrol(guest *g, rb_carrier *c, rb_access *own, rb_err
     char key[RB_NKEY_TEXT];
     rb_buf answer = {0};
     RB_TRY(c->module->make_key(own->seed, key, err));
-    json_t *j = json_pack("{s:s, s:s, s:s}", "public_key", key, "label", g->o->label, "version", resbm_version());
+    json_t *j =
+        json_pack("{s:s, s:s, s:s}", "public_key", key, "label", g->o->label, "version", resbm_version());
     char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
     json_decref(j);
     if (!text) return rb_fail(err, RESBM_E_MEMORY, "no memory to ask");
@@ -106,7 +112,8 @@ static bool known(guest *g) {
     rb_err ignored;
     if (rb_host_read_access(g->dir, "access.json", &g->access, &ignored)) return false;
     if (!g->o->invitation) return true;
-    bool same = !rb_invitation_read(g->o->invitation, &invited, &ignored) && !strcmp(invited.run, g->access.run);
+    bool same =
+        !rb_invitation_read(g->o->invitation, &invited, &ignored) && !strcmp(invited.run, g->access.run);
     explicit_bzero(&invited, sizeof invited);
     return same;
 }
@@ -116,7 +123,8 @@ static resbm_status connect_own(guest *g, bool again, rb_err *err) {
     resbm_status st = RESBM_OK;
     for (int64_t until = rb_now_ns() + (again ? 600 : 30) * RB_SEC;;) {
         st = rb_access_connect(&g->access, rb_now_ns() + 10 * RB_SEC, on_note, g, &g->carrier, err);
-        if (!st || st == RESBM_E_CONFIG || rb_now_ns() > until || (g->o->stop && atomic_load(g->o->stop))) return st;
+        if (!st || st == RESBM_E_CONFIG || rb_now_ns() > until || (g->o->stop && atomic_load(g->o->stop)))
+            return st;
         rb_sleep_ns(300 * RB_MS);
     }
 }
@@ -129,7 +137,8 @@ static resbm_status timed_ask(guest *g, const char *subject, size_t up, int down
     if (!p) return rb_fail(err, RESBM_E_MEMORY, "no memory for a probe");
     int n = snprintf(p, 16, "%d", down);
     int64_t begin = rb_now_ns();
-    resbm_status st = ask(g, g->carrier, subject, p, up > (size_t)n ? up : (size_t)n, 20 * RB_SEC, &answer, err);
+    resbm_status st =
+        ask(g, g->carrier, subject, p, up > (size_t)n ? up : (size_t)n, 20 * RB_SEC, &answer, err);
     *s = (double)(rb_now_ns() - begin) * 1e-9;
     rb_buf_free(&answer);
     free(p);
@@ -155,11 +164,15 @@ static resbm_status measure(guest *g, rb_err *err) {
     g->up_bits = 8.0 * PROBE_BYTES / fmax(up - best, 1e-4);
     g->down_bits = 8.0 * PROBE_BYTES / fmax(down - best, 1e-4);
     sysinfo(&machine);
-    g->memory = g->o->memory > 0 ? g->o->memory : (double)(machine.freeram + machine.bufferram) * machine.mem_unit;
+    g->memory =
+        g->o->memory > 0 ? g->o->memory : (double)(machine.freeram + machine.bufferram) * machine.mem_unit;
     RB_TRY(rb_bench_sgemm_glance((int)sysconf(_SC_NPROCESSORS_ONLN), &g->gflops, err));
     char text[300];
-    snprintf(text, sizeof text, "%s of run %s: %.1f ms to the host and back, at least %.1f Mbit/s up, %.1f down, %.0f GFLOP/s, %.1f GB of memory",
-             g->access.name, g->access.run, best * 1e3, g->up_bits * 1e-6, g->down_bits * 1e-6, g->gflops, g->memory * 1e-9);
+    snprintf(text, sizeof text,
+             "%s of run %s: %.1f ms to the host and back, at least %.1f Mbit/s up, %.1f down, %.0f GFLOP/s, "
+             "%.1f GB of memory",
+             g->access.name, g->access.run, best * 1e3, g->up_bits * 1e-6, g->down_bits * 1e-6, g->gflops,
+             g->memory * 1e-9);
     say(g, text);
     return RESBM_OK;
 }
@@ -180,7 +193,8 @@ static void look_at_stage(guest *g) {
         kill(g->child.pid, SIGKILL);
     }
     if (!g->child.ended) return;
-    if (!(WIFEXITED(g->child.status) && WEXITSTATUS(g->child.status) == 0)) rb_child_describe(&g->child, g->ended, sizeof g->ended);
+    if (!(WIFEXITED(g->child.status) && WEXITSTATUS(g->child.status) == 0))
+        rb_child_describe(&g->child, g->ended, sizeof g->ended);
     char text[200];
     snprintf(text, sizeof text, "stage %d %s", g->stage, *g->ended ? g->ended : "has done its part");
     say(g, text);
@@ -208,7 +222,8 @@ static resbm_status start_stage(guest *g, const char *control, int stages, uint6
 }
 
 static resbm_status obey(guest *g, const json_t *j, rb_err *err) {
-    const char *refused = json_string_value(json_object_get(j, "refused")), *control = json_string_value(json_object_get(j, "control")),
+    const char *refused = json_string_value(json_object_get(j, "refused")),
+               *control = json_string_value(json_object_get(j, "control")),
                *token = json_string_value(json_object_get(j, "token"));
     json_int_t epoch = json_integer_value(json_object_get(j, "epoch"));
     const json_t *stage = json_object_get(j, "stage");
@@ -224,7 +239,8 @@ static resbm_status obey(guest *g, const json_t *j, rb_err *err) {
         return RESBM_OK;
     }
     json_int_t n = json_integer_value(stage), stages = json_integer_value(json_object_get(j, "stages"));
-    if (!control || !token || stages < 1 || stages > RB_MAX_STAGES || n < 0 || n >= stages || epoch <= 0 || epoch > UINT32_MAX)
+    if (!control || !token || stages < 1 || stages > RB_MAX_STAGES || n < 0 || n >= stages || epoch <= 0 ||
+        epoch > UINT32_MAX)
         return rb_fail(err, RESBM_E_FORMAT, "the host's order is not well-formed");
     if ((uint32_t)epoch <= g->epoch) return RESBM_OK; /* it runs, or has run */
     end_stage(g);
@@ -242,7 +258,8 @@ static bool within_hours(const rb_join_options *o) {
     if (o->from_minute == o->to_minute) return true;
     localtime_r(&now, &t);
     int m = t.tm_hour * 60 + t.tm_min;
-    return o->from_minute < o->to_minute ? m >= o->from_minute && m < o->to_minute : m >= o->from_minute || m < o->to_minute;
+    return o->from_minute < o->to_minute ? m >= o->from_minute && m < o->to_minute
+                                         : m >= o->from_minute || m < o->to_minute;
 }
 
 static resbm_status beat(guest *g, rb_err *err) {
@@ -255,9 +272,11 @@ static resbm_status beat(guest *g, rb_err *err) {
     if (away) end_stage(g);
     g->carrier->module->count(g->carrier->state, &n);
     snprintf(subject, sizeof subject, "beat.%s", g->access.name);
-    json_t *j = json_pack("{s:I, s:i, s:s, s:b, s:f, s:f, s:f, s:f, s:f, s:I, s:I}", "epoch", (json_int_t)g->epoch, "stage", g->stage, "ended",
-                          g->ended, "paused", away, "gflops", g->gflops, "memory", g->memory, "up_bits", g->up_bits, "down_bits",
-                          g->down_bits, "latency_s", g->latency_s, "sent", (json_int_t)n.bytes_out, "received", (json_int_t)n.bytes_in);
+    json_t *j =
+        json_pack("{s:I, s:i, s:s, s:b, s:f, s:f, s:f, s:f, s:f, s:I, s:I}", "epoch", (json_int_t)g->epoch,
+                  "stage", g->stage, "ended", g->ended, "paused", away, "gflops", g->gflops, "memory",
+                  g->memory, "up_bits", g->up_bits, "down_bits", g->down_bits, "latency_s", g->latency_s,
+                  "sent", (json_int_t)n.bytes_out, "received", (json_int_t)n.bytes_in);
     char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
     json_decref(j);
     if (!text) return rb_fail(err, RESBM_E_MEMORY, "no memory for a beat");
@@ -278,13 +297,15 @@ static resbm_status knock_again(guest *g, rb_err *err) {
     for (int i = 0; i < 6; i++) {
         rb_carrier_close(g->carrier, rb_now_ns());
         g->carrier = NULL;
-        resbm_status st = rb_access_connect(&g->access, rb_now_ns() + 20 * RB_SEC, on_note, g, &g->carrier, &why);
+        resbm_status st =
+            rb_access_connect(&g->access, rb_now_ns() + 20 * RB_SEC, on_note, g, &g->carrier, &why);
         if (!st) return RESBM_OK;
         if (st != RESBM_E_CONFIG) i--; /* no refusal: the network */
         if (g->o->stop && atomic_load(g->o->stop)) break;
         rb_sleep_ns(500 * RB_MS);
     }
-    return rb_fail(err, RESBM_E_STATE, "the server refuses this participant's key: the host has cut it off, or the run is over");
+    return rb_fail(err, RESBM_E_STATE,
+                   "the server refuses this participant's key: the host has cut it off, or the run is over");
 }
 
 static resbm_status work(guest *g, rb_err *err) {
@@ -293,7 +314,8 @@ static resbm_status work(guest *g, rb_err *err) {
         look_at_stage(g);
         RB_TRY(beat(g, err));
         if (g->done) return say(g, "the run is done"), RESBM_OK;
-        if (g->cut_off) return rb_fail(err, RESBM_E_STATE, "the host has cut this participant off: %s", g->reason);
+        if (g->cut_off)
+            return rb_fail(err, RESBM_E_STATE, "the host has cut this participant off: %s", g->reason);
         if (g->carrier->module->ended(g->carrier->state)) RB_TRY(knock_again(g, err));
         for (rb_err ignored; rb_now_ns() < next && !(g->o->stop && atomic_load(g->o->stop)); (void)ignored) {
             bool ran = g->child.pid && !g->child.ended;
@@ -326,9 +348,13 @@ static resbm_status run(guest *g, rb_err *err) {
     free(whole);
     chmod(g->dir, 0700);
     bool again = known(g);
-    if (!again) RB_TRY(g->o->invitation ? enrol(g, err) : rb_fail(err, RESBM_E_ARG, "%s has not joined a run yet: give an invitation", g->dir));
+    if (!again)
+        RB_TRY(g->o->invitation
+                   ? enrol(g, err)
+                   : rb_fail(err, RESBM_E_ARG, "%s has not joined a run yet: give an invitation", g->dir));
     RB_TRY(write_pid(g, err));
-    if (chdir(g->dir)) return rb_fail_errno(err, errno, "cannot enter %s", g->dir); /* where stages keep their weights */
+    if (chdir(g->dir))
+        return rb_fail_errno(err, errno, "cannot enter %s", g->dir); /* where stages keep their weights */
     RB_TRY(connect_own(g, again, err));
     for (int64_t until = rb_now_ns() + 600 * RB_SEC;;) { /* the coordinator may just be starting */
         resbm_status st = measure(g, err);

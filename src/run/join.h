@@ -12,9 +12,9 @@ typedef struct rb_join_options {
     const char *dir;        /* of this participant: its key, its weights */
     const char *program, *label;
     int from_minute, to_minute; /* of the day, local time, when it works; equal: always */
-    double up_bits;         /* its stage sends at most so many per second; 0: no limit */
-    double memory;          /* bytes its stage may take; 0: what is free */
-    const atomic_int *stop; /* 1: leave */
+    double up_bits;             /* its stage sends at most so many per second; 0: no limit */
+    double memory;              /* bytes its stage may take; 0: what is free */
+    const atomic_int *stop;     /* 1: leave */
     const atomic_int *paused;
     FILE *out;
 } rb_join_options;

@@ -51,7 +51,8 @@
 const rb_key rb_keys[] = {
     INT("model", "d", model.d, "256", 8, 65536, FIXED, "Width of the residual stream."),
     INT("model", "layers", model.layers, "8", 1, 1024, FIXED, "Transformer blocks."),
-    INT("model", "heads", model.heads, "4", 1, 1024, FIXED, "Attention heads; must divide d unless model.head is given."),
+    INT("model", "heads", model.heads, "4", 1, 1024, FIXED,
+        "Attention heads; must divide d unless model.head is given."),
     AUTO_INT("model", "kv_heads", model.kv_heads, "auto", 1, 1024, "auto", 0, FIXED,
              "Key/value heads; must divide heads. auto: as many as heads."),
     AUTO_INT("model", "head", model.head, "auto", 2, 4096, "auto", 0, FIXED,
@@ -64,14 +65,17 @@ const rb_key rb_keys[] = {
     REAL("model", "rope_theta", model.rope_theta, "500000", 1, 1e12, NULL, FIXED,
          "Base of the rotary angles."),
     WORDY(RB_KEY_ENUM, "model", "rope_scaling", model.rope.kind, "none", "none|linear|llama3", FIXED,
-          "How the angles are stretched beyond the context of pretraining: all of them (linear), or those of long waves "
+          "How the angles are stretched beyond the context of pretraining: all of them (linear), or those of "
+          "long waves "
           "(llama3)."),
-    REAL("model", "rope_factor", model.rope.factor, "1", 1, 1e6, NULL, FIXED, "Of rope_scaling: how many times longer."),
+    REAL("model", "rope_factor", model.rope.factor, "1", 1, 1e6, NULL, FIXED,
+         "Of rope_scaling: how many times longer."),
     REAL("model", "rope_low", model.rope.low, "1", 1e-3, 1e6, NULL, FIXED,
          "llama3: waves of fewer turns than this in rope_original tokens are stretched whole."),
     REAL("model", "rope_high", model.rope.high, "4", 1e-3, 1e6, NULL, FIXED,
          "llama3: waves of more turns than this stay as they are."),
-    INT("model", "rope_original", model.rope.original, "8192", 1, EXACT, FIXED, "llama3: tokens of a context of pretraining."),
+    INT("model", "rope_original", model.rope.original, "8192", 1, EXACT, FIXED,
+        "llama3: tokens of a context of pretraining."),
     REAL("model", "norm_eps", model.norm_eps, "1e-5", 1e-12, 1, NULL, FIXED, "Epsilon of every RMSNorm."),
     PLAIN(RB_KEY_BOOL, "model", "qk_norm", model.qk_norm, "false", FIXED,
           "RMSNorm of queries and keys before the rotation."),
@@ -82,57 +86,67 @@ const rb_key rb_keys[] = {
     REAL("model", "init_std", model.init_std, "0.02", 0, 10, NULL, FIXED,
          "Standard deviation of the initial weights."),
 
-    WORDY(RB_KEY_NAME, "boundary", "kind", boundary.kind, "residual", "none|linear|residual|topk|subspace", FIXED,
-          "What narrows the activation between segments."),
-    WORDY(RB_KEY_ENUM, "boundary", "identity", boundary.identity, "auto", "truncate|split|full|none|rotate|auto",
-          FIXED,
-          "Identity path of residual: the first k coordinates added to the latents, the first identity_width beside "
-          "them in bf16, the whole activation, none, or a learned rotation's first k coordinates; auto: none with "
+    WORDY(RB_KEY_NAME, "boundary", "kind", boundary.kind, "residual", "none|linear|residual|topk|subspace",
+          FIXED, "What narrows the activation between segments."),
+    WORDY(RB_KEY_ENUM, "boundary", "identity", boundary.identity, "auto",
+          "truncate|split|full|none|rotate|auto", FIXED,
+          "Identity path of residual: the first k coordinates added to the latents, the first identity_width "
+          "beside "
+          "them in bf16, the whole activation, none, or a learned rotation's first k coordinates; auto: none "
+          "with "
           "tokens: trunk, else truncate."),
     INT("boundary", "identity_width", boundary.identity_width, "0", 0, 65536, FIXED,
         "Coordinates that cross in bf16 with identity: split."),
     INT("boundary", "ratio", boundary.ratio, "128", 1, 65536, FIXED,
         "d / k: how much narrower the latents are; must divide d."),
     AUTO_INT("boundary", "anneal_from", boundary.anneal_from, "none", 1, 65536, "none", 0, FIXED,
-             "Ratio a run starts with; it narrows to boundary.ratio by train.anneal_until. The tensors keep the width of "
+             "Ratio a run starts with; it narrows to boundary.ratio by train.anneal_until. The tensors keep "
+             "the width of "
              "the start, fewer and fewer latents cross; none: the ratio never changes."),
     AUTO_INT("boundary", "hidden", boundary.hidden, "auto", 0, 1 << 20, "auto", -1, FIXED,
              "Hidden width of encoder and decoder; auto: max(4k, 64); 0: one linear map."),
     WORDY(RB_KEY_ENUM, "boundary", "decoder_init", boundary.decoder_init, "auto", "auto|zero|normal", FIXED,
           "How the decoder's last map starts; auto: at zero with tokens: trunk, else normal."),
     WORDY(RB_KEY_ENUM, "boundary", "offset", boundary.offset, "auto", "auto|none|learned", FIXED,
-          "A learned vector each receiver adds to what it decodes, so that latents of zero make no stream of zeros; "
+          "A learned vector each receiver adds to what it decodes, so that latents of zero make no stream of "
+          "zeros; "
           "auto: where there is no token path and no identity coordinates cross beside the latents."),
     WORDY(RB_KEY_ENUM, "boundary", "tokens", boundary.tokens, "none", "none|embedding|trunk|fixed", FIXED,
           "Token side path of each receiver; fixed belongs to kind: subspace, which sets it."),
     AUTO_INT("boundary", "trunk_blocks", boundary.trunk_blocks, "auto", 1, 64, "auto", 0, FIXED,
              "Blocks of tokens: trunk."),
     AUTO_INT("boundary", "trunk_width", boundary.trunk_width, "auto", 1, 65536, "auto", 0, FIXED,
-             "Width of tokens: trunk; auto: chosen from d; d itself: its blocks write the stream, without a map up."),
+             "Width of tokens: trunk; auto: chosen from d; d itself: its blocks write the stream, without a "
+             "map up."),
     AUTO_INT("boundary", "trunk_heads", boundary.trunk_heads, "auto", 1, 1024, "auto", 0, FIXED,
              "Heads of tokens: trunk; must divide trunk_width."),
     AUTO_INT("boundary", "trunk_ffn", boundary.trunk_ffn, "auto", 1, 1 << 20, "auto", 0, FIXED,
              "Feed-forward width of tokens: trunk."),
     WORDY(RB_KEY_ENUM, "boundary", "aux", boundary.aux, "none", "none|stream|latent", FIXED,
           "A next-token head of its own before each boundary, whose loss helps to train the segment while "
-          "train.aux_weight lasts: on the segment's output stream, or on the latents that cross (and the token, "
+          "train.aux_weight lasts: on the segment's output stream, or on the latents that cross (and the "
+          "token, "
           "with a token path)."),
-    AUTO_INT("boundary", "aux_rank", boundary.aux_rank, "auto", 0, 65536, "auto", -1, FIXED,
-             "Width before that head; 0: the stream's own; auto: 64 on latents and from 2048 tokens of vocabulary "
-             "on, else 0."),
-    WORDY(RB_KEY_NAME, "boundary", "codec_fwd", boundary.codec_fwd, "auto", "auto|f32|bf16|int8|int4|int2|int1", FIXED,
+    AUTO_INT(
+        "boundary", "aux_rank", boundary.aux_rank, "auto", 0, 65536, "auto", -1, FIXED,
+        "Width before that head; 0: the stream's own; auto: 64 on latents and from 2048 tokens of vocabulary "
+        "on, else 0."),
+    WORDY(RB_KEY_NAME, "boundary", "codec_fwd", boundary.codec_fwd, "auto",
+          "auto|f32|bf16|int8|int4|int2|int1", FIXED,
           "How latents become bytes; auto: int4, and bf16 with kind: none."),
-    WORDY(RB_KEY_NAME, "boundary", "codec_bwd", boundary.codec_bwd, "auto", "auto|f32|bf16|int8|int4|int2|int1", FIXED,
+    WORDY(RB_KEY_NAME, "boundary", "codec_bwd", boundary.codec_bwd, "auto",
+          "auto|f32|bf16|int8|int4|int2|int1", FIXED,
           "How gradients of latents become bytes; auto as above."),
     WORDY(RB_KEY_NAME, "boundary", "scale_fwd", boundary.scale_fwd, "auto", "auto|step|token", FIXED,
           "Scale of latents in integers: one learned step per coordinate (no bytes on the wire) or one per "
           "token."),
     INT("boundary", "group_bwd", boundary.group_bwd, "64", 2, 64, FIXED,
         "Values that share one scale of 16 bits in gradients in integers: 2, 4, 8, 16, 32 or 64."),
-    WORDY(RB_KEY_ENUM, "boundary", "rounding_bwd", boundary.rounding_bwd, "stochastic", "stochastic|nearest", FIXED,
-          "Rounding of gradients in integers."),
+    WORDY(RB_KEY_ENUM, "boundary", "rounding_bwd", boundary.rounding_bwd, "stochastic", "stochastic|nearest",
+          FIXED, "Rounding of gradients in integers."),
     WORDY(RB_KEY_ENUM, "boundary", "feedback", boundary.feedback, "none", "none|gradient", FIXED,
-          "Error feedback of kind: topk: what of a gradient did not cross is added to the next step's at the same place."),
+          "Error feedback of kind: topk: what of a gradient did not cross is added to the next step's at the "
+          "same place."),
 
     PLAIN(RB_KEY_STRING, "data", "train", data.train, "", TRAINING,
           "Shards to train on: a path or a pattern."),
@@ -172,7 +186,8 @@ const rb_key rb_keys[] = {
     REAL("optim", "min_lr", optim.rates.floor, "0", 0, 1, NULL, TRAINING,
          "Where wsd and cosine end, as a share of the peak."),
     REAL("optim", "segment_lr_scale", optim.segment_lr_scale, "1", 0.01, 100, NULL, TRAINING,
-         "A segment's learning rates are those of the segment behind it times this (with its boundary's encoder and "
+         "A segment's learning rates are those of the segment behind it times this (with its boundary's "
+         "encoder and "
          "the decoder before it)."),
     REAL("optim", "boundary_lr_scale", optim.boundary_lr_scale, "0.3", 0.01, 100, NULL, TRAINING,
          "Learning rates of the matrices of encoders and decoders, over those of the blocks."),
@@ -181,16 +196,22 @@ const rb_key rb_keys[] = {
     WORDY(RB_KEY_ENUM, "optim", "clip_scope", optim.clip_scope, "global", "global|segment", TRAINING,
           "The norm is the whole model's, or each segment's own (no synchronisation between stages)."),
     WORDY(RB_KEY_NAME, "optim", "offload", optim.offload, "none", "none|disk|host", DEPLOYMENT,
-          "Where optimizer states live: with the weights, in a file per stage that streams through every update (disk), "
+          "Where optimizer states live: with the weights, in a file per stage that streams through every "
+          "update (disk), "
           "or, for stages on a GPU, in the host's memory, from which they stream the same way."),
-    WORDY(RB_KEY_ENUM, "optim", "offload_parts", optim.offload_parts, "states", "states|states+gradients", DEPLOYMENT,
-          "What offload moves: optimizer states, or the gradients of the large matrices too, which are then read and "
+    WORDY(RB_KEY_ENUM, "optim", "offload_parts", optim.offload_parts, "states", "states|states+gradients",
+          DEPLOYMENT,
+          "What offload moves: optimizer states, or the gradients of the large matrices too, which are then "
+          "read and "
           "written once per microbatch."),
     WORDY(RB_KEY_ENUM, "optim", "offload_update", optim.offload_update, "device", "device|host", DEPLOYMENT,
-          "With offload: host, where AdamW computes. device: its moments stream through the GPU, with the bits of keeping them "
-          "there. host: gradients come down and weights go up tile by tile, the moments stay; the bits are the CPU's."),
+          "With offload: host, where AdamW computes. device: its moments stream through the GPU, with the "
+          "bits of keeping them "
+          "there. host: gradients come down and weights go up tile by tile, the moments stay; the bits are "
+          "the CPU's."),
     PLAIN(RB_KEY_STRING, "optim", "offload_dir", optim.offload_dir, "", DEPLOYMENT,
-          "Folder of the files of offload: disk; empty: the run's own. They have no names in it and are gone with the "
+          "Folder of the files of offload: disk; empty: the run's own. They have no names in it and are gone "
+          "with the "
           "stage."),
 
     INT("train", "steps", train.steps, "350", 1, 1000000000, TRAINING, "Optimizer steps of the whole run."),
@@ -204,9 +225,17 @@ const rb_key rb_keys[] = {
          "Share of train.steps over which boundary.anneal_from narrows to boundary.ratio, latent by latent."),
     REAL("train", "aux_weight", train.aux_weight, "0.5", 0, 100, NULL, TRAINING,
          "Weight of each boundary's auxiliary loss at the first step (boundary.aux)."),
-    {.section = "train", .name = "aux_until", .type = RB_KEY_REAL, FIELD_OF(train.aux_until), .fallback = "never",
-     .max = 1e6, .word = "never", .word_value = INFINITY, .class = TRAINING,
-     .doc = "Share of train.steps over which that weight falls to 0, in a line; above 1 it is not yet gone at the end; "
+    {.section = "train",
+     .name = "aux_until",
+     .type = RB_KEY_REAL,
+     FIELD_OF(train.aux_until),
+     .fallback = "never",
+     .max = 1e6,
+     .word = "never",
+     .word_value = INFINITY,
+     .class = TRAINING,
+     .doc = "Share of train.steps over which that weight falls to 0, in a line; above 1 it is not yet gone "
+            "at the end; "
             "never: it stays."},
     INT("train", "eval_every", train.eval_every, "50", 0, EXACT, DEPLOYMENT,
         "Steps between evaluations; 0: only at the end."),
@@ -224,17 +253,23 @@ const rb_key rb_keys[] = {
     INT("pipeline", "stages", pipeline.stages, "4", 1, RB_MAX_STAGES, DEPLOYMENT,
         "Processes the segments are spread over; at most model.segments."),
     PLAIN(RB_KEY_REPLICAS, "pipeline", "replicas", pipeline, "1", DEPLOYMENT,
-          "Processes that hold the same stage and share out its microbatches: a count, or a list per stage ([1, 2]). Their "
-          "gradients are added up before each update, so that losses agree with one replica's to rounding (docs/replicas.md)."),
+          "Processes that hold the same stage and share out its microbatches: a count, or a list per stage "
+          "([1, 2]). Their "
+          "gradients are added up before each update, so that losses agree with one replica's to rounding "
+          "(docs/replicas.md)."),
     WORDY(RB_KEY_ENUM, "pipeline", "deal", pipeline.deal, "measured", "measured|even", DEPLOYMENT,
-          "Microbatches of each replica: in proportion to the speed measured in earlier steps, or as many for each (which gives the "
+          "Microbatches of each replica: in proportion to the speed measured in earlier steps, or as many "
+          "for each (which gives the "
           "same bits every time)."),
     WORDY(RB_KEY_NAME, "pipeline", "replica_codec", pipeline.replica_codec, "f32", "f32|int8", TRAINING,
-          "How gradients cross between replicas: f32, or int8 in groups of 64 with a scale each, what was lost added to the next "
+          "How gradients cross between replicas: f32, or int8 in groups of 64 with a scale each, what was "
+          "lost added to the next "
           "step's (lossy)."),
     PLAIN(RB_KEY_STRING, "pipeline", "schedule", pipeline.schedule, "1f1b", DEPLOYMENT,
-          "Order of the actions, and which stage hosts which segments: gpipe, 1f1b, interleaved-1f1b, zb-h1, zbv, or "
-          "file:PATH, a text of actions (resbm schedule prints and checks any); no bit of the result depends on it. "
+          "Order of the actions, and which stage hosts which segments: gpipe, 1f1b, interleaved-1f1b, zb-h1, "
+          "zbv, or "
+          "file:PATH, a text of actions (resbm schedule prints and checks any); no bit of the result depends "
+          "on it. "
           "Asynchronous, with results of their own: pipedream and pipedream-2bw."),
     PLAIN(RB_KEY_BOOL, "pipeline", "vertical_sync", pipeline.vertical_sync, "false", DEPLOYMENT,
           "pipedream: a microbatch sees on every stage the version of the weights that it saw on the first."),
@@ -266,16 +301,21 @@ const rb_key rb_keys[] = {
     WORDY(RB_KEY_NAME, "pipeline", "mpi", pipeline.mpi, "auto", "auto|openmpi|mpich", DEPLOYMENT,
           "engine: mpi: which MPI's module is loaded; auto: the one whose mpirun started the ranks."),
     PLAIN(RB_KEY_STRING, "pipeline", "device", pipeline.device, "cpu", DEPLOYMENT,
-          "One for all stages, or one per stage with commas between (\"cuda:0, cuda:1, cpu\"). cpu: oneDNN and vector code; "
-          "cuda: an NVIDIA GPU, cuda:1 the second one (docs/cuda.md); ref: plain C; timed: computes nothing and takes as long "
+          "One for all stages, or one per stage with commas between (\"cuda:0, cuda:1, cpu\"). cpu: oneDNN "
+          "and vector code; "
+          "cuda: an NVIDIA GPU, cuda:1 the second one (docs/cuda.md); ref: plain C; timed: computes nothing "
+          "and takes as long "
           "as pipeline.speed says, to try out schedules and links."),
     WORDY(RB_KEY_ENUM, "pipeline", "math", pipeline.math, "auto", "auto|f32|tf32|bf16|f16", DEPLOYMENT,
-          "What products are computed in; weights, sums and everything between them stay f32. auto: f32 on processors; on "
+          "What products are computed in; weights, sums and everything between them stay f32. auto: f32 on "
+          "processors; on "
           "GPUs bf16, or f16 with scaled operands where there is no bf16 (compute capability 7.5)."),
     REAL("pipeline", "speed", pipeline.speed, "0", 0, 1e18, "FLOP/s", DEPLOYMENT,
-         "What a stage sustains: taken by device: timed and by plans; 0: no time at all, and plans measure this machine."),
+         "What a stage sustains: taken by device: timed and by plans; 0: no time at all, and plans measure "
+         "this machine."),
     DURATION("pipeline", "deadline", pipeline.deadline_ns, "60s", 1e6,
-             "Longest wait for another stage's message, and for a sign of life from a stage that computes or writes, before "
+             "Longest wait for another stage's message, and for a sign of life from a stage that computes or "
+             "writes, before "
              "the run ends with a message."),
     DURATION("pipeline", "startup_deadline", pipeline.startup_deadline_ns, "60s", 1e6,
              "Longest wait for all stages to be there."),
@@ -287,14 +327,18 @@ const rb_key rb_keys[] = {
     REAL("link", "loss", link.loss, "0", 0, 0.5, NULL, DEPLOYMENT, "Share of segments lost and sent again."),
     WORDY(RB_KEY_ENUM, "link", "duplex", link.half_duplex, "full", "full|half", DEPLOYMENT,
           "half: sending and receiving share link.up."),
-    WORDY(RB_KEY_ENUM, "link", "latency_mode", link.latency_occupies, "pipelines", "pipelines|occupies", DEPLOYMENT,
-          "pipelines: messages follow each other whatever the latency; occupies: after each the uplink stands still until it "
+    WORDY(RB_KEY_ENUM, "link", "latency_mode", link.latency_occupies, "pipelines", "pipelines|occupies",
+          DEPLOYMENT,
+          "pipelines: messages follow each other whatever the latency; occupies: after each the uplink "
+          "stands still until it "
           "has arrived."),
     INT("link", "seed", link.seed, "1", 0, EXACT, DEPLOYMENT, "Key of jitter and loss."),
 
     WORDY(RB_KEY_NAME, "", "engine", engine, "local", "local|mpi|nats", DEPLOYMENT,
-          "How stages are started and connected: processes of this machine with sockets between them; ranks that mpirun starts, one "
-          "per stage (docs/cluster.md); or through a NATS server (on this machine with resbm train; across machines with resbm "
+          "How stages are started and connected: processes of this machine with sockets between them; ranks "
+          "that mpirun starts, one "
+          "per stage (docs/cluster.md); or through a NATS server (on this machine with resbm train; across "
+          "machines with resbm "
           "host and resbm join)."),
 };
 const int rb_key_count = sizeof rb_keys / sizeof *rb_keys;

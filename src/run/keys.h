@@ -6,17 +6,17 @@
 #include "run/config.h"
 
 typedef enum rb_key_type {
-    RB_KEY_INT,      /* int64_t, uint64_t or int */
-    RB_KEY_REAL,     /* double */
-    RB_KEY_BOOL,     /* bool */
-    RB_KEY_ENUM,     /* an enum or a bool: the position of the word in choices */
-    RB_KEY_NAME,     /* char[]: one of choices */
-    RB_KEY_STRING,   /* char[]: any text */
-    RB_KEY_RATE,     /* double, bits per second: 80mbit */
-    RB_KEY_DURATION, /* int64_t, nanoseconds: 20ms */
-    RB_KEY_SIZE,     /* int64_t, bytes: 8G (powers of 1024) */
-    RB_KEY_SEGMENTS, /* rb_model_config: a count, or a list of layers per segment */
-    RB_KEY_ADDRESS,  /* char[]: host:port (port 0: the system chooses) or nothing */
+    RB_KEY_INT,       /* int64_t, uint64_t or int */
+    RB_KEY_REAL,      /* double */
+    RB_KEY_BOOL,      /* bool */
+    RB_KEY_ENUM,      /* an enum or a bool: the position of the word in choices */
+    RB_KEY_NAME,      /* char[]: one of choices */
+    RB_KEY_STRING,    /* char[]: any text */
+    RB_KEY_RATE,      /* double, bits per second: 80mbit */
+    RB_KEY_DURATION,  /* int64_t, nanoseconds: 20ms */
+    RB_KEY_SIZE,      /* int64_t, bytes: 8G (powers of 1024) */
+    RB_KEY_SEGMENTS,  /* rb_model_config: a count, or a list of layers per segment */
+    RB_KEY_ADDRESS,   /* char[]: host:port (port 0: the system chooses) or nothing */
     RB_KEY_ADDRESSES, /* rb_pipeline_config: list of host:port */
     RB_KEY_REPLICAS   /* rb_pipeline_config: a count, or a list of counts per stage */
 } rb_key_type;
@@ -60,7 +60,8 @@ enum { RB_NAME_LIMIT = 64 };
 int rb_edit_distance(const char *a, const char *b);
 
 /* A number in a key's notation, range and unit; for other tables of keys too. */
-resbm_status rb_key_read_number(const rb_key *k, const char *text, double *out, const char *place, rb_err *err);
+resbm_status rb_key_read_number(const rb_key *k, const char *text, double *out, const char *place,
+                                rb_err *err);
 /* Sets one key from its text(s); `place` starts the message ("run.yaml:3:7"). */
 resbm_status rb_key_set(rb_config *c, const rb_key *k, const char *const *items, int n, bool list,
                         const char *place, rb_err *err);

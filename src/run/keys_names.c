@@ -81,7 +81,9 @@ static const rb_key *elsewhere(const char *section, const char *name) {
     const rb_key *own = nearest_key(section, name), *any = nearest_key(NULL, name);
     if (!any) return NULL;
     int there = rb_edit_distance(name, any->name), here = own ? rb_edit_distance(name, own->name) : 1 << 20;
-    return there < here && there <= 1 && there < (int)strlen(name) ? any : NULL; /* one letter for another is no hint */
+    return there < here && there <= 1 && there < (int)strlen(name)
+               ? any
+               : NULL; /* one letter for another is no hint */
 }
 
 void rb_key_unknown(const char *section, const char *name, char *out, size_t size) {

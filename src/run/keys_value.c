@@ -142,7 +142,8 @@ static double factor_of(const rb_key *k, const char *suffix, double v) {
     return 0;
 }
 
-resbm_status rb_key_read_number(const rb_key *k, const char *text, double *out, const char *place, rb_err *err) {
+resbm_status rb_key_read_number(const rb_key *k, const char *text, double *out, const char *place,
+                                rb_err *err) {
     if (k->word && !strcasecmp(text, k->word)) {
         *out = k->word_value;
         return RESBM_OK;
@@ -285,13 +286,14 @@ static resbm_status set_segments(rb_config *c, const rb_key *k, const char *cons
     return RESBM_OK;
 }
 
-static resbm_status set_replicas(rb_config *c, const rb_key *k, const char *const *items, int n, bool list, const char *place,
-                                 rb_err *err) {
+static resbm_status set_replicas(rb_config *c, const rb_key *k, const char *const *items, int n, bool list,
+                                 const char *place, rb_err *err) {
     rb_key one = *k;
     one.min = 1;
     one.max = RB_MAX_STAGES;
     if (n > RB_MAX_STAGES || n < 1)
-        return rb_fail(err, RESBM_E_CONFIG, "%s: pipeline.replicas has %d entries; allowed: 1 to %d", place, n, RB_MAX_STAGES);
+        return rb_fail(err, RESBM_E_CONFIG, "%s: pipeline.replicas has %d entries; allowed: 1 to %d", place,
+                       n, RB_MAX_STAGES);
     memset(c->pipeline.replicas_of, 0, sizeof c->pipeline.replicas_of);
     c->pipeline.replicas = 1;
     for (int i = 0; i < n; i++) {

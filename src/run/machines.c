@@ -10,12 +10,33 @@
 #define FIELD(member) .offset = offsetof(rb_machine, member), .size = sizeof(((rb_machine *)0)->member)
 
 static const rb_key machine_keys[] = {
-    {.section = "machines", .name = "count", .type = RB_KEY_INT, FIELD(count), .min = 1, .max = RB_MAX_STAGES},
+    {.section = "machines",
+     .name = "count",
+     .type = RB_KEY_INT,
+     FIELD(count),
+     .min = 1,
+     .max = RB_MAX_STAGES},
     {.section = "machines", .name = "flops", .type = RB_KEY_REAL, FIELD(flops), .min = 1, .max = 1e18},
-    {.section = "machines", .name = "memory", .type = RB_KEY_SIZE, FIELD(memory), .min = 1 << 20, .max = 0x1p50},
+    {.section = "machines",
+     .name = "memory",
+     .type = RB_KEY_SIZE,
+     FIELD(memory),
+     .min = 1 << 20,
+     .max = 0x1p50},
     {.section = "machines", .name = "disk", .type = RB_KEY_SIZE, FIELD(disk), .min = 1, .max = 0x1p50},
-    {.section = "machines", .name = "up", .type = RB_KEY_RATE, FIELD(up_bits), .min = 1e3, .max = 1e12, .word = "none"},
-    {.section = "machines", .name = "down", .type = RB_KEY_RATE, FIELD(down_bits), .min = 1e3, .max = 1e12,
+    {.section = "machines",
+     .name = "up",
+     .type = RB_KEY_RATE,
+     FIELD(up_bits),
+     .min = 1e3,
+     .max = 1e12,
+     .word = "none"},
+    {.section = "machines",
+     .name = "down",
+     .type = RB_KEY_RATE,
+     FIELD(down_bits),
+     .min = 1e3,
+     .max = 1e12,
      .word = "none"},
     {.section = "machines", .name = "latency", .type = RB_KEY_DURATION, FIELD(latency_ns), .max = 3600e9},
     {.section = "machines", .name = "jitter", .type = RB_KEY_DURATION, FIELD(jitter_ns), .max = 3600e9},
@@ -39,8 +60,8 @@ typedef struct reader {
 } reader;
 
 static resbm_status fault(reader *r, const yaml_node_t *n, const char *text) {
-    return rb_fail(r->err, RESBM_E_CONFIG, "%s:%zu:%zu: %s", r->path, n->start_mark.line + 1, n->start_mark.column + 1,
-                   text);
+    return rb_fail(r->err, RESBM_E_CONFIG, "%s:%zu:%zu: %s", r->path, n->start_mark.line + 1,
+                   n->start_mark.column + 1, text);
 }
 
 static const char *scalar(const yaml_node_t *n) {
@@ -55,7 +76,8 @@ static resbm_status set_field(reader *r, const yaml_node_t *key, const yaml_node
     for (int i = 0; i < MACHINE_KEYS; i++) {
         const rb_key *k = &machine_keys[i];
         if (strcmp(k->name, name)) continue;
-        snprintf(place, sizeof place, "%s:%zu:%zu", r->path, value->start_mark.line + 1, value->start_mark.column + 1);
+        snprintf(place, sizeof place, "%s:%zu:%zu", r->path, value->start_mark.line + 1,
+                 value->start_mark.column + 1);
         RB_TRY(rb_key_read_number(k, given, &v, place, r->err));
         bool real = k->type == RB_KEY_REAL || k->type == RB_KEY_RATE;
         if (real)
@@ -65,16 +87,19 @@ static resbm_status set_field(reader *r, const yaml_node_t *key, const yaml_node
         return RESBM_OK;
     }
     snprintf(text, sizeof text,
-             "a machine has no \"%.60s\": there are count, flops, memory, disk, up, down, latency and jitter", name);
+             "a machine has no \"%.60s\": there are count, flops, memory, disk, up, down, latency and jitter",
+             name);
     return fault(r, key, text);
 }
 
 static resbm_status read_entry(reader *r, yaml_node_t *n, const rb_machine *from, int stages, int *filled,
                                rb_machine *out) {
     rb_machine m = *from;
-    if (n->type != YAML_MAPPING_NODE) return fault(r, n, "a machine is written {flops: 28.4e12, memory: 24G, ...}");
+    if (n->type != YAML_MAPPING_NODE)
+        return fault(r, n, "a machine is written {flops: 28.4e12, memory: 24G, ...}");
     for (yaml_node_pair_t *p = n->data.mapping.pairs.start; p < n->data.mapping.pairs.top; p++)
-        RB_TRY(set_field(r, yaml_document_get_node(&r->doc, p->key), yaml_document_get_node(&r->doc, p->value), &m));
+        RB_TRY(set_field(r, yaml_document_get_node(&r->doc, p->key),
+                         yaml_document_get_node(&r->doc, p->value), &m));
     for (int64_t i = 0; i < m.count; i++, (*filled)++)
         if (*filled < stages) out[*filled] = m;
     return RESBM_OK;
@@ -83,7 +108,8 @@ static resbm_status read_entry(reader *r, yaml_node_t *n, const rb_machine *from
 static resbm_status read_list(reader *r, const rb_machine *from, int stages, rb_machine *out) {
     yaml_node_t *root = yaml_document_get_root_node(&r->doc), *list = NULL;
     int filled = 0;
-    if (root && root->type == YAML_MAPPING_NODE && root->data.mapping.pairs.top - root->data.mapping.pairs.start == 1) {
+    if (root && root->type == YAML_MAPPING_NODE &&
+        root->data.mapping.pairs.top - root->data.mapping.pairs.start == 1) {
         yaml_node_pair_t *p = root->data.mapping.pairs.start;
         const char *name = scalar(yaml_document_get_node(&r->doc, p->key));
         if (name && !strcmp(name, "machines")) list = yaml_document_get_node(&r->doc, p->value);
@@ -93,11 +119,13 @@ static resbm_status read_list(reader *r, const rb_machine *from, int stages, rb_
     for (yaml_node_item_t *i = list->data.sequence.items.start; i < list->data.sequence.items.top; i++)
         RB_TRY(read_entry(r, yaml_document_get_node(&r->doc, *i), from, stages, &filled, out));
     if (filled == stages) return RESBM_OK;
-    return rb_fail(r->err, RESBM_E_CONFIG, "%s lists %d machines for %d stages (with their replicas): change one of them", r->path,
+    return rb_fail(r->err, RESBM_E_CONFIG,
+                   "%s lists %d machines for %d stages (with their replicas): change one of them", r->path,
                    filled, stages);
 }
 
-resbm_status rb_machines_load(const char *path, const rb_config *cfg, int stages, rb_machine *out, rb_err *err) {
+resbm_status rb_machines_load(const char *path, const rb_config *cfg, int stages, rb_machine *out,
+                              rb_err *err) {
     rb_buf text = {0};
     reader r = {.path = path, .err = err};
     rb_machine from = rb_machine_of(cfg);

@@ -11,9 +11,9 @@
 
 typedef struct rb_machine {
     int64_t count;
-    double flops;             /* FLOP/s it sustains; 0 = not stated */
-    int64_t memory, disk;     /* bytes; bytes per second it writes; 0 = not stated */
-    double up_bits, down_bits; /* per second; 0 = no limit */
+    double flops;                  /* FLOP/s it sustains; 0 = not stated */
+    int64_t memory, disk;          /* bytes; bytes per second it writes; 0 = not stated */
+    double up_bits, down_bits;     /* per second; 0 = no limit */
     int64_t latency_ns, jitter_ns; /* one way, of what it sends */
 } rb_machine;
 
@@ -21,6 +21,7 @@ typedef struct rb_machine {
 rb_machine rb_machine_of(const rb_config *cfg);
 /* Fills out (stages). RESBM_E_CONFIG with file:line: an unknown key, a bad value, another number of machines than
  * stages. */
-resbm_status rb_machines_load(const char *path, const rb_config *cfg, int stages, rb_machine *out, rb_err *err);
+resbm_status rb_machines_load(const char *path, const rb_config *cfg, int stages, rb_machine *out,
+                              rb_err *err);
 
 #endif

@@ -8,8 +8,8 @@
 #include "device/timed/timed.h"
 #include "run/stage.h"
 
-static resbm_status fill_in(rb_stage *s, const rb_config *cfg, const char *device, const int *host, int hosted,
-                            rb_err *err) {
+static resbm_status fill_in(rb_stage *s, const rb_config *cfg, const char *device, const int *host,
+                            int hosted, rb_err *err) {
     s->cfg = *cfg;
     s->workers = 1;
     s->segments = (int)cfg->model.segments;
@@ -24,8 +24,8 @@ static resbm_status fill_in(rb_stage *s, const rb_config *cfg, const char *devic
     return RESBM_OK;
 }
 
-static resbm_status new_stage(const rb_config *cfg, const char *device, const int *host, int hosted, const int *slots,
-                              bool halves, rb_stage **out, rb_err *err) {
+static resbm_status new_stage(const rb_config *cfg, const char *device, const int *host, int hosted,
+                              const int *slots, bool halves, rb_stage **out, rb_err *err) {
     rb_stage *s = *out = calloc(1, sizeof *s);
     if (!s) return rb_fail(err, RESBM_E_MEMORY, "no memory to measure a stage");
     s->halves = halves;
@@ -65,7 +65,8 @@ static resbm_status run_pack(rb_stage *s, rb_err *err) {
     bool behind = s->host[0] < s->segments - 1;
     const rb_view *parts = s->seat[0].berth[0].out;
     if (behind) RB_TRY(rb_port_pack(&s->out_port[0], s->q, parts, key, err));
-    if (!behind && s->host[0] > 0) RB_TRY(rb_port_pack(&s->grad_out_port[0], s->q, s->seat[0].berth[0].in, key, err));
+    if (!behind && s->host[0] > 0)
+        RB_TRY(rb_port_pack(&s->grad_out_port[0], s->q, s->seat[0].berth[0].in, key, err));
     return rb_queue_sync(s->q, err);
 }
 static resbm_status run_unpack(rb_stage *s, rb_err *err) {
@@ -92,17 +93,21 @@ static double meter(const rb_stage *s) {
     return strcmp(s->cfg.pipeline.device, "timed") ? (double)rb_now_ns() * 1e-9 : rb_timed_flops(s->q);
 }
 
-static bool has_trunk(const rb_stage *s) { return rb_config_trunks(&s->cfg) != RB_TRUNKS_INSIDE && s->host[0] > 0; }
+static bool has_trunk(const rb_stage *s) {
+    return rb_config_trunks(&s->cfg) != RB_TRUNKS_INSIDE && s->host[0] > 0;
+}
 
 static resbm_status run_trunk_forward(rb_stage *s, rb_err *err) {
     rb_executor_hooks h = rb_stage_hooks(s);
-    return has_trunk(s) ? h.trunk_forward(s, rb_action_of(RB_ACT_TRUNK_FORWARD, s->host[0], 0), err) : RESBM_OK;
+    return has_trunk(s) ? h.trunk_forward(s, rb_action_of(RB_ACT_TRUNK_FORWARD, s->host[0], 0), err)
+                        : RESBM_OK;
 }
 
 /* Behind a backward that leaves it out. */
 static resbm_status run_trunk_backward(rb_stage *s, rb_err *err) {
     rb_executor_hooks h = rb_stage_hooks(s);
-    return has_trunk(s) ? h.trunk_backward(s, rb_action_of(RB_ACT_TRUNK_BACKWARD, s->host[0], 0), err) : RESBM_OK;
+    return has_trunk(s) ? h.trunk_backward(s, rb_action_of(RB_ACT_TRUNK_BACKWARD, s->host[0], 0), err)
+                        : RESBM_OK;
 }
 
 static resbm_status run_backward_without(rb_stage *s, rb_err *err) {
@@ -114,9 +119,24 @@ static resbm_status run_backward_without(rb_stage *s, rb_err *err) {
 }
 
 /* The actions in the order they need each other; how often is decided by the whole round. */
-static const work_fn rounds[] = {run_forward, run_pack, run_backward, run_trunk_forward, run_forward, run_backward_without,
-                                 run_trunk_backward, run_forward, run_input, run_weight, run_unpack, run_optimizer};
-enum { FORWARD, PACK, BACKWARD, TRUNK_FORWARD, SHORT, WITHOUT, TRUNK_BACKWARD, AGAIN, INPUT, WEIGHT, UNPACK, OPTIMIZER, WORKS };
+static const work_fn rounds[] = {
+    run_forward,        run_pack,    run_backward, run_trunk_forward, run_forward, run_backward_without,
+    run_trunk_backward, run_forward, run_input,    run_weight,        run_unpack,  run_optimizer};
+enum {
+    FORWARD,
+    PACK,
+    BACKWARD,
+    TRUNK_FORWARD,
+    SHORT,
+    WITHOUT,
+    TRUNK_BACKWARD,
+    AGAIN,
+    INPUT,
+    WEIGHT,
+    UNPACK,
+    OPTIMIZER,
+    WORKS
+};
 
 static resbm_status one_round(rb_stage *s, double best[WORKS], rb_err *err) {
     rb_seat_clear(&s->seat[0]);
@@ -133,7 +153,8 @@ static resbm_status one_round(rb_stage *s, double best[WORKS], rb_err *err) {
 static resbm_status fill_inputs(rb_stage *s, rb_err *err) {
     const rb_berth *b = &s->seat[0].berth[0];
     for (int i = 0; i < s->table.count; i++)
-        if (rb_stage_weight(s->model, i).data) RB_TRY(rb_fill(s->q, rb_stage_weight(s->model, i), 0.01f, err));
+        if (rb_stage_weight(s->model, i).data)
+            RB_TRY(rb_fill(s->q, rb_stage_weight(s->model, i), 0.01f, err));
     for (int p = 0; p < RB_MAX_WIRE_PARTS; p++) {
         if (b->in[p].data) RB_TRY(rb_fill(s->q, b->in[p], 0.5f, err));
         if (b->grad_in[p].data) RB_TRY(rb_fill(s->q, b->grad_in[p], 0.001f, err));
@@ -148,7 +169,8 @@ static resbm_status repeat(rb_stage *s, double seconds, double best[WORKS], rb_e
     bool counts = !strcmp(s->cfg.pipeline.device, "timed");
     int64_t end = rb_now_ns() + (int64_t)(seconds * 1e9);
     for (int i = 0; i < WORKS; i++) best[i] = DBL_MAX;
-    for (int n = 0; n < (counts ? 1 : 2) || (!counts && rb_now_ns() < end); n++) RB_TRY(one_round(s, best, err));
+    for (int n = 0; n < (counts ? 1 : 2) || (!counts && rb_now_ns() < end); n++)
+        RB_TRY(one_round(s, best, err));
     return RESBM_OK;
 }
 
@@ -165,9 +187,14 @@ resbm_status rb_measure_segment(const rb_config *cfg, const char *device, int se
     if (!st) st = fill_inputs(s, err);
     if (!st) st = repeat(s, seconds, best, err);
     if (!st)
-        *out = (rb_segment_measure){.forward = best[FORWARD], .backward = best[BACKWARD], .input = best[INPUT],
-                                    .weight = best[WEIGHT], .pack = best[PACK], .unpack = best[UNPACK],
-                                    .trunk_forward = best[TRUNK_FORWARD], .trunk_backward = best[TRUNK_BACKWARD],
+        *out = (rb_segment_measure){.forward = best[FORWARD],
+                                    .backward = best[BACKWARD],
+                                    .input = best[INPUT],
+                                    .weight = best[WEIGHT],
+                                    .pack = best[PACK],
+                                    .unpack = best[UNPACK],
+                                    .trunk_forward = best[TRUNK_FORWARD],
+                                    .trunk_backward = best[TRUNK_BACKWARD],
                                     .optimizer = best[OPTIMIZER]};
     free_stage(s);
     free(c);
@@ -190,8 +217,8 @@ static resbm_status count_optimizer(rb_stage *s, rb_stage_need *out, rb_err *err
 }
 
 /* All its bytes but the optimizer's. */
-static resbm_status bytes_with(const rb_config *cfg, const int *host, int hosted, const int *slots, bool halves,
-                               size_t *all, rb_stage_need *out, rb_err *err) {
+static resbm_status bytes_with(const rb_config *cfg, const int *host, int hosted, const int *slots,
+                               bool halves, size_t *all, rb_stage_need *out, rb_err *err) {
     rb_stage *s;
     resbm_status st = new_stage(cfg, "timed", host, hosted, slots, halves, &s, err);
     if (!st) {
@@ -205,8 +232,8 @@ static resbm_status bytes_with(const rb_config *cfg, const int *host, int hosted
     return st;
 }
 
-resbm_status rb_measure_stage(const rb_config *cfg, const int *host, int hosted, bool halves, rb_stage_need *out,
-                              size_t *slot, rb_err *err) {
+resbm_status rb_measure_stage(const rb_config *cfg, const int *host, int hosted, bool halves,
+                              rb_stage_need *out, size_t *slot, rb_err *err) {
     int slots[RB_MAX_SEGMENTS];
     size_t two = 0, more = 0;
     *out = (rb_stage_need){0};
@@ -228,8 +255,10 @@ double rb_measure_message(const rb_config *cfg, int direction) {
     rb_wire w;
     rb_err ignored;
     double bytes = RB_FRAME_HEADER_BYTES;
-    if (cfg->model.segments < 2 || rb_model_wire(&cfg->model, &cfg->boundary, direction, &w, &ignored)) return bytes;
-    for (int i = 0; i < w.parts; i++) bytes += (double)rb_packed_bytes(&w.part[i].pack, B, T, w.part[i].width);
+    if (cfg->model.segments < 2 || rb_model_wire(&cfg->model, &cfg->boundary, direction, &w, &ignored))
+        return bytes;
+    for (int i = 0; i < w.parts; i++)
+        bytes += (double)rb_packed_bytes(&w.part[i].pack, B, T, w.part[i].width);
     bool ids = direction == 0 && cfg->data.distribute == RB_DISTRIBUTE_WIRE;
     return bytes + (ids ? (double)(B * (T + 1) * rb_id_bytes(cfg->model.vocab)) : 0);
 }

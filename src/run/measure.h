@@ -8,9 +8,9 @@
 
 typedef struct rb_segment_measure {
     double forward, backward, input, weight; /* one microbatch; backward whole, and its halves */
-    double pack, unpack;                     /* of a message of its boundaries, the dearer direction; 0 at a model of one */
-    double trunk_forward, trunk_backward;    /* of the boundary before it, part of forward and backward */
-    double optimizer;                        /* zeroing gradients, their norms, the update: once a step */
+    double pack, unpack; /* of a message of its boundaries, the dearer direction; 0 at a model of one */
+    double trunk_forward, trunk_backward; /* of the boundary before it, part of forward and backward */
+    double optimizer;                     /* zeroing gradients, their norms, the update: once a step */
 } rb_segment_measure;
 
 /* device: a name of rb_device_open. seconds: how long each action is repeated at most (the fastest counts; at least
@@ -20,14 +20,15 @@ resbm_status rb_measure_segment(const rb_config *cfg, const char *device, int se
 
 /* Bytes of the stage that hosts the segments host[0..hosted), ascending. The process itself is not in it. */
 typedef struct rb_stage_need {
-    size_t weights, gradients, optimizer; /* optimizer: states, windows and scratch where the device keeps them */
-    size_t working;                       /* scratch, ports, token ids: what does not grow with microbatches alive */
-    uint64_t snapshot;                    /* bytes of its files in a checkpoint: weights and states */
+    size_t weights, gradients,
+        optimizer;     /* optimizer: states, windows and scratch where the device keeps them */
+    size_t working;    /* scratch, ports, token ids: what does not grow with microbatches alive */
+    uint64_t snapshot; /* bytes of its files in a checkpoint: weights and states */
 } rb_stage_need;
 
 /* halves: the schedule calls the backward pass in halves. slot (hosted): bytes of one microbatch alive in each. */
-resbm_status rb_measure_stage(const rb_config *cfg, const int *host, int hosted, bool halves, rb_stage_need *out,
-                              size_t *slot, rb_err *err);
+resbm_status rb_measure_stage(const rb_config *cfg, const int *host, int hosted, bool halves,
+                              rb_stage_need *out, size_t *slot, rb_err *err);
 
 /* Bytes of one message of a direction as it leaves the process: header, parts, token ids. */
 double rb_measure_message(const rb_config *cfg, int direction);

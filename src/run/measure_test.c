@@ -24,7 +24,8 @@ static rb_config *config(const char *more) {
 static void open_stage(rb_stage *s, const rb_config *c, const char *device, const int *host, int hosted,
                        const int *slots) {
     rb_err err;
-    *s = (rb_stage){.cfg = *c, .workers = 2, .segments = (int)c->model.segments, .hosted = hosted, .training = true};
+    *s = (rb_stage){
+        .cfg = *c, .workers = 2, .segments = (int)c->model.segments, .hosted = hosted, .training = true};
     snprintf(s->cfg.pipeline.device, sizeof s->cfg.pipeline.device, "%s", device);
     s->cfg.pipeline.threads = 1;
     s->host = calloc((size_t)hosted, sizeof *s->host);
@@ -49,7 +50,8 @@ static void memory_is_what_a_stage_takes(void **state) {
             assert_ok(rb_measure_stage(c, hosts[h], 2, false, &need, slot, &err), &err);
             open_stage(s, c, "timed", hosts[h], 2, slots);
             model = rb_stage_model_bytes(s->model);
-            assert_int_equal(rb_timed_bytes(s->dev), need.weights + need.gradients + need.working + 5 * slot[0] + 3 * slot[1]);
+            assert_int_equal(rb_timed_bytes(s->dev),
+                             need.weights + need.gradients + need.working + 5 * slot[0] + 3 * slot[1]);
             rb_stage_close(s);
             open_stage(s, c, "ref", hosts[h], 2, slots);
             assert_int_equal(rb_stage_model_bytes(s->model), model);
@@ -71,7 +73,8 @@ static void operations_are_counted(void **state) {
         rb_err err;
         double head = g == 3 ? d * 128 : 0;
         assert_ok(rb_measure_segment(c, "timed", g, 0, &m, &err), &err);
-        assert_true(m.forward == 2 * n * block + heads + 4 * n * head); /* the head's input gradient is made at once */
+        assert_true(m.forward ==
+                    2 * n * block + heads + 4 * n * head); /* the head's input gradient is made at once */
         assert_true(m.forward + m.backward == 6 * n * (block + head) + 3.5 * heads);
         assert_true(m.input + m.weight == m.backward);
     }

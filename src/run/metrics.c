@@ -56,7 +56,8 @@ static resbm_status cut(const char *path, int64_t step, rb_err *err) {
 
 resbm_status rb_metrics_open(const char *path, int64_t resumed_step, rb_metrics_writer **out, rb_err *err) {
     *out = NULL;
-    if (strlen(path) >= sizeof(*out)->path) return rb_fail(err, RESBM_E_ARG, "path of %zu bytes", strlen(path));
+    if (strlen(path) >= sizeof(*out)->path)
+        return rb_fail(err, RESBM_E_ARG, "path of %zu bytes", strlen(path));
     if (resumed_step > 0) RB_TRY(cut(path, resumed_step, err));
     rb_metrics_writer *w = calloc(1, sizeof *w);
     if (!w) return rb_fail(err, RESBM_E_MEMORY, "no memory for a metrics writer");
@@ -87,7 +88,8 @@ static void print_step(rb_buf *b, const rb_step_metrics *m) {
         rb_json_number(b, m->staleness[i], 6);
     }
     if (m->staleness) rb_buf_puts(b, "]");
-    for (int i = 0; m->deal && i < m->workers; i++) rb_buf_printf(b, "%s%d", i ? "," : ",\"deal\":[", m->deal[i]);
+    for (int i = 0; m->deal && i < m->workers; i++)
+        rb_buf_printf(b, "%s%d", i ? "," : ",\"deal\":[", m->deal[i]);
     if (m->deal) rb_buf_puts(b, "]");
     rb_buf_puts(b, ",\"lr\":");
     rb_json_number(b, m->lr, 9);
@@ -102,8 +104,8 @@ static void print_step(rb_buf *b, const rb_step_metrics *m) {
     rb_json_number(b, m->step_s, 6);
     rb_buf_puts(b, ",\"tokens_per_s\":");
     rb_json_number(b, m->tokens_per_s, 6);
-    rb_buf_printf(b, ",\"wire_bytes_fwd\":%" PRIu64 ",\"wire_bytes_bwd\":%" PRIu64 ",\"time_s\":", m->wire_bytes_fwd,
-                  m->wire_bytes_bwd);
+    rb_buf_printf(b, ",\"wire_bytes_fwd\":%" PRIu64 ",\"wire_bytes_bwd\":%" PRIu64 ",\"time_s\":",
+                  m->wire_bytes_fwd, m->wire_bytes_bwd);
     rb_json_number(b, m->time_s, 9);
     rb_buf_puts(b, "}\n");
 }
@@ -145,7 +147,8 @@ static resbm_status read_step(const json_t *o, rb_step_metrics *m, double *norms
         .grad_norm_segments = norms + *used,
     };
     size_t n = json_array_size(json_object_get(o, "grad_norm_segments"));
-    if (n > RB_METRICS_MAX_SEGMENTS) return rb_fail(err, RESBM_E_FORMAT, "%zu norms in grad_norm_segments", n);
+    if (n > RB_METRICS_MAX_SEGMENTS)
+        return rb_fail(err, RESBM_E_FORMAT, "%zu norms in grad_norm_segments", n);
     for (size_t i = 0; i < n; i++) {
         const json_t *v = json_array_get(json_object_get(o, "grad_norm_segments"), i);
         norms[(*used)++] = json_is_number(v) ? json_number_value(v) : NAN;
@@ -173,8 +176,8 @@ static resbm_status read_lines(const rb_buf *text, rb_metrics *out, rb_err *err)
         json_decref(root);
         if (st != RESBM_OK) return rb_err_context(err, st, "line %zu: ", out->count + 1);
         if (out->count && out->steps[out->count].step <= out->steps[out->count - 1].step)
-            return rb_fail(err, RESBM_E_FORMAT, "line %zu: step %" PRId64 " follows step %" PRId64, out->count + 1,
-                           out->steps[out->count].step, out->steps[out->count - 1].step);
+            return rb_fail(err, RESBM_E_FORMAT, "line %zu: step %" PRId64 " follows step %" PRId64,
+                           out->count + 1, out->steps[out->count].step, out->steps[out->count - 1].step);
         out->count++;
         at += (size_t)(end - line) + 1;
     }

@@ -28,7 +28,7 @@ typedef struct rb_step_metrics {
     double lr, grad_norm;
     const double *grad_norm_segments; /* (segments), may be NULL with segments 0 */
     int segments;
-    const double *aux_loss; /* (segments - 1), or NULL */
+    const double *aux_loss;  /* (segments - 1), or NULL */
     const double *staleness; /* (stages), or NULL; written, not read back */
     const int *deal;         /* (workers), or NULL; written, not read back */
     int workers;

@@ -63,10 +63,11 @@ static void line_has_every_key_in_order(void **state) {
     rb_buf text = {0};
     rb_err err = {0};
     assert_ok(rb_read_file("keys.jsonl", 4096, &text, &err), &err);
-    assert_string_equal(text.data, "{\"step\":2,\"tokens\":8192,\"loss\":5.30000019,\"val_loss\":6.25,\"lr\":0.02,"
-                                   "\"grad_norm\":0.75,\"grad_norm_segments\":[1.5,0.25,2],\"step_s\":2.5,"
-                                   "\"tokens_per_s\":8192,\"wire_bytes_fwd\":123456789012,\"wire_bytes_bwd\":42,"
-                                   "\"time_s\":1}\n");
+    assert_string_equal(text.data,
+                        "{\"step\":2,\"tokens\":8192,\"loss\":5.30000019,\"val_loss\":6.25,\"lr\":0.02,"
+                        "\"grad_norm\":0.75,\"grad_norm_segments\":[1.5,0.25,2],\"step_s\":2.5,"
+                        "\"tokens_per_s\":8192,\"wire_bytes_fwd\":123456789012,\"wire_bytes_bwd\":42,"
+                        "\"time_s\":1}\n");
     rb_buf_free(&text);
 }
 

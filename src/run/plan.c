@@ -32,23 +32,23 @@ typedef struct stage_kind {
 typedef struct work {
     const rb_plan_options *o;
     rb_config *cfg;
-    int stages, segments;   /* stages: workers, where they have replicas */
-    rb_place *place;        /* (stages) */
-    double *pace;           /* (stages) how much slower than the first replica of its stage */
+    int stages, segments; /* stages: workers, where they have replicas */
+    rb_place *place;      /* (stages) */
+    double *pace;         /* (stages) how much slower than the first replica of its stage */
     segment_kind *seg;
     int segs;
     stage_kind *stg;
     int stgs;
-    int *stage_of;          /* (segments), under the schedule at hand */
-    rb_segment_cost *cost;  /* (segments) seconds */
-    rb_trunk_cost *trunk;   /* (segments) seconds */
-    double *optimizer;      /* (segments) seconds of an update */
+    int *stage_of;         /* (segments), under the schedule at hand */
+    rb_segment_cost *cost; /* (segments) seconds */
+    rb_trunk_cost *trunk;  /* (segments) seconds */
+    double *optimizer;     /* (segments) seconds of an update */
     double pack, unpack, cores;
-    rb_stage_need *need;    /* (stages) */
-    double *sync, *sync_s;  /* (stages) bytes to the other replicas, a step, and seconds of it */
-    size_t *slot;           /* (segments) */
-    size_t *room;           /* (stages) for activations */
-    int64_t *memory;        /* (stages) */
+    rb_stage_need *need;   /* (stages) */
+    double *sync, *sync_s; /* (stages) bytes to the other replicas, a step, and seconds of it */
+    size_t *slot;          /* (segments) */
+    size_t *room;          /* (stages) for activations */
+    int64_t *memory;       /* (stages) */
     rb_err *err;
 } work;
 
@@ -56,9 +56,13 @@ static double speed_of(const work *w, int stage) {
     return w->o->machine ? w->o->machine[stage].flops : w->cfg->pipeline.speed;
 }
 
-static bool measures(const work *w) { return !(speed_of(w, 0) > 0); }
+static bool measures(const work *w) {
+    return !(speed_of(w, 0) > 0);
+}
 
-static int processors(void) { return (int)sysconf(_SC_NPROCESSORS_ONLN); }
+static int processors(void) {
+    return (int)sysconf(_SC_NPROCESSORS_ONLN);
+}
 
 static int threads_of(const rb_config *c) {
     int share = processors() / rb_workers(c);
@@ -71,10 +75,12 @@ static resbm_status cost_of_segment(work *w, int g, rb_segment_measure *out) {
     const rb_model_config *m = &w->cfg->model;
     char name[RB_DEVICE_NAME];
     segment_kind k = {.first = g == 0, .last = g == w->segments - 1, .layers = m->segment_layers[g]};
-    snprintf(k.device, sizeof k.device, "%s", measures(w) ? rb_device_of_stage(w->cfg, w->stage_of[g], name) : "timed");
+    snprintf(k.device, sizeof k.device, "%s",
+             measures(w) ? rb_device_of_stage(w->cfg, w->stage_of[g], name) : "timed");
     for (int i = 0; i < w->segs; i++) {
         segment_kind *s = &w->seg[i];
-        if (s->first != k.first || s->last != k.last || s->layers != k.layers || strcmp(s->device, k.device)) continue;
+        if (s->first != k.first || s->last != k.last || s->layers != k.layers || strcmp(s->device, k.device))
+            continue;
         *out = s->cost;
         return RESBM_OK;
     }
@@ -100,7 +106,8 @@ static resbm_status fill_costs(work *w) {
         w->stage_of[g] = rb_stage_of(w->cfg, g);
         double speed = measures(w) ? 1 : speed_of(w, w->stage_of[g]);
         RB_TRY(cost_of_segment(w, g, &c));
-        w->cost[g] = (rb_segment_cost){c.forward / speed, c.backward / speed, c.input / speed, c.weight / speed};
+        w->cost[g] =
+            (rb_segment_cost){c.forward / speed, c.backward / speed, c.input / speed, c.weight / speed};
         w->optimizer[g] = c.optimizer / speed;
         w->trunk[g] = (rb_trunk_cost){c.trunk_forward / speed, c.trunk_backward / speed};
         w->pack = fmax(w->pack, c.pack / speed);
@@ -129,7 +136,8 @@ static bool same_stage(const stage_kind *a, const stage_kind *b) {
 }
 
 /* slot (hosted) */
-static resbm_status need_of_stage(work *w, const int *host, int hosted, bool halves, rb_stage_need *out, size_t *slot) {
+static resbm_status need_of_stage(work *w, const int *host, int hosted, bool halves, rb_stage_need *out,
+                                  size_t *slot) {
     stage_kind k = kind_of_stage(w, host, hosted, halves);
     for (int i = 0; i < w->stgs; i++) {
         if (!same_stage(&w->stg[i], &k)) continue;
@@ -147,7 +155,9 @@ static resbm_status need_of_stage(work *w, const int *host, int hosted, bool hal
     return RESBM_OK;
 }
 
-static size_t fixed_bytes(const rb_stage_need *n) { return n->weights + n->gradients + n->optimizer + n->working; }
+static size_t fixed_bytes(const rb_stage_need *n) {
+    return n->weights + n->gradients + n->optimizer + n->working;
+}
 
 static int64_t memory_of(const work *w, int stage) {
     if (w->o->machine) return w->o->machine[stage].memory;
@@ -183,8 +193,10 @@ static void add_sums(work *w) {
     for (int i = 0; i < w->stages; i++) {
         int n = rb_replicas(w->cfg, w->place[i].stage);
         rb_machine m = w->o->machine ? w->o->machine[i] : rb_machine_of(w->cfg);
-        double rate = m.up_bits > 0 && (m.down_bits <= 0 || m.up_bits < m.down_bits) ? m.up_bits : m.down_bits;
-        double bytes = (double)w->need[i].gradients * 2 * (n - 1) / n, pieces = ceil((double)w->need[i].gradients / (8 << 20));
+        double rate =
+            m.up_bits > 0 && (m.down_bits <= 0 || m.up_bits < m.down_bits) ? m.up_bits : m.down_bits;
+        double bytes = (double)w->need[i].gradients * 2 * (n - 1) / n,
+               pieces = ceil((double)w->need[i].gradients / (8 << 20));
         if (n == 1) continue;
         if (!strcmp(w->cfg->pipeline.replica_codec, "int8")) bytes *= 17.0 / 64;
         w->sync_s[i] = (rate > 0 ? 8 * bytes / rate : 0) + 2 * pieces * (double)m.latency_ns * 1e-9;
@@ -198,8 +210,16 @@ static void fill_stage(const work *w, const rb_prediction *p, int i, rb_plan_row
     rb_plan_stage *s = &r->stage[i];
     const rb_sim_stage *sim = &p->sim.stage[i];
     int host[RB_MAX_SEGMENTS], hosted = hosted_by(w, i, host);
-    *s = (rb_plan_stage){.stage = w->place[i].stage, .replica = w->place[i].replica, .sync = w->sync[i], .first = host[0], .segments = hosted, .need = w->need[i], .room = w->memory[i],
-                         .busy = sim->busy, .wait_peer = sim->wait_peer, .wait_bandwidth = sim->wait_bandwidth,
+    *s = (rb_plan_stage){.stage = w->place[i].stage,
+                         .replica = w->place[i].replica,
+                         .sync = w->sync[i],
+                         .first = host[0],
+                         .segments = hosted,
+                         .need = w->need[i],
+                         .room = w->memory[i],
+                         .busy = sim->busy,
+                         .wait_peer = sim->wait_peer,
+                         .wait_bandwidth = sim->wait_bandwidth,
                          .wait_latency = sim->wait_latency};
     int stash = 0; /* alike for all segments of a stage, but in a text of actions */
     for (int n = 0; n < hosted; n++) {
@@ -225,7 +245,8 @@ static void fill_disk(const work *w, rb_plan_row *r) {
 }
 
 static void fill_row(const work *w, const rb_prediction *p, rb_plan_row *r) {
-    double tokens = (double)(w->cfg->train.batch * w->cfg->model.context), least = DBL_MAX, M = (double)w->cfg->train.microbatches;
+    double tokens = (double)(w->cfg->train.batch * w->cfg->model.context), least = DBL_MAX,
+           M = (double)w->cfg->train.microbatches;
     r->step_s = p->sim.step;
     r->tokens_per_s = tokens / r->step_s;
     r->extra = p->extra;
@@ -247,7 +268,9 @@ static void fill_row(const work *w, const rb_prediction *p, rb_plan_row *r) {
         for (int d = 0; d < 2; d++) r->bytes[d] = fmax(r->bytes[d], r->stage[i].sent[d]);
     double bf16 = 2 * tokens / M * (double)w->cfg->model.d;
     r->wire_ratio = 2 * bf16 / (rb_measure_message(w->cfg, 0) + rb_measure_message(w->cfg, 1));
-    r->ratio = rb_boundary_find(w->cfg->boundary.kind)->narrows ? (double)w->cfg->model.d / (double)w->cfg->boundary.k : 1;
+    r->ratio = rb_boundary_find(w->cfg->boundary.kind)->narrows
+                   ? (double)w->cfg->model.d / (double)w->cfg->boundary.k
+                   : 1;
     fill_disk(w, r);
 }
 
@@ -262,7 +285,8 @@ static resbm_status has_halves(const rb_config *c, bool *out, rb_err *err) {
         rb_schedule_free(&s);
         st = rb_predict_schedule(c, 0, (int)m, &s, NULL, err);
     }
-    for (int i = 0; !st && i < s.stage[0].count; i++) *out = *out || s.stage[0].items[i].kind == RB_ACT_BACKWARD_WEIGHT;
+    for (int i = 0; !st && i < s.stage[0].count; i++)
+        *out = *out || s.stage[0].items[i].kind == RB_ACT_BACKWARD_WEIGHT;
     rb_schedule_free(&s);
     return st;
 }
@@ -272,8 +296,15 @@ static resbm_status plan_row(work *w, const char *schedule, rb_plan_row *r) {
     rb_inflight_limits limits = {w->slot, w->room};
     snprintf(w->cfg->pipeline.schedule, sizeof w->cfg->pipeline.schedule, "%s", schedule);
     snprintf(r->schedule, sizeof r->schedule, "%s", schedule);
-    rb_prediction_input in = {.cfg = w->cfg, .cost = w->cost, .optimizer = w->optimizer, .trunk = w->trunk, .sync = w->sync_s, .pace = w->pace, .machine = w->o->machine,
-                              .cores = w->cores, .limits = &limits,
+    rb_prediction_input in = {.cfg = w->cfg,
+                              .cost = w->cost,
+                              .optimizer = w->optimizer,
+                              .trunk = w->trunk,
+                              .sync = w->sync_s,
+                              .pace = w->pace,
+                              .machine = w->o->machine,
+                              .cores = w->cores,
+                              .limits = &limits,
                               .spans = r->own && w->o->events,
                               .latency_occupies = w->o->latency_occupies};
     rb_err why = {0};
@@ -333,7 +364,8 @@ static resbm_status open_work(work *w) {
     w->pace = calloc(n, sizeof *w->pace);
     w->sync = calloc(n, sizeof *w->sync);
     w->sync_s = calloc(n, sizeof *w->sync_s);
-    if (!w->place || !w->pace || !w->sync || !w->sync_s || !w->stage_of || !w->cost || !w->slot || !w->optimizer || !w->trunk || !w->need || !w->room || !w->memory)
+    if (!w->place || !w->pace || !w->sync || !w->sync_s || !w->stage_of || !w->cost || !w->slot ||
+        !w->optimizer || !w->trunk || !w->need || !w->room || !w->memory)
         return rb_fail(w->err, RESBM_E_MEMORY, "no memory to plan %d stages", w->stages);
     fill_paces(w);
     if (!measures(w)) return RESBM_OK;
@@ -364,7 +396,8 @@ static resbm_status plan_schedules(work *w, const char *boundary, const char *ow
     return RESBM_OK;
 }
 
-static resbm_status plan_boundary(const rb_plan_options *o, const char *boundary, rb_run_plan *out, rb_err *err) {
+static resbm_status plan_boundary(const rb_plan_options *o, const char *boundary, rb_run_plan *out,
+                                  rb_err *err) {
     rb_config *c = malloc(sizeof *c);
     if (!c) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
     *c = *o->cfg;
@@ -428,7 +461,8 @@ static resbm_status count_params(const rb_config *c, rb_run_plan *out, rb_err *e
 
 resbm_status rb_plan_rows(const rb_plan_options *o, rb_run_plan *out, rb_err *err) {
     char names[12][RB_PLAN_NAME];
-    *out = (rb_run_plan){.tokens = (double)(o->cfg->train.batch * o->cfg->model.context), .best = -1, .fastest = -1};
+    *out = (rb_run_plan){
+        .tokens = (double)(o->cfg->train.batch * o->cfg->model.context), .best = -1, .fastest = -1};
     int n = o->boundary_count ? o->boundary_count : usual(o->cfg, names);
     RB_TRY(count_params(o->cfg, out, err));
     for (int i = 0; i < n; i++)

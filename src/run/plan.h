@@ -12,7 +12,8 @@
 
 enum { RB_PLAN_NAME = 48 };
 
-typedef struct rb_plan_events { /* a predicted step: times from when its list begins (its update lies before) */
+typedef struct
+    rb_plan_events { /* a predicted step: times from when its list begins (its update lies before) */
     rb_trace_event *event;
     size_t count;
 } rb_plan_events;
@@ -24,9 +25,9 @@ typedef struct rb_plan_options {
     const char *const *schedules;  /* registry names; count 0: all that train */
     int boundary_count, schedule_count;
     bool latency_occupies;
-    rb_plan_events *events;        /* gets the prediction of the run's own boundary and schedule; NULL: not asked */
-    bool keep_cut;                 /* recommend nothing about segments */
-    double seconds;                /* how long each action is measured, where stages have no FLOP/s */
+    rb_plan_events *events; /* gets the prediction of the run's own boundary and schedule; NULL: not asked */
+    bool keep_cut;          /* recommend nothing about segments */
+    double seconds;         /* how long each action is measured, where stages have no FLOP/s */
 } rb_plan_options;
 
 typedef struct rb_plan_stage {
@@ -37,9 +38,9 @@ typedef struct rb_plan_stage {
     int slots; /* microbatches alive at once, in the segment with most */
     rb_stage_need need;
     size_t activations, stashes, total; /* of all microbatches alive; older versions of weights; everything */
-    int64_t room;              /* bytes it may take; 0 = not stated */
+    int64_t room;                       /* bytes it may take; 0 = not stated */
     double busy, wait_peer, wait_bandwidth, wait_latency; /* seconds of a step */
-    double sent[2];            /* bytes of a step, forward and backward */
+    double sent[2];                                       /* bytes of a step, forward and backward */
 } rb_plan_stage;
 
 typedef struct rb_plan_row {
@@ -48,17 +49,17 @@ typedef struct rb_plan_row {
     bool own, fits;
     bool asynchronous; /* another result than the others: recommended only where the run's own schedule is */
     double step_s, tokens_per_s, idle;
-    double bytes[2];    /* what the busiest stage sends in a step, framing included: forward, backward */
-    double ratio, wire_ratio; /* d/k; bytes of a bf16 activation over those sent */
+    double bytes[2]; /* what the busiest stage sends in a step, framing included: forward, backward */
+    double ratio, wire_ratio;                       /* d/k; bytes of a bf16 activation over those sent */
     double wait_peer, wait_bandwidth, wait_latency; /* seconds of a step, mean over stages */
-    double snapshot_s;  /* the slowest stage's; 0 = no disk stated */
-    uint64_t snapshot_bytes; /* of all stages */
+    double snapshot_s;                              /* the slowest stage's; 0 = no disk stated */
+    uint64_t snapshot_bytes;                        /* of all stages */
     int extra, fullest; /* forwards in flight beyond the least; the stage with the least room left */
     int stages;
     rb_plan_stage *stage; /* (stages) */
 } rb_plan_row;
 
-typedef struct rb_plan_cut { /* the model cut into other segments */
+typedef struct rb_plan_cut {                   /* the model cut into other segments */
     int64_t segments, layers[RB_MAX_SEGMENTS]; /* 0: none is worth it */
     char schedule[32];
     double step_s;

@@ -20,7 +20,8 @@ static resbm_status measure(const rb_plan_options *o, rb_config *c, int segment,
     size_t slot;
     char name[RB_DEVICE_NAME];
     bool stated = o->machine ? o->machine[0].flops > 0 : c->pipeline.speed > 0;
-    RB_TRY(rb_measure_segment(c, stated ? "timed" : rb_device_of_stage(c, 0, name), segment, o->seconds, &m, err));
+    RB_TRY(rb_measure_segment(c, stated ? "timed" : rb_device_of_stage(c, 0, name), segment, o->seconds, &m,
+                              err));
     RB_TRY(rb_measure_stage(c, &segment, 1, false, &n, &slot, err));
     out->layers = c->model.segment_layers[segment];
     out->work = m.forward + m.backward;
@@ -31,7 +32,8 @@ static resbm_status measure(const rb_plan_options *o, rb_config *c, int segment,
 
 static resbm_status sample_model(const rb_plan_options *o, rb_config *c, sample s[3], rb_err *err) {
     if (c->model.layers < 3)
-        return rb_fail(err, RESBM_E_CONFIG, "a model of %lld blocks has nothing to balance", (long long)c->model.layers);
+        return rb_fail(err, RESBM_E_CONFIG, "a model of %lld blocks has nothing to balance",
+                       (long long)c->model.layers);
     c->model.segments = 3;
     c->pipeline.stages = 1;
     rb_config_alone(c);
@@ -61,7 +63,8 @@ static resbm_status cut(const rb_plan_options *o, const sample s[3], int *sizes,
     int layers = (int)o->cfg->model.layers, stages = (int)o->cfg->pipeline.stages;
     rb_partition_load *load = calloc((size_t)layers, sizeof *load);
     rb_partition_stage *stage = calloc((size_t)stages, sizeof *stage);
-    resbm_status st = load && stage ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to cut %d blocks", layers);
+    resbm_status st =
+        load && stage ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to cut %d blocks", layers);
     for (int i = 0; i < stages && !st; i++) {
         int alive = stages - i > 2 ? stages - i : 2; /* as under 1f1b */
         double flops = o->machine ? o->machine[i].flops : o->cfg->pipeline.speed;

@@ -8,7 +8,8 @@
 static resbm_status set_ratio(rb_config *c, const char *name, int64_t ratio, rb_err *err) {
     int64_t d = c->model.d;
     if (ratio < 1 || ratio > d)
-        return rb_fail(err, RESBM_E_CONFIG, "boundary \"%s\": a ratio of %lld is not possible at model.d = %lld", name,
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "boundary \"%s\": a ratio of %lld is not possible at model.d = %lld", name,
                        (long long)ratio, (long long)d);
     c->boundary.ratio = d % ratio ? 1 : ratio;
     RB_TRY(rb_config_validate(c, err));
@@ -26,15 +27,18 @@ resbm_status rb_plan_boundary(rb_config *c, const char *name, rb_err *err) {
     snprintf(text, sizeof text, "%s", name);
     word = strsep(&rest, "-");
     if (!rb_boundary_find(word))
-        return rb_fail(err, RESBM_E_CONFIG, "boundary \"%s\": there is no kind \"%s\"; write KIND[-RATIO][-CODEC], e.g. "
-                       "residual-128-int4", name, word);
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "boundary \"%s\": there is no kind \"%s\"; write KIND[-RATIO][-CODEC], e.g. "
+                       "residual-128-int4",
+                       name, word);
     bool same = !strcmp(word, c->boundary.kind);
     snprintf(c->boundary.kind, sizeof c->boundary.kind, "%s", word);
     snprintf(c->boundary.codec_fwd, sizeof c->boundary.codec_fwd, "auto");
     snprintf(c->boundary.codec_bwd, sizeof c->boundary.codec_bwd, "auto");
     snprintf(c->boundary.scale_fwd, sizeof c->boundary.scale_fwd, "auto");
     if (!same) c->boundary.hidden = -1;
-    if (!rb_boundary_find(word)->narrows || rb_boundary_find(word)->constrains || c->boundary.tokens == RB_TOKENS_FIXED) {
+    if (!rb_boundary_find(word)->narrows || rb_boundary_find(word)->constrains ||
+        c->boundary.tokens == RB_TOKENS_FIXED) {
         c->boundary.tokens = RB_TOKENS_NONE;
         c->boundary.aux = RB_AUX_NONE;
     }
@@ -46,7 +50,8 @@ resbm_status rb_plan_boundary(rb_config *c, const char *name, rb_err *err) {
             continue;
         }
         if (!rb_codec_find(word))
-            return rb_fail(err, RESBM_E_CONFIG, "boundary \"%s\": \"%s\" is neither a ratio nor a codec", name, word);
+            return rb_fail(err, RESBM_E_CONFIG, "boundary \"%s\": \"%s\" is neither a ratio nor a codec",
+                           name, word);
         snprintf(c->boundary.codec_fwd, sizeof c->boundary.codec_fwd, "%s", word);
         snprintf(c->boundary.codec_bwd, sizeof c->boundary.codec_bwd, "%s", word);
     }

@@ -20,7 +20,9 @@ static const char *scaled(double v, const char *unit, double step, char out[32])
     return out;
 }
 
-static const char *bytes(double v, char out[32]) { return scaled(v, "B", 1024, out); }
+static const char *bytes(double v, char out[32]) {
+    return scaled(v, "B", 1024, out);
+}
 
 static const char *seconds(double v, char out[32]) {
     if (v >= 99.95)
@@ -64,7 +66,8 @@ static void print_segments(const rb_model_config *m, rb_buf *out) {
     for (int64_t i = 1; i < m->segments; i++) same = same && m->segment_layers[i] == m->segment_layers[0];
     if (same) return;
     rb_buf_puts(out, "  model.segments: [");
-    for (int64_t i = 0; i < m->segments; i++) rb_buf_printf(out, "%s%" PRId64, i ? ", " : "", m->segment_layers[i]);
+    for (int64_t i = 0; i < m->segments; i++)
+        rb_buf_printf(out, "%s%" PRId64, i ? ", " : "", m->segment_layers[i]);
     rb_buf_puts(out, "]\n");
 }
 
@@ -74,10 +77,11 @@ static void print_head(const rb_plan_options *o, const rb_run_plan *p, rb_buf *o
     int stages = rb_workers(c);
     char replicas[48] = "";
     if (rb_replicated(c)) snprintf(replicas, sizeof replicas, " (%d processes, with replicas)", stages);
-    rb_buf_printf(out, "%s parameters in %" PRId64 " segments on %d stages%s; a step is %" PRId64
-                       " microbatches of %" PRId64 " x %" PRId64 " tokens\n",
-                  scaled((double)p->params, "", 1000, a), c->model.segments, (int)c->pipeline.stages, replicas, c->train.microbatches,
-                  c->train.batch / c->train.microbatches, c->model.context);
+    rb_buf_printf(out,
+                  "%s parameters in %" PRId64 " segments on %d stages%s; a step is %" PRId64
+                  " microbatches of %" PRId64 " x %" PRId64 " tokens\n",
+                  scaled((double)p->params, "", 1000, a), c->model.segments, (int)c->pipeline.stages,
+                  replicas, c->train.microbatches, c->train.batch / c->train.microbatches, c->model.context);
     print_segments(&c->model, out);
     if (!o->machine) {
         rb_machine m = rb_machine_of(c);
@@ -90,7 +94,8 @@ static void print_head(const rb_plan_options *o, const rb_run_plan *p, rb_buf *o
     rb_buf_printf(out, "  cost of computing: %s%s%s\n\n",
                   p->measured ? "measured on this machine" : "counted operations at the stated FLOP/s",
                   c->link.half_duplex ? "; links half duplex" : "",
-                  o->latency_occupies || c->link.latency_occupies ? "; the wire is busy for the latency too" : "");
+                  o->latency_occupies || c->link.latency_occupies ? "; the wire is busy for the latency too"
+                                                                  : "");
 }
 
 /* --- rows -------------------------------------------------------------------------------------------------- */
@@ -105,19 +110,22 @@ static void print_row(const rb_run_plan *p, int i, rb_buf *out) {
     }
     const rb_plan_stage *f = &r->stage[r->fullest];
     if (r->extra) snprintf(depth, sizeof depth, "+%d", r->extra);
-    rb_buf_printf(out, "%9s %9.0f %5.1f%% %6.1f %5s %9s %9s %9s %9s ", seconds(r->step_s, a[0]), r->tokens_per_s,
-                  100 * r->idle, r->wire_ratio, depth, bytes(r->bytes[0], a[1]), bytes(r->bytes[1], a[2]),
-                  seconds(r->wait_bandwidth, a[3]), seconds(r->wait_latency, a[4]));
+    rb_buf_printf(out, "%9s %9.0f %5.1f%% %6.1f %5s %9s %9s %9s %9s ", seconds(r->step_s, a[0]),
+                  r->tokens_per_s, 100 * r->idle, r->wire_ratio, depth, bytes(r->bytes[0], a[1]),
+                  bytes(r->bytes[1], a[2]), seconds(r->wait_bandwidth, a[3]), seconds(r->wait_latency, a[4]));
     rb_buf_printf(out, "%9s", bytes((double)f->total, a[5]));
-    if (!r->fits) rb_buf_printf(out, "  stage %d lacks %s", r->fullest, bytes((double)f->total - (double)f->room, a[0]));
+    if (!r->fits)
+        rb_buf_printf(out, "  stage %d lacks %s", r->fullest,
+                      bytes((double)f->total - (double)f->room, a[0]));
     rb_buf_puts(out, r->asynchronous ? "  (asynchronous)\n" : "\n");
 }
 
 static void print_rows(const rb_run_plan *p, rb_buf *out) {
-    rb_buf_printf(out, "  %-20s %-16s %9s %9s %6s %6s %5s %9s %9s %9s %9s %9s\n", "", "", "", "", "", "wire", "in",
-                  "a link in", "one step", "waiting", "per stage", "fullest");
-    rb_buf_printf(out, "  %-20s %-16s %9s %9s %6s %6s %5s %9s %9s %9s %9s %9s\n", "boundary", "schedule", "step",
-                  "tokens/s", "idle", "ratio", "depth", "forward", "back", "bandwidth", "latency", "stage");
+    rb_buf_printf(out, "  %-20s %-16s %9s %9s %6s %6s %5s %9s %9s %9s %9s %9s\n", "", "", "", "", "", "wire",
+                  "in", "a link in", "one step", "waiting", "per stage", "fullest");
+    rb_buf_printf(out, "  %-20s %-16s %9s %9s %6s %6s %5s %9s %9s %9s %9s %9s\n", "boundary", "schedule",
+                  "step", "tokens/s", "idle", "ratio", "depth", "forward", "back", "bandwidth", "latency",
+                  "stage");
     for (int i = 0; i < p->count; i++) print_row(p, i, out);
 }
 
@@ -126,7 +134,8 @@ static bool like_neighbours(const rb_plan_row *r, int i) {
     if (i == 0 || i + 1 == r->stages) return false;
     const rb_plan_stage *s = &r->stage[i], *a = s - 1, *b = s + 1;
     double near = 1e-6 * s->busy;
-    bool work = fabs(a->busy - s->busy) <= near && fabs(b->busy - s->busy) <= near && a->room == s->room && b->room == s->room;
+    bool work = fabs(a->busy - s->busy) <= near && fabs(b->busy - s->busy) <= near && a->room == s->room &&
+                b->room == s->room;
     if (a->stage > s->stage || s->stage > b->stage) return false; /* a border between replicas */
     bool memory = a->total == s->total && b->total == s->total;
     return work && i != r->fullest && (memory || (r->stages > 16 && i % (r->stages / 8)));
@@ -134,19 +143,21 @@ static bool like_neighbours(const rb_plan_row *r, int i) {
 
 static void print_stages(const rb_plan_row *r, rb_buf *out) {
     char a[9][32];
-    rb_buf_printf(out, "\n%s under %s, stage by stage:\n%5s %9s %6s %9s %9s %9s %9s %5s %11s %9s %9s %9s %9s\n", r->boundary,
-                  r->schedule, "stage", "segments", "blocks", "computes", "weights", "gradients", "optimizer", "alive",
-                  "activations", "stashes", "working", "all", "has");
+    rb_buf_printf(out,
+                  "\n%s under %s, stage by stage:\n%5s %9s %6s %9s %9s %9s %9s %5s %11s %9s %9s %9s %9s\n",
+                  r->boundary, r->schedule, "stage", "segments", "blocks", "computes", "weights", "gradients",
+                  "optimizer", "alive", "activations", "stashes", "working", "all", "has");
     for (int i = 0; i < r->stages; i++) {
         const rb_plan_stage *s = &r->stage[i];
         char name[24], place[24];
         if (like_neighbours(r, i)) continue;
         snprintf(name, sizeof name, s->segments > 1 ? "%d..%d" : "%d", s->first, s->first + s->segments - 1);
         snprintf(place, sizeof place, s->replica ? "%d.%d" : "%d", s->stage, s->replica);
-        rb_buf_printf(out, "%5s %9s %6" PRId64 " %9s %9s %9s %9s %5d %11s %9s %9s %9s %9s\n", place, name, s->layers,
-                      seconds(s->busy, a[0]), bytes((double)s->need.weights, a[1]),
-                      bytes((double)s->need.gradients, a[2]), bytes((double)s->need.optimizer, a[3]), s->slots,
-                      bytes((double)s->activations, a[4]), s->stashes ? bytes((double)s->stashes, a[8]) : "-",
+        rb_buf_printf(out, "%5s %9s %6" PRId64 " %9s %9s %9s %9s %5d %11s %9s %9s %9s %9s\n", place, name,
+                      s->layers, seconds(s->busy, a[0]), bytes((double)s->need.weights, a[1]),
+                      bytes((double)s->need.gradients, a[2]), bytes((double)s->need.optimizer, a[3]),
+                      s->slots, bytes((double)s->activations, a[4]),
+                      s->stashes ? bytes((double)s->stashes, a[8]) : "-",
                       bytes((double)s->need.working, a[5]), bytes((double)s->total, a[6]),
                       s->room ? bytes((double)s->room, a[7]) : "-");
     }
@@ -157,35 +168,41 @@ static void print_recut(const rb_run_plan *p, rb_buf *out) {
     char a[32];
     if (!p->recut_tried) return;
     if (!c->segments) {
-        rb_buf_puts(out, "  segments: no other cut of the model is faster by more than 2% (one per stage, alike or by speed, and two)\n");
+        rb_buf_puts(out, "  segments: no other cut of the model is faster by more than 2% (one per stage, "
+                         "alike or by speed, and two)\n");
         return;
     }
     rb_buf_printf(out, "  segments: a model still to be made is faster as model.segments=");
     bool same = true;
     for (int64_t i = 1; i < c->segments; i++) same = same && c->layers[i] == c->layers[0];
     if (same) rb_buf_printf(out, "%" PRId64, c->segments);
-    for (int64_t i = 0; !same && i < c->segments; i++) rb_buf_printf(out, "%s%" PRId64, i ? "," : "[", c->layers[i]);
+    for (int64_t i = 0; !same && i < c->segments; i++)
+        rb_buf_printf(out, "%s%" PRId64, i ? "," : "[", c->layers[i]);
     rb_buf_printf(out, "%s under pipeline.schedule=%s", same ? "" : "]", c->schedule);
     if (c->extra) rb_buf_printf(out, " with pipeline.inflight=%d", c->extra);
-    rb_buf_printf(out, ": %s a step, %.0f%% less\n", seconds(c->step_s, a), 100 * (1 - c->step_s / p->row[p->best].step_s));
+    rb_buf_printf(out, ": %s a step, %.0f%% less\n", seconds(c->step_s, a),
+                  100 * (1 - c->step_s / p->row[p->best].step_s));
 }
 
 static void print_advice(const rb_plan_options *o, const rb_run_plan *p, rb_buf *out) {
     char a[32], b[32];
     if (p->best < 0) {
-        rb_buf_puts(out, "\nNothing fits. What lacks most is named above: more stages, train.recompute=true, shorter "
-                         "microbatches (more of them), optim.offload=disk.\n");
+        rb_buf_puts(
+            out, "\nNothing fits. What lacks most is named above: more stages, train.recompute=true, shorter "
+                 "microbatches (more of them), optim.offload=disk.\n");
         return;
     }
     const rb_plan_row *r = &p->row[p->best], *f = &p->row[p->fastest];
-    rb_buf_printf(out, "\n* recommended: boundary %s (latents %.4g times narrower, %.4g times fewer bytes on the wire), "
-                       "pipeline.schedule=%s",
-                  r->boundary, r->ratio, r->wire_ratio, r->schedule);
+    rb_buf_printf(
+        out,
+        "\n* recommended: boundary %s (latents %.4g times narrower, %.4g times fewer bytes on the wire), "
+        "pipeline.schedule=%s",
+        r->boundary, r->ratio, r->wire_ratio, r->schedule);
     if (r->extra) rb_buf_printf(out, ", pipeline.inflight=%d", r->extra);
     rb_buf_printf(out, ", %" PRId64 " segments: %s a step", o->cfg->model.segments, seconds(r->step_s, a));
     if (p->best != p->fastest)
-        rb_buf_printf(out, "; it narrows least of what is within 5%% of the fastest (%s under %s, %s)", f->boundary,
-                      f->schedule, seconds(f->step_s, b));
+        rb_buf_printf(out, "; it narrows least of what is within 5%% of the fastest (%s under %s, %s)",
+                      f->boundary, f->schedule, seconds(f->step_s, b));
     rb_buf_puts(out, "\n");
     print_recut(p, out);
     rb_buf_printf(out, "  a snapshot: %s over all stages", bytes((double)r->snapshot_bytes, a));
@@ -204,27 +221,33 @@ void rb_plan_print(const rb_plan_options *o, const rb_run_plan *p, bool stages, 
 /* --- JSON -------------------------------------------------------------------------------------------------- */
 
 static json_t *stage_json(const rb_plan_stage *s) {
-    return json_pack("{s:i, s:i, s:f, s:i, s:i, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "stage", s->stage, "replica", s->replica,
-                     "bytes_sync", s->sync, "first",
-                     s->first, "segments", s->segments, "layers", (json_int_t)s->layers, "slots", s->slots, "weights",
+    return json_pack("{s:i, s:i, s:f, s:i, s:i, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, "
+                     "s:f, s:f, s:f, s:f, s:f}",
+                     "stage", s->stage, "replica", s->replica, "bytes_sync", s->sync, "first", s->first,
+                     "segments", s->segments, "layers", (json_int_t)s->layers, "slots", s->slots, "weights",
                      (json_int_t)s->need.weights, "gradients", (json_int_t)s->need.gradients, "optimizer",
                      (json_int_t)s->need.optimizer, "working", (json_int_t)s->need.working, "activations",
-                     (json_int_t)s->activations, "stashes", (json_int_t)s->stashes, "total", (json_int_t)s->total, "memory", (json_int_t)s->room, "snapshot",
-                     (json_int_t)s->need.snapshot, "busy_s", s->busy, "wait_peer_s", s->wait_peer, "wait_bandwidth_s",
-                     s->wait_bandwidth, "wait_latency_s", s->wait_latency, "bytes_fwd", s->sent[0], "bytes_bwd", s->sent[1]);
+                     (json_int_t)s->activations, "stashes", (json_int_t)s->stashes, "total",
+                     (json_int_t)s->total, "memory", (json_int_t)s->room, "snapshot",
+                     (json_int_t)s->need.snapshot, "busy_s", s->busy, "wait_peer_s", s->wait_peer,
+                     "wait_bandwidth_s", s->wait_bandwidth, "wait_latency_s", s->wait_latency, "bytes_fwd",
+                     s->sent[0], "bytes_bwd", s->sent[1]);
 }
 
 static json_t *row_json(const rb_plan_row *r, bool best) {
     if (*r->refused)
-        return json_pack("{s:s, s:s, s:s}", "boundary", r->boundary, "schedule", r->schedule, "refused", r->refused);
+        return json_pack("{s:s, s:s, s:s}", "boundary", r->boundary, "schedule", r->schedule, "refused",
+                         r->refused);
     json_t *stages = json_array();
     for (int i = 0; i < r->stages; i++) json_array_append_new(stages, stage_json(&r->stage[i]));
-    return json_pack("{s:s, s:s, s:b, s:b, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:i, s:f, s:I, s:o}",
-                     "boundary", r->boundary, "schedule", r->schedule, "fits", r->fits, "recommended", best, "asynchronous", r->asynchronous, "step_s",
-                     r->step_s, "tokens_per_s", r->tokens_per_s, "idle", r->idle, "link_bytes_fwd", r->bytes[0],
-                     "link_bytes_bwd", r->bytes[1], "ratio", r->ratio, "wire_ratio", r->wire_ratio, "wait_peer_s",
-                     r->wait_peer, "wait_bandwidth_s", r->wait_bandwidth, "wait_latency_s", r->wait_latency, "inflight",
-                     r->extra, "fullest_stage", r->fullest, "snapshot_s", r->snapshot_s, "snapshot_bytes",
+    return json_pack("{s:s, s:s, s:b, s:b, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:i, "
+                     "s:f, s:I, s:o}",
+                     "boundary", r->boundary, "schedule", r->schedule, "fits", r->fits, "recommended", best,
+                     "asynchronous", r->asynchronous, "step_s", r->step_s, "tokens_per_s", r->tokens_per_s,
+                     "idle", r->idle, "link_bytes_fwd", r->bytes[0], "link_bytes_bwd", r->bytes[1], "ratio",
+                     r->ratio, "wire_ratio", r->wire_ratio, "wait_peer_s", r->wait_peer, "wait_bandwidth_s",
+                     r->wait_bandwidth, "wait_latency_s", r->wait_latency, "inflight", r->extra,
+                     "fullest_stage", r->fullest, "snapshot_s", r->snapshot_s, "snapshot_bytes",
                      (json_int_t)r->snapshot_bytes, "stages", stages);
 }
 
@@ -244,12 +267,14 @@ static json_t *advice_json(const rb_plan_options *o, const rb_run_plan *p) {
     bool known = !rb_plan_boundary(c, r->boundary, &ignored);
     json_t *recut = json_null();
     if (p->recut.segments)
-        recut = json_pack("{s:o, s:s, s:i, s:f}", "segments", cut_json(p->recut.segments, p->recut.layers), "schedule",
-                          p->recut.schedule, "inflight", p->recut.extra, "step_s", p->recut.step_s);
-    json_t *out = json_pack("{s:s, s:s, s:f, s:s, s:s, s:s, s:i, s:o, s:f, s:o}", "boundary", r->boundary, "kind", c->boundary.kind,
-                            "ratio", r->ratio, "codec_fwd", known ? c->boundary.codec_fwd : "?", "codec_bwd",
-                            known ? c->boundary.codec_bwd : "?", "schedule", r->schedule, "inflight", r->extra, "segments",
-                            cut_json(o->cfg->model.segments, o->cfg->model.segment_layers), "step_s", r->step_s, "recut", recut);
+        recut =
+            json_pack("{s:o, s:s, s:i, s:f}", "segments", cut_json(p->recut.segments, p->recut.layers),
+                      "schedule", p->recut.schedule, "inflight", p->recut.extra, "step_s", p->recut.step_s);
+    json_t *out = json_pack(
+        "{s:s, s:s, s:f, s:s, s:s, s:s, s:i, s:o, s:f, s:o}", "boundary", r->boundary, "kind",
+        c->boundary.kind, "ratio", r->ratio, "codec_fwd", known ? c->boundary.codec_fwd : "?", "codec_bwd",
+        known ? c->boundary.codec_bwd : "?", "schedule", r->schedule, "inflight", r->extra, "segments",
+        cut_json(o->cfg->model.segments, o->cfg->model.segment_layers), "step_s", r->step_s, "recut", recut);
     free(c);
     return out;
 }
@@ -258,9 +283,9 @@ resbm_status rb_plan_json(const rb_plan_options *o, const rb_run_plan *p, rb_buf
     json_t *rows = json_array();
     for (int i = 0; i < p->count; i++) json_array_append_new(rows, row_json(&p->row[i], i == p->best));
     json_t *all = json_pack("{s:I, s:I, s:I, s:f, s:b, s:o, s:o}", "params", (json_int_t)p->params, "stages",
-                            (json_int_t)o->cfg->pipeline.stages, "segments", (json_int_t)o->cfg->model.segments,
-                            "tokens_per_step", p->tokens, "measured", p->measured, "rows", rows, "recommended",
-                            advice_json(o, p));
+                            (json_int_t)o->cfg->pipeline.stages, "segments",
+                            (json_int_t)o->cfg->model.segments, "tokens_per_step", p->tokens, "measured",
+                            p->measured, "rows", rows, "recommended", advice_json(o, p));
     char *text = all ? json_dumps(all, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     resbm_status st = text ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to print the plan");
     if (text) rb_buf_printf(out, "%s\n", text);

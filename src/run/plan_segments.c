@@ -20,12 +20,13 @@ static resbm_status cut_model(const rb_plan_options *o, cut how, rb_config *c, r
 
 static bool same_cut(const rb_config *a, const rb_config *b) {
     return a->model.segments == b->model.segments &&
-           !memcmp(a->model.segment_layers, b->model.segment_layers, (size_t)a->model.segments * sizeof *a->model.segment_layers);
+           !memcmp(a->model.segment_layers, b->model.segment_layers,
+                   (size_t)a->model.segments * sizeof *a->model.segment_layers);
 }
 
 /* Best step of the model cut this way, under the boundary and among the schedules that may be; *c says how it is cut. */
-static resbm_status try_cut(const rb_plan_options *o, const rb_plan_row *best, cut how, rb_config *c, rb_plan_cut *out,
-                            rb_err *err) {
+static resbm_status try_cut(const rb_plan_options *o, const rb_plan_row *best, cut how, rb_config *c,
+                            rb_plan_cut *out, rb_err *err) {
     const char *boundary[] = {best->boundary}, *schedule[] = {best->schedule, "interleaved-1f1b", "zbv"};
     rb_plan_options alt = *o;
     rb_run_plan p = {0};
@@ -50,7 +51,8 @@ static resbm_status try_cut(const rb_plan_options *o, const rb_plan_row *best, c
 
 resbm_status rb_plan_recut(const rb_plan_options *o, rb_run_plan *p, rb_err *err) {
     const rb_plan_row *best = p->best >= 0 ? &p->row[p->best] : NULL;
-    if (!best || o->keep_cut || o->cfg->pipeline.stages < 2 || rb_config_schedule_file(o->cfg)) return RESBM_OK;
+    if (!best || o->keep_cut || o->cfg->pipeline.stages < 2 || rb_config_schedule_file(o->cfg))
+        return RESBM_OK;
     rb_config *c = malloc(sizeof *c);
     if (!c) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
     rb_plan_cut found = {.step_s = WORTH * best->step_s};

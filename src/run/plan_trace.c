@@ -6,11 +6,18 @@
 #include "run/plan.h"
 #include "run/stage.h"
 
-static int64_t ns(double seconds) { return (int64_t)llround(seconds * 1e9); }
+static int64_t ns(double seconds) {
+    return (int64_t)llround(seconds * 1e9);
+}
 
 static rb_trace_event event(int stage, double begin, double end) {
-    return (rb_trace_event){.track = RB_TRACK_PREDICTED, .category = RB_TRACE_PREDICTED, .stage = stage, .segment = -1,
-                            .microbatch = -1, .begin_ns = ns(begin), .end_ns = ns(end)};
+    return (rb_trace_event){.track = RB_TRACK_PREDICTED,
+                            .category = RB_TRACE_PREDICTED,
+                            .stage = stage,
+                            .segment = -1,
+                            .microbatch = -1,
+                            .begin_ns = ns(begin),
+                            .end_ns = ns(end)};
 }
 
 /* Actions of the step in full swing that take time, waiting included; where lists do not update, the update before. */
@@ -38,7 +45,8 @@ static double first_begin(const rb_prediction *p, int M) {
     double first = INFINITY;
     for (int s = 0; s < p->schedule.stages; s++)
         for (int i = 0; i < p->schedule.stage[s].count; i++)
-            if (p->schedule.stage[s].items[i].microbatch / M == p->first) first = fmin(first, p->sim.span[s][i].begin);
+            if (p->schedule.stage[s].items[i].microbatch / M == p->first)
+                first = fmin(first, p->sim.span[s][i].begin);
     return first;
 }
 
@@ -49,7 +57,8 @@ resbm_status rb_plan_keep_events(const rb_prediction *p, int M, rb_plan_events *
     *out = (rb_plan_events){.event = calloc(most + 1, sizeof *out->event)};
     if (!out->event) return rb_fail(err, RESBM_E_MEMORY, "no memory for %zu predicted events", most);
     double origin = first_begin(p, M);
-    for (int s = 0; s < p->schedule.stages && p->sim.span; s++) out->count += take_stage(p, s, M, origin, out->event + out->count);
+    for (int s = 0; s < p->schedule.stages && p->sim.span; s++)
+        out->count += take_stage(p, s, M, origin, out->event + out->count);
     return RESBM_OK;
 }
 
@@ -57,7 +66,8 @@ resbm_status rb_plan_keep_events(const rb_prediction *p, int M, rb_plan_events *
 static bool begin_of(const rb_trace_event *e, size_t n, int64_t step, int64_t *begin) {
     *begin = INT64_MAX;
     for (size_t i = 0; i < n; i++)
-        if (e[i].step == step && e[i].category == RB_TRACE_COMPUTE && e[i].begin_ns < *begin) *begin = e[i].begin_ns;
+        if (e[i].step == step && e[i].category == RB_TRACE_COMPUTE && e[i].begin_ns < *begin)
+            *begin = e[i].begin_ns;
     return *begin < INT64_MAX;
 }
 

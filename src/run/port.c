@@ -29,8 +29,8 @@ resbm_status rb_port_resize(rb_port *p, rb_err *err) {
         const rb_wire_part *w = &p->wire.part[i];
         int64_t n = rb_packed_bytes(&w->pack, p->B, p->T, w->width);
         if (n < 0)
-            return rb_fail(err, RESBM_E_CONFIG, "boundary %d cannot pack (%lld,%lld,%lld) this way", p->boundary,
-                           (long long)p->B, (long long)p->T, (long long)w->width);
+            return rb_fail(err, RESBM_E_CONFIG, "boundary %d cannot pack (%lld,%lld,%lld) this way",
+                           p->boundary, (long long)p->B, (long long)p->T, (long long)w->width);
         p->part_bytes[i] = (size_t)n;
         p->packed_bytes += (size_t)n;
         if (w->learned_steps && rb_count(p->steps) != w->width)
@@ -56,7 +56,8 @@ static bool learns(const rb_port *p) {
 
 resbm_status rb_port_open(rb_device *dev, const rb_model_config *m, const rb_boundary_config *b, int boundary,
                           int direction, int64_t B, int64_t T, rb_view steps, rb_port *out, rb_err *err) {
-    *out = (rb_port){.boundary = boundary, .direction = direction, .B = B, .T = T, .steps = steps, .dev = dev};
+    *out =
+        (rb_port){.boundary = boundary, .direction = direction, .B = B, .T = T, .steps = steps, .dev = dev};
     RB_TRY(rb_model_wire(m, b, direction, &out->wire, err));
     RB_TRY(rb_port_resize(out, err));
     RB_TRY(rb_alloc(dev, out->packed_bytes, &out->bytes, err));
@@ -106,7 +107,8 @@ resbm_status rb_port_pack(rb_port *p, rb_queue *q, const rb_view *parts, rb_port
     return RESBM_OK;
 }
 
-static resbm_status unpack_part(const rb_port *p, rb_queue *q, int part, rb_view out, rb_port_key key, rb_err *err) {
+static resbm_status unpack_part(const rb_port *p, rb_queue *q, int part, rb_view out, rb_port_key key,
+                                rb_err *err) {
     rb_pack_args a = keyed(p, part, key);
     rb_view rest = left_out(p, part, out);
     if (rest.shape[2] > 0) RB_TRY(rb_fill(q, rest, 0, err));
@@ -133,7 +135,8 @@ resbm_status rb_port_count(rb_port *p, rb_queue *q, rb_err *err) {
 }
 
 resbm_status rb_port_advance(rb_port *p, rb_queue *q, uint64_t step, rb_err *err) {
-    if (p->counted && p->step != step) RB_TRY(rb_port_update_steps(p, q, p->step, p->counted * p->B * p->T, err));
+    if (p->counted && p->step != step)
+        RB_TRY(rb_port_update_steps(p, q, p->step, p->counted * p->B * p->T, err));
     p->step = step;
     return RESBM_OK;
 }
@@ -151,7 +154,8 @@ resbm_status rb_port_update_steps(rb_port *p, rb_queue *q, uint64_t updates, int
     if (!k) return RESBM_OK;
     float *steps = malloc((size_t)k * sizeof *steps);
     int64_t *sums = malloc((size_t)k * sizeof *sums);
-    resbm_status st = steps && sums ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for %lld steps", (long long)k);
+    resbm_status st =
+        steps && sums ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for %lld steps", (long long)k);
     if (!st) st = rb_download(q, steps, p->steps.data, (size_t)k * sizeof *steps, err);
     if (!st) st = rb_download(q, sums, p->stats.data, (size_t)k * sizeof *sums, err);
     if (!st) st = rb_queue_sync(q, err);
@@ -177,7 +181,8 @@ void rb_ids_put(uint8_t *out, const int32_t *ids, int64_t n, int id_bytes) {
         for (int b = 0; b < id_bytes; b++) *out++ = (uint8_t)((uint32_t)ids[i] >> (8 * b));
 }
 
-resbm_status rb_ids_get(int32_t *ids, const uint8_t *in, int64_t n, int id_bytes, int64_t vocab, rb_err *err) {
+resbm_status rb_ids_get(int32_t *ids, const uint8_t *in, int64_t n, int id_bytes, int64_t vocab,
+                        rb_err *err) {
     for (int64_t i = 0; i < n; i++) {
         uint32_t v = 0;
         for (int b = 0; b < id_bytes; b++) v |= (uint32_t)*in++ << (8 * b);

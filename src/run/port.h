@@ -19,12 +19,12 @@ typedef struct rb_port {
     rb_wire wire;
     int64_t B, T;
     size_t part_bytes[RB_MAX_WIRE_PARTS], packed_bytes;
-    rb_view steps; /* (k) learned steps, or absent */
-    rb_view stats; /* (k) i64: sums of code^2 since the last reset; absent without learned steps */
+    rb_view steps;   /* (k) learned steps, or absent */
+    rb_view stats;   /* (k) i64: sums of code^2 since the last reset; absent without learned steps */
     int64_t counted; /* messages since the last update of the learned steps, */
     uint64_t step;   /* which are of this training step */
-    void *bytes;   /* device memory of packed_bytes */
-    bool shared;   /* bytes belongs to another port */
+    void *bytes;     /* device memory of packed_bytes */
+    bool shared;     /* bytes belongs to another port */
     rb_device *dev;
 } rb_port;
 

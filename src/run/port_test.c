@@ -10,8 +10,9 @@ enum { B = 2, T = 3, K = 8, LIVE = 3 };
 static void configure(rb_config *c, const char *codec) {
     char set[64];
     rb_err err;
-    const char *const sets[] = {"model.d=64", "boundary.ratio=32", "boundary.anneal_from=8", "train.steps=10", set,
-                                "optim.warmup=0", "data.train=x"};
+    const char *const sets[] = {
+        "model.d=64",     "boundary.ratio=32", "boundary.anneal_from=8", "train.steps=10", set,
+        "optim.warmup=0", "data.train=x"};
     snprintf(set, sizeof set, "boundary.codec_fwd=%s", codec);
     assert_ok(rb_config_defaults(c, &err), &err);
     for (int i = 0; i < 7; i++) assert_ok(rb_config_override(c, sets[i], &err), &err);
@@ -39,7 +40,8 @@ static void check(const char *device, const char *codec) {
     assert_ok(rb_upload(q, in, x, sizeof x, &err), &err);
     assert_ok(rb_upload(q, out, x, sizeof x, &err), &err);
     assert_ok(rb_upload(q, steps, ones, sizeof ones, &err), &err);
-    assert_ok(rb_port_open(dev, &c->model, &c->boundary, 0, 0, B, T, rb_view1(steps, RB_F32, K), &p, &err), &err);
+    assert_ok(rb_port_open(dev, &c->model, &c->boundary, 0, 0, B, T, rb_view1(steps, RB_F32, K), &p, &err),
+              &err);
     size_t whole = p.packed_bytes;
     assert_ok(rb_port_narrow(&p, LIVE, &err), &err);
     assert_true(p.packed_bytes < whole);
@@ -98,7 +100,8 @@ static void refused(void **state) {
     (void)state;
     rb_config *c = malloc(sizeof *c);
     rb_err err;
-    static const char *const bad[] = {"boundary.anneal_from=32", "boundary.anneal_from=7", "boundary.identity=split"};
+    static const char *const bad[] = {"boundary.anneal_from=32", "boundary.anneal_from=7",
+                                      "boundary.identity=split"};
     for (int i = 0; i < 3; i++) {
         configure(c, "int4");
         assert_ok(rb_config_override(c, "boundary.identity_width=1", &err), &err);

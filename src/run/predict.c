@@ -27,7 +27,8 @@ static resbm_status fill_links(const rb_prediction_input *in, double wire_bytes,
     l->port = calloc((size_t)n, sizeof *l->port);
     l->latency = calloc((size_t)n, sizeof *l->latency);
     l->start = calloc((size_t)n, sizeof *l->start);
-    if (!l->port || !l->latency || !l->start) return rb_fail(err, RESBM_E_MEMORY, "no memory to plan %d stages", n);
+    if (!l->port || !l->latency || !l->start)
+        return rb_fail(err, RESBM_E_MEMORY, "no memory to plan %d stages", n);
     for (int i = 0; i < n; i++) {
         rb_machine m = in->machine ? in->machine[i] : rb_machine_of(in->cfg);
         l->port[i] = (rb_sim_port){m.up_bits / 8, m.down_bits / 8};
@@ -58,8 +59,8 @@ static rb_sim_options options(const rb_prediction_input *in, const rb_prediction
 /* Where searching for the depth would take long, a pipeline like this one but shorter tells it per hop. */
 enum { SEARCH_ACTIONS = 20000, SEARCH_STAGES = 16 };
 
-static resbm_status search_small(const rb_schedule_kind *kind, const rb_schedule_args *a, const rb_sim_options *o,
-                                 int *extra, rb_err *err) {
+static resbm_status search_small(const rb_schedule_kind *kind, const rb_schedule_args *a,
+                                 const rb_sim_options *o, int *extra, rb_err *err) {
     rb_schedule_args small = {.stages = SEARCH_STAGES, .segments = SEARCH_STAGES * (a->segments / a->stages)};
     rb_inflight_limits none = {0};
     rb_sim_options shorter = *o;
@@ -71,7 +72,8 @@ static resbm_status search_small(const rb_schedule_kind *kind, const rb_schedule
 }
 
 /* Do the microbatches alive with this depth fit every stage? */
-static bool fits(const rb_schedule_kind *kind, const rb_schedule_args *a, int extra, const rb_inflight_limits *l) {
+static bool fits(const rb_schedule_kind *kind, const rb_schedule_args *a, int extra,
+                 const rb_inflight_limits *l) {
     rb_schedule_args deep = *a;
     size_t need[RB_MAX_STAGES] = {0};
     int nth[RB_MAX_STAGES] = {0};
@@ -84,7 +86,8 @@ static bool fits(const rb_schedule_kind *kind, const rb_schedule_args *a, int ex
     return true;
 }
 
-static void shrink_to_fit(const rb_schedule_kind *kind, rb_schedule_args *a, const rb_inflight_limits *l, rb_prediction *p) {
+static void shrink_to_fit(const rb_schedule_kind *kind, rb_schedule_args *a, const rb_inflight_limits *l,
+                          rb_prediction *p) {
     int low = 0, high = a->extra;
     p->over_memory = !fits(kind, a, 0, l);
     while (low < high) {
@@ -97,8 +100,8 @@ static void shrink_to_fit(const rb_schedule_kind *kind, rb_schedule_args *a, con
     a->extra = low;
 }
 
-static resbm_status find_depth(const rb_prediction_input *in, const rb_schedule_kind *kind, rb_schedule_args *a,
-                               const rb_sim_options *o, rb_prediction *p, rb_err *err) {
+static resbm_status find_depth(const rb_prediction_input *in, const rb_schedule_kind *kind,
+                               rb_schedule_args *a, const rb_sim_options *o, rb_prediction *p, rb_err *err) {
     static const rb_inflight_limits none;
     const rb_inflight_limits *limits = in->limits ? in->limits : &none;
     rb_err why;
@@ -119,8 +122,8 @@ static resbm_status find_depth(const rb_prediction_input *in, const rb_schedule_
     return p->over_memory ? RESBM_OK : st;
 }
 
-static resbm_status generate(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_schedule *out, int *slots,
-                             rb_err *err) {
+static resbm_status generate(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_schedule *out,
+                             int *slots, rb_err *err) {
     RB_TRY(rb_schedule_generate(kind, a, out, err));
     RB_TRY(rb_schedule_communicate(out, err));
     int *nth = calloc((size_t)a->stages, sizeof *nth);
@@ -134,8 +137,10 @@ static resbm_status generate(const rb_schedule_kind *kind, const rb_schedule_arg
 }
 
 static rb_schedule_args args_of(const rb_config *c) {
-    return (rb_schedule_args){.stages = (int)c->pipeline.stages, .segments = (int)c->model.segments,
-                              .microbatches = (int)c->train.microbatches, .vertical = c->pipeline.vertical_sync,
+    return (rb_schedule_args){.stages = (int)c->pipeline.stages,
+                              .segments = (int)c->model.segments,
+                              .microbatches = (int)c->train.microbatches,
+                              .vertical = c->pipeline.vertical_sync,
                               .trunks = rb_config_trunks(c)};
 }
 
@@ -145,7 +150,8 @@ static resbm_status find_kind(const rb_config *c, const rb_schedule_kind **kind,
     return rb_fail(err, RESBM_E_CONFIG, "there is no schedule \"%s\" that trains", c->pipeline.schedule);
 }
 
-static resbm_status from_file(const rb_config *c, const char *file, rb_schedule *out, int *slots, int *stash, rb_err *err) {
+static resbm_status from_file(const rb_config *c, const char *file, rb_schedule *out, int *slots, int *stash,
+                              rb_err *err) {
     rb_buf text = {0};
     rb_schedule_args a = args_of(c);
     resbm_status st = rb_config_schedule_text(c, &text, err);
@@ -154,8 +160,8 @@ static resbm_status from_file(const rb_config *c, const char *file, rb_schedule 
     return st;
 }
 
-resbm_status rb_predict_schedule(const rb_config *c, int extra, int microbatches, rb_schedule *out, int *slots,
-                                 rb_err *err) {
+resbm_status rb_predict_schedule(const rb_config *c, int extra, int microbatches, rb_schedule *out,
+                                 int *slots, rb_err *err) {
     const char *file = rb_config_schedule_file(c);
     const rb_schedule_kind *kind;
     *out = (rb_schedule){0};
@@ -168,22 +174,25 @@ resbm_status rb_predict_schedule(const rb_config *c, int extra, int microbatches
 }
 
 /* Where a list has updates they take their time in it, else before it, behind the sum of the replicas' gradients. */
-static resbm_status place_updates(const rb_prediction_input *in, bool inside, rb_sim_options *o, links *l, rb_err *err) {
+static resbm_status place_updates(const rb_prediction_input *in, bool inside, rb_sim_options *o, links *l,
+                                  rb_err *err) {
     rb_place *place = rb_worker_places(in->cfg);
     if (!place) return rb_fail(err, RESBM_E_MEMORY, "no memory to plan");
     if (inside) o->update = in->optimizer;
     for (int w = 0; w < rb_workers(in->cfg); w++) {
         if (in->sync) l->start[w] += in->sync[w];
         for (int g = 0; in->optimizer && !inside && g < in->cfg->model.segments; g++)
-            if (rb_stage_of(in->cfg, g) == place[w].stage) l->start[w] += in->optimizer[g] * (in->pace ? in->pace[w] : 1);
+            if (rb_stage_of(in->cfg, g) == place[w].stage)
+                l->start[w] += in->optimizer[g] * (in->pace ? in->pace[w] : 1);
     }
     free(place);
     return RESBM_OK;
 }
 
 /* With replicas: the deal that their paces lead to. */
-static resbm_status deal(const rb_prediction_input *in, const rb_schedule_kind *kind, const rb_schedule_args *a,
-                         const rb_sim_options *o, rb_prediction *out, rb_err *err) {
+static resbm_status deal(const rb_prediction_input *in, const rb_schedule_kind *kind,
+                         const rb_schedule_args *a, const rb_sim_options *o, rb_prediction *out,
+                         rb_err *err) {
     double speed[RB_MAX_STAGES];
     int share[RB_MAX_STAGES];
     for (int w = 0; w < rb_workers(in->cfg); w++)
@@ -219,7 +228,8 @@ static resbm_status run_named(const rb_prediction_input *in, links *l, rb_predic
     return rb_simulate_steady(kind, &a, &o, &out->schedule, &out->sim, err);
 }
 
-static resbm_status run_file(const rb_prediction_input *in, const char *file, links *l, rb_prediction *out, rb_err *err) {
+static resbm_status run_file(const rb_prediction_input *in, const char *file, links *l, rb_prediction *out,
+                             rb_err *err) {
     rb_sim_options o = options(in, out, l);
     RB_TRY(from_file(in->cfg, file, &out->schedule, out->slots, out->stash, err));
     RB_TRY(place_updates(in, rb_schedule_updates(&out->schedule), &o, l, err));

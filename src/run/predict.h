@@ -7,19 +7,24 @@
 #include "run/machines.h"
 
 typedef struct rb_prediction_input {
-    const rb_config *cfg;         /* validated: model, boundary, microbatches, stages, schedule, inflight, duplex */
-    const rb_segment_cost *cost;  /* (segments) seconds of one microbatch on the stage that hosts the segment */
-    const rb_trunk_cost *trunk;   /* (segments) seconds of the trunk before it, in its forward and backward; NULL: none */
-    double pack, unpack;          /* seconds of one message */
-    const double *optimizer;      /* (segments) seconds of one update: inside lists that have updates, else before them */
-    const double *sync;           /* (workers) seconds of adding up replicas; NULL: 0 */
-    const double *pace;           /* (workers) how much slower than cost says each computes, which is also what microbatches are
+    const rb_config *cfg; /* validated: model, boundary, microbatches, stages, schedule, inflight, duplex */
+    const rb_segment_cost
+        *cost; /* (segments) seconds of one microbatch on the stage that hosts the segment */
+    const rb_trunk_cost
+        *trunk; /* (segments) seconds of the trunk before it, in its forward and backward; NULL: none */
+    double pack, unpack; /* seconds of one message */
+    const double
+        *optimizer; /* (segments) seconds of one update: inside lists that have updates, else before them */
+    const double *sync; /* (workers) seconds of adding up replicas; NULL: 0 */
+    const double
+        *pace; /* (workers) how much slower than cost says each computes, which is also what microbatches are
                                      dealt by with pipeline.deal: measured; NULL: 1 */
-    const rb_machine *machine;    /* (workers) whose link each stage has; NULL: cfg->link */
-    double cores;                 /* stages that compute at full speed at once; 0 = all */
-    bool latency_occupies;        /* the wire is busy for the latency too */
-    const rb_inflight_limits *limits; /* memory of what is in flight; NULL: none. Used where cfg says inflight: auto */
-    bool spans;                   /* fill in sim.span */
+    const rb_machine *machine; /* (workers) whose link each stage has; NULL: cfg->link */
+    double cores;              /* stages that compute at full speed at once; 0 = all */
+    bool latency_occupies;     /* the wire is busy for the latency too */
+    const rb_inflight_limits
+        *limits; /* memory of what is in flight; NULL: none. Used where cfg says inflight: auto */
+    bool spans;  /* fill in sim.span */
 } rb_prediction_input;
 
 typedef struct rb_prediction {
@@ -30,7 +35,7 @@ typedef struct rb_prediction {
     int *slots;           /* (segments) microbatches alive in each */
     int *stash;           /* (segments) older versions of its weights kept */
     bool over_memory;     /* nothing fits limits: predicted with the least in flight */
-    double wire[2];       /* bytes of one message on the wire, with the framing of rb_shape: forward, backward */
+    double wire[2]; /* bytes of one message on the wire, with the framing of rb_shape: forward, backward */
 } rb_prediction;
 
 /* Free out in any case. */
@@ -39,7 +44,7 @@ void rb_prediction_free(rb_prediction *p);
 
 /* The lists of the configured schedule, by name or from its file, with sends and receives. slots (segments) may be NULL.
  * Lists by name are not validated here: a stage does that before it runs them. */
-resbm_status rb_predict_schedule(const rb_config *cfg, int extra, int microbatches, rb_schedule *out, int *slots,
-                                 rb_err *err);
+resbm_status rb_predict_schedule(const rb_config *cfg, int extra, int microbatches, rb_schedule *out,
+                                 int *slots, rb_err *err);
 
 #endif

@@ -53,7 +53,8 @@ static int width_of(const rb_progress *p) {
     return DEFAULT_WIDTH;
 }
 
-__attribute__((format(printf, 4, 5))) static void add(line *l, int drop, const char *colour, const char *fmt, ...) {
+__attribute__((format(printf, 4, 5))) static void add(line *l, int drop, const char *colour, const char *fmt,
+                                                      ...) {
     if (l->count == MAX_FIELDS) return;
     field *f = &l->field[l->count++];
     va_list ap;

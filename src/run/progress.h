@@ -12,8 +12,8 @@
 #include "core/err.h"
 
 typedef struct rb_progress_options {
-    FILE *file;     /* where it goes; stays the caller's */
-    bool terminal;  /* rewrite one line; rb_progress_is_terminal(file) tells */
+    FILE *file;    /* where it goes; stays the caller's */
+    bool terminal; /* rewrite one line; rb_progress_is_terminal(file) tells */
     bool colour;
     int width;      /* of the terminal in columns; 0 = ask it at every line */
     double every_s; /* between plain lines; 0 = 10 */

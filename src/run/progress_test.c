@@ -110,7 +110,8 @@ static void never_wider_than_the_terminal(void **state) {
         rb_progress_update(p, &s, RB_SEC);
         rb_progress_end(p);
         fclose(f);
-        if (widest(written) >= width && width > 1) fail_msg("%d columns on a terminal of %d", widest(written), width);
+        if (widest(written) >= width && width > 1)
+            fail_msg("%d columns on a terminal of %d", widest(written), width);
         if (width >= 14) assert_non_null(strstr(written, "step 123/350"));
         if (width >= 27) assert_non_null(strstr(written, "loss 2.1034"));
         if (width >= 85) assert_non_null(strstr(written, "down 50%"));
@@ -121,8 +122,13 @@ static void unknown_numbers_are_left_out(void **state) {
     (void)state;
     FILE *f;
     rb_progress *p = start((rb_progress_options){.every_s = 1}, &f);
-    rb_progress_state s = {.step = 3, .loss = NAN, .val_loss = NAN, .tokens_per_s = NAN, .up_use = NAN,
-                           .down_use = NAN, .left_s = NAN};
+    rb_progress_state s = {.step = 3,
+                           .loss = NAN,
+                           .val_loss = NAN,
+                           .tokens_per_s = NAN,
+                           .up_use = NAN,
+                           .down_use = NAN,
+                           .left_s = NAN};
     rb_progress_update(p, &s, RB_SEC);
     rb_progress_end(p);
     fclose(f);

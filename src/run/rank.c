@@ -19,7 +19,14 @@
 
 extern char **environ;
 
-enum { HOST = 64, LINE = RB_ADDRESS_MAX + 32, CHANNEL_HOST = 1, CHANNEL_LINE = 2, MOST_ARGS = 256, ANNOUNCE_FD = 3 };
+enum {
+    HOST = 64,
+    LINE = RB_ADDRESS_MAX + 32,
+    CHANNEL_HOST = 1,
+    CHANNEL_LINE = 2,
+    MOST_ARGS = 256,
+    ANNOUNCE_FD = 3
+};
 
 typedef struct rank {
     const rb_rank_options *o;
@@ -48,16 +55,20 @@ bool rb_rank_announce(const char *text, int *fd, bool *everywhere) {
 static resbm_status move(rank *r, int fd, char *bytes, size_t n, bool out, int64_t deadline, rb_err *err) {
     for (size_t at = 0; at < n;) {
         if (!rb_socket_wait(fd, out ? POLLOUT : POLLIN, deadline))
-            return rb_fail(err, RESBM_E_TIMEOUT, "rank %d waited for pipeline.startup_deadline to hear of another rank", r->self);
+            return rb_fail(err, RESBM_E_TIMEOUT,
+                           "rank %d waited for pipeline.startup_deadline to hear of another rank", r->self);
         ssize_t k = out ? send(fd, bytes + at, n - at, MSG_NOSIGNAL) : recv(fd, bytes + at, n - at, 0);
         if (k < 0 && (errno == EAGAIN || errno == EINTR)) continue;
-        if (k <= 0) return rb_fail(err, RESBM_E_PEER, "rank %d lost its stream to another rank while starting", r->self);
+        if (k <= 0)
+            return rb_fail(err, RESBM_E_PEER, "rank %d lost its stream to another rank while starting",
+                           r->self);
         at += (size_t)k;
     }
     return RESBM_OK;
 }
 
-static resbm_status exchange(rank *r, int with, int channel, char *bytes, size_t n, bool out, int64_t deadline, rb_err *err) {
+static resbm_status exchange(rank *r, int with, int channel, char *bytes, size_t n, bool out,
+                             int64_t deadline, rb_err *err) {
     int fd;
     RB_TRY(rb_mpi_stream(r->mpi, with, channel, &fd, err));
     resbm_status st = move(r, fd, bytes, n, out, deadline, err);
@@ -102,7 +113,8 @@ static resbm_status read_line(rank *r, int fd, int64_t deadline, rb_err *err) {
         struct pollfd p = {.fd = fd, .events = POLLIN};
         int64_t left = deadline - rb_now_ns();
         if (left <= 0 || poll(&p, 1, (int)(left / RB_MS) + 1) == 0)
-            return rb_fail(err, RESBM_E_TIMEOUT, "the coordinator did not listen within pipeline.startup_deadline");
+            return rb_fail(err, RESBM_E_TIMEOUT,
+                           "the coordinator did not listen within pipeline.startup_deadline");
         ssize_t n = read(fd, r->line + have, sizeof r->line - 1 - have);
         if (n < 0 && errno == EINTR) continue;
         if (n > 0) have += (size_t)n;
@@ -131,7 +143,8 @@ static resbm_status start_coordinator(rank *r, int64_t deadline, rb_err *err) {
     int n = 0, ends[2];
     pid_t pid;
     snprintf(announce, sizeof announce, "%d%s", ANNOUNCE_FD, r->everywhere ? ":everywhere" : "");
-    for (; r->o->argv[n] && n + 1 < MOST_ARGS; n++) argv[n] = strcmp(r->o->argv[n], "{announce}") ? r->o->argv[n] : announce;
+    for (; r->o->argv[n] && n + 1 < MOST_ARGS; n++)
+        argv[n] = strcmp(r->o->argv[n], "{announce}") ? r->o->argv[n] : announce;
     argv[n] = NULL;
     if (pipe2(ends, O_CLOEXEC)) return rb_fail_errno(err, errno, "cannot make a pipe for the coordinator");
     int bad = spawn(argv, ends[1], &pid);
@@ -167,17 +180,19 @@ static resbm_status await_coordinator(int64_t deadline, int *exit_status, rb_err
     coordinator = 0;
     *exit_status = WIFEXITED(status) ? WEXITSTATUS(status) : 1;
     if (WIFEXITED(status)) return RESBM_OK;
-    return rb_fail(err, RESBM_E_PEER, "the coordinator (process %d) was killed by signal %d (%s)", (int)pid, WTERMSIG(status),
-            strsignal(WTERMSIG(status)));
+    return rb_fail(err, RESBM_E_PEER, "the coordinator (process %d) was killed by signal %d (%s)", (int)pid,
+                   WTERMSIG(status), strsignal(WTERMSIG(status)));
 }
 
 /* --- */
 
 /* Compute threads: what the launcher has bound this rank to; unbound, its share of the machine. */
 static int threads_here(void) {
-    static const char *const local[] = {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"};
+    static const char *const local[] = {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS",
+                                        "SLURM_NTASKS_PER_NODE"};
     cpu_set_t set;
-    int all = (int)sysconf(_SC_NPROCESSORS_ONLN), mine = sched_getaffinity(0, sizeof set, &set) ? all : CPU_COUNT(&set);
+    int all = (int)sysconf(_SC_NPROCESSORS_ONLN),
+        mine = sched_getaffinity(0, sizeof set, &set) ? all : CPU_COUNT(&set);
     if (mine < all) return mine;
     for (size_t i = 0; i < sizeof local / sizeof *local; i++) {
         const char *text = getenv(local[i]);
@@ -193,8 +208,10 @@ static resbm_status choose_kind(const rb_rank_options *o, char out[16], rb_err *
     rb_err ignored;
     const char *kind = rb_mpi_launched(&r), *asked = o->cfg->pipeline.mpi;
     if (!kind)
-        return rb_fail(err, RESBM_E_CONFIG, "engine: mpi runs under a launcher of MPI: mpirun -n %lld resbm train RUN.yaml engine=mpi",
-                       (long long)rb_workers(o->cfg));
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "engine: mpi runs under a launcher of MPI: mpirun -n %lld resbm train RUN.yaml engine=mpi",
+            (long long)rb_workers(o->cfg));
     if (strcmp(asked, "auto")) kind = asked;
     if (!*kind) /* srun: whichever there is */
         kind = rb_mpi_find(rb_mpi_kinds[0], o->program, path, &ignored) ? rb_mpi_kinds[1] : rb_mpi_kinds[0];
@@ -207,17 +224,20 @@ static resbm_status check_size(const rank *r, rb_err *err) {
     const char *with = rb_replicated(r->o->cfg) ? " with its replicas" : "";
     if (r->size == need) return RESBM_OK;
     if (r->size == 1)
-        return rb_fail(err, RESBM_E_CONFIG, "MPI sees one rank where pipeline.stages: %lld%s needs %lld: either mpirun -n %lld was not "
-                       "said, or mpirun belongs to another MPI than resbm's module: set pipeline.mpi", (long long)stages, with,
-                       (long long)need, (long long)need);
-    return rb_fail(err, RESBM_E_CONFIG, "mpirun started %d ranks, but pipeline.stages: %lld%s needs %lld", r->size, (long long)stages,
-                   with, (long long)need);
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "MPI sees one rank where pipeline.stages: %lld%s needs %lld: either mpirun -n %lld was not "
+            "said, or mpirun belongs to another MPI than resbm's module: set pipeline.mpi",
+            (long long)stages, with, (long long)need, (long long)need);
+    return rb_fail(err, RESBM_E_CONFIG, "mpirun started %d ranks, but pipeline.stages: %lld%s needs %lld",
+                   r->size, (long long)stages, with, (long long)need);
 }
 
 /* All ranks come to know the coordinator; an empty line says that there is none. */
 static resbm_status spread_line(rank *r, int64_t deadline, rb_err *err) {
     if (r->self) return exchange(r, 0, CHANNEL_LINE, r->line, sizeof r->line, false, deadline, err);
-    for (int i = 1; i < r->size; i++) RB_TRY(exchange(r, i, CHANNEL_LINE, r->line, sizeof r->line, true, deadline, err));
+    for (int i = 1; i < r->size; i++)
+        RB_TRY(exchange(r, i, CHANNEL_LINE, r->line, sizeof r->line, true, deadline, err));
     return RESBM_OK;
 }
 
@@ -228,12 +248,18 @@ static resbm_status be_stage(rank *r, bool *told, rb_err *err) {
     if (!blank || sscanf(blank + 1, "%16llx", &token) != 1)
         return rb_fail(err, RESBM_E_STATE, "there is no coordinator"); /* it has said why */
     *blank = 0;
-    rb_stage_way way = {.control = r->line, .self = r->self, .stages = r->size, .token = token, .mpi = r->mpi,
+    rb_stage_way way = {.control = r->line,
+                        .self = r->self,
+                        .stages = r->size,
+                        .token = token,
+                        .mpi = r->mpi,
                         .threads = threads_here()};
     resbm_status st = rb_stage_main(&way, told, err);
     if (st && !*told && r->everywhere)
-        return rb_err_context(err, st, "ranks reach the coordinator over TCP, on the first rank's machine; where its name or a "
-                              "chosen port does not do, set pipeline.control: ");
+        return rb_err_context(
+            err, st,
+            "ranks reach the coordinator over TCP, on the first rank's machine; where its name or a "
+            "chosen port does not do, set pipeline.control: ");
     return st;
 }
 

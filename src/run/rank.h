@@ -9,9 +9,10 @@
 #include "run/config.h"
 
 typedef struct rb_rank_options {
-    const rb_config *cfg;    /* validated */
-    const char *program;     /* the resbm program */
-    char *const *argv;       /* what makes it the coordinator of the same run, NULL at the end; "{announce}" becomes the words
+    const rb_config *cfg; /* validated */
+    const char *program;  /* the resbm program */
+    char *const *
+        argv; /* what makes it the coordinator of the same run, NULL at the end; "{announce}" becomes the words
                                 that rb_rank_announce reads */
 } rb_rank_options;
 

@@ -30,7 +30,8 @@ struct rb_record {
     double val_loss;
 };
 
-resbm_status rb_record_open(const rb_config *cfg, const char *dir, FILE *out, bool quiet, rb_record **rec, rb_err *err) {
+resbm_status rb_record_open(const rb_config *cfg, const char *dir, FILE *out, bool quiet, rb_record **rec,
+                            rb_err *err) {
     rb_record *r = calloc(1, sizeof *r);
     *rec = NULL;
     if (r) r->stage = calloc((size_t)rb_workers(cfg), sizeof *r->stage);
@@ -75,9 +76,9 @@ static resbm_status ready(void *ctx, const char *rules, int64_t params, int64_t 
     RB_TRY(rb_metrics_open(path, from > 0 ? from : 0, &r->metrics, err));
     if (!r->out) return RESBM_OK;
     if (!r->quiet) fputs(rules, r->out);
-    fprintf(r->out, "%lld parameters, %lld segments on %lld stages, boundary %s, forward %s, backward %s\n", (long long)params,
-            (long long)r->cfg->model.segments, (long long)r->cfg->pipeline.stages, r->cfg->boundary.kind,
-            r->cfg->boundary.codec_fwd, r->cfg->boundary.codec_bwd);
+    fprintf(r->out, "%lld parameters, %lld segments on %lld stages, boundary %s, forward %s, backward %s\n",
+            (long long)params, (long long)r->cfg->model.segments, (long long)r->cfg->pipeline.stages,
+            r->cfg->boundary.kind, r->cfg->boundary.codec_fwd, r->cfg->boundary.codec_bwd);
     if (from >= 0) fprintf(r->out, "resumed after step %lld\n", (long long)from);
     fflush(r->out);
     return RESBM_OK;
@@ -106,18 +107,35 @@ static double time_left(const rb_record *r, const rb_step_record *s) {
 static resbm_status step(void *ctx, const rb_step_record *s, rb_err *err) {
     rb_record *r = ctx;
     if (s->evaluated) r->val_loss = s->val_loss;
-    rb_step_metrics m = {.step = s->step, .tokens = s->tokens, .loss = s->loss, .val_loss = s->evaluated ? s->val_loss : NAN,
-                         .lr = s->lr, .grad_norm = s->grad_norm, .grad_norm_segments = s->grad_norm_segments,
-                         .segments = s->segments, .aux_loss = s->aux_loss, .step_s = s->step_s, .tokens_per_s = s->tokens_per_s,
-                         .wire_bytes_fwd = (uint64_t)s->wire_bytes_fwd, .wire_bytes_bwd = (uint64_t)s->wire_bytes_bwd,
-                         .time_s = s->elapsed_s, .staleness = s->staleness, .stages = s->stages, .deal = s->deal,
+    rb_step_metrics m = {.step = s->step,
+                         .tokens = s->tokens,
+                         .loss = s->loss,
+                         .val_loss = s->evaluated ? s->val_loss : NAN,
+                         .lr = s->lr,
+                         .grad_norm = s->grad_norm,
+                         .grad_norm_segments = s->grad_norm_segments,
+                         .segments = s->segments,
+                         .aux_loss = s->aux_loss,
+                         .step_s = s->step_s,
+                         .tokens_per_s = s->tokens_per_s,
+                         .wire_bytes_fwd = (uint64_t)s->wire_bytes_fwd,
+                         .wire_bytes_bwd = (uint64_t)s->wire_bytes_bwd,
+                         .time_s = s->elapsed_s,
+                         .staleness = s->staleness,
+                         .stages = s->stages,
+                         .deal = s->deal,
                          .workers = s->stages};
     RB_TRY(rb_metrics_write(r->metrics, &m, err));
     if (!r->progress) return RESBM_OK;
     double bytes = busiest(r, s);
-    rb_progress_state p = {.step = s->step, .steps = r->cfg->train.steps, .loss = s->loss, .val_loss = r->val_loss,
-                           .tokens_per_s = s->tokens_per_s, .up_use = link_use(r, bytes, s->step_s, r->cfg->link.up_bits),
-                           .down_use = link_use(r, bytes, s->step_s, r->cfg->link.down_bits), .left_s = time_left(r, s),
+    rb_progress_state p = {.step = s->step,
+                           .steps = r->cfg->train.steps,
+                           .loss = s->loss,
+                           .val_loss = r->val_loss,
+                           .tokens_per_s = s->tokens_per_s,
+                           .up_use = link_use(r, bytes, s->step_s, r->cfg->link.up_bits),
+                           .down_use = link_use(r, bytes, s->step_s, r->cfg->link.down_bits),
+                           .left_s = time_left(r, s),
                            .evaluated = s->evaluated};
     rb_progress_update(r->progress, &p, rb_now_ns());
     return RESBM_OK;
@@ -144,13 +162,15 @@ rb_train_hooks rb_record_hooks(rb_record *rec) {
 
 /* When the message a receive waited for was queued by its sender; 0 when no trace of it was kept. */
 static int64_t queued_at(const rb_record *r, const rb_stage_span *recv) {
-    int backward = recv->kind == RB_ACT_RECV_BACKWARD, boundary = backward ? recv->segment : recv->segment - 1;
+    int backward = recv->kind == RB_ACT_RECV_BACKWARD,
+        boundary = backward ? recv->segment : recv->segment - 1;
     int from = rb_stage_of(r->cfg, backward ? recv->segment + 1 : recv->segment - 1);
     for (int w = 0; w < rb_workers(r->cfg); w++) { /* whichever replica had the microbatch */
         const stage_spans *s = &r->stage[w];
         for (int i = 0; i < s->n && r->place[w].stage == from; i++)
-            if (s->span[i].kind == (backward ? RB_SPAN_LINK_BACKWARD : RB_SPAN_LINK_FORWARD) && s->span[i].step == recv->step &&
-                s->span[i].segment == boundary && s->span[i].microbatch == recv->microbatch)
+            if (s->span[i].kind == (backward ? RB_SPAN_LINK_BACKWARD : RB_SPAN_LINK_FORWARD) &&
+                s->span[i].step == recv->step && s->span[i].segment == boundary &&
+                s->span[i].microbatch == recv->microbatch)
                 return s->span[i].queued_ns;
     }
     return 0;
@@ -160,14 +180,23 @@ static void name_event(const rb_stage_span *s, rb_trace_event *e) {
     if (s->kind == RB_SPAN_OPTIMIZER)
         snprintf(e->name, sizeof e->name, "optimizer");
     else if (s->kind < RB_ACT_COUNT)
-        rb_action_print(e->name, sizeof e->name, rb_action_of((rb_action_kind)s->kind, s->segment, s->microbatch));
+        rb_action_print(e->name, sizeof e->name,
+                        rb_action_of((rb_action_kind)s->kind, s->segment, s->microbatch));
     else
-        snprintf(e->name, sizeof e->name, "%d%s%d", s->segment, s->kind == RB_SPAN_LINK_FORWARD ? ">" : "<", s->microbatch);
+        snprintf(e->name, sizeof e->name, "%d%s%d", s->segment, s->kind == RB_SPAN_LINK_FORWARD ? ">" : "<",
+                 s->microbatch);
 }
 
-static resbm_status add_span(const rb_record *r, rb_trace *t, int stage, const rb_stage_span *s, rb_err *err) {
-    rb_trace_event e = {.track = RB_TRACK_COMPUTE, .category = RB_TRACE_COMPUTE, .stage = stage, .segment = s->segment,
-                        .microbatch = s->microbatch, .step = (int64_t)s->step, .begin_ns = s->begin_ns, .end_ns = s->end_ns,
+static resbm_status add_span(const rb_record *r, rb_trace *t, int stage, const rb_stage_span *s,
+                             rb_err *err) {
+    rb_trace_event e = {.track = RB_TRACK_COMPUTE,
+                        .category = RB_TRACE_COMPUTE,
+                        .stage = stage,
+                        .segment = s->segment,
+                        .microbatch = s->microbatch,
+                        .step = (int64_t)s->step,
+                        .begin_ns = s->begin_ns,
+                        .end_ns = s->end_ns,
                         .bytes = s->bytes};
     name_event(s, &e);
     if (s->kind == RB_SPAN_OPTIMIZER) e.category = RB_TRACE_OPTIMIZER;
@@ -175,8 +204,10 @@ static resbm_status add_span(const rb_record *r, rb_trace *t, int stage, const r
         e.track = RB_TRACK_SEND;
         e.category = RB_TRACE_SEND;
     }
-    if (s->kind == RB_ACT_SEND_FORWARD || s->kind == RB_ACT_SEND_BACKWARD) return RESBM_OK; /* the link's span tells */
-    if (s->kind != RB_ACT_RECV_FORWARD && s->kind != RB_ACT_RECV_BACKWARD) return rb_trace_add(t, &e, 1, 0, err);
+    if (s->kind == RB_ACT_SEND_FORWARD || s->kind == RB_ACT_SEND_BACKWARD)
+        return RESBM_OK; /* the link's span tells */
+    if (s->kind != RB_ACT_RECV_FORWARD && s->kind != RB_ACT_RECV_BACKWARD)
+        return rb_trace_add(t, &e, 1, 0, err);
     rb_trace_event split[2];
     int n = rb_trace_split_wait(&e, queued_at(r, s), split);
     return rb_trace_add(t, split, (size_t)n, 0, err);
@@ -209,7 +240,8 @@ static void fill_stage_links(const rb_record *r, const int64_t *sent, int stage,
     int n = (int)r->cfg->model.segments, ahead = 0, back = 0;
     for (int pass = 0; pass < 2; pass++)
         for (int g = 0; g < n; g++) {
-            int up = g + 1 < n ? rb_stage_of(r->cfg, g + 1) : stage, down = g ? rb_stage_of(r->cfg, g - 1) : stage;
+            int up = g + 1 < n ? rb_stage_of(r->cfg, g + 1) : stage,
+                down = g ? rb_stage_of(r->cfg, g - 1) : stage;
             if (rb_stage_of(r->cfg, g) != stage) continue;
             if (!pass) {
                 ahead += up != stage;
@@ -247,12 +279,25 @@ static resbm_status write_summary(const rb_record *r, const rb_train_summary *s,
     rb_link_bytes *link = calloc(RB_SUMMARY_MAX_LINKS, sizeof *link);
     if (!link) return rb_fail(err, RESBM_E_MEMORY, "no memory for a summary");
     for (int i = 0; i < s->stages; i++) rss[i] = (uint64_t)s->peak_rss[i];
-    rb_summary o = {.val_loss = s->has_val ? s->val_loss : NAN, .steps = s->steps, .tokens = s->tokens,
-                    .tokens_per_s = s->tokens_per_s, .step_s = s->step_s, .bytes_per_token_fwd = s->bytes_per_token_fwd,
+    rb_summary o = {.val_loss = s->has_val ? s->val_loss : NAN,
+                    .steps = s->steps,
+                    .tokens = s->tokens,
+                    .tokens_per_s = s->tokens_per_s,
+                    .step_s = s->step_s,
+                    .bytes_per_token_fwd = s->bytes_per_token_fwd,
                     .bytes_per_token_bwd = s->bytes_per_token_bwd,
-                    .token_bytes_per_token = s->token_bytes_per_token, .ratio = s->ratio,
-                    .wire_ratio = s->wire_ratio > 0 ? s->wire_ratio : NAN, .bubble = s->bubble, .params = (uint64_t)s->params,
-                    .time_s = s->elapsed_s, .start_s = s->start_s, .first_step_s = s->first_step_s, .stages = s->stages, .peak_rss_bytes = rss, .memory = s->memory, .link = link};
+                    .token_bytes_per_token = s->token_bytes_per_token,
+                    .ratio = s->ratio,
+                    .wire_ratio = s->wire_ratio > 0 ? s->wire_ratio : NAN,
+                    .bubble = s->bubble,
+                    .params = (uint64_t)s->params,
+                    .time_s = s->elapsed_s,
+                    .start_s = s->start_s,
+                    .first_step_s = s->first_step_s,
+                    .stages = s->stages,
+                    .peak_rss_bytes = rss,
+                    .memory = s->memory,
+                    .link = link};
     o.val_bpb = o.val_loss / log(2) / rb_data_bytes_per_token(r->cfg->data.tokenizer, r->cfg->data.val);
     snprintf(o.boundary, sizeof o.boundary, "%s", r->cfg->boundary.kind);
     snprintf(o.codec_fwd, sizeof o.codec_fwd, "%s", r->cfg->boundary.codec_fwd);

@@ -9,7 +9,8 @@
 typedef struct rb_record rb_record;
 
 /* dir exists. out: where the progress line and notes go; NULL: nowhere. quiet: no list of parameter rules. */
-resbm_status rb_record_open(const rb_config *cfg, const char *dir, FILE *out, bool quiet, rb_record **rec, rb_err *err);
+resbm_status rb_record_open(const rb_config *cfg, const char *dir, FILE *out, bool quiet, rb_record **rec,
+                            rb_err *err);
 rb_train_hooks rb_record_hooks(rb_record *rec);
 /* After rb_train, also one that failed: closes the files, writes summary and trace of what there is. */
 resbm_status rb_record_close(rb_record *rec, const rb_train_summary *s, bool finished, rb_err *err);

@@ -31,7 +31,8 @@ static void print_steps(rb_buf *b, const rb_metrics *m) {
     for (size_t i = 0, n = 0; i < m->count; i++) {
         const rb_step_metrics *s = &m->steps[i];
         if (i % stride && isnan(s->val_loss) && i + 1 < m->count) continue;
-        rb_buf_printf(b, "%s{\"step\":%" PRId64 ",\"tokens\":%" PRId64, n++ ? ",\n" : "\n", s->step, s->tokens);
+        rb_buf_printf(b, "%s{\"step\":%" PRId64 ",\"tokens\":%" PRId64, n++ ? ",\n" : "\n", s->step,
+                      s->tokens);
         member(b, "loss", s->loss);
         member(b, "val", s->val_loss);
         member(b, "time", s->time_s);
@@ -47,8 +48,8 @@ static void print_links(rb_buf *b, const rb_summary *s) {
         rb_buf_printf(b, "%s{\"from\":%d,\"to\":%d", i ? ",\n" : "\n", l->from, l->to);
         member(b, "up_bits", l->up_bits);
         rb_buf_printf(b,
-                      ",\"activations\":%" PRIu64 ",\"gradients\":%" PRIu64 ",\"tokens\":%" PRIu64 ",\"sync\":%" PRIu64
-                      ",\"snapshots\":%" PRIu64 ",\"control\":%" PRIu64 "}",
+                      ",\"activations\":%" PRIu64 ",\"gradients\":%" PRIu64 ",\"tokens\":%" PRIu64
+                      ",\"sync\":%" PRIu64 ",\"snapshots\":%" PRIu64 ",\"control\":%" PRIu64 "}",
                       l->activations, l->gradients, l->tokens, l->sync, l->snapshots, l->control);
     }
     rb_buf_puts(b, "]");
@@ -100,9 +101,9 @@ static void print_events(rb_buf *b, const rb_report_run *r) {
         const rb_trace_event *e = &r->events[i];
         if (e->category == RB_TRACE_PREDICTED) continue;
         if (e->step < from) continue;
-        rb_buf_printf(b, "%s[%d,%d,%d,%.1f,%.1f,%" PRId64 ",%d,%d,%" PRIu64 ",", n++ ? ",\n" : "\n", e->stage, e->track,
-                      e->category, (double)e->begin_ns / 1e3, (double)(e->end_ns - e->begin_ns) / 1e3, e->step,
-                      e->segment, e->microbatch, e->bytes);
+        rb_buf_printf(b, "%s[%d,%d,%d,%.1f,%.1f,%" PRId64 ",%d,%d,%" PRIu64 ",", n++ ? ",\n" : "\n", e->stage,
+                      e->track, e->category, (double)e->begin_ns / 1e3,
+                      (double)(e->end_ns - e->begin_ns) / 1e3, e->step, e->segment, e->microbatch, e->bytes);
         print_string(b, e->name);
         rb_buf_puts(b, "]");
     }
@@ -141,7 +142,8 @@ static resbm_status write_page(const char *path, const rb_buf *data, rb_err *err
 
 resbm_status rb_report_write(const char *path, const rb_report_run *run, int runs, rb_err *err) {
     if (runs < 1 || runs > RB_REPORT_MAX_RUNS)
-        return rb_fail(err, RESBM_E_ARG, "a report of %d runs; 1 to %d are possible", runs, RB_REPORT_MAX_RUNS);
+        return rb_fail(err, RESBM_E_ARG, "a report of %d runs; 1 to %d are possible", runs,
+                       RB_REPORT_MAX_RUNS);
     rb_buf b = {0};
     rb_buf_puts(&b, "{\"runs\":[");
     for (int i = 0; i < runs; i++) {
@@ -157,7 +159,8 @@ resbm_status rb_report_write(const char *path, const rb_report_run *run, int run
 resbm_status rb_report_write_study(const char *path, const char *json, rb_err *err) {
     rb_buf b = {0};
     rb_buf_puts(&b, "{\"runs\":[],\"study\":");
-    for (const char *c = json; *c; c++) { /* outside strings JSON has no '<', and inside nothing may end the element */
+    for (const char *c = json; *c;
+         c++) { /* outside strings JSON has no '<', and inside nothing may end the element */
         if (*c == '<')
             rb_buf_puts(&b, "\\u003c");
         else

@@ -47,7 +47,8 @@ static void make_trace(made *m, double wire_ms) {
             t += i < MICRO ? 10 : 20;
             if ((i < MICRO && s < STAGES - 1) || (i >= MICRO && s))
                 put(m, RB_TRACK_SEND, RB_TRACE_SEND, s, i % MICRO, t, t + wire_ms, name);
-            if (wire_ms > 10) put(m, RB_TRACK_WAIT, RB_TRACE_WAIT_BANDWIDTH, s, i % MICRO, t, t + wire_ms - 10, "wait");
+            if (wire_ms > 10)
+                put(m, RB_TRACK_WAIT, RB_TRACE_WAIT_BANDWIDTH, s, i % MICRO, t, t + wire_ms - 10, "wait");
             if (wire_ms > 10) t += wire_ms - 10;
         }
         put(m, RB_TRACK_COMPUTE, RB_TRACE_OPTIMIZER, s, -1, t, t + 15, "muon");
@@ -58,26 +59,41 @@ static made *make(const char *name, double step_s, double wire_ms, double bytes)
     made *m = calloc(1, sizeof *m);
     assert_non_null(m);
     for (int i = 0; i < STEPS; i++)
-        m->step[i] = (rb_step_metrics){.step = i + 1,
-                                       .tokens = 4096LL * (i + 1),
-                                       .loss = 1.6 + 4.2 * exp(-i / 40.0) + 0.15 * sin(i * 1.7) / (1 + i * 0.01),
-                                       .val_loss = (i + 1) % 25 ? NAN : 1.62 + 4.2 * exp(-i / 40.0),
-                                       .lr = 0.02,
-                                       .step_s = step_s,
-                                       .tokens_per_s = 4096 / step_s,
-                                       .time_s = step_s * (i + 1)};
+        m->step[i] =
+            (rb_step_metrics){.step = i + 1,
+                              .tokens = 4096LL * (i + 1),
+                              .loss = 1.6 + 4.2 * exp(-i / 40.0) + 0.15 * sin(i * 1.7) / (1 + i * 0.01),
+                              .val_loss = (i + 1) % 25 ? NAN : 1.62 + 4.2 * exp(-i / 40.0),
+                              .lr = 0.02,
+                              .step_s = step_s,
+                              .tokens_per_s = 4096 / step_s,
+                              .time_s = step_s * (i + 1)};
     make_trace(m, wire_ms);
     for (int s = 0; s < STAGES; s++) m->rss[s] = (uint64_t)(150 + 20 * s) << 20;
     for (int l = 0; l < STAGES - 1; l++) {
-        m->link[2 * l] = (rb_link_bytes){l, l + 1, 4e6, (uint64_t)(bytes * 4096 * STEPS), 0, 0, 120000, 0, 33000};
-        m->link[2 * l + 1] = (rb_link_bytes){l + 1, l, 4e6, 0, (uint64_t)(bytes * 4300 * STEPS), 0, 110000, 0, 30000};
+        m->link[2 * l] =
+            (rb_link_bytes){l, l + 1, 4e6, (uint64_t)(bytes * 4096 * STEPS), 0, 0, 120000, 0, 33000};
+        m->link[2 * l + 1] =
+            (rb_link_bytes){l + 1, l, 4e6, 0, (uint64_t)(bytes * 4300 * STEPS), 0, 110000, 0, 30000};
     }
     m->metrics = (rb_metrics){.steps = m->step, .count = STEPS};
-    m->summary = (rb_summary){.val_loss = 1.62, .val_bpb = 2.337, .steps = STEPS, .tokens = 4096 * STEPS,
-                              .tokens_per_s = 4096 / step_s, .step_s = step_s, .bytes_per_token_fwd = bytes,
-                              .bytes_per_token_bwd = bytes * 1.05, .ratio = bytes > 100 ? 1 : 128,
-                              .wire_ratio = 512 / bytes, .bubble = 0.3, .params = 6553600, .time_s = step_s * STEPS,
-                              .stages = STAGES, .peak_rss_bytes = m->rss, .links = 2 * (STAGES - 1), .link = m->link};
+    m->summary = (rb_summary){.val_loss = 1.62,
+                              .val_bpb = 2.337,
+                              .steps = STEPS,
+                              .tokens = 4096 * STEPS,
+                              .tokens_per_s = 4096 / step_s,
+                              .step_s = step_s,
+                              .bytes_per_token_fwd = bytes,
+                              .bytes_per_token_bwd = bytes * 1.05,
+                              .ratio = bytes > 100 ? 1 : 128,
+                              .wire_ratio = 512 / bytes,
+                              .bubble = 0.3,
+                              .params = 6553600,
+                              .time_s = step_s * STEPS,
+                              .stages = STAGES,
+                              .peak_rss_bytes = m->rss,
+                              .links = 2 * (STAGES - 1),
+                              .link = m->link};
     strcpy(m->summary.boundary, bytes > 100 ? "none" : "residual");
     strcpy(m->summary.codec_fwd, bytes > 100 ? "bf16" : "int4");
     strcpy(m->summary.codec_bwd, m->summary.codec_fwd);
@@ -86,8 +102,9 @@ static made *make(const char *name, double step_s, double wire_ms, double bytes)
                              .summary = &m->summary,
                              .events = m->event,
                              .event_count = m->events,
-                             .config = bytes > 100 ? "model: {d: 256}\nboundary:\n  kind: none\nengine: local\n"
-                                                   : "model: {d: 256}\nboundary:\n  kind: residual\nengine: local\n"};
+                             .config = bytes > 100
+                                           ? "model: {d: 256}\nboundary:\n  kind: none\nengine: local\n"
+                                           : "model: {d: 256}\nboundary:\n  kind: residual\nengine: local\n"};
     return m;
 }
 
@@ -111,7 +128,8 @@ static void two_runs_side_by_side(void **state) {
     rb_report_run runs[2] = {a->run, b->run};
     assert_ok(rb_report_write("report.html", runs, 2, &err), &err);
     rb_buf page = {0};
-    json_t *root = read_page("report.html", &page), *list = json_object_get(root, "runs"), *r = json_array_get(list, 1);
+    json_t *root = read_page("report.html", &page), *list = json_object_get(root, "runs"),
+           *r = json_array_get(list, 1);
     assert_int_equal(json_array_size(list), 2);
     assert_string_equal(json_string_value(json_object_get(r, "name")), "residual 128x int4");
     assert_int_equal(json_array_size(json_object_get(r, "steps")), STEPS);
@@ -133,8 +151,9 @@ static void page_is_self_contained(void **state) {
     assert_ok(rb_report_write("one.html", &a->run, 1, &err), &err);
     rb_buf page = {0};
     assert_ok(rb_read_file("one.html", 1 << 24, &page, &err), &err);
-    const char *never[] = {"http:", "https:", "//cdn", "src=", "href=", "@import", "url(", "fetch(", "XMLHttpRequest",
-                           "WebSocket", "<link", "<img", "<iframe", "<!--RB_DATA-->"};
+    const char *never[] = {
+        "http:",  "https:",         "//cdn",     "src=",  "href=", "@import", "url(",
+        "fetch(", "XMLHttpRequest", "WebSocket", "<link", "<img",  "<iframe", "<!--RB_DATA-->"};
     for (size_t i = 0; i < sizeof never / sizeof *never; i++)
         if (strstr(page.data, never[i])) fail_msg("the page contains \"%s\"", never[i]);
     assert_non_null(strstr(page.data, "</html>"));
@@ -203,10 +222,8 @@ static void bad_arguments(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(two_runs_side_by_side),
-        cmocka_unit_test(page_is_self_contained),
-        cmocka_unit_test(hostile_names_stay_text),
-        cmocka_unit_test(long_runs_are_thinned),
+        cmocka_unit_test(two_runs_side_by_side),   cmocka_unit_test(page_is_self_contained),
+        cmocka_unit_test(hostile_names_stay_text), cmocka_unit_test(long_runs_are_thinned),
         cmocka_unit_test(bad_arguments),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -67,9 +67,11 @@ static resbm_status write_page(const rb_run_folder *r, int count, const char *pa
     return rb_report_write(page, runs, count, err);
 }
 
-resbm_status rb_run_folders_report(const char *const *dirs, int count, const char *page, rb_buf *table, rb_err *err) {
+resbm_status rb_run_folders_report(const char *const *dirs, int count, const char *page, rb_buf *table,
+                                   rb_err *err) {
     if (count < 1 || count > RB_REPORT_MAX_RUNS)
-        return rb_fail(err, RESBM_E_ARG, "a report of %d runs; 1 to %d are possible", count, RB_REPORT_MAX_RUNS);
+        return rb_fail(err, RESBM_E_ARG, "a report of %d runs; 1 to %d are possible", count,
+                       RB_REPORT_MAX_RUNS);
     rb_run_folder *r = calloc((size_t)count, sizeof *r);
     if (!r) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d runs", count);
     resbm_status st = RESBM_OK;

@@ -23,6 +23,7 @@ void rb_run_folder_free(rb_run_folder *r); /* a zeroed one is fine */
 
 /* Loads the folders, writes report.html about them to page (NULL: none), and their table (compare_table.h) to table
  * (NULL: none). */
-resbm_status rb_run_folders_report(const char *const *dirs, int count, const char *page, rb_buf *table, rb_err *err);
+resbm_status rb_run_folders_report(const char *const *dirs, int count, const char *page, rb_buf *table,
+                                   rb_err *err);
 
 #endif

@@ -28,17 +28,21 @@ static resbm_status check_trunks(const rb_config *c, const rb_schedule *s, rb_er
         }
     }
     if (how == RB_TRUNKS_INSIDE && (forward || backward))
-        return rb_fail(err, RESBM_E_CONFIG, "%s has actions of trunks (TF, TB): set boundary.tokens: trunk, or leave them out",
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "%s has actions of trunks (TF, TB): set boundary.tokens: trunk, or leave them out",
                        s->name);
     if (how == RB_TRUNKS_BEHIND && forward)
-        return rb_fail(err, RESBM_E_CONFIG, "%s runs trunks before their message (TF), but token ids come with it: set "
-                       "data.distribute: shared, or leave TF out", s->name);
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "%s runs trunks before their message (TF), but token ids come with it: set "
+                       "data.distribute: shared, or leave TF out",
+                       s->name);
     return RESBM_OK;
 }
 
 static resbm_status place(rb_config *c, const char *text, size_t len, rb_err *err) {
     rb_schedule s;
-    rb_schedule_args a = {.stages = (int)c->pipeline.stages, .segments = (int)c->model.segments,
+    rb_schedule_args a = {.stages = (int)c->pipeline.stages,
+                          .segments = (int)c->model.segments,
                           .microbatches = (int)c->train.microbatches};
     resbm_status st = rb_schedule_build_text(text, len, rb_config_schedule_file(c), &a, &s, NULL, NULL, err);
     if (!st) st = check_trunks(c, &s, err);
@@ -65,7 +69,8 @@ static resbm_status check_file(rb_config *c, rb_err *err) {
 
 static resbm_status check_name(rb_config *c, rb_err *err) {
     const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
-    rb_schedule_args a = {.stages = (int)c->pipeline.stages, .segments = (int)c->model.segments,
+    rb_schedule_args a = {.stages = (int)c->pipeline.stages,
+                          .segments = (int)c->model.segments,
                           .microbatches = (int)c->train.microbatches};
     char names[200];
     int n = 0;
@@ -75,8 +80,8 @@ static resbm_status check_name(rb_config *c, rb_err *err) {
     for (int i = 0; rb_schedules[i] && n < (int)sizeof names; i++)
         if (!rb_schedules[i]->forward_only)
             n += snprintf(names + n, sizeof names - (size_t)n, "%s, ", rb_schedules[i]->name);
-    return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule is '%.100s'; allowed: %sor file:PATH", c->pipeline.schedule,
-                   names);
+    return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule is '%.100s'; allowed: %sor file:PATH",
+                   c->pipeline.schedule, names);
 }
 
 /* Each stage updates on its own, so what all of them would have to agree on is not to be had. */
@@ -86,12 +91,16 @@ resbm_status rb_config_check_schedule(rb_config *c, rb_err *err) {
     const char *name = c->pipeline.schedule;
     if (c->optim.clip > 0 && c->optim.clip_scope != RB_CLIP_SEGMENT)
         return rb_fail(err, RESBM_E_CONFIG,
-                       "pipeline.schedule %s updates without waiting for the other stages, so that the whole model's norm "
-                       "is not known: set optim.clip_scope: segment, or optim.clip: 0", name);
+                       "pipeline.schedule %s updates without waiting for the other stages, so that the whole "
+                       "model's norm "
+                       "is not known: set optim.clip_scope: segment, or optim.clip: 0",
+                       name);
     if (strcmp(c->optim.offload, "none"))
-        return rb_fail(err, RESBM_E_CONFIG,
-                       "pipeline.schedule %s updates one segment at a time, which optim.offload: %s cannot: set "
-                       "optim.offload: none, or another schedule", name, c->optim.offload);
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "pipeline.schedule %s updates one segment at a time, which optim.offload: %s cannot: set "
+            "optim.offload: none, or another schedule",
+            name, c->optim.offload);
     return RESBM_OK;
 }
 
@@ -109,6 +118,6 @@ bool rb_config_flows(const rb_config *c) {
 int rb_stage_of(const rb_config *c, int segment) {
     if (rb_config_schedule_file(c)) return c->pipeline.stage_of[segment];
     const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
-    return rb_schedule_place(kind ? kind : &rb_schedule_forward, (int)c->pipeline.stages, (int)c->model.segments,
-                             segment);
+    return rb_schedule_place(kind ? kind : &rb_schedule_forward, (int)c->pipeline.stages,
+                             (int)c->model.segments, segment);
 }

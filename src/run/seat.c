@@ -2,7 +2,8 @@
 
 #include <stdlib.h>
 
-static resbm_status alloc_parts(rb_device *dev, const rb_wire *w, int64_t B, int64_t T, rb_view *parts, rb_err *err) {
+static resbm_status alloc_parts(rb_device *dev, const rb_wire *w, int64_t B, int64_t T, rb_view *parts,
+                                rb_err *err) {
     for (int i = 0; w && i < w->parts; i++) {
         void *p;
         RB_TRY(rb_alloc(dev, (size_t)(B * T * w->part[i].width) * sizeof(float), &p, err));
@@ -16,12 +17,14 @@ resbm_status rb_seat_open(rb_device *dev, int segment, int slots, int64_t B, int
     rb_wire latents = {.parts = 1, .part = {behind ? behind->part[0] : (rb_wire_part){0}}};
     *out = (rb_seat){.segment = segment, .slots = slots, .dev = dev};
     out->berth = calloc((size_t)slots, sizeof *out->berth);
-    if (!out->berth) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d slots of segment %d", slots, segment);
+    if (!out->berth)
+        return rb_fail(err, RESBM_E_MEMORY, "no memory for %d slots of segment %d", slots, segment);
     rb_seat_clear(out);
     for (int i = 0; i < slots; i++) {
         RB_TRY(alloc_parts(dev, before, B, T, out->berth[i].in, err));
         if (training) RB_TRY(alloc_parts(dev, behind, B, T, out->berth[i].grad_in, err));
-        if (training && keep_sent && behind) RB_TRY(alloc_parts(dev, &latents, B, T, &out->berth[i].sent, err));
+        if (training && keep_sent && behind)
+            RB_TRY(alloc_parts(dev, &latents, B, T, &out->berth[i].sent, err));
     }
     return RESBM_OK;
 }
@@ -52,8 +55,9 @@ resbm_status rb_seat_take(rb_seat *s, int microbatch, int *slot, rb_err *err) {
         if (s->berth[i].microbatch < 0 && spare < 0) spare = i;
     }
     if (spare < 0)
-        return rb_fail(err, RESBM_E_INTERNAL, "segment %d holds %d microbatches and has no slot for microbatch %d",
-                       s->segment, s->slots, microbatch);
+        return rb_fail(err, RESBM_E_INTERNAL,
+                       "segment %d holds %d microbatches and has no slot for microbatch %d", s->segment,
+                       s->slots, microbatch);
     s->berth[spare].microbatch = microbatch;
     s->berth[spare].whole = false;
     *slot = spare;

@@ -5,14 +5,14 @@
 
 #include "model/model.h"
 
-typedef struct rb_berth { /* one slot */
-    int microbatch;       /* -1: free */
-    int64_t version;      /* of the weights that its forward saw: updates of the segment before it */
-    bool whole;           /* its backward is done; it goes free once the gradient is sent */
-    rb_view in[RB_MAX_WIRE_PARTS];       /* forward input, from the boundary before; owned */
-    rb_view grad_in[RB_MAX_WIRE_PARTS];  /* gradient from the boundary behind; owned */
-    rb_view out[RB_MAX_WIRE_PARTS];      /* forward output, in the model's slot */
-    rb_view sent;                        /* latents as the receiver unpacks them, with boundary.aux latent; owned */
+typedef struct rb_berth {          /* one slot */
+    int microbatch;                /* -1: free */
+    int64_t version;               /* of the weights that its forward saw: updates of the segment before it */
+    bool whole;                    /* its backward is done; it goes free once the gradient is sent */
+    rb_view in[RB_MAX_WIRE_PARTS]; /* forward input, from the boundary before; owned */
+    rb_view grad_in[RB_MAX_WIRE_PARTS]; /* gradient from the boundary behind; owned */
+    rb_view out[RB_MAX_WIRE_PARTS];     /* forward output, in the model's slot */
+    rb_view sent; /* latents as the receiver unpacks them, with boundary.aux latent; owned */
     rb_view grad_out[RB_MAX_WIRE_PARTS]; /* gradient of the input, in the model's slot */
 } rb_berth;
 

@@ -14,23 +14,29 @@
 
 static void permissions(const rb_server_user *u, const char *run, rb_buf *out) {
     if (u->role == RB_ROLE_PARTICIPANT)
-        rb_buf_printf(out, ", permissions: {publish: {allow: [\"%s.to.*.*.%s\", \"%s.ask.*.%s\"]}, "
-                           "subscribe: {allow: [\"%s.to.%s.*.*\", \"%s.inbox.%s.>\"]}}",
+        rb_buf_printf(out,
+                      ", permissions: {publish: {allow: [\"%s.to.*.*.%s\", \"%s.ask.*.%s\"]}, "
+                      "subscribe: {allow: [\"%s.to.%s.*.*\", \"%s.inbox.%s.>\"]}}",
                       run, u->name, run, u->name, run, u->name, run, u->name);
     if (u->role == RB_ROLE_INVITATION)
-        rb_buf_printf(out, ", permissions: {publish: {allow: [\"%s.ask.enrol\"]}, subscribe: {allow: [\"%s.inbox.%s.>\"]}}", run, run,
-                      u->name);
+        rb_buf_printf(
+            out,
+            ", permissions: {publish: {allow: [\"%s.ask.enrol\"]}, subscribe: {allow: [\"%s.inbox.%s.>\"]}}",
+            run, run, u->name);
 }
 
 static void print_config(const rb_server_config *c, rb_buf *out) {
-    rb_buf_printf(out, "# Written by resbm; changed when participants come and go.\n"
-                       "server_name: \"resbm-%s\"\nhost: \"%s\"\nport: %d\n"
-                       "max_payload: 1048576\nmax_control_line: 4096\nmax_connections: 4096\nmax_subscriptions: 64\n"
-                       "ping_interval: \"2s\"\nping_max: 3\nwrite_deadline: \"10s\"\n"
-                       "log_file: \"%s/server.log\"\nlogfile_size_limit: 16777216\npid_file: \"%s/server.pid\"\n",
-                  c->run, c->host, c->port, c->dir, c->dir);
+    rb_buf_printf(
+        out,
+        "# Written by resbm; changed when participants come and go.\n"
+        "server_name: \"resbm-%s\"\nhost: \"%s\"\nport: %d\n"
+        "max_payload: 1048576\nmax_control_line: 4096\nmax_connections: 4096\nmax_subscriptions: 64\n"
+        "ping_interval: \"2s\"\nping_max: 3\nwrite_deadline: \"10s\"\n"
+        "log_file: \"%s/server.log\"\nlogfile_size_limit: 16777216\npid_file: \"%s/server.pid\"\n",
+        c->run, c->host, c->port, c->dir, c->dir);
     if (c->tls)
-        rb_buf_printf(out, "tls {cert_file: \"%s/server.pem\", key_file: \"%s/server.key\", timeout: 5}\n", c->dir, c->dir);
+        rb_buf_printf(out, "tls {cert_file: \"%s/server.pem\", key_file: \"%s/server.key\", timeout: 5}\n",
+                      c->dir, c->dir);
     if (c->store) rb_buf_printf(out, "jetstream {store_dir: \"%s/store\", max_memory_store: 0}\n", c->dir);
     rb_buf_puts(out, "authorization {\n  timeout: 5\n  users: [\n");
     for (int i = 0; i < c->user_count; i++) {
@@ -45,7 +51,9 @@ resbm_status rb_server_write(const rb_server_config *c, rb_err *err) {
     char path[PATH_MAX];
     rb_buf text = {0};
     if (strpbrk(c->dir, "\"\n\\") || strpbrk(c->host, "\"\n\\"))
-        return rb_fail(err, RESBM_E_ARG, "the folder %s has a quote or a backslash in its name, which nats-server's configuration cannot hold",
+        return rb_fail(err, RESBM_E_ARG,
+                       "the folder %s has a quote or a backslash in its name, which nats-server's "
+                       "configuration cannot hold",
                        c->dir);
     print_config(c, &text);
     snprintf(path, sizeof path, "%s/server.conf", c->dir);
@@ -67,9 +75,13 @@ static pid_t server_pid(const char *dir) {
 
 resbm_status rb_server_reload(const char *dir, rb_err *err) {
     pid_t pid = server_pid(dir);
-    if (!pid) return rb_fail(err, RESBM_E_STATE, "%s/server.pid names no server that could read its configuration again", dir);
-    return kill(pid, SIGHUP) ? rb_fail_errno(err, errno, "cannot have the server (process %d) read its configuration again", (int)pid)
-                             : RESBM_OK;
+    if (!pid)
+        return rb_fail(err, RESBM_E_STATE,
+                       "%s/server.pid names no server that could read its configuration again", dir);
+    return kill(pid, SIGHUP)
+               ? rb_fail_errno(err, errno, "cannot have the server (process %d) read its configuration again",
+                               (int)pid)
+               : RESBM_OK;
 }
 
 /* nats-server in PATH or where Debian puts it. */
@@ -89,10 +101,13 @@ static bool find_server(char out[PATH_MAX]) {
 resbm_status rb_server_start(const char *program, const char *dir, bool bound, rb_child *out, rb_err *err) {
     char server[PATH_MAX], config[PATH_MAX], log[PATH_MAX];
     if (!find_server(server))
-        return rb_fail(err, RESBM_E_CONFIG, "there is no nats-server on this machine: apt-get install nats-server (Debian, Ubuntu)");
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "there is no nats-server on this machine: apt-get install nats-server (Debian, Ubuntu)");
     snprintf(config, sizeof config, "%s/server.conf", dir);
     snprintf(log, sizeof log, "%s/server.out", dir);
-    char *free_argv[] = {server, "-c", config, NULL}, *bound_argv[] = {(char *)program, "guard", server, "-c", config, NULL};
+    char *free_argv[] = {server, "-c", config, NULL},
+         *bound_argv[] = {(char *)program, "guard", server, "-c", config, NULL};
     int lock = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (lock < 0) return rb_fail_errno(err, errno, "/dev/null");
     resbm_status st = rb_spawn_logged(bound ? bound_argv : free_argv, log, lock, out, err);
@@ -105,7 +120,8 @@ resbm_status rb_free_port(const char *host, int *port, rb_err *err) {
     socklen_t n = sizeof a;
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (inet_pton(AF_INET, host, &a.sin_addr) != 1) a.sin_addr.s_addr = htonl(INADDR_ANY);
-    bool ok = fd >= 0 && !bind(fd, (struct sockaddr *)&a, sizeof a) && !getsockname(fd, (struct sockaddr *)&a, &n);
+    bool ok =
+        fd >= 0 && !bind(fd, (struct sockaddr *)&a, sizeof a) && !getsockname(fd, (struct sockaddr *)&a, &n);
     int why = errno;
     if (fd >= 0) close(fd);
     *port = ntohs(a.sin_port);

@@ -21,8 +21,8 @@ typedef struct rb_server_config {
     const char *host; /* to listen on */
     int port;
     const char *run;
-    bool tls;         /* dir/server.pem and dir/server.key are there */
-    bool store;       /* JetStream in dir/store */
+    bool tls;   /* dir/server.pem and dir/server.key are there */
+    bool store; /* JetStream in dir/store */
     const rb_server_user *users;
     int user_count;
 } rb_server_config;

@@ -2,9 +2,13 @@
 
 #include "core/clock.h"
 
-int64_t rb_sign_slice(int64_t deadline_ns) { return deadline_ns / RB_SIGN_SLICES; }
+int64_t rb_sign_slice(int64_t deadline_ns) {
+    return deadline_ns / RB_SIGN_SLICES;
+}
 
-void rb_sign_begin(rb_sign *s) { *s = (rb_sign){.looked_ns = rb_now_ns(), .silent_from_ns = rb_now_ns()}; }
+void rb_sign_begin(rb_sign *s) {
+    *s = (rb_sign){.looked_ns = rb_now_ns(), .silent_from_ns = rb_now_ns()};
+}
 
 bool rb_sign_look(rb_sign *s, rb_link *l, int peer, int64_t deadline_ns, int64_t *silent_ns) {
     int64_t now = rb_now_ns();

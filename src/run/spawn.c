@@ -55,21 +55,23 @@ static int spawn_with_stdin(char **argv, int in, pid_t *pid) {
     return bad;
 }
 
-resbm_status rb_spawn_stage(const char *program, const char *launcher, const char *control, int stage, int stages,
-                            uint64_t token, const char *access, rb_child *out, rb_err *err) {
+resbm_status rb_spawn_stage(const char *program, const char *launcher, const char *control, int stage,
+                            int stages, uint64_t token, const char *access, rb_child *out, rb_err *err) {
     char text[4096], number[16], all[16], line[8192], *argv[max_words];
     int words = split_launcher(launcher, stage, text, sizeof text, argv);
     if (words < 0) return rb_fail(err, RESBM_E_CONFIG, "pipeline.launcher is too long: \"%s\"", launcher);
     snprintf(number, sizeof number, "%d", stage);
     snprintf(all, sizeof all, "%d", stages);
-    char *own[] = {(char *)program, "stage", "--control", (char *)control, "--stage", number, "--stages", all, NULL};
+    char *own[] = {(char *)program, "stage", "--control", (char *)control, "--stage", number,
+                   "--stages",      all,     NULL};
     memcpy(argv + words, own, sizeof own);
     /* OpenMP's threads spin at the end of a region; where processors are shared (more stages than cores, a computer in
      * use) a long spin takes the time away from the one that is waited for. */
     if (!getenv("OMP_WAIT_POLICY")) setenv("GOMP_SPINCOUNT", "20000", 0);
     int ends[2];
     if (pipe2(ends, O_CLOEXEC)) return rb_fail_errno(err, errno, "cannot make a pipe for stage %d", stage);
-    int n = snprintf(line, sizeof line, "%016llx\n%s%s", (unsigned long long)token, access ? access : "", access ? "\n" : "");
+    int n = snprintf(line, sizeof line, "%016llx\n%s%s", (unsigned long long)token, access ? access : "",
+                     access ? "\n" : "");
     ssize_t wrote = n < (int)sizeof line ? write(ends[1], line, (size_t)n) : -1;
     explicit_bzero(line, sizeof line);
     int bad = wrote == n ? spawn_with_stdin(argv, ends[0], &out->pid) : EIO;
@@ -143,7 +145,8 @@ void rb_children_end(rb_child *c, int n, int64_t deadline_ns) {
 
 void rb_child_describe(const rb_child *c, char *out, size_t size) {
     if (WIFSIGNALED(c->status))
-        snprintf(out, size, "was killed by signal %d (%s%s)", WTERMSIG(c->status), strsignal(WTERMSIG(c->status)),
+        snprintf(out, size, "was killed by signal %d (%s%s)", WTERMSIG(c->status),
+                 strsignal(WTERMSIG(c->status)),
                  WTERMSIG(c->status) == SIGKILL ? "; the kernel does so when memory runs out" : "");
     else
         snprintf(out, size, "exited with status %d", WEXITSTATUS(c->status));

@@ -8,17 +8,17 @@
 #include "core/err.h"
 
 typedef struct rb_child {
-    pid_t pid;   /* 0: not running */
+    pid_t pid; /* 0: not running */
     bool ended;
-    int status;  /* of waitpid, once ended */
+    int status;         /* of waitpid, once ended */
     int64_t stopped_ns; /* since when it has been stopped by a signal (SIGSTOP, a debugger); 0: it runs */
 } rb_child;
 
 /* Starts `program stage --control ADDRESS --stage N --stages M` behind `launcher` (a command prefix split at blanks, with
  * {stage} replaced; "" = none), hands it `token` as one line on its standard input, and `access` (one line of JSON; NULL:
  * none) as another. Standard output and error are inherited. */
-resbm_status rb_spawn_stage(const char *program, const char *launcher, const char *control, int stage, int stages,
-                            uint64_t token, const char *access, rb_child *out, rb_err *err);
+resbm_status rb_spawn_stage(const char *program, const char *launcher, const char *control, int stage,
+                            int stages, uint64_t token, const char *access, rb_child *out, rb_err *err);
 /* Starts argv (ends with NULL) in a process group of its own, so that a terminal's Ctrl-C reaches only the parent.
  * Standard output and error are appended to `log`, standard input is empty; the child and its children hold `lock` (a file
  * descriptor) open for as long as they live. */

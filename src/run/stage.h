@@ -45,22 +45,24 @@ enum { RB_SPAN_OPTIMIZER = 100, RB_SPAN_EVAL, RB_SPAN_SAVE, RB_SPAN_LINK_FORWARD
 
 typedef struct rb_stage {
     rb_config cfg;
-    int self, workers;          /* number of this process, and how many there are (run/workers.h) */
-    int stage, replica;         /* what it is: the stage's first replica is 0 */
-    rb_place *places;           /* (workers) */
-    int segments;               /* of the model */
-    int *host, hosted;          /* (hosted) the segments hosted here, ascending */
+    int self, workers;  /* number of this process, and how many there are (run/workers.h) */
+    int stage, replica; /* what it is: the stage's first replica is 0 */
+    rb_place *places;   /* (workers) */
+    int segments;       /* of the model */
+    int *host, hosted;  /* (hosted) the segments hosted here, ascending */
     uint32_t epoch;
     const struct rb_stage_way *way;
     bool training;
-    double gflops[RB_MAX_STAGES]; /* (workers) of products, measured by each stage at the start where inflight: auto asks for it */
+    double gflops
+        [RB_MAX_STAGES]; /* (workers) of products, measured by each stage at the start where inflight: auto asks for it */
     bool measuring; /* opened for run/measure.h: weights stay bare */
-    bool *trunk_apart; /* (hosted) the list has the trunk's backward before that segment as an action of its own */
-    bool halves;    /* the schedule calls the backward pass in halves */
-    bool apart;          /* shares no folder with the coordinator (stage_apart.c) */
-    double up_bits;      /* that this machine's owner lets its stage send per second; 0: no limit */
+    bool *
+        trunk_apart; /* (hosted) the list has the trunk's backward before that segment as an action of its own */
+    bool halves;     /* the schedule calls the backward pass in halves */
+    bool apart;      /* shares no folder with the coordinator (stage_apart.c) */
+    double up_bits;       /* that this machine's owner lets its stage send per second; 0: no limit */
     rb_manifest snapshot; /* apart: what it was started from, its own files */
-    rb_carrier *carrier; /* NULL: peers are reached by sockets */
+    rb_carrier *carrier;  /* NULL: peers are reached by sockets */
     rb_link *control, *link;
     rb_tensor_table table;
     rb_device *dev;
@@ -77,61 +79,61 @@ typedef struct rb_stage {
     } arriving;
     rb_stage_model *model;
     rb_optim *optim;
-    char scratch[RB_STAGE_PATH];  /* where offloaded states go unless optim.offload_dir says */
-    rb_spill *spill;              /* NULL: nothing is offloaded */
-    rb_optim_need need;           /* what the optimizer took */
-    rb_kv_cache *cache; /* generation */
-    int *rows, row_count;       /* hosted rows of the table */
+    char scratch[RB_STAGE_PATH]; /* where offloaded states go unless optim.offload_dir says */
+    rb_spill *spill;             /* NULL: nothing is offloaded */
+    rb_optim_need need;          /* what the optimizer took */
+    rb_kv_cache *cache;          /* generation */
+    int *rows, row_count;        /* hosted rows of the table */
     rb_schedule train, eval;
-    const rb_schedule *list;    /* the one at work: its deal says who a message goes to */
-    int extra;                  /* microbatches in flight beyond the schedule's own, as pipeline.inflight came to */
-    int *share;                 /* (workers) microbatches of each in `train`; NULL: no replicas */
-    float *sync_lost;           /* (gradients) what pipeline.replica_codec has not sent yet; NULL: nothing */
+    const rb_schedule *list; /* the one at work: its deal says who a message goes to */
+    int extra;        /* microbatches in flight beyond the schedule's own, as pipeline.inflight came to */
+    int *share;       /* (workers) microbatches of each in `train`; NULL: no replicas */
+    float *sync_lost; /* (gradients) what pipeline.replica_codec has not sent yet; NULL: nothing */
     /* Schedules with updates in the list (stage_flow.c). flow.list is `train` itself. */
     bool updates, flows;
     rb_flow flow;
-    int64_t flow_step;          /* steps since the flow began */
-    uint16_t attempt;           /* how often flows have begun: addresses of messages sent once more differ by it */
-    int *stash;                 /* (hosted) older versions kept */
-    int64_t *version;           /* (hosted) updates since the flow (or the step, where lists do not flow) began */
-    int64_t *updated;           /* (hosted) updates of the whole run: AdamW's t */
-    int64_t per_update;         /* microbatches whose gradients are in one */
-    double *update_sums;        /* (rows) of the newest update's gradient */
-    double stale;               /* sum of ages of the weights in this step's gradients, */
-    int64_t graded;             /* and how many gradients */
-    rb_buf schedule_text;       /* pipeline.schedule: file:PATH */
-    rb_seat *seat;              /* (hosted) */
+    int64_t flow_step;    /* steps since the flow began */
+    uint16_t attempt;     /* how often flows have begun: addresses of messages sent once more differ by it */
+    int *stash;           /* (hosted) older versions kept */
+    int64_t *version;     /* (hosted) updates since the flow (or the step, where lists do not flow) began */
+    int64_t *updated;     /* (hosted) updates of the whole run: AdamW's t */
+    int64_t per_update;   /* microbatches whose gradients are in one */
+    double *update_sums;  /* (rows) of the newest update's gradient */
+    double stale;         /* sum of ages of the weights in this step's gradients, */
+    int64_t graded;       /* and how many gradients */
+    rb_buf schedule_text; /* pipeline.schedule: file:PATH */
+    rb_seat *seat;        /* (hosted) */
     rb_port *out_port, *in_port;           /* (hosted) forward: behind segment host[i], before it */
     rb_port *grad_out_port, *grad_in_port; /* (hosted) backward: before segment host[i], behind it */
-    int64_t B, T, M;            /* of a microbatch; microbatches of a step */
-    bool wire_tokens;           /* ids travel with the activations */
+    int64_t B, T, M;                       /* of a microbatch; microbatches of a step */
+    bool wire_tokens;                      /* ids travel with the activations */
     int id_bytes;
     rb_shards *shards, *val_shards;
     rb_sampler sampler, val_sampler;
-    int32_t *ids;               /* (ring,B,T+1), host */
-    int32_t *host_tokens;       /* (2,ring,B,T): inputs and targets as they are uploaded */
-    rb_view tokens, targets;    /* (ring,B*T) i32, device */
-    rb_view losses;             /* (M) f64, device */
-    double *host_losses;        /* (M) */
-    double *host_aux;           /* (hosted,M) auxiliary losses behind each segment */
-    rb_view sums;               /* (rows) f64 */
+    int32_t *ids;            /* (ring,B,T+1), host */
+    int32_t *host_tokens;    /* (2,ring,B,T): inputs and targets as they are uploaded */
+    rb_view tokens, targets; /* (ring,B*T) i32, device */
+    rb_view losses;          /* (M) f64, device */
+    double *host_losses;     /* (M) */
+    double *host_aux;        /* (hosted,M) auxiliary losses behind each segment */
+    rb_view sums;            /* (rows) f64 */
     /* the step under way */
-    uint64_t step, sequence;    /* sequence: number of its first one */
+    uint64_t step, sequence;           /* sequence: number of its first one */
     uint64_t base_step, base_sequence; /* of microbatch 0 of the list (of the flow) */
-    int ring;                   /* microbatches whose ids and losses are kept: microbatch m has place m % ring */
+    int ring; /* microbatches whose ids and losses are kept: microbatch m has place m % ring */
     bool evaluating;
     float grad_scale, aux_scale;
     rb_action_trace *trace;
-    rb_stage_span *span;        /* ring of kept intervals */
+    rb_stage_span *span; /* ring of kept intervals */
     int spans, span_capacity;
-    int64_t wait_ns;            /* in receives, of the step under way */
+    int64_t wait_ns; /* in receives, of the step under way */
     /* Bytes of frames handed to the link. A step ends only when its last message has been received, so at a commit
      * these are the bytes that have left, while the link's own count of a stage that is done early may lag. */
     uint64_t handed[RB_TRAFFIC_COUNT];
 } rb_stage;
 
 /* Everything below works on an opened stage; faults are the caller's to report. */
-resbm_status rb_stage_open(rb_stage *s, rb_err *err);    /* cfg, self, epoch, training, link, gflops are set */
+resbm_status rb_stage_open(rb_stage *s, rb_err *err); /* cfg, self, epoch, training, link, gflops are set */
 /* Does pipeline.inflight: auto have something to decide, with speeds measured? Alike on all stages. */
 bool rb_stage_plans_in_flight(const rb_stage *s);
 /* The part of it that takes memory: model, ports, seats, buffers. cfg, host, hosted, training, halves are set; slots
@@ -157,7 +159,9 @@ static inline bool rb_stage_hands_on(const rb_stage *s, int i) {
     return i + 1 < s->hosted && s->host[i + 1] == s->host[i] + 1;
 }
 /* Is the model's last segment, which makes the loss, hosted here? */
-static inline bool rb_stage_has_loss(const rb_stage *s) { return s->host[s->hosted - 1] == s->segments - 1; }
+static inline bool rb_stage_has_loss(const rb_stage *s) {
+    return s->host[s->hosted - 1] == s->segments - 1;
+}
 
 /* Answers to the coordinator's messages; each returns the reply. */
 resbm_status rb_stage_step(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);
@@ -184,7 +188,9 @@ resbm_status rb_stage_apart_ids(rb_stage *s, int place, rb_err *err);
 resbm_status rb_stage_narrow(rb_stage *s, int64_t step, rb_err *err);
 /* Inputs and targets of a microbatch from its place in s->ids to the device. */
 resbm_status rb_stage_upload_ids(rb_stage *s, int place, rb_err *err);
-static inline int rb_stage_place(const rb_stage *s, int microbatch) { return microbatch % s->ring; }
+static inline int rb_stage_place(const rb_stage *s, int microbatch) {
+    return microbatch % s->ring;
+}
 /* M*B sequences from number `from` of training (eval_of 0) or of an evaluation over eval_of sequences, to the places
  * from `place` on. Does nothing where ids come over the wire. */
 resbm_status rb_stage_load_ids(rb_stage *s, int64_t from, int64_t eval_of, int place, rb_err *err);
@@ -198,12 +204,15 @@ int64_t rb_stage_peak_rss(void);
 /* stage_ahead.c: on a device of its own (a GPU) the host queues action after action. A message's bytes leave the device
  * behind the packing, and the message is sent while the next action computes; what came is given back once the device has
  * it. Elsewhere these wait for the queue and send at once. */
-resbm_status rb_stage_send(rb_stage *s, rb_message *m, int to, rb_err *err); /* takes m; its bytes are queued to arrive */
-resbm_status rb_stage_took(rb_stage *s, rb_message *m, rb_err *err);         /* takes m; its bytes are queued to leave */
-resbm_status rb_stage_let_go(rb_stage *s, rb_err *err);  /* sends what waits; before blocking, and behind queued work */
+resbm_status rb_stage_send(rb_stage *s, rb_message *m, int to,
+                           rb_err *err); /* takes m; its bytes are queued to arrive */
+resbm_status rb_stage_took(rb_stage *s, rb_message *m,
+                           rb_err *err); /* takes m; its bytes are queued to leave */
+resbm_status rb_stage_let_go(rb_stage *s,
+                             rb_err *err); /* sends what waits; before blocking, and behind queued work */
 resbm_status rb_stage_computed(rb_stage *s, rb_err *err); /* the end of a computing action */
-resbm_status rb_stage_settle(rb_stage *s, rb_err *err);  /* everything queued is done, nothing waits */
-void rb_stage_forget(rb_stage *s);                       /* when closing, after a fault */
+resbm_status rb_stage_settle(rb_stage *s, rb_err *err);   /* everything queued is done, nothing waits */
+void rb_stage_forget(rb_stage *s);                        /* when closing, after a fault */
 
 /* stage_flow.c */
 resbm_status rb_stage_open_flow(rb_stage *s, rb_err *err); /* after schedules, model and optimizer */
@@ -212,8 +221,9 @@ void rb_stage_begin_versions(rb_stage *s); /* nothing is in flight: the weights 
 /* Before a forward, and before a backward half: puts the version in use that the microbatch sees. */
 resbm_status rb_stage_see_newest(rb_stage *s, int i, rb_berth *b, int behind, rb_err *err);
 resbm_status rb_stage_see_again(rb_stage *s, int i, const rb_berth *b, rb_err *err);
-resbm_status rb_stage_see_version(rb_stage *s, int i, const rb_berth *b, rb_err *err); /* the same, not counted */
-resbm_status rb_stage_unsee(rb_stage *s, int i, rb_err *err); /* back to the newest */
+resbm_status rb_stage_see_version(rb_stage *s, int i, const rb_berth *b,
+                                  rb_err *err);                    /* the same, not counted */
+resbm_status rb_stage_unsee(rb_stage *s, int i, rb_err *err);      /* back to the newest */
 resbm_status rb_stage_update(void *ctx, rb_action a, rb_err *err); /* the action */
 resbm_status rb_stage_flow_step(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);
 /* "drop": what is in flight is forgotten, to be begun again by the next step; messages under way are taken in. */
@@ -225,11 +235,11 @@ void rb_stage_add_span(rb_stage *s, rb_stage_span span);
 /* How a stage process comes to its run. */
 typedef struct rb_stage_way {
     const char *control; /* address of the coordinator */
-    int self, stages; /* number of this process, and how many there are */
+    int self, stages;    /* number of this process, and how many there are */
     uint64_t token;      /* the run's secret */
-    const char *access;  /* how to reach the server of a control address "nats:…" (run/access.h); NULL: none */
-    rb_mpi *mpi;         /* stages meet over its streams (stage n is rank n); NULL: they dial each other */
-    int threads;         /* compute threads where the coordinator leaves it to the stage */
+    const char *access; /* how to reach the server of a control address "nats:…" (run/access.h); NULL: none */
+    rb_mpi *mpi;        /* stages meet over its streams (stage n is rank n); NULL: they dial each other */
+    int threads;        /* compute threads where the coordinator leaves it to the stage */
 } rb_stage_way;
 
 /* The stage process: joins the coordinator, works until it is told to finish or a fault. *told: the coordinator was

@@ -16,7 +16,9 @@
 
 static const char weights[] = "weights", loading[] = "load", saving[] = "save";
 
-static void path_of(const char *folder, const char *name, char out[PATH_MAX]) { snprintf(out, PATH_MAX, "%s/%s", folder, name); }
+static void path_of(const char *folder, const char *name, char out[PATH_MAX]) {
+    snprintf(out, PATH_MAX, "%s/%s", folder, name);
+}
 
 static void empty_folder(const char *folder) {
     char path[PATH_MAX];
@@ -40,7 +42,8 @@ static bool have(const rb_part_file *f) {
 static void keep_own(rb_stage *s) {
     int n = 0;
     for (int i = 0; i < s->snapshot.file_count; i++)
-        if (rb_apart_stage_of(&s->cfg, s->snapshot.files[i].name) == s->self) s->snapshot.files[n++] = s->snapshot.files[i];
+        if (rb_apart_stage_of(&s->cfg, s->snapshot.files[i].name) == s->self)
+            s->snapshot.files[n++] = s->snapshot.files[i];
     s->snapshot.file_count = n;
 }
 
@@ -49,7 +52,8 @@ static void forget_others(const rb_stage *s, const json_t *files) {
     DIR *d = opendir(weights);
     for (struct dirent *e; d && (e = readdir(d));) {
         bool wanted = *e->d_name == '.';
-        for (int i = 0; i < s->snapshot.file_count && !wanted; i++) wanted = !strcmp(s->snapshot.files[i].sum.hash, e->d_name);
+        for (int i = 0; i < s->snapshot.file_count && !wanted; i++)
+            wanted = !strcmp(s->snapshot.files[i].sum.hash, e->d_name);
         for (size_t i = 0; i < json_array_size(files) && !wanted; i++)
             wanted = !strcmp(json_string_value(json_array_get(json_array_get(files, i), 2)), e->d_name);
         path_of(weights, e->d_name, path);
@@ -69,7 +73,8 @@ resbm_status rb_stage_apart_begin(rb_stage *s, const char *manifest, json_t **ne
     RB_TRY(rb_manifest_parse(manifest, strlen(manifest), "the snapshot's manifest", &s->snapshot, err));
     keep_own(s);
     for (int i = 0; i < s->snapshot.file_count; i++)
-        if (!have(&s->snapshot.files[i])) json_array_append_new(*need, json_string(s->snapshot.files[i].name));
+        if (!have(&s->snapshot.files[i]))
+            json_array_append_new(*need, json_string(s->snapshot.files[i].name));
     return RESBM_OK;
 }
 
@@ -77,7 +82,9 @@ static resbm_status fetch(rb_stage *s, const rb_part_file *f, rb_err *err) {
     char kept[PATH_MAX], path[PATH_MAX];
     path_of(weights, f->sum.hash, kept);
     path_of(loading, f->name, path);
-    if (!have(f)) RB_TRY(rb_apart_recv_file(s->control, RB_PEER_COORDINATOR, kept, &f->sum, s->cfg.pipeline.startup_deadline_ns, err));
+    if (!have(f))
+        RB_TRY(rb_apart_recv_file(s->control, RB_PEER_COORDINATOR, kept, &f->sum,
+                                  s->cfg.pipeline.startup_deadline_ns, err));
     return link(kept, path) ? rb_fail_errno(err, errno, "cannot link %s to %s", kept, path) : RESBM_OK;
 }
 
@@ -107,10 +114,13 @@ static resbm_status hand_in(rb_stage *s, const json_t *files, rb_err *err) {
 
 resbm_status rb_stage_apart_save(rb_stage *s, rb_err *err) {
     json_t *in = json_pack("{s:s}", "dir", saving), *reply = NULL;
-    resbm_status st = in ? rb_stage_save(s, in, &reply, err) : rb_fail(err, RESBM_E_MEMORY, "no memory for a snapshot");
+    resbm_status st =
+        in ? rb_stage_save(s, in, &reply, err) : rb_fail(err, RESBM_E_MEMORY, "no memory for a snapshot");
     json_decref(in);
     json_t *files = json_incref(json_object_get(reply, "files"));
-    if (!st) st = rb_control_send(s->control, RB_PEER_COORDINATOR, reply, rb_now_ns() + s->cfg.pipeline.deadline_ns, err);
+    if (!st)
+        st = rb_control_send(s->control, RB_PEER_COORDINATOR, reply,
+                             rb_now_ns() + s->cfg.pipeline.deadline_ns, err);
     if (!st) st = hand_in(s, files, err);
     if (!st) forget_others(s, files);
     json_decref(files);
@@ -119,8 +129,8 @@ resbm_status rb_stage_apart_save(rb_stage *s, rb_err *err) {
 
 resbm_status rb_stage_apart_ids(rb_stage *s, int place, rb_err *err) {
     int32_t *out = s->ids + place * s->B * (s->T + 1);
-    RB_TRY(rb_apart_recv_ids(s->control, RB_PEER_COORDINATOR, out, s->M * s->B * (s->T + 1), s->cfg.model.vocab,
-                             s->cfg.pipeline.deadline_ns, err));
+    RB_TRY(rb_apart_recv_ids(s->control, RB_PEER_COORDINATOR, out, s->M * s->B * (s->T + 1),
+                             s->cfg.model.vocab, s->cfg.pipeline.deadline_ns, err));
     for (int m = 0; m < s->M; m++) RB_TRY(rb_stage_upload_ids(s, place + m, err));
     return rb_queue_sync(s->q, err);
 }

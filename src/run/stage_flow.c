@@ -24,8 +24,8 @@ resbm_status rb_stage_open_flow(rb_stage *s, rb_err *err) {
     if (!s->version || !s->updated || !s->update_sums)
         return rb_fail(err, RESBM_E_MEMORY, "no memory for the versions of %d segments", s->hosted);
     if (s->train.microbatches % updates)
-        return rb_fail(err, RESBM_E_CONFIG, "%s has %d updates for %d microbatches: all must take as many", s->train.name,
-                       updates, s->train.microbatches);
+        return rb_fail(err, RESBM_E_CONFIG, "%s has %d updates for %d microbatches: all must take as many",
+                       s->train.name, updates, s->train.microbatches);
     return rb_stage_open_versions(s->model, s->stash, err);
 }
 
@@ -50,7 +50,8 @@ static resbm_status see(rb_stage *s, int i, int64_t version, rb_err *err) {
     if (!age) return RESBM_OK;
     if (version >= 0 && age > 0 && age <= s->stash[i])
         return rb_stage_use_version(s->model, s->host[i], (int)(version % s->stash[i]), err);
-    return rb_fail(err, RESBM_E_INTERNAL, "version %lld of the weights is asked for, the newest is %lld and %d are kept",
+    return rb_fail(err, RESBM_E_INTERNAL,
+                   "version %lld of the weights is asked for, the newest is %lld and %d are kept",
                    (long long)version, (long long)s->version[i], s->stash[i]);
 }
 
@@ -88,16 +89,20 @@ static void rows_of(const rb_stage *s, int segment, int *first, int *count) {
 
 static resbm_status sum_squares(rb_stage *s, int first, int count, rb_err *err) {
     for (int r = first; r < first + count; r++) {
-        rb_view g = rb_stage_grad(s->model, s->rows[r]), out = rb_view1((double *)s->sums.data + r, RB_F64, 1);
+        rb_view g = rb_stage_grad(s->model, s->rows[r]),
+                out = rb_view1((double *)s->sums.data + r, RB_F64, 1);
         RB_TRY(g.data ? rb_sumsq(s->q, out, g, err) : rb_fill(s->q, out, 0, err));
     }
-    RB_TRY(rb_download(s->q, s->update_sums + first, (double *)s->sums.data + first, (size_t)count * sizeof(double), err));
+    RB_TRY(rb_download(s->q, s->update_sums + first, (double *)s->sums.data + first,
+                       (size_t)count * sizeof(double), err));
     RB_TRY(rb_queue_sync(s->q, err));
     for (int r = first; r < first + count; r++)
         if (!isfinite(s->update_sums[r]))
             return rb_fail(err, RESBM_E_NUMERIC,
-                           "the gradient of %s is not finite; the update was not applied. Lower optim.lr, set optim.clip, or "
-                           "go back to an earlier snapshot", s->table.rows[s->rows[r]].name);
+                           "the gradient of %s is not finite; the update was not applied. Lower optim.lr, "
+                           "set optim.clip, or "
+                           "go back to an earlier snapshot",
+                           s->table.rows[s->rows[r]].name);
     return RESBM_OK;
 }
 
@@ -107,8 +112,9 @@ static resbm_status apply(rb_stage *s, int i, int first, int count, uint64_t ste
     float *scale = malloc((size_t)(first + count) * sizeof *scale + 1);
     if (!scale) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d factors", count);
     for (int r = 0; r < first + count; r++) scale[r] = (float)rb_clip_factor(sqrt(sum), s->cfg.optim.clip);
-    resbm_status st = rb_optim_step_some(s->optim, s->q, ++s->updated[i], rb_lr_factor(&s->cfg.optim.rates, (int64_t)step),
-                                         scale, first, count, err);
+    resbm_status st =
+        rb_optim_step_some(s->optim, s->q, ++s->updated[i], rb_lr_factor(&s->cfg.optim.rates, (int64_t)step),
+                           scale, first, count, err);
     if (!st) st = rb_stage_constrain_segment(s->model, s->q, s->host[i], err);
     if (!st) st = rb_stage_zero_segment_grads(s->model, s->q, s->host[i], err);
     if (!st) st = rb_queue_sync(s->q, err);
@@ -132,13 +138,15 @@ resbm_status rb_stage_update(void *ctx, rb_action a, rb_err *err) {
 
 static resbm_status load_step(rb_stage *s, int64_t n, rb_err *err) {
     int64_t first = n * s->M;
-    return rb_stage_load_ids(s, (int64_t)s->base_sequence + first * s->B, 0, rb_stage_place(s, (int)first), err);
+    return rb_stage_load_ids(s, (int64_t)s->base_sequence + first * s->B, 0, rb_stage_place(s, (int)first),
+                             err);
 }
 
 /* The ids of the steps whose microbatches this one may begin: in the first, all; later, the one that came into reach. */
 static resbm_status load_reach(rb_stage *s, rb_err *err) {
     int reach = rb_flow_overlap(&s->flow);
-    for (int64_t n = s->flow_step ? s->flow_step + reach : 0; n <= s->flow_step + reach; n++) RB_TRY(load_step(s, n, err));
+    for (int64_t n = s->flow_step ? s->flow_step + reach : 0; n <= s->flow_step + reach; n++)
+        RB_TRY(load_step(s, n, err));
     return RESBM_OK;
 }
 
@@ -178,12 +186,13 @@ resbm_status rb_stage_flow_step(rb_stage *s, const json_t *in, json_t **reply, r
     RB_TRY(rb_stage_settle(s, err));
     int64_t busy = rb_stage_record(s, done), first = s->flow_step * s->M;
     if (s->ahead) busy = rb_now_ns() - begin - s->wait_ns;
-    *reply = json_pack("{s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:s, s:I, s:I, s:f}", "t", "done", "step",
-                       (json_int_t)s->step, "loss", rb_stage_losses(s, first), "aux", rb_stage_aux_losses(s, first), "sumsq",
-                       rb_json_doubles(s->update_sums, s->row_count), "busy_ns", (json_int_t)busy, "wait_ns",
-                       (json_int_t)s->wait_ns, "step_ns", (json_int_t)(rb_now_ns() - begin), "sent", rb_stage_traffic(s),
-                       "nonfinite", "", "rss", (json_int_t)rb_stage_peak_rss(), "updates",
-                       (json_int_t)(s->M / s->per_update), "staleness", s->graded ? s->stale / (double)s->graded : 0.0);
+    *reply = json_pack("{s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:s, s:I, s:I, s:f}", "t", "done",
+                       "step", (json_int_t)s->step, "loss", rb_stage_losses(s, first), "aux",
+                       rb_stage_aux_losses(s, first), "sumsq", rb_json_doubles(s->update_sums, s->row_count),
+                       "busy_ns", (json_int_t)busy, "wait_ns", (json_int_t)s->wait_ns, "step_ns",
+                       (json_int_t)(rb_now_ns() - begin), "sent", rb_stage_traffic(s), "nonfinite", "", "rss",
+                       (json_int_t)rb_stage_peak_rss(), "updates", (json_int_t)(s->M / s->per_update),
+                       "staleness", s->graded ? s->stale / (double)s->graded : 0.0);
     return *reply ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for an answer");
 }
 

@@ -20,7 +20,8 @@ static rb_view row_of(rb_view v, int64_t i, int64_t B, int64_t T) {
 
 static resbm_status take(rb_stage *s, rb_action a, int *i, rb_berth **berth, int *slot, rb_err *err) {
     *i = rb_stage_local(s, a.segment);
-    if (*i < 0) return rb_fail(err, RESBM_E_INTERNAL, "segment %d is not hosted by stage %d", a.segment, s->self);
+    if (*i < 0)
+        return rb_fail(err, RESBM_E_INTERNAL, "segment %d is not hosted by stage %d", a.segment, s->self);
     RB_TRY(rb_seat_take(&s->seat[*i], a.microbatch, slot, err));
     *berth = &s->seat[*i].berth[*slot];
     return RESBM_OK;
@@ -32,7 +33,8 @@ static resbm_status advance(rb_stage *s, rb_port *p, int microbatch, rb_err *err
     uint64_t step = s->base_step + (uint64_t)(microbatch / s->M);
     if (!s->flows || s->evaluating) return RESBM_OK;
     if (p->direction == 0) RB_TRY(rb_port_advance(p, s->q, step, err));
-    return s->cfg.boundary.anneal_from ? rb_port_narrow(p, rb_live_width(&s->cfg, (int64_t)step), err) : RESBM_OK;
+    return s->cfg.boundary.anneal_from ? rb_port_narrow(p, rb_live_width(&s->cfg, (int64_t)step), err)
+                                       : RESBM_OK;
 }
 
 /* Packs what segment first+i gives, and keeps the latents as the receiver will see them where the backward pass asks
@@ -51,19 +53,22 @@ static resbm_status hand_over_forward(rb_stage *s, int i, int microbatch, const 
     RB_TRY(pack_forward(s, i, microbatch, b, err));
     RB_TRY(rb_seat_take(&s->seat[i + 1], microbatch, &slot, err));
     RB_TRY(advance(s, &s->in_port[i + 1], microbatch, err));
-    RB_TRY(rb_port_unpack(&s->in_port[i + 1], s->q, s->seat[i + 1].berth[slot].in, key_of(s, microbatch), err));
+    RB_TRY(
+        rb_port_unpack(&s->in_port[i + 1], s->q, s->seat[i + 1].berth[slot].in, key_of(s, microbatch), err));
     if (s->evaluating) return RESBM_OK;
     RB_TRY(rb_port_count(&s->out_port[i], s->q, err));
     return rb_port_count(&s->in_port[i + 1], s->q, err);
 }
 
-static resbm_status hand_over_backward(rb_stage *s, int i, int microbatch, const rb_view *parts, rb_err *err) {
+static resbm_status hand_over_backward(rb_stage *s, int i, int microbatch, const rb_view *parts,
+                                       rb_err *err) {
     int slot;
     RB_TRY(advance(s, &s->grad_out_port[i], microbatch, err));
     RB_TRY(advance(s, &s->grad_in_port[i - 1], microbatch, err));
     RB_TRY(rb_port_pack(&s->grad_out_port[i], s->q, parts, key_of(s, microbatch), err));
     RB_TRY(rb_seat_take(&s->seat[i - 1], microbatch, &slot, err));
-    return rb_port_unpack(&s->grad_in_port[i - 1], s->q, s->seat[i - 1].berth[slot].grad_in, key_of(s, microbatch), err);
+    return rb_port_unpack(&s->grad_in_port[i - 1], s->q, s->seat[i - 1].berth[slot].grad_in,
+                          key_of(s, microbatch), err);
 }
 
 /* The trunk of the boundary before the segment, by the version of the weights that the forward behind it sees. */
@@ -108,25 +113,31 @@ static resbm_status forward(void *ctx, rb_action a, rb_err *err) {
     if (a.segment == s->segments - 1)
         RB_TRY(rb_download(s->q, &s->host_losses[place], io.loss.data, sizeof(double), err));
     if (rb_stage_hands_on(s, i)) RB_TRY(hand_over_forward(s, i, a.microbatch, b, err));
-    if (s->evaluating && (rb_stage_hands_on(s, i) || a.segment == s->segments - 1)) rb_seat_leave(&s->seat[i], a.microbatch);
+    if (s->evaluating && (rb_stage_hands_on(s, i) || a.segment == s->segments - 1))
+        rb_seat_leave(&s->seat[i], a.microbatch);
     return rb_stage_computed(s, err);
 }
 
-typedef resbm_status (*backward_fn)(rb_stage_model *m, rb_queue *q, int segment, int slot, rb_segment_io *io, rb_err *err);
+typedef resbm_status (*backward_fn)(rb_stage_model *m, rb_queue *q, int segment, int slot, rb_segment_io *io,
+                                    rb_err *err);
 
 /* A whole backward, or its input half: afterwards the gradient of the segment's input is there to be handed over. */
 static resbm_status go_back(rb_stage *s, rb_action a, backward_fn run, bool whole, rb_err *err) {
     rb_berth *b = NULL;
     int i, slot;
     RB_TRY(take(s, a, &i, &b, &slot, err));
-    rb_segment_io io = {.grad_scale = s->grad_scale, .aux_scale = s->aux_scale, .latents = b->sent,
-                        .row = (a.microbatch % s->M) * s->B * s->T, .trunk_apart = whole && s->trunk_apart && s->trunk_apart[i]};
+    rb_segment_io io = {.grad_scale = s->grad_scale,
+                        .aux_scale = s->aux_scale,
+                        .latents = b->sent,
+                        .row = (a.microbatch % s->M) * s->B * s->T,
+                        .trunk_apart = whole && s->trunk_apart && s->trunk_apart[i]};
     memcpy(io.in, b->grad_in, sizeof io.in);
     if (s->updates) RB_TRY(rb_stage_see_again(s, i, b, err));
     RB_TRY(run(s->model, s->q, a.segment, slot, &io, err));
     if (s->updates) RB_TRY(rb_stage_unsee(s, i, err));
     if (io.aux_loss.data)
-        RB_TRY(rb_download(s->q, &s->host_aux[i * s->ring + rb_stage_place(s, a.microbatch)], io.aux_loss.data, sizeof(double), err));
+        RB_TRY(rb_download(s->q, &s->host_aux[i * s->ring + rb_stage_place(s, a.microbatch)],
+                           io.aux_loss.data, sizeof(double), err));
     memcpy(b->grad_out, io.out, sizeof b->grad_out);
     bool inside = i > 0 && rb_stage_hands_on(s, i - 1);
     if (inside) RB_TRY(hand_over_backward(s, i, a.microbatch, b->grad_out, err));
@@ -157,13 +168,20 @@ static resbm_status backward_weight(void *ctx, rb_action a, rb_err *err) {
 
 /* Header of the message of boundary `boundary`. Evaluations have step numbers of their own. */
 static rb_frame_header address(const rb_stage *s, const rb_port *p, int microbatch, size_t payload) {
-    return (rb_frame_header){.kind = p->direction ? RB_FRAME_BACKWARD : RB_FRAME_FORWARD, .epoch = s->epoch,
-                             .direction = (uint8_t)p->direction, .boundary = (uint16_t)p->boundary,
-                             .step = (s->base_step + (uint64_t)(microbatch / s->M)) | (uint64_t)s->evaluating << 63,
-                             .microbatch = (uint32_t)(microbatch % s->M), .attempt = s->attempt,
+    return (rb_frame_header){.kind = p->direction ? RB_FRAME_BACKWARD : RB_FRAME_FORWARD,
+                             .epoch = s->epoch,
+                             .direction = (uint8_t)p->direction,
+                             .boundary = (uint16_t)p->boundary,
+                             .step = (s->base_step + (uint64_t)(microbatch / s->M)) | (uint64_t)s->evaluating
+                                                                                          << 63,
+                             .microbatch = (uint32_t)(microbatch % s->M),
+                             .attempt = s->attempt,
                              .code = (uint8_t)p->wire.part[0].pack.code,
-                             .scale = (uint8_t)p->wire.part[0].pack.scale, .B = (uint32_t)s->B, .T = (uint32_t)s->T,
-                             .k = (uint32_t)p->wire.part[0].width, .payload_bytes = payload};
+                             .scale = (uint8_t)p->wire.part[0].pack.scale,
+                             .B = (uint32_t)s->B,
+                             .T = (uint32_t)s->T,
+                             .k = (uint32_t)p->wire.part[0].width,
+                             .payload_bytes = payload};
 }
 
 static size_t id_payload(const rb_stage *s, const rb_port *p) {
@@ -179,7 +197,8 @@ static resbm_status send_packed(rb_stage *s, rb_port *p, int to, int microbatch,
     m->traffic = p->direction ? RB_TRAFFIC_GRADIENT : RB_TRAFFIC_ACTIVATION;
     m->token_bytes = (uint32_t)ids;
     if (ids)
-        rb_ids_put(m->payload + p->packed_bytes, s->ids + rb_stage_place(s, microbatch) * s->B * (s->T + 1), s->B * (s->T + 1), s->id_bytes);
+        rb_ids_put(m->payload + p->packed_bytes, s->ids + rb_stage_place(s, microbatch) * s->B * (s->T + 1),
+                   s->B * (s->T + 1), s->id_bytes);
     resbm_status st = rb_stage_let_go(s, err); /* messages keep their order */
     if (!st) st = rb_download(s->q, m->payload, p->bytes, p->packed_bytes, err);
     if (!st && p->direction == 0 && !s->evaluating) st = rb_port_count(p, s->q, err);
@@ -203,7 +222,8 @@ static resbm_status take_in(rb_stage *s, rb_port *p, int from, int microbatch, r
     resbm_status came = rb_link_recv(s->link, from, &want, begin + s->cfg.pipeline.deadline_ns, &m, err);
     if (came == RESBM_E_TIMEOUT && err) {
         size_t n = strlen(err->text);
-        snprintf(err->text + n, sizeof err->text - n, "; where links or stages are that slow, raise pipeline.deadline");
+        snprintf(err->text + n, sizeof err->text - n,
+                 "; where links or stages are that slow, raise pipeline.deadline");
     }
     RB_TRY(came);
     s->wait_ns += rb_now_ns() - begin;
@@ -212,8 +232,8 @@ static resbm_status take_in(rb_stage *s, rb_port *p, int from, int microbatch, r
     if (!st && p->direction == 0 && !s->evaluating) st = rb_port_count(p, s->q, err);
     if (!st && ids) {
         int place = rb_stage_place(s, microbatch);
-        st = rb_ids_get(s->ids + place * s->B * (s->T + 1), m->payload + p->packed_bytes, s->B * (s->T + 1), s->id_bytes,
-                        s->cfg.model.vocab, err);
+        st = rb_ids_get(s->ids + place * s->B * (s->T + 1), m->payload + p->packed_bytes, s->B * (s->T + 1),
+                        s->id_bytes, s->cfg.model.vocab, err);
         if (!st) st = rb_stage_upload_ids(s, place, err);
     }
     if (st)
@@ -224,7 +244,8 @@ static resbm_status take_in(rb_stage *s, rb_port *p, int from, int microbatch, r
     return st ? rb_err_context(err, st, "from %s: ", rb_link_who(s->link, from, who)) : RESBM_OK;
 }
 
-static resbm_status recv_parts(rb_stage *s, rb_port *p, int from, int microbatch, const rb_view *parts, rb_err *err) {
+static resbm_status recv_parts(rb_stage *s, rb_port *p, int from, int microbatch, const rb_view *parts,
+                               rb_err *err) {
     RB_TRY(take_in(s, p, from, microbatch, err));
     RB_TRY(rb_port_unpack(p, s->q, parts, key_of(s, microbatch), err));
     return s->ahead ? RESBM_OK : rb_queue_sync(s->q, err);
@@ -273,13 +294,21 @@ static resbm_status recv_backward(void *ctx, rb_action a, rb_err *err) {
     rb_berth *b = NULL;
     int i, slot;
     RB_TRY(take(s, a, &i, &b, &slot, err));
-    return recv_parts(s, &s->grad_in_port[i], host_of(s, a.segment + 1, a.microbatch), a.microbatch, b->grad_in, err);
+    return recv_parts(s, &s->grad_in_port[i], host_of(s, a.segment + 1, a.microbatch), a.microbatch,
+                      b->grad_in, err);
 }
 
 rb_executor_hooks rb_stage_hooks(rb_stage *s) {
-    return (rb_executor_hooks){.ctx = s, .forward = forward, .backward = backward, .backward_input = backward_input,
-                               .backward_weight = backward_weight, .update = rb_stage_update, .trunk_forward = trunk_forward,
-                               .trunk_backward = trunk_backward, .send_forward = send_forward,
-                               .recv_forward = recv_forward, .send_backward = send_backward,
+    return (rb_executor_hooks){.ctx = s,
+                               .forward = forward,
+                               .backward = backward,
+                               .backward_input = backward_input,
+                               .backward_weight = backward_weight,
+                               .update = rb_stage_update,
+                               .trunk_forward = trunk_forward,
+                               .trunk_backward = trunk_backward,
+                               .send_forward = send_forward,
+                               .recv_forward = recv_forward,
+                               .send_backward = send_backward,
                                .recv_backward = recv_backward};
 }

@@ -16,7 +16,11 @@ static const rb_link_limits limits = {
     .frame_bytes = (size_t)1 << 30, .queued_bytes = (size_t)256 << 20, .inbox_bytes = (size_t)256 << 20};
 
 static resbm_status join(rb_stage *s, rb_err *err) {
-    rb_link_options o = {.self = s->self, .stages = s->workers, .token = s->way->token, .limits = limits, .carrier = s->carrier};
+    rb_link_options o = {.self = s->self,
+                         .stages = s->workers,
+                         .token = s->way->token,
+                         .limits = limits,
+                         .carrier = s->carrier};
     RB_TRY(rb_link_open(&o, &s->control, err));
     return rb_link_connect(s->control, RB_PEER_COORDINATOR, s->way->control, rb_now_ns() + 60 * RB_SEC, err);
 }
@@ -33,7 +37,8 @@ static resbm_status read_config(rb_stage *s, const json_t *in, rb_err *err) {
     }
     RB_TRY(rb_config_validate(&s->cfg, err));
     if (rb_workers(&s->cfg) != s->workers)
-        return rb_fail(err, RESBM_E_CONFIG, "started as one of %d stages, the run has %d", s->workers, rb_workers(&s->cfg));
+        return rb_fail(err, RESBM_E_CONFIG, "started as one of %d stages, the run has %d", s->workers,
+                       rb_workers(&s->cfg));
     s->places = rb_worker_places(&s->cfg);
     if (!s->places) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d places", s->workers);
     s->stage = s->places[s->self].stage;
@@ -66,7 +71,8 @@ static resbm_status dial(rb_stage *s, rb_listener *mine, const json_t *peers, in
     int expected = 0;
     for (int i = s->self + 1; i < s->workers; i++)
         if (neighbour(s, i))
-            RB_TRY(rb_link_connect(s->link, i, json_string_value(json_array_get(peers, (size_t)i)), deadline, err));
+            RB_TRY(rb_link_connect(s->link, i, json_string_value(json_array_get(peers, (size_t)i)), deadline,
+                                   err));
     for (int i = 0; i < s->self; i++) expected += neighbour(s, i);
     for (int peer; expected > 0; expected--) RB_TRY(rb_link_accept(s->link, mine, deadline, &peer, err));
     return RESBM_OK;
@@ -86,18 +92,22 @@ static resbm_status listen_for(rb_stage *s, const char *address, rb_listener **o
     if (s->way->mpi) return RESBM_OK;
     resbm_status heard = rb_listen_over(s->carrier, address, out, err);
     if (heard && s->cfg.pipeline.addresses)
-        return rb_err_context(err, heard, "pipeline.addresses, entry %d, is to be of the machine where pipeline.launcher starts "
-                              "stage %d: ", s->self + 1, s->self);
+        return rb_err_context(
+            err, heard,
+            "pipeline.addresses, entry %d, is to be of the machine where pipeline.launcher starts "
+            "stage %d: ",
+            s->self + 1, s->self);
     return heard;
 }
 
-static resbm_status tell_address(rb_stage *s, const rb_listener *mine, double gflops, json_t *need, int64_t deadline,
-                                 rb_err *err) {
+static resbm_status tell_address(rb_stage *s, const rb_listener *mine, double gflops, json_t *need,
+                                 int64_t deadline, rb_err *err) {
     char host[256] = "?";
     gethostname(host, sizeof host - 1);
     return rb_control_send(s->control, RB_PEER_COORDINATOR,
-                           json_pack("{s:s, s:s, s:I, s:s, s:f, s:o*}", "t", "listening", "address", mine ? rb_listener_address(mine) : "",
-                                     "pid", (json_int_t)getpid(), "host", host, "gflops", gflops, "need", need),
+                           json_pack("{s:s, s:s, s:I, s:s, s:f, s:o*}", "t", "listening", "address",
+                                     mine ? rb_listener_address(mine) : "", "pid", (json_int_t)getpid(),
+                                     "host", host, "gflops", gflops, "need", need),
                            deadline, err);
 }
 
@@ -105,29 +115,42 @@ static resbm_status read_speeds(rb_stage *s, const json_t *speeds, rb_err *err) 
     for (int i = 0; i < s->workers; i++) {
         s->gflops[i] = json_number_value(json_array_get(speeds, (size_t)i));
         if (rb_stage_plans_in_flight(s) && !(s->gflops[i] > 0))
-            return rb_fail(err, RESBM_E_FORMAT, "the coordinator told no speed of stage %d", s->places[i].stage);
+            return rb_fail(err, RESBM_E_FORMAT, "the coordinator told no speed of stage %d",
+                           s->places[i].stage);
     }
     return RESBM_OK;
 }
 
 static resbm_status open_links(rb_stage *s, const json_t *in, rb_err *err) {
-    rb_link_options o = {.self = s->self, .stages = s->workers, .places = s->places, .epoch = s->epoch, .token = s->way->token,
-                         .limits = limits, .shape = s->cfg.link, .record_events = true, .carrier = s->carrier};
+    rb_link_options o = {.self = s->self,
+                         .stages = s->workers,
+                         .places = s->places,
+                         .epoch = s->epoch,
+                         .token = s->way->token,
+                         .limits = limits,
+                         .shape = s->cfg.link,
+                         .record_events = true,
+                         .carrier = s->carrier};
     rb_listener *mine = NULL;
     json_t *peers, *need = NULL;
-    if (s->up_bits > 0 && (!(o.shape.up_bits > 0) || o.shape.up_bits > s->up_bits)) o.shape.up_bits = s->up_bits;
-    if (s->apart) RB_TRY(rb_stage_apart_begin(s, json_string_value(json_object_get(in, "manifest")), &need, err));
+    if (s->up_bits > 0 && (!(o.shape.up_bits > 0) || o.shape.up_bits > s->up_bits))
+        o.shape.up_bits = s->up_bits;
+    if (s->apart)
+        RB_TRY(rb_stage_apart_begin(s, json_string_value(json_object_get(in, "manifest")), &need, err));
     int from;
     int64_t deadline = rb_now_ns() + s->cfg.pipeline.startup_deadline_ns;
     double gflops = 0;
-    if (rb_stage_plans_in_flight(s)) RB_TRY(rb_bench_sgemm_glance((int)s->cfg.pipeline.threads, &gflops, err));
+    if (rb_stage_plans_in_flight(s))
+        RB_TRY(rb_bench_sgemm_glance((int)s->cfg.pipeline.threads, &gflops, err));
     RB_TRY(rb_link_open(&o, &s->link, err));
     RB_TRY(listen_for(s, json_string_value(json_object_get(in, "listen")), &mine, err));
     resbm_status st = tell_address(s, mine, gflops, need, deadline, err);
     if (!st) st = rb_control_expect(s->control, RB_PEER_COORDINATOR, "peers", deadline, &from, &peers, err);
     if (!st) {
         st = read_speeds(s, json_object_get(peers, "gflops"), err);
-        if (!st) st = s->way->mpi ? attach(s, deadline, err) : dial(s, mine, json_object_get(peers, "addresses"), deadline, err);
+        if (!st)
+            st = s->way->mpi ? attach(s, deadline, err)
+                             : dial(s, mine, json_object_get(peers, "addresses"), deadline, err);
         json_decref(peers);
     }
     rb_listener_close(mine);
@@ -136,7 +159,8 @@ static resbm_status open_links(rb_stage *s, const json_t *in, rb_err *err) {
 
 static resbm_status dispatch(rb_stage *s, const json_t *in, json_t **reply, rb_err *err) {
     const char *type = json_string_value(json_object_get(in, "t"));
-    if (!strcmp(type, "step")) return s->flows ? rb_stage_flow_step(s, in, reply, err) : rb_stage_step(s, in, reply, err);
+    if (!strcmp(type, "step"))
+        return s->flows ? rb_stage_flow_step(s, in, reply, err) : rb_stage_step(s, in, reply, err);
     if (!strcmp(type, "drop")) return rb_stage_drop(s, reply, err);
     if (!strcmp(type, "commit")) return rb_stage_commit(s, in, err);
     if (!strcmp(type, "eval")) return rb_stage_eval(s, in, reply, err);
@@ -148,7 +172,8 @@ static resbm_status dispatch(rb_stage *s, const json_t *in, json_t **reply, rb_e
 }
 
 static resbm_status answer(rb_stage *s, json_t *reply, rb_err *err) {
-    return rb_control_send(s->control, RB_PEER_COORDINATOR, reply, rb_now_ns() + s->cfg.pipeline.deadline_ns, err);
+    return rb_control_send(s->control, RB_PEER_COORDINATOR, reply, rb_now_ns() + s->cfg.pipeline.deadline_ns,
+                           err);
 }
 
 /* Waits for the coordinator as long as it lives: between steps it may be busy with things of its own. */
@@ -158,11 +183,12 @@ static resbm_status next_order(rb_stage *s, json_t **in, rb_err *err) {
     for (;;) {
         int from;
         int64_t silent_ns, deadline = s->cfg.pipeline.deadline_ns;
-        resbm_status st =
-            rb_control_recv(s->control, RB_PEER_COORDINATOR, rb_now_ns() + rb_sign_slice(deadline), &from, in, err);
+        resbm_status st = rb_control_recv(s->control, RB_PEER_COORDINATOR,
+                                          rb_now_ns() + rb_sign_slice(deadline), &from, in, err);
         if (st != RESBM_E_TIMEOUT) return st;
         if (!rb_sign_look(&sign, s->control, RB_PEER_COORDINATOR, deadline, &silent_ns))
-            return rb_fail(err, RESBM_E_TIMEOUT, "stage %d waited %.1f s for a sign of life from the coordinator", s->self,
+            return rb_fail(err, RESBM_E_TIMEOUT,
+                           "stage %d waited %.1f s for a sign of life from the coordinator", s->self,
                            (double)silent_ns * 1e-9);
     }
 }
@@ -195,7 +221,8 @@ static resbm_status reach(rb_stage *s, const char *text, rb_err *err) {
 static resbm_status set_up(rb_stage *s, rb_err *err) {
     json_t *in;
     int from;
-    RB_TRY(rb_control_expect(s->control, RB_PEER_COORDINATOR, "config", rb_now_ns() + 60 * RB_SEC, &from, &in, err));
+    RB_TRY(rb_control_expect(s->control, RB_PEER_COORDINATOR, "config", rb_now_ns() + 60 * RB_SEC, &from, &in,
+                             err));
     resbm_status st = read_config(s, in, err);
     if (!st) st = open_links(s, in, err);
     if (!st) st = rb_stage_open(s, err);
@@ -259,14 +286,13 @@ resbm_status rb_stage_main(const rb_stage_way *way, bool *told, rb_err *err) {
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* no orphans: without who started it a stage has nothing left to do */
     signal(SIGINT, SIG_IGN);          /* the coordinator turns Ctrl-C into a snapshot */
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGXFSZ, SIG_IGN);         /* a file too large is an error of write */
+    signal(SIGXFSZ, SIG_IGN); /* a file too large is an error of write */
     rb_stage *s = calloc(1, sizeof *s);
     if (!s) return rb_fail(err, RESBM_E_MEMORY, "no memory for a stage");
     s->way = way;
     s->self = way->self;
     s->workers = way->stages;
-    resbm_status st =
-        way->access ? reach(s, way->access, err) : RESBM_OK;
+    resbm_status st = way->access ? reach(s, way->access, err) : RESBM_OK;
     if (!st) st = join(s, err);
     *told = st == RESBM_OK;
     if (!st) {

@@ -14,21 +14,25 @@ static const rb_tensor **list_rows(const rb_stage *s) {
 static int host_threads(const rb_stage *s) {
     bool host = s->cfg.optim.offload_update == RB_OFFLOAD_UPDATE_HOST;
     return host ? (int)s->cfg.pipeline.threads : 0;
- }
+}
 
 static resbm_status open_spill(rb_stage *s, uint64_t bytes, rb_err *err) {
     bool memory = !strcmp(s->cfg.optim.offload, "host");
     const char *dir = *s->cfg.optim.offload_dir ? s->cfg.optim.offload_dir : s->scratch;
-    rb_spill_options o = {.dir = memory ? NULL : s->measuring ? P_tmpdir : dir, /* nothing will be written then */
+    rb_spill_options o = {.dir = memory         ? NULL
+                                 : s->measuring ? P_tmpdir
+                                                : dir, /* nothing will be written then */
                           .bytes = s->measuring || bytes < RB_SPILL_ALIGN ? RB_SPILL_ALIGN : bytes,
                           .deadline_ns = s->cfg.pipeline.deadline_ns};
     resbm_status st = rb_spill_open(&o, &s->spill, err);
-    if (st && err && memory) return rb_err_context(err, st, "stage %d, host memory for optim.offload=host: ", s->self);
+    if (st && err && memory)
+        return rb_err_context(err, st, "stage %d, host memory for optim.offload=host: ", s->self);
     if (st && err) {
         size_t n = strlen(err->text);
         snprintf(err->text + n, sizeof err->text - n,
                  ": for what stage %d offloads; make room, name another disk with optim.offload_dir, or set "
-                 "optim.offload=none", s->self);
+                 "optim.offload=none",
+                 s->self);
     }
     return st;
 }
@@ -37,7 +41,8 @@ static resbm_status open_spill(rb_stage *s, uint64_t bytes, rb_err *err) {
 resbm_status rb_stage_open_spill(rb_stage *s, rb_stage_options *model, rb_err *err) {
     rb_optim_place place = {.host_threads = host_threads(s)};
     if (!s->training || !strcmp(s->cfg.optim.offload, "none")) return RESBM_OK;
-    if (!strcmp(s->cfg.optim.offload, "host") && s->dev->table->host_memory) return RESBM_OK; /* of a mixed pipeline */
+    if (!strcmp(s->cfg.optim.offload, "host") && s->dev->table->host_memory)
+        return RESBM_OK; /* of a mixed pipeline */
     RB_TRY(rb_optim_check(&s->cfg.optim.rule, &s->table, err));
     const rb_tensor **list = list_rows(s);
     if (!list) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d tensors", s->row_count);
@@ -57,8 +62,9 @@ rb_memory_bytes rb_stage_memory_of(const rb_stage *s) {
     rb_stage_memory m = rb_stage_model_memory(s->model);
     rb_spill_stats disk = {0};
     if (s->spill) rb_spill_get_stats(s->spill, &disk);
-    return (rb_memory_bytes){m.weights, m.gradients, s->need.states, m.windows + s->need.windows, s->need.scratch,
-                             m.activations, disk.read, disk.written, (uint64_t)disk.waited_ns};
+    return (rb_memory_bytes){
+        m.weights,     m.gradients, s->need.states, m.windows + s->need.windows, s->need.scratch,
+        m.activations, disk.read,   disk.written,   (uint64_t)disk.waited_ns};
 }
 
 resbm_status rb_stage_open_optim(rb_stage *s, rb_err *err) {
@@ -73,9 +79,11 @@ resbm_status rb_stage_open_optim(rb_stage *s, rb_err *err) {
                                  .grad_at = rb_stage_grad_at(s->model, s->rows[i]),
                                  .lr_scale = rb_tensor_lr(&s->cfg, &s->table.rows[s->rows[i]])};
     const rb_tensor **list = list_rows(s);
-    if (list) s->need = rb_optim_needs(s->dev, &s->cfg.optim.rule, list, s->row_count, s->spill ? &place : NULL);
+    if (list)
+        s->need = rb_optim_needs(s->dev, &s->cfg.optim.rule, list, s->row_count, s->spill ? &place : NULL);
     free(list);
-    resbm_status st = rb_optim_open(s->dev, &s->cfg.optim.rule, t, s->row_count, s->spill ? &place : NULL, &s->optim, err);
+    resbm_status st =
+        rb_optim_open(s->dev, &s->cfg.optim.rule, t, s->row_count, s->spill ? &place : NULL, &s->optim, err);
     free(t);
     return st;
 }

@@ -23,7 +23,8 @@ static double message_bytes(const rb_stage *s, int direction) {
     rb_err ignored;
     double bytes = RB_FRAME_HEADER_BYTES;
     if (rb_model_wire(&s->cfg.model, &s->cfg.boundary, direction, &w, &ignored)) return bytes;
-    for (int i = 0; i < w.parts; i++) bytes += (double)rb_packed_bytes(&w.part[i].pack, s->B, s->T, w.part[i].width);
+    for (int i = 0; i < w.parts; i++)
+        bytes += (double)rb_packed_bytes(&w.part[i].pack, s->B, s->T, w.part[i].width);
     return bytes;
 }
 
@@ -31,22 +32,27 @@ bool rb_stage_plans_in_flight(const rb_stage *s) {
     const rb_config *c = &s->cfg;
     bool delayed = c->link.latency_ns > 0 || c->link.up_bits > 0 || c->link.down_bits > 0;
     const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
-    return s->training && !c->pipeline.inflight && delayed && c->pipeline.stages > 1 && kind && kind->takes_extra && !kind->extra_ages;
+    return s->training && !c->pipeline.inflight && delayed && c->pipeline.stages > 1 && kind &&
+           kind->takes_extra && !kind->extra_ages;
 }
 
 /* pipeline.inflight: auto, with each stage's speed as it measured it. A training step reaches about 0.6 of what plain
  * products do (docs/benchmarks.md). The depth never changes a bit of the result, only its time. */
-static resbm_status auto_in_flight(const rb_stage *s, const rb_schedule_kind *kind, rb_schedule_args *a, rb_err *err) {
+static resbm_status auto_in_flight(const rb_stage *s, const rb_schedule_kind *kind, rb_schedule_args *a,
+                                   rb_err *err) {
     const rb_model_config *m = &s->cfg.model;
     int n = s->segments;
     rb_segment_cost *cost = calloc((size_t)n, sizeof *cost);
     rb_sim_port *port = calloc((size_t)s->cfg.pipeline.stages, sizeof *port);
-    size_t *slot = calloc((size_t)n, sizeof *slot), *memory = calloc((size_t)s->cfg.pipeline.stages, sizeof *memory);
-    resbm_status st = cost && port && slot && memory ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to plan");
+    size_t *slot = calloc((size_t)n, sizeof *slot),
+           *memory = calloc((size_t)s->cfg.pipeline.stages, sizeof *memory);
+    resbm_status st =
+        cost && port && slot && memory ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to plan");
     for (int i = 0; i < n && !st; i++) {
         double tokens = (double)(s->B * s->T), d = (double)m->d;
         double block = d * d * (2 + 2 * (double)m->kv_heads / (double)m->heads) + 3 * d * (double)m->ffn;
-        cost[i].forward = 2 * tokens * block * (double)m->segment_layers[i] / (0.6e9 * s->gflops[rb_stage_of(&s->cfg, i)]);
+        cost[i].forward =
+            2 * tokens * block * (double)m->segment_layers[i] / (0.6e9 * s->gflops[rb_stage_of(&s->cfg, i)]);
         cost[i].backward = 2 * cost[i].forward;
         slot[i] = (size_t)(tokens * (double)m->segment_layers[i] * (8 * d + 2 * (double)m->ffn) * 4);
     }
@@ -54,9 +60,12 @@ static resbm_status auto_in_flight(const rb_stage *s, const rb_schedule_kind *ki
         port[i] = (rb_sim_port){s->cfg.link.up_bits / 8, s->cfg.link.down_bits / 8};
         memory[i] = (size_t)s->cfg.pipeline.memory;
     }
-    rb_sim_options o = {.cost = cost, .port = port, .half_duplex = s->cfg.link.half_duplex,
+    rb_sim_options o = {.cost = cost,
+                        .port = port,
+                        .half_duplex = s->cfg.link.half_duplex,
                         .latency_occupies = s->cfg.link.latency_occupies,
-                        .latency = (double)s->cfg.link.latency_ns * 1e-9, .bytes_forward = message_bytes(s, 0),
+                        .latency = (double)s->cfg.link.latency_ns * 1e-9,
+                        .bytes_forward = message_bytes(s, 0),
                         .bytes_backward = message_bytes(s, 1)};
     rb_inflight_limits limits = {slot, s->cfg.pipeline.memory > 0 ? memory : NULL};
     if (!st) st = rb_schedule_auto_inflight(kind, a, &o, &limits, &a->extra, err);
@@ -68,13 +77,17 @@ static resbm_status auto_in_flight(const rb_stage *s, const rb_schedule_kind *ki
 }
 
 static rb_schedule_args args_of(const rb_stage *s) {
-    return (rb_schedule_args){.stages = (int)s->cfg.pipeline.stages, .segments = s->segments, .microbatches = (int)s->M,
-                              .extra = s->extra, .vertical = s->cfg.pipeline.vertical_sync,
+    return (rb_schedule_args){.stages = (int)s->cfg.pipeline.stages,
+                              .segments = s->segments,
+                              .microbatches = (int)s->M,
+                              .extra = s->extra,
+                              .vertical = s->cfg.pipeline.vertical_sync,
                               .trunks = rb_config_trunks(&s->cfg)};
 }
 
 /* The most that any deal has in flight: that of one process with the list of all microbatches, made deep. */
-static resbm_status most_in_flight(const rb_stage *s, const rb_schedule_kind *kind, int *flight, rb_err *err) {
+static resbm_status most_in_flight(const rb_stage *s, const rb_schedule_kind *kind, int *flight,
+                                   rb_err *err) {
     rb_schedule_args a = args_of(s);
     rb_schedule all;
     int most = 1;
@@ -90,7 +103,8 @@ resbm_status rb_stage_deal(rb_stage *s, const int *count, rb_err *err) {
     rb_schedule next;
     rb_schedule_args a = args_of(s);
     if (s->train.stage && !memcmp(s->share, count, (size_t)s->workers * sizeof *count)) return RESBM_OK;
-    resbm_status st = rb_workers_schedule(&s->cfg, rb_schedule_find(s->cfg.pipeline.schedule), &a, count, &next, NULL, err);
+    resbm_status st =
+        rb_workers_schedule(&s->cfg, rb_schedule_find(s->cfg.pipeline.schedule), &a, count, &next, NULL, err);
     if (st) {
         rb_schedule_free(&next);
         return st;
@@ -120,9 +134,11 @@ static resbm_status build_train(rb_stage *s, rb_schedule_args *a, int *flight, i
     const rb_schedule_kind *kind = rb_schedule_find(s->cfg.pipeline.schedule);
     const char *file = rb_config_schedule_file(&s->cfg);
     if (file)
-        return rb_schedule_build_text(s->schedule_text.data, s->schedule_text.len, file, a, &s->train, flight, stash, err);
+        return rb_schedule_build_text(s->schedule_text.data, s->schedule_text.len, file, a, &s->train, flight,
+                                      stash, err);
     if (!kind || kind->forward_only)
-        return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule %s has no backward: choose another for training",
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "pipeline.schedule %s has no backward: choose another for training",
                        s->cfg.pipeline.schedule);
     if (rb_stage_plans_in_flight(s)) RB_TRY(auto_in_flight(s, kind, a, err));
     s->extra = a->extra;
@@ -136,17 +152,23 @@ static resbm_status build_train(rb_stage *s, rb_schedule_args *a, int *flight, i
 }
 
 static resbm_status open_schedules(rb_stage *s, int *slots, rb_err *err) {
-    rb_schedule_args a = {.stages = (int)s->cfg.pipeline.stages, .segments = s->segments, .microbatches = (int)s->M,
-                          .extra = (int)s->cfg.pipeline.inflight, .vertical = s->cfg.pipeline.vertical_sync,
+    rb_schedule_args a = {.stages = (int)s->cfg.pipeline.stages,
+                          .segments = s->segments,
+                          .microbatches = (int)s->M,
+                          .extra = (int)s->cfg.pipeline.inflight,
+                          .vertical = s->cfg.pipeline.vertical_sync,
                           .trunks = rb_config_trunks(&s->cfg)};
     int place[RB_MAX_SEGMENTS];
     for (int i = 0; i < s->segments; i++) place[i] = rb_stage_of(&s->cfg, i);
-    int *flight = calloc((size_t)s->segments, sizeof *flight), *eval = calloc((size_t)s->segments, sizeof *eval);
-    resbm_status st = flight && eval ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->segments);
+    int *flight = calloc((size_t)s->segments, sizeof *flight),
+        *eval = calloc((size_t)s->segments, sizeof *eval);
+    resbm_status st =
+        flight && eval ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->segments);
     s->ring = (int)s->M;
     s->stash = calloc((size_t)s->hosted, sizeof *s->stash);
     int *stash = calloc((size_t)s->segments, sizeof *stash);
-    if (!st && !(stash && s->stash)) st = rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->segments);
+    if (!st && !(stash && s->stash))
+        st = rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->segments);
     if (!st && s->training) st = build_train(s, &a, flight, stash, err);
     s->updates = !st && s->training && rb_schedule_updates(&s->train);
     a.stage_of = place;
@@ -160,7 +182,8 @@ static resbm_status open_schedules(rb_stage *s, int *slots, rb_err *err) {
     free(eval);
     if (st) return st;
     int longest = s->train.stage ? s->train.stage[s->self].count : 0, other = s->eval.stage[s->stage].count;
-    if (s->share) longest = 8 * s->hosted * (int)s->M; /* whatever is dealt: F, B or I and W, and their messages */
+    if (s->share)
+        longest = 8 * s->hosted * (int)s->M; /* whatever is dealt: F, B or I and W, and their messages */
     s->trace = calloc((size_t)(longest > other ? longest : other) + 1, sizeof *s->trace);
     s->span_capacity = 2 * RB_TRACE_STEPS * (longest * 3 + 8);
     s->span = calloc((size_t)s->span_capacity, sizeof *s->span);
@@ -181,22 +204,33 @@ static resbm_status find_trunks(rb_stage *s, rb_err *err) {
     s->trunk_apart = calloc((size_t)s->hosted, sizeof *s->trunk_apart);
     if (!s->trunk_apart) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->hosted);
     for (int i = 0; l && i < l->count; i++) {
-        if (l->items[i].kind == RB_ACT_TRUNK_BACKWARD) s->trunk_apart[rb_stage_local(s, l->items[i].segment)] = true;
+        if (l->items[i].kind == RB_ACT_TRUNK_BACKWARD)
+            s->trunk_apart[rb_stage_local(s, l->items[i].segment)] = true;
     }
     return RESBM_OK;
 }
 
 static resbm_status open_model(rb_stage *s, const int *slots, rb_err *err) {
     char name[RB_DEVICE_NAME];
-    rb_device_options o = {.threads = (int)s->cfg.pipeline.threads, .flops_per_s = s->cfg.pipeline.speed,
+    rb_device_options o = {.threads = (int)s->cfg.pipeline.threads,
+                           .flops_per_s = s->cfg.pipeline.speed,
                            .math = s->cfg.pipeline.math};
     RB_TRY(rb_tensor_table_build(&s->cfg.model, &s->cfg.boundary, &s->table, err));
-    RB_TRY(rb_device_open(rb_device_of_stage(&s->cfg, s->places ? s->stage : s->self, name), &o, &s->dev, err));
+    RB_TRY(
+        rb_device_open(rb_device_of_stage(&s->cfg, s->places ? s->stage : s->self, name), &o, &s->dev, err));
     RB_TRY(rb_queue_open(s->dev, &s->q, err));
     s->ahead = !s->measuring && !s->dev->table->host_memory && strcmp(s->dev->table->name, "timed");
-    rb_stage_options m = {.model = &s->cfg.model, .boundary = &s->cfg.boundary, .table = &s->table,
-                          .hosted = s->host, .segments = s->hosted, .B = s->B, .T = s->T, .slots_of = slots,
-                          .training = s->training, .split_backward = s->halves, .bare = s->measuring};
+    rb_stage_options m = {.model = &s->cfg.model,
+                          .boundary = &s->cfg.boundary,
+                          .table = &s->table,
+                          .hosted = s->host,
+                          .segments = s->hosted,
+                          .B = s->B,
+                          .T = s->T,
+                          .slots_of = slots,
+                          .training = s->training,
+                          .split_backward = s->halves,
+                          .bare = s->measuring};
     s->rows = calloc((size_t)s->table.count, sizeof *s->rows);
     if (!s->rows) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d tensors", s->table.count);
     for (int i = 0; i < s->table.count; i++)
@@ -215,9 +249,11 @@ static rb_view steps_of(const rb_stage *s, rb_part_kind part, int boundary) {
     return rb_none();
 }
 
-static resbm_status open_port(rb_stage *s, int boundary, int direction, rb_part_kind end, rb_port *p, rb_err *err) {
+static resbm_status open_port(rb_stage *s, int boundary, int direction, rb_part_kind end, rb_port *p,
+                              rb_err *err) {
     rb_view steps = direction ? rb_none() : steps_of(s, end, boundary);
-    return rb_port_open(s->dev, &s->cfg.model, &s->cfg.boundary, boundary, direction, s->B, s->T, steps, p, err);
+    return rb_port_open(s->dev, &s->cfg.model, &s->cfg.boundary, boundary, direction, s->B, s->T, steps, p,
+                        err);
 }
 
 static resbm_status open_ports(rb_stage *s, rb_err *err) {
@@ -233,7 +269,8 @@ static resbm_status open_ports(rb_stage *s, rb_err *err) {
         if (segment > 0) {
             RB_TRY(open_port(s, segment - 1, 0, RB_PART_DECODER, &s->in_port[i], err));
             RB_TRY(open_port(s, segment - 1, 1, RB_PART_DECODER, &s->grad_out_port[i], err));
-            if (i > 0 && rb_stage_hands_on(s, i - 1)) { /* inside the stage both ends work on the same bytes */
+            if (i > 0 &&
+                rb_stage_hands_on(s, i - 1)) { /* inside the stage both ends work on the same bytes */
                 rb_port_share(&s->in_port[i], &s->out_port[i - 1]);
                 rb_port_share(&s->grad_out_port[i], &s->grad_in_port[i - 1]);
             }
@@ -285,7 +322,8 @@ static resbm_status open_buffers(rb_stage *s, rb_err *err) {
     s->host_tokens = calloc((size_t)(2 * s->ring * n), sizeof *s->host_tokens);
     s->host_losses = calloc((size_t)s->ring, sizeof *s->host_losses);
     s->host_aux = calloc((size_t)(s->hosted * s->ring), sizeof *s->host_aux);
-    if (!s->ids || !s->host_tokens || !s->host_losses || !s->host_aux) return rb_fail(err, RESBM_E_MEMORY, "no memory for token ids");
+    if (!s->ids || !s->host_tokens || !s->host_losses || !s->host_aux)
+        return rb_fail(err, RESBM_E_MEMORY, "no memory for token ids");
     RB_TRY(alloc_view(s, RB_I32, s->ring, n, &s->tokens, err));
     RB_TRY(alloc_view(s, RB_I32, s->ring, n, &s->targets, err));
     return alloc_view(s, RB_F64, s->row_count + 1, 1, &s->sums, err);

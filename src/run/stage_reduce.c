@@ -22,24 +22,32 @@ enum { PHASE_COUNTS, PHASE_PART, PHASE_SUM };
 
 typedef struct reduction {
     rb_stage *s;
-    int n, self;   /* replicas, and which this is */
+    int n, self; /* replicas, and which this is */
     bool coded;
     int64_t from;  /* of the piece at hand, in the vector */
     int64_t count; /* values of it */
     uint32_t piece;
 } reduction;
 
-static int peer_of(const reduction *r, int replica) { return rb_worker_of(&r->s->cfg, r->s->stage, replica); }
+static int peer_of(const reduction *r, int replica) {
+    return rb_worker_of(&r->s->cfg, r->s->stage, replica);
+}
 
-static int64_t cut(const reduction *r, int replica) { return r->count * replica / r->n; }
+static int64_t cut(const reduction *r, int replica) {
+    return r->count * replica / r->n;
+}
 
 static size_t bytes_of(const reduction *r, int64_t values) {
     return r->coded ? rb_group8_bytes(values) : (size_t)values * sizeof(float);
 }
 
 static rb_frame_header address(const reduction *r, int phase, size_t bytes) {
-    return (rb_frame_header){.kind = RB_FRAME_SYNC, .epoch = r->s->epoch, .step = r->s->step, .boundary = (uint16_t)phase,
-                             .microbatch = r->piece, .payload_bytes = bytes};
+    return (rb_frame_header){.kind = RB_FRAME_SYNC,
+                             .epoch = r->s->epoch,
+                             .step = r->s->step,
+                             .boundary = (uint16_t)phase,
+                             .microbatch = r->piece,
+                             .payload_bytes = bytes};
 }
 
 static resbm_status send(reduction *r, int replica, int phase, rb_message *m, rb_err *err) {
@@ -50,7 +58,8 @@ static resbm_status send(reduction *r, int replica, int phase, rb_message *m, rb
     return rb_link_send(s->link, peer_of(r, replica), m, rb_now_ns() + s->cfg.pipeline.deadline_ns, err);
 }
 
-static resbm_status receive(reduction *r, int replica, int phase, size_t bytes, rb_message **out, rb_err *err) {
+static resbm_status receive(reduction *r, int replica, int phase, size_t bytes, rb_message **out,
+                            rb_err *err) {
     rb_stage *s = r->s;
     rb_frame_header want = address(r, phase, bytes);
     int64_t begin = rb_now_ns();
@@ -182,7 +191,9 @@ static resbm_status reduce_gradients(reduction *r, rb_err *err) {
     float *buffer = malloc(3 * (size_t)PIECE * sizeof *buffer);
     if (!buffer) return rb_fail(err, RESBM_E_MEMORY, "no memory to add up gradients");
     if (r->coded && !r->s->sync_lost) r->s->sync_lost = calloc((size_t)length + 1, sizeof *r->s->sync_lost);
-    resbm_status st = r->coded && !r->s->sync_lost ? rb_fail(err, RESBM_E_MEMORY, "no memory for %lld values", (long long)length) : RESBM_OK;
+    resbm_status st = r->coded && !r->s->sync_lost
+                          ? rb_fail(err, RESBM_E_MEMORY, "no memory for %lld values", (long long)length)
+                          : RESBM_OK;
     for (r->from = 0; r->from < length && !st; r->from += r->count, r->piece++) {
         r->count = length - r->from < PIECE ? length - r->from : PIECE;
         st = copy(r->s, buffer, r->from, r->count, true, err);
@@ -205,8 +216,10 @@ static resbm_status copy_counts(rb_stage *s, int64_t *host, bool out, int64_t *t
         for (int k = 0; k < 2; k++) {
             int64_t n = rb_count(ports[k]->stats);
             if (!ports[k]->stats.data) continue;
-            if (host && out) RB_TRY(rb_download(s->q, host + *total, ports[k]->stats.data, (size_t)n * sizeof *host, err));
-            if (host && !out) RB_TRY(rb_upload(s->q, ports[k]->stats.data, host + *total, (size_t)n * sizeof *host, err));
+            if (host && out)
+                RB_TRY(rb_download(s->q, host + *total, ports[k]->stats.data, (size_t)n * sizeof *host, err));
+            if (host && !out)
+                RB_TRY(rb_upload(s->q, ports[k]->stats.data, host + *total, (size_t)n * sizeof *host, err));
             *total += n;
         }
     }
@@ -246,7 +259,9 @@ static resbm_status reduce_counts(reduction *r, rb_err *err) {
 }
 
 resbm_status rb_stage_reduce(rb_stage *s, rb_err *err) {
-    reduction r = {.s = s, .n = rb_replicas(&s->cfg, s->stage), .self = s->replica,
+    reduction r = {.s = s,
+                   .n = rb_replicas(&s->cfg, s->stage),
+                   .self = s->replica,
                    .coded = !strcmp(s->cfg.pipeline.replica_codec, "int8")};
     if (r.n == 1) return RESBM_OK;
     resbm_status st = reduce_counts(&r, err);

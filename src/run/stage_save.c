@@ -14,7 +14,8 @@ typedef struct source {
 
 static resbm_status read_source(void *ctx, int64_t offset, void *dst, size_t n, rb_err *err) {
     source *src = ctx;
-    if (src->state >= 0) return rb_optim_state_read(src->s->optim, src->s->q, src->state, offset, dst, n, err);
+    if (src->state >= 0)
+        return rb_optim_state_read(src->s->optim, src->s->q, src->state, offset, dst, n, err);
     RB_TRY(rb_download(src->s->q, dst, (char *)src->view.data + offset, n, err));
     return rb_queue_sync(src->s->q, err);
 }
@@ -29,7 +30,8 @@ typedef struct part {
 static void add(part *p, const char *name, source from, const rb_tensor *t) {
     p->src[p->count] = from;
     rb_tensor_out *o = &p->out[p->count];
-    *o = (rb_tensor_out){.name = name, .dtype = RB_F32, .rank = t->rank, .read = read_source, .ctx = &p->src[p->count]};
+    *o = (rb_tensor_out){
+        .name = name, .dtype = RB_F32, .rank = t->rank, .read = read_source, .ctx = &p->src[p->count]};
     memcpy(o->shape, t->shape, sizeof t->shape);
     p->count++;
 }
@@ -38,35 +40,41 @@ static bool same_part(const rb_tensor *a, const rb_tensor *b) {
     return a->part == b->part && a->part_index == b->part_index;
 }
 
-static resbm_status write_part(part *p, const char *dir, const rb_tensor *t, bool optim, json_t *files, rb_err *err) {
+static resbm_status write_part(part *p, const char *dir, const rb_tensor *t, bool optim, json_t *files,
+                               rb_err *err) {
     static const char *const sides[] = {"", "encoder", "decoder"};
     char name[RB_PART_NAME];
     rb_part_file f;
     if (!p->count) return RESBM_OK;
-    rb_checkpoint_part_name(name, t->part == RB_PART_SEGMENT ? "segment" : "boundary", t->part_index, sides[t->part], optim);
+    rb_checkpoint_part_name(name, t->part == RB_PART_SEGMENT ? "segment" : "boundary", t->part_index,
+                            sides[t->part], optim);
     RB_TRY(rb_checkpoint_write_part(dir, name, p->out, p->count, &f, err));
     json_array_append_new(files, json_pack("[s,I,s]", f.name, (json_int_t)f.sum.bytes, f.sum.hash));
     p->count = 0;
     return RESBM_OK;
 }
 
-static resbm_status save_one(part *p, const char *dir, const rb_tensor *of, rb_optim_state *states, json_t *files,
-                             rb_err *err) {
+static resbm_status save_one(part *p, const char *dir, const rb_tensor *of, rb_optim_state *states,
+                             json_t *files, rb_err *err) {
     rb_stage *s = p->s;
     for (int i = 0; i < s->row_count; i++) {
         const rb_tensor *t = &s->table.rows[s->rows[i]];
-        if (same_part(t, of) && !t->like) add(p, t->name, (source){s, rb_stage_weight(s->model, s->rows[i]), -1}, t);
+        if (same_part(t, of) && !t->like)
+            add(p, t->name, (source){s, rb_stage_weight(s->model, s->rows[i]), -1}, t);
     }
     RB_TRY(write_part(p, dir, of, false, files, err));
     for (int i = 0; i < rb_optim_state_count(s->optim); i++)
-        if (same_part(states[i].tensor, of)) add(p, states[i].name, (source){.s = s, .state = i}, states[i].tensor);
+        if (same_part(states[i].tensor, of))
+            add(p, states[i].name, (source){.s = s, .state = i}, states[i].tensor);
     return write_part(p, dir, of, true, files, err);
 }
 
 resbm_status rb_stage_save(rb_stage *s, const json_t *in, json_t **reply, rb_err *err) {
     const char *dir = json_string_value(json_object_get(in, "dir"));
     int n = rb_optim_state_count(s->optim), most = n > s->row_count ? n : s->row_count;
-    part p = {.s = s, .out = calloc((size_t)most + 1, sizeof *p.out), .src = calloc((size_t)most + 1, sizeof *p.src)};
+    part p = {.s = s,
+              .out = calloc((size_t)most + 1, sizeof *p.out),
+              .src = calloc((size_t)most + 1, sizeof *p.src)};
     rb_optim_state *states = calloc((size_t)n + 1, sizeof *states);
     json_t *files = json_array();
     if (s->replica) { /* the first replica's are everybody's */
@@ -77,7 +85,8 @@ resbm_status rb_stage_save(rb_stage *s, const json_t *in, json_t **reply, rb_err
         return RESBM_OK;
     }
     resbm_status st = RESBM_OK;
-    if (!p.out || !p.src || !states || !files || !dir) st = rb_fail(err, RESBM_E_MEMORY, "no memory for a checkpoint");
+    if (!p.out || !p.src || !states || !files || !dir)
+        st = rb_fail(err, RESBM_E_MEMORY, "no memory for a checkpoint");
     for (int i = 0; i < n && !st; i++) states[i] = rb_optim_state_at(s->optim, i);
     for (int i = 0; i < s->row_count && !st; i++) {
         const rb_tensor *t = &s->table.rows[s->rows[i]];
@@ -99,8 +108,8 @@ enum { PIECE = 4 << 20 };
 
 /* Tensor `name` of the checkpoint into a view, or into an optimizer state (state >= 0), piece by piece: neither a copy
  * of it nor its cached pages pile up. */
-static resbm_status load_tensor(rb_stage *s, rb_checkpoint *c, const char *name, const rb_tensor *t, rb_view v, int state,
-                                rb_err *err) {
+static resbm_status load_tensor(rb_stage *s, rb_checkpoint *c, const char *name, const rb_tensor *t,
+                                rb_view v, int state, rb_err *err) {
     const char *from = NULL;
     int64_t bytes = rb_tensor_count(t) * (int64_t)sizeof(float);
     RB_TRY(rb_checkpoint_bytes(c, name, RB_F32, t->rank, t->shape, &from, err));

@@ -24,7 +24,8 @@ resbm_status rb_stage_upload_ids(rb_stage *s, int place, rb_err *err) {
 static bool reads_data(const rb_stage *s) {
     if (s->host[0] == 0) return true;
     if (s->wire_tokens) return false;
-    return rb_stage_has_loss(s) || s->cfg.boundary.tokens != RB_TOKENS_NONE || s->cfg.boundary.aux != RB_AUX_NONE;
+    return rb_stage_has_loss(s) || s->cfg.boundary.tokens != RB_TOKENS_NONE ||
+           s->cfg.boundary.aux != RB_AUX_NONE;
 }
 
 resbm_status rb_stage_load_ids(rb_stage *s, int64_t from, int64_t eval_of, int place, rb_err *err) {
@@ -47,7 +48,9 @@ void rb_stage_add_span(rb_stage *s, rb_stage_span span) {
 }
 
 /* Which steps of the run are kept for the trace. */
-static bool traced(const rb_stage *s) { return s->step >= 1 && s->step <= RB_TRACE_STEPS && !s->evaluating; }
+static bool traced(const rb_stage *s) {
+    return s->step >= 1 && s->step <= RB_TRACE_STEPS && !s->evaluating;
+}
 
 int64_t rb_stage_record(rb_stage *s, int actions) {
     int64_t busy = 0;
@@ -55,20 +58,28 @@ int64_t rb_stage_record(rb_stage *s, int actions) {
         const rb_action_trace *t = &s->trace[i];
         if (rb_action_computes(t->action.kind)) busy += t->end_ns - t->begin_ns;
         if (traced(s))
-            rb_stage_add_span(s, (rb_stage_span){.begin_ns = t->begin_ns, .end_ns = t->end_ns, .step = s->step,
-                                                 .kind = (int)t->action.kind, .segment = t->action.segment,
+            rb_stage_add_span(s, (rb_stage_span){.begin_ns = t->begin_ns,
+                                                 .end_ns = t->end_ns,
+                                                 .step = s->step,
+                                                 .kind = (int)t->action.kind,
+                                                 .segment = t->action.segment,
                                                  .microbatch = (int)(t->action.microbatch % s->M)});
     }
     rb_link_event e[64];
     for (int n; s->link && (n = rb_link_take_events(s->link, e, 64)) > 0;)
-        for (int i = 0; i < n; i++) { /* a step's last messages may leave after it; evaluations have bit 63 set */
+        for (int i = 0; i < n;
+             i++) { /* a step's last messages may leave after it; evaluations have bit 63 set */
             if (e[i].head.kind == RB_FRAME_SYNC) continue; /* not a message of the schedule */
             if (e[i].head.step < 1 || e[i].head.step > RB_TRACE_STEPS) continue;
-            rb_stage_add_span(s, (rb_stage_span){.begin_ns = e[i].started_ns, .end_ns = e[i].left_ns,
-                                                 .queued_ns = e[i].queued_ns, .step = e[i].head.step,
-                                                 .bytes = e[i].head.payload_bytes + RB_FRAME_HEADER_BYTES,
-                                                 .kind = e[i].head.direction ? RB_SPAN_LINK_BACKWARD : RB_SPAN_LINK_FORWARD,
-                                                 .segment = e[i].head.boundary, .microbatch = (int)e[i].head.microbatch});
+            rb_stage_add_span(
+                s, (rb_stage_span){.begin_ns = e[i].started_ns,
+                                   .end_ns = e[i].left_ns,
+                                   .queued_ns = e[i].queued_ns,
+                                   .step = e[i].head.step,
+                                   .bytes = e[i].head.payload_bytes + RB_FRAME_HEADER_BYTES,
+                                   .kind = e[i].head.direction ? RB_SPAN_LINK_BACKWARD : RB_SPAN_LINK_FORWARD,
+                                   .segment = e[i].head.boundary,
+                                   .microbatch = (int)e[i].head.microbatch});
         }
     return busy;
 }
@@ -95,7 +106,8 @@ static resbm_status run_list(rb_stage *s, const rb_schedule *list, int64_t *busy
     RB_TRY(rb_execute(list, s->self, &hooks, NULL, s->trace, &done, err));
     RB_TRY(rb_stage_settle(s, err));
     *busy = rb_stage_record(s, done);
-    if (s->ahead) *busy = rb_now_ns() - begin - s->wait_ns; /* actions end before the device is done with them */
+    if (s->ahead)
+        *busy = rb_now_ns() - begin - s->wait_ns; /* actions end before the device is done with them */
     return RESBM_OK;
 }
 
@@ -121,7 +133,8 @@ static bool all_finite(const double *v, int64_t n) {
 
 json_t *rb_stage_traffic(const rb_stage *s) {
     json_t *a = json_array();
-    for (int i = 0; i < RB_TRAFFIC_COUNT; i++) json_array_append_new(a, json_integer((json_int_t)s->handed[i]));
+    for (int i = 0; i < RB_TRAFFIC_COUNT; i++)
+        json_array_append_new(a, json_integer((json_int_t)s->handed[i]));
     return a;
 }
 
@@ -142,20 +155,26 @@ static json_t *in_order(const rb_stage *s, const double *values, int count, int6
     return a;
 }
 
-json_t *rb_stage_losses(const rb_stage *s, int64_t first) { return in_order(s, s->host_losses, 1, first); }
+json_t *rb_stage_losses(const rb_stage *s, int64_t first) {
+    return in_order(s, s->host_losses, 1, first);
+}
 
-json_t *rb_stage_aux_losses(const rb_stage *s, int64_t first) { return in_order(s, s->host_aux, s->hosted, first); }
+json_t *rb_stage_aux_losses(const rb_stage *s, int64_t first) {
+    return in_order(s, s->host_aux, s->hosted, first);
+}
 
 /* "deal": microbatches of each worker. */
 static resbm_status take_deal(rb_stage *s, const json_t *deal, rb_err *err) {
     int count[RB_MAX_STAGES];
     if (!s->share) return RESBM_OK;
     if (json_array_size(deal) != (size_t)s->workers)
-        return rb_fail(err, RESBM_E_FORMAT, "a deal for %zu processes, there are %d", json_array_size(deal), s->workers);
+        return rb_fail(err, RESBM_E_FORMAT, "a deal for %zu processes, there are %d", json_array_size(deal),
+                       s->workers);
     for (int i = 0; i < s->workers; i++) {
         count[i] = (int)json_integer_value(json_array_get(deal, (size_t)i));
         if (count[i] < 1 || count[i] > s->M)
-            return rb_fail(err, RESBM_E_FORMAT, "a deal of %d microbatches out of %lld for worker %d", count[i], (long long)s->M, i);
+            return rb_fail(err, RESBM_E_FORMAT, "a deal of %d microbatches out of %lld for worker %d",
+                           count[i], (long long)s->M, i);
     }
     return rb_stage_deal(s, count, err);
 }
@@ -188,11 +207,13 @@ resbm_status rb_stage_step(rb_stage *s, const json_t *in, json_t **reply, rb_err
     if (!st && !(all_finite(sums, s->row_count) && all_finite(s->host_losses, s->M)))
         st = rb_stage_find_nonfinite(s->model, s->q, bad, sizeof bad, err);
     if (!st)
-        *reply = json_pack("{s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:s, s:I, s:I, s:f}", "t", "done", "step",
-                           (json_int_t)s->step, "loss", rb_stage_losses(s, 0), "aux", rb_stage_aux_losses(s, 0), "sumsq", rb_json_doubles(sums, s->row_count),
-                           "busy_ns", (json_int_t)busy, "wait_ns", (json_int_t)s->wait_ns, "step_ns",
-                           (json_int_t)(rb_now_ns() - begin), "sent", rb_stage_traffic(s), "nonfinite", bad, "rss", (json_int_t)rb_stage_peak_rss(),
-                           "updates", (json_int_t)(s->updates ? s->M / s->per_update : 1), "staleness",
+        *reply = json_pack("{s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:s, s:I, s:I, s:f}", "t", "done",
+                           "step", (json_int_t)s->step, "loss", rb_stage_losses(s, 0), "aux",
+                           rb_stage_aux_losses(s, 0), "sumsq", rb_json_doubles(sums, s->row_count), "busy_ns",
+                           (json_int_t)busy, "wait_ns", (json_int_t)s->wait_ns, "step_ns",
+                           (json_int_t)(rb_now_ns() - begin), "sent", rb_stage_traffic(s), "nonfinite", bad,
+                           "rss", (json_int_t)rb_stage_peak_rss(), "updates",
+                           (json_int_t)(s->updates ? s->M / s->per_update : 1), "staleness",
                            s->graded ? s->stale / (double)s->graded : 0.0);
     free(sums);
     return st;
@@ -224,8 +245,12 @@ resbm_status rb_stage_commit(rb_stage *s, const json_t *in, rb_err *err) {
         if (!st) st = rb_port_update_steps(&s->in_port[i], s->q, s->step, tokens, err);
     }
     if (traced(s))
-        rb_stage_add_span(s, (rb_stage_span){.begin_ns = begin, .end_ns = rb_now_ns(), .step = s->step,
-                                             .kind = RB_SPAN_OPTIMIZER, .segment = -1, .microbatch = -1});
+        rb_stage_add_span(s, (rb_stage_span){.begin_ns = begin,
+                                             .end_ns = rb_now_ns(),
+                                             .step = s->step,
+                                             .kind = RB_SPAN_OPTIMIZER,
+                                             .segment = -1,
+                                             .microbatch = -1});
     return st;
 }
 
@@ -254,8 +279,9 @@ resbm_status rb_stage_eval(rb_stage *s, const json_t *in, json_t **reply, rb_err
 }
 
 static json_t *span_json(const rb_stage_span *p) {
-    return json_pack("[I,I,I,I,I,i,i,i]", (json_int_t)p->begin_ns, (json_int_t)p->end_ns, (json_int_t)p->queued_ns,
-                     (json_int_t)p->step, (json_int_t)p->bytes, p->kind, p->segment, p->microbatch);
+    return json_pack("[I,I,I,I,I,i,i,i]", (json_int_t)p->begin_ns, (json_int_t)p->end_ns,
+                     (json_int_t)p->queued_ns, (json_int_t)p->step, (json_int_t)p->bytes, p->kind, p->segment,
+                     p->microbatch);
 }
 
 resbm_status rb_stage_stats(rb_stage *s, json_t **reply, rb_err *err) {
@@ -264,16 +290,18 @@ resbm_status rb_stage_stats(rb_stage *s, json_t **reply, rb_err *err) {
     rb_link_get_stats(s->link, RB_PEER_ANY, &sent);
     for (int i = RB_TRAFFIC_ACTIVATION; i <= RB_TRAFFIC_TOKENS; i++)
         if (sent.sent[i] != s->handed[i])
-            return rb_fail(err, RESBM_E_INTERNAL, "%llu bytes of traffic class %d were handed over, %llu have left",
+            return rb_fail(err, RESBM_E_INTERNAL,
+                           "%llu bytes of traffic class %d were handed over, %llu have left",
                            (unsigned long long)s->handed[i], i, (unsigned long long)sent.sent[i]);
     s->handed[RB_TRAFFIC_CONTROL] = sent.sent[RB_TRAFFIC_CONTROL];
     json_t *spans = json_array();
     for (int i = 0; i < s->spans; i++) json_array_append_new(spans, span_json(&s->span[i]));
     rb_memory_bytes m = rb_stage_memory_of(s);
-    json_t *memory = json_pack("[I,I,I,I,I,I,I,I,I]", (json_int_t)m.weights, (json_int_t)m.gradients, (json_int_t)m.states,
-                               (json_int_t)m.windows, (json_int_t)m.scratch, (json_int_t)m.activations, (json_int_t)m.read,
-                               (json_int_t)m.written, (json_int_t)m.waited_ns);
-    *reply = json_pack("{s:s, s:I, s:o, s:o, s:o}", "t", "stats", "rss", (json_int_t)rb_stage_peak_rss(), "memory", memory,
-                       "sent", rb_stage_traffic(s), "spans", spans);
+    json_t *memory =
+        json_pack("[I,I,I,I,I,I,I,I,I]", (json_int_t)m.weights, (json_int_t)m.gradients, (json_int_t)m.states,
+                  (json_int_t)m.windows, (json_int_t)m.scratch, (json_int_t)m.activations, (json_int_t)m.read,
+                  (json_int_t)m.written, (json_int_t)m.waited_ns);
+    *reply = json_pack("{s:s, s:I, s:o, s:o, s:o}", "t", "stats", "rss", (json_int_t)rb_stage_peak_rss(),
+                       "memory", memory, "sent", rb_stage_traffic(s), "spans", spans);
     return *reply ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for this stage's trace");
 }

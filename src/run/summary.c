@@ -39,8 +39,8 @@ static void print_memory(rb_buf *b, const rb_summary *s) {
                       "%s\n    {\"weights\": %" PRIu64 ", \"gradients\": %" PRIu64 ", \"states\": %" PRIu64
                       ", \"windows\": %" PRIu64 ", \"scratch\": %" PRIu64 ", \"activations\": %" PRIu64
                       ", \"disk_read\": %" PRIu64 ", \"disk_written\": %" PRIu64 ", \"disk_wait_s\": ",
-                      i ? "," : "", m->weights, m->gradients, m->states, m->windows, m->scratch, m->activations, m->read,
-                      m->written);
+                      i ? "," : "", m->weights, m->gradients, m->states, m->windows, m->scratch,
+                      m->activations, m->read, m->written);
         rb_json_number(b, (double)m->waited_ns * 1e-9, 6);
         rb_buf_puts(b, "}");
     }
@@ -70,8 +70,8 @@ static void print_summary(rb_buf *b, const rb_summary *s) {
     if (s->staleness) rb_buf_puts(b, "],\n");
     member(b, "bubble", s->bubble, 6);
     rb_buf_printf(b, "  \"params\": %" PRIu64 ",\n", s->params);
-    rb_buf_printf(b, "  \"boundary\": \"%s\",\n  \"codec_fwd\": \"%s\",\n  \"codec_bwd\": \"%s\",\n", s->boundary,
-                  s->codec_fwd, s->codec_bwd);
+    rb_buf_printf(b, "  \"boundary\": \"%s\",\n  \"codec_fwd\": \"%s\",\n  \"codec_bwd\": \"%s\",\n",
+                  s->boundary, s->codec_fwd, s->codec_bwd);
     member(b, "token_bytes_per_token", s->token_bytes_per_token, 9);
     member(b, "time_s", s->time_s, 9);
     member(b, "start_s", s->start_s, 6);
@@ -102,7 +102,8 @@ static resbm_status get_arrays(const json_t *root, rb_summary *s, rb_err *err) {
     const json_t *rss = json_object_get(root, "peak_rss_bytes"), *links = json_object_get(root, "links");
     size_t stages = json_array_size(rss), count = json_array_size(links);
     if (stages > RB_SUMMARY_MAX_STAGES || count > RB_SUMMARY_MAX_LINKS)
-        return rb_fail(err, RESBM_E_FORMAT, "%zu stages and %zu links are more than a run can have", stages, count);
+        return rb_fail(err, RESBM_E_FORMAT, "%zu stages and %zu links are more than a run can have", stages,
+                       count);
     s->peak_rss_bytes = calloc(stages + 1, sizeof *s->peak_rss_bytes);
     s->link = calloc(count + 1, sizeof *s->link);
     if (!s->peak_rss_bytes || !s->link) return rb_fail(err, RESBM_E_MEMORY, "no memory for a summary");

@@ -36,16 +36,17 @@ typedef struct rb_summary {
     int64_t steps, tokens;
     double tokens_per_s, step_s;                     /* medians over the steps */
     double bytes_per_token_fwd, bytes_per_token_bwd; /* per boundary, headers included */
-    double token_bytes_per_token;                    /* ids that travel beside the activations, per boundary */
-    double ratio, wire_ratio;                        /* d / k; bf16 bytes / bytes really sent */
-    double bubble;                                   /* share of the stages' time spent idle, 0..1 */
+    double token_bytes_per_token; /* ids that travel beside the activations, per boundary */
+    double ratio, wire_ratio;     /* d / k; bf16 bytes / bytes really sent */
+    double bubble;                /* share of the stages' time spent idle, 0..1 */
     uint64_t params;
     double time_s, start_s, first_step_s;
     char boundary[16], codec_fwd[16], codec_bwd[16];
     int stages;
-    uint64_t *peak_rss_bytes; /* (stages) */
+    uint64_t *peak_rss_bytes;      /* (stages) */
     const rb_memory_bytes *memory; /* (stages); NULL: unknown. Written, not read back */
-    const double *staleness;  /* (stages) asynchronous schedules: mean age of the weights in gradients, in updates; or
+    const double
+        *staleness; /* (stages) asynchronous schedules: mean age of the weights in gradients, in updates; or
                                  NULL. Written, not read back */
     int links;
     rb_link_bytes *link; /* (links) */

@@ -42,9 +42,22 @@ static void has_every_key(void **state) {
     assert_ok(rb_summary_write("summary.json", &s, &err), &err);
     json_t *o = json_load_file("summary.json", JSON_REJECT_DUPLICATES, NULL);
     assert_non_null(o);
-    const char *keys[] = {"val_loss", "val_ppl", "val_bpb", "steps", "tokens", "tokens_per_s", "step_s",
-                          "bytes_per_token_fwd", "bytes_per_token_bwd", "ratio", "wire_ratio", "peak_rss_bytes",
-                          "bubble", "params", "start_s", "first_step_s"};
+    const char *keys[] = {"val_loss",
+                          "val_ppl",
+                          "val_bpb",
+                          "steps",
+                          "tokens",
+                          "tokens_per_s",
+                          "step_s",
+                          "bytes_per_token_fwd",
+                          "bytes_per_token_bwd",
+                          "ratio",
+                          "wire_ratio",
+                          "peak_rss_bytes",
+                          "bubble",
+                          "params",
+                          "start_s",
+                          "first_step_s"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (!json_object_get(o, keys[i])) fail_msg("summary.json lacks %s", keys[i]);
     assert_true(json_is_null(json_object_get(o, "val_bpb")));
@@ -61,7 +74,8 @@ static void roundtrip(void **state) {
     rb_summary s = sample(rss, link), r;
     assert_ok(rb_summary_write("round.json", &s, &err), &err);
     assert_ok(rb_summary_read("round.json", &r, &err), &err);
-    assert_true(r.val_loss == 2.0 && isnan(r.val_bpb) && r.ratio == 128 && r.token_bytes_per_token == 1.25 && r.time_s == 120 && r.bubble == 0.25);
+    assert_true(r.val_loss == 2.0 && isnan(r.val_bpb) && r.ratio == 128 && r.token_bytes_per_token == 1.25 &&
+                r.time_s == 120 && r.bubble == 0.25);
     assert_true(r.start_s == 0.25 && isnan(r.first_step_s));
     assert_int_equal(r.steps, 350);
     assert_int_equal(r.params, 6553600);

@@ -25,9 +25,12 @@ struct rb_trace {
 
 static const char *const track_name[RB_TRACK_COUNT] = {"compute", "send", "recv", "wait", "predicted"};
 static const char *const category_name[RB_TRACE_CATEGORY_COUNT] = {
-    "compute", "send", "recv", "wait-for-peer", "wait-for-bandwidth", "optimizer", "eval", "checkpoint", "predicted"};
+    "compute",   "send", "recv",       "wait-for-peer", "wait-for-bandwidth",
+    "optimizer", "eval", "checkpoint", "predicted"};
 
-const char *rb_trace_track_name(rb_trace_track t) { return t < RB_TRACK_COUNT ? track_name[t] : "?"; }
+const char *rb_trace_track_name(rb_trace_track t) {
+    return t < RB_TRACK_COUNT ? track_name[t] : "?";
+}
 
 const char *rb_trace_category_name(rb_trace_category c) {
     return c < RB_TRACE_CATEGORY_COUNT ? category_name[c] : "?";
@@ -39,14 +42,18 @@ static int find_name(const char *const *names, int count, const char *name) {
     return -1;
 }
 
-int rb_trace_find_track(const char *name) { return find_name(track_name, RB_TRACK_COUNT, name); }
+int rb_trace_find_track(const char *name) {
+    return find_name(track_name, RB_TRACK_COUNT, name);
+}
 
 int rb_trace_find_category(const char *name) {
     return find_name(category_name, RB_TRACE_CATEGORY_COUNT, name);
 }
 
 int rb_trace_split_wait(const rb_trace_event *wait, int64_t queued_ns, rb_trace_event out[2]) {
-    int64_t border = queued_ns < wait->begin_ns ? wait->begin_ns : queued_ns > wait->end_ns ? wait->end_ns : queued_ns;
+    int64_t border = queued_ns < wait->begin_ns ? wait->begin_ns
+                     : queued_ns > wait->end_ns ? wait->end_ns
+                                                : queued_ns;
     int n = 0;
     if (border > wait->begin_ns) {
         out[n] = *wait;
@@ -89,19 +96,22 @@ static resbm_status unpack_one(const uint8_t *p, rb_trace_event *e, rb_err *err)
         .end_ns = (int64_t)rb_get64(p + 32),
         .bytes = rb_get64(p + 40),
     };
-    if (e->track >= RB_TRACK_COUNT || e->category >= RB_TRACE_CATEGORY_COUNT || e->stage >= RB_TRACE_MAX_STAGES)
-        return rb_fail(err, RESBM_E_FORMAT, "trace event with track %d, category %d, stage %d", e->track, e->category,
-                       e->stage);
+    if (e->track >= RB_TRACK_COUNT || e->category >= RB_TRACE_CATEGORY_COUNT ||
+        e->stage >= RB_TRACE_MAX_STAGES)
+        return rb_fail(err, RESBM_E_FORMAT, "trace event with track %d, category %d, stage %d", e->track,
+                       e->category, e->stage);
     if (e->step < 0 || e->end_ns < e->begin_ns)
-        return rb_fail(err, RESBM_E_FORMAT, "trace event of step %" PRId64 " from %" PRId64 " to %" PRId64 " ns",
-                       e->step, e->begin_ns, e->end_ns);
+        return rb_fail(err, RESBM_E_FORMAT,
+                       "trace event of step %" PRId64 " from %" PRId64 " to %" PRId64 " ns", e->step,
+                       e->begin_ns, e->end_ns);
     memcpy(e->name, p + 48, RB_TRACE_NAME - 1);
     for (char *c = e->name; *c; c++)
         if (*c < ' ' || *c > '~' || *c == '"' || *c == '\\') *c = '?';
     return RESBM_OK;
 }
 
-resbm_status rb_trace_unpack(const void *data, size_t bytes, rb_trace_event *out, size_t *count, rb_err *err) {
+resbm_status rb_trace_unpack(const void *data, size_t bytes, rb_trace_event *out, size_t *count,
+                             rb_err *err) {
     *count = 0;
     if (bytes % RB_TRACE_PACKED)
         return rb_fail(err, RESBM_E_FORMAT, "%zu bytes are no whole number of %d-byte trace events", bytes,
@@ -120,7 +130,8 @@ static resbm_status new_buckets(int n, bucket **out, rb_err *err) {
 
 resbm_status rb_trace_new(int keep_steps, rb_trace **out, rb_err *err) {
     *out = NULL;
-    if (keep_steps < 1) return rb_fail(err, RESBM_E_ARG, "a trace of %d steps; at least 1 is needed", keep_steps);
+    if (keep_steps < 1)
+        return rb_fail(err, RESBM_E_ARG, "a trace of %d steps; at least 1 is needed", keep_steps);
     rb_trace *t = calloc(1, sizeof *t);
     if (!t) return rb_fail(err, RESBM_E_MEMORY, "no memory for a trace");
     t->keep = keep_steps;
@@ -169,7 +180,8 @@ static resbm_status grow(bucket *b, rb_err *err) {
     return RESBM_OK;
 }
 
-resbm_status rb_trace_add(rb_trace *t, const rb_trace_event *e, size_t count, int64_t offset_ns, rb_err *err) {
+resbm_status rb_trace_add(rb_trace *t, const rb_trace_event *e, size_t count, int64_t offset_ns,
+                          rb_err *err) {
     for (size_t i = 0; i < count; i++) {
         bucket *b = e[i].step < 0 ? NULL : bucket_of(t, e[i].step);
         if (!b || b->count >= RB_TRACE_STEP_EVENTS) {
@@ -185,7 +197,9 @@ resbm_status rb_trace_add(rb_trace *t, const rb_trace_event *e, size_t count, in
 }
 
 /* Visits the buckets that hold events. */
-static const bucket *nth_bucket(const rb_trace *t, int i) { return i < t->keep ? &t->first[i] : &t->last[i - t->keep]; }
+static const bucket *nth_bucket(const rb_trace *t, int i) {
+    return i < t->keep ? &t->first[i] : &t->last[i - t->keep];
+}
 
 static int64_t first_time(const rb_trace *t) {
     int64_t first = INT64_MAX;
@@ -203,15 +217,19 @@ static void print_heads(rb_buf *b, const rb_trace *t) {
     for (int i = 0; i < 2 * t->keep; i++) {
         const bucket *k = nth_bucket(t, i);
         for (size_t j = 0; j < k->count; j++)
-            if (k->event[j].stage >= 0 && k->event[j].stage < RB_TRACE_MAX_STAGES) seen[k->event[j].stage] = 1;
+            if (k->event[j].stage >= 0 && k->event[j].stage < RB_TRACE_MAX_STAGES)
+                seen[k->event[j].stage] = 1;
     }
     for (int s = 0; s < RB_TRACE_MAX_STAGES; s++) {
         if (!seen[s]) continue;
-        rb_buf_printf(b, "{\"ph\":\"M\",\"pid\":%d,\"name\":\"process_name\",\"args\":{\"name\":\"stage %d\"}},\n", s, s);
+        rb_buf_printf(
+            b, "{\"ph\":\"M\",\"pid\":%d,\"name\":\"process_name\",\"args\":{\"name\":\"stage %d\"}},\n", s,
+            s);
         for (int k = 0; k < RB_TRACK_COUNT; k++)
-            rb_buf_printf(b,
-                          "{\"ph\":\"M\",\"pid\":%d,\"tid\":%d,\"name\":\"thread_name\",\"args\":{\"name\":\"%s\"}},\n",
-                          s, k, track_name[k]);
+            rb_buf_printf(
+                b,
+                "{\"ph\":\"M\",\"pid\":%d,\"tid\":%d,\"name\":\"thread_name\",\"args\":{\"name\":\"%s\"}},\n",
+                s, k, track_name[k]);
     }
 }
 
@@ -220,8 +238,8 @@ static void print_us(rb_buf *b, const char *key, int64_t ns) {
 }
 
 static void print_event(rb_buf *b, const rb_trace_event *e, int64_t origin) {
-    rb_buf_printf(b, "{\"ph\":\"X\",\"pid\":%d,\"tid\":%d,\"name\":\"%s\",\"cat\":\"%s\"", e->stage, e->track, e->name,
-                  rb_trace_category_name(e->category));
+    rb_buf_printf(b, "{\"ph\":\"X\",\"pid\":%d,\"tid\":%d,\"name\":\"%s\",\"cat\":\"%s\"", e->stage, e->track,
+                  e->name, rb_trace_category_name(e->category));
     print_us(b, "ts", e->begin_ns - origin);
     print_us(b, "dur", e->end_ns > e->begin_ns ? e->end_ns - e->begin_ns : 0);
     rb_buf_printf(b, ",\"args\":{\"step\":%" PRId64, e->step);
@@ -244,7 +262,8 @@ resbm_status rb_trace_write(const rb_trace *t, const char *path, rb_err *err) {
         }
     }
     rb_buf_printf(&b,
-                  "{\"ph\":\"M\",\"pid\":0,\"name\":\"trace_end\",\"args\":{}}\n],\"otherData\":{\"program\":\"resbm %s\","
+                  "{\"ph\":\"M\",\"pid\":0,\"name\":\"trace_end\",\"args\":{}}\n],\"otherData\":{\"program\":"
+                  "\"resbm %s\","
                   "\"kept_steps\":\"first and last %d\",\"dropped\":%" PRIu64 "}}\n",
                   resbm_version(), t->keep, t->dropped);
     resbm_status st = rb_buf_status(&b, err);

@@ -16,7 +16,14 @@
 #include "core/buf.h"
 #include "core/err.h"
 
-typedef enum rb_trace_track { RB_TRACK_COMPUTE, RB_TRACK_SEND, RB_TRACK_RECV, RB_TRACK_WAIT, RB_TRACK_PREDICTED, RB_TRACK_COUNT } rb_trace_track;
+typedef enum rb_trace_track {
+    RB_TRACK_COMPUTE,
+    RB_TRACK_SEND,
+    RB_TRACK_RECV,
+    RB_TRACK_WAIT,
+    RB_TRACK_PREDICTED,
+    RB_TRACK_COUNT
+} rb_trace_track;
 
 typedef enum rb_trace_category {
     RB_TRACE_COMPUTE,
@@ -27,7 +34,7 @@ typedef enum rb_trace_category {
     RB_TRACE_OPTIMIZER,
     RB_TRACE_EVAL,
     RB_TRACE_CHECKPOINT,
-    RB_TRACE_PREDICTED,      /* by resbm plan --trace, for the same step */
+    RB_TRACE_PREDICTED, /* by resbm plan --trace, for the same step */
     RB_TRACE_CATEGORY_COUNT
 } rb_trace_category;
 
@@ -38,13 +45,14 @@ typedef struct rb_trace_event {
     rb_trace_category category;
     int stage, segment, microbatch; /* segment and microbatch -1 = none */
     int64_t step;
-    int64_t begin_ns, end_ns; /* rb_now_ns of the stage; another machine's are shifted by rb_trace_add's offset */
-    uint64_t bytes;           /* of the message; 0 = none */
+    int64_t begin_ns,
+        end_ns;     /* rb_now_ns of the stage; another machine's are shifted by rb_trace_add's offset */
+    uint64_t bytes; /* of the message; 0 = none */
     char name[RB_TRACE_NAME]; /* "2F0", "muon"; printable ASCII */
 } rb_trace_event;
 
-const char *rb_trace_track_name(rb_trace_track t);        /* "compute", "send", "recv", "wait", "predicted" */
-const char *rb_trace_category_name(rb_trace_category c);  /* "wait-for-peer", ... */
+const char *rb_trace_track_name(rb_trace_track t);       /* "compute", "send", "recv", "wait", "predicted" */
+const char *rb_trace_category_name(rb_trace_category c); /* "wait-for-peer", ... */
 
 /* Splits a stage's wait for a message: up to queued_ns (when the sender queued it, on the same clock) it waited for
  * its peer, after that for bandwidth and latency. Writes 0, 1 or 2 events (an empty part is left out) and returns

@@ -26,7 +26,8 @@ static resbm_status read_event(const json_t *o, rb_trace_event *e, rb_err *err) 
     int stage = small_int(o, "pid", RB_TRACE_MAX_STAGES), track = small_int(o, "tid", RB_TRACK_COUNT);
     int64_t begin = to_ns(json_object_get(o, "ts")), lasts = to_ns(json_object_get(o, "dur"));
     const char *name = json_string_value(json_object_get(o, "name"));
-    if (category < 0 || stage >= RB_TRACE_MAX_STAGES || track >= RB_TRACK_COUNT || begin < 0 || lasts < 0 || !name)
+    if (category < 0 || stage >= RB_TRACE_MAX_STAGES || track >= RB_TRACK_COUNT || begin < 0 || lasts < 0 ||
+        !name)
         return rb_fail(err, RESBM_E_FORMAT, "not an event this program writes");
     *e = (rb_trace_event){.track = (rb_trace_track)track,
                           .category = (rb_trace_category)category,

@@ -44,7 +44,8 @@ static void a_wait_is_split_where_the_sender_queued(void **state) {
     assert_int_equal(rb_trace_split_wait(&wait, 50, out), 1); /* queued before: all of it bandwidth */
     assert_int_equal(out[0].category, RB_TRACE_WAIT_BANDWIDTH);
     assert_int_equal(out[0].end_ns - out[0].begin_ns, 100);
-    assert_int_equal(rb_trace_split_wait(&wait, 900, out), 1); /* a clock that runs ahead: all of it the peer */
+    assert_int_equal(rb_trace_split_wait(&wait, 900, out),
+                     1); /* a clock that runs ahead: all of it the peer */
     assert_int_equal(out[0].category, RB_TRACE_WAIT_PEER);
     assert_int_equal(out[0].end_ns - out[0].begin_ns, 100);
     wait.end_ns = wait.begin_ns;
@@ -67,7 +68,8 @@ static void file_is_what_perfetto_reads(void **state) {
         assert_true(json_is_integer(json_object_get(o, "pid")));
         if (!strcmp(ph, "X")) {
             complete++;
-            assert_true(json_is_number(json_object_get(o, "ts")) && json_number_value(json_object_get(o, "ts")) >= 0);
+            assert_true(json_is_number(json_object_get(o, "ts")) &&
+                        json_number_value(json_object_get(o, "ts")) >= 0);
             assert_true(json_number_value(json_object_get(o, "dur")) == 2.345);
             assert_string_equal(name, "2F0");
             assert_string_equal(json_string_value(json_object_get(o, "cat")), "compute");

@@ -13,39 +13,7 @@
 #include "run/apart.h"
 #include "run/control.h"
 #include "run/crew.h"
-#include "run/engine_nats.h"
-
-typedef struct training {
-    const rb_train_options *o;
-    const rb_config *cfg;
-    rb_train_summary *out;
-    rb_crew *crew;
-    rb_shards *shards, *val_shards; /* of stages apart */
-    rb_sampler data, val;
-    rb_engine_nats *nats; /* NULL: another engine */
-    rb_tensor_table table;
-    json_t *reply[RB_MAX_STAGES];
-    int64_t step, epoch, saved; /* steps done; run epoch; newest snapshot, -1 none */
-    uint64_t sequence, evals;
-    int64_t called_ns, begin_ns;
-    double before_s;             /* training time of earlier parts of this run */
-    double *sumsq, *segment_norm, *scale, *step_s, *aux;
-    int64_t timed;
-    int64_t sent[RB_MAX_STAGES][RB_TRAFFIC_COUNT]; /* at the last look */
-    int64_t fwd, bwd, ids, bytes_tokens;           /* over training steps */
-    double busy, spent;
-    int64_t told;                /* steps the stages have been told to do: with lists that flow, ahead of those done */
-    bool flowing;                /* stages have microbatches in flight, begun by the next step */
-    int64_t updates;             /* of the optimizer, over the whole run */
-    int64_t optimizer_from;      /* of these, how many lie behind its present states, which began as zeros then */
-    double speed[RB_MAX_STAGES]; /* (workers) microbatches a second of computation, as measured; 0: not yet */
-    int share[RB_MAX_STAGES];    /* (workers) of this step's microbatches */
-    double staleness[RB_MAX_STAGES], stale_sum[RB_MAX_STAGES];
-} training;
-
-static double elapsed(const training *t) { return t->before_s + (double)(rb_now_ns() - t->begin_ns) * 1e-9; }
-
-static int64_t deadline(const training *t) { return rb_now_ns() + 2 * t->cfg->pipeline.deadline_ns; }
+#include "run/training.h"
 
 /* What each stage has sent since the last look; sums over the stages. */
 static void read_traffic(training *t, int64_t delta[RB_TRAFFIC_COUNT]) {
@@ -61,10 +29,13 @@ static void read_traffic(training *t, int64_t delta[RB_TRAFFIC_COUNT]) {
 }
 
 /* The stage of the model's last segment. */
-static int loss_stage(const training *t) { return rb_stage_of(t->cfg, (int)t->cfg->model.segments - 1); }
+static int loss_stage(const training *t) {
+    return rb_stage_of(t->cfg, (int)t->cfg->model.segments - 1);
+}
 
 /* What workers send for every microbatch of a step, n each, added into out: those that a replica was not dealt are 0. */
-static resbm_status add_numbers(const training *t, int worker, const char *key, double *out, int n, rb_err *err) {
+static resbm_status add_numbers(const training *t, int worker, const char *key, double *out, int n,
+                                rb_err *err) {
     double *part = calloc((size_t)n + 1, sizeof *part);
     if (!part) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d losses", n);
     resbm_status st = rb_json_get_doubles(json_object_get(t->reply[worker], key), part, n, key, err);
@@ -124,10 +95,12 @@ static resbm_status check_replicas(const training *t, rb_err *err) {
         const char *a = json_string_value(json_object_get(t->reply[stage], "sumsq"));
         const char *b = json_string_value(json_object_get(t->reply[w], "sumsq"));
         if (!a || !b || strcmp(a, b))
-            return rb_fail(err, RESBM_E_NUMERIC,
-                           "step %lld: replicas 0 and %d of stage %d have other gradients after adding them up; the step was not applied. "
-                           "Machines that hold the same stage need the same vector instructions and the same build",
-                           (long long)t->step, t->crew->places[w].replica, stage);
+            return rb_fail(
+                err, RESBM_E_NUMERIC,
+                "step %lld: replicas 0 and %d of stage %d have other gradients after adding them up; the "
+                "step was not applied. "
+                "Machines that hold the same stage need the same vector instructions and the same build",
+                (long long)t->step, t->crew->places[w].replica, stage);
     }
     return RESBM_OK;
 }
@@ -150,28 +123,33 @@ static resbm_status check_finite(const training *t, double loss, rb_err *err) {
     for (int s = 0; s < t->crew->stages; s++) {
         const char *bad = json_string_value(json_object_get(t->reply[s], "nonfinite"));
         if (bad && *bad)
-            return rb_fail(err, RESBM_E_NUMERIC,
-                           "step %lld is not finite (loss %g): first in %s on stage %d; the step was not applied. Lower "
-                           "optim.lr, set optim.clip, or go back to an earlier snapshot",
-                           (long long)t->step, loss, bad, t->crew->places[s].stage);
+            return rb_fail(
+                err, RESBM_E_NUMERIC,
+                "step %lld is not finite (loss %g): first in %s on stage %d; the step was not applied. Lower "
+                "optim.lr, set optim.clip, or go back to an earlier snapshot",
+                (long long)t->step, loss, bad, t->crew->places[s].stage);
     }
     for (int i = 0; i < t->table.count; i++)
         if (!isfinite(t->sumsq[i]))
-            return rb_fail(err, RESBM_E_NUMERIC, "step %lld: the gradient of %s is not finite; the step was not applied",
+            return rb_fail(err, RESBM_E_NUMERIC,
+                           "step %lld: the gradient of %s is not finite; the step was not applied",
                            (long long)t->step, t->table.rows[i].name);
     if (isfinite(loss)) return RESBM_OK;
-    return rb_fail(err, RESBM_E_NUMERIC, "step %lld: the loss is %g; the step was not applied", (long long)t->step, loss);
+    return rb_fail(err, RESBM_E_NUMERIC, "step %lld: the loss is %g; the step was not applied",
+                   (long long)t->step, loss);
 }
 
 static resbm_status commit(training *t, double lr, double *norm, rb_err *err) {
     int n = (int)t->cfg->model.segments;
     *norm = rb_grad_norm(&t->table, t->sumsq, n, t->segment_norm);
     for (int i = 0; i < n; i++)
-        t->scale[i] = (double)rb_clip_factor(t->cfg->optim.clip_scope == RB_CLIP_SEGMENT ? t->segment_norm[i] : *norm,
-                                             t->cfg->optim.clip);
+        t->scale[i] = (double)rb_clip_factor(
+            t->cfg->optim.clip_scope == RB_CLIP_SEGMENT ? t->segment_norm[i] : *norm, t->cfg->optim.clip);
     if (rb_config_flows(t->cfg)) return RESBM_OK; /* applied already */
-    return rb_crew_tell(t->crew, json_pack("{s:s, s:I, s:o, s:o}", "t", "commit", "step", (json_int_t)t->step, "lr",
-                                           rb_json_doubles(&lr, 1), "scale", rb_json_doubles(t->scale, n)), err);
+    return rb_crew_tell(t->crew,
+                        json_pack("{s:s, s:I, s:o, s:o}", "t", "commit", "step", (json_int_t)t->step, "lr",
+                                  rb_json_doubles(&lr, 1), "scale", rb_json_doubles(t->scale, n)),
+                        err);
 }
 
 /* The fingerprint is of every tensor's gradient, and with it of the weights that the step began with. */
@@ -191,18 +169,23 @@ static double idle_share(const training *t, double step_s) {
 
 /* --- lists that flow: stages begin the next steps before all have ended this one --- */
 
-static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
+static bool due(int64_t step, int64_t every) {
+    return every > 0 && step % every == 0;
+}
 
-static bool asked_to_stop(const training *t) { return t->o->stop && atomic_load(t->o->stop); }
+static bool asked_to_stop(const training *t) {
+    return t->o->stop && atomic_load(t->o->stop);
+}
 
 static bool out_of_time(const training *t) {
-    return t->cfg->train.max_seconds > 0 && elapsed(t) >= t->cfg->train.max_seconds;
+    return t->cfg->train.max_seconds > 0 && rb_training_elapsed(t) >= t->cfg->train.max_seconds;
 }
 
 /* Does something come after this step that needs the pipeline empty? */
 static bool rests_after(const training *t, int64_t step) {
     const rb_train_config *c = &t->cfg->train;
-    return step == c->steps || due(step, c->checkpoint_every) || (*t->cfg->data.val && due(step, c->eval_every));
+    return step == c->steps || due(step, c->checkpoint_every) ||
+           (*t->cfg->data.val && due(step, c->eval_every));
 }
 
 /* Stages apart have no data: the first one's token ids come from here. */
@@ -211,11 +194,14 @@ static resbm_status feed(training *t, uint64_t from, int64_t eval_of, rb_err *er
     int64_t W = t->cfg->model.context + 1, n = c->batch;
     if (!t->o->outside || !t->o->outside->apart) return RESBM_OK;
     int32_t *ids = malloc((size_t)(n * W) * sizeof *ids);
-    resbm_status st = ids ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for %lld sequences", (long long)n);
+    resbm_status st =
+        ids ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for %lld sequences", (long long)n);
     for (int64_t i = 0; i < n && !st; i++)
         st = eval_of ? rb_sampler_eval_window(&t->val, (int64_t)from + i, eval_of, ids + i * W, err)
                      : rb_sampler_window(&t->data, from + (uint64_t)i, ids + i * W, err);
-    if (!st) st = rb_apart_send_ids(t->crew->control, rb_stage_of(t->cfg, 0), ids, n * W, t->cfg->pipeline.deadline_ns, err);
+    if (!st)
+        st = rb_apart_send_ids(t->crew->control, rb_stage_of(t->cfg, 0), ids, n * W,
+                               t->cfg->pipeline.deadline_ns, err);
     free(ids);
     return st;
 }
@@ -224,8 +210,10 @@ static resbm_status open_data(training *t, rb_err *err) {
     const rb_config *c = t->cfg;
     if (!t->o->outside || !t->o->outside->apart) return RESBM_OK;
     if (rb_config_flows(c))
-        return rb_fail(err, RESBM_E_CONFIG, "schedule %s, whose steps flow into one another, needs stages that read the data themselves",
-                       c->pipeline.schedule);
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "schedule %s, whose steps flow into one another, needs stages that read the data themselves",
+            c->pipeline.schedule);
     RB_TRY(rb_shards_open(c->data.train, c->model.vocab, &t->shards, err));
     RB_TRY(rb_sampler_init(&t->data, t->shards, c->model.context, c->train.seed, err));
     if (!*c->data.val) return RESBM_OK;
@@ -233,50 +221,16 @@ static resbm_status open_data(training *t, rb_err *err) {
     return rb_sampler_init(&t->val, t->val_shards, c->model.context, c->train.seed, err);
 }
 
-/* How busy the busiest replica of each stage would be with that deal, per microbatch of a step. */
-static double slowest(const training *t, const int *share) {
-    double sum = 0, most[RB_MAX_STAGES] = {0};
-    for (int w = 0; w < t->crew->stages; w++) {
-        double took = share[w] / t->speed[w];
-        int stage = t->crew->places[w].stage;
-        if (took > most[stage]) most[stage] = took;
-    }
-    for (int s = 0; s < t->cfg->pipeline.stages; s++) sum += most[s];
-    return sum;
-}
-
-/* This step's deal. Another one only where it saves a twentieth: a new list is made and proved on every worker. */
-static void deal(training *t) {
-    int next[RB_MAX_STAGES];
-    if (!t->share[0]) rb_workers_share(t->cfg, NULL, t->share);
-    if (t->cfg->pipeline.deal != RB_DEAL_MEASURED || !(t->speed[0] > 0)) return;
-    rb_workers_share(t->cfg, t->speed, next);
-    if (slowest(t, next) < 0.95 * slowest(t, t->share)) memcpy(t->share, next, sizeof t->share);
-}
-
-/* A step's measurement counts as much as all before it. */
-static void measure(training *t) {
-    for (int w = 0; w < t->crew->stages; w++) {
-        double busy = (double)json_integer_value(json_object_get(t->reply[w], "busy_ns")) * 1e-9;
-        double now = busy > 0 ? t->share[w] / busy : 1e9;
-        t->speed[w] = t->speed[w] > 0 ? 0.5 * (t->speed[w] + now) : now;
-    }
-}
-
-static json_t *deal_json(const training *t) {
-    json_t *a = json_array();
-    for (int w = 0; w < t->crew->stages; w++) json_array_append_new(a, json_integer(t->share[w]));
-    return a;
-}
-
 static resbm_status tell_step(training *t, rb_err *err) {
     bool begins = !t->flowing;
     t->flowing = rb_config_flows(t->cfg);
     uint64_t sequence = t->sequence + (uint64_t)((t->told - t->step) * t->cfg->train.batch);
     RB_TRY(feed(t, sequence, 0, err));
-    return rb_crew_tell(t->crew, json_pack("{s:s, s:I, s:I, s:b, s:o*}", "t", "step", "step", (json_int_t)t->told++, "sequence",
-                                           (json_int_t)sequence, "begins", begins, "deal",
-                                           rb_replicated(t->cfg) ? deal_json(t) : NULL), err);
+    return rb_crew_tell(t->crew,
+                        json_pack("{s:s, s:I, s:I, s:b, s:o*}", "t", "step", "step", (json_int_t)t->told++,
+                                  "sequence", (json_int_t)sequence, "begins", begins, "deal",
+                                  rb_replicated(t->cfg) ? rb_training_deal_json(t) : NULL),
+                        err);
 }
 
 /* The present step; with lists that flow also so many ahead that no stage has to wait for the coordinator, up to
@@ -296,10 +250,11 @@ static resbm_status tell_steps(training *t, rb_err *err) {
 /* Empties the pipeline: what is in flight is dropped, and begun again with the weights of then. */
 static resbm_status rest(training *t, rb_err *err) {
     if (!t->flowing) return RESBM_OK;
-    snprintf(t->crew->doing, sizeof t->crew->doing, "in emptying the pipeline after step %lld", (long long)t->step);
+    snprintf(t->crew->doing, sizeof t->crew->doing, "in emptying the pipeline after step %lld",
+             (long long)t->step);
     t->flowing = false;
     RB_TRY(rb_crew_tell(t->crew, json_pack("{s:s}", "t", "drop"), err));
-    RB_TRY(rb_crew_gather(t->crew, "dropped", -1, deadline(t), t->reply, err));
+    RB_TRY(rb_crew_gather(t->crew, "dropped", -1, rb_training_deadline(t), t->reply, err));
     rb_crew_drop(t->crew, t->reply);
     return RESBM_OK;
 }
@@ -317,16 +272,16 @@ static resbm_status one_step(training *t, rb_step_record *r, rb_err *err) {
     int64_t begin = rb_now_ns(), moved[RB_TRAFFIC_COUNT];
     snprintf(t->crew->doing, sizeof t->crew->doing, "in step %lld", (long long)t->step);
     r->lr = rb_lr_factor(&t->cfg->optim.rates, t->step);
-    deal(t);
+    rb_training_deal(t);
     RB_TRY(tell_steps(t, err));
-    RB_TRY(rb_crew_gather(t->crew, "done", -1, deadline(t) + 3600 * RB_SEC, t->reply, err));
+    RB_TRY(rb_crew_gather(t->crew, "done", -1, rb_training_deadline(t) + 3600 * RB_SEC, t->reply, err));
     RB_TRY(read_loss(t, &r->loss, err));
     RB_TRY(read_norms(t, err));
     RB_TRY(read_aux(t, err));
     if (rb_aux_weight(t->cfg, t->step) > 0) r->aux_loss = t->aux;
     RB_TRY(check_finite(t, r->loss, err));
     RB_TRY(check_replicas(t, err));
-    measure(t);
+    rb_training_measure(t);
     read_updates(t);
     RB_TRY(record_commit(t, r->loss, err));
     RB_TRY(commit(t, r->lr, &r->grad_norm, err));
@@ -341,7 +296,7 @@ static resbm_status one_step(training *t, rb_step_record *r, rb_err *err) {
     r->tokens = t->step * tokens;
     r->lr *= t->cfg->optim.rule.lr;
     r->tokens_per_s = (double)tokens / r->step_s;
-    r->elapsed_s = elapsed(t);
+    r->elapsed_s = rb_training_elapsed(t);
     r->grad_norm_segments = t->segment_norm;
     r->segments = (int)t->cfg->model.segments;
     r->staleness = t->cfg->pipeline.updates ? t->staleness : NULL;
@@ -364,11 +319,14 @@ static resbm_status evaluate(training *t, int64_t sequences, double *loss, int64
     double sum;
     RB_TRY(rest(t, err));
     snprintf(t->crew->doing, sizeof t->crew->doing, "in the evaluation after step %lld", (long long)t->step);
-    RB_TRY(rb_crew_tell(t->crew, json_pack("{s:s, s:I, s:I}", "t", "eval", "sequences", (json_int_t)sequences, "number",
-                                           (json_int_t)t->evals), err));
+    RB_TRY(rb_crew_tell(t->crew,
+                        json_pack("{s:s, s:I, s:I}", "t", "eval", "sequences", (json_int_t)sequences,
+                                  "number", (json_int_t)t->evals),
+                        err));
     t->evals += (uint64_t)sequences + 1;
-    for (int64_t from = 0; from < sequences; from += t->cfg->train.batch) RB_TRY(feed(t, (uint64_t)from, sequences, err));
-    RB_TRY(rb_crew_gather(t->crew, "evaled", -1, deadline(t) + 3600 * RB_SEC, t->reply, err));
+    for (int64_t from = 0; from < sequences; from += t->cfg->train.batch)
+        RB_TRY(feed(t, (uint64_t)from, sequences, err));
+    RB_TRY(rb_crew_gather(t->crew, "evaled", -1, rb_training_deadline(t) + 3600 * RB_SEC, t->reply, err));
     const json_t *last = t->reply[loss_stage(t)];
     resbm_status st = rb_json_get_doubles(json_object_get(last, "loss"), &sum, 1, "evaled.loss", err);
     *tokens = json_integer_value(json_object_get(last, "tokens"));
@@ -378,92 +336,15 @@ static resbm_status evaluate(training *t, int64_t sequences, double *loss, int64
     return st;
 }
 
-static resbm_status add_files(const training *t, rb_manifest *m, rb_err *err) {
-    for (int s = 0; s < t->crew->stages; s++) {
-        const json_t *files = json_object_get(t->reply[s], "files"), *f;
-        size_t i;
-        json_array_foreach((json_t *)files, i, f) {
-            const char *name = json_string_value(json_array_get(f, 0)), *hash = json_string_value(json_array_get(f, 2));
-            rb_part_file *grown = realloc(m->files, (size_t)(m->file_count + 1) * sizeof *grown);
-            if (!grown || !name || !hash) {
-                m->files = grown ? grown : m->files;
-                return rb_fail(err, RESBM_E_FORMAT, "stage %d sent a broken list of files", t->crew->places[s].stage);
-            }
-            m->files = grown;
-            rb_part_file *p = &m->files[m->file_count++];
-            snprintf(p->name, sizeof p->name, "%s", name);
-            snprintf(p->sum.hash, sizeof p->sum.hash, "%s", hash);
-            p->sum.bytes = (uint64_t)json_integer_value(json_array_get(f, 1));
-        }
-    }
-    return RESBM_OK;
-}
-
-static resbm_status write_manifest(training *t, rb_err *err) {
-    rb_buf text = {0};
-    rb_config_print(t->cfg, &text);
-    rb_manifest m = {.step = t->step, .epoch = t->epoch, .cursor = (int64_t)t->sequence,
-                     .seed = (int64_t)t->cfg->train.seed, .config = text.data};
-    resbm_status st = rb_buf_status(&text, err);
-    if (!st) st = add_files(t, &m, err);
-    if (!st) st = rb_manifest_set(&m, "tokens", t->step * t->cfg->train.batch * t->cfg->model.context, err);
-    if (!st) st = rb_manifest_set(&m, "elapsed_ns", (int64_t)(elapsed(t) * 1e9), err);
-    if (!st) st = rb_manifest_set(&m, "updates", t->updates, err);
-    if (!st && t->optimizer_from) st = rb_manifest_set(&m, "optimizer_from", t->optimizer_from, err);
-    if (!st) st = rb_manifest_set(&m, "evals", (int64_t)t->evals, err);
-    if (!st) st = rb_checkpoint_commit(t->o->dir, &m, t->cfg->train.keep, err);
-    free(m.files);
-    rb_buf_free(&text);
-    return st;
-}
-
-static resbm_status collect_file(training *t, const char *folder, int stage, const json_t *f, rb_err *err) {
-    char path[PATH_MAX];
-    rb_file_sum sum = {.bytes = (uint64_t)json_integer_value(json_array_get(f, 1))};
-    const char *name = json_string_value(json_array_get(f, 0)), *hash = json_string_value(json_array_get(f, 2));
-    if (!name || !hash || rb_apart_stage_of(t->cfg, name) != stage)
-        return rb_fail(err, RESBM_E_FORMAT, "stage %d sent the file \"%s\", which is not its own", stage, name ? name : "?");
-    if (sum.bytes > (uint64_t)t->out->params * 16 + (1 << 20))
-        return rb_fail(err, RESBM_E_FORMAT, "stage %d sent %s with %llu bytes, more than the whole model has", stage, name,
-                       (unsigned long long)sum.bytes);
-    snprintf(sum.hash, sizeof sum.hash, "%s", hash);
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    RB_TRY(rb_apart_recv_file(t->crew->control, stage, path, &sum, t->cfg->pipeline.deadline_ns, err));
-    return rb_apart_check_weights(path, err);
-}
-
-/* Stages apart send their files after their answer. */
-static resbm_status collect_files(training *t, const char *folder, rb_err *err) {
-    if (!t->o->outside || !t->o->outside->apart) return RESBM_OK;
-    for (int s = 0; s < t->crew->stages; s++) {
-        const json_t *files = json_object_get(t->reply[s], "files");
-        for (size_t i = 0; i < json_array_size(files); i++) {
-            resbm_status st = collect_file(t, folder, s, json_array_get(files, i), err);
-            if (st) return rb_err_context(err, st, "stage %d: ", s);
-        }
-    }
-    return RESBM_OK;
-}
-
 static resbm_status save(training *t, rb_err *err) {
-    char tmp[PATH_MAX];
     if (t->saved == t->step) return RESBM_OK;
     RB_TRY(rest(t, err));
-    snprintf(t->crew->doing, sizeof t->crew->doing, "while writing the snapshot of step %lld", (long long)t->step);
-    RB_TRY(rb_checkpoint_begin(t->o->dir, t->step, tmp, err));
-    RB_TRY(rb_crew_tell(t->crew, json_pack("{s:s, s:I, s:s}", "t", "save", "step", (json_int_t)t->step, "dir", tmp), err));
-    RB_TRY(rb_crew_gather(t->crew, "saved", -1, deadline(t) + 600 * RB_SEC, t->reply, err));
-    resbm_status st = collect_files(t, tmp, err);
-    if (!st) st = write_manifest(t, err);
-    rb_crew_drop(t->crew, t->reply);
-    if (st) return st;
-    t->saved = t->step;
-    if (!t->o->hooks.saved) return RESBM_OK;
-    RB_TRY(rb_checkpoint_path(t->o->dir, t->step, tmp, err));
-    return t->o->hooks.saved(t->o->hooks.ctx, t->step, tmp, err);
+    return rb_training_save(t, err);
 }
 
-static double since_start(const training *t) { return (double)(rb_now_ns() - t->called_ns) * 1e-9; }
+static double since_start(const training *t) {
+    return (double)(rb_now_ns() - t->called_ns) * 1e-9;
+}
 
 static resbm_status loop(training *t, rb_err *err) {
     const rb_train_config *c = &t->cfg->train;
@@ -489,8 +370,10 @@ static resbm_status loop(training *t, rb_err *err) {
     }
     RB_TRY(save(t, err));
     if (rb_config_flows(t->cfg) && !rests_after(t, t->step) && t->o->hooks.note)
-        t->o->hooks.note(t->o->hooks.ctx, "stopped between snapshots: microbatches in flight were dropped, which a run that goes on "
-                                          "undisturbed does not do here; with --resume its losses will differ a little from such a one's");
+        t->o->hooks.note(
+            t->o->hooks.ctx,
+            "stopped between snapshots: microbatches in flight were dropped, which a run that goes on "
+            "undisturbed does not do here; with --resume its losses will differ a little from such a one's");
     return RESBM_OK;
 }
 
@@ -507,7 +390,8 @@ static resbm_status hand_spans(training *t, int stage, rb_err *err) {
     json_array_foreach((json_t *)a, i, e) {
         int64_t v[8];
         for (size_t k = 0; k < 8; k++) v[k] = json_integer_value(json_array_get(e, k));
-        span[i] = (rb_stage_span){v[0], v[1], v[2], (uint64_t)v[3], (uint64_t)v[4], (int)v[5], (int)v[6], (int)v[7]};
+        span[i] = (rb_stage_span){v[0],           v[1],      v[2],      (uint64_t)v[3],
+                                  (uint64_t)v[4], (int)v[5], (int)v[6], (int)v[7]};
     }
     resbm_status st = t->o->hooks.spans(t->o->hooks.ctx, stage, span, (int)n, err);
     free(span);
@@ -524,7 +408,7 @@ static void sum_up(training *t) {
     rb_train_summary *o = t->out;
     o->steps = t->step;
     o->tokens = t->step * t->cfg->train.batch * t->cfg->model.context;
-    o->elapsed_s = elapsed(t);
+    o->elapsed_s = rb_training_elapsed(t);
     qsort(t->step_s, (size_t)t->timed, sizeof *t->step_s, by_value);
     o->step_s = t->timed ? t->step_s[t->timed / 2] : 0;
     o->tokens_per_s = o->step_s > 0 ? (double)(t->cfg->train.batch * t->cfg->model.context) / o->step_s : 0;
@@ -532,12 +416,15 @@ static void sum_up(training *t) {
         o->staleness[s] = t->cfg->pipeline.updates && t->timed ? t->stale_sum[s] / (double)t->timed : NAN;
     o->bubble = t->spent > 0 ? 1 - t->busy / t->spent : 0;
     double crossings = (double)t->bytes_tokens * borders(t->cfg);
-    o->ratio = t->cfg->boundary.k > 0 ? (double)t->cfg->model.d / (double)rb_live_width(t->cfg, t->cfg->train.steps) : 1;
+    o->ratio = t->cfg->boundary.k > 0
+                   ? (double)t->cfg->model.d / (double)rb_live_width(t->cfg, t->cfg->train.steps)
+                   : 1;
     if (crossings <= 0) return;
     o->bytes_per_token_fwd = (double)t->fwd / crossings;
     o->bytes_per_token_bwd = (double)t->bwd / crossings;
     o->token_bytes_per_token = (double)t->ids / crossings;
-    o->wire_ratio = 4.0 * (double)t->cfg->model.d / (o->bytes_per_token_fwd + o->bytes_per_token_bwd + o->token_bytes_per_token);
+    o->wire_ratio = 4.0 * (double)t->cfg->model.d /
+                    (o->bytes_per_token_fwd + o->bytes_per_token_bwd + o->token_bytes_per_token);
 }
 
 static rb_memory_bytes read_memory(const json_t *j) {
@@ -549,7 +436,7 @@ static rb_memory_bytes read_memory(const json_t *j) {
 static resbm_status finish(training *t, rb_err *err) {
     snprintf(t->crew->doing, sizeof t->crew->doing, "while finishing");
     RB_TRY(rb_crew_tell(t->crew, json_pack("{s:s}", "t", "finish"), err));
-    RB_TRY(rb_crew_gather(t->crew, "stats", -1, deadline(t), t->reply, err));
+    RB_TRY(rb_crew_gather(t->crew, "stats", -1, rb_training_deadline(t), t->reply, err));
     resbm_status st = RESBM_OK;
     for (int s = 0; s < t->crew->stages && !st; s++) {
         t->out->peak_rss[s] = json_integer_value(json_object_get(t->reply[s], "rss"));
@@ -566,14 +453,19 @@ static resbm_status finish(training *t, rb_err *err) {
 /* What changes nothing under a synchronous schedule, but the result under one that is not. */
 static void warn_of_staleness(const rb_config *was, const rb_config *now, rb_buf *warnings) {
     if (!was->pipeline.updates && !now->pipeline.updates) return;
-    if (strcmp(was->pipeline.schedule, now->pipeline.schedule) || was->pipeline.stages != now->pipeline.stages ||
-        was->pipeline.inflight != now->pipeline.inflight || was->pipeline.vertical_sync != now->pipeline.vertical_sync)
-        rb_buf_printf(warnings, "the snapshot was made with %s on %lld stages and goes on with %s on %lld: it begins with nothing "
-                                "in flight, and with other staleness than it would have had\n",
+    if (strcmp(was->pipeline.schedule, now->pipeline.schedule) ||
+        was->pipeline.stages != now->pipeline.stages || was->pipeline.inflight != now->pipeline.inflight ||
+        was->pipeline.vertical_sync != now->pipeline.vertical_sync)
+        rb_buf_printf(warnings,
+                      "the snapshot was made with %s on %lld stages and goes on with %s on %lld: it begins "
+                      "with nothing "
+                      "in flight, and with other staleness than it would have had\n",
                       was->pipeline.schedule, (long long)was->pipeline.stages, now->pipeline.schedule,
                       (long long)now->pipeline.stages);
-    if (was->train.eval_every != now->train.eval_every || was->train.checkpoint_every != now->train.checkpoint_every)
-        rb_buf_puts(warnings, "train.eval_every or train.checkpoint_every is another: the pipeline rests at other steps, and an "
+    if (was->train.eval_every != now->train.eval_every ||
+        was->train.checkpoint_every != now->train.checkpoint_every)
+        rb_buf_puts(warnings, "train.eval_every or train.checkpoint_every is another: the pipeline rests at "
+                              "other steps, and an "
                               "asynchronous schedule's losses differ a little\n");
 }
 
@@ -587,7 +479,9 @@ static resbm_status find_start(training *t, char load[PATH_MAX], rb_err *err) {
                             : rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
     if (why.len && t->o->hooks.note) t->o->hooks.note(t->o->hooks.ctx, why.data);
     rb_buf_free(&why);
-    if (!st && step < 0) st = rb_fail(err, RESBM_E_CONFIG, "--resume: %s holds no snapshot; start it without --resume", t->o->dir);
+    if (!st && step < 0)
+        st = rb_fail(err, RESBM_E_CONFIG, "--resume: %s holds no snapshot; start it without --resume",
+                     t->o->dir);
     if (!st) st = rb_checkpoint_path(t->o->dir, step, load, err);
     if (!st) st = rb_checkpoint_open(load, &c, err);
     if (!st) {
@@ -602,7 +496,8 @@ static resbm_status find_start(training *t, char load[PATH_MAX], rb_err *err) {
         t->optimizer_from = rb_manifest_get(m, "optimizer_from");
         st = rb_config_defaults(saved, err);
         if (!st) st = rb_config_load_text(saved, load, m->config, strlen(m->config), err);
-        saved->pipeline.placed = true; /* where it put its segments does not matter, and its file may be gone */
+        saved->pipeline.placed =
+            true; /* where it put its segments does not matter, and its file may be gone */
         if (!st) st = rb_config_validate(saved, err);
         rb_buf warnings = {0};
         if (!st) st = rb_config_resume_check(saved, t->cfg, &warnings, err);
@@ -620,7 +515,8 @@ static resbm_status refuse_old_run(training *t, rb_err *err) {
     rb_err ignored;
     rb_checkpoint_find_latest(t->o->dir, &step, NULL, &ignored);
     if (step < 0) return RESBM_OK;
-    return rb_fail(err, RESBM_E_STATE, "%s already holds a run (step %lld): go on with --resume, or choose another --out",
+    return rb_fail(err, RESBM_E_STATE,
+                   "%s already holds a run (step %lld): go on with --resume, or choose another --out",
                    t->o->dir, (long long)step);
 }
 
@@ -631,7 +527,8 @@ static resbm_status announce(training *t, rb_err *err) {
         if (rb_role_trained(t->table.rows[i].role)) t->out->params += rb_tensor_count(&t->table.rows[i]);
     rb_optim_describe(&t->cfg->optim.rule, &t->table, &rules);
     resbm_status st = rb_buf_status(&rules, err);
-    if (!st) st = t->o->hooks.ready(t->o->hooks.ctx, rules.data, t->out->params, t->o->resume ? t->step : -1, err);
+    if (!st)
+        st = t->o->hooks.ready(t->o->hooks.ctx, rules.data, t->out->params, t->o->resume ? t->step : -1, err);
     rb_buf_free(&rules);
     return st;
 }
@@ -647,7 +544,8 @@ static resbm_status prepare(training *t, rb_err *err) {
     t->aux = calloc((size_t)t->cfg->model.segments, sizeof *t->aux);
     t->step_s = calloc((size_t)t->cfg->train.steps + 1, sizeof *t->step_s);
     if (!t->sumsq || !t->segment_norm || !t->scale || !t->step_s || !t->aux)
-        return rb_fail(err, RESBM_E_MEMORY, "no memory for the norms of %zu tensors and the times of train.steps = %lld steps",
+        return rb_fail(err, RESBM_E_MEMORY,
+                       "no memory for the norms of %zu tensors and the times of train.steps = %lld steps",
                        rows, (long long)t->cfg->train.steps);
     return RESBM_OK;
 }
@@ -666,8 +564,15 @@ static resbm_status run(training *t, rb_err *err) {
     }
     if (t->epoch < t->o->least_epoch) t->epoch = t->o->least_epoch;
     RB_TRY(open_data(t, err));
-    rb_crew_options o = {.cfg = t->cfg, .program = t->o->program, .load = *load ? load : NULL, .epoch = (uint32_t)t->epoch,
-                         .training = true, .announce = t->o->announce, .everywhere = t->o->everywhere, .scratch = t->o->dir, .stop = t->o->stop};
+    rb_crew_options o = {.cfg = t->cfg,
+                         .program = t->o->program,
+                         .load = *load ? load : NULL,
+                         .epoch = (uint32_t)t->epoch,
+                         .training = true,
+                         .announce = t->o->announce,
+                         .everywhere = t->o->everywhere,
+                         .scratch = t->o->dir,
+                         .stop = t->o->stop};
     o.outside = t->o->outside;
     if (!o.outside && !strcmp(t->cfg->engine, "nats"))
         RB_TRY(rb_engine_nats_open(t->cfg, t->o->program, t->o->dir, &t->nats, &o.outside, err));
@@ -684,7 +589,8 @@ static resbm_status run(training *t, rb_err *err) {
 }
 
 resbm_status rb_train(const rb_train_options *o, rb_train_summary *out, rb_err *err) {
-    training t = {.o = o, .cfg = o->cfg, .out = out, .saved = -1, .called_ns = o->begun_ns ? o->begun_ns : rb_now_ns()};
+    training t = {
+        .o = o, .cfg = o->cfg, .out = out, .saved = -1, .called_ns = o->begun_ns ? o->begun_ns : rb_now_ns()};
     *out = (rb_train_summary){.stages = rb_workers(o->cfg), .start_s = NAN, .first_step_s = NAN};
     resbm_status st = run(&t, err);
     rb_crew_close(t.crew);
@@ -699,8 +605,8 @@ resbm_status rb_train(const rb_train_options *o, rb_train_summary *out, rb_err *
     free(t.step_s);
     if (st && err && t.saved >= 0 && !o->throwaway) {
         size_t n = strlen(err->text);
-        snprintf(err->text + n, sizeof err->text - n, ". The last snapshot is %s/step-%lld: go on with --resume", o->dir,
-                 (long long)t.saved);
+        snprintf(err->text + n, sizeof err->text - n,
+                 ". The last snapshot is %s/step-%lld: go on with --resume", o->dir, (long long)t.saved);
     }
     return st;
 }

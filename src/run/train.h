@@ -9,19 +9,22 @@
 
 /* One training step as it was committed. */
 typedef struct rb_step_record {
-    int64_t step, tokens;      /* steps and tokens done, this one included */
+    int64_t step, tokens; /* steps and tokens done, this one included */
     double loss, lr, grad_norm;
     const double *grad_norm_segments;
     int segments;
-    const double *aux_loss; /* (segments - 1) per token, not weighted; NULL in steps without auxiliary losses */
+    const double
+        *aux_loss; /* (segments - 1) per token, not weighted; NULL in steps without auxiliary losses */
     bool evaluated;
     double val_loss;
-    double step_s, tokens_per_s, elapsed_s; /* elapsed: training time since the run began, resumed parts included */
+    double step_s, tokens_per_s,
+        elapsed_s; /* elapsed: training time since the run began, resumed parts included */
     int64_t wire_bytes_fwd, wire_bytes_bwd; /* over all links, headers included; token ids count as forward */
-    const double *staleness;   /* (stages) mean age, in updates, of the weights in this step's gradients; NULL: 0 */
-    const int *deal;           /* (stages) microbatches of each process, with replicas; else NULL */
-    int stages;                /* processes */
-    double bubble;             /* share of the stages' time of this step without computation */
+    const double
+        *staleness;  /* (stages) mean age, in updates, of the weights in this step's gradients; NULL: 0 */
+    const int *deal; /* (stages) microbatches of each process, with replicas; else NULL */
+    int stages;      /* processes */
+    double bubble;   /* share of the stages' time of this step without computation */
 } rb_step_record;
 
 /* What the whole run came to. */
@@ -29,10 +32,12 @@ typedef struct rb_train_summary {
     int64_t steps, tokens, params, eval_tokens;
     bool has_val;
     double val_loss, step_s, tokens_per_s, bubble, elapsed_s; /* step_s, tokens_per_s: medians */
-    double bytes_per_token_fwd, bytes_per_token_bwd, token_bytes_per_token; /* per boundary crossed by a link */
+    double bytes_per_token_fwd, bytes_per_token_bwd,
+        token_bytes_per_token; /* per boundary crossed by a link */
     double ratio, wire_ratio;
-    bool nothing_left;            /* resumed with all steps done: nothing was started, no other field is filled */
-    double start_s, first_step_s; /* from begun_ns to the begin and to the end of the first step; NAN without one */
+    bool nothing_left; /* resumed with all steps done: nothing was started, no other field is filled */
+    double start_s,
+        first_step_s; /* from begun_ns to the begin and to the end of the first step; NAN without one */
     int stages;
     double staleness[RB_MAX_STAGES]; /* mean over the steps; NAN with a synchronous schedule */
     int64_t peak_rss[RB_MAX_STAGES];
@@ -57,17 +62,18 @@ typedef struct rb_train_hooks {
 } rb_train_hooks;
 
 typedef struct rb_train_options {
-    const rb_config *cfg;  /* validated */
-    const char *dir;       /* of checkpoints */
-    const char *program;   /* the resbm program */
-    int64_t begun_ns;      /* when the program was started, on rb_now_ns's clock; 0: with this call */
+    const rb_config *cfg; /* validated */
+    const char *dir;      /* of checkpoints */
+    const char *program;  /* the resbm program */
+    int64_t begun_ns;     /* when the program was started, on rb_now_ns's clock; 0: with this call */
     bool resume;
-    int announce;          /* what rb_crew_options.announce and .everywhere are; 0: stages are started here */
+    int announce; /* what rb_crew_options.announce and .everywhere are; 0: stages are started here */
     bool everywhere;
-    uint32_t least_epoch;  /* of the run: at least this one */
-    bool throwaway;        /* dir goes away afterwards: a fault does not speak of its snapshots */
+    uint32_t least_epoch; /* of the run: at least this one */
+    bool throwaway;       /* dir goes away afterwards: a fault does not speak of its snapshots */
     const struct rb_crew_outside *outside; /* stages on other machines; NULL: what cfg->engine says */
-    const atomic_int *stop; /* becomes 1: snapshot after the present step and end; 2: end without. RESBM_E_CANCELLED; or NULL */
+    const atomic_int *
+        stop; /* becomes 1: snapshot after the present step and end; 2: end without. RESBM_E_CANCELLED; or NULL */
     rb_train_hooks hooks;
 } rb_train_options;
 
@@ -97,6 +103,7 @@ resbm_status rb_generate(const rb_config *cfg, const char *program, const char *
 
 /* The configuration a checkpoint was written with, and which folder it is: path may be a run's DIR (its newest whole
  * checkpoint is taken; damaged ones are named in notes) or a step-N folder itself. */
-resbm_status rb_checkpoint_config(const char *path, rb_config *cfg, char folder[4096], rb_buf *notes, rb_err *err);
+resbm_status rb_checkpoint_config(const char *path, rb_config *cfg, char folder[4096], rb_buf *notes,
+                                  rb_err *err);
 
 #endif

@@ -33,7 +33,8 @@ rb_place *rb_worker_places(const rb_config *c) {
     int replicas[RB_MAX_STAGES], n = rb_workers(c);
     rb_place *p = calloc((size_t)n, sizeof *p);
     fill(c, replicas);
-    for (int i = 0; i < n && p; i++) rb_deal_place(replicas, (int)c->pipeline.stages, i, &p[i].stage, &p[i].replica);
+    for (int i = 0; i < n && p; i++)
+        rb_deal_place(replicas, (int)c->pipeline.stages, i, &p[i].stage, &p[i].replica);
     return p;
 }
 
@@ -52,8 +53,8 @@ void rb_workers_share(const rb_config *c, const double *speed, int *count) {
     }
 }
 
-resbm_status rb_workers_schedule(const rb_config *c, const rb_schedule_kind *kind, const rb_schedule_args *a, const int *count,
-                                 rb_schedule *out, int *in_flight, rb_err *err) {
+resbm_status rb_workers_schedule(const rb_config *c, const rb_schedule_kind *kind, const rb_schedule_args *a,
+                                 const int *count, rb_schedule *out, int *in_flight, rb_err *err) {
     int replicas[RB_MAX_STAGES], own[RB_MAX_STAGES], M = a->microbatches;
     int *replica = calloc((size_t)a->stages * (size_t)M, sizeof *replica);
     if (!replica) return rb_fail(err, RESBM_E_MEMORY, "no memory to deal %d microbatches", M);
@@ -72,28 +73,39 @@ resbm_status rb_config_check_replicas(const rb_config *c, rb_err *err) {
     const rb_pipeline_config *p = &c->pipeline;
     int64_t most = 1, all = 0;
     if (p->replica_list && p->replica_list != p->stages)
-        return rb_fail(err, RESBM_E_CONFIG, "pipeline.replicas has %d entries for pipeline.stages = %lld", p->replica_list,
-                       (long long)p->stages);
+        return rb_fail(err, RESBM_E_CONFIG, "pipeline.replicas has %d entries for pipeline.stages = %lld",
+                       p->replica_list, (long long)p->stages);
     for (int i = 0; i < p->stages; i++) {
         all += rb_replicas(c, i);
         most = rb_replicas(c, i) > most ? rb_replicas(c, i) : most;
     }
     if (most == 1) return RESBM_OK;
     if (all > RB_MAX_STAGES)
-        return rb_fail(err, RESBM_E_CONFIG, "pipeline.replicas makes %lld processes; allowed: up to %d", (long long)all, RB_MAX_STAGES);
+        return rb_fail(err, RESBM_E_CONFIG, "pipeline.replicas makes %lld processes; allowed: up to %d",
+                       (long long)all, RB_MAX_STAGES);
     if (most > c->train.microbatches)
-        return rb_fail(err, RESBM_E_CONFIG, "pipeline.replicas = %lld, but train.microbatches = %lld: some replica would have nothing to do",
-                       (long long)most, (long long)c->train.microbatches);
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "pipeline.replicas = %lld, but train.microbatches = %lld: some replica would have nothing to do",
+            (long long)most, (long long)c->train.microbatches);
     if (p->updates || rb_config_schedule_file(c))
-        return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule = %s takes no replicas: choose one by name that updates at the end of a "
-                       "step, or set pipeline.replicas: 1", p->schedule);
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "pipeline.schedule = %s takes no replicas: choose one by name that updates at the end of a "
+            "step, or set pipeline.replicas: 1",
+            p->schedule);
     if (!strcmp(c->engine, "nats"))
-        return rb_fail(err, RESBM_E_CONFIG, "engine: nats takes no pipeline.replicas: set it to 1, or use engine local or mpi");
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "engine: nats takes no pipeline.replicas: set it to 1, or use engine local or mpi");
     if (c->boundary.feedback != RB_FEEDBACK_NONE)
-        return rb_fail(err, RESBM_E_CONFIG, "boundary.feedback = gradient keeps what did not cross at the place of each sequence, which the "
-                       "next step may deal to another replica: set boundary.feedback: none, or pipeline.replicas: 1");
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "boundary.feedback = gradient keeps what did not cross at the place of each sequence, which the "
+            "next step may deal to another replica: set boundary.feedback: none, or pipeline.replicas: 1");
     if (c->optim.offload_parts != RB_OFFLOAD_STATES)
-        return rb_fail(err, RESBM_E_CONFIG, "optim.offload_parts = states+gradients keeps gradients where replicas cannot add them up: set "
-                       "states, or pipeline.replicas: 1");
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "optim.offload_parts = states+gradients keeps gradients where replicas cannot add them up: set "
+            "states, or pipeline.replicas: 1");
     return RESBM_OK;
 }

@@ -20,8 +20,8 @@ void rb_config_alone(rb_config *c);
  * (rb_workers). */
 void rb_workers_share(const rb_config *c, const double *speed, int *count);
 /* The training lists for that deal. in_flight (segments) may be NULL. */
-resbm_status rb_workers_schedule(const rb_config *c, const rb_schedule_kind *kind, const rb_schedule_args *a, const int *count,
-                                 rb_schedule *out, int *in_flight, rb_err *err);
+resbm_status rb_workers_schedule(const rb_config *c, const rb_schedule_kind *kind, const rb_schedule_args *a,
+                                 const int *count, rb_schedule *out, int *in_flight, rb_err *err);
 /* What replicas cannot go together with. For rb_config_validate. */
 resbm_status rb_config_check_replicas(const rb_config *c, rb_err *err);
 

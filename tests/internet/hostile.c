@@ -32,7 +32,8 @@ static void on_error(natsConnection *nc, natsSubscription *sub, natsStatus s, vo
     if (s == NATS_NOT_PERMITTED) __atomic_add_fetch(&violations, 1, __ATOMIC_RELAXED);
 }
 
-static natsStatus dial(const rb_access *a, const char *seed, bool tls, const char *certificate, natsConnection **out) {
+static natsStatus dial(const rb_access *a, const char *seed, bool tls, const char *certificate,
+                       natsConnection **out) {
     natsOptions *o = NULL;
     char key[RB_NKEY_TEXT], inbox[200];
     rb_err err;
@@ -46,7 +47,8 @@ static natsStatus dial(const rb_access *a, const char *seed, bool tls, const cha
     natsOptions_SetErrorHandler(o, on_error, NULL);
     natsOptions_SetCustomInboxPrefix(o, inbox);
     if (tls) natsOptions_SetSecure(o, true), natsOptions_SetCATrustedCertificates(o, certificate);
-    if (seed && !module->public_key(seed, key, &err)) natsOptions_SetNKey(o, key, sign, (void *)(uintptr_t)seed);
+    if (seed && !module->public_key(seed, key, &err))
+        natsOptions_SetNKey(o, key, sign, (void *)(uintptr_t)seed);
     s = natsConnection_Connect(out, o);
     natsOptions_Destroy(o);
     return s;
@@ -57,7 +59,8 @@ static void took(const char *what) {
     printf("ACCEPTED: %s\n", what);
 }
 
-static void must_not_connect(const char *what, const rb_access *a, const char *seed, bool tls, const char *certificate) {
+static void must_not_connect(const char *what, const rb_access *a, const char *seed, bool tls,
+                             const char *certificate) {
     natsConnection *nc = NULL;
     if (dial(a, seed, tls, certificate, &nc) == NATS_OK) took(what);
     natsConnection_Destroy(nc);
@@ -88,23 +91,25 @@ static size_t bad_packet(uint8_t *p, int way) {
     size_t n = 56 + rb_rng_below(&rng, 200);
     for (size_t i = 0; i < n; i++) p[i] = (uint8_t)rb_rng_u32(&rng);
     rb_put32(p, 0x31534252);
-    p[4] = way == 0 ? 9 : 1;                                 /* version */
-    p[5] = way == 1 ? 77 : 3;                                /* type */
-    p[6] = way == 2 ? 255 : 0;                               /* flags */
+    p[4] = way == 0 ? 9 : 1;   /* version */
+    p[5] = way == 1 ? 77 : 3;  /* type */
+    p[6] = way == 2 ? 255 : 0; /* flags */
     p[7] = 0;
-    rb_put32(p + 40, way == 3 ? 0xffffffff : 4096);          /* window */
+    rb_put32(p + 40, way == 3 ? 0xffffffff : 4096); /* window */
     rb_put64(p + 48, rb_mix64(rb_hash64(p, 48), rb_hash64(p + 56, n - 56)));
-    if (way == 4) p[55] ^= 1;                                /* checksum */
-    if (way == 5) n = rb_rng_below(&rng, 56);                /* cut */
+    if (way == 4) p[55] ^= 1;                 /* checksum */
+    if (way == 5) n = rb_rng_below(&rng, 56); /* cut */
     return n;
 }
 
 static void send_bad(natsConnection *nc, const char *victim, int i) {
     char subject[300];
     uint8_t p[70000];
-    static const char *const services[] = {"control-1", "control-2", "stage-1-0", "p-00000000000000ab", "p-zz", "x"};
+    static const char *const services[] = {"control-1",          "control-2", "stage-1-0",
+                                           "p-00000000000000ab", "p-zz",      "x"};
     size_t n = i % 3 ? bad_packet(p, i % 6) : noise(p, i % 50 ? 300 : sizeof p);
-    snprintf(subject, sizeof subject, "%s.to.%s.%s.%s", own.run, i % 2 ? "coordinator" : victim, services[i % 6], own.name);
+    snprintf(subject, sizeof subject, "%s.to.%s.%s.%s", own.run, i % 2 ? "coordinator" : victim,
+             services[i % 6], own.name);
     natsConnection_Publish(nc, subject, p, (int)n);
     malformed++;
 }
@@ -112,26 +117,44 @@ static void send_bad(natsConnection *nc, const char *victim, int i) {
 /* What the server has to stop. */
 static void trespass(natsConnection *nc, const char *victim, int i) {
     char subject[400];
-    static const char *const forms[] = {
-        "%1$s.to.coordinator.control-1.%2$s", "%1$s.to.%3$s.stage-1-0.%2$s", "%1$s.ask.beat.%2$s", "%1$s.ask.leave.%2$s", "%1$s.ask.enrol",
-        "$JS.API.STREAM.INFO.KV_resbm-%1$s", "$JS.API.STREAM.MSG.GET.KV_resbm-%1$s", "$JS.API.CONSUMER.CREATE.KV_resbm-%1$s",
-        "$JS.API.STREAM.PURGE.KV_resbm-%1$s", "$JS.API.STREAM.DELETE.KV_resbm-%1$s", "$KV.resbm-%1$s.coordinator", "$KV.resbm-%1$s.epoch",
-        "$JS.API.DIRECT.GET.KV_resbm-%1$s", "%1$s.inbox.%2$s.abc", "$SYS.REQ.SERVER.PING", "$JS.API.INFO", "%1$s.to.a.b.c.d.%3$s", "x"};
-    snprintf(subject, sizeof subject, forms[i % (int)(sizeof forms / sizeof *forms)], own.run, victim, own.name);
+    static const char *const forms[] = {"%1$s.to.coordinator.control-1.%2$s",
+                                        "%1$s.to.%3$s.stage-1-0.%2$s",
+                                        "%1$s.ask.beat.%2$s",
+                                        "%1$s.ask.leave.%2$s",
+                                        "%1$s.ask.enrol",
+                                        "$JS.API.STREAM.INFO.KV_resbm-%1$s",
+                                        "$JS.API.STREAM.MSG.GET.KV_resbm-%1$s",
+                                        "$JS.API.CONSUMER.CREATE.KV_resbm-%1$s",
+                                        "$JS.API.STREAM.PURGE.KV_resbm-%1$s",
+                                        "$JS.API.STREAM.DELETE.KV_resbm-%1$s",
+                                        "$KV.resbm-%1$s.coordinator",
+                                        "$KV.resbm-%1$s.epoch",
+                                        "$JS.API.DIRECT.GET.KV_resbm-%1$s",
+                                        "%1$s.inbox.%2$s.abc",
+                                        "$SYS.REQ.SERVER.PING",
+                                        "$JS.API.INFO",
+                                        "%1$s.to.a.b.c.d.%3$s",
+                                        "x"};
+    snprintf(subject, sizeof subject, forms[i % (int)(sizeof forms / sizeof *forms)], own.run, victim,
+             own.name);
     if (i % 18 == 1) snprintf(subject, sizeof subject, "%s.to.%s.stage-1-0.%s", own.run, own.name, victim);
     natsConnection_PublishString(nc, subject, "{}");
     expected++;
 }
 
 static void eavesdrop(natsConnection *nc, const char *victim) {
-    static const char *const forms[] = {"%1$s.to.%2$s.*.*", "%1$s.>", ">", "%1$s.inbox.%2$s.>", "$KV.>", "_INBOX.>", "$JS.API.>", "%1$s.ask.>", "%1$s.to.*.*.*"};
+    static const char *const forms[] = {"%1$s.to.%2$s.*.*",  "%1$s.>",     ">",
+                                        "%1$s.inbox.%2$s.>", "$KV.>",      "_INBOX.>",
+                                        "$JS.API.>",         "%1$s.ask.>", "%1$s.to.*.*.*"};
     for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
         char subject[300], what[340];
         natsSubscription *sub = NULL;
         natsMsg *m = NULL;
         snprintf(subject, sizeof subject, forms[i], own.run, victim);
         snprintf(what, sizeof what, "reading %s", subject);
-        if (natsConnection_SubscribeSync(&sub, nc, subject) == NATS_OK && natsSubscription_NextMsg(&m, sub, 700) == NATS_OK) took(what);
+        if (natsConnection_SubscribeSync(&sub, nc, subject) == NATS_OK &&
+            natsSubscription_NextMsg(&m, sub, 700) == NATS_OK)
+            took(what);
         natsMsg_Destroy(m);
         natsSubscription_Destroy(sub);
         expected++;
@@ -139,7 +162,8 @@ static void eavesdrop(natsConnection *nc, const char *victim) {
 }
 
 /* Questions that the coordinator itself has to refuse. */
-static void ask(natsConnection *nc, const char *subject, const char *text, const char *wanted, const char *what) {
+static void ask(natsConnection *nc, const char *subject, const char *text, const char *wanted,
+                const char *what) {
     char full[300];
     natsMsg *m = NULL;
     snprintf(full, sizeof full, "%s.ask.%s", own.run, subject);
@@ -152,7 +176,8 @@ static void ask(natsConnection *nc, const char *subject, const char *text, const
 
 static void questions(natsConnection *nc, const char *victim) {
     char subject[200], text[300];
-    static const char *const beats[] = {"", "{", "[]", "7", "{\"epoch\": \"x\", \"epoch\": 2}", "\"\\u0000\"", "[[[[[[[[[[[["};
+    static const char *const beats[] = {
+        "", "{", "[]", "7", "{\"epoch\": \"x\", \"epoch\": 2}", "\"\\u0000\"", "[[[[[[[[[[[["};
     snprintf(subject, sizeof subject, "revoke.%s", own.name);
     ask(nc, subject, victim, "refused", "a participant revokes another");
     snprintf(subject, sizeof subject, "beat.%s", own.name);
@@ -164,9 +189,12 @@ static void questions(natsConnection *nc, const char *victim) {
         printf("the invitation does not open\n");
         return;
     }
-    static const char *const bad[] = {"", "{}", "{\"public_key\": 7, \"label\": \"x\", \"version\": \"1\"}", "{\"public_key\": \"SUAAA\", \"label\": \"x\"}"};
+    static const char *const bad[] = {"", "{}", "{\"public_key\": 7, \"label\": \"x\", \"version\": \"1\"}",
+                                      "{\"public_key\": \"SUAAA\", \"label\": \"x\"}"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) ask(door, "enrol", bad[i], "refused", bad[i]);
-    snprintf(text, sizeof text, "{\"public_key\": \"UAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\", \"label\": \"old\", \"version\": \"0.0.1\"}");
+    snprintf(text, sizeof text,
+             "{\"public_key\": \"UAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\", \"label\": "
+             "\"old\", \"version\": \"0.0.1\"}");
     ask(door, "enrol", text, "refused", "another version joins");
     natsConnection_Destroy(door);
 }
@@ -184,15 +212,17 @@ int main(int argc, char **argv) {
     rb_err err = {0};
     rb_buf text = {0};
     natsConnection *nc = NULL;
-    if (argc != 6 || rb_carrier_module_load("nats", &module, &err) || rb_read_file(argv[1], 65536, &text, &err) ||
-        rb_access_parse(text.data, &own, &err) || rb_invitation_read(argv[2], &invited, &err)) {
+    if (argc != 6 || rb_carrier_module_load("nats", &module, &err) ||
+        rb_read_file(argv[1], 65536, &text, &err) || rb_access_parse(text.data, &own, &err) ||
+        rb_invitation_read(argv[2], &invited, &err)) {
         fprintf(stderr, "hostile: %s\n", err.text);
         return 2;
     }
     int count = atoi(argv[4]);
     rng.key = strtoull(argv[5], NULL, 10);
     doors();
-    if (dial(&own, own.seed, true, own.certificate, &nc) != NATS_OK && dial(&own, own.seed, true, own.certificate, &nc) != NATS_OK) {
+    if (dial(&own, own.seed, true, own.certificate, &nc) != NATS_OK &&
+        dial(&own, own.seed, true, own.certificate, &nc) != NATS_OK) {
         fprintf(stderr, "hostile: its own key does not open\n");
         return 2;
     }
@@ -206,10 +236,13 @@ int main(int argc, char **argv) {
     eavesdrop(nc, argv[3]);
     questions(nc, argv[3]);
     oversize(nc);
-    for (int64_t until = rb_now_ns() + 5 * RB_SEC; __atomic_load_n(&violations, __ATOMIC_RELAXED) < expected && rb_now_ns() < until;)
+    for (int64_t until = rb_now_ns() + 5 * RB_SEC;
+         __atomic_load_n(&violations, __ATOMIC_RELAXED) < expected && rb_now_ns() < until;)
         rb_sleep_ns(50 * RB_MS);
-    printf("refused-by-server %d of %d\nmalformed %d\naccepted %d\n", violations, expected, malformed, accepted);
-    if (violations != expected) printf("ACCEPTED: %d messages or subscriptions that the server let pass\n", expected - violations);
+    printf("refused-by-server %d of %d\nmalformed %d\naccepted %d\n", violations, expected, malformed,
+           accepted);
+    if (violations != expected)
+        printf("ACCEPTED: %d messages or subscriptions that the server let pass\n", expected - violations);
     natsConnection_Destroy(nc);
     return accepted || violations != expected;
 }

@@ -20,9 +20,12 @@ int clock_gettime(clockid_t id, struct timespec *t) {
 }
 
 /* Points in time that were computed from that clock mean the kernel's. */
-int pthread_cond_timedwait(pthread_cond_t *restrict c, pthread_mutex_t *restrict m, const struct timespec *restrict at) {
+int pthread_cond_timedwait(pthread_cond_t *restrict c, pthread_mutex_t *restrict m,
+                           const struct timespec *restrict at) {
     static int (*real)(pthread_cond_t *, pthread_mutex_t *, const struct timespec *);
-    if (!real) real = (int (*)(pthread_cond_t *, pthread_mutex_t *, const struct timespec *))dlsym(RTLD_NEXT, "pthread_cond_timedwait");
+    if (!real)
+        real = (int (*)(pthread_cond_t *, pthread_mutex_t *, const struct timespec *))dlsym(
+            RTLD_NEXT, "pthread_cond_timedwait");
     struct timespec t = *at;
     if (t.tv_sec > 1000000000) t.tv_sec -= skew(); /* not of the monotonic clock */
     return real(c, m, &t);

@@ -16,7 +16,8 @@ struct rb_attention_grads {
 
 static inline rb_attention_shape rb_attention_forward_shape(const rb_op *op) {
     const rb_view *q = &op->t[2], *k = &op->t[3];
-    return {q->shape[0], q->shape[1], k->shape[1], q->shape[2], k->shape[2], op->i[0], (int)q->shape[3], op->f[0]};
+    return {q->shape[0], q->shape[1], k->shape[1],      q->shape[2],
+            k->shape[2], op->i[0],    (int)q->shape[3], op->f[0]};
 }
 static inline rb_attention_shape rb_attention_backward_shape(const rb_op *op) {
     const rb_view *q = &op->t[6], *k = &op->t[7];
@@ -29,8 +30,8 @@ static inline rb_attention_grads rb_attention_grads_of(const rb_op *op) {
 
 /* delta (B,H,T) = sum over a head's width of dout out, in working memory 0. up (device): of dout times *up as the tensor
  * cores' numbers have it, so that it cancels against products of those; NULL: of dout as it is. */
-resbm_status rb_cuda_attention_delta(rb_queue *q, const rb_attention_grads *x, const rb_attention_shape *s, const float *up,
-                                     float **delta, rb_err *err);
+resbm_status rb_cuda_attention_delta(rb_queue *q, const rb_attention_grads *x, const rb_attention_shape *s,
+                                     const float *up, float **delta, rb_err *err);
 
 resbm_status rb_cuda_attention_forward_f32(rb_queue *q, const rb_op *op, rb_err *err);
 resbm_status rb_cuda_attention_backward_f32(rb_queue *q, const rb_op *op, rb_err *err);

@@ -14,7 +14,8 @@ struct loss_scale {
     float up, down;
 };
 
-static __device__ __forceinline__ int64_t row_number(const rb_attention_shape &s, int64_t b, int64_t h, int64_t t) {
+static __device__ __forceinline__ int64_t row_number(const rb_attention_shape &s, int64_t b, int64_t h,
+                                                     int64_t t) {
     return (b * s.H + h) * s.T + t;
 }
 static __device__ __forceinline__ float lse_of(const rb_view &lse, int64_t b, int64_t h, int64_t t) {
@@ -36,10 +37,12 @@ static __device__ void weights(float *p, float *dp, const lane_rows &r, const rb
 }
 
 template <int DP>
-__global__ void __launch_bounds__(RB_TILE_THREADS) query_tiles(rb_attention_grads x, const float *delta, const loss_scale *ls,
-                                                               rb_attention_shape s) {
-    __shared__ uint32_t keys[BACK_STEP * RB_FLAT_GAP(DP)], values[BACK_STEP * RB_FLAT_GAP(DP)], upright[DP * RB_UPRIGHT_GAP(BACK_STEP)];
-    int64_t b = blockIdx.y / s.H, h = blockIdx.y % s.H, g = h / (s.H / s.G), tile = (int64_t)blockIdx.x * RB_TILE_ROWS;
+__global__ void __launch_bounds__(RB_TILE_THREADS)
+    query_tiles(rb_attention_grads x, const float *delta, const loss_scale *ls, rb_attention_shape s) {
+    __shared__ uint32_t keys[BACK_STEP * RB_FLAT_GAP(DP)], values[BACK_STEP * RB_FLAT_GAP(DP)],
+        upright[DP * RB_UPRIGHT_GAP(BACK_STEP)];
+    int64_t b = blockIdx.y / s.H, h = blockIdx.y % s.H, g = h / (s.H / s.G),
+            tile = (int64_t)blockIdx.x * RB_TILE_ROWS;
     int warp = (int)threadIdx.x / RB_WARP, lane = (int)threadIdx.x % RB_WARP;
     int64_t row = tile + 16 * warp, end = tile + RB_TILE_ROWS < s.T ? tile + RB_TILE_ROWS : s.T;
     uint32_t a[DP / 16][4], go[DP / 16][4];
@@ -73,11 +76,12 @@ __global__ void __launch_bounds__(RB_TILE_THREADS) query_tiles(rb_attention_grad
 }
 
 template <int DP>
-__global__ void __launch_bounds__(RB_TILE_THREADS) key_tiles(rb_attention_grads x, const float *delta, const loss_scale *ls,
-                                                             rb_attention_shape s) {
+__global__ void __launch_bounds__(RB_TILE_THREADS)
+    key_tiles(rb_attention_grads x, const float *delta, const loss_scale *ls, rb_attention_shape s) {
     __shared__ uint32_t qs[BACK_STEP * RB_FLAT_GAP(DP)], os[BACK_STEP * RB_FLAT_GAP(DP)];
     __shared__ uint32_t q_up[DP * RB_UPRIGHT_GAP(BACK_STEP)], o_up[DP * RB_UPRIGHT_GAP(BACK_STEP)];
-    int64_t b = blockIdx.y / s.G, g = blockIdx.y % s.G, tile = (int64_t)blockIdx.x * RB_TILE_ROWS, per = s.H / s.G;
+    int64_t b = blockIdx.y / s.G, g = blockIdx.y % s.G, tile = (int64_t)blockIdx.x * RB_TILE_ROWS,
+            per = s.H / s.G;
     int warp = (int)threadIdx.x / RB_WARP, lane = (int)threadIdx.x % RB_WARP;
     int64_t row = tile + 16 * warp;
     uint32_t k[DP / 16][4], v[DP / 16][4];
@@ -88,7 +92,8 @@ __global__ void __launch_bounds__(RB_TILE_THREADS) key_tiles(rb_attention_grads 
     for (int i = 0; i < 4; i++) r.key[i] = row + lane / 4 + (i < 2 ? 0 : 8);
     for (int64_t h = g * per; h < (g + 1) * per; h++)
         for (int64_t first = tile; first < s.T; first += BACK_STEP) {
-            rb_head_rows qr = rb_rows_of_head(x.q, b, h, s.T, s.D, 1.0f), orows = rb_rows_of_head(x.dout, b, h, s.T, s.D, ls->up);
+            rb_head_rows qr = rb_rows_of_head(x.q, b, h, s.T, s.D, 1.0f),
+                         orows = rb_rows_of_head(x.dout, b, h, s.T, s.D, ls->up);
             __syncthreads();
             rb_load_flat<BACK_STEP, DP>(qs, qr, first);
             rb_load_flat<BACK_STEP, DP>(os, orows, first);
@@ -124,7 +129,8 @@ __global__ void no_scale(loss_scale *ls) {
 __global__ void __launch_bounds__(SCALE_THREADS) find_most_of_heads(unsigned *most, rb_view dout) {
     int64_t rows = rb_row_count(&dout), D = rb_row_width(&dout);
     unsigned here = 0;
-    for (int64_t i = (int64_t)blockIdx.x * SCALE_THREADS + threadIdx.x; i < rows * D; i += (int64_t)gridDim.x * SCALE_THREADS) {
+    for (int64_t i = (int64_t)blockIdx.x * SCALE_THREADS + threadIdx.x; i < rows * D;
+         i += (int64_t)gridDim.x * SCALE_THREADS) {
         unsigned size = __float_as_uint(rb_row_f32(&dout, i / D)[i % D]) & 0x7fffffffu;
         here = size > here ? size : here;
     }
@@ -155,8 +161,8 @@ static resbm_status find_scale(rb_queue *base, const rb_view *dout, loss_scale *
 }
 
 template <int DP>
-static void launch_backward(rb_queue *base, const rb_attention_grads &x, const float *delta, const loss_scale *ls,
-                   const rb_attention_shape &s) {
+static void launch_backward(rb_queue *base, const rb_attention_grads &x, const float *delta,
+                            const loss_scale *ls, const rb_attention_shape &s) {
     rb_cuda_queue *c = rb_cuda_queue_of(base);
     unsigned tiles = (unsigned)((s.T + RB_TILE_ROWS - 1) / RB_TILE_ROWS);
     auto queries = query_tiles<DP>;

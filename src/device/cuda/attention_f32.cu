@@ -24,13 +24,14 @@ static __device__ __forceinline__ float *lse_at(const rb_view &lse, const row &r
 }
 
 /* acc += sum over the lanes' keys of p v: lane l holds columns l, l + 32, ... */
-static __device__ void add_rows(float *acc, float p, const rb_view &v, int64_t b, int64_t first, int n, int64_t g, int D) {
+static __device__ void add_rows(float *acc, float p, const rb_view &v, int64_t b, int64_t first, int n,
+                                int64_t g, int D) {
     int lane = (int)threadIdx.x % RB_WARP;
     for (int j = 0; j < n; j++) {
         float w = __shfl_sync(RB_ALL_LANES, p, j);
         const float *from = rb_head_row(&v, b, first + j, g);
         for (int c = lane, u = 0; u < PER_LANE; c += RB_WARP, u++)
-        if (c < D) acc[u] += w * from[c];
+            if (c < D) acc[u] += w * from[c];
     }
 }
 
@@ -38,7 +39,8 @@ static __device__ __forceinline__ int lanes_of(int64_t first, int64_t end) {
     return end - first < RB_WARP ? (int)(end - first) : RB_WARP;
 }
 
-__global__ void __launch_bounds__(ROW_THREADS) forward_rows(rb_view out, rb_view lse, rb_view q, rb_view k, rb_view v, shape s) {
+__global__ void __launch_bounds__(ROW_THREADS)
+    forward_rows(rb_view out, rb_view lse, rb_view q, rb_view k, rb_view v, shape s) {
     int64_t n = (int64_t)blockIdx.x * ROW_WARPS + threadIdx.x / RB_WARP;
     int lane = (int)threadIdx.x % RB_WARP;
     if (n >= s.B * s.H * s.T) return;
@@ -49,7 +51,8 @@ __global__ void __launch_bounds__(ROW_THREADS) forward_rows(rb_view out, rb_view
     for (int64_t first = 0; first < end; first += RB_WARP) {
         int here = lanes_of(first, end);
         float x = lane < here ? s.scale * dot(pq, rb_head_row(&k, r.b, first + lane, g), s.D) : -INFINITY;
-        float most = rb_nan_max(top, rb_warp_max(x)), shrink = expf(top - most), p = lane < here ? expf(x - most) : 0.0f;
+        float most = rb_nan_max(top, rb_warp_max(x)), shrink = expf(top - most),
+              p = lane < here ? expf(x - most) : 0.0f;
         sum = sum * shrink + rb_warp_sum(p);
         for (int u = 0; u < PER_LANE; u++) acc[u] *= shrink;
         add_rows(acc, p, v, r.b, first, here, g, s.D);
@@ -61,11 +64,14 @@ __global__ void __launch_bounds__(ROW_THREADS) forward_rows(rb_view out, rb_view
     if (lane == 0) *lse_at(lse, r) = top + logf(sum);
 }
 
-static unsigned blocks_for(int64_t warps) { return (unsigned)((warps + ROW_WARPS - 1) / ROW_WARPS); }
+static unsigned blocks_for(int64_t warps) {
+    return (unsigned)((warps + ROW_WARPS - 1) / ROW_WARPS);
+}
 
 static resbm_status check_width(const rb_op *op, int64_t D, rb_err *err) {
     if (D <= MOST_D) return RESBM_OK;
-    return rb_fail(err, RESBM_E_UNSUPPORTED, "%s: heads of width %lld; device cuda takes up to %d: raise model.heads",
+    return rb_fail(err, RESBM_E_UNSUPPORTED,
+                   "%s: heads of width %lld; device cuda takes up to %d: raise model.heads",
                    rb_op_info(op->kind)->name, (long long)D, MOST_D);
 }
 
@@ -73,7 +79,8 @@ resbm_status rb_cuda_attention_forward_f32(rb_queue *base, const rb_op *op, rb_e
     rb_cuda_queue *c = rb_cuda_queue_of(base);
     shape s = rb_attention_forward_shape(op);
     RB_TRY(check_width(op, s.D, err));
-    RB_LAUNCH(c, forward_rows, blocks_for(s.B * s.H * s.T), ROW_THREADS, op->t[0], op->t[1], op->t[2], op->t[3], op->t[4], s);
+    RB_LAUNCH(c, forward_rows, blocks_for(s.B * s.H * s.T), ROW_THREADS, op->t[0], op->t[1], op->t[2],
+              op->t[3], op->t[4], s);
     return rb_cuda_launched(op, err);
 }
 
@@ -81,13 +88,15 @@ resbm_status rb_cuda_attention_forward_f32(rb_queue *base, const rb_op *op, rb_e
 
 typedef rb_attention_grads grads;
 
-__global__ void __launch_bounds__(ROW_THREADS) find_delta(float *delta, rb_view dout, rb_view out, shape s, const float *up) {
+__global__ void __launch_bounds__(ROW_THREADS)
+    find_delta(float *delta, rb_view dout, rb_view out, shape s, const float *up) {
     int64_t n = (int64_t)blockIdx.x * ROW_WARPS + threadIdx.x / RB_WARP;
     if (n >= s.B * s.H * s.T) return;
     row r(n, s.H, s.T);
     const float *a = rb_head_row(&dout, r.b, r.t, r.h), *b = rb_head_row(&out, r.b, r.t, r.h);
     float sum = 0;
-    for (int c = (int)threadIdx.x % RB_WARP; c < s.D; c += RB_WARP) sum += (up ? rb_half_round(*up * a[c]) : a[c]) * b[c];
+    for (int c = (int)threadIdx.x % RB_WARP; c < s.D; c += RB_WARP)
+        sum += (up ? rb_half_round(*up * a[c]) : a[c]) * b[c];
     sum = rb_warp_sum(sum);
     if (threadIdx.x % RB_WARP == 0) delta[n] = sum;
 }
@@ -115,8 +124,8 @@ __global__ void __launch_bounds__(ROW_THREADS) query_grads(grads x, const float 
 }
 
 /* Key (b, g, t): the queries of one head from t on, 32 at a time. */
-static __device__ void key_from_head(const grads &x, const float *delta, const shape &s, const row &r, int64_t h, float *dk,
-                                     float *dv) {
+static __device__ void key_from_head(const grads &x, const float *delta, const shape &s, const row &r,
+                                     int64_t h, float *dk, float *dv) {
     int lane = (int)threadIdx.x % RB_WARP;
     const float *pk = rb_head_row(&x.k, r.b, r.t, r.h), *pv = rb_head_row(&x.v, r.b, r.t, r.h);
     for (int64_t first = r.t; first < s.T; first += RB_WARP) {
@@ -125,7 +134,8 @@ static __device__ void key_from_head(const grads &x, const float *delta, const s
         if (lane < here) {
             row m((r.b * s.H + h) * s.T + first + lane, s.H, s.T);
             p = expf(s.scale * dot(rb_head_row(&x.q, m.b, m.t, h), pk, s.D) - *lse_at(x.lse, m));
-            ds = p * (dot(rb_head_row(&x.dout, m.b, m.t, h), pv, s.D) - delta[(m.b * s.H + h) * s.T + m.t]) * s.scale;
+            ds = p * (dot(rb_head_row(&x.dout, m.b, m.t, h), pv, s.D) - delta[(m.b * s.H + h) * s.T + m.t]) *
+                 s.scale;
         }
         add_rows(dv, p, x.dout, r.b, first, here, h, s.D);
         add_rows(dk, ds, x.q, r.b, first, here, h, s.D);
@@ -146,7 +156,8 @@ __global__ void __launch_bounds__(ROW_THREADS) key_grads(grads x, const float *d
         }
 }
 
-resbm_status rb_cuda_attention_delta(rb_queue *base, const grads *x, const shape *s, const float *up, float **delta, rb_err *err) {
+resbm_status rb_cuda_attention_delta(rb_queue *base, const grads *x, const shape *s, const float *up,
+                                     float **delta, rb_err *err) {
     rb_cuda_queue *c = rb_cuda_queue_of(base);
     int64_t rows = s->B * s->H * s->T;
     RB_TRY(rb_cuda_scratch(base, 0, (size_t)rows * sizeof **delta, (void **)delta, err));

@@ -41,7 +41,8 @@ static __device__ void soften(float (*p)[4], softmax_progress *s, float *shrink)
     for (int half = 0; half < 2; half++) {
         float most = s->top[half];
 #pragma unroll
-        for (int n = 0; n < FORWARD_N; n++) most = rb_nan_max(rb_nan_max(most, p[n][2 * half]), p[n][2 * half + 1]);
+        for (int n = 0; n < FORWARD_N; n++)
+            most = rb_nan_max(rb_nan_max(most, p[n][2 * half]), p[n][2 * half + 1]);
         most = quad_max(most);
         shrink[half] = rb_exp(s->top[half] - most);
         float sum = 0;
@@ -54,10 +55,11 @@ static __device__ void soften(float (*p)[4], softmax_progress *s, float *shrink)
 }
 
 template <int DP>
-__global__ void __launch_bounds__(RB_TILE_THREADS) forward_tiles(rb_view out, rb_view lse, rb_view q, rb_view k, rb_view v,
-                                                                 rb_attention_shape s) {
+__global__ void __launch_bounds__(RB_TILE_THREADS)
+    forward_tiles(rb_view out, rb_view lse, rb_view q, rb_view k, rb_view v, rb_attention_shape s) {
     __shared__ uint32_t keys[FORWARD_KEYS * RB_FLAT_GAP(DP)], values[DP * RB_UPRIGHT_GAP(FORWARD_KEYS)];
-    int64_t b = blockIdx.y / s.H, h = blockIdx.y % s.H, g = h / (s.H / s.G), tile = (int64_t)blockIdx.x * RB_TILE_ROWS;
+    int64_t b = blockIdx.y / s.H, h = blockIdx.y % s.H, g = h / (s.H / s.G),
+            tile = (int64_t)blockIdx.x * RB_TILE_ROWS;
     int warp = (int)threadIdx.x / RB_WARP, lane = (int)threadIdx.x % RB_WARP;
     int64_t row = tile + 16 * warp, last = (tile + RB_TILE_ROWS < s.T ? tile + RB_TILE_ROWS : s.T) - 1;
     int64_t end = s.offset + last + 1;

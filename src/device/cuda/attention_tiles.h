@@ -29,23 +29,27 @@ struct rb_head_rows {
     __device__ uint32_t pair(int64_t row, int col) const { return rb_half2(at(row, col), at(row, col + 1)); }
 };
 
-static __device__ __forceinline__ rb_head_rows rb_rows_of_head(const rb_view &v, int64_t b, int64_t h, int64_t end, int width,
-                                                               float factor) {
-    return rb_head_rows{(const float *)v.data + b * v.stride[0] + h * v.stride[2], v.stride[1], end, width, factor};
+static __device__ __forceinline__ rb_head_rows rb_rows_of_head(const rb_view &v, int64_t b, int64_t h,
+                                                               int64_t end, int width, float factor) {
+    return rb_head_rows{(const float *)v.data + b * v.stride[0] + h * v.stride[2], v.stride[1], end, width,
+                        factor};
 }
 
 /* to [ROWS][RB_FLAT_GAP(DP)] */
-template <int ROWS, int DP> static __device__ void rb_load_flat(uint32_t *to, const rb_head_rows &from, int64_t first) {
+template <int ROWS, int DP>
+static __device__ void rb_load_flat(uint32_t *to, const rb_head_rows &from, int64_t first) {
     for (int i = (int)threadIdx.x; i < ROWS * DP / 2; i += RB_TILE_THREADS) {
         int row = i / (DP / 2), word = i % (DP / 2);
         to[row * RB_FLAT_GAP(DP) + word] = from.pair(first + row, 2 * word);
     }
 }
 /* to [DP][RB_UPRIGHT_GAP(ROWS)] */
-template <int ROWS, int DP> static __device__ void rb_load_upright(uint32_t *to, const rb_head_rows &from, int64_t first) {
+template <int ROWS, int DP>
+static __device__ void rb_load_upright(uint32_t *to, const rb_head_rows &from, int64_t first) {
     for (int i = (int)threadIdx.x; i < ROWS * DP / 2; i += RB_TILE_THREADS) {
         int col = i % DP, word = i / DP;
-        to[col * RB_UPRIGHT_GAP(ROWS) + word] = rb_half2(from.at(first + 2 * word, col), from.at(first + 2 * word + 1, col));
+        to[col * RB_UPRIGHT_GAP(ROWS) + word] =
+            rb_half2(from.at(first + 2 * word, col), from.at(first + 2 * word + 1, col));
     }
 }
 
@@ -62,7 +66,8 @@ template <int DP> static __device__ void rb_load_a(uint32_t (*a)[4], const rb_he
 }
 
 /* d [N][4] (16 rows, 8 N columns) = a b^T, b: 8 N rows lying flat. */
-template <int N, int DP> static __device__ void rb_scores(float (*d)[4], uint32_t (*a)[4], const uint32_t *b) {
+template <int N, int DP>
+static __device__ void rb_scores(float (*d)[4], uint32_t (*a)[4], const uint32_t *b) {
     int lane = (int)threadIdx.x % RB_WARP, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int n = 0; n < N; n++) {
@@ -82,7 +87,8 @@ template <int N, int DP> static __device__ void rb_weigh(float (*d)[4], float (*
 #pragma unroll
     for (int k = 0; k < N / 2; k++) {
         uint32_t a[4] = {rb_half2(p[2 * k][0], p[2 * k][1]), rb_half2(p[2 * k][2], p[2 * k][3]),
-                         rb_half2(p[2 * k + 1][0], p[2 * k + 1][1]), rb_half2(p[2 * k + 1][2], p[2 * k + 1][3])};
+                         rb_half2(p[2 * k + 1][0], p[2 * k + 1][1]),
+                         rb_half2(p[2 * k + 1][2], p[2 * k + 1][3])};
 #pragma unroll
         for (int n = 0; n < DP / 8; n++) {
             const uint32_t *col = b + (8 * n + g) * RB_UPRIGHT_GAP(8 * N) + 8 * k + t;
@@ -94,8 +100,8 @@ template <int N, int DP> static __device__ void rb_weigh(float (*d)[4], float (*
 
 /* The warp's 16 rows of d, times a factor per half of them (rows g, rows g + 8). */
 template <int DP>
-static __device__ void rb_store(const rb_view &to, int64_t b, int64_t h, int64_t row, int64_t end, int width, float (*d)[4],
-                                float low, float high) {
+static __device__ void rb_store(const rb_view &to, int64_t b, int64_t h, int64_t row, int64_t end, int width,
+                                float (*d)[4], float low, float high) {
     int lane = (int)threadIdx.x % RB_WARP, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int n = 0; n < DP / 8; n++)

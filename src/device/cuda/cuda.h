@@ -24,7 +24,14 @@ struct rb_cuda_device {
 
 /* The first thing a kernel found wrong with what it was given. It lies in the device's memory; the host reads a copy
  * with each event. */
-enum rb_cuda_fault_kind { RB_FAULT_NONE, RB_FAULT_ID, RB_FAULT_TARGET, RB_FAULT_STEP, RB_FAULT_VALUE, RB_FAULT_PICK };
+enum rb_cuda_fault_kind {
+    RB_FAULT_NONE,
+    RB_FAULT_ID,
+    RB_FAULT_TARGET,
+    RB_FAULT_STEP,
+    RB_FAULT_VALUE,
+    RB_FAULT_PICK
+};
 struct rb_cuda_fault {
     int kind, op;
     long long at, range;
@@ -35,15 +42,19 @@ struct rb_cuda_queue {
     rb_queue base;
     cudaStream_t stream;
     int index; /* the card */
-    bool f16; /* the 16-bit numbers of the tensor cores */
+    bool f16;  /* the 16-bit numbers of the tensor cores */
     struct rb_cuda_transfers *transfers;
     void *scratch[2];
     size_t scratch_bytes[2];
     rb_cuda_fault *fault;
 };
 
-static inline rb_cuda_device *rb_cuda_of(rb_queue *q) { return (rb_cuda_device *)q->dev; }
-static inline rb_cuda_queue *rb_cuda_queue_of(rb_queue *q) { return (rb_cuda_queue *)q; }
+static inline rb_cuda_device *rb_cuda_of(rb_queue *q) {
+    return (rb_cuda_device *)q->dev;
+}
+static inline rb_cuda_queue *rb_cuda_queue_of(rb_queue *q) {
+    return (rb_cuda_queue *)q;
+}
 
 /* An error of the runtime as a status; `what` was being done. */
 resbm_status rb_cuda_status(cudaError_t e, const char *what, rb_err *err);

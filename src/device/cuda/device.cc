@@ -25,13 +25,16 @@ resbm_status rb_cuda_status(cudaError_t e, const char *what, rb_err *err) {
 
 /* --- memory */
 
-static double giga(size_t bytes) { return (double)bytes * 1e-9; }
+static double giga(size_t bytes) {
+    return (double)bytes * 1e-9;
+}
 
 static resbm_status no_memory(const rb_cuda_device *d, size_t bytes, rb_err *err) {
     size_t free = 0, total = 0;
     cudaGetLastError();
     cudaMemGetInfo(&free, &total);
-    return rb_fail(err, RESBM_E_MEMORY, "device cuda:%d (%s): no memory for %zu bytes (%.3g GB): %.3g of its %.3g GB are free",
+    return rb_fail(err, RESBM_E_MEMORY,
+                   "device cuda:%d (%s): no memory for %zu bytes (%.3g GB): %.3g of its %.3g GB are free",
                    d->index, d->name, bytes, giga(bytes), giga(free), giga(total));
 }
 
@@ -93,7 +96,8 @@ static resbm_status fill_queue(rb_cuda_queue *q, rb_err *err) {
     RB_CUDA_TRY(cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking), "making a stream", err);
     q->index = d->index;
     q->f16 = d->math == RB_MATH_F16;
-    if (cudaMalloc((void **)&q->fault, sizeof *q->fault) != cudaSuccess) return no_memory(d, sizeof *q->fault, err);
+    if (cudaMalloc((void **)&q->fault, sizeof *q->fault) != cudaSuccess)
+        return no_memory(d, sizeof *q->fault, err);
     RB_CUDA_TRY(cudaMemsetAsync(q->fault, 0, sizeof *q->fault, q->stream), "clearing memory", err);
     return rb_cuda_transfers_open(q, err);
 }
@@ -145,8 +149,11 @@ static resbm_status choose_math(rb_cuda_device *d, rb_math want, rb_err *err) {
     bool can = d->math == RB_MATH_F32 || (d->math == RB_MATH_F16) == !new_enough;
     if (can) return RESBM_OK;
     return rb_fail(err, RESBM_E_UNSUPPORTED,
-                   "device cuda:%d (%s, compute capability %d.%d): products in %s; there are f32 and %s", d->index, d->name,
-                   d->major, d->minor, d->math == RB_MATH_F16 ? "f16" : d->math == RB_MATH_BF16 ? "bf16" : "tf32",
+                   "device cuda:%d (%s, compute capability %d.%d): products in %s; there are f32 and %s",
+                   d->index, d->name, d->major, d->minor,
+                   d->math == RB_MATH_F16    ? "f16"
+                   : d->math == RB_MATH_BF16 ? "bf16"
+                                             : "tf32",
                    new_enough ? "bf16 and tf32" : "f16");
 }
 
@@ -154,11 +161,12 @@ static resbm_status find_card(rb_cuda_device *d, rb_err *err) {
     int n = 0;
     cudaError_t e = cudaGetDeviceCount(&n);
     if (e != cudaSuccess || n == 0)
-        return rb_fail(err, RESBM_E_UNSUPPORTED, "device cuda: no GPU can be used here: %s (is the NVIDIA driver installed?)",
+        return rb_fail(err, RESBM_E_UNSUPPORTED,
+                       "device cuda: no GPU can be used here: %s (is the NVIDIA driver installed?)",
                        e == cudaSuccess ? "there is none" : cudaGetErrorString(e));
     if (d->index >= n)
-        return rb_fail(err, RESBM_E_ARG, "device cuda:%d: this machine has %d GPU%s, numbered from 0", d->index, n,
-                       n == 1 ? "" : "s");
+        return rb_fail(err, RESBM_E_ARG, "device cuda:%d: this machine has %d GPU%s, numbered from 0",
+                       d->index, n, n == 1 ? "" : "s");
     cudaDeviceProp p;
     RB_CUDA_TRY(cudaSetDevice(d->index), "choosing the card", err);
     RB_CUDA_TRY(cudaGetDeviceProperties(&p, d->index), "asking for the card's properties", err);
@@ -167,8 +175,9 @@ static resbm_status find_card(rb_cuda_device *d, rb_err *err) {
     d->minor = p.minor;
     d->total = p.totalGlobalMem;
     if (d->major * 10 + d->minor >= 75) return RESBM_OK;
-    return rb_fail(err, RESBM_E_UNSUPPORTED, "device cuda:%d (%s): compute capability %d.%d; 7.5 is the least", d->index,
-                   d->name, d->major, d->minor);
+    return rb_fail(err, RESBM_E_UNSUPPORTED,
+                   "device cuda:%d (%s): compute capability %d.%d; 7.5 is the least", d->index, d->name,
+                   d->major, d->minor);
 }
 
 static resbm_status open_card(rb_cuda_device *d, rb_math math, rb_err *err) {
@@ -202,15 +211,15 @@ static void describe(char *text, size_t size) {
     for (int i = 0; i < n && at < size; i++) {
         cudaDeviceProp p;
         if (cudaGetDeviceProperties(&p, i) != cudaSuccess) continue;
-        at += (size_t)snprintf(text + at, size - at, "%scuda:%d %s, %.3g GB, compute capability %d.%d", i ? "; " : "", i,
-                               p.name, giga(p.totalGlobalMem), p.major, p.minor);
+        at += (size_t)snprintf(text + at, size - at, "%scuda:%d %s, %.3g GB, compute capability %d.%d",
+                               i ? "; " : "", i, p.name, giga(p.totalGlobalMem), p.major, p.minor);
     }
 }
 
 extern "C" __attribute__((visibility("default"))) const rb_cuda_plugin *resbm_cuda_plugin(void);
 extern "C" const rb_cuda_plugin *resbm_cuda_plugin(void) {
-    static const rb_cuda_plugin plugin = {RESBM_VERSION,           sizeof(rb_op), sizeof(rb_device_options),
-                                          sizeof(rb_device_table), RB_OP_COUNT,   cuda_open,
-                                          describe};
+    static const rb_cuda_plugin plugin = {
+        RESBM_VERSION, sizeof(rb_op), sizeof(rb_device_options), sizeof(rb_device_table), RB_OP_COUNT,
+        cuda_open,     describe};
     return &plugin;
 }

@@ -4,7 +4,11 @@
 
 #include "device/cuda/cuda.h"
 
-enum { RB_EACH_THREADS = 256, RB_EACH_PER_THREAD = 4, RB_EACH_COLUMNS = RB_EACH_THREADS * RB_EACH_PER_THREAD };
+enum {
+    RB_EACH_THREADS = 256,
+    RB_EACH_PER_THREAD = 4,
+    RB_EACH_COLUMNS = RB_EACH_THREADS * RB_EACH_PER_THREAD
+};
 
 /* A block does up to RB_EACH_COLUMNS columns of `rows_at_once` rows. */
 struct rb_each_shape {
@@ -12,7 +16,8 @@ struct rb_each_shape {
 };
 
 template <class F> __global__ void __launch_bounds__(RB_EACH_THREADS) rb_each_kernel(F f, rb_each_shape s) {
-    int64_t block = blockIdx.x, first = block % s.columns * RB_EACH_COLUMNS, row = block / s.columns * s.rows_at_once;
+    int64_t block = blockIdx.x, first = block % s.columns * RB_EACH_COLUMNS,
+            row = block / s.columns * s.rows_at_once;
     if (s.rows_at_once > 1) { /* narrow rows: the threads share out several */
         for (int64_t i = threadIdx.x; i < s.rows_at_once * s.width; i += RB_EACH_THREADS)
             if (row + i / s.width < s.rows) f(row + i / s.width, i % s.width);

@@ -7,7 +7,9 @@ extern "C" {
 template <class T> struct fill_with {
     rb_view x;
     T value;
-    __device__ void operator()(int64_t r, int64_t i) const { ((T *)x.data)[rb_row_offset(&x, r) + i] = value; }
+    __device__ void operator()(int64_t r, int64_t i) const {
+        ((T *)x.data)[rb_row_offset(&x, r) + i] = value;
+    }
 };
 
 template <class T> static void fill_as(rb_queue *q, rb_view x, float value) {
@@ -18,11 +20,21 @@ template <class T> static void fill_as(rb_queue *q, rb_view x, float value) {
 RB_CUDA_SLOT(fill) {
     const rb_view &x = op->t[0];
     switch (x.dtype) {
-    case RB_F32: fill_as<float>(q, x, op->f[0]); break;
-    case RB_F64: fill_as<double>(q, x, op->f[0]); break;
-    case RB_I64: fill_as<int64_t>(q, x, op->f[0]); break;
-    case RB_I32: fill_as<int32_t>(q, x, op->f[0]); break;
-    default: fill_as<uint8_t>(q, x, op->f[0]); break;
+    case RB_F32:
+        fill_as<float>(q, x, op->f[0]);
+        break;
+    case RB_F64:
+        fill_as<double>(q, x, op->f[0]);
+        break;
+    case RB_I64:
+        fill_as<int64_t>(q, x, op->f[0]);
+        break;
+    case RB_I32:
+        fill_as<int32_t>(q, x, op->f[0]);
+        break;
+    default:
+        fill_as<uint8_t>(q, x, op->f[0]);
+        break;
     }
     return rb_cuda_launched(op, err);
 }
@@ -52,8 +64,12 @@ RB_CUDA_SLOT(axpby) {
     return rb_cuda_launched(op, err);
 }
 
-static __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-static __device__ __forceinline__ float slope(float x, float s) { return s * (1.0f + x * (1.0f - s)); }
+static __device__ __forceinline__ float sigmoid(float x) {
+    return 1.0f / (1.0f + expf(-x));
+}
+static __device__ __forceinline__ float slope(float x, float s) {
+    return s * (1.0f + x * (1.0f - s));
+}
 
 struct swiglu_of {
     rb_view h, gate, up;

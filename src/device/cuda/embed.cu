@@ -1,7 +1,9 @@
 /* Embedding: rows picked by token, and gradients added to them without atomics, so that the bits are always the same. */
 #include "device/cuda/each.h"
 
-static __device__ __forceinline__ bool in_table(int32_t id, int64_t V) { return id >= 0 && id < V; }
+static __device__ __forceinline__ bool in_table(int32_t id, int64_t V) {
+    return id >= 0 && id < V;
+}
 
 struct pick_row {
     rb_view out, table;
@@ -12,12 +14,14 @@ struct pick_row {
         bool ok = in_table(id, table.shape[0]);
         if (!ok && i == 0)
             rb_cuda_report(fault, rb_cuda_fault{RB_FAULT_ID, RB_OP_EMBED_FWD, r, table.shape[0], (double)id});
-        *((float *)out.data + r * out.stride[0] + i) = ok ? ((const float *)table.data)[id * table.stride[0] + i] : 0.0f;
+        *((float *)out.data + r * out.stride[0] + i) =
+            ok ? ((const float *)table.data)[id * table.stride[0] + i] : 0.0f;
     }
 };
 
 RB_CUDA_SLOT(embed_forward) {
-    rb_each(q, &op->t[0], pick_row{op->t[0], op->t[1], (const int32_t *)op->t[2].data, rb_cuda_queue_of(q)->fault});
+    rb_each(q, &op->t[0],
+            pick_row{op->t[0], op->t[1], (const int32_t *)op->t[2].data, rb_cuda_queue_of(q)->fault});
     return rb_cuda_launched(op, err);
 }
 
@@ -33,13 +37,14 @@ static __device__ bool seen_before(const int32_t *ids, int64_t i, int32_t id, fl
 }
 
 /* One block per token. The first token of each id adds all of that id's, in ascending order. */
-__global__ void __launch_bounds__(TOKEN_THREADS) embed_add_rows(rb_view table, rb_view dout, const int32_t *ids, int64_t n,
-                                                          rb_cuda_fault *fault) {
+__global__ void __launch_bounds__(TOKEN_THREADS)
+    embed_add_rows(rb_view table, rb_view dout, const int32_t *ids, int64_t n, rb_cuda_fault *fault) {
     __shared__ float room[TOKEN_THREADS / RB_WARP];
     int64_t i = blockIdx.x, d = table.shape[1];
     int32_t id = ids[i];
     if (!in_table(id, table.shape[0])) {
-        if (threadIdx.x == 0) rb_cuda_report(fault, rb_cuda_fault{RB_FAULT_ID, RB_OP_EMBED_BWD, i, table.shape[0], (double)id});
+        if (threadIdx.x == 0)
+            rb_cuda_report(fault, rb_cuda_fault{RB_FAULT_ID, RB_OP_EMBED_BWD, i, table.shape[0], (double)id});
         return;
     }
     if (seen_before(ids, i, id, room)) return;
@@ -59,6 +64,7 @@ __global__ void __launch_bounds__(TOKEN_THREADS) embed_add_rows(rb_view table, r
 RB_CUDA_SLOT(embed_backward) {
     rb_cuda_queue *c = rb_cuda_queue_of(q);
     int64_t n = op->t[1].shape[0];
-    RB_LAUNCH(c, embed_add_rows, (unsigned)n, TOKEN_THREADS, op->t[0], op->t[1], (const int32_t *)op->t[2].data, n, c->fault);
+    RB_LAUNCH(c, embed_add_rows, (unsigned)n, TOKEN_THREADS, op->t[0], op->t[1],
+              (const int32_t *)op->t[2].data, n, c->fault);
     return rb_cuda_launched(op, err);
 }

@@ -49,13 +49,16 @@ struct round_to_half {
     }
 };
 
-__global__ void combine(float *scalars, const operand_scale *a, const operand_scale *b, float alpha, float beta) {
+__global__ void combine(float *scalars, const operand_scale *a, const operand_scale *b, float alpha,
+                        float beta) {
     if (threadIdx.x) return;
     scalars[0] = alpha / power_for(a->most) / power_for(b->most);
     scalars[1] = beta;
 }
 
-static int64_t padded(int64_t n) { return (n + ROUND_WIDTH - 1) / ROUND_WIDTH * ROUND_WIDTH; }
+static int64_t padded(int64_t n) {
+    return (n + ROUND_WIDTH - 1) / ROUND_WIDTH * ROUND_WIDTH;
+}
 
 /* x rounded at `out`, its rows padded(width) apart. */
 static void round_operand(rb_queue *q, const rb_view *x, uint16_t *out, operand_scale *scale) {
@@ -94,8 +97,9 @@ static resbm_status run_rounded(rb_queue *q, const rb_op *op, rb_lt_product *p, 
 RB_CUDA_SLOT(gemm) {
     const rb_view *c = &op->t[0], *a = &op->t[1], *b = &op->t[2];
     bool ta = op->i[0] != 0, tb = op->i[1] != 0;
-    rb_lt_product p = {rb_cuda_of(q)->math, ta, tb, c->shape[0], c->shape[1], a->shape[ta ? 0 : 1], a->data, b->data,
-                       (float *)c->data, a->stride[0], b->stride[0], c->stride[0], op->f[0], op->f[1], NULL};
+    rb_lt_product p = {rb_cuda_of(q)->math,  ta,           tb,       c->shape[0],      c->shape[1],
+                       a->shape[ta ? 0 : 1], a->data,      b->data,  (float *)c->data, a->stride[0],
+                       b->stride[0],         c->stride[0], op->f[0], op->f[1],         NULL};
     bool whole = p.math == RB_MATH_F32 || p.math == RB_MATH_TF32;
     return whole ? rb_lt_run(rb_cuda_of(q)->lt, rb_cuda_queue_of(q), &p, err) : run_rounded(q, op, &p, err);
 }

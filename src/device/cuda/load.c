@@ -46,14 +46,16 @@ static resbm_status check_plugin(const rb_cuda_plugin *p, const char *path, rb_e
     if (!strcmp(p->version, RESBM_VERSION) && p->op_bytes == sizeof(rb_op) && p->kinds == RB_OP_COUNT &&
         p->options_bytes == sizeof(rb_device_options) && p->table_bytes == sizeof(rb_device_table))
         return RESBM_OK;
-    return rb_fail(err, RESBM_E_UNSUPPORTED,
-                   "device cuda: %s belongs to another build (version %s, this is %s): build both from the same sources",
-                   path, p->version, RESBM_VERSION);
+    return rb_fail(
+        err, RESBM_E_UNSUPPORTED,
+        "device cuda: %s belongs to another build (version %s, this is %s): build both from the same sources",
+        path, p->version, RESBM_VERSION);
 }
 
 static resbm_status load_file(const char *path, const rb_cuda_plugin **out, rb_err *err) {
     void *object = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!object) return rb_fail(err, RESBM_E_UNSUPPORTED, "device cuda: the plugin does not load: %s", dlerror());
+    if (!object)
+        return rb_fail(err, RESBM_E_UNSUPPORTED, "device cuda: the plugin does not load: %s", dlerror());
     rb_cuda_entry entry = (rb_cuda_entry)(uintptr_t)dlsym(object, RB_CUDA_ENTRY);
     if (!entry) {
         dlclose(object);
@@ -68,10 +70,11 @@ static resbm_status find_plugin(const char *file, const rb_cuda_plugin **out, rb
     char path[PATH_MAX];
     for (int i = 0; candidate(i, file, path, sizeof path); i++)
         if (!access(path, R_OK)) return load_file(path, out, err);
-    return rb_fail(err, RESBM_E_UNSUPPORTED,
-                   "device cuda: this build has no %s (`make cuda` makes it where nvcc is; RESBM_CUDA_PLUGIN names one "
-                   "elsewhere)",
-                   file);
+    return rb_fail(
+        err, RESBM_E_UNSUPPORTED,
+        "device cuda: this build has no %s (`make cuda` makes it where nvcc is; RESBM_CUDA_PLUGIN names one "
+        "elsewhere)",
+        file);
 }
 
 /* Loaded objects stay: CUDA cannot be unloaded from a process. */
@@ -100,7 +103,8 @@ static resbm_status parse_variant(const char *v, bool *emulated, int *index, rb_
         *index = (int)n;
         return RESBM_OK;
     }
-    return rb_fail(err, RESBM_E_ARG, "device cuda:%s: behind the colon goes the number of a card, as in cuda:1", v);
+    return rb_fail(err, RESBM_E_ARG,
+                   "device cuda:%s: behind the colon goes the number of a card, as in cuda:1", v);
 }
 
 static resbm_status cuda_open(const rb_device_options *opt, rb_device **out, rb_err *err) {

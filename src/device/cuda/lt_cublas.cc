@@ -75,15 +75,17 @@ static resbm_status load(rb_lt *lt, rb_err *err) {
     std::string tried;
     if (given && *given)
         lt->object = try_load(given, &tried);
-    else if (!(lt->object = try_load(library_name, &tried)) && !(lt->object = try_load(beside_plugin(), &tried)))
+    else if (!(lt->object = try_load(library_name, &tried)) &&
+             !(lt->object = try_load(beside_plugin(), &tried)))
         lt->object = try_load(RB_CUBLASLT_PATH, &tried);
     if (!lt->object)
-        return rb_fail(err, RESBM_E_UNSUPPORTED,
-                       "device cuda: cuBLASLt is missing (%s); install the CUDA toolkit's cuBLAS or the Python package "
-                       "nvidia-cublas, or name the file in RESBM_CUBLASLT",
-                       tried.c_str());
+        return rb_fail(
+            err, RESBM_E_UNSUPPORTED,
+            "device cuda: cuBLASLt is missing (%s); install the CUDA toolkit's cuBLAS or the Python package "
+            "nvidia-cublas, or name the file in RESBM_CUBLASLT",
+            tried.c_str());
 #define RESOLVE(f)                                                                                           \
-    lt->f = (decltype(&::f))dlsym(lt->object, #f);                                                             \
+    lt->f = (decltype(&::f))dlsym(lt->object, #f);                                                           \
     if (!lt->f) return rb_fail(err, RESBM_E_UNSUPPORTED, "device cuda: %s has no %s", library_name, #f);
     LT_FUNCTIONS(RESOLVE)
 #undef RESOLVE
@@ -93,8 +95,9 @@ static resbm_status load(rb_lt *lt, rb_err *err) {
 static resbm_status lt_status(const rb_lt *lt, cublasStatus_t st, const rb_lt_product *p, rb_err *err) {
     if (st == CUBLAS_STATUS_SUCCESS) return RESBM_OK;
     resbm_status code = st == CUBLAS_STATUS_ALLOC_FAILED ? RESBM_E_MEMORY : RESBM_E_INTERNAL;
-    return rb_fail(err, code, "gemm: cuBLASLt returned %s for a product of %lldx%lld by %lld", lt->cublasLtGetStatusString(st),
-                   p ? (long long)p->m : 0, p ? (long long)p->n : 0, p ? (long long)p->k : 0);
+    return rb_fail(err, code, "gemm: cuBLASLt returned %s for a product of %lldx%lld by %lld",
+                   lt->cublasLtGetStatusString(st), p ? (long long)p->m : 0, p ? (long long)p->n : 0,
+                   p ? (long long)p->k : 0);
 }
 #define LT_TRY(call, p, err) RB_TRY(lt_status(lt, (call), (p), (err)))
 
@@ -144,9 +147,13 @@ static resbm_status describe(const rb_lt *lt, const rb_lt_product *p, plan *w, r
     uint64_t rows_b = (uint64_t)(p->tb ? p->k : p->n), columns_b = (uint64_t)(p->tb ? p->n : p->k);
     uint64_t rows_a = (uint64_t)(p->ta ? p->m : p->k), columns_a = (uint64_t)(p->ta ? p->k : p->m);
     LT_TRY(lt->cublasLtMatmulDescCreate(&w->desc, compute, CUDA_R_32F), p, err);
-    LT_TRY(lt->cublasLtMatmulDescSetAttribute(w->desc, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first), p, err);
-    LT_TRY(lt->cublasLtMatmulDescSetAttribute(w->desc, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second), p, err);
-    LT_TRY(lt->cublasLtMatmulDescSetAttribute(w->desc, CUBLASLT_MATMUL_DESC_POINTER_MODE, &pointers, sizeof pointers), p, err);
+    LT_TRY(lt->cublasLtMatmulDescSetAttribute(w->desc, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first), p,
+           err);
+    LT_TRY(lt->cublasLtMatmulDescSetAttribute(w->desc, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second),
+           p, err);
+    LT_TRY(lt->cublasLtMatmulDescSetAttribute(w->desc, CUBLASLT_MATMUL_DESC_POINTER_MODE, &pointers,
+                                              sizeof pointers),
+           p, err);
     LT_TRY(lt->cublasLtMatrixLayoutCreate(&w->a, type_of(p), rows_b, columns_b, p->ldb), p, err);
     LT_TRY(lt->cublasLtMatrixLayoutCreate(&w->b, type_of(p), rows_a, columns_a, p->lda), p, err);
     LT_TRY(lt->cublasLtMatrixLayoutCreate(&w->c, CUDA_R_32F, (uint64_t)p->n, (uint64_t)p->m, p->ldc), p, err);
@@ -161,11 +168,20 @@ static uint32_t alignment(const void *p, int64_t gap, size_t element) {
 
 static resbm_status set_alignments(const rb_lt *lt, const rb_lt_product *p, plan *w, rb_err *err) {
     size_t element = type_of(p) == CUDA_R_32F ? 4 : 2;
-    uint32_t a = alignment(p->b, p->ldb, element), b = alignment(p->a, p->lda, element), c = alignment(p->c, p->ldc, 4);
-    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &a, sizeof a), p, err);
-    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &b, sizeof b), p, err);
-    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &c, sizeof c), p, err);
-    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &c, sizeof c), p, err);
+    uint32_t a = alignment(p->b, p->ldb, element), b = alignment(p->a, p->lda, element),
+             c = alignment(p->c, p->ldc, 4);
+    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+                                                    &a, sizeof a),
+           p, err);
+    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                                                    &b, sizeof b),
+           p, err);
+    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                                                    &c, sizeof c),
+           p, err);
+    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+                                                    &c, sizeof c),
+           p, err);
     return RESBM_OK;
 }
 
@@ -174,15 +190,20 @@ static resbm_status ask(rb_lt *lt, const rb_lt_product *p, plan *w, cublasLtMatm
     int found = 0;
     uint64_t room = WORKSPACE;
     LT_TRY(lt->cublasLtMatmulPreferenceCreate(&w->preference), p, err);
-    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room, sizeof room), p, err);
+    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                    &room, sizeof room),
+           p, err);
     RB_TRY(set_alignments(lt, p, w, err));
-    LT_TRY(lt->cublasLtMatmulAlgoGetHeuristic(lt->handle, w->desc, w->a, w->b, w->c, w->c, w->preference, 1, &result, &found), p, err);
+    LT_TRY(lt->cublasLtMatmulAlgoGetHeuristic(lt->handle, w->desc, w->a, w->b, w->c, w->c, w->preference, 1,
+                                              &result, &found),
+           p, err);
     if (!found) return lt_status(lt, CUBLAS_STATUS_NOT_SUPPORTED, p, err);
     *algo = result.algo;
     return RESBM_OK;
 }
 
-static resbm_status choose(rb_lt *lt, const rb_lt_product *p, plan *w, cublasLtMatmulAlgo_t *algo, rb_err *err) {
+static resbm_status choose(rb_lt *lt, const rb_lt_product *p, plan *w, cublasLtMatmulAlgo_t *algo,
+                           rb_err *err) {
     size_t element = type_of(p) == CUDA_R_32F ? 4 : 2;
     int what = (int)p->math | p->ta << 4 | p->tb << 5 | (p->scalars != NULL) << 6 |
                (alignment(p->a, p->lda, element) >= 16) << 7 | (alignment(p->b, p->ldb, element) >= 16) << 8 |
@@ -208,8 +229,8 @@ static resbm_status multiply(rb_lt *lt, rb_cuda_queue *q, const rb_lt_product *p
     RB_TRY(choose(lt, p, w, &algo, err));
     RB_TRY(rb_cuda_scratch(&q->base, 1, WORKSPACE, &room, err));
     return lt_status(lt,
-                     lt->cublasLtMatmul(lt->handle, w->desc, alpha, p->b, w->a, p->a, w->b, beta, p->c, w->c, p->c, w->c, &algo,
-                                        room, WORKSPACE, q->stream),
+                     lt->cublasLtMatmul(lt->handle, w->desc, alpha, p->b, w->a, p->a, w->b, beta, p->c, w->c,
+                                        p->c, w->c, &algo, room, WORKSPACE, q->stream),
                      p, err);
 }
 

@@ -7,7 +7,8 @@ static __device__ __forceinline__ float *norm_row(const rb_view &v, int64_t r) {
     return (float *)v.data + (v.rank == 1 ? r * rb_row_width(&v) : rb_row_offset(&v, r));
 }
 
-__global__ void __launch_bounds__(NORM_THREADS) norm_rows(rb_view y, rb_view rstd, rb_view x, const float *w, float eps) {
+__global__ void __launch_bounds__(NORM_THREADS)
+    norm_rows(rb_view y, rb_view rstd, rb_view x, const float *w, float eps) {
     __shared__ float room[NORM_WARPS];
     int64_t r = blockIdx.x, d = rb_row_width(&x);
     const float *px = norm_row(x, r);
@@ -26,8 +27,8 @@ RB_CUDA_SLOT(rmsnorm_forward) {
 }
 
 /* dx = s (w dy) - x s^3/d sum(w dy x), s = rstd. dx may be dy: every thread writes where it alone has read. */
-__global__ void __launch_bounds__(NORM_THREADS) norm_back(rb_view dx, rb_view dy, rb_view x, const float *w, rb_view rstd,
-                                                     float beta) {
+__global__ void __launch_bounds__(NORM_THREADS)
+    norm_back(rb_view dx, rb_view dy, rb_view x, const float *w, rb_view rstd, float beta) {
     __shared__ float room[NORM_WARPS];
     int64_t r = blockIdx.x, d = rb_row_width(&x);
     const float *px = norm_row(x, r), *pdy = norm_row(dy, r);
@@ -48,16 +49,20 @@ RB_CUDA_SLOT(rmsnorm_backward_x) {
 }
 
 /* part (pieces, d) */
-__global__ void __launch_bounds__(NORM_THREADS) weight_pieces(float *part, rb_view dy, rb_view x, rb_view rstd) {
-    int64_t d = rb_row_width(&x), rows = rb_row_count(&x), i = (int64_t)blockIdx.x * NORM_THREADS + threadIdx.x;
+__global__ void __launch_bounds__(NORM_THREADS)
+    weight_pieces(float *part, rb_view dy, rb_view x, rb_view rstd) {
+    int64_t d = rb_row_width(&x), rows = rb_row_count(&x),
+            i = (int64_t)blockIdx.x * NORM_THREADS + threadIdx.x;
     int64_t from = (int64_t)blockIdx.y * NORM_PIECE, to = from + NORM_PIECE < rows ? from + NORM_PIECE : rows;
     float sum = 0;
     if (i >= d) return;
-    for (int64_t r = from; r < to; r++) sum += norm_row(dy, r)[i] * norm_row(x, r)[i] * ((const float *)rstd.data)[r * rstd.stride[0]];
+    for (int64_t r = from; r < to; r++)
+        sum += norm_row(dy, r)[i] * norm_row(x, r)[i] * ((const float *)rstd.data)[r * rstd.stride[0]];
     part[(int64_t)blockIdx.y * d + i] = sum;
 }
 
-__global__ void __launch_bounds__(NORM_THREADS) norm_add_pieces(float *dw, const float *part, int64_t pieces, int64_t d) {
+__global__ void __launch_bounds__(NORM_THREADS)
+    norm_add_pieces(float *dw, const float *part, int64_t pieces, int64_t d) {
     int64_t i = (int64_t)blockIdx.x * NORM_THREADS + threadIdx.x;
     float sum = 0;
     if (i >= d) return;
@@ -71,7 +76,8 @@ RB_CUDA_SLOT(rmsnorm_backward_w) {
     unsigned across = (unsigned)((d + NORM_THREADS - 1) / NORM_THREADS);
     float *part;
     RB_TRY(rb_cuda_scratch(q, 0, (size_t)(pieces * d) * sizeof *part, (void **)&part, err));
-    RB_LAUNCH(c, weight_pieces, dim3(across, (unsigned)pieces), NORM_THREADS, part, op->t[1], op->t[2], op->t[3]);
+    RB_LAUNCH(c, weight_pieces, dim3(across, (unsigned)pieces), NORM_THREADS, part, op->t[1], op->t[2],
+              op->t[3]);
     RB_LAUNCH(c, norm_add_pieces, across, NORM_THREADS, (float *)op->t[0].data, part, pieces, d);
     return rb_cuda_launched(op, err);
 }

@@ -17,7 +17,11 @@ struct adamw_of {
 };
 
 RB_CUDA_SLOT(adamw) {
-    adamw_of a = {(float *)op->t[0].data, (float *)op->t[1].data, (float *)op->t[2].data, (const float *)op->t[3].data, {}};
+    adamw_of a = {(float *)op->t[0].data,
+                  (float *)op->t[1].data,
+                  (float *)op->t[2].data,
+                  (const float *)op->t[3].data,
+                  {}};
     for (int i = 0; i < 8; i++) a.f[i] = op->f[i];
     rb_each(q, &op->t[0], a);
     return rb_cuda_launched(op, err);

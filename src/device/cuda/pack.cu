@@ -18,7 +18,9 @@ static __device__ __forceinline__ float *element(const rb_pack_plan &p, int64_t 
 struct walker {
     int64_t t, i;
     __device__ walker(const rb_pack_plan &p, int64_t idx) : t(idx / p.k), i(idx % p.k) {}
-    __device__ float *at(const rb_pack_plan &p, int64_t b) const { return p.x + b * p.stride_b + t * p.stride_t + i; }
+    __device__ float *at(const rb_pack_plan &p, int64_t b) const {
+        return p.x + b * p.stride_b + t * p.stride_t + i;
+    }
     __device__ void next(const rb_pack_plan &p) {
         if (++i == p.k) i = 0, t++;
     }
@@ -63,7 +65,8 @@ struct random8 {
     __device__ uint32_t of(int i) const { return i % 2 ? word.v[i / 2] >> 16 : word.v[i / 2] & 0xffffu; }
 };
 
-static __device__ __forceinline__ int quantize(const rb_pack_plan &p, float x, float inverse, const random8 &r, int i) {
+static __device__ __forceinline__ int quantize(const rb_pack_plan &p, float x, float inverse,
+                                               const random8 &r, int i) {
     if (!rb_f32_finite(x)) return rb_pack_bad(&p);
     float t = x * inverse;
     t = t > p.most ? p.most : t < -p.most ? -p.most : t;
@@ -72,20 +75,23 @@ static __device__ __forceinline__ int quantize(const rb_pack_plan &p, float x, f
     return (int)floorf((p.half ? t - 0.5f : t) + h);
 }
 
-static __device__ __forceinline__ float inverse_of(const rb_pack_plan &p, int64_t b, int64_t idx, int64_t coordinate) {
+static __device__ __forceinline__ float inverse_of(const rb_pack_plan &p, int64_t b, int64_t idx,
+                                                   int64_t coordinate) {
     if (p.steps) return 1.0f / p.steps[coordinate];
     return rb_unit_inverse(rb_get16(rb_pack_scales(&p, b) + 2 * (idx / p.unit)));
 }
 
 /* Eight codes as the low bits of one word, the first lowest. */
-static __device__ uint64_t codes_of(const rb_pack_plan &p, int64_t b, int64_t from, int n, rb_cuda_fault *fault) {
+static __device__ uint64_t codes_of(const rb_pack_plan &p, int64_t b, int64_t from, int n,
+                                    rb_cuda_fault *fault) {
     random8 r(p, b, from / PACK_OWN);
     walker w(p, from);
     uint64_t codes = 0;
     for (int i = 0; i < n; i++, w.next(p)) {
         float x = *w.at(p, b);
         if (p.half && p.steps && !rb_f32_finite(x))
-            rb_cuda_report(fault, rb_cuda_fault{RB_FAULT_VALUE, RB_OP_PACK, b * p.n + from + i, p.k, (double)x});
+            rb_cuda_report(fault,
+                           rb_cuda_fault{RB_FAULT_VALUE, RB_OP_PACK, b * p.n + from + i, p.k, (double)x});
         int q = quantize(p, x, inverse_of(p, b, from + i, w.i), r, i);
         codes |= (uint64_t)((unsigned)q & ((1u << p.bits) - 1)) << i * p.bits;
     }
@@ -122,7 +128,9 @@ __global__ void __launch_bounds__(PACK_THREADS) pack_whole(rb_pack_plan p) {
     }
 }
 
-static dim3 grid_of(int64_t threads, int64_t B) { return dim3((unsigned)((threads + PACK_THREADS - 1) / PACK_THREADS), (unsigned)B); }
+static dim3 grid_of(int64_t threads, int64_t B) {
+    return dim3((unsigned)((threads + PACK_THREADS - 1) / PACK_THREADS), (unsigned)B);
+}
 
 RB_CUDA_SLOT(pack) {
     rb_cuda_queue *c = rb_cuda_queue_of(q);
@@ -187,7 +195,8 @@ RB_CUDA_SLOT(unpack) {
 enum { PACK_POSITIONS = 64 };
 
 __global__ void __launch_bounds__(PACK_THREADS) add_squares(rb_pack_plan p, int64_t *stats) {
-    int64_t j = (int64_t)blockIdx.x * PACK_THREADS + threadIdx.x, first = (int64_t)blockIdx.y * PACK_POSITIONS;
+    int64_t j = (int64_t)blockIdx.x * PACK_THREADS + threadIdx.x,
+            first = (int64_t)blockIdx.y * PACK_POSITIONS;
     unsigned long long sum = 0;
     if (j >= p.k) return;
     for (int64_t at = first; at < first + PACK_POSITIONS && at < p.B * p.T; at++) {
@@ -202,7 +211,8 @@ RB_CUDA_SLOT(code_stats) {
     rb_cuda_queue *c = rb_cuda_queue_of(q);
     rb_pack_plan p;
     RB_TRY(rb_pack_plan_of(op, &p, err));
-    dim3 grid((unsigned)((p.k + PACK_THREADS - 1) / PACK_THREADS), (unsigned)((p.B * p.T + PACK_POSITIONS - 1) / PACK_POSITIONS));
+    dim3 grid((unsigned)((p.k + PACK_THREADS - 1) / PACK_THREADS),
+              (unsigned)((p.B * p.T + PACK_POSITIONS - 1) / PACK_POSITIONS));
     RB_LAUNCH(c, add_squares, grid, PACK_THREADS, p, (int64_t *)op->t[0].data);
     return rb_cuda_launched(op, err);
 }

@@ -4,7 +4,8 @@
 
 enum { SUM_THREADS = 256, SUM_WARPS = SUM_THREADS / RB_WARP, SUM_PIECE = 4096 };
 
-template <bool SQUARED> __global__ void __launch_bounds__(SUM_THREADS) sum_pieces(double *part, rb_view x, int64_t count) {
+template <bool SQUARED>
+__global__ void __launch_bounds__(SUM_THREADS) sum_pieces(double *part, rb_view x, int64_t count) {
     __shared__ double room[SUM_WARPS];
     int64_t from = (int64_t)blockIdx.x * SUM_PIECE, width = rb_row_width(&x);
     double sum = 0;
@@ -39,8 +40,12 @@ template <bool SQUARED> static resbm_status reduce(rb_queue *q, const rb_op *op,
     return rb_cuda_launched(op, err);
 }
 
-RB_CUDA_SLOT(sum) { return reduce<false>(q, op, err); }
-RB_CUDA_SLOT(sumsq) { return reduce<true>(q, op, err); }
+RB_CUDA_SLOT(sum) {
+    return reduce<false>(q, op, err);
+}
+RB_CUDA_SLOT(sumsq) {
+    return reduce<true>(q, op, err);
+}
 
 struct divide {
     rb_view y, x;

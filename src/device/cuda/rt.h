@@ -16,7 +16,8 @@
 #define RB_LAUNCH(q, fn, grid, block, ...)                                                                   \
     (emu_f16 = (q)->f16, emu_launch_with((q)->stream, dim3(grid), dim3(block), fn, __VA_ARGS__))
 #else
-#define RB_LAUNCH(q, fn, grid, block, ...) (cudaSetDevice((q)->index), fn<<<(grid), (block), 0, (q)->stream>>>(__VA_ARGS__))
+#define RB_LAUNCH(q, fn, grid, block, ...)                                                                   \
+    (cudaSetDevice((q)->index), fn<<<(grid), (block), 0, (q)->stream>>>(__VA_ARGS__))
 #endif
 
 enum { RB_WARP = 32 };
@@ -44,7 +45,9 @@ static __device__ __forceinline__ uint32_t rb_half2(float lo, float hi) {
 #endif
 }
 
-static __device__ __forceinline__ uint16_t rb_half1(float x) { return (uint16_t)rb_half2(x, 0.0f); }
+static __device__ __forceinline__ uint16_t rb_half1(float x) {
+    return (uint16_t)rb_half2(x, 0.0f);
+}
 
 /* x as those numbers have it. */
 static __device__ __forceinline__ float rb_half_round(float x) {
@@ -70,9 +73,10 @@ static __device__ __forceinline__ void rb_mma(float *d, const uint32_t *a, const
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
     for (int i = 0; i < 2; i++)
-        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                     : "r"(a[2 * i]), "r"(a[2 * i + 1]), "r"(b[i]));
+        asm volatile(
+            "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+            : "r"(a[2 * i]), "r"(a[2 * i + 1]), "r"(b[i]));
 #endif
 }
 
@@ -84,7 +88,9 @@ template <class T> static __device__ __forceinline__ T rb_warp_sum(T v) {
 }
 
 /* A NaN wins, so that it is seen. */
-static __device__ __forceinline__ float rb_nan_max(float a, float b) { return a > b || a != a ? a : b; }
+static __device__ __forceinline__ float rb_nan_max(float a, float b) {
+    return a > b || a != a ? a : b;
+}
 
 static __device__ __forceinline__ float rb_warp_max(float v) {
     for (int o = RB_WARP / 2; o; o /= 2) v = rb_nan_max(v, __shfl_xor_sync(RB_ALL_LANES, v, o));

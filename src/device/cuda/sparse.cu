@@ -47,11 +47,12 @@ RB_CUDA_SLOT(topk) {
 }
 
 /* Picks may name a coordinate twice: one thread adds them, in order. */
-__global__ void __launch_bounds__(SPARSE_THREADS) put_back(rb_view y, rb_view values, rb_view index, float alpha, float beta,
-                                                    rb_cuda_fault *fault) {
+__global__ void __launch_bounds__(SPARSE_THREADS)
+    put_back(rb_view y, rb_view values, rb_view index, float alpha, float beta, rb_cuda_fault *fault) {
     int64_t r = blockIdx.x, d = y.shape[1], k = values.shape[1];
     float *to = (float *)y.data + r * y.stride[0];
-    const float *v = (const float *)values.data + r * values.stride[0], *at = (const float *)index.data + r * index.stride[0];
+    const float *v = (const float *)values.data + r * values.stride[0],
+                *at = (const float *)index.data + r * index.stride[0];
     for (int64_t i = threadIdx.x; i < d; i += SPARSE_THREADS) to[i] = beta == 0 ? 0.0f : beta * to[i];
     __syncthreads();
     if (threadIdx.x) return;
@@ -64,6 +65,7 @@ __global__ void __launch_bounds__(SPARSE_THREADS) put_back(rb_view y, rb_view va
 
 RB_CUDA_SLOT(scatter) {
     rb_cuda_queue *c = rb_cuda_queue_of(q);
-    RB_LAUNCH(c, put_back, (unsigned)op->t[0].shape[0], SPARSE_THREADS, op->t[0], op->t[1], op->t[2], op->f[0], op->f[1], c->fault);
+    RB_LAUNCH(c, put_back, (unsigned)op->t[0].shape[0], SPARSE_THREADS, op->t[0], op->t[1], op->t[2],
+              op->f[0], op->f[1], c->fault);
     return rb_cuda_launched(op, err);
 }

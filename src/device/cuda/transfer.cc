@@ -38,7 +38,8 @@ resbm_status rb_cuda_transfers_open(rb_cuda_queue *q, rb_err *err) {
     RB_CUDA_TRY(cudaMallocHost((void **)&t->ring, RING), "taking 32 MB of pinned memory", err);
     RB_CUDA_TRY(cudaMallocHost((void **)&t->seen, EVENTS * sizeof *t->seen), "taking pinned memory", err);
     memset(t->seen, 0, EVENTS * sizeof *t->seen);
-    for (cudaEvent_t &e : t->event) RB_CUDA_TRY(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "making an event", err);
+    for (cudaEvent_t &e : t->event)
+        RB_CUDA_TRY(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "making an event", err);
     return RESBM_OK;
 }
 
@@ -62,7 +63,9 @@ static void settle(rb_cuda_transfers *t, uint64_t passed) {
     }
 }
 
-static size_t rounded(size_t bytes) { return (bytes + ALIGN - 1) / ALIGN * ALIGN; }
+static size_t rounded(size_t bytes) {
+    return (bytes + ALIGN - 1) / ALIGN * ALIGN;
+}
 
 /* Everything queued so far is done, and every piece with it. */
 static resbm_status drain(rb_cuda_queue *q, rb_err *err) {
@@ -93,7 +96,8 @@ resbm_status rb_cuda_upload(rb_queue *base, void *dst, const void *host, size_t 
     rb_cuda_queue *q = rb_cuda_queue_of(base);
     RB_CUDA_TRY(cudaSetDevice(rb_cuda_of(base)->index), "choosing the card", err);
     if (bytes > RING / 4)
-        return rb_cuda_status(cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, q->stream), "upload", err);
+        return rb_cuda_status(cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, q->stream), "upload",
+                              err);
     char *by;
     RB_TRY(take(q, bytes, &by, err));
     memcpy(by, host, bytes);
@@ -105,11 +109,13 @@ resbm_status rb_cuda_download(rb_queue *base, void *host, const void *src, size_
     rb_cuda_queue *q = rb_cuda_queue_of(base);
     RB_CUDA_TRY(cudaSetDevice(rb_cuda_of(base)->index), "choosing the card", err);
     if (bytes > RING / 4)
-        return rb_cuda_status(cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, q->stream), "download", err);
+        return rb_cuda_status(cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, q->stream),
+                              "download", err);
     char *by;
     RB_TRY(take(q, bytes, &by, err));
     q->transfers->pieces.push_back(piece{host, (size_t)(by - q->transfers->ring), bytes, 0});
-    return rb_cuda_status(cudaMemcpyAsync(by, src, bytes, cudaMemcpyDeviceToHost, q->stream), "download", err);
+    return rb_cuda_status(cudaMemcpyAsync(by, src, bytes, cudaMemcpyDeviceToHost, q->stream), "download",
+                          err);
 }
 
 resbm_status rb_cuda_event_record(rb_queue *base, rb_event *out, rb_err *err) {
@@ -118,7 +124,8 @@ resbm_status rb_cuda_event_record(rb_queue *base, rb_event *out, rb_err *err) {
     RB_CUDA_TRY(cudaSetDevice(rb_cuda_of(base)->index), "choosing the card", err);
     uint64_t ticket = t->tickets + 1;
     rb_cuda_fault *seen = &t->seen[ticket % EVENTS];
-    RB_CUDA_TRY(cudaMemcpyAsync(seen, q->fault, sizeof *seen, cudaMemcpyDeviceToHost, q->stream), "reading faults", err);
+    RB_CUDA_TRY(cudaMemcpyAsync(seen, q->fault, sizeof *seen, cudaMemcpyDeviceToHost, q->stream),
+                "reading faults", err);
     RB_CUDA_TRY(cudaEventRecord(t->event[ticket % EVENTS], q->stream), "recording an event", err);
     for (auto p = t->pieces.rbegin(); p != t->pieces.rend() && !p->ticket; ++p) p->ticket = ticket;
     t->tickets = ticket;
@@ -130,20 +137,23 @@ static resbm_status fault_text(const rb_cuda_fault *f, rb_err *err) {
     const char *op = rb_op_info((rb_op_kind)f->op)->name;
     switch (f->kind) {
     case RB_FAULT_ID:
-        return rb_fail(err, RESBM_E_ARG, "%s: token %lld is %lld, the table has %lld rows", op, f->at, (long long)f->value,
-                       f->range);
+        return rb_fail(err, RESBM_E_ARG, "%s: token %lld is %lld, the table has %lld rows", op, f->at,
+                       (long long)f->value, f->range);
     case RB_FAULT_TARGET:
-        return rb_fail(err, RESBM_E_ARG, "%s: target %lld is %lld, there are %lld logits", op, f->at, (long long)f->value,
-                       f->range);
+        return rb_fail(err, RESBM_E_ARG, "%s: target %lld is %lld, there are %lld logits", op, f->at,
+                       (long long)f->value, f->range);
     case RB_FAULT_STEP:
-        return rb_fail(err, RESBM_E_NUMERIC, "%s: learned step of coordinate %lld is %g", op, f->at, f->value);
+        return rb_fail(err, RESBM_E_NUMERIC, "%s: learned step of coordinate %lld is %g", op, f->at,
+                       f->value);
     case RB_FAULT_VALUE:
         return rb_fail(err, RESBM_E_NUMERIC,
-                       "%s: coordinate %lld of position %lld of the microbatch is %g, for which codes of 1 and 2 bits with "
+                       "%s: coordinate %lld of position %lld of the microbatch is %g, for which codes of 1 "
+                       "and 2 bits with "
                        "learned steps have no code",
                        op, f->at % f->range, f->at / f->range, f->value);
     default:
-        return rb_fail(err, RESBM_E_ARG, "%s: a pick of row %lld is coordinate %g of %lld", op, f->at, f->value, f->range);
+        return rb_fail(err, RESBM_E_ARG, "%s: a pick of row %lld is coordinate %g of %lld", op, f->at,
+                       f->value, f->range);
     }
 }
 

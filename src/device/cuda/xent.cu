@@ -10,14 +10,15 @@ static __device__ void gradient_row(float *x, int64_t V, int32_t target, float t
     }
 }
 
-__global__ void __launch_bounds__(XENT_THREADS) xent_rows(rb_view loss, rb_view logits, const int32_t *targets, float scale,
-                                                     rb_cuda_fault *fault) {
+__global__ void __launch_bounds__(XENT_THREADS)
+    xent_rows(rb_view loss, rb_view logits, const int32_t *targets, float scale, rb_cuda_fault *fault) {
     __shared__ float room[XENT_WARPS];
     int64_t r = blockIdx.x, V = logits.shape[1];
     float *x = (float *)logits.data + r * logits.stride[0], most = -INFINITY, part = 0;
     int32_t target = targets[r];
     if (target >= V) {
-        if (threadIdx.x == 0) rb_cuda_report(fault, rb_cuda_fault{RB_FAULT_TARGET, RB_OP_XENT, r, V, (double)target});
+        if (threadIdx.x == 0)
+            rb_cuda_report(fault, rb_cuda_fault{RB_FAULT_TARGET, RB_OP_XENT, r, V, (double)target});
         return;
     }
     for (int64_t j = threadIdx.x; j < V; j += XENT_THREADS) most = rb_nan_max(most, x[j]);
@@ -32,7 +33,7 @@ __global__ void __launch_bounds__(XENT_THREADS) xent_rows(rb_view loss, rb_view 
 
 RB_CUDA_SLOT(xent) {
     rb_cuda_queue *c = rb_cuda_queue_of(q);
-    RB_LAUNCH(c, xent_rows, (unsigned)op->t[1].shape[0], XENT_THREADS, op->t[0], op->t[1], (const int32_t *)op->t[2].data,
-              op->f[0], c->fault);
+    RB_LAUNCH(c, xent_rows, (unsigned)op->t[1].shape[0], XENT_THREADS, op->t[0], op->t[1],
+              (const int32_t *)op->t[2].data, op->f[0], c->fault);
     return rb_cuda_launched(op, err);
 }

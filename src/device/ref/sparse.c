@@ -37,12 +37,12 @@ resbm_status rb_ref_topk(rb_queue *q, const rb_op *op, rb_err *err) {
     return RESBM_OK;
 }
 
-static resbm_status add_row(float *y, int64_t d, const float *values, const float *index, int64_t k, float alpha,
-                            int64_t row, rb_err *err) {
+static resbm_status add_row(float *y, int64_t d, const float *values, const float *index, int64_t k,
+                            float alpha, int64_t row, rb_err *err) {
     for (int64_t j = 0; j < k; j++) {
         if (!(index[j] >= 0 && index[j] < (float)d))
-            return rb_fail(err, RESBM_E_ARG, "scatter: pick %lld of row %lld is coordinate %g of %lld", (long long)j,
-                           (long long)row, (double)index[j], (long long)d);
+            return rb_fail(err, RESBM_E_ARG, "scatter: pick %lld of row %lld is coordinate %g of %lld",
+                           (long long)j, (long long)row, (double)index[j], (long long)d);
         y[(int64_t)index[j]] += alpha * values[j];
     }
     return RESBM_OK;
@@ -55,7 +55,8 @@ resbm_status rb_ref_scatter(rb_queue *q, const rb_op *op, rb_err *err) {
     for (int64_t i = 0; i < y->shape[0]; i++) {
         float *to = rb_row_f32(y, i);
         for (int64_t j = 0; j < d; j++) to[j] = op->f[1] == 0 ? 0 : op->f[1] * to[j];
-        RB_TRY(add_row(to, d, rb_row_f32(values, i), rb_row_f32(index, i), values->shape[1], op->f[0], i, err));
+        RB_TRY(
+            add_row(to, d, rb_row_f32(values, i), rb_row_f32(index, i), values->shape[1], op->f[0], i, err));
     }
     return RESBM_OK;
 }

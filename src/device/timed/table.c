@@ -30,11 +30,19 @@ typedef struct timed_queue {
 /* A host that is at most this late did not pause: the operation begins when the one before it was done. */
 static const int64_t SLACK_NS = RB_MS;
 
-static timed_device *device_of(const rb_device *d) { return (timed_device *)(uintptr_t)d; }
-static bool is_timed(const rb_device *d) { return !strcmp(d->table->name, rb_timed_table.name); }
+static timed_device *device_of(const rb_device *d) {
+    return (timed_device *)(uintptr_t)d;
+}
+static bool is_timed(const rb_device *d) {
+    return !strcmp(d->table->name, rb_timed_table.name);
+}
 
-double rb_timed_flops(const rb_queue *q) { return is_timed(q->dev) ? ((const timed_queue *)q)->flops : 0; }
-size_t rb_timed_bytes(const rb_device *d) { return is_timed(d) ? device_of(d)->bytes : 0; }
+double rb_timed_flops(const rb_queue *q) {
+    return is_timed(q->dev) ? ((const timed_queue *)q)->flops : 0;
+}
+size_t rb_timed_bytes(const rb_device *d) {
+    return is_timed(d) ? device_of(d)->bytes : 0;
+}
 
 static resbm_status timed_alloc(rb_device *base, size_t bytes, void **out, rb_err *err) {
     timed_device *d = device_of(base);
@@ -121,7 +129,9 @@ static resbm_status timed_queue_open(rb_device *dev, rb_queue **out, rb_err *err
     return RESBM_OK;
 }
 
-static void timed_queue_close(rb_queue *q) { free(q); }
+static void timed_queue_close(rb_queue *q) {
+    free(q);
+}
 
 static void timed_close(rb_device *base) {
     timed_device *d = device_of(base);

@@ -129,8 +129,8 @@ static void unpack_units(piece *w) {
 }
 
 /* n values, of which those from `real` on are padding. */
-static void quantize_half(const rb_pack_plan *p, uint8_t *out, const float *x, const float *m, const uint16_t *h,
-                          int64_t n, int64_t real) {
+static void quantize_half(const rb_pack_plan *p, uint8_t *out, const float *x, const float *m,
+                          const uint16_t *h, int64_t n, int64_t real) {
     vec_range range = {p->most, true, 0};
     uint8_t q[RB_CHUNK];
     if (h)

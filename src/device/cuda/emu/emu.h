@@ -41,8 +41,12 @@ extern thread_local emu_place emu_at;
 void emu_block_meet();
 void emu_warp_meet(void (*act)(void *const *lane), void *mine);
 
-static inline void __syncthreads() { emu_block_meet(); }
-static inline void __syncwarp(unsigned = ~0u) { emu_warp_meet(nullptr, nullptr); }
+static inline void __syncthreads() {
+    emu_block_meet();
+}
+static inline void __syncwarp(unsigned = ~0u) {
+    emu_warp_meet(nullptr, nullptr);
+}
 
 struct emu_shuffle {
     uint32_t bits, got;
@@ -62,9 +66,15 @@ template <class T> static inline T emu_shfl(T v, int from) {
     memcpy(&v, &s.got, 4);
     return v;
 }
-static inline int emu_lane() { return (int)(threadIdx.x & 31); }
-template <class T> static inline T __shfl_xor_sync(unsigned, T v, int mask) { return emu_shfl(v, emu_lane() ^ mask); }
-template <class T> static inline T __shfl_sync(unsigned, T v, int from) { return emu_shfl(v, from); }
+static inline int emu_lane() {
+    return (int)(threadIdx.x & 31);
+}
+template <class T> static inline T __shfl_xor_sync(unsigned, T v, int mask) {
+    return emu_shfl(v, emu_lane() ^ mask);
+}
+template <class T> static inline T __shfl_sync(unsigned, T v, int from) {
+    return emu_shfl(v, from);
+}
 static inline double __shfl_xor_sync(unsigned, double v, int mask) {
     uint32_t w[2];
     memcpy(w, &v, 8);
@@ -95,7 +105,9 @@ static inline unsigned __ballot_sync(unsigned, bool yes) {
     emu_warp_meet(emu_do_vote, &v);
     return v.all;
 }
-static inline int __ffs(unsigned x) { return __builtin_ffs((int)x); }
+static inline int __ffs(unsigned x) {
+    return __builtin_ffs((int)x);
+}
 static inline unsigned __float_as_uint(float x) {
     unsigned u;
     memcpy(&u, &x, 4);
@@ -164,7 +176,8 @@ cudaError_t cudaMemsetAsync(void *p, int byte, size_t bytes, cudaStream_t s);
 void emu_enqueue(cudaStream_t s, std::function<void()> work);
 void emu_launch(cudaStream_t s, dim3 grid, dim3 block, std::function<void()> kernel);
 /* The arguments are copied now, as a launch does. */
-template <class F, class... A> static inline void emu_launch_with(cudaStream_t s, dim3 grid, dim3 block, F fn, A... args) {
+template <class F, class... A>
+static inline void emu_launch_with(cudaStream_t s, dim3 grid, dim3 block, F fn, A... args) {
     emu_launch(s, grid, block, [=] { fn(args...); });
 }
 

@@ -143,7 +143,8 @@ static void run_grid(dim3 grid, dim3 block, const std::function<void()> &kernel)
     run = mine;
     run->kernel = &kernel;
     run->n = (int)(block.x * block.y * block.z);
-    if (run->n > MOST || run->n % LANES || block.y != 1) broken("a block must have whole warps, one dimension, 1024 threads at most");
+    if (run->n > MOST || run->n % LANES || block.y != 1)
+        broken("a block must have whole warps, one dimension, 1024 threads at most");
     for (int i = 0; i < run->n; i++)
         if (!run->f[i].stack)
             run->f[i].stack = (char *)mmap(nullptr, STACK, PROT_READ | PROT_WRITE,
@@ -170,7 +171,8 @@ void emu_launch(cudaStream_t s, dim3 grid, dim3 block, std::function<void()> ker
 uint16_t emu_half_of(float x) {
     uint32_t u = __float_as_uint(x), sign = u >> 16 & 0x8000u, size = u & 0x7fffffffu;
     if (!emu_f16)
-        return size > 0x7f800000u ? (uint16_t)(u >> 16 | 0x40u) : (uint16_t)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
+        return size > 0x7f800000u ? (uint16_t)(u >> 16 | 0x40u)
+                                  : (uint16_t)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
     if (size > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);
     if (size >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);
     if (size < 0x38800000u) { /* below 2^-14: a multiple of 2^-24 */
@@ -183,7 +185,9 @@ uint16_t emu_half_of(float x) {
 float emu_half_value(uint16_t h) {
     if (!emu_f16) return __uint_as_float((uint32_t)h << 16);
     uint32_t e = h >> 10 & 31u, m = h & 1023u;
-    float v = e == 31 ? (m ? NAN : INFINITY) : e ? ldexpf((float)(1024 + m), (int)e - 25) : ldexpf((float)m, -24);
+    float v = e == 31 ? (m ? NAN : INFINITY)
+              : e     ? ldexpf((float)(1024 + m), (int)e - 25)
+                      : ldexpf((float)m, -24);
     return h & 0x8000u ? -v : v;
 }
 
@@ -192,7 +196,9 @@ struct mma {
     float *d;
     const uint32_t *a, *b;
 };
-float half_at(const uint32_t *reg, int i) { return emu_half_value((uint16_t)(reg[i / 2] >> 16 * (i % 2))); }
+float half_at(const uint32_t *reg, int i) {
+    return emu_half_value((uint16_t)(reg[i / 2] >> 16 * (i % 2)));
+}
 
 /* PTX, "Matrix fragments for mma.m16n8k16": with g = lane / 4, t = lane % 4,
  *   a[i] row: g for i of 0, 1, 4, 5, else g + 8;  column: 2 t + (i & 1), + 8 for i >= 4
@@ -203,7 +209,8 @@ void do_mma(void *const *lane) {
     for (int l = 0; l < LANES; l++) {
         const mma *m = (const mma *)lane[l];
         int g = l / 4, t = l % 4;
-        for (int i = 0; i < 8; i++) a[g + (i & 2 ? 8 : 0)][2 * t + (i & 1) + (i >= 4 ? 8 : 0)] = half_at(m->a, i);
+        for (int i = 0; i < 8; i++)
+            a[g + (i & 2 ? 8 : 0)][2 * t + (i & 1) + (i >= 4 ? 8 : 0)] = half_at(m->a, i);
         for (int i = 0; i < 4; i++) b[2 * t + (i & 1) + (i >= 2 ? 8 : 0)][g] = half_at(m->b, i);
     }
     for (int l = 0; l < LANES; l++) {

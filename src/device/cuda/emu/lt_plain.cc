@@ -14,7 +14,9 @@ resbm_status rb_lt_open(rb_cuda_device *, rb_lt **out, rb_err *err) {
     *out = new (std::nothrow) rb_lt();
     return *out ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "device cuda: no memory");
 }
-void rb_lt_close(rb_lt *lt) { delete lt; }
+void rb_lt_close(rb_lt *lt) {
+    delete lt;
+}
 
 /* TF32 keeps 10 bits behind the leading one. */
 static float tf32_of(float x) {
@@ -25,14 +27,16 @@ static float tf32_of(float x) {
 
 static float factor(const rb_lt_product *p, const void *m, int64_t at) {
     if (p->math == RB_MATH_F32) return ((const float *)m)[at];
-    return p->math == RB_MATH_TF32 ? tf32_of(((const float *)m)[at]) : emu_half_value(((const uint16_t *)m)[at]);
+    return p->math == RB_MATH_TF32 ? tf32_of(((const float *)m)[at])
+                                   : emu_half_value(((const uint16_t *)m)[at]);
 }
 
 static void multiply(const rb_lt_product *p) {
     float alpha = p->scalars ? p->scalars[0] : p->alpha, beta = p->scalars ? p->scalars[1] : p->beta;
     float *b = (float *)malloc((size_t)(p->n * p->k) * sizeof *b); /* (n,k) */
     for (int64_t j = 0; j < p->n; j++)
-        for (int64_t k = 0; k < p->k; k++) b[j * p->k + k] = factor(p, p->b, p->tb ? j * p->ldb + k : k * p->ldb + j);
+        for (int64_t k = 0; k < p->k; k++)
+            b[j * p->k + k] = factor(p, p->b, p->tb ? j * p->ldb + k : k * p->ldb + j);
     float *a = (float *)malloc((size_t)p->k * sizeof *a);
     for (int64_t i = 0; i < p->m; i++) {
         for (int64_t k = 0; k < p->k; k++) a[k] = factor(p, p->a, p->ta ? k * p->lda + i : i * p->lda + k);

@@ -32,7 +32,9 @@ size_t from_environment(const char *name, size_t fallback) {
     const char *text = getenv(name);
     return text && *text ? (size_t)strtoull(text, nullptr, 10) : fallback;
 }
-size_t card() { return from_environment("RB_CUDA_EMU_MEMORY", (size_t)8 << 30); }
+size_t card() {
+    return from_environment("RB_CUDA_EMU_MEMORY", (size_t)8 << 30);
+}
 
 void serve(emu_stream *s) {
     size_t late = from_environment("RB_CUDA_EMU_LATE_US", 0);
@@ -69,12 +71,16 @@ const char *cudaGetErrorString(cudaError_t e) {
     static const char *const text[] = {"no error", "out of memory", "no device", "no such device"};
     return text[e];
 }
-cudaError_t cudaGetLastError() { return cudaSuccess; }
+cudaError_t cudaGetLastError() {
+    return cudaSuccess;
+}
 cudaError_t cudaGetDeviceCount(int *n) {
     *n = 2;
     return cudaSuccess;
 }
-cudaError_t cudaSetDevice(int i) { return i >= 0 && i < 2 ? cudaSuccess : cudaErrorInvalidDevice; }
+cudaError_t cudaSetDevice(int i) {
+    return i >= 0 && i < 2 ? cudaSuccess : cudaErrorInvalidDevice;
+}
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int i) {
     *p = cudaDeviceProp();
     strcpy(p->name, "emulated");

@@ -1,0 +1,59 @@
+/* A run in training, as its coordinator holds it: what train.c and its parts share. */
+#ifndef RB_RUN_TRAINING_H
+#define RB_RUN_TRAINING_H
+
+#include "core/clock.h"
+#include "data/sampler.h"
+#include "run/crew.h"
+#include "run/engine_nats.h"
+#include "run/train.h"
+
+typedef struct training {
+    const rb_train_options *o;
+    const rb_config *cfg;
+    rb_train_summary *out;
+    rb_crew *crew;
+    rb_shards *shards, *val_shards; /* of stages apart */
+    rb_sampler data, val;
+    rb_engine_nats *nats; /* NULL: another engine */
+    rb_tensor_table table;
+    json_t *reply[RB_MAX_STAGES];
+    int64_t step, epoch, saved; /* steps done; run epoch; newest snapshot, -1 none */
+    uint64_t sequence, evals;
+    int64_t called_ns, begin_ns;
+    double before_s; /* training time of earlier parts of this run */
+    double *sumsq, *segment_norm, *scale, *step_s, *aux;
+    int64_t timed;
+    int64_t sent[RB_MAX_STAGES][RB_TRAFFIC_COUNT]; /* at the last look */
+    int64_t fwd, bwd, ids, bytes_tokens;           /* over training steps */
+    double busy, spent;
+    int64_t told;    /* steps the stages have been told to do: with lists that flow, ahead of those done */
+    bool flowing;    /* stages have microbatches in flight, begun by the next step */
+    int64_t updates; /* of the optimizer, over the whole run */
+    int64_t optimizer_from; /* of these, how many lie behind its present states, which began as zeros then */
+    double speed[RB_MAX_STAGES]; /* (workers) microbatches a second of computation, as measured; 0: not yet */
+    int share[RB_MAX_STAGES];    /* (workers) of this step's microbatches */
+    double staleness[RB_MAX_STAGES], stale_sum[RB_MAX_STAGES];
+} training;
+
+/* Seconds of training since the run began, resumed parts included. */
+static inline double rb_training_elapsed(const training *t) {
+    return t->before_s + (double)(rb_now_ns() - t->begin_ns) * 1e-9;
+}
+
+/* Until when the stages may take to answer, ns. */
+static inline int64_t rb_training_deadline(const training *t) {
+    return rb_now_ns() + 2 * t->cfg->pipeline.deadline_ns;
+}
+
+/* train_deal.c: how many of this step's microbatches each replica gets, by the speeds measured so far; those as they
+ * go into the step's message (owned by the caller); and what the answers of a step say about speed. */
+void rb_training_deal(training *t);
+json_t *rb_training_deal_json(const training *t);
+void rb_training_measure(training *t);
+
+/* train_save.c: one snapshot of the present step, all stages' files and the manifest, whole or not at all. The
+ * pipeline must be at rest. Blocks until every stage has written (and, apart, sent) its files or the deadline. */
+resbm_status rb_training_save(training *t, rb_err *err);
+
+#endif
