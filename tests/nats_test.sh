@@ -1,6 +1,6 @@
 #!/bin/sh
 # ctest: timeout=240
-# Four stages through a nats-server: bit for bit the losses and weights of the local engine, also where packets are
+# Four stages, or two with replicas, through a nats-server: bit for bit the losses and weights of the local engine, also where packets are
 # doubled, reordered and lost on their way; nothing of the server stays; without the module its absence is named.
 set -u
 . "$RB_SOURCE_DIR/tests/run_common.sh"
@@ -14,7 +14,15 @@ RESBM_MISCHIEF=seed=5,twice=0.05,late=0.05,lost=0.02 train mischief engine=nats 
 same local mischief
 train two engine=nats pipeline.stages=2 data.distribute=wire pipeline.schedule=gpipe || { miss two; cat two.log; }
 same local two
-for d in nats mischief two; do [ ! -e $d/server ] || miss "$d leaves files of its server"; done
+replicated="pipeline.stages=2 pipeline.replicas=2 pipeline.deal=even train.steps=4 train.eval_every=2"
+# shellcheck disable=SC2086
+for more in "name=sums" "name=locals optim.local_steps=2 train.checkpoint_every=2"; do
+    name=$(expr "$more" : 'name=\([a-z]*\)') more=${more#name=$name}
+    train "$name" $replicated $more || { miss "$name"; cat "$name.log"; }
+    train "n$name" $replicated $more engine=nats || { miss "n$name"; cat "n$name.log"; }
+    same "$name" "n$name"
+done
+for d in nats mischief two nsums nlocals; do [ ! -e $d/server ] || miss "$d leaves files of its server"; done
 
 # Killed: its stages and its server go too, and the run goes on from its snapshot.
 . "$RB_SOURCE_DIR/tests/faults_common.sh"

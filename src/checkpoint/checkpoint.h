@@ -25,6 +25,9 @@
  * boundary-0.encoder.optim.safetensors. */
 void rb_checkpoint_part_name(char out[RB_PART_NAME], const char *what, int index, const char *side,
                              bool optim);
+/* The same with whatever tail: ".optim", ".outer" (the outer update's momentum), ".replica-1.optim" (docs/replicas.md). */
+void rb_checkpoint_file_name(char out[RB_PART_NAME], const char *what, int index, const char *side,
+                             const char *tail);
 
 /* Makes DIR if need be, removes what an earlier run left unfinished in it, makes DIR/step-N.tmp and puts its
  * path into tmp, which the stages are told. */

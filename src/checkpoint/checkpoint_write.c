@@ -28,10 +28,14 @@ static resbm_status with_remedy(resbm_status st, rb_err *err) {
     return st;
 }
 
+void rb_checkpoint_file_name(char out[RB_PART_NAME], const char *what, int index, const char *side,
+                             const char *tail) {
+    snprintf(out, RB_PART_NAME, "%s-%d%s%s%s.safetensors", what, index, *side ? "." : "", side, tail);
+}
+
 void rb_checkpoint_part_name(char out[RB_PART_NAME], const char *what, int index, const char *side,
                              bool optim) {
-    snprintf(out, RB_PART_NAME, "%s-%d%s%s%s.safetensors", what, index, *side ? "." : "", side,
-             optim ? ".optim" : "");
+    rb_checkpoint_file_name(out, what, index, side, optim ? ".optim" : "");
 }
 
 resbm_status rb_checkpoint_path(const char *dir, int64_t step, char out[PATH_MAX], rb_err *err) {

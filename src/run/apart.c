@@ -136,6 +136,12 @@ int rb_apart_stage_of(const rb_config *c, const char *file) {
     return -1;
 }
 
+int rb_apart_replica_of(const char *file) {
+    int r = 0;
+    const char *at = file ? strstr(file, ".replica-") : NULL;
+    return at && sscanf(at, ".replica-%d.", &r) == 1 && r > 0 && r < RB_MAX_STAGES ? r : 0;
+}
+
 static bool all_finite(const rb_tensor_in *t) {
     const uint8_t *p = t->data;
     float v;

@@ -44,6 +44,8 @@ typedef struct rb_optim_settings {
     double segment_lr_scale, boundary_lr_scale; /* what rb_tensor_lr takes */
     double clip;                                /* largest norm; 0 = no clipping */
     rb_clip_scope clip_scope;
+    int64_t local_steps; /* of each replica between two outer updates; 0 = gradients are added up at each */
+    double outer_lr, outer_momentum;
     char offload[16];
     rb_offload_parts offload_parts;
     rb_offload_update offload_update;

@@ -250,12 +250,12 @@ static resbm_status accept_all(rb_crew *c, rb_listener *l, int64_t deadline, rb_
 
 /* What a stage apart lacks of the snapshot. Names it may not ask for are refused. */
 static resbm_status send_needed(rb_crew *c, int stage, const json_t *need, rb_err *err) {
-    char path[PATH_MAX];
+    char path[PATH_MAX], text[RB_WHO_TEXT];
     for (size_t i = 0; i < json_array_size(need); i++) {
         const char *name = json_string_value(json_array_get(need, i));
-        if (!name || !c->o.load || rb_apart_stage_of(c->o.cfg, name) != stage)
-            return rb_fail(err, RESBM_E_FORMAT, "stage %d asks for the file \"%s\", which is not its own",
-                           stage, name ? name : "?");
+        if (!name || !c->o.load || rb_apart_stage_of(c->o.cfg, name) != c->places[stage].stage)
+            return rb_fail(err, RESBM_E_FORMAT, "%s asks for the file \"%s\", which is not its own",
+                           who(c, stage, text), name ? name : "?");
         snprintf(path, sizeof path, "%s/%s", c->o.load, name);
         RB_TRY(rb_apart_send_file(c->control, stage, path, c->o.cfg->pipeline.deadline_ns, err));
     }

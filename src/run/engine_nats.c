@@ -15,8 +15,9 @@ struct rb_engine_nats {
     const char *program;
     char dir[4096];
     rb_access access;      /* of the coordinator */
-    rb_access *stage;      /* (stages) */
-    rb_server_user *users; /* (stages + 1), the coordinator last */
+    int workers;           /* processes: stages and their replicas */
+    rb_access *stage;      /* (workers) */
+    rb_server_user *users; /* (workers + 1), the coordinator last */
     rb_child server;
 };
 
@@ -30,8 +31,8 @@ static resbm_status start_stage(void *ctx, int stage, const char *control, uint6
     rb_engine_nats *e = ctx;
     char *access;
     RB_TRY(rb_access_print(&e->stage[stage], &access, err));
-    resbm_status st = rb_spawn_stage(e->program, e->cfg->pipeline.launcher, control, stage,
-                                     (int)e->cfg->pipeline.stages, token, access, out, err);
+    resbm_status st = rb_spawn_stage(e->program, e->cfg->pipeline.launcher, control, stage, e->workers, token,
+                                     access, out, err);
     explicit_bzero(access, strlen(access));
     free(access);
     return st;
@@ -48,7 +49,7 @@ static resbm_status make_user(const rb_carrier_module *m, const char *name, rb_s
 }
 
 static resbm_status make_users(rb_engine_nats *e, const rb_carrier_module *m, const char *url, rb_err *err) {
-    int n = (int)e->cfg->pipeline.stages;
+    int n = e->workers;
     char name[32];
     for (int i = 0; i < n; i++) {
         snprintf(name, sizeof name, "stage-%d", i);
@@ -71,7 +72,7 @@ static resbm_status start_server(rb_engine_nats *e, rb_err *err) {
                           .port = port,
                           .run = "local",
                           .users = e->users,
-                          .user_count = (int)e->cfg->pipeline.stages + 1};
+                          .user_count = e->workers + 1};
     RB_TRY(rb_server_write(&c, err));
     RB_TRY(rb_server_start(e->program, e->dir, true, &e->server, err));
     resbm_status st =
@@ -86,8 +87,9 @@ static resbm_status start_server(rb_engine_nats *e, rb_err *err) {
 resbm_status rb_engine_nats_open(const rb_config *cfg, const char *program, const char *dir,
                                  rb_engine_nats **out, const rb_crew_outside **crew, rb_err *err) {
     rb_engine_nats *e = calloc(1, sizeof *e);
-    size_t n = (size_t)cfg->pipeline.stages;
+    size_t n = (size_t)rb_workers(cfg);
     *out = e;
+    if (e) e->workers = (int)n;
     if (e) e->stage = calloc(n, sizeof *e->stage);
     if (e) e->users = calloc(n + 1, sizeof *e->users);
     if (!e || !e->stage || !e->users) return rb_fail(err, RESBM_E_MEMORY, "no memory for engine nats");
@@ -112,7 +114,7 @@ void rb_engine_nats_close(rb_engine_nats *e) {
         unlink(path);
     }
     rmdir(e->dir);
-    if (e->stage) explicit_bzero(e->stage, (size_t)e->cfg->pipeline.stages * sizeof *e->stage);
+    if (e->stage) explicit_bzero(e->stage, (size_t)e->workers * sizeof *e->stage);
     free(e->stage);
     free(e->users);
     free(e);

@@ -97,6 +97,9 @@ static resbm_status open_host(rb_host *h, rb_err *err) {
     snprintf(path, sizeof path, "%s/run.yaml", h->server_dir);
     RB_TRY(rb_config_load_file(h->cfg, path, err));
     RB_TRY(rb_config_validate(h->cfg, err));
+    h->workers = rb_workers(h->cfg);
+    h->place = rb_worker_places(h->cfg);
+    if (!h->place) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d places", h->workers);
     RB_TRY(measure_stages(h, err));
     RB_TRY(read_server(h, err));
     h->access.catch_all = true;
@@ -215,17 +218,19 @@ static resbm_status try_once(rb_host *h, bool first, rb_train_summary *sum, rb_e
     return st ? st : closed;
 }
 
-/* Who is named by a fault: "stage 2 sent a bad frame", "stage 1 (p0-1a2b) has left". -1: nobody. */
+/* Who is named by a fault: "stage 2 sent a bad frame", "stage 1 replica 1 (p0-1a2b) has left". -1: nobody. */
 static int culprit(const rb_host *h, const rb_err *err, bool *broke_rules) {
-    int stage = -1;
+    int worker = -1;
     const char *at = strstr(err->text, "stage ");
-    for (; at && stage < 0; at = strstr(at + 1, "stage ")) {
-        int n = 0, s;
+    for (; at && worker < 0; at = strstr(at + 1, "stage ")) {
+        int n = 0, more = 0, s, r = 0;
         if (sscanf(at, "stage %d%n", &s, &n) != 1 || s < 0 || s >= h->cfg->pipeline.stages) continue;
+        if (sscanf(at + n, " replica %d%n", &r, &more) == 1) n += more;
+        if (r < 0 || r >= rb_replicas(h->cfg, s)) continue;
         if (!strncmp(at + n, " sent ", 6)) *broke_rules = true;
-        stage = s;
+        worker = rb_worker_of(h->cfg, s, r);
     }
-    return stage;
+    return worker;
 }
 
 static void blame(rb_host *h, resbm_status st, const rb_err *fault) {
@@ -314,6 +319,7 @@ resbm_status rb_host_coordinate(const char *dir, const char *program, const atom
     explicit_bzero(&h->access, sizeof h->access);
     pthread_mutex_destroy(&h->lock);
     free(h->member);
+    free(h->place);
     free(h->cfg);
     free(h);
     return st;

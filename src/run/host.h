@@ -38,7 +38,7 @@ typedef struct rb_member {
     uint64_t sent, received; /* bytes of packets, as it says */
     /* What it is to do, and what it says it does. */
     uint32_t epoch;
-    int stage;       /* -1: nothing */
+    int stage;       /* number of its process (a worker); -1: nothing */
     bool taken;      /* it has said that it does */
     char ended[120]; /* how its stage of this epoch ended; empty: it did not */
 } rb_member;
@@ -55,7 +55,9 @@ typedef struct rb_host {
     rb_server_config server;
     rb_member *member; /* (RB_MOST_MEMBERS) */
     int members;
-    int seat[RB_MAX_STAGES];    /* member of each stage; -1 */
+    int workers;                /* processes of the run: stages and their replicas (run/workers.h) */
+    rb_place *place;            /* (workers) */
+    int seat[RB_MAX_STAGES];    /* (workers) member of each; -1 */
     double need[RB_MAX_STAGES]; /* bytes of memory of each stage */
     uint32_t epoch;
     char control[160];

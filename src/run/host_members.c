@@ -272,7 +272,7 @@ static json_t *order_of(const rb_host *h, const rb_member *m) {
     if (m->stage < 0 || !h->running || *m->ended) return json_pack("{s:I}", "epoch", (json_int_t)h->epoch);
     snprintf(token, sizeof token, "%016llx", (unsigned long long)h->token);
     return json_pack("{s:I, s:i, s:i, s:s, s:s}", "epoch", (json_int_t)m->epoch, "stage", m->stage, "stages",
-                     (int)h->cfg->pipeline.stages, "control", h->control, "token", token);
+                     h->workers, "control", h->control, "token", token);
 }
 
 static void on_beat(void *ctx, const char *from, const char *question, size_t n, rb_buf *out) {
@@ -404,9 +404,9 @@ bool rb_member_ready(const rb_member *m) {
     return m->seen && !m->lapsed && !m->paused && !m->left && !*m->revoked;
 }
 
-static bool seated(const rb_host *h, int member, int stages) {
-    for (int s = 0; s < stages; s++)
-        if (h->seat[s] == member) return true;
+static bool seated(const rb_host *h, int member) {
+    for (int w = 0; w < h->workers; w++)
+        if (h->seat[w] == member) return true;
     return false;
 }
 
@@ -415,11 +415,11 @@ static bool fits(const rb_host *h, const rb_member *m, int stage) {
 }
 
 /* The fastest one that is free and fits; those that failed lately only when there is nobody else. */
-static int best_for(const rb_host *h, int stage, int stages) {
+static int best_for(const rb_host *h, int stage) {
     int best = -1;
     for (int i = 0; i < h->members; i++) {
         const rb_member *m = &h->member[i], *b = best >= 0 ? &h->member[best] : NULL;
-        if (!rb_member_ready(m) || seated(h, i, stages) || !fits(h, m, stage)) continue;
+        if (!rb_member_ready(m) || seated(h, i) || !fits(h, m, stage)) continue;
         bool aside = m->aside_ns > rb_now_ns(), other = b && b->aside_ns > rb_now_ns();
         if (!b || (other && !aside) || (other == aside && m->gflops > b->gflops * 1.2)) best = i;
     }
@@ -428,15 +428,16 @@ static int best_for(const rb_host *h, int stage, int stages) {
 
 /* A stage stays where it was, if it can: that machine has its weights. */
 bool rb_host_assign(rb_host *h, char *text, size_t size) {
-    int n = (int)h->cfg->pipeline.stages, missing = 0, where = -1;
+    int missing = 0, where = -1;
     pthread_mutex_lock(&h->lock);
-    for (int s = 0; s < n; s++) {
-        const rb_member *m = h->seat[s] >= 0 ? &h->member[h->seat[s]] : NULL;
-        if (m && (!rb_member_ready(m) || m->aside_ns > rb_now_ns() || !fits(h, m, s))) h->seat[s] = -1;
+    for (int w = 0; w < h->workers; w++) {
+        const rb_member *m = h->seat[w] >= 0 ? &h->member[h->seat[w]] : NULL;
+        if (m && (!rb_member_ready(m) || m->aside_ns > rb_now_ns() || !fits(h, m, h->place[w].stage)))
+            h->seat[w] = -1;
     }
-    for (int s = 0; s < n; s++) {
-        if (h->seat[s] < 0) h->seat[s] = best_for(h, s, n);
-        if (h->seat[s] < 0) missing++, where = s;
+    for (int w = 0; w < h->workers; w++) {
+        if (h->seat[w] < 0) h->seat[w] = best_for(h, h->place[w].stage);
+        if (h->seat[w] < 0) missing++, where = h->place[w].stage;
     }
     if (missing)
         snprintf(text, size, "waits for %d more participant%s (stage %d needs %.2f GB of memory)", missing,

@@ -195,6 +195,14 @@ const rb_key rb_keys[] = {
          "Largest norm of the gradient; 0: no clipping."),
     WORDY(RB_KEY_ENUM, "optim", "clip_scope", optim.clip_scope, "global", "global|segment", TRAINING,
           "The norm is the whole model's, or each segment's own (no synchronisation between stages)."),
+    AUTO_INT("optim", "local_steps", optim.local_steps, "none", 1, 1000000, "none", 0, TRAINING,
+             "Steps that each replica makes alone, with its own gradients, between two outer updates of the "
+             "weights (DiLoCo, "
+             "docs/replicas.md); none: gradients of replicas are added up at every step."),
+    REAL("optim", "outer_lr", optim.outer_lr, "0.7", 0, 100, NULL, TRAINING,
+         "With local_steps: rate of the outer update, by what the replicas' weights moved on average."),
+    REAL("optim", "outer_momentum", optim.outer_momentum, "0.9", 0, 0.999999, NULL, TRAINING,
+         "With local_steps: Nesterov's momentum of the outer update."),
     WORDY(RB_KEY_NAME, "optim", "offload", optim.offload, "none", "none|disk|host", DEPLOYMENT,
           "Where optimizer states live: with the weights, in a file per stage that streams through every "
           "update (disk), "

@@ -188,7 +188,7 @@ static resbm_status fill_memory(work *w, bool halves) {
 }
 
 /* Adding up the gradients of a stage's replicas: each sends and receives 2 (n - 1) / n times their bytes, and waits for the
- * others twice a piece (stage_reduce.c). */
+ * others twice a piece (stage_sum.c). With local steps their weights, once a round: a step's part of that. */
 static void add_sums(work *w) {
     for (int i = 0; i < w->stages; i++) {
         int n = rb_replicas(w->cfg, w->place[i].stage);
@@ -199,6 +199,10 @@ static void add_sums(work *w) {
                pieces = ceil((double)w->need[i].gradients / (8 << 20));
         if (n == 1) continue;
         if (!strcmp(w->cfg->pipeline.replica_codec, "int8")) bytes *= 17.0 / 64;
+        if (w->cfg->optim.local_steps > 0) {
+            bytes /= (double)w->cfg->optim.local_steps;
+            pieces /= (double)w->cfg->optim.local_steps;
+        }
         w->sync_s[i] = (rate > 0 ? 8 * bytes / rate : 0) + 2 * pieces * (double)m.latency_ns * 1e-9;
         w->sync[i] = bytes;
     }

@@ -6,7 +6,9 @@
  *   stage_ahead.c   messages of a device that is not waited for
  *   stage_step.c    a training step (compute, report, commit), an evaluation
  *   stage_flow.c    updates inside the list: versions, steps that flow into one another
+ *   stage_sum.c     replicas: a vector added up between them
  *   stage_reduce.c  replicas: the sum of their gradients
+ *   stage_outer.c   replicas: local steps, and the outer update of their weights
  *   stage_save.c    writing and reading this stage's part of a checkpoint
  *   stage_offload.c what of it lives on disk
  *   stage_apart.c   snapshots and token ids over the control channel
@@ -89,6 +91,7 @@ typedef struct rb_stage {
     int extra;        /* microbatches in flight beyond the schedule's own, as pipeline.inflight came to */
     int *share;       /* (workers) microbatches of each in `train`; NULL: no replicas */
     float *sync_lost; /* (gradients) what pipeline.replica_codec has not sent yet; NULL: nothing */
+    float *anchor, *outer_momentum; /* (trained weights) with optim.local_steps, host */
     /* Schedules with updates in the list (stage_flow.c). flow.list is `train` itself. */
     bool updates, flows;
     rb_flow flow;
@@ -167,11 +170,40 @@ static inline bool rb_stage_has_loss(const rb_stage *s) {
 resbm_status rb_stage_step(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);
 /* After the list of a step: gradients and counts of this replica become those of all (stage_reduce.c). */
 resbm_status rb_stage_reduce(rb_stage *s, rb_err *err);
+
+/* A vector that the replicas of a stage add up, piece by piece (stage_sum.c). */
+typedef struct rb_stage_vector {
+    int number; /* tells vectors of one step apart, 0..16383 */
+    int64_t length;
+    float *lost; /* (length) pipeline.replica_codec int8: what it has not sent yet; NULL: f32 */
+    void *ctx;
+    resbm_status (*load)(void *ctx, float *out, int64_t from, int64_t n, rb_err *err);
+    resbm_status (*store)(void *ctx, float *sum, int64_t from, int64_t n, rb_err *err); /* may change sum */
+} rb_stage_vector;
+/* Blocks until all replicas have given their parts; with one replica the sum is its own. */
+resbm_status rb_stage_sum(rb_stage *s, const rb_stage_vector *v, rb_err *err);
+resbm_status rb_stage_sum_numbers(rb_stage *s, int number, int64_t *mine, int64_t n, rb_err *err);
+/* The vector that the views of the hosted rows make, in the order of the table (absent ones left out): its length; values
+ * [from, from + n) of it to or from host memory. */
+typedef rb_view (*rb_stage_view_of)(const rb_stage *s, int row);
+int64_t rb_stage_vector_length(const rb_stage *s, rb_stage_view_of view_of);
+resbm_status rb_stage_copy_vector(rb_stage *s, rb_stage_view_of view_of, float *host, int64_t from, int64_t n,
+                                  bool out, rb_err *err);
+resbm_status rb_stage_open_lost(rb_stage *s, int64_t length, rb_err *err);
+
+/* optim.local_steps (stage_outer.c); do nothing without. A round begins with the weights as they are; it ends with the
+ * outer update, and the next one begins. */
+resbm_status rb_stage_begin_round(rb_stage *s, rb_err *err);
+resbm_status rb_stage_end_round(rb_stage *s, rb_err *err);
+float *rb_stage_outer_momentum(const rb_stage *s, int row);
 /* Makes `train` anew for another deal; count (workers). */
 resbm_status rb_stage_deal(rb_stage *s, const int *count, rb_err *err);
 resbm_status rb_stage_commit(rb_stage *s, const json_t *in, rb_err *err);
 resbm_status rb_stage_eval(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);
 resbm_status rb_stage_save(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);
+/* Writes this stage's files into dir, or only those of the optimizer's states; files gets an entry [name, bytes, hash] for
+ * each. */
+resbm_status rb_stage_write_parts(rb_stage *s, const char *dir, bool states, json_t *files, rb_err *err);
 resbm_status rb_stage_load(rb_stage *s, const char *checkpoint, rb_err *err);
 resbm_status rb_stage_decode(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);
 resbm_status rb_stage_stats(rb_stage *s, json_t **reply, rb_err *err);

@@ -38,13 +38,34 @@ static bool have(const rb_part_file *f) {
     return !stat(path, &sb) && (uint64_t)sb.st_size == f->sum.bytes;
 }
 
-/* Only this stage's rows stay in the manifest. */
+static bool holds(const rb_manifest *m, const char *name) {
+    for (int i = 0; i < m->file_count; i++)
+        if (!strcmp(m->files[i].name, name)) return true;
+    return false;
+}
+
+/* The file of this replica's own states in place of "segment-0.optim.safetensors", where the snapshot has one? */
+static bool has_own(const rb_stage *s, const char *name) {
+    char own[RB_PART_NAME + 16];
+    const char *tail = strstr(name, ".optim.");
+    if (!tail || !s->cfg.optim.local_steps || !s->replica) return false;
+    snprintf(own, sizeof own, "%.*s.replica-%d%s", (int)(tail - name), name, s->replica, tail);
+    return holds(&s->snapshot, own);
+}
+
+/* Only the rows of this stage and replica stay in the manifest. */
 static void keep_own(rb_stage *s) {
     int n = 0;
-    for (int i = 0; i < s->snapshot.file_count; i++)
-        if (rb_apart_stage_of(&s->cfg, s->snapshot.files[i].name) == s->self)
-            s->snapshot.files[n++] = s->snapshot.files[i];
+    rb_part_file *kept = calloc((size_t)s->snapshot.file_count + 1, sizeof *kept);
+    for (int i = 0; kept && i < s->snapshot.file_count; i++) {
+        const rb_part_file *f = &s->snapshot.files[i];
+        int replica = rb_apart_replica_of(f->name);
+        if (rb_apart_stage_of(&s->cfg, f->name) != s->stage) continue;
+        if (replica ? replica == s->replica && s->cfg.optim.local_steps : !has_own(s, f->name)) kept[n++] = *f;
+    }
+    if (kept) memcpy(s->snapshot.files, kept, (size_t)n * sizeof *kept);
     s->snapshot.file_count = n;
+    free(kept);
 }
 
 static void forget_others(const rb_stage *s, const json_t *files) {
@@ -100,27 +121,34 @@ resbm_status rb_stage_apart_load(rb_stage *s, rb_err *err) {
     return st ? st : rb_stage_load(s, loading, err);
 }
 
+/* What the first replica hands in is the same for all, who keep it as well; with local steps each has states of its own. */
+static bool hands_in(const rb_stage *s, const json_t *file) {
+    return rb_apart_replica_of(json_string_value(json_array_get(file, 0))) == s->replica;
+}
+
 static resbm_status hand_in(rb_stage *s, const json_t *files, rb_err *err) {
     char path[PATH_MAX], kept[PATH_MAX];
     for (size_t i = 0; i < json_array_size(files); i++) {
         const json_t *f = json_array_get(files, i);
         path_of(saving, json_string_value(json_array_get(f, 0)), path);
         path_of(weights, json_string_value(json_array_get(f, 2)), kept);
-        RB_TRY(rb_apart_send_file(s->control, RB_PEER_COORDINATOR, path, s->cfg.pipeline.deadline_ns, err));
+        if (hands_in(s, f))
+            RB_TRY(rb_apart_send_file(s->control, RB_PEER_COORDINATOR, path, s->cfg.pipeline.deadline_ns, err));
         if (rename(path, kept)) return rb_fail_errno(err, errno, "cannot move %s to %s", path, kept);
     }
     return RESBM_OK;
 }
 
 resbm_status rb_stage_apart_save(rb_stage *s, rb_err *err) {
-    json_t *in = json_pack("{s:s}", "dir", saving), *reply = NULL;
-    resbm_status st =
-        in ? rb_stage_save(s, in, &reply, err) : rb_fail(err, RESBM_E_MEMORY, "no memory for a snapshot");
-    json_decref(in);
-    json_t *files = json_incref(json_object_get(reply, "files"));
+    json_t *files = json_array(), *mine = json_array();
+    resbm_status st = rb_stage_write_parts(s, saving, false, files, err);
+    for (size_t i = 0; i < json_array_size(files); i++)
+        if (hands_in(s, json_array_get(files, i))) json_array_append(mine, json_array_get(files, i));
     if (!st)
-        st = rb_control_send(s->control, RB_PEER_COORDINATOR, reply,
+        st = rb_control_send(s->control, RB_PEER_COORDINATOR,
+                             json_pack("{s:s, s:O}", "t", "saved", "files", mine),
                              rb_now_ns() + s->cfg.pipeline.deadline_ns, err);
+    json_decref(mine);
     if (!st) st = hand_in(s, files, err);
     if (!st) forget_others(s, files);
     json_decref(files);

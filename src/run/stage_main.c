@@ -163,6 +163,7 @@ static resbm_status dispatch(rb_stage *s, const json_t *in, json_t **reply, rb_e
         return s->flows ? rb_stage_flow_step(s, in, reply, err) : rb_stage_step(s, in, reply, err);
     if (!strcmp(type, "drop")) return rb_stage_drop(s, reply, err);
     if (!strcmp(type, "commit")) return rb_stage_commit(s, in, err);
+    if (!strcmp(type, "meet")) return rb_stage_end_round(s, err);
     if (!strcmp(type, "eval")) return rb_stage_eval(s, in, reply, err);
     if (!strcmp(type, "save") && s->apart) return rb_stage_apart_save(s, err);
     if (!strcmp(type, "save")) return rb_stage_save(s, in, reply, err);
@@ -229,6 +230,7 @@ static resbm_status set_up(rb_stage *s, rb_err *err) {
     const char *load = json_string_value(json_object_get(in, "load"));
     if (!st && load) st = rb_stage_load(s, load, err);
     if (!st && s->apart && s->snapshot.config) st = rb_stage_apart_load(s, err);
+    if (!st) st = rb_stage_begin_round(s, err);
     json_decref(in);
     if (!st) st = answer(s, json_pack("{s:s}", "t", "ready"), err);
     return st;

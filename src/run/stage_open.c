@@ -389,6 +389,8 @@ void rb_stage_close(rb_stage *s) {
     free(s->trunk_apart);
     free(s->share);
     free(s->sync_lost);
+    free(s->anchor);
+    free(s->outer_momentum);
     free(s->places);
     free(s->host);
     free(s->rows);

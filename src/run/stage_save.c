@@ -1,4 +1,6 @@
-/* This stage's part of a checkpoint: one file per part of the model it hosts, one more for its optimizer states. */
+/* This stage's part of a checkpoint: one file per part of the model it hosts, one more for its optimizer states. With local
+ * steps each replica has states of its own: those of the others than the first are written too, in files and under names
+ * that begin the same and say whose they are; and there is the outer update's momentum, which is the same for all. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,10 +12,15 @@ typedef struct source {
     rb_stage *s;
     rb_view view;
     int state; /* number of the optimizer state; -1: view */
+    const float *host; /* instead of both */
 } source;
 
 static resbm_status read_source(void *ctx, int64_t offset, void *dst, size_t n, rb_err *err) {
     source *src = ctx;
+    if (src->host) {
+        memcpy(dst, (const char *)src->host + offset, n);
+        return RESBM_OK;
+    }
     if (src->state >= 0)
         return rb_optim_state_read(src->s->optim, src->s->q, src->state, offset, dst, n, err);
     RB_TRY(rb_download(src->s->q, dst, (char *)src->view.data + offset, n, err));
@@ -24,8 +31,12 @@ typedef struct part {
     rb_stage *s;
     rb_tensor_out *out;
     source *src;
+    char (*name)[160]; /* names of a replica's states */
+    bool states;       /* nothing else is written */
     int count;
 } part;
+
+typedef enum what { WEIGHTS, STATES, OUTER } what;
 
 static void add(part *p, const char *name, source from, const rb_tensor *t) {
     p->src[p->count] = from;
@@ -40,14 +51,34 @@ static bool same_part(const rb_tensor *a, const rb_tensor *b) {
     return a->part == b->part && a->part_index == b->part_index;
 }
 
-static resbm_status write_part(part *p, const char *dir, const rb_tensor *t, bool optim, json_t *files,
+/* Does this replica keep states that are not the first one's? */
+static bool own_states(const rb_stage *s) {
+    return s->cfg.optim.local_steps && s->replica;
+}
+
+static void state_name(const rb_stage *s, const char *state, char out[160]) {
+    if (own_states(s))
+        snprintf(out, 160, "replica-%d.%s", s->replica, state);
+    else
+        snprintf(out, 160, "%s", state);
+}
+
+static void outer_name(const rb_tensor *t, char out[160]) {
+    snprintf(out, 160, "outer_momentum.%s", t->name);
+}
+
+static resbm_status write_part(part *p, const char *dir, const rb_tensor *t, what of, json_t *files,
                                rb_err *err) {
     static const char *const sides[] = {"", "encoder", "decoder"};
-    char name[RB_PART_NAME];
+    char name[RB_PART_NAME], tail[32] = "";
     rb_part_file f;
+    if (p->states && of != STATES) p->count = 0;
     if (!p->count) return RESBM_OK;
-    rb_checkpoint_part_name(name, t->part == RB_PART_SEGMENT ? "segment" : "boundary", t->part_index,
-                            sides[t->part], optim);
+    if (of == OUTER) snprintf(tail, sizeof tail, ".outer");
+    if (of == STATES) snprintf(tail, sizeof tail, ".optim");
+    if (of == STATES && own_states(p->s)) snprintf(tail, sizeof tail, ".replica-%d.optim", p->s->replica);
+    rb_checkpoint_file_name(name, t->part == RB_PART_SEGMENT ? "segment" : "boundary", t->part_index,
+                            sides[t->part], tail);
     RB_TRY(rb_checkpoint_write_part(dir, name, p->out, p->count, &f, err));
     json_array_append_new(files, json_pack("[s,I,s]", f.name, (json_int_t)f.sum.bytes, f.sum.hash));
     p->count = 0;
@@ -60,32 +91,35 @@ static resbm_status save_one(part *p, const char *dir, const rb_tensor *of, rb_o
     for (int i = 0; i < s->row_count; i++) {
         const rb_tensor *t = &s->table.rows[s->rows[i]];
         if (same_part(t, of) && !t->like)
-            add(p, t->name, (source){s, rb_stage_weight(s->model, s->rows[i]), -1}, t);
+            add(p, t->name, (source){.s = s, .view = rb_stage_weight(s->model, s->rows[i]), .state = -1}, t);
     }
-    RB_TRY(write_part(p, dir, of, false, files, err));
-    for (int i = 0; i < rb_optim_state_count(s->optim); i++)
-        if (same_part(states[i].tensor, of))
-            add(p, states[i].name, (source){.s = s, .state = i}, states[i].tensor);
-    return write_part(p, dir, of, true, files, err);
+    RB_TRY(write_part(p, dir, of, WEIGHTS, files, err));
+    for (int i = 0; i < rb_optim_state_count(s->optim); i++) {
+        if (!same_part(states[i].tensor, of)) continue;
+        state_name(s, states[i].name, p->name[p->count]);
+        add(p, p->name[p->count], (source){.s = s, .state = i}, states[i].tensor);
+    }
+    RB_TRY(write_part(p, dir, of, STATES, files, err));
+    for (int i = 0; i < s->row_count; i++) {
+        const rb_tensor *t = &s->table.rows[s->rows[i]];
+        const float *momentum = rb_stage_outer_momentum(s, s->rows[i]);
+        if (!same_part(t, of) || !momentum) continue;
+        outer_name(t, p->name[p->count]);
+        add(p, p->name[p->count], (source){.s = s, .host = momentum}, t);
+    }
+    return write_part(p, dir, of, OUTER, files, err);
 }
 
-resbm_status rb_stage_save(rb_stage *s, const json_t *in, json_t **reply, rb_err *err) {
-    const char *dir = json_string_value(json_object_get(in, "dir"));
+resbm_status rb_stage_write_parts(rb_stage *s, const char *dir, bool only_states, json_t *files, rb_err *err) {
     int n = rb_optim_state_count(s->optim), most = n > s->row_count ? n : s->row_count;
     part p = {.s = s,
+              .states = only_states,
               .out = calloc((size_t)most + 1, sizeof *p.out),
-              .src = calloc((size_t)most + 1, sizeof *p.src)};
+              .src = calloc((size_t)most + 1, sizeof *p.src),
+              .name = calloc((size_t)most + 1, sizeof *p.name)};
     rb_optim_state *states = calloc((size_t)n + 1, sizeof *states);
-    json_t *files = json_array();
-    if (s->replica) { /* the first replica's are everybody's */
-        free(p.out);
-        free(p.src);
-        free(states);
-        *reply = json_pack("{s:s, s:o}", "t", "saved", "files", files);
-        return RESBM_OK;
-    }
     resbm_status st = RESBM_OK;
-    if (!p.out || !p.src || !states || !files || !dir)
+    if (!p.out || !p.src || !p.name || !states || !files || !dir)
         st = rb_fail(err, RESBM_E_MEMORY, "no memory for a checkpoint");
     for (int i = 0; i < n && !st; i++) states[i] = rb_optim_state_at(s->optim, i);
     for (int i = 0; i < s->row_count && !st; i++) {
@@ -96,7 +130,16 @@ resbm_status rb_stage_save(rb_stage *s, const json_t *in, json_t **reply, rb_err
     }
     free(p.out);
     free(p.src);
+    free(p.name);
     free(states);
+    return st;
+}
+
+resbm_status rb_stage_save(rb_stage *s, const json_t *in, json_t **reply, rb_err *err) {
+    json_t *files = json_array();
+    resbm_status st = RESBM_OK;
+    if (!s->replica || own_states(s)) /* the first replica's weights are everybody's */
+        st = rb_stage_write_parts(s, json_string_value(json_object_get(in, "dir")), s->replica > 0, files, err);
     if (st)
         json_decref(files);
     else
@@ -125,6 +168,22 @@ static resbm_status load_tensor(rb_stage *s, rb_checkpoint *c, const char *name,
     return RESBM_OK;
 }
 
+/* The outer update's momentum; a snapshot of a run without local steps has none, and it begins as zeros. */
+static resbm_status load_outer(rb_stage *s, rb_checkpoint *c, rb_err *err) {
+    RB_TRY(rb_stage_begin_round(s, err));
+    for (int i = 0; i < s->row_count; i++) {
+        const rb_tensor *t = &s->table.rows[s->rows[i]];
+        float *momentum = rb_stage_outer_momentum(s, s->rows[i]);
+        const char *from;
+        char name[160];
+        outer_name(t, name);
+        if (!momentum || !rb_checkpoint_find(c, name)) continue;
+        RB_TRY(rb_checkpoint_bytes(c, name, RB_F32, t->rank, t->shape, &from, err));
+        memcpy(momentum, from, (size_t)rb_tensor_count(t) * sizeof *momentum);
+    }
+    return RESBM_OK;
+}
+
 static resbm_status load_all(rb_stage *s, rb_checkpoint *c, rb_err *err) {
     for (int i = 0; i < s->row_count; i++) {
         const rb_tensor *t = &s->table.rows[s->rows[i]];
@@ -137,8 +196,11 @@ static resbm_status load_all(rb_stage *s, rb_checkpoint *c, rb_err *err) {
     if (!updates) updates = m->step; /* older ones: one a step */
     for (int i = 0; updates > from && i < rb_optim_state_count(s->optim); i++) {
         rb_optim_state o = rb_optim_state_at(s->optim, i);
-        RB_TRY(load_tensor(s, c, o.name, o.tensor, rb_none(), i, err));
+        char name[160];
+        state_name(s, o.name, name); /* a replica that is new begins with the first one's */
+        RB_TRY(load_tensor(s, c, rb_checkpoint_find(c, name) ? name : o.name, o.tensor, rb_none(), i, err));
     }
+    RB_TRY(load_outer(s, c, err));
     rb_optim_set_steps_done(s->optim, updates - from);
     for (int i = 0; i < s->hosted && s->updates; i++) s->updated[i] = updates - from;
     return RESBM_OK;

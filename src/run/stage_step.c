@@ -179,6 +179,11 @@ static resbm_status take_deal(rb_stage *s, const json_t *deal, rb_err *err) {
     return rb_stage_deal(s, count, err);
 }
 
+/* Microbatches whose gradients go into this replica's update: with local steps its own alone. */
+static int64_t own_share(const rb_stage *s) {
+    return s->cfg.optim.local_steps && s->share ? s->share[s->self] : s->M;
+}
+
 resbm_status rb_stage_step(rb_stage *s, const json_t *in, json_t **reply, rb_err *err) {
     int64_t busy = 0, begin = rb_now_ns();
     char bad[256] = "";
@@ -186,13 +191,13 @@ resbm_status rb_stage_step(rb_stage *s, const json_t *in, json_t **reply, rb_err
     s->sequence = (uint64_t)json_integer_value(json_object_get(in, "sequence"));
     s->evaluating = false;
     RB_TRY(rb_stage_narrow(s, (int64_t)s->step, err));
-    double tokens = (double)((s->updates ? s->per_update : s->M) * s->B * s->T);
+    RB_TRY(take_deal(s, json_object_get(in, "deal"), err));
+    double tokens = (double)((s->updates ? s->per_update : own_share(s)) * s->B * s->T);
     s->graded = 0;
     s->stale = 0;
     if (s->updates) rb_stage_begin_versions(s);
     s->grad_scale = (float)(1.0 / tokens);
     s->aux_scale = (float)(rb_aux_weight(&s->cfg, (int64_t)s->step) / tokens);
-    RB_TRY(take_deal(s, json_object_get(in, "deal"), err));
     RB_TRY(rb_stage_load_ids(s, (int64_t)s->sequence, 0, 0, err));
     RB_TRY(rb_stage_zero_grads(s->model, s->q, err));
     RB_TRY(run_list(s, &s->train, &busy, err));
@@ -233,13 +238,15 @@ static resbm_status update(rb_stage *s, const json_t *in, const double *by_segme
 }
 
 resbm_status rb_stage_commit(rb_stage *s, const json_t *in, rb_err *err) {
-    int64_t begin = rb_now_ns(), tokens = s->M * s->B * s->T;
-    double *by_segment = calloc((size_t)s->segments, sizeof *by_segment);
-    if (!by_segment) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d factors", s->segments);
-    resbm_status st =
-        rb_json_get_doubles(json_object_get(in, "scale"), by_segment, s->segments, "commit.scale", err);
-    if (!st && !s->updates) st = update(s, in, by_segment, err);
-    free(by_segment);
+    int64_t begin = rb_now_ns(), tokens = own_share(s) * s->B * s->T;
+    int pipelines = s->cfg.optim.local_steps ? rb_replicas(&s->cfg, 0) : 1; /* each clipped by its own norm */
+    double *factor = calloc((size_t)(s->segments * pipelines), sizeof *factor);
+    if (!factor) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d factors", s->segments);
+    resbm_status st = rb_json_get_doubles(json_object_get(in, "scale"), factor, s->segments * pipelines,
+                                          "commit.scale", err);
+    if (!st && !s->updates)
+        st = update(s, in, factor + (pipelines > 1 ? s->replica * s->segments : 0), err);
+    free(factor);
     for (int i = 0; i < s->hosted && !st; i++) {
         st = rb_port_update_steps(&s->out_port[i], s->q, s->step, tokens, err);
         if (!st) st = rb_port_update_steps(&s->in_port[i], s->q, s->step, tokens, err);

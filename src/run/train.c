@@ -90,7 +90,7 @@ static int hosted_rows(const training *t, int stage, int *rows) {
 /* Replicas have added up the same gradients, so that their norms are the same to the bit; where they are not, their
  * weights would go apart from now on. */
 static resbm_status check_replicas(const training *t, rb_err *err) {
-    for (int w = (int)t->cfg->pipeline.stages; w < t->crew->stages; w++) {
+    for (int w = (int)t->cfg->pipeline.stages; w < t->crew->stages && !t->cfg->optim.local_steps; w++) {
         int stage = t->crew->places[w].stage;
         const char *a = json_string_value(json_object_get(t->reply[stage], "sumsq"));
         const char *b = json_string_value(json_object_get(t->reply[w], "sumsq"));
@@ -109,10 +109,12 @@ static resbm_status read_norms(training *t, rb_err *err) {
     int *rows = calloc((size_t)t->table.count, sizeof *rows);
     double *part = calloc((size_t)t->table.count, sizeof *part);
     resbm_status st = rows && part ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for norms");
-    for (int s = 0; s < t->cfg->pipeline.stages && !st; s++) {
-        int n = hosted_rows(t, s, rows);
-        st = rb_json_get_doubles(json_object_get(t->reply[s], "sumsq"), part, n, "done.sumsq", err);
-        for (int i = 0; i < n && !st; i++) t->sumsq[rows[i]] = part[i];
+    for (int w = 0; w < t->crew->stages && !st; w++) {
+        const rb_place *p = &t->crew->places[w];
+        if (p->replica >= t->pipelines) continue; /* the same as the first one's */
+        int n = hosted_rows(t, p->stage, rows);
+        st = rb_json_get_doubles(json_object_get(t->reply[w], "sumsq"), part, n, "done.sumsq", err);
+        for (int i = 0; i < n && !st; i++) t->sumsq[p->replica * t->table.count + rows[i]] = part[i];
     }
     free(rows);
     free(part);
@@ -129,11 +131,11 @@ static resbm_status check_finite(const training *t, double loss, rb_err *err) {
                 "optim.lr, set optim.clip, or go back to an earlier snapshot",
                 (long long)t->step, loss, bad, t->crew->places[s].stage);
     }
-    for (int i = 0; i < t->table.count; i++)
+    for (int i = 0; i < t->pipelines * t->table.count; i++)
         if (!isfinite(t->sumsq[i]))
             return rb_fail(err, RESBM_E_NUMERIC,
                            "step %lld: the gradient of %s is not finite; the step was not applied",
-                           (long long)t->step, t->table.rows[i].name);
+                           (long long)t->step, t->table.rows[i % t->table.count].name);
     if (isfinite(loss)) return RESBM_OK;
     return rb_fail(err, RESBM_E_NUMERIC, "step %lld: the loss is %g; the step was not applied",
                    (long long)t->step, loss);
@@ -141,14 +143,16 @@ static resbm_status check_finite(const training *t, double loss, rb_err *err) {
 
 static resbm_status commit(training *t, double lr, double *norm, rb_err *err) {
     int n = (int)t->cfg->model.segments;
-    *norm = rb_grad_norm(&t->table, t->sumsq, n, t->segment_norm);
-    for (int i = 0; i < n; i++)
-        t->scale[i] = (double)rb_clip_factor(
-            t->cfg->optim.clip_scope == RB_CLIP_SEGMENT ? t->segment_norm[i] : *norm, t->cfg->optim.clip);
+    for (int p = t->pipelines - 1; p >= 0; p--) { /* those of the first one are reported */
+        *norm = rb_grad_norm(&t->table, t->sumsq + p * t->table.count, n, t->segment_norm);
+        for (int i = 0; i < n; i++)
+            t->scale[p * n + i] = (double)rb_clip_factor(
+                t->cfg->optim.clip_scope == RB_CLIP_SEGMENT ? t->segment_norm[i] : *norm, t->cfg->optim.clip);
+    }
     if (rb_config_flows(t->cfg)) return RESBM_OK; /* applied already */
     return rb_crew_tell(t->crew,
                         json_pack("{s:s, s:I, s:o, s:o}", "t", "commit", "step", (json_int_t)t->step, "lr",
-                                  rb_json_doubles(&lr, 1), "scale", rb_json_doubles(t->scale, n)),
+                                  rb_json_doubles(&lr, 1), "scale", rb_json_doubles(t->scale, t->pipelines * n)),
                         err);
 }
 
@@ -156,7 +160,7 @@ static resbm_status commit(training *t, double lr, double *norm, rb_err *err) {
 static resbm_status record_commit(training *t, double loss, rb_err *err) {
     char fingerprint[33];
     if (!t->o->hooks.commit) return RESBM_OK;
-    rb_hash128_hex(t->sumsq, (size_t)t->table.count * sizeof *t->sumsq, fingerprint);
+    rb_hash128_hex(t->sumsq, (size_t)(t->pipelines * t->table.count) * sizeof *t->sumsq, fingerprint);
     return t->o->hooks.commit(t->o->hooks.ctx, t->step, loss, fingerprint, err);
 }
 
@@ -188,7 +192,7 @@ static bool rests_after(const training *t, int64_t step) {
            (*t->cfg->data.val && due(step, c->eval_every));
 }
 
-/* Stages apart have no data: the first one's token ids come from here. */
+/* Stages apart have no data: the first one's token ids come from here, to each of its replicas all. */
 static resbm_status feed(training *t, uint64_t from, int64_t eval_of, rb_err *err) {
     const rb_train_config *c = &t->cfg->train;
     int64_t W = t->cfg->model.context + 1, n = c->batch;
@@ -199,9 +203,11 @@ static resbm_status feed(training *t, uint64_t from, int64_t eval_of, rb_err *er
     for (int64_t i = 0; i < n && !st; i++)
         st = eval_of ? rb_sampler_eval_window(&t->val, (int64_t)from + i, eval_of, ids + i * W, err)
                      : rb_sampler_window(&t->data, from + (uint64_t)i, ids + i * W, err);
-    if (!st)
-        st = rb_apart_send_ids(t->crew->control, rb_stage_of(t->cfg, 0), ids, n * W,
-                               t->cfg->pipeline.deadline_ns, err);
+    for (int w = 0; w < t->crew->stages && !st; w++) {
+        const rb_place *p = &t->crew->places[w];
+        if (p->stage != rb_stage_of(t->cfg, 0) || (eval_of && p->replica)) continue; /* the first ones evaluate */
+        st = rb_apart_send_ids(t->crew->control, w, ids, n * W, t->cfg->pipeline.deadline_ns, err);
+    }
     free(ids);
     return st;
 }
@@ -314,10 +320,24 @@ static resbm_status one_step(training *t, rb_step_record *r, rb_err *err) {
     return RESBM_OK;
 }
 
+/* With local steps: the outer update, where a round is over or has to be. */
+static resbm_status meet(training *t, rb_err *err) {
+    int64_t n = t->cfg->optim.local_steps;
+    if (!n || t->met == t->step) return RESBM_OK;
+    if (t->step % n && t->step < t->cfg->train.steps && t->o->hooks.note)
+        t->o->hooks.note(
+            t->o->hooks.ctx,
+            "stopped within a round of local steps: the outer update was made here, which a run that goes on "
+            "undisturbed does not do; with --resume its losses will differ a little from such a one's");
+    t->met = t->step;
+    return rb_crew_tell(t->crew, json_pack("{s:s, s:I}", "t", "meet", "step", (json_int_t)t->step), err);
+}
+
 static resbm_status evaluate(training *t, int64_t sequences, double *loss, int64_t *tokens, rb_err *err) {
     int64_t moved[RB_TRAFFIC_COUNT];
     double sum;
     RB_TRY(rest(t, err));
+    RB_TRY(meet(t, err));
     snprintf(t->crew->doing, sizeof t->crew->doing, "in the evaluation after step %lld", (long long)t->step);
     RB_TRY(rb_crew_tell(t->crew,
                         json_pack("{s:s, s:I, s:I}", "t", "eval", "sequences", (json_int_t)sequences,
@@ -339,6 +359,7 @@ static resbm_status evaluate(training *t, int64_t sequences, double *loss, int64
 static resbm_status save(training *t, rb_err *err) {
     if (t->saved == t->step) return RESBM_OK;
     RB_TRY(rest(t, err));
+    RB_TRY(meet(t, err));
     return rb_training_save(t, err);
 }
 
@@ -355,6 +376,7 @@ static resbm_status loop(training *t, rb_err *err) {
         if (first) t->out->start_s = since_start(t);
         RB_TRY(one_step(t, &r, err));
         if (first) t->out->first_step_s = since_start(t);
+        if (t->cfg->optim.local_steps && t->step % t->cfg->optim.local_steps == 0) RB_TRY(meet(t, err));
         bool last = t->step == c->steps || (out_of_time(t) && t->told <= t->step);
         if (has_val && (due(t->step, c->eval_every) || last)) {
             int64_t pause = rb_now_ns(), tokens;
@@ -486,7 +508,7 @@ static resbm_status find_start(training *t, char load[PATH_MAX], rb_err *err) {
     if (!st) st = rb_checkpoint_open(load, &c, err);
     if (!st) {
         const rb_manifest *m = rb_checkpoint_manifest(c);
-        t->step = t->saved = m->step;
+        t->step = t->saved = t->met = m->step;
         t->sequence = (uint64_t)m->cursor;
         t->epoch = m->epoch + 1;
         t->before_s = (double)rb_manifest_get(m, "elapsed_ns") * 1e-9;
@@ -538,9 +560,10 @@ static resbm_status prepare(training *t, rb_err *err) {
     RB_TRY(rb_tensor_table_build(&t->cfg->model, &t->cfg->boundary, &t->table, err));
     RB_TRY(rb_optim_check(&t->cfg->optim.rule, &t->table, err));
     rows = (size_t)t->table.count;
-    t->sumsq = calloc(rows + 1, sizeof *t->sumsq);
+    t->pipelines = t->cfg->optim.local_steps ? rb_replicas(t->cfg, 0) : 1;
+    t->sumsq = calloc(rows * (size_t)t->pipelines + 1, sizeof *t->sumsq);
     t->segment_norm = calloc((size_t)t->cfg->model.segments, sizeof *t->segment_norm);
-    t->scale = calloc((size_t)t->cfg->model.segments, sizeof *t->scale);
+    t->scale = calloc((size_t)(t->cfg->model.segments * t->pipelines), sizeof *t->scale);
     t->aux = calloc((size_t)t->cfg->model.segments, sizeof *t->aux);
     t->step_s = calloc((size_t)t->cfg->train.steps + 1, sizeof *t->step_s);
     if (!t->sumsq || !t->segment_norm || !t->scale || !t->step_s || !t->aux)

@@ -55,12 +55,15 @@ static resbm_status collect_file(training *t, const char *folder, int stage, con
     rb_file_sum sum = {.bytes = (uint64_t)json_integer_value(json_array_get(f, 1))};
     const char *name = json_string_value(json_array_get(f, 0)),
                *hash = json_string_value(json_array_get(f, 2));
-    if (!name || !hash || rb_apart_stage_of(t->cfg, name) != stage)
-        return rb_fail(err, RESBM_E_FORMAT, "stage %d sent the file \"%s\", which is not its own", stage,
+    const rb_place *p = &t->crew->places[stage];
+    char who[RB_WHO_TEXT];
+    rb_who_at(who, stage, t->crew->places);
+    if (!name || !hash || rb_apart_stage_of(t->cfg, name) != p->stage ||
+        rb_apart_replica_of(name) != p->replica)
+        return rb_fail(err, RESBM_E_FORMAT, "%s sent the file \"%s\", which is not its own", who,
                        name ? name : "?");
     if (sum.bytes > (uint64_t)t->out->params * 16 + (1 << 20))
-        return rb_fail(err, RESBM_E_FORMAT, "stage %d sent %s with %llu bytes, more than the whole model has",
-                       stage, name, (unsigned long long)sum.bytes);
+        return rb_fail(err, RESBM_E_FORMAT, "%s sent %s with %llu bytes, more than the whole model has", who, name, (unsigned long long)sum.bytes);
     snprintf(sum.hash, sizeof sum.hash, "%s", hash);
     snprintf(path, sizeof path, "%s/%s", folder, name);
     RB_TRY(rb_apart_recv_file(t->crew->control, stage, path, &sum, t->cfg->pipeline.deadline_ns, err));

@@ -22,11 +22,14 @@ typedef struct training {
     uint64_t sequence, evals;
     int64_t called_ns, begin_ns;
     double before_s; /* training time of earlier parts of this run */
-    double *sumsq, *segment_norm, *scale, *step_s, *aux;
+    int pipelines; /* that update by themselves: replicas with optim.local_steps, else 1 */
+    double *sumsq; /* (pipelines, tensors) */
+    double *segment_norm, *scale, *step_s, *aux; /* scale (pipelines, segments) */
     int64_t timed;
     int64_t sent[RB_MAX_STAGES][RB_TRAFFIC_COUNT]; /* at the last look */
     int64_t fwd, bwd, ids, bytes_tokens;           /* over training steps */
     double busy, spent;
+    int64_t met;     /* step of the last outer update (optim.local_steps) */
     int64_t told;    /* steps the stages have been told to do: with lists that flow, ahead of those done */
     bool flowing;    /* stages have microbatches in flight, begun by the next step */
     int64_t updates; /* of the optimizer, over the whole run */

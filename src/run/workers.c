@@ -1,5 +1,6 @@
 #include "run/workers.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,11 +44,20 @@ void rb_config_alone(rb_config *c) {
     c->pipeline.replica_list = 0;
 }
 
+/* With local steps replica r of every stage works on the same microbatches: as fast as the slowest of them. */
+static double speed_of(const rb_config *c, const double *speed, int stage, int replica) {
+    if (!speed) return 1;
+    if (!c->optim.local_steps) return speed[rb_worker_of(c, stage, replica)];
+    double least = INFINITY;
+    for (int s = 0; s < c->pipeline.stages; s++) least = fmin(least, speed[rb_worker_of(c, s, replica)]);
+    return least;
+}
+
 void rb_workers_share(const rb_config *c, const double *speed, int *count) {
     for (int s = 0; s < c->pipeline.stages; s++) {
         double own[RB_MAX_STAGES];
         int n = rb_replicas(c, s), got[RB_MAX_STAGES];
-        for (int r = 0; r < n; r++) own[r] = speed ? speed[rb_worker_of(c, s, r)] : 1;
+        for (int r = 0; r < n; r++) own[r] = speed_of(c, speed, s, r);
         rb_deal_share((int)c->train.microbatches, n, own, got);
         for (int r = 0; r < n; r++) count[rb_worker_of(c, s, r)] = got[r];
     }
@@ -69,6 +79,31 @@ resbm_status rb_workers_schedule(const rb_config *c, const rb_schedule_kind *kin
     return st;
 }
 
+/* Each replica is a whole pipeline with weights of its own, and meets the others after so many steps. */
+static resbm_status check_local_steps(const rb_config *c, rb_err *err) {
+    const rb_train_config *t = &c->train;
+    int64_t n = c->optim.local_steps;
+    if (!n) return RESBM_OK;
+    for (int i = 1; i < c->pipeline.stages; i++)
+        if (rb_replicas(c, i) != rb_replicas(c, 0))
+            return rb_fail(err, RESBM_E_CONFIG,
+                           "optim.local_steps trains whole pipelines side by side, but stage 0 has %d replicas and "
+                           "stage %d has %d: give all the same pipeline.replicas",
+                           rb_replicas(c, 0), i, rb_replicas(c, i));
+    if (c->pipeline.updates)
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "optim.local_steps = %lld needs a schedule that updates at the end of a step, not %s",
+                       (long long)n, c->pipeline.schedule);
+    if (t->checkpoint_every % n || t->eval_every % n)
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "train.%s = %lld is no multiple of optim.local_steps = %lld: between outer updates the "
+                       "replicas' weights differ, and there is no one model to %s",
+                       t->checkpoint_every % n ? "checkpoint_every" : "eval_every",
+                       (long long)(t->checkpoint_every % n ? t->checkpoint_every : t->eval_every), (long long)n,
+                       t->checkpoint_every % n ? "keep" : "evaluate");
+    return RESBM_OK;
+}
+
 resbm_status rb_config_check_replicas(const rb_config *c, rb_err *err) {
     const rb_pipeline_config *p = &c->pipeline;
     int64_t most = 1, all = 0;
@@ -79,6 +114,7 @@ resbm_status rb_config_check_replicas(const rb_config *c, rb_err *err) {
         all += rb_replicas(c, i);
         most = rb_replicas(c, i) > most ? rb_replicas(c, i) : most;
     }
+    RB_TRY(check_local_steps(c, err));
     if (most == 1) return RESBM_OK;
     if (all > RB_MAX_STAGES)
         return rb_fail(err, RESBM_E_CONFIG, "pipeline.replicas makes %lld processes; allowed: up to %d",
@@ -94,9 +130,6 @@ resbm_status rb_config_check_replicas(const rb_config *c, rb_err *err) {
             "pipeline.schedule = %s takes no replicas: choose one by name that updates at the end of a "
             "step, or set pipeline.replicas: 1",
             p->schedule);
-    if (!strcmp(c->engine, "nats"))
-        return rb_fail(err, RESBM_E_CONFIG,
-                       "engine: nats takes no pipeline.replicas: set it to 1, or use engine local or mpi");
     if (c->boundary.feedback != RB_FEEDBACK_NONE)
         return rb_fail(
             err, RESBM_E_CONFIG,
