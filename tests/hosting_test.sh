@@ -1,5 +1,5 @@
 #!/bin/sh
-# ctest: timeout=240
+# ctest: timeout=280
 # Hosting as a user meets it: two commands host, one joins. Four participants without data, each with a folder of its own, train with
 # the bits of the local engine; host and all participants end; the same command goes on; leaving, pausing and revoking; wrong use is
 # named.
@@ -49,6 +49,20 @@ for n in 1 2 3 4; do eval "ends \$g$n 0 'guest $n' guest$n.log"; done
 same local run
 [ "$(stat -c %a run/invitation)" = 600 ] || miss "others can read the invitation"
 [ "$(find guest1 -name '*.bin' | wc -l)" = 0 ] || miss "a participant has data"
+
+# Replicas: two participants hold the same stage, in a run of its own.
+replicated="pipeline.stages=2 pipeline.replicas=2 pipeline.deal=even"
+# shellcheck disable=SC2086
+train twice train.steps=4 $long $replicated || { miss twice; cat twice.log; }
+mv run first && mkdir before && mv guest* before
+# shellcheck disable=SC2086
+host train.steps=4 $replicated
+wait_for host.log "resbm join INVITATION" 20
+for n in 1 2 3 4; do join $n; eval "g$n=$!"; done
+ends "$host" 0 "host of replicas" host.log
+for n in 1 2 3 4; do eval "ends \$g$n 0 'guest $n' guest$n.log"; done
+same twice run
+rm -rf run guest* && mv first run && mv before/guest* . && rmdir before
 
 # The same commands go on, each participant with its own key and weights; a snapshot that is gone from the folder comes from the store.
 rm -rf run/step-*

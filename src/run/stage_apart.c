@@ -61,7 +61,8 @@ static void keep_own(rb_stage *s) {
         const rb_part_file *f = &s->snapshot.files[i];
         int replica = rb_apart_replica_of(f->name);
         if (rb_apart_stage_of(&s->cfg, f->name) != s->stage) continue;
-        if (replica ? replica == s->replica && s->cfg.optim.local_steps : !has_own(s, f->name)) kept[n++] = *f;
+        if (replica ? replica == s->replica && s->cfg.optim.local_steps : !has_own(s, f->name))
+            kept[n++] = *f;
     }
     if (kept) memcpy(s->snapshot.files, kept, (size_t)n * sizeof *kept);
     s->snapshot.file_count = n;
@@ -133,7 +134,8 @@ static resbm_status hand_in(rb_stage *s, const json_t *files, rb_err *err) {
         path_of(saving, json_string_value(json_array_get(f, 0)), path);
         path_of(weights, json_string_value(json_array_get(f, 2)), kept);
         if (hands_in(s, f))
-            RB_TRY(rb_apart_send_file(s->control, RB_PEER_COORDINATOR, path, s->cfg.pipeline.deadline_ns, err));
+            RB_TRY(
+                rb_apart_send_file(s->control, RB_PEER_COORDINATOR, path, s->cfg.pipeline.deadline_ns, err));
         if (rename(path, kept)) return rb_fail_errno(err, errno, "cannot move %s to %s", path, kept);
     }
     return RESBM_OK;

@@ -57,11 +57,8 @@ resbm_status rb_stage_open_lost(rb_stage *s, int64_t length, rb_err *err) {
 }
 
 static resbm_status reduce_gradients(rb_stage *s, rb_err *err) {
-    rb_stage_vector v = {.number = 0,
-                         .length = rb_stage_vector_length(s, gradient),
-                         .ctx = s,
-                         .load = load,
-                         .store = store};
+    rb_stage_vector v = {
+        .number = 0, .length = rb_stage_vector_length(s, gradient), .ctx = s, .load = load, .store = store};
     RB_TRY(rb_stage_open_lost(s, v.length, err));
     v.lost = s->sync_lost;
     return rb_stage_sum(s, &v, err);

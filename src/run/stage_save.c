@@ -11,7 +11,7 @@
 typedef struct source {
     rb_stage *s;
     rb_view view;
-    int state; /* number of the optimizer state; -1: view */
+    int state;         /* number of the optimizer state; -1: view */
     const float *host; /* instead of both */
 } source;
 
@@ -110,7 +110,8 @@ static resbm_status save_one(part *p, const char *dir, const rb_tensor *of, rb_o
     return write_part(p, dir, of, OUTER, files, err);
 }
 
-resbm_status rb_stage_write_parts(rb_stage *s, const char *dir, bool only_states, json_t *files, rb_err *err) {
+resbm_status rb_stage_write_parts(rb_stage *s, const char *dir, bool only_states, json_t *files,
+                                  rb_err *err) {
     int n = rb_optim_state_count(s->optim), most = n > s->row_count ? n : s->row_count;
     part p = {.s = s,
               .states = only_states,
@@ -139,7 +140,8 @@ resbm_status rb_stage_save(rb_stage *s, const json_t *in, json_t **reply, rb_err
     json_t *files = json_array();
     resbm_status st = RESBM_OK;
     if (!s->replica || own_states(s)) /* the first replica's weights are everybody's */
-        st = rb_stage_write_parts(s, json_string_value(json_object_get(in, "dir")), s->replica > 0, files, err);
+        st = rb_stage_write_parts(s, json_string_value(json_object_get(in, "dir")), s->replica > 0, files,
+                                  err);
     if (st)
         json_decref(files);
     else

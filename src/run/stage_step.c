@@ -244,8 +244,7 @@ resbm_status rb_stage_commit(rb_stage *s, const json_t *in, rb_err *err) {
     if (!factor) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d factors", s->segments);
     resbm_status st = rb_json_get_doubles(json_object_get(in, "scale"), factor, s->segments * pipelines,
                                           "commit.scale", err);
-    if (!st && !s->updates)
-        st = update(s, in, factor + (pipelines > 1 ? s->replica * s->segments : 0), err);
+    if (!st && !s->updates) st = update(s, in, factor + (pipelines > 1 ? s->replica * s->segments : 0), err);
     free(factor);
     for (int i = 0; i < s->hosted && !st; i++) {
         st = rb_port_update_steps(&s->out_port[i], s->q, s->step, tokens, err);

@@ -152,7 +152,8 @@ static resbm_status commit(training *t, double lr, double *norm, rb_err *err) {
     if (rb_config_flows(t->cfg)) return RESBM_OK; /* applied already */
     return rb_crew_tell(t->crew,
                         json_pack("{s:s, s:I, s:o, s:o}", "t", "commit", "step", (json_int_t)t->step, "lr",
-                                  rb_json_doubles(&lr, 1), "scale", rb_json_doubles(t->scale, t->pipelines * n)),
+                                  rb_json_doubles(&lr, 1), "scale",
+                                  rb_json_doubles(t->scale, t->pipelines * n)),
                         err);
 }
 
@@ -205,7 +206,8 @@ static resbm_status feed(training *t, uint64_t from, int64_t eval_of, rb_err *er
                      : rb_sampler_window(&t->data, from + (uint64_t)i, ids + i * W, err);
     for (int w = 0; w < t->crew->stages && !st; w++) {
         const rb_place *p = &t->crew->places[w];
-        if (p->stage != rb_stage_of(t->cfg, 0) || (eval_of && p->replica)) continue; /* the first ones evaluate */
+        if (p->stage != rb_stage_of(t->cfg, 0) || (eval_of && p->replica))
+            continue; /* the first ones evaluate */
         st = rb_apart_send_ids(t->crew->control, w, ids, n * W, t->cfg->pipeline.deadline_ns, err);
     }
     free(ids);

@@ -63,7 +63,8 @@ static resbm_status collect_file(training *t, const char *folder, int stage, con
         return rb_fail(err, RESBM_E_FORMAT, "%s sent the file \"%s\", which is not its own", who,
                        name ? name : "?");
     if (sum.bytes > (uint64_t)t->out->params * 16 + (1 << 20))
-        return rb_fail(err, RESBM_E_FORMAT, "%s sent %s with %llu bytes, more than the whole model has", who, name, (unsigned long long)sum.bytes);
+        return rb_fail(err, RESBM_E_FORMAT, "%s sent %s with %llu bytes, more than the whole model has", who,
+                       name, (unsigned long long)sum.bytes);
     snprintf(sum.hash, sizeof sum.hash, "%s", hash);
     snprintf(path, sizeof path, "%s/%s", folder, name);
     RB_TRY(rb_apart_recv_file(t->crew->control, stage, path, &sum, t->cfg->pipeline.deadline_ns, err));

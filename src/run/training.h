@@ -22,8 +22,8 @@ typedef struct training {
     uint64_t sequence, evals;
     int64_t called_ns, begin_ns;
     double before_s; /* training time of earlier parts of this run */
-    int pipelines; /* that update by themselves: replicas with optim.local_steps, else 1 */
-    double *sumsq; /* (pipelines, tensors) */
+    int pipelines;   /* that update by themselves: replicas with optim.local_steps, else 1 */
+    double *sumsq;   /* (pipelines, tensors) */
     double *segment_norm, *scale, *step_s, *aux; /* scale (pipelines, segments) */
     int64_t timed;
     int64_t sent[RB_MAX_STAGES][RB_TRAFFIC_COUNT]; /* at the last look */

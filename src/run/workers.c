@@ -86,21 +86,23 @@ static resbm_status check_local_steps(const rb_config *c, rb_err *err) {
     if (!n) return RESBM_OK;
     for (int i = 1; i < c->pipeline.stages; i++)
         if (rb_replicas(c, i) != rb_replicas(c, 0))
-            return rb_fail(err, RESBM_E_CONFIG,
-                           "optim.local_steps trains whole pipelines side by side, but stage 0 has %d replicas and "
-                           "stage %d has %d: give all the same pipeline.replicas",
-                           rb_replicas(c, 0), i, rb_replicas(c, i));
+            return rb_fail(
+                err, RESBM_E_CONFIG,
+                "optim.local_steps trains whole pipelines side by side, but stage 0 has %d replicas and "
+                "stage %d has %d: give all the same pipeline.replicas",
+                rb_replicas(c, 0), i, rb_replicas(c, i));
     if (c->pipeline.updates)
         return rb_fail(err, RESBM_E_CONFIG,
                        "optim.local_steps = %lld needs a schedule that updates at the end of a step, not %s",
                        (long long)n, c->pipeline.schedule);
     if (t->checkpoint_every % n || t->eval_every % n)
-        return rb_fail(err, RESBM_E_CONFIG,
-                       "train.%s = %lld is no multiple of optim.local_steps = %lld: between outer updates the "
-                       "replicas' weights differ, and there is no one model to %s",
-                       t->checkpoint_every % n ? "checkpoint_every" : "eval_every",
-                       (long long)(t->checkpoint_every % n ? t->checkpoint_every : t->eval_every), (long long)n,
-                       t->checkpoint_every % n ? "keep" : "evaluate");
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "train.%s = %lld is no multiple of optim.local_steps = %lld: between outer updates the "
+            "replicas' weights differ, and there is no one model to %s",
+            t->checkpoint_every % n ? "checkpoint_every" : "eval_every",
+            (long long)(t->checkpoint_every % n ? t->checkpoint_every : t->eval_every), (long long)n,
+            t->checkpoint_every % n ? "keep" : "evaluate");
     return RESBM_OK;
 }
 
