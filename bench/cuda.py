@@ -176,7 +176,7 @@ def boundary(r, a):
 def offload(r, a):
     head("Offload to the host's memory", "model", "offload", "step s", "GB on the device")
     for name in a.sizes:
-        for what in ((), ("optim.offload=host",), ("optim.offload=host", "optim.offload_update=host"), ("optim.offload=host", "optim.offload_parts=states+gradients")):
+        for what in ((), ("optim.offload=host",), ("optim.offload=host", "optim.offload_update=host"), ("optim.offload=host", "optim.offload_update=host", "optim.delay=1"), ("optim.offload=host", "optim.offload_parts=states+gradients")):
             seconds, planned, _ = resbm_run(r, name, a.contexts[0], 1, 1, *ADAMW, *what)
             label = " ".join(w.split("=")[1] for w in what) or "none"
             if seconds is None:

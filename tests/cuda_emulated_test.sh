@@ -25,6 +25,8 @@ near() {
         { off = ($1 - $2) / $1; if (off < 0) off = -off; if (off > worst) worst = off }
         END { print NR " losses, " worst " off at most"; exit !(NR >= 3 && worst <= within) }' || miss "$1 and $2 differ"
 }
+# planned DIR WHAT: bytes in the summary's memory of stage 0.
+planned() { sed -n "/\"memory\"/,/]/s/.*\"$2\": \([0-9]*\).*/\1/p" "$1/summary.json" | head -n 1; }
 # refused PATTERN SETTINGS: the run ends with a message like this.
 refused() {
     pattern=$1
@@ -42,15 +44,41 @@ go two pipeline.device=cuda:emulated pipeline.math=f32 pipeline.stages=2 && same
 go late pipeline.device=late:cuda:emulated && same bf16 late
 go mixed pipeline.device="cuda:emulated, cpu" pipeline.math=auto pipeline.stages=2 && near cpu mixed 0.02
 go late-zb pipeline.device=late:cuda:emulated pipeline.schedule=zb-h1 pipeline.stages=2 && same bf16 late-zb
+# Matrices kept in bf16 between updates: the bits of rounding them at each use, and 2 bytes for each in the plan.
+go bare pipeline.device=cuda:emulated pipeline.weight_copies=false && same bf16 bare
+kept=$(planned bf16 weights) bare=$(planned bare weights)
+[ "$kept" -gt $((bare * 5 / 4)) ] && [ "$kept" -le $((bare * 3 / 2)) ] || miss "copies: $kept bytes of weights, $bare without"
 go late-2bw pipeline.device=late:cuda:emulated pipeline.schedule=pipedream-2bw optim.clip_scope=segment pipeline.stages=2
 go 2bw pipeline.device=cuda:emulated pipeline.schedule=pipedream-2bw optim.clip_scope=segment pipeline.stages=2 && same 2bw late-2bw
 go host pipeline.device=cuda:emulated optim.offload=host optim.offload_parts=states+gradients && same bf16 host
 go host-mixed pipeline.device="late:cuda:emulated,cpu" pipeline.stages=2 optim.offload=host && same mixed host-mixed
+go bare-2bw pipeline.device=cuda:emulated pipeline.schedule=pipedream-2bw optim.clip_scope=segment pipeline.stages=2 \
+    pipeline.weight_copies=false && same 2bw bare-2bw
 go adamw-cpu optim.kind=adamw optim.lr=0.002
 go adamw-host pipeline.device=late:cpu optim.kind=adamw optim.lr=0.002 optim.offload=host optim.offload_update=host &&
     same adamw-cpu adamw-host
 go adamw pipeline.device=cuda:emulated pipeline.math=f32 optim.kind=adamw optim.lr=0.002 pipeline.schedule=zb-h1 pipeline.stages=2
 near adamw-cpu adamw 0.0001
+
+# Masters and AdamW on the host, matrices on the device in bf16 alone: whatever the device completes late, on other numbers of
+# stages, after going on from a snapshot; and with a delayed update. Not the bits of AdamW on the device, but near.
+adamw='optim.kind=adamw optim.lr=0.002 train.checkpoint_every=1 train.keep=9'
+on_host='optim.offload=host optim.offload_update=host'
+# shellcheck disable=SC2086
+{
+    go adamw-bf16 pipeline.device=cuda:emulated $adamw
+    go masters pipeline.device=cuda:emulated $adamw $on_host && near adamw-bf16 masters 0.01
+    go masters-late pipeline.device=late:cuda:emulated pipeline.schedule=zb-h1 pipeline.stages=2 $adamw $on_host && same masters masters-late
+    cp -r masters back && rm -rf back/step-2 back/step-3
+    go back --resume pipeline.device=late:cuda:emulated $adamw $on_host && same masters back
+    go delayed pipeline.device=cuda:emulated $adamw $on_host optim.delay=1
+    go delayed-device pipeline.device=cuda:emulated $adamw optim.delay=1 && near delayed-device delayed 0.01
+    cp -r delayed back-late && rm -rf back-late/step-2 back-late/step-3
+    go back-late --resume pipeline.device=late:cuda:emulated pipeline.stages=2 $adamw $on_host optim.delay=1 && same delayed back-late
+}
+less=$(planned masters weights) more=$(planned adamw-bf16 weights)
+[ $((2 * less)) -lt "$more" ] || miss "masters on the host leave $less bytes of weights of $more"
+[ "$(planned masters states)" = 0 ] && [ "$(planned masters host)" -gt "$more" ] || miss "what the host keeps: $(planned masters host)"
 
 refused 'no device "gpu"' pipeline.device=gpu
 refused 'names 3 devices for pipeline.stages = 2' pipeline.device=cpu,cpu,cpu pipeline.stages=2
@@ -61,6 +89,24 @@ RB_CUDA_EMU_MEMORY=300000 && export RB_CUDA_EMU_MEMORY
 refused 'the activations, .* GB (segment .*emulated.*of its 0.0003 GB are free): .*train.microbatches' pipeline.device=cuda:emulated
 RB_CUDA_EMU_MEMORY=100000
 refused 'the weights, .* GB (segment .*of its 0.0001 GB are free): .*optim.offload' pipeline.device=cuda:emulated
+
+# What is proposed then fits, each by itself, where all of it is planned; what is not enough is said too.
+fit="pipeline.device=cuda:emulated optim.kind=adamw optim.lr=0.002 train.microbatches=1"
+RB_CUDA_EMU_MEMORY=100000000
+# shellcheck disable=SC2086
+go fitting $fit
+for what in weights gradients states activations; do planned fitting $what; done | paste -s -d+ >sum
+RB_CUDA_EMU_MEMORY=$(($(cat sum) - 20000))
+# shellcheck disable=SC2086
+refused 'stage 0 plans .*GB are free for it. It fits with any of: ' $fit
+sed -n 's/.*It fits with any of: //p' no.log | head -n 1 | sed 's/ ([0-9.e+-]* GB)/\n/g' | sed 's/^, //' >ways
+[ "$(grep -c = ways)" -ge 2 ] || { miss "only these are proposed:"; cat ways no.log; }
+while read -r way; do
+    case $way in *=*) go "fits-$(echo "$way" | tr -c 'a-z0-9\n' -)" $fit $way ;; esac # shellcheck disable=SC2086
+done <ways
+RB_CUDA_EMU_MEMORY=50000
+# shellcheck disable=SC2086
+refused 'None of these alone is enough: .*together .*does not fit either: spread the model' $fit
 unset RB_CUDA_EMU_MEMORY
 refused 'offload_update = host needs optim.offload = host' optim.offload_update=host
 refused 'offload = host is for accelerators' optim.offload=host

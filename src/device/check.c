@@ -69,7 +69,7 @@ static const spec specs[RB_OP_COUNT] = {
     [RB_OP_FILL] = {{"fill", 1, BIT(0), 0, 0}, {{"x", "fdlib", "~"}}, NULL},
     [RB_OP_AXPBY] = {{"axpby", 2, BIT(0), BIT(0), 0}, {{"y", "fh", "~"}, {"x", "fh", "="}}, NULL},
     [RB_OP_GEMM] = {{"gemm", 3, BIT(0), BIT(0), 0},
-                    {{"c", "f", ".."}, {"a", "f", ".."}, {"b", "f", ".."}},
+                    {{"c", "f", ".."}, {"a", "f", ".."}, {"b", "fh", ".."}},
                     check_gemm},
     [RB_OP_EMBED_FWD] = {{"embed_forward", 3, BIT(0), 0, 0},
                          {{"out", "f", "nd"}, {"table", "f", "Vd"}, {"ids", "i", "n"}},

@@ -30,6 +30,9 @@ static void test_gemm(void **state) {
                            "",
                            0};
             check(*state, &c);
+            test_case half = c; /* the second factor in bf16, as weights are kept */
+            half.t[2].dtype = RB_BF16;
+            check(*state, &half);
         }
 }
 

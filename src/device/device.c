@@ -30,6 +30,8 @@ static const char *missing_slot(const rb_device_table *t) {
     if (!t->download) return "download";
     if (!t->event_record) return "event_record";
     if (!t->event_wait) return "event_wait";
+    if (!t->room) return "room";
+    if (!t->queue_after) return "queue_after";
     for (int i = 0; i < RB_OP_COUNT; i++)
         if (!t->kernel[i]) return rb_op_info((rb_op_kind)i)->name;
     return NULL;
@@ -81,6 +83,10 @@ resbm_status rb_alloc(rb_device *dev, size_t bytes, void **out, rb_err *err) {
 
 void rb_free(rb_device *dev, void *p) {
     if (p) dev->table->free(dev, p);
+}
+
+size_t rb_room(rb_device *dev) {
+    return dev->table->room(dev);
 }
 
 resbm_status rb_queue_open(rb_device *dev, rb_queue **out, rb_err *err) {

@@ -141,6 +141,11 @@ typedef struct rb_device_table {
     resbm_status (*event_record)(rb_queue *q, rb_event *out, rb_err *err);
     /* Blocks the host until the event has passed; returns the first fault of the queue's operations. */
     resbm_status (*event_wait)(rb_queue *q, rb_event e, rb_err *err);
+    /* Bytes that alloc can still hand out, about; 0: not known. */
+    size_t (*room)(rb_device *dev);
+    /* What is queued on q from now on waits for event e of queue `of` first, of the same device; the host does not. q is
+     * the calling thread's; another may be using `of`, which must stay open until q has passed this. */
+    resbm_status (*queue_after)(rb_queue *q, rb_queue *of, rb_event e, rb_err *err);
     rb_kernel kernel[RB_OP_COUNT];
 } rb_device_table;
 
@@ -148,6 +153,8 @@ typedef struct rb_device_table {
 struct rb_device {
     const rb_device_table *table;
     rb_device_options opt;
+    rb_dtype
+        factor; /* RB_BF16: products round their factors to it, so that one kept in bf16 gives the same bits; else RB_F32 */
 };
 struct rb_queue {
     rb_device *dev;
@@ -166,6 +173,7 @@ void rb_device_close(rb_device *dev); /* NULL is fine */
 
 resbm_status rb_alloc(rb_device *dev, size_t bytes, void **out, rb_err *err);
 void rb_free(rb_device *dev, void *p);
+size_t rb_room(rb_device *dev);
 resbm_status rb_queue_open(rb_device *dev, rb_queue **out, rb_err *err);
 void rb_queue_close(rb_queue *q);
 resbm_status rb_queue_sync(rb_queue *q, rb_err *err);

@@ -24,7 +24,7 @@ static resbm_status holed_open(const rb_device_options *opt, rb_device **out, rb
     for (int k = 0; k < RB_OP_COUNT; k++)
         if (!strcmp(opt->variant, rb_op_info((rb_op_kind)k)->name)) t->kernel[k] = NULL;
     if (!strcmp(opt->variant, "event_wait")) t->event_wait = NULL;
-    *dev = (rb_device){t, *opt};
+    *dev = (rb_device){.table = t, .opt = *opt};
     *out = dev;
     return RESBM_OK;
 }

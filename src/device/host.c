@@ -55,3 +55,13 @@ resbm_status rb_host_event_wait(rb_queue *q, rb_event e, rb_err *err) {
     (void)q, (void)e, (void)err;
     return RESBM_OK;
 }
+
+resbm_status rb_host_queue_after(rb_queue *q, rb_queue *of, rb_event e, rb_err *err) {
+    (void)q, (void)of, (void)e, (void)err;
+    return RESBM_OK;
+}
+
+size_t rb_host_room(rb_device *dev) {
+    (void)dev;
+    return 0;
+}

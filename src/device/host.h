@@ -14,9 +14,15 @@ resbm_status rb_host_event_record(rb_queue *q, rb_event *out, rb_err *err);
 resbm_status rb_host_event_wait(rb_queue *q, rb_event e,
                                 rb_err *err); /* faults were returned by the kernel itself */
 
+resbm_status rb_host_queue_after(rb_queue *q, rb_queue *of, rb_event e,
+                                 rb_err *err); /* everything is done already */
+
+size_t rb_host_room(rb_device *dev); /* a process is seldom refused memory: not known */
+
 #define RB_HOST_SLOTS                                                                                        \
     .host_memory = true, .alloc = rb_host_alloc, .free = rb_host_free, .queue_open = rb_host_queue_open,     \
     .queue_close = rb_host_queue_close, .upload = rb_host_upload, .download = rb_host_download,              \
-    .event_record = rb_host_event_record, .event_wait = rb_host_event_wait
+    .event_record = rb_host_event_record, .event_wait = rb_host_event_wait,                                  \
+    .queue_after = rb_host_queue_after, .room = rb_host_room
 
 #endif

@@ -5,7 +5,7 @@
 /* Any basis hosted here: all are the same. */
 static rb_view basis_of(const rb_stage_model *m) {
     for (int i = 0; i < m->table.count; i++)
-        if (m->table.rows[i].values == RB_VALUES_BASIS && m->weight[i].data) return m->weight[i];
+        if (m->table.rows[i].values == RB_VALUES_BASIS && m->own[i].data) return m->own[i];
     return rb_none();
 }
 
@@ -13,7 +13,7 @@ int64_t rb_constrain_scratch(const rb_stage_model *m) {
     int64_t most = 0;
     for (int i = 0; i < m->table.count; i++) {
         const rb_tensor *t = &m->table.rows[i];
-        if (!m->weight[i].rank || t->constraint == RB_CONSTRAINT_NONE) continue;
+        if (!m->own[i].rank || t->constraint == RB_CONSTRAINT_NONE) continue;
         int64_t other = t->constraint == RB_CONSTRAINT_COLUMNS ? t->shape[1] : t->shape[0];
         if (t->constraint == RB_CONSTRAINT_ORTHONORMAL) other = t->shape[0] + t->shape[1];
         if (other > most) most = other;
@@ -56,8 +56,8 @@ static resbm_status orthonormal(const rb_stage_model *m, rb_queue *q, rb_view x,
 static rb_view outside_of(const rb_stage_model *m, int row) {
     for (int i = 0; i < m->table.count; i++) {
         const rb_tensor *t = &m->table.rows[i];
-        if (t->constraint == RB_CONSTRAINT_OUTSIDE && t->part == m->table.rows[row].part && m->weight[i].data)
-            return m->weight[i];
+        if (t->constraint == RB_CONSTRAINT_OUTSIDE && t->part == m->table.rows[row].part && m->own[i].data)
+            return m->own[i];
     }
     return rb_none();
 }
@@ -76,18 +76,26 @@ static resbm_status constrain_row(const rb_stage_model *m, rb_queue *q, rb_view 
     }
 }
 
+void rb_stage_constrain_there(rb_stage_model *m, int row, rb_view v) {
+    m->updated[row] = v;
+}
+
+static rb_view updated(const rb_stage_model *m, int row) {
+    return m->updated[row].data ? m->updated[row] : m->own[row];
+}
+
 resbm_status rb_stage_constrain(rb_stage_model *m, rb_queue *q, rb_err *err) {
     rb_view basis = basis_of(m);
     for (int i = 0; i < m->table.count; i++)
-        if (m->weight[i].data) RB_TRY(constrain_row(m, q, basis, i, m->weight[i], false, err));
+        if (m->own[i].data) RB_TRY(constrain_row(m, q, basis, i, updated(m, i), false, err));
     return RESBM_OK;
 }
 
 resbm_status rb_stage_constrain_segment(rb_stage_model *m, rb_queue *q, int segment, rb_err *err) {
     rb_view basis = basis_of(m);
     for (int i = 0; i < m->table.count; i++)
-        if (m->table.rows[i].segment == segment && m->weight[i].data)
-            RB_TRY(constrain_row(m, q, basis, i, m->weight[i], false, err));
+        if (m->table.rows[i].segment == segment && m->own[i].data)
+            RB_TRY(constrain_row(m, q, basis, i, m->own[i], false, err));
     return RESBM_OK;
 }
 
@@ -99,7 +107,7 @@ resbm_status rb_constrain_grad(const rb_stage_model *m, rb_queue *q, int row, rb
 resbm_status rb_constrain_begin(rb_stage_model *m, rb_queue *q, rb_err *err) {
     rb_view basis = basis_of(m);
     for (int i = 0; basis.data && i < m->table.count; i++)
-        if (m->table.rows[i].constraint == RB_CONSTRAINT_OUTSIDE && m->weight[i].data)
-            RB_TRY(project_rows(m, q, basis, m->weight[i], -1, 1, rb_none(), err));
+        if (m->table.rows[i].constraint == RB_CONSTRAINT_OUTSIDE && m->own[i].data)
+            RB_TRY(project_rows(m, q, basis, m->own[i], -1, 1, rb_none(), err));
     return rb_stage_constrain(m, q, err);
 }

@@ -29,23 +29,26 @@ static resbm_status orthonormalise(float *x, int64_t k, int64_t d, rb_err *err) 
     return RESBM_OK;
 }
 
-static resbm_status fill_identity(rb_queue *q, rb_view x, rb_err *err) {
-    int64_t n = x.shape[0] < x.shape[1] ? x.shape[0] : x.shape[1];
-    rb_view diagonal = {x.data, RB_F32, 2, {n, 1, 1, 1}, {x.stride[0] + 1, 1, 1, 1}};
-    RB_TRY(rb_fill(q, x, 0, err));
-    return rb_fill(q, diagonal, 1, err);
+resbm_status rb_stage_initial(const rb_stage_model *m, int row, float *host, rb_err *err) {
+    const rb_tensor *t = &m->table.rows[row];
+    int64_t n = rb_tensor_count(t);
+    const char *name = t->like ? t->like : t->name;
+    bool same = t->values == RB_VALUES_IDENTITY || t->init_std == 0;
+    for (int64_t i = 0; same && i < n; i++) host[i] = t->values == RB_VALUES_IDENTITY ? 0 : t->init_mean;
+    for (int64_t i = 0; t->values == RB_VALUES_IDENTITY && i < t->shape[0] && i < t->shape[1]; i++)
+        host[i * t->shape[1] + i] = 1;
+    if (same) return RESBM_OK;
+    rb_normal_fill(rb_mix64(m->model.seed, rb_hash64(name, strlen(name))), host, n, t->init_mean,
+                   t->init_std);
+    return t->values == RB_VALUES_BASIS ? orthonormalise(host, t->shape[0], t->shape[1], err) : RESBM_OK;
 }
 
 static resbm_status init_one(const rb_stage_model *m, rb_queue *q, int row, float *host, rb_err *err) {
     const rb_tensor *t = &m->table.rows[row];
-    int64_t n = rb_tensor_count(t);
-    if (t->values == RB_VALUES_IDENTITY) return fill_identity(q, m->weight[row], err);
-    if (t->init_std == 0) return rb_fill(q, m->weight[row], t->init_mean, err);
-    const char *name = t->like ? t->like : t->name;
-    rb_normal_fill(rb_mix64(m->model.seed, rb_hash64(name, strlen(name))), host, n, t->init_mean,
-                   t->init_std);
-    if (t->values == RB_VALUES_BASIS) RB_TRY(orthonormalise(host, t->shape[0], t->shape[1], err));
-    RB_TRY(rb_upload(q, m->weight[row].data, host, (size_t)n * sizeof *host, err));
+    if (t->init_std == 0 && t->values != RB_VALUES_IDENTITY)
+        return rb_fill(q, m->own[row], t->init_mean, err);
+    RB_TRY(rb_stage_initial(m, row, host, err));
+    RB_TRY(rb_upload(q, m->own[row].data, host, (size_t)rb_tensor_count(t) * sizeof *host, err));
     return rb_queue_sync(q, err); /* host is used again */
 }
 
@@ -53,14 +56,14 @@ resbm_status rb_stage_init_weights(rb_stage_model *m, rb_queue *q, rb_err *err) 
     int64_t most = 1;
     resbm_status st = RESBM_OK;
     for (int i = 0; i < m->table.count; i++)
-        if (m->weight[i].data && rb_tensor_count(&m->table.rows[i]) > most)
+        if (m->own[i].data && rb_tensor_count(&m->table.rows[i]) > most)
             most = rb_tensor_count(&m->table.rows[i]);
     float *host = malloc((size_t)most * sizeof *host);
     if (!host)
         return rb_fail(err, RESBM_E_MEMORY, "initial weights: %lld bytes",
                        (long long)most * (long long)sizeof *host);
     for (int i = 0; st == RESBM_OK && i < m->table.count; i++)
-        if (m->weight[i].data) st = init_one(m, q, i, host, err);
+        if (m->own[i].data) st = init_one(m, q, i, host, err);
     if (st == RESBM_OK) st = rb_queue_sync(q, err);
     free(host);
     return st;

@@ -73,6 +73,11 @@ typedef struct rb_stage_options {
     rb_spill
         *spill; /* gradients of the large matrices are kept here, from byte spill_at on; NULL: in memory */
     uint64_t spill_at; /* a multiple of RB_SPILL_ALIGN */
+    const bool *
+        masters_away; /* (table.count) rows whose f32 weights are elsewhere: those with a copy in bf16 have that alone,
+                                 and begin as they are allocated. NULL: none. Read while opening only */
+    bool
+        weight_copies; /* where the device's products round their factors to bf16: matrices are kept in it too */
     bool bare; /* weights and gradients stay as they are allocated: nobody looks before they are set */
 } rb_stage_options;
 
@@ -92,7 +97,7 @@ void rb_stage_model_close(rb_stage_model *m);
 size_t rb_stage_model_bytes(const rb_stage_model *m);
 /* The same by what it is for. windows: gradients that are away pass through them. */
 typedef struct rb_stage_memory {
-    size_t weights, gradients, windows, activations;
+    size_t weights, gradients, windows, activations; /* weights: their copies and older versions too */
 } rb_stage_memory;
 rb_stage_memory rb_stage_model_memory(const rb_stage_model *m);
 /* Views (device memory) of a tensor's weights and gradient by its row in the table; absent when the tensor is
@@ -101,6 +106,13 @@ rb_view rb_stage_weight(const rb_stage_model *m, int row);
 rb_view rb_stage_grad(const rb_stage_model *m, int row); /* data NULL: away */
 uint64_t rb_stage_grad_at(const rb_stage_model *m,
                           int row); /* of one that is away: its first byte in the spill */
+/* A tensor's copy in bf16 (device memory); absent where there is none. */
+rb_view rb_stage_half(const rb_stage_model *m, int row);
+/* The initial values of a row (host memory, of all its elements). */
+resbm_status rb_stage_initial(const rb_stage_model *m, int row, float *host, rb_err *err);
+/* After weights were written: the copies of them that products use (copies.c) are made again. Of a segment alone: its own. */
+resbm_status rb_stage_weights_changed(rb_stage_model *m, rb_queue *q, rb_err *err);
+resbm_status rb_stage_segment_changed(rb_stage_model *m, rb_queue *q, int segment, rb_err *err);
 /* Calls look with the gradient of each hosted row that has one, in table order, wherever it is; a view holds during the
  * call only: what is queued on q with it is waited for. Afterwards all of them are in the spill as they are. Gradients of
  * tensors held to a subspace are projected into it first: norms and updates are of what may change. */
@@ -111,6 +123,8 @@ resbm_status rb_stage_look_at_grads(rb_stage_model *m, rb_queue *q, rb_grad_look
 resbm_status rb_stage_constrain(rb_stage_model *m, rb_queue *q, rb_err *err);
 resbm_status rb_stage_constrain_segment(rb_stage_model *m, rb_queue *q, int segment,
                                         rb_err *err); /* of one alone */
+/* A tensor whose updates are made to other memory than its own is held there (v; absent: in its own). */
+void rb_stage_constrain_there(rb_stage_model *m, int row, rb_view v);
 resbm_status rb_stage_zero_grads(rb_stage_model *m, rb_queue *q, rb_err *err);
 
 /* --- older versions of weights (versions.c), for schedules whose updates overtake microbatches ---
@@ -161,6 +175,11 @@ resbm_status rb_segment_backward_weight(rb_stage_model *m, rb_queue *q, int segm
 /* Both halves, block by block: less memory traffic, the same bits. */
 resbm_status rb_segment_backward(rb_stage_model *m, rb_queue *q, int segment, int slot, rb_segment_io *io,
                                  rb_err *err);
+
+/* Who is told, within the next backward or weight half, that what is queued makes the gradients of `count` rows of the table from
+ * `row` on what they are after it: block by block, as it goes back. NULL: nobody. */
+typedef resbm_status (*rb_grads_final)(void *ctx, int row, int count, rb_err *err);
+void rb_stage_tell_final(rb_stage_model *m, rb_grads_final tell, void *ctx);
 
 /* The receiver's token path apart, which needs only io->tokens: its forward right before rb_segment_forward of the same slot,
  * which then leaves it out; its backward right behind a whole backward that was told so. Nothing else of the stage's

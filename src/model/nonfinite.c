@@ -57,19 +57,18 @@ static resbm_status search_forward(search *f, const rb_segment *s, bool *found, 
     rb_block_dims dims = rb_model_block_dims(&f->m->model);
     int per_block = rb_block_tensors(&dims), at = s->first ? 1 : 0;
     if (!s->first)
-        RB_TRY(search_rows(f, f->m->weight, "", RB_PART_DECODER, s->index - 1, 0, f->m->table.count, found,
-                           err));
-    if (s->first && !*found) RB_TRY(search_rows(f, f->m->weight, "", RB_PART_SEGMENT, 0, 0, 1, found, err));
+        RB_TRY(
+            search_rows(f, f->m->own, "", RB_PART_DECODER, s->index - 1, 0, f->m->table.count, found, err));
+    if (s->first && !*found) RB_TRY(search_rows(f, f->m->own, "", RB_PART_SEGMENT, 0, 0, 1, found, err));
     if (!*found) RB_TRY(search_acts(f, s, 0, found, err));
     for (int64_t i = 0; i < s->layers && !*found; i++, at += per_block) {
-        RB_TRY(search_rows(f, f->m->weight, "", RB_PART_SEGMENT, s->index, at, per_block, found, err));
+        RB_TRY(search_rows(f, f->m->own, "", RB_PART_SEGMENT, s->index, at, per_block, found, err));
         if (!*found) RB_TRY(search_acts(f, s, i + 1, found, err));
     }
     if (!*found)
-        RB_TRY(
-            search_rows(f, f->m->weight, "", RB_PART_SEGMENT, s->index, at, f->m->table.count, found, err));
+        RB_TRY(search_rows(f, f->m->own, "", RB_PART_SEGMENT, s->index, at, f->m->table.count, found, err));
     if (!*found && !s->last)
-        RB_TRY(search_rows(f, f->m->weight, "", RB_PART_ENCODER, s->index, 0, f->m->table.count, found, err));
+        RB_TRY(search_rows(f, f->m->own, "", RB_PART_ENCODER, s->index, 0, f->m->table.count, found, err));
     return RESBM_OK;
 }
 

@@ -273,6 +273,15 @@ resbm_status rb_segment_backward_input(rb_stage_model *m, rb_queue *q, int segme
     return RESBM_OK;
 }
 
+void rb_stage_tell_final(rb_stage_model *m, rb_grads_final tell, void *ctx) {
+    m->final = tell;
+    m->final_ctx = ctx;
+}
+
+static resbm_status block_is_done(const rb_stage_model *m, const rb_block *b, rb_err *err) {
+    return m->final ? m->final(m->final_ctx, b->row, rb_block_tensors(&b->dims), err) : RESBM_OK;
+}
+
 static resbm_status weight_half(rb_stage_model *m, rb_queue *q, int segment, int slot_index, bool trunk,
                                 rb_err *err) {
     rb_segment *s = NULL;
@@ -287,6 +296,7 @@ static resbm_status weight_half(rb_stage_model *m, rb_queue *q, int segment, int
         rb_block_kept kept = kept_of(slot, i);
         RB_TRY(rb_block_backward_weight(&s->block[i], &run, slot->kept.dx[i + 1], slot->acts.x[i],
                                         &slot->acts.block[i], &kept, &m->scratch.block, err));
+        RB_TRY(block_is_done(m, &s->block[i], err));
     }
     RB_TRY(enter_weight(m, s, &run, slot, trunk, err));
     slot->state = trunk ? RB_SLOT_EMPTY : RB_SLOT_BEHIND;
@@ -308,6 +318,7 @@ static resbm_status backward_fused(rb_stage_model *m, const rb_segment *s, const
         rb_block_kept kept = kept_of(slot, i);
         RB_TRY(rb_block_backward(&s->block[i], run, slot->kept.dx[0], slot->acts.x[i], &slot->acts.block[i],
                                  &kept, &m->scratch.block, err));
+        RB_TRY(block_is_done(m, &s->block[i], err));
     }
     RB_TRY(enter_input(m, s, run->q, slot, io, err));
     RB_TRY(enter_weight(m, s, run, slot, !io->trunk_apart, err));

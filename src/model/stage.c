@@ -1,4 +1,4 @@
-/* One stage's memory: three allocations (weights, gradients, buffers), planned when it opens. */
+/* One stage's memory: three allocations (weights, gradients, buffers; copies.c adds one), planned when it opens. */
 #include "model/stage.h"
 
 #include <stdlib.h>
@@ -16,6 +16,10 @@ static void plan_tensors(const rb_stage_model *m, bool gradients, rb_plan *p, rb
     for (int i = 0; i < m->table.count; i++) {
         const rb_tensor *t = &m->table.rows[i];
         if (!hosted(m, i) || (gradients && !rb_role_trained(t->role))) continue;
+        if (!gradients && m->opt.masters_away && m->opt.masters_away[i] && rb_has_copy(m, i)) {
+            views[i] = rb_view2(NULL, RB_F32, t->shape[0], t->shape[1]);
+            continue;
+        }
         if (gradients && m->opt.spill && rb_pager_takes(t)) {
             views[i] = rb_view2(NULL, RB_F32, t->shape[0], t->shape[1]);
             continue;
@@ -346,6 +350,9 @@ static resbm_status open_host(rb_stage_model *m, const rb_stage_options *o, rb_e
     m->live_segment = m->live_slot = -1;
     m->table.rows = host_array(rows, sizeof *m->table.rows, &st);
     m->weight = host_array(rows, sizeof *m->weight, &st);
+    m->updated = host_array(rows, sizeof *m->updated, &st);
+    m->own = host_array(rows, sizeof *m->own, &st);
+    m->half = host_array(rows, sizeof *m->half, &st);
     if (o->training) m->grad = host_array(rows, sizeof *m->grad, &st);
     m->segment = host_array((size_t)o->segments, sizeof *m->segment, &st);
     m->local = host_array((size_t)m->model.segments, sizeof *m->local, &st);
@@ -360,6 +367,8 @@ static resbm_status open_host(rb_stage_model *m, const rb_stage_options *o, rb_e
 static resbm_status open_device(rb_stage_model *m, rb_err *err) {
     rb_plan p = {0};
     RB_TRY(alloc_tensors(m, false, m->weight, &m->weights, &m->weight_bytes, err));
+    memcpy(m->own, m->weight, (size_t)m->table.count * sizeof *m->own);
+    RB_TRY(rb_stage_open_copies(m, err));
     if (m->grad && m->opt.spill) RB_TRY(rb_stage_open_pager(m, err));
     if (m->grad) RB_TRY(alloc_tensors(m, true, m->grad, &m->grads, &m->grad_bytes, err));
     for (int i = 0; i < m->opt.segments; i++) RB_TRY(rb_bind_segment(m, &m->segment[i], err));
@@ -379,6 +388,7 @@ static resbm_status fill(rb_stage_model *m, rb_err *err) {
         st = rb_rope_fill(q, &m->trunk_rope, m->model.rope_theta, NULL, err);
     if (st == RESBM_OK && !m->opt.bare) st = rb_stage_init_weights(m, q, err);
     if (st == RESBM_OK && !m->opt.bare) st = rb_constrain_begin(m, q, err);
+    if (st == RESBM_OK && !m->opt.bare) st = rb_stage_weights_changed(m, q, err);
     if (st == RESBM_OK && m->grad && !m->opt.bare) st = rb_stage_zero_grads(m, q, err);
     if (st == RESBM_OK) st = rb_queue_sync(q, err);
     rb_queue_close(q);
@@ -402,6 +412,7 @@ resbm_status rb_stage_model_open(rb_device *dev, const rb_stage_options *opt, rb
     m->opt.table = &m->table;
     m->opt.hosted = m->opt.slots_of = NULL;
     RB_TRY_GOTO(st, open_device(m, err), fail);
+    m->opt.masters_away = NULL;
     RB_TRY_GOTO(st, fill(m, err), fail);
     *out = m;
     return RESBM_OK;
@@ -428,10 +439,14 @@ void rb_stage_model_close(rb_stage_model *m) {
     if (m->buffers) rb_free(m->dev, m->buffers);
     if (m->grads) rb_free(m->dev, m->grads);
     if (m->weights) rb_free(m->dev, m->weights);
+    if (m->halves) rb_free(m->dev, m->halves);
     rb_pager_close(m->pager);
     free(m->segment);
     free(m->local);
     free(m->weight);
+    free(m->updated);
+    free(m->own);
+    free(m->half);
     free(m->grad);
     rb_tensor_table_free(&m->table);
     free(m);
@@ -455,7 +470,10 @@ static rb_view row_of(const rb_stage_model *m, const rb_view *views, int row) {
 }
 
 rb_view rb_stage_weight(const rb_stage_model *m, int row) {
-    return row_of(m, m->own ? m->own : m->weight, row);
+    return row_of(m, m->own, row);
+}
+rb_view rb_stage_half(const rb_stage_model *m, int row) {
+    return row_of(m, m->half, row);
 }
 rb_view rb_stage_grad(const rb_stage_model *m, int row) {
     return row_of(m, m->grad, row);

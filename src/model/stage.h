@@ -86,17 +86,22 @@ struct rb_stage_model {
     rb_boundary_parts parts;
     rb_tensor_table table;  /* a copy: the caller's may go */
     rb_view *weight, *grad; /* (table.count) */
+    rb_view *updated;       /* (table.count) where updates are made, as far as that is not in `weight` */
     rb_segment *segment;    /* (opt.segments), ascending */
     int *local;             /* (model.segments) place in `segment`, -1 = hosted elsewhere */
     rb_pager *pager;        /* gradients that are away: their views have no data; NULL: none are */
     rb_lender lender;       /* the pager's; ctx NULL without one */
+    rb_grads_final final;   /* rb_stage_tell_final */
+    void *final_ctx;
     rb_rope_table rope, trunk_rope;
     rb_stage_scratch scratch;
     /* Shared activations hold the pass of this segment and slot (-1: nothing). */
     bool shared_acts;
     int live_segment, live_slot;
-    rb_view *own;   /* (table.count) the weights themselves, whichever version is in use; or NULL */
-    void *versions; /* older ones */
+    rb_view *own;  /* (table.count) the weights themselves, whichever version or copy is in `weight` */
+    rb_view *half; /* (table.count) their copies in bf16; without data where there is none */
+    void *halves;
+    void *versions;                  /* older ones */
     void *weights, *grads, *buffers; /* the three allocations */
     size_t weight_bytes, grad_bytes, buffer_bytes;
 };
@@ -127,6 +132,10 @@ int rb_hosted_at(const rb_stage_options *o, int i);
 resbm_status rb_stage_open_pager(rb_stage_model *m, rb_err *err);
 /* The hosted segment of that number, or RESBM_E_ARG. */
 resbm_status rb_find_segment(const rb_stage_model *m, int segment, rb_segment **out, rb_err *err);
+
+/* copies.c: will this hosted row have a copy in bf16? And before segments are bound to m->weight, all of them. */
+bool rb_has_copy(const rb_stage_model *m, int row);
+resbm_status rb_stage_open_copies(rb_stage_model *m, rb_err *err);
 
 /* constrain.c. Scratch in f32; at the start, after the initial values; one gradient. */
 int64_t rb_constrain_scratch(const rb_stage_model *m);

@@ -46,9 +46,6 @@ static resbm_status zero_all(rb_stage_model *m, size_t bytes, rb_err *err) {
 
 resbm_status rb_stage_open_versions(rb_stage_model *m, const int *copies, rb_err *err) {
     rb_plan p = {0};
-    m->own = malloc((size_t)m->table.count * sizeof *m->own + 1);
-    if (!m->own) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d tensors", m->table.count);
-    memcpy(m->own, m->weight, (size_t)m->table.count * sizeof *m->own);
     for (int i = 0; i < m->opt.segments; i++) {
         rb_segment *s = &m->segment[i];
         find_rows(m, s);
@@ -72,12 +69,11 @@ resbm_status rb_stage_open_versions(rb_stage_model *m, const int *copies, rb_err
 void rb_stage_close_versions(rb_stage_model *m) {
     for (int i = 0; m->segment && i < m->opt.segments; i++) free(m->segment[i].copy);
     if (m->versions) rb_free(m->dev, m->versions);
-    free(m->own);
 }
 
 static resbm_status find_copy(rb_stage_model *m, int segment, int copy, rb_segment **out, rb_err *err) {
     RB_TRY(rb_find_segment(m, segment, out, err));
-    if (copy < (*out)->copies && m->own) return RESBM_OK;
+    if (copy < (*out)->copies) return RESBM_OK;
     return rb_fail(err, RESBM_E_ARG, "version %d of segment %d's weights: there is room for %d", copy,
                    segment, (*out)->copies);
 }
@@ -95,9 +91,13 @@ resbm_status rb_stage_keep_version(rb_stage_model *m, rb_queue *q, int segment, 
 resbm_status rb_stage_use_version(rb_stage_model *m, int segment, int copy, rb_err *err) {
     rb_segment *s = NULL;
     RB_TRY(find_copy(m, segment, copy, &s, err));
-    for (int i = 0; i < s->rows; i++)
-        if (versioned(m, s->first_row + i))
-            m->weight[s->first_row + i] = copy < 0 ? m->own[s->first_row + i] : s->copy[copy * s->rows + i];
+    for (int i = 0; i < s->rows; i++) {
+        int row = s->first_row + i;
+        if (versioned(m, row))
+            m->weight[row] = copy >= 0           ? s->copy[copy * s->rows + i]
+                             : m->half[row].data ? m->half[row]
+                                                 : m->own[row];
+    }
     return rb_bind_segment(m, s, err);
 }
 

@@ -59,10 +59,10 @@ static int64_t qkv_width(const rb_block_dims *s) {
 static parts parts_of(const rb_block_dims *s, const rb_view *w) {
     const rb_view *out = w + row_of_out(s);
     parts p = {.norm1 = w[W_NORM1],
-               .qkv = rb_view2(w[W_Q].data, RB_F32, qkv_width(s), s->d),
+               .qkv = rb_view2(w[W_Q].data, w[W_Q].dtype, qkv_width(s), s->d),
                .o = out[OUT_O],
                .norm2 = out[OUT_NORM2],
-               .gu = rb_view2(out[OUT_GATE].data, RB_F32, 2 * s->ffn, s->d),
+               .gu = rb_view2(out[OUT_GATE].data, out[OUT_GATE].dtype, 2 * s->ffn, s->d),
                .down = out[OUT_DOWN]};
     if (s->qkv_bias) p.bias = rb_view2(w[W_AFTER_V].data, RB_F32, 1, qkv_width(s));
     if (s->qk_norm) {

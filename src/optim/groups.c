@@ -67,6 +67,9 @@ resbm_status rb_optim_check_config(const rb_optim_config *c, rb_err *err) {
         return rb_fail(err, RESBM_E_CONFIG, "optim.%s is %g; it must be at least 0 and below %g",
                        range[i].key, range[i].value, range[i].below);
     }
+    if (c->delay != 0 && c->delay != 1)
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "optim.delay is %d; updates are used at once (0) or one step later (1)", c->delay);
     if (c->ns_steps < 1 || c->ns_steps > 99)
         return rb_fail(err, RESBM_E_CONFIG, "%d Newton-Schulz iterations; use 1 to 99 (5 is usual)",
                        c->ns_steps);

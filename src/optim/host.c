@@ -1,35 +1,258 @@
 #include "optim/host.h"
 
+#include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
+#include "core/bytes.h"
+#include "core/clock.h"
+#include "device/ops.h"
 
-enum { WINDOWS = 3 };
+typedef enum kind { TAKE, UPDATE, PUBLISH } kind;
 
-typedef struct window {
-    float *weight, *grad; /* (tile) */
-    rb_event there;       /* both are down */
-} window;
+typedef struct job {
+    struct job *next;
+    kind kind;
+    uint64_t ticket;
+    rb_hosted *t;
+    rb_queue *of; /* TAKE: the gradient is there behind this event */
+    rb_event there;
+    rb_rule_call call; /* UPDATE, */
+    bool up;           /* whose tiles are published as they are made */
+} job;
 
 struct rb_host {
     rb_device *dev, *cpu;
-    rb_queue *q; /* of cpu */
+    rb_queue *copies;   /* of dev: the worker's, and the caller's when nothing is asked for */
+    rb_queue *computes; /* of cpu, likewise */
     int64_t tile;
-    void *memory;
-    window window[WINDOWS];
+    uint16_t *rounded[2]; /* (tile) on their way up, in turns */
+    rb_event left[2];     /* behind which they may be written again */
+    int turn;
+    pthread_t worker;
+    bool runs;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    job *first, *last;
+    uint64_t asked, done;
+    bool closing;
+    rb_err fault; /* the first; code 0: none */
+    rb_host_stats stats;
 };
 
 size_t rb_host_window_bytes(int64_t tile) {
-    return (size_t)tile * sizeof(float) * 2 * WINDOWS;
+    return 2 * (size_t)tile * sizeof(uint16_t);
 }
+
+static int64_t tile_at(const rb_host *h, const rb_hosted *t, int64_t from) {
+    return t->count - from < h->tile ? t->count - from : h->tile;
+}
+
+static void count(rb_host *h, uint64_t *sum, size_t bytes) {
+    pthread_mutex_lock(&h->lock);
+    *sum += bytes;
+    pthread_mutex_unlock(&h->lock);
+}
+
+/* --- the worker ------------------------------------------------------------------------------------------- */
+
+static resbm_status take(rb_host *h, const job *j, rb_err *err) {
+    rb_hosted *t = j->t;
+    RB_TRY(h->dev->table->queue_after(h->copies, j->of, j->there, err));
+    for (int64_t at = 0, n; at < t->count; at += n) {
+        n = tile_at(h, t, at);
+        RB_TRY(rb_download(h->copies, t->down + at, (const float *)t->grad.data + at,
+                           (size_t)n * sizeof(float), err));
+    }
+    count(h, &h->stats.down, (size_t)t->count * sizeof(float));
+    return rb_queue_sync(h->copies, err);
+}
+
+/* Elements [from, from + n) of host memory up, rounded where the device's are. The memory must stay until the copies are
+ * waited for. */
+static resbm_status put(rb_host *h, const rb_hosted *t, int64_t from, int64_t n, const float *in,
+                        rb_err *err) {
+    if (t->weight.dtype == RB_F32)
+        return rb_upload(h->copies, (float *)t->weight.data + from, in, (size_t)n * sizeof(float), err);
+    int turn = h->turn;
+    rb_view wide = rb_view1((void *)(uintptr_t)in, RB_F32, n), half = rb_view1(h->rounded[turn], RB_BF16, n);
+    h->turn = !turn;
+    RB_TRY(h->dev->table->event_wait(h->copies, h->left[turn], err));
+    RB_TRY(rb_axpby(h->computes, 1, wide, 0, half, err));
+    RB_TRY(rb_queue_sync(h->computes, err));
+    RB_TRY(rb_upload(h->copies, (uint16_t *)t->weight.data + from, half.data, (size_t)n * sizeof(uint16_t),
+                     err));
+    return h->dev->table->event_record(h->copies, &h->left[turn], err);
+}
+
+static resbm_status update(rb_host *h, const job *j, rb_err *err) {
+    rb_hosted *t = j->t;
+    for (int64_t at = 0; at < t->count; at += h->tile) {
+        rb_rule_call c = j->call;
+        c.from = 0;
+        c.count = tile_at(h, t, at);
+        c.weight.data =
+            t->master + at; /* the whole tensor's shape, by which it decays; only the tile is touched */
+        c.grad = rb_view1(t->down + at, RB_F32, c.count);
+        for (int k = 0; k < t->rule->states; k++) c.state[k] = rb_view1(t->state[k] + at, RB_F32, c.count);
+        RB_TRY(t->rule->tile(h->computes, &c, err));
+        RB_TRY(rb_queue_sync(h->computes, err));
+        if (j->up) RB_TRY(put(h, t, at, c.count, t->master + at, err));
+    }
+    if (!j->up) return RESBM_OK;
+    count(h, &h->stats.up, (size_t)t->count * rb_dtype_size(t->weight.dtype));
+    return rb_queue_sync(h->copies, err);
+}
+
+static resbm_status publish(rb_host *h, const rb_hosted *t, rb_err *err) {
+    for (int64_t at = 0, n; at < t->count; at += n) {
+        n = tile_at(h, t, at);
+        RB_TRY(put(h, t, at, n, t->master + at, err));
+    }
+    count(h, &h->stats.up, (size_t)t->count * rb_dtype_size(t->weight.dtype));
+    return rb_queue_sync(h->copies, err);
+}
+
+static resbm_status run_job(rb_host *h, const job *j, rb_err *err) {
+    switch (j->kind) {
+    case TAKE:
+        return take(h, j, err);
+    case UPDATE:
+        return update(h, j, err);
+    default:
+        return publish(h, j->t, err);
+    }
+}
+
+static job *next_job(rb_host *h) {
+    pthread_mutex_lock(&h->lock);
+    while (!h->first && !h->closing) pthread_cond_wait(&h->changed, &h->lock);
+    job *j = h->closing ? NULL : h->first;
+    if (j) h->first = j->next;
+    if (!h->first) h->last = NULL;
+    pthread_mutex_unlock(&h->lock);
+    return j;
+}
+
+static void *work(void *arg) {
+    rb_host *h = arg;
+    for (job *j; (j = next_job(h));) {
+        rb_err err = {0};
+        resbm_status st = h->fault.code ? RESBM_OK : run_job(h, j, &err);
+        pthread_mutex_lock(&h->lock);
+        if (st && !h->fault.code) h->fault = err;
+        h->done = j->ticket;
+        pthread_cond_broadcast(&h->changed);
+        pthread_mutex_unlock(&h->lock);
+        free(j);
+    }
+    return NULL;
+}
+
+/* --- asking and waiting ----------------------------------------------------------------------------------- */
+
+static resbm_status ask(rb_host *h, const job *what, uint64_t *ticket, rb_err *err) {
+    job *j = malloc(sizeof *j);
+    if (!j) return rb_fail(err, RESBM_E_MEMORY, "no memory to queue an update on the host");
+    *j = *what;
+    j->next = NULL;
+    pthread_mutex_lock(&h->lock);
+    *ticket = j->ticket = ++h->asked;
+    if (h->last)
+        h->last->next = j;
+    else
+        h->first = j;
+    h->last = j;
+    pthread_cond_broadcast(&h->changed);
+    pthread_mutex_unlock(&h->lock);
+    return RESBM_OK;
+}
+
+resbm_status rb_host_take(rb_host *h, rb_queue *q, rb_hosted *t, rb_err *err) {
+    job j = {.kind = TAKE, .t = t, .of = q};
+    RB_TRY(h->dev->table->event_record(q, &j.there, err));
+    return ask(h, &j, &t->taken, err);
+}
+
+resbm_status rb_host_update(rb_host *h, rb_hosted *t, const rb_rule_call *c, bool up, rb_err *err) {
+    uint64_t ticket;
+    return ask(h, &(job){.kind = UPDATE, .t = t, .call = *c, .up = up}, up ? &t->ready : &ticket, err);
+}
+
+resbm_status rb_host_publish(rb_host *h, rb_hosted *t, rb_err *err) {
+    return ask(h, &(job){.kind = PUBLISH, .t = t}, &t->ready, err);
+}
+
+resbm_status rb_host_wait(rb_host *h, uint64_t ticket, rb_err *err) {
+    pthread_mutex_lock(&h->lock);
+    int64_t begin = h->done < ticket ? rb_now_ns() : 0;
+    while (h->done < ticket) pthread_cond_wait(&h->changed, &h->lock);
+    if (begin) h->stats.waited_ns += rb_now_ns() - begin;
+    resbm_status st = h->fault.code;
+    if (st && err) *err = h->fault;
+    pthread_mutex_unlock(&h->lock);
+    return st;
+}
+
+resbm_status rb_host_settle(rb_host *h, rb_err *err) {
+    return rb_host_wait(h, h->asked, err); /* only the caller asks */
+}
+
+void rb_host_get_stats(rb_host *h, rb_host_stats *out) {
+    pthread_mutex_lock(&h->lock);
+    *out = h->stats;
+    pthread_mutex_unlock(&h->lock);
+}
+
+/* --- at rest ---------------------------------------------------------------------------------------------- */
+
+resbm_status rb_host_exchange(rb_host *h, rb_hosted *t, bool back, rb_err *err) {
+    size_t bytes = (size_t)t->count * rb_dtype_size(t->weight.dtype);
+    if (back) {
+        RB_TRY(rb_upload(h->copies, t->weight.data, t->down, bytes, err));
+        return rb_queue_sync(h->copies, err);
+    }
+    RB_TRY(rb_download(h->copies, t->down, t->weight.data, bytes, err));
+    RB_TRY(rb_queue_sync(h->copies, err));
+    return publish(h, t, err);
+}
+
+resbm_status rb_host_read_used(rb_host *h, const rb_hosted *t, int64_t from, int64_t count, float *out,
+                               rb_err *err) {
+    size_t size = rb_dtype_size(t->weight.dtype);
+    for (int64_t at = 0, n; at < count; at += n) {
+        n = count - at < h->tile ? count - at : h->tile;
+        void *to = size == sizeof(float) ? (void *)(out + at) : h->rounded[0];
+        RB_TRY(rb_download(h->copies, to, (const char *)t->weight.data + (size_t)(from + at) * size,
+                           (size_t)n * size, err));
+        RB_TRY(rb_queue_sync(h->copies, err));
+        for (int64_t i = 0; i < n && size != sizeof(float); i++)
+            out[at + i] = rb_bf16_to_f32(h->rounded[0][i]);
+    }
+    return RESBM_OK;
+}
+
+resbm_status rb_host_write_used(rb_host *h, const rb_hosted *t, int64_t from, int64_t count, const float *in,
+                                rb_err *err) {
+    for (int64_t at = 0, n; at < count; at += n) {
+        n = count - at < h->tile ? count - at : h->tile;
+        RB_TRY(put(h, t, from + at, n, in + at, err));
+    }
+    return rb_queue_sync(h->copies, err);
+}
+
+/* --- opening ---------------------------------------------------------------------------------------------- */
 
 static resbm_status open_all(rb_host *h, int threads, rb_err *err) {
     rb_device_options o = {.threads = threads};
     RB_TRY(rb_device_open("cpu", &o, &h->cpu, err));
-    RB_TRY(rb_queue_open(h->cpu, &h->q, err));
-    RB_TRY(rb_alloc(h->cpu, rb_host_window_bytes(h->tile), &h->memory, err));
-    for (int i = 0; i < WINDOWS; i++) {
-        h->window[i].weight = (float *)h->memory + 2 * i * h->tile;
-        h->window[i].grad = h->window[i].weight + h->tile;
-    }
+    RB_TRY(rb_queue_open(h->cpu, &h->computes, err));
+    RB_TRY(rb_queue_open(h->dev, &h->copies, err));
+    h->rounded[0] = malloc(rb_host_window_bytes(h->tile));
+    if (!h->rounded[0]) return rb_fail(err, RESBM_E_MEMORY, "no memory for two tiles");
+    h->rounded[1] = h->rounded[0] + h->tile;
+    int e = pthread_create(&h->worker, NULL, work, h);
+    if (e) return rb_fail_errno(err, e, "no thread");
+    h->runs = true;
     return RESBM_OK;
 }
 
@@ -39,6 +262,8 @@ resbm_status rb_host_open(rb_device *dev, int threads, int64_t tile, rb_host **o
     if (!h) return rb_fail(err, RESBM_E_MEMORY, "no memory for updates on the host");
     h->dev = dev;
     h->tile = tile;
+    pthread_mutex_init(&h->lock, NULL);
+    pthread_cond_init(&h->changed, NULL);
     resbm_status st = open_all(h, threads, err);
     if (st) {
         rb_host_close(h);
@@ -50,48 +275,20 @@ resbm_status rb_host_open(rb_device *dev, int threads, int64_t tile, rb_host **o
 
 void rb_host_close(rb_host *h) {
     if (!h) return;
-    if (h->memory) rb_free(h->cpu, h->memory);
-    rb_queue_close(h->q);
-    rb_device_close(h->cpu);
-    free(h);
-}
-
-static int64_t count_at(const rb_host *h, const rb_rule_call *c, int64_t i) {
-    int64_t left = rb_count(c->weight) - i * h->tile;
-    return left < h->tile ? left : h->tile;
-}
-
-/* A window is filled again behind the upload out of it: the queue keeps that order. */
-static resbm_status fetch(rb_host *h, rb_queue *q, const rb_rule_call *c, int64_t i, rb_err *err) {
-    window *w = &h->window[i % WINDOWS];
-    size_t bytes = (size_t)count_at(h, c, i) * sizeof(float);
-    RB_TRY(rb_download(q, w->grad, (float *)c->grad.data + i * h->tile, bytes, err));
-    RB_TRY(rb_download(q, w->weight, (float *)c->weight.data + i * h->tile, bytes, err));
-    return h->dev->table->event_record(q, &w->there, err);
-}
-
-static resbm_status update_tile(rb_host *h, rb_queue *q, const rb_rule_table *rule, const rb_rule_call *whole,
-                                int64_t i, float *const *state, rb_err *err) {
-    window *w = &h->window[i % WINDOWS];
-    rb_rule_call c = *whole;
-    c.from = 0;
-    c.count = count_at(h, whole, i);
-    c.weight.data = w->weight; /* the whole tensor's shape, by which it decays; only the tile is touched */
-    c.grad = rb_view1(w->grad, RB_F32, c.count);
-    for (int k = 0; k < rule->states; k++) c.state[k] = rb_view1(state[k] + i * h->tile, RB_F32, c.count);
-    RB_TRY(h->dev->table->event_wait(q, w->there, err));
-    RB_TRY(rule->tile(h->q, &c, err));
-    RB_TRY(rb_queue_sync(h->q, err));
-    return rb_upload(q, (float *)whole->weight.data + i * h->tile, w->weight, (size_t)c.count * sizeof(float),
-                     err);
-}
-
-resbm_status rb_host_update(rb_host *h, rb_queue *q, const rb_rule_table *rule, const rb_rule_call *c,
-                            float *const *state, rb_err *err) {
-    int64_t tiles = (rb_count(c->weight) + h->tile - 1) / h->tile, asked = 0;
-    for (int64_t i = 0; i < tiles; i++) {
-        for (; asked < tiles && asked < i + WINDOWS; asked++) RB_TRY(fetch(h, q, c, asked, err));
-        RB_TRY(update_tile(h, q, rule, c, i, state, err));
+    pthread_mutex_lock(&h->lock);
+    h->closing = true;
+    pthread_cond_broadcast(&h->changed);
+    pthread_mutex_unlock(&h->lock);
+    if (h->runs) pthread_join(h->worker, NULL);
+    for (job *j = h->first, *next; j; j = next) {
+        next = j->next;
+        free(j);
     }
-    return RESBM_OK;
+    rb_queue_close(h->copies);
+    rb_queue_close(h->computes);
+    rb_device_close(h->cpu);
+    pthread_mutex_destroy(&h->lock);
+    pthread_cond_destroy(&h->changed);
+    free(h->rounded[0]);
+    free(h);
 }

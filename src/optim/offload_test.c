@@ -1,6 +1,7 @@
 /* States and gradients that are away change no bit, wherever they are, for every kind and device; a resumed optimizer may
  * keep them somewhere else than the one before. */
 #include <string.h>
+#include "core/bytes.h"
 #include "core/clock.h"
 #include "optim/testing.h"
 
@@ -146,11 +147,103 @@ static void updates_on_the_host(void **state) {
     }
 }
 
+/* A device that has its weights in bf16 alone: masters are the CPU's, and what goes up is them, rounded. Gradients are asked
+ * for one segment after the other, as a backward pass is done with them. */
+static void weights_go_up_in_bf16(void **state) {
+    (void)state;
+    rb_tensor rows[MOST] = {0};
+    int count = offload_rows(rows);
+    rb_optim_config c = config_of("adamw");
+    bench here;
+    away a = {0};
+    const rb_tensor *list[MOST];
+    rb_optim_place place = {.tile = TILE, .host_threads = 2};
+    c.weight_decay = 0.01;
+    for (int i = 0; i < count; i++) rows[i].segment = i / 2;
+    bench_open(&here, "cpu", 2, &c, rows, count);
+    bench_device(&a.b, "late:cpu", 2, rows, count);
+    for (int i = 0; i < count; i++) {
+        rb_optim_tensor *t = &a.b.tensor[i];
+        void *half;
+        list[i] = &a.b.row[i];
+        if (!rb_role_trained(rows[i].role) || rows[i].rank < 2) continue;
+        assert_ok(rb_alloc(a.b.dev, (size_t)elements(&rows[i]) * 2, &half, &err), &err);
+        t->half = rb_view2(half, RB_BF16, rows[i].shape[0], rows[i].shape[1]);
+        rb_free(a.b.dev, t->weight.data);
+        t->weight.data = NULL;
+    }
+    rb_optim_need need = rb_optim_needs(a.b.dev, &c, list, count, &place);
+    assert_int_equal(need.spill, 0);
+    assert_int_equal(need.host, 16 * (130 * 257 + 130 + 64 * 64 + 513 * 33));
+    rb_spill_options o = {.bytes = RB_SPILL_ALIGN, .deadline_ns = 20 * RB_SEC};
+    assert_ok(rb_spill_open(&o, &a.spill, &err), &err);
+    place.spill = a.spill;
+    assert_ok(rb_optim_open(a.b.dev, &c, a.b.tensor, count, &place, &a.b.optim, &err), &err);
+    for (int i = 0; i < count; i++) {
+        float *x = download(&here, here.tensor[i].weight);
+        if (a.b.tensor[i].half.data) give_weights(&a.b, i, x);
+        free(x);
+    }
+    for (int s = 0; s < 3; s++) {
+        steps(&here, s, s + 1, 0.5f, scale);
+        assert_ok(rb_optim_await_taken(a.b.optim, &err), &err);
+        for (int i = 0; i < count; i++) {
+            char name[120];
+            snprintf(name, sizeof name, "%s.g%d", rows[i].name, s);
+            make_into(&a.b, a.b.tensor[i].grad, name, 0.5f);
+        }
+        for (int g = 2; g > 0; g--)
+            assert_ok(rb_optim_take(a.b.optim, a.b.q, g, &err), &err); /* 0: by the step */
+        assert_ok(rb_optim_step(a.b.optim, a.b.q, 1, scale, &err), &err);
+        for (int g = 0; g < 3; g++) assert_ok(rb_optim_await(a.b.optim, g, &err), &err);
+        for (int i = 0; i < count; i++) {
+            float *want = download(&here, here.tensor[i].weight), *master = newest_of(&a.b, i);
+            int64_t n = elements(&rows[i]);
+            assert_memory_equal(master, want, (size_t)n * 4);
+            uint16_t *up = malloc((size_t)n * 2);
+            rb_view half = a.b.tensor[i].half;
+            if (half.data) {
+                assert_ok(rb_download(a.b.q, up, half.data, (size_t)n * 2, &err), &err);
+                assert_ok(rb_queue_sync(a.b.q, &err), &err);
+                for (int64_t j = 0; j < n; j++) assert_int_equal(up[j], rb_bf16_from_f32(want[j]));
+            }
+            free(up);
+            free(want);
+            free(master);
+        }
+    }
+    same_states(&here, &a.b);
+    rb_host_work work = rb_optim_host_work(a.b.optim);
+    assert_int_equal(work.down, 3 * 4 * (130 * 257 + 130 + 64 * 64 + 513 * 33));
+    assert_true(work.up >= 3 * (2 * (130 * 257 + 64 * 64 + 513 * 33) + 4 * 130));
+    bench_close(&here);
+    for (int i = 0; i < count; i++) rb_free(a.b.dev, a.b.tensor[i].half.data);
+    away_close(&a);
+}
+
+/* A fault of the host's thread is returned by whoever waits for it, and by all after it. */
+static void faults_of_the_host_arrive(void **state) {
+    (void)state;
+    rb_tensor rows[] = {make_row("q", 8, 8, RB_ROLE_MATRIX)};
+    rb_optim_config c = config_of("adamw");
+    away a;
+    host_threads = 1;
+    away_open(&a, "late:cpu", &c, rows, 1, NULL, false);
+    host_threads = 0;
+    void *grad = a.b.tensor[0].grad.data;
+    rb_free(a.b.dev, grad);
+    a.b.tensor[0].grad.data = NULL;
+    assert_ok(rb_optim_step(a.b.optim, a.b.q, 1, NULL, &err), &err);
+    assert_fails(rb_optim_await(a.b.optim, 0, &err), RESBM_E_ARG, "download", &err);
+    assert_fails(rb_optim_settle(a.b.optim, &err), RESBM_E_ARG, "download", &err);
+    away_close(&a);
+}
+
 static void copy_all(bench *from, bench *to) {
     for (int i = 0; i < rb_optim_state_count(from->optim); i++) copy_state(from, to, i);
     for (int i = 0; i < from->count; i++) {
-        float *x = download(from, from->tensor[i].weight);
-        upload(to, to->tensor[i].weight, x);
+        float *x = newest_of(from, i);
+        give_weights(to, i, x);
         free(x);
     }
     rb_optim_set_steps_done(to->optim, rb_optim_steps_done(from->optim));
@@ -207,6 +300,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(where_states_are_changes_no_bit),
         cmocka_unit_test(updates_on_the_host),
+        cmocka_unit_test(weights_go_up_in_bf16),
+        cmocka_unit_test(faults_of_the_host_arrive),
         cmocka_unit_test(resuming_may_move_the_states),
         cmocka_unit_test(states_outside_their_tensor_are_refused),
     };

@@ -5,32 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include "device/ops.h"
-#include "optim/groups.h"
-#include "optim/host.h"
-#include "optim/stream.h"
+#include "optim/inside.h"
 
-typedef struct entry {
-    rb_optim_tensor tensor;
-    int given; /* its place in the array of rb_optim_open */
-    rb_rule rule;
-    rb_view state[RB_MAX_STATES]; /* where they are not away */
-    int first_tile, tiles;        /* where they are */
-    float *host[RB_MAX_STATES];   /* where this is updated on the host */
-} entry;
-
-struct rb_optim {
-    rb_device *dev;
-    rb_optim_config config;
-    const rb_optim_kind *kind;
-    entry *entries; /* tensors with a rule */
-    int count, states;
-    int64_t steps;
-    void *memory;
-    rb_rule_scratch scratch;
-    rb_stream *stream; /* states that are away; else NULL */
-    rb_host *host;     /* updates on the host; else NULL */
-    int64_t tile;
-};
+enum { EXCHANGE = 1 << 20 /* elements */ };
 
 /* Bytes taken so far, each piece on its own 64-byte line; the same walk measures and hands out. */
 typedef struct carver {
@@ -44,12 +21,8 @@ static void *carve(carver *c, size_t bytes) {
     return p;
 }
 
-static int64_t elements(const rb_tensor *t) {
-    return t->rank == 2 ? t->shape[0] * t->shape[1] : t->shape[0];
-}
-
 static rb_view state_view(carver *c, const rb_tensor *t) {
-    void *p = carve(c, (size_t)elements(t) * sizeof(float));
+    void *p = carve(c, (size_t)rb_optim_elements(t) * sizeof(float));
     return t->rank == 2 ? rb_view2(p, RB_F32, t->shape[0], t->shape[1]) : rb_view1(p, RB_F32, t->shape[0]);
 }
 
@@ -61,51 +34,64 @@ static void carve_scratch(carver *c, int64_t matrix, int64_t side, rb_rule_scrat
 
 static void grow_scratch(const rb_tensor *t, int64_t *matrix, int64_t *side) {
     int64_t smaller = t->shape[0] < t->shape[1] ? t->shape[0] : t->shape[1];
-    if (elements(t) > *matrix) *matrix = elements(t);
+    if (rb_optim_elements(t) > *matrix) *matrix = rb_optim_elements(t);
     if (smaller > *side) *side = smaller;
+}
+
+static bool on_host(const rb_optim_place *place, rb_rule rule, const rb_tensor *t) {
+    return place && place->host_threads > 0 && rule == RB_RULE_ADAMW && t->constraint == RB_CONSTRAINT_NONE;
+}
+
+bool rb_optim_hosts(const rb_optim_config *c, const rb_optim_place *place, const rb_tensor *t) {
+    return on_host(place, rb_optim_find(c->kind)->rule_of(t), t);
 }
 
 static void lay_out(rb_optim *o, carver *c) {
     int64_t matrix = 0, side = 0;
     for (int i = 0; i < o->count; i++) {
-        entry *e = &o->entries[i];
+        rb_optim_entry *e = &o->entries[i];
         const rb_rule_table *rule = rb_rule_find(e->rule);
         for (int s = 0; s < rule->states && !o->tile; s++) e->state[s] = state_view(c, e->tensor.tensor);
+        if (o->config.delay && !e->hosted) e->newest = state_view(c, e->tensor.tensor);
         if (e->rule == RB_RULE_MUON) grow_scratch(e->tensor.tensor, &matrix, &side);
     }
     carve_scratch(c, matrix, side, &o->scratch);
+    if (o->config.delay) o->exchange = rb_view1(carve(c, EXCHANGE * sizeof(float)), RB_F32, EXCHANGE);
 }
 
 static int64_t tile_of(const rb_optim_place *place) {
     return !place ? 0 : place->tile ? place->tile : RB_STREAM_TILE;
 }
 
-static bool on_host(const rb_optim_place *place, rb_rule rule) {
-    return place && place->host_threads > 0 && rule == RB_RULE_ADAMW;
-}
-
 rb_optim_need rb_optim_needs(const rb_device *dev, const rb_optim_config *c, const rb_tensor *const *tensors,
                              int count, const rb_optim_place *place) {
     const rb_optim_kind *kind = rb_optim_find(c->kind);
     int64_t matrix = 0, side = 0, tile = tile_of(place);
-    carver sum = {0}, scratch_sum = {0};
+    carver sum = {0}, scratch_sum = {0}, newest = {0};
     rb_rule_scratch scratch;
     rb_optim_need need = {0};
     for (int i = 0; i < count; i++) {
         rb_rule r = kind->rule_of(tensors[i]);
-        uint64_t bytes = (uint64_t)elements(tensors[i]) * sizeof(float);
+        uint64_t bytes = (uint64_t)rb_optim_elements(tensors[i]) * sizeof(float);
+        bool host = on_host(place, r, tensors[i]);
+        if (r && c->delay && !host) state_view(&newest, tensors[i]);
+        if (host) need.host += 2 * bytes; /* master and gradient */
         for (int s = 0; r && s < rb_rule_find(r)->states; s++) {
             if (!place) state_view(&sum, tensors[i]);
-            if (on_host(place, r)) need.host += bytes;
-            if (place && !on_host(place, r))
+            if (host) need.host += bytes;
+            if (place && !host)
                 need.spill += rb_spill_round(bytes); /* all tiles but the last fill whole pages */
         }
         if (r == RB_RULE_MUON) grow_scratch(tensors[i], &matrix, &side);
     }
     carve_scratch(&scratch_sum, matrix, side, &scratch);
     need.states = sum.used;
-    need.scratch = scratch_sum.used;
-    if (place) need.windows = rb_stream_window_bytes(dev, tile);
+    need.scratch = scratch_sum.used + (c->delay ? EXCHANGE * sizeof(float) : 0);
+    need.newest = newest.used;
+    if (need.spill) { /* else nothing streams */
+        need.windows = rb_stream_window_bytes(dev, tile);
+        need.device_windows = rb_stream_device_bytes(dev, tile);
+    }
     if (place && place->host_threads > 0) need.windows += rb_host_window_bytes(tile);
     return need;
 }
@@ -119,7 +105,8 @@ static bool fits(rb_view v, const rb_tensor *t, bool away) {
     return same;
 }
 
-static resbm_status add_entries(rb_optim *o, const rb_optim_tensor *tensors, int count, rb_err *err) {
+static resbm_status add_entries(rb_optim *o, const rb_optim_tensor *tensors, int count,
+                                const rb_optim_place *place, rb_err *err) {
     o->entries = calloc((size_t)count + 1, sizeof *o->entries);
     if (!o->entries)
         return rb_fail(err, RESBM_E_MEMORY, "no memory for the optimizer's list of %d tensors", count);
@@ -127,23 +114,28 @@ static resbm_status add_entries(rb_optim *o, const rb_optim_tensor *tensors, int
         const rb_tensor *t = tensors[i].tensor;
         rb_rule r = o->kind->rule_of(t);
         if (!r) continue;
-        if (!fits(tensors[i].weight, t, false) || !fits(tensors[i].grad, t, o->tile > 0))
+        bool host = on_host(place, r, t), half = host && tensors[i].half.data;
+        if (!fits(tensors[i].weight, t, half) || !fits(tensors[i].grad, t, o->tile > 0))
             return rb_fail(err, RESBM_E_ARG,
                            "optimizer: weight and gradient of %s must be contiguous f32 of its shape",
                            t->name);
-        o->entries[o->count++] = (entry){.tensor = tensors[i], .given = i, .rule = r};
-        o->states += rb_rule_find(r)->states;
+        rb_optim_entry *e = &o->entries[o->count++];
+        *e = (rb_optim_entry){.tensor = tensors[i], .given = i, .rule = r};
+        if (host && !(e->hosted = calloc(1, sizeof *e->hosted)))
+            return rb_fail(err, RESBM_E_MEMORY, "no memory for an optimizer");
     }
     return RESBM_OK;
 }
 
-static resbm_status zero_states(rb_optim *o, rb_err *err) {
+/* States that stay begin as zeros, weights that updates run ahead on as those in use. */
+static resbm_status begin_states(rb_optim *o, rb_err *err) {
     rb_queue *q;
     RB_TRY(rb_queue_open(o->dev, &q, err));
     resbm_status st = RESBM_OK;
-    for (int i = 0; i < o->count; i++)
+    for (int i = 0; i < o->count && !o->tile; i++)
         for (int k = 0; st == RESBM_OK && k < rb_rule_find(o->entries[i].rule)->states; k++)
             st = rb_fill(q, o->entries[i].state[k], 0, err);
+    if (st == RESBM_OK) st = rb_optim_begin_newest(o, q, err);
     if (st == RESBM_OK) st = rb_queue_sync(q, err);
     rb_queue_close(q);
     return st;
@@ -156,15 +148,16 @@ static resbm_status open_stream(rb_optim *o, const rb_optim_place *place, rb_err
     if (o->tile % RB_TILE_UNIT)
         return rb_fail(err, RESBM_E_ARG, "tiles of %lld elements", (long long)o->tile);
     for (int i = 0; i < o->count; i++) {
-        entry *e = &o->entries[i];
+        rb_optim_entry *e = &o->entries[i];
         e->first_tile = n;
-        if (!e->host[0]) n += e->tiles = (int)((elements(e->tensor.tensor) + o->tile - 1) / o->tile);
+        if (!e->hosted) n += e->tiles = (int)((rb_optim_elements(e->tensor.tensor) + o->tile - 1) / o->tile);
     }
+    if (!n) return RESBM_OK; /* everything is updated on the host */
     rb_tile *tiles = calloc((size_t)n + 1, sizeof *tiles), *t = tiles;
     if (!tiles) return rb_fail(err, RESBM_E_MEMORY, "no memory for a list of %d tiles", n);
     for (int i = 0; i < o->count; i++) {
-        const entry *e = &o->entries[i];
-        int64_t all = e->host[0] ? 0 : elements(e->tensor.tensor);
+        const rb_optim_entry *e = &o->entries[i];
+        int64_t all = e->hosted ? 0 : rb_optim_elements(e->tensor.tensor);
         for (int64_t from = 0; from < all; from += o->tile, t++) {
             *t = (rb_tile){.entry = i,
                            .states = rb_rule_find(e->rule)->states,
@@ -179,19 +172,35 @@ static resbm_status open_stream(rb_optim *o, const rb_optim_place *place, rb_err
     return rb_stream_open(o->dev, place->spill, tiles, n, o->tile, &o->stream, err);
 }
 
-/* States of what is updated on the host, all zero. */
+/* What is updated on the host: its memory there, all zero. */
+static resbm_status open_hosted(rb_optim_entry *e, rb_err *err) {
+    const rb_tensor *t = e->tensor.tensor;
+    rb_hosted *h = e->hosted;
+    size_t bytes = (size_t)rb_optim_elements(t) * sizeof(float);
+    h->count = rb_optim_elements(t);
+    h->grad = e->tensor.grad;
+    h->weight = e->tensor.half.data ? e->tensor.half : e->tensor.weight;
+    h->rule = rb_rule_find(e->rule);
+    h->master = rb_spill_memory(bytes);
+    h->down = rb_spill_memory(bytes);
+    bool ok = h->master && h->down;
+    for (int k = 0; k < h->rule->states; k++) ok = (h->state[k] = rb_spill_memory(bytes)) && ok;
+    return ok ? RESBM_OK
+              : rb_fail(err, RESBM_E_MEMORY,
+                        "no host memory for masters, moments and gradient of %s, %zu bytes each: set "
+                        "optim.offload_update: device, or optim.offload: disk",
+                        t->name, bytes);
+}
+
 static resbm_status open_host(rb_optim *o, const rb_optim_place *place, rb_err *err) {
     if (place->host_threads < 1) return RESBM_OK;
     for (int i = 0; i < o->count; i++) {
-        entry *e = &o->entries[i];
-        if (!on_host(place, e->rule)) continue;
+        rb_optim_entry *e = &o->entries[i];
+        if (!e->hosted) continue;
         if (!e->tensor.grad.data)
             return rb_fail(err, RESBM_E_STATE, "%s: its gradient is away, and its update on the host",
                            e->tensor.tensor->name);
-        for (int k = 0; k < rb_rule_find(e->rule)->states; k++)
-            if (!(e->host[k] = rb_spill_memory((size_t)elements(e->tensor.tensor) * sizeof(float))))
-                return rb_fail(err, RESBM_E_MEMORY, "no host memory for the states of %s",
-                               e->tensor.tensor->name);
+        RB_TRY(open_hosted(e, err));
     }
     return rb_host_open(o->dev, place->host_threads, o->tile, &o->host, err);
 }
@@ -201,7 +210,7 @@ static resbm_status open_all(rb_optim *o, const rb_optim_tensor *tensors, int co
     RB_TRY(rb_optim_check_config(&o->config, err));
     o->kind = rb_optim_find(o->config.kind);
     o->tile = tile_of(place);
-    RB_TRY(add_entries(o, tensors, count, err));
+    RB_TRY(add_entries(o, tensors, count, place, err));
     carver measure = {0};
     lay_out(o, &measure);
     resbm_status st = rb_alloc(o->dev, measure.used, &o->memory, err);
@@ -209,7 +218,8 @@ static resbm_status open_all(rb_optim *o, const rb_optim_tensor *tensors, int co
     carver real = {.base = o->memory};
     lay_out(o, &real);
     if (place) RB_TRY(open_host(o, place, err));
-    return place ? open_stream(o, place, err) : zero_states(o, err);
+    if (place) RB_TRY(open_stream(o, place, err));
+    return begin_states(o, err);
 }
 
 resbm_status rb_optim_open(rb_device *dev, const rb_optim_config *c, const rb_optim_tensor *tensors,
@@ -227,12 +237,19 @@ resbm_status rb_optim_open(rb_device *dev, const rb_optim_config *c, const rb_op
     return st;
 }
 
+static void close_hosted(rb_hosted *h) {
+    if (!h) return;
+    for (int k = 0; k < RB_MAX_STATES; k++) free(h->state[k]);
+    free(h->master);
+    free(h->down);
+    free(h);
+}
+
 void rb_optim_close(rb_optim *o) {
     if (!o) return;
     rb_stream_close(o->stream);
     rb_host_close(o->host);
-    for (int i = 0; i < o->count; i++)
-        for (int k = 0; k < RB_MAX_STATES; k++) free(o->entries[i].host[k]);
+    for (int i = 0; i < o->count; i++) close_hosted(o->entries[i].hosted);
     if (o->memory) rb_free(o->dev, o->memory);
     free(o->entries);
     free(o);
@@ -243,7 +260,7 @@ static rb_view flat(rb_view v) {
 }
 
 /* Everything in memory: one tile. */
-static resbm_status update_whole(const entry *e, rb_queue *q, rb_rule_call *c, rb_err *err) {
+static resbm_status update_whole(const rb_optim_entry *e, rb_queue *q, rb_rule_call *c, rb_err *err) {
     const rb_rule_table *rule = rb_rule_find(e->rule);
     c->count = rb_count(e->tensor.weight);
     c->grad = flat(e->tensor.grad);
@@ -252,7 +269,7 @@ static resbm_status update_whole(const entry *e, rb_queue *q, rb_rule_call *c, r
     return rule->finish ? rule->finish(q, c, err) : RESBM_OK;
 }
 
-static resbm_status update_streamed(const rb_optim *o, const entry *e, rb_queue *q, rb_rule_call *c,
+static resbm_status update_streamed(const rb_optim *o, const rb_optim_entry *e, rb_queue *q, rb_rule_call *c,
                                     rb_err *err) {
     const rb_rule_table *rule = rb_rule_find(e->rule);
     int64_t all = rb_count(e->tensor.weight);
@@ -267,29 +284,37 @@ static resbm_status update_streamed(const rb_optim *o, const entry *e, rb_queue 
     return rule->finish ? rule->finish(q, c, err) : RESBM_OK;
 }
 
-static resbm_status update_entry(const rb_optim *o, const entry *e, rb_queue *q, rb_rule_call *c,
+/* With a delay: what the update before this one made comes into use, and this one is made behind that. */
+static resbm_status update_entry(const rb_optim *o, const rb_optim_entry *e, rb_queue *q, rb_rule_call *c,
                                  rb_err *err) {
-    if (!o->stream) return update_whole(e, q, c, err);
-    if (!e->host[0]) return update_streamed(o, e, q, c, err);
-    c->grad = e->tensor.grad;
-    return rb_host_update(o->host, q, rb_rule_find(e->rule), c, e->host, err);
+    if (e->newest.data) {
+        RB_TRY(rb_axpby(q, 1, e->newest, 0, e->tensor.weight, err));
+        c->weight = e->newest;
+    }
+    if (!o->tile) return update_whole(e, q, c, err);
+    return update_streamed(o, e, q, c, err);
 }
 
 static double scale_of(const rb_optim_tensor *t) {
     return t->lr_scale != 0 ? t->lr_scale : 1;
 }
 
-static resbm_status update_some(rb_optim *o, rb_queue *q, int64_t t, double lr_factor, const float *scale,
-                                int first, int count, rb_err *err) {
-    for (int i = 0; i < o->count; i++) {
-        const entry *e = &o->entries[i];
-        if (e->given < first || e->given >= first + count) continue;
-        rb_rule_call c = {.config = &o->config,
+static rb_rule_call call_of(const rb_optim *o, const rb_optim_entry *e, int64_t t, double lr_factor,
+                            const float *scale) {
+    return (rb_rule_call){.config = &o->config,
                           .t = t,
                           .lr = rb_rule_lr(&o->config, o->kind, e->rule) * lr_factor * scale_of(&e->tensor),
                           .grad_scale = scale ? scale[e->given] : 1,
                           .weight = e->tensor.weight,
                           .scratch = &o->scratch};
+}
+
+static resbm_status update_some(rb_optim *o, rb_queue *q, int64_t t, double lr_factor, const float *scale,
+                                int first, int count, rb_err *err) {
+    for (int i = 0; i < o->count; i++) {
+        const rb_optim_entry *e = &o->entries[i];
+        if (e->hosted || e->given < first || e->given >= first + count) continue;
+        rb_rule_call c = call_of(o, e, t, lr_factor, scale);
         resbm_status st = update_entry(o, e, q, &c, err);
         if (st != RESBM_OK)
             return rb_err_context(err, st, "optimizer step %lld, %s: ", (long long)t, e->tensor.tensor->name);
@@ -297,8 +322,28 @@ static resbm_status update_some(rb_optim *o, rb_queue *q, int64_t t, double lr_f
     return RESBM_OK;
 }
 
+/* What the host updates, asked for in the order in which the next forward needs it: with a delay, first all that was made
+ * before comes into use. */
+static resbm_status ask_host(rb_optim *o, rb_queue *q, double lr_factor, const float *scale, rb_err *err) {
+    bool delay = o->config.delay > 0;
+    for (int i = 0; i < o->count; i++) {
+        rb_optim_entry *e = &o->entries[i];
+        if (!e->hosted) continue;
+        if (!e->taken) RB_TRY(rb_host_take(o->host, q, e->hosted, err));
+        e->taken = false;
+        if (delay) RB_TRY(rb_host_publish(o->host, e->hosted, err));
+    }
+    for (int i = 0; i < o->count; i++) {
+        rb_optim_entry *e = &o->entries[i];
+        rb_rule_call c = call_of(o, e, o->steps, lr_factor, scale);
+        if (e->hosted) RB_TRY(rb_host_update(o->host, e->hosted, &c, !delay, err));
+    }
+    return RESBM_OK;
+}
+
 resbm_status rb_optim_step(rb_optim *o, rb_queue *q, double lr_factor, const float *scale, rb_err *err) {
     o->steps++;
+    if (o->host) RB_TRY(ask_host(o, q, lr_factor, scale, err));
     if (o->stream) RB_TRY(rb_stream_begin(o->stream, err));
     RB_TRY(update_some(o, q, o->steps, lr_factor, scale, 0, INT_MAX, err));
     return o->stream ? rb_stream_end(o->stream, err) : RESBM_OK;
@@ -306,83 +351,8 @@ resbm_status rb_optim_step(rb_optim *o, rb_queue *q, double lr_factor, const flo
 
 resbm_status rb_optim_step_some(rb_optim *o, rb_queue *q, int64_t t, double lr_factor, const float *scale,
                                 int first, int count, rb_err *err) {
-    if (o->stream) return rb_fail(err, RESBM_E_STATE, "states that are streamed are updated all at once");
+    if (o->tile) return rb_fail(err, RESBM_E_STATE, "states that are streamed are updated all at once");
     return update_some(o, q, t, lr_factor, scale, first, count, err);
-}
-
-int rb_optim_state_count(const rb_optim *o) {
-    return o->states;
-}
-
-/* The entry of state i, and which of its states it is. */
-static const entry *entry_of(const rb_optim *o, int *i) {
-    const entry *e = o->entries;
-    while (*i >= rb_rule_find(e->rule)->states) *i -= rb_rule_find(e++->rule)->states;
-    return e;
-}
-
-rb_optim_state rb_optim_state_at(const rb_optim *o, int i) {
-    const entry *e = entry_of(o, &i);
-    rb_optim_state s = {.tensor = e->tensor.tensor};
-    snprintf(s.name, sizeof s.name, "%s.%s", rb_rule_find(e->rule)->state[i], e->tensor.tensor->name);
-    return s;
-}
-
-static resbm_status in_state(const entry *e, int64_t offset, size_t n, rb_err *err) {
-    uint64_t bytes = (uint64_t)elements(e->tensor.tensor) * sizeof(float);
-    if (offset >= 0 && n <= bytes && (uint64_t)offset <= bytes - n) return RESBM_OK;
-    return rb_fail(err, RESBM_E_ARG, "%zu bytes at %lld of the states of %s, which have %llu", n,
-                   (long long)offset, e->tensor.tensor->name, (unsigned long long)bytes);
-}
-
-/* Bytes from `offset` on that lie in one tile, n at most; *tile and *inside: which one, and where in it. */
-static size_t in_tile(const rb_optim *o, int64_t offset, size_t n, int *tile, int64_t *inside) {
-    int64_t bytes = o->tile * (int64_t)sizeof(float);
-    *tile = (int)(offset / bytes);
-    *inside = offset % bytes;
-    return n < (size_t)(bytes - *inside) ? n : (size_t)(bytes - *inside);
-}
-
-resbm_status rb_optim_state_read(rb_optim *o, rb_queue *q, int i, int64_t offset, void *dst, size_t n,
-                                 rb_err *err) {
-    const entry *e = entry_of(o, &i);
-    RB_TRY(in_state(e, offset, n, err));
-    if (e->host[0]) {
-        memcpy(dst, (const char *)e->host[i] + offset, n);
-        return RESBM_OK;
-    }
-    if (!o->stream) {
-        RB_TRY(rb_download(q, dst, (char *)e->state[i].data + offset, n, err));
-        return rb_queue_sync(q, err);
-    }
-    int tile = 0;
-    int64_t inside = 0;
-    for (size_t done = 0, k; done < n; done += k) {
-        k = in_tile(o, offset + (int64_t)done, n - done, &tile, &inside);
-        RB_TRY(rb_stream_peek(o->stream, e->first_tile + tile, i, inside, (char *)dst + done, k, err));
-    }
-    return RESBM_OK;
-}
-
-resbm_status rb_optim_state_write(rb_optim *o, rb_queue *q, int i, int64_t offset, const void *src, size_t n,
-                                  rb_err *err) {
-    const entry *e = entry_of(o, &i);
-    RB_TRY(in_state(e, offset, n, err));
-    if (e->host[0]) {
-        memcpy((char *)e->host[i] + offset, src, n);
-        return RESBM_OK;
-    }
-    if (!o->stream) {
-        RB_TRY(rb_upload(q, (char *)e->state[i].data + offset, src, n, err));
-        return rb_queue_sync(q, err);
-    }
-    int tile = 0;
-    int64_t inside = 0;
-    for (size_t done = 0, k; done < n; done += k) {
-        k = in_tile(o, offset + (int64_t)done, n - done, &tile, &inside);
-        RB_TRY(rb_stream_poke(o->stream, e->first_tile + tile, i, inside, (const char *)src + done, k, err));
-    }
-    return RESBM_OK;
 }
 
 int64_t rb_optim_steps_done(const rb_optim *o) {
@@ -390,4 +360,54 @@ int64_t rb_optim_steps_done(const rb_optim *o) {
 }
 void rb_optim_set_steps_done(rb_optim *o, int64_t steps) {
     o->steps = steps;
+}
+
+/* --- what the host updates -------------------------------------------------------------------------------- */
+
+static resbm_status take(rb_optim *o, rb_queue *q, rb_optim_entry *e, rb_err *err) {
+    if (!e->hosted || e->taken) return RESBM_OK;
+    e->taken = true;
+    return rb_host_take(o->host, q, e->hosted, err);
+}
+
+resbm_status rb_optim_take(rb_optim *o, rb_queue *q, int segment, rb_err *err) {
+    for (int i = 0; o->host && i < o->count; i++)
+        if (o->entries[i].tensor.tensor->segment == segment) RB_TRY(take(o, q, &o->entries[i], err));
+    return RESBM_OK;
+}
+
+resbm_status rb_optim_take_some(rb_optim *o, rb_queue *q, int first, int count, rb_err *err) {
+    for (int i = 0; o->host && i < o->count; i++)
+        if (o->entries[i].given >= first && o->entries[i].given < first + count)
+            RB_TRY(take(o, q, &o->entries[i], err));
+    return RESBM_OK;
+}
+
+static resbm_status await(rb_optim *o, int segment, bool gradients, rb_err *err) {
+    uint64_t last = 0;
+    for (int i = 0; o->host && i < o->count; i++) {
+        const rb_optim_entry *e = &o->entries[i];
+        if (!e->hosted || (segment >= 0 && e->tensor.tensor->segment != segment)) continue;
+        uint64_t ticket = gradients ? e->hosted->taken : e->hosted->ready;
+        if (ticket > last) last = ticket;
+    }
+    return last ? rb_host_wait(o->host, last, err) : RESBM_OK;
+}
+
+resbm_status rb_optim_await(rb_optim *o, int segment, rb_err *err) {
+    return await(o, segment, false, err);
+}
+
+resbm_status rb_optim_await_taken(rb_optim *o, rb_err *err) {
+    return await(o, -1, true, err);
+}
+
+resbm_status rb_optim_settle(rb_optim *o, rb_err *err) {
+    return o->host ? rb_host_settle(o->host, err) : RESBM_OK;
+}
+
+rb_host_work rb_optim_host_work(const rb_optim *o) {
+    rb_host_stats s = {0};
+    if (o->host) rb_host_get_stats(o->host, &s);
+    return (rb_host_work){s.down, s.up, s.waited_ns};
 }

@@ -30,7 +30,11 @@ static size_t window_bytes(int64_t tile) {
 
 size_t rb_stream_window_bytes(const rb_device *dev, int64_t tile) {
     size_t one = window_bytes(tile) * RB_STREAM_WINDOWS + rb_spill_round((uint64_t)tile * sizeof(float));
-    return dev->table->host_memory ? one : one + window_bytes(tile) * RB_STREAM_WINDOWS;
+    return one + rb_stream_device_bytes(dev, tile);
+}
+
+size_t rb_stream_device_bytes(const rb_device *dev, int64_t tile) {
+    return dev->table->host_memory ? 0 : window_bytes(tile) * RB_STREAM_WINDOWS;
 }
 
 static resbm_status open_windows(rb_stream *s, rb_err *err) {

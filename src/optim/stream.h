@@ -35,7 +35,8 @@ typedef struct rb_stream rb_stream;
 resbm_status rb_stream_open(rb_device *dev, rb_spill *spill, rb_tile *tiles, int n, int64_t tile,
                             rb_stream **out, rb_err *err);
 void rb_stream_close(rb_stream *s); /* waits for what is under way; NULL is fine */
-size_t rb_stream_window_bytes(const rb_device *dev, int64_t tile); /* of all windows */
+size_t rb_stream_window_bytes(const rb_device *dev, int64_t tile); /* of all windows, */
+size_t rb_stream_device_bytes(const rb_device *dev, int64_t tile); /* and of those with the device */
 
 /* An update: begin; get and put of every tile in order; end. Gradients are read from begin on. */
 resbm_status rb_stream_begin(rb_stream *s, rb_err *err);

@@ -110,8 +110,33 @@ static void steps(bench *b, int from, int to, float grad_factor, const float *sc
             make_into(b, b->tensor[i].grad, name, grad_factor);
         }
         assert_ok(rb_optim_step(b->optim, b->q, 1, scale, &err), &err);
+        assert_ok(rb_optim_settle(b->optim, &err), &err);
         assert_ok(rb_queue_sync(b->q, &err), &err);
     }
+}
+
+/* The newest weights of the ith tensor, wherever they are; and others in their place, in use. */
+static float *newest_of(bench *b, int i) {
+    rb_err err;
+    size_t n = (size_t)elements(&b->row[i]) * 4;
+    if (!rb_optim_keeps(b->optim, i)) return download(b, b->tensor[i].weight);
+    float *x = malloc(n);
+    assert_ok(rb_optim_weight_read(b->optim, b->q, i, 0, x, n / 8 * 4, &err), &err);
+    assert_ok(rb_optim_weight_read(b->optim, b->q, i, (int64_t)(n / 8 * 4), (char *)x + n / 8 * 4,
+                                   n - n / 8 * 4, &err),
+              &err);
+    return x;
+}
+
+static void give_weights(bench *b, int i, const float *x) {
+    rb_err err;
+    size_t n = (size_t)elements(&b->row[i]) * 4;
+    if (!rb_optim_keeps(b->optim, i)) {
+        upload(b, b->tensor[i].weight, x);
+        return;
+    }
+    assert_ok(rb_optim_weight_write(b->optim, b->q, i, 0, x, n, &err), &err);
+    assert_ok(rb_optim_use_newest(b->optim, b->q, &err), &err);
 }
 
 static void assert_same_weights(bench *a, bench *b) {
@@ -126,7 +151,7 @@ static void assert_same_weights(bench *a, bench *b) {
 /* State i of one optimizer into another's, in two uneven pieces. */
 static void copy_state(bench *from, bench *to, int i) {
     rb_err err;
-    size_t n = (size_t)elements(rb_optim_state_at(from->optim, i).tensor) * 4, half = n / 3;
+    size_t n = (size_t)elements(rb_optim_state_at(from->optim, i).tensor) * 4, half = n / 12 * 4;
     char *x = malloc(n);
     assert_ok(rb_optim_state_read(from->optim, from->q, i, 0, x, half, &err), &err);
     assert_ok(rb_optim_state_read(from->optim, from->q, i, (int64_t)half, x + half, n - half, &err), &err);

@@ -21,9 +21,9 @@ static const struct golden_case {
     const char *name, *kind;
     double lr, above, below; /* allowed relative distance of the furthest loss */
 } cases[] = {
-    {"adamw", "adamw", 0.004, 0, 1e-5},
-    {"muon", "muon", 0.02, 0, 1e-5},
-    {"torch", "muon", 0.02, 1e-5, 5e-4},
+    {"adamw", "adamw", 0.004, 0, 1e-5},      {"muon", "muon", 0.02, 0, 1e-5},
+    {"torch", "muon", 0.02, 1e-5, 5e-4},     {"adamw_delayed", "adamw", 0.004, 0, 1e-5},
+    {"muon_delayed", "muon", 0.02, 0, 1e-5},
 };
 
 static const rb_lr_schedule schedule = {
@@ -33,6 +33,7 @@ static void trainer_open(trainer *t, const char *device, const struct golden_cas
     rb_err err;
     rb_optim_config o = rb_optim_defaults();
     snprintf(o.kind, sizeof o.kind, "%s", c->kind);
+    o.delay = strstr(c->name, "_delayed") != NULL;
     o.lr = c->lr, o.adamw_lr = 0.002, o.weight_decay = 0.1;
     configure(&t->w, config);
     t->w.codec = true;
@@ -125,9 +126,9 @@ static void check(const char *device, const struct golden_case *c, const record 
 static void ten_steps_on(const char *device) {
     rb_buf file = {0};
     rb_err err;
-    record records[8];
+    record records[16];
     assert_ok(rb_read_file(RB_SOURCE_DIR "/tests/golden/training.golden", 1 << 20, &file, &err), &err);
-    int count = read_records(&file, records, 8);
+    int count = read_records(&file, records, 16);
     assert_string_equal(records[1].name, "tokens");
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check(device, &cases[i], records, count);
     rb_buf_free(&file);

@@ -87,6 +87,7 @@ typedef struct rb_pipeline_config {
     char mpi[16];       /* auto, openmpi or mpich */
     char device[512];   /* run/devices.h */
     rb_math math;
+    bool weight_copies;
     double speed; /* FLOP/s; 0 = not stated */
     int64_t deadline_ns, startup_deadline_ns;
 } rb_pipeline_config;

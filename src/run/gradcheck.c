@@ -42,7 +42,7 @@ static resbm_status move(rb_stage *s, double by, rb_err *err) {
         rb_view g = rb_stage_grad(s->model, s->rows[i]);
         if (g.data) RB_TRY(rb_axpby(s->q, (float)by, g, 1, rb_stage_weight(s->model, s->rows[i]), err));
     }
-    return RESBM_OK;
+    return rb_stage_weights_changed(s->model, s->q, err);
 }
 
 static resbm_status check(rb_stage *s, rb_gradcheck *out, rb_err *err) {
@@ -82,6 +82,8 @@ resbm_status rb_gradcheck_run(const rb_config *cfg, rb_gradcheck *out, rb_err *e
     snprintf(s->cfg.optim.offload, sizeof s->cfg.optim.offload, "none");
     s->cfg.optim.offload_dir[0] = 0;
     s->cfg.optim.offload_parts = RB_OFFLOAD_STATES;
+    s->cfg.optim.offload_update = RB_OFFLOAD_UPDATE_DEVICE;
+    s->cfg.optim.rule.delay = 0;
     snprintf(s->cfg.boundary.codec_fwd, sizeof s->cfg.boundary.codec_fwd, "f32");
     snprintf(s->cfg.boundary.codec_bwd, sizeof s->cfg.boundary.codec_bwd, "f32");
     const rb_boundary_kind *kind = rb_boundary_find(cfg->boundary.kind);

@@ -203,6 +203,12 @@ const rb_key rb_keys[] = {
          "With local_steps: rate of the outer update, by what the replicas' weights moved on average."),
     REAL("optim", "outer_momentum", optim.outer_momentum, "0.9", 0, 0.999999, NULL, TRAINING,
          "With local_steps: Nesterov's momentum of the outer update."),
+    INT("optim", "delay", optim.rule.delay, "0", 0, 1, TRAINING,
+        "1: an update is used one step later (ZeRO-Offload's delayed parameter update): gradients are of "
+        "weights that "
+        "lack the newest update, other results than with 0. Takes 4 bytes a parameter more. Not with "
+        "schedules that "
+        "update inside their list."),
     WORDY(RB_KEY_NAME, "optim", "offload", optim.offload, "none", "none|disk|host", DEPLOYMENT,
           "Where optimizer states live: with the weights, in a file per stage that streams through every "
           "update (disk), "
@@ -215,8 +221,9 @@ const rb_key rb_keys[] = {
     WORDY(RB_KEY_ENUM, "optim", "offload_update", optim.offload_update, "device", "device|host", DEPLOYMENT,
           "With offload: host, where AdamW computes. device: its moments stream through the GPU, with the "
           "bits of keeping them "
-          "there. host: gradients come down and weights go up tile by tile, the moments stay; the bits are "
-          "the CPU's."),
+          "there. host: gradients come down and weights go up (matrices in bf16 where products are in it), "
+          "masters "
+          "and moments stay on the host; an update has the bits of the CPU's."),
     PLAIN(RB_KEY_STRING, "optim", "offload_dir", optim.offload_dir, "", DEPLOYMENT,
           "Folder of the files of offload: disk; empty: the run's own. They have no names in it and are gone "
           "with the "
@@ -318,6 +325,10 @@ const rb_key rb_keys[] = {
           "What products are computed in; weights, sums and everything between them stay f32. auto: f32 on "
           "processors; on "
           "GPUs bf16, or f16 with scaled operands where there is no bf16 (compute capability 7.5)."),
+    PLAIN(RB_KEY_BOOL, "pipeline", "weight_copies", pipeline.weight_copies, "true", DEPLOYMENT,
+          "On a GPU that computes in bf16: matrices are kept in bf16 beside their f32 weights (2 bytes a "
+          "parameter) and "
+          "rounded once after each update; false: at each use. The same bits."),
     REAL("pipeline", "speed", pipeline.speed, "0", 0, 1e18, "FLOP/s", DEPLOYMENT,
          "What a stage sustains: taken by device: timed and by plans; 0: no time at all, and plans measure "
          "this machine."),

@@ -6,17 +6,21 @@
 #include <string.h>
 #include "core/clock.h"
 #include "device/timed/timed.h"
+#include "run/devices.h"
 #include "run/stage.h"
 
 static resbm_status fill_in(rb_stage *s, const rb_config *cfg, const char *device, const int *host,
                             int hosted, rb_err *err) {
+    char name[RB_DEVICE_NAME];
     s->cfg = *cfg;
     s->workers = 1;
     s->segments = (int)cfg->model.segments;
     s->hosted = hosted;
     s->training = s->measuring = true;
     if (s->cfg.pipeline.threads < 1) s->cfg.pipeline.threads = 1;
-    s->cfg.pipeline.speed = 0;
+    s->accelerator = strstr(rb_device_of_stage(cfg, rb_stage_of(cfg, host[0]), name), "cuda") != NULL;
+    if (s->accelerator && !strcmp(device, "timed") && cfg->pipeline.math == RB_MATH_AUTO)
+        s->cfg.pipeline.math = RB_MATH_BF16; /* which card it will be, nobody knows yet */
     snprintf(s->cfg.pipeline.device, sizeof s->cfg.pipeline.device, "%s", device);
     s->host = calloc((size_t)hosted, sizeof *s->host);
     if (!s->host) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", hosted);
@@ -155,6 +159,7 @@ static resbm_status fill_inputs(rb_stage *s, rb_err *err) {
     for (int i = 0; i < s->table.count; i++)
         if (rb_stage_weight(s->model, i).data)
             RB_TRY(rb_fill(s->q, rb_stage_weight(s->model, i), 0.01f, err));
+    RB_TRY(rb_stage_weights_changed(s->model, s->q, err));
     for (int p = 0; p < RB_MAX_WIRE_PARTS; p++) {
         if (b->in[p].data) RB_TRY(rb_fill(s->q, b->in[p], 0.5f, err));
         if (b->grad_in[p].data) RB_TRY(rb_fill(s->q, b->grad_in[p], 0.001f, err));
@@ -207,11 +212,16 @@ static resbm_status count_optimizer(rb_stage *s, rb_stage_need *out, rb_err *err
     const rb_tensor **list = calloc((size_t)s->row_count + 1, sizeof *list);
     if (!list) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d tensors", s->row_count);
     bool away = strcmp(s->cfg.optim.offload, "none") != 0;
-    rb_optim_place place = {0};
+    bool host = s->cfg.optim.offload_update == RB_OFFLOAD_UPDATE_HOST;
+    rb_optim_place place = {.host_threads = host ? 1 : 0};
     for (int i = 0; i < s->row_count; i++) list[i] = &s->table.rows[s->rows[i]];
     rb_optim_need n = rb_optim_needs(s->dev, &s->cfg.optim.rule, list, s->row_count, away ? &place : NULL);
-    out->optimizer = n.states + n.windows + n.scratch;
-    out->snapshot = out->weights + (away ? n.spill : n.states);
+    out->optimizer =
+        n.states + n.scratch + n.newest + (s->accelerator ? n.device_windows : n.windows - n.device_windows);
+    rb_optim_need kept = rb_optim_needs(s->dev, &s->cfg.optim.rule, list, s->row_count, NULL);
+    out->snapshot = kept.states + kept.newest;
+    for (int i = 0; i < s->row_count; i++)
+        if (!list[i]->like) out->snapshot += (uint64_t)rb_tensor_count(list[i]) * sizeof(float);
     free(list);
     return RESBM_OK;
 }

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "run/fit.h"
 #include "run/plan.h"
 #include "run/workers.h"
 
@@ -184,12 +185,30 @@ static void print_recut(const rb_run_plan *p, rb_buf *out) {
                   100 * (1 - c->step_s / p->row[p->best].step_s));
 }
 
+/* What would make the run's own row fit, else the first one that can be planned, where it lacks most. */
+static void print_ways_out(const rb_plan_options *o, const rb_run_plan *p, rb_buf *out) {
+    const rb_plan_row *r = NULL;
+    for (int i = 0; i < p->count; i++)
+        if (!*p->row[i].refused && (!r || (p->row[i].own && !r->own))) r = &p->row[i];
+    rb_buf_puts(out, "\nNothing fits");
+    if (r) {
+        const rb_plan_stage *s = &r->stage[r->fullest];
+        rb_config *c = malloc(sizeof *c);
+        rb_err ignored;
+        rb_buf_printf(out, ". Boundary %s under %s, ", r->boundary, r->schedule);
+        if (c) *c = *o->cfg;
+        if (c) snprintf(c->pipeline.schedule, sizeof c->pipeline.schedule, "%s", r->schedule);
+        if (c && !rb_plan_boundary(c, r->boundary, &ignored))
+            rb_fit_advise(c, s->stage, r->extra, (size_t)s->room, out);
+        free(c);
+    }
+    rb_buf_puts(out, ".\n");
+}
+
 static void print_advice(const rb_plan_options *o, const rb_run_plan *p, rb_buf *out) {
     char a[32], b[32];
     if (p->best < 0) {
-        rb_buf_puts(
-            out, "\nNothing fits. What lacks most is named above: more stages, train.recompute=true, shorter "
-                 "microbatches (more of them), optim.offload=disk.\n");
+        print_ways_out(o, p, out);
         return;
     }
     const rb_plan_row *r = &p->row[p->best], *f = &p->row[p->fastest];

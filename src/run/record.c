@@ -79,6 +79,9 @@ static resbm_status ready(void *ctx, const char *rules, int64_t params, int64_t 
     fprintf(r->out, "%lld parameters, %lld segments on %lld stages, boundary %s, forward %s, backward %s\n",
             (long long)params, (long long)r->cfg->model.segments, (long long)r->cfg->pipeline.stages,
             r->cfg->boundary.kind, r->cfg->boundary.codec_fwd, r->cfg->boundary.codec_bwd);
+    if (r->cfg->optim.rule.delay)
+        fprintf(r->out, "delayed update: gradients are of weights one update older (optim.delay = %d)\n",
+                r->cfg->optim.rule.delay);
     if (from >= 0) fprintf(r->out, "resumed after step %lld\n", (long long)from);
     fflush(r->out);
     return RESBM_OK;
@@ -291,6 +294,7 @@ static resbm_status write_summary(const rb_record *r, const rb_train_summary *s,
                     .wire_ratio = s->wire_ratio > 0 ? s->wire_ratio : NAN,
                     .bubble = s->bubble,
                     .params = (uint64_t)s->params,
+                    .delay = r->cfg->optim.rule.delay,
                     .time_s = s->elapsed_s,
                     .start_s = s->start_s,
                     .first_step_s = s->first_step_s,

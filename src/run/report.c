@@ -67,6 +67,7 @@ static void print_summary(rb_buf *b, const rb_summary *s) {
     member(b, "val_bpb", s->val_bpb);
     rb_buf_printf(b, ",\"steps\":%" PRId64 ",\"tokens\":%" PRId64 ",\"params\":%" PRIu64, s->steps, s->tokens,
                   s->params);
+    if (s->delay) rb_buf_printf(b, ",\"delay\":%d", s->delay);
     member(b, "tokens_per_s", s->tokens_per_s);
     member(b, "step_s", s->step_s);
     member(b, "bytes_per_token_fwd", s->bytes_per_token_fwd);

@@ -95,6 +95,12 @@ resbm_status rb_config_check_schedule(rb_config *c, rb_err *err) {
                        "model's norm "
                        "is not known: set optim.clip_scope: segment, or optim.clip: 0",
                        name);
+    if (c->optim.rule.delay)
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "pipeline.schedule %s updates inside its list, where gradients are of older weights already: "
+            "set optim.delay: 0, or a synchronous schedule",
+            name);
     if (strcmp(c->optim.offload, "none"))
         return rb_fail(
             err, RESBM_E_CONFIG,

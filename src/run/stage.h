@@ -57,7 +57,8 @@ typedef struct rb_stage {
     bool training;
     double gflops
         [RB_MAX_STAGES]; /* (workers) of products, measured by each stage at the start where inflight: auto asks for it */
-    bool measuring; /* opened for run/measure.h: weights stay bare */
+    bool measuring;   /* opened for run/measure.h: weights stay bare, */
+    bool accelerator; /* and this in the place of a device with memory of its own */
     bool *
         trunk_apart; /* (hosted) the list has the trunk's backward before that segment as an action of its own */
     bool halves;     /* the schedule calls the backward pass in halves */
@@ -69,7 +70,8 @@ typedef struct rb_stage {
     rb_tensor_table table;
     rb_device *dev;
     rb_queue *q;
-    bool ahead; /* actions are queued without waiting for the device (stage_ahead.c) */
+    size_t room; /* bytes the device had free before anything was taken; 0: not known */
+    bool ahead;  /* actions are queued without waiting for the device (stage_ahead.c) */
     struct {
         rb_message *message; /* NULL: none. Packed bytes on their way from the device, */
         int to;
@@ -84,8 +86,10 @@ typedef struct rb_stage {
     char scratch[RB_STAGE_PATH]; /* where offloaded states go unless optim.offload_dir says */
     rb_spill *spill;             /* NULL: nothing is offloaded */
     rb_optim_need need;          /* what the optimizer took */
-    rb_kv_cache *cache;          /* generation */
-    int *rows, row_count;        /* hosted rows of the table */
+    int *
+        grads_left; /* (hosted) actions of the list under way that still add to the segment's gradients; 0: nobody asks */
+    rb_kv_cache *cache;   /* generation */
+    int *rows, row_count; /* hosted rows of the table */
     rb_schedule train, eval;
     const rb_schedule *list; /* the one at work: its deal says who a message goes to */
     int extra;        /* microbatches in flight beyond the schedule's own, as pipeline.inflight came to */
@@ -147,9 +151,13 @@ void rb_stage_close(rb_stage *s);
 /* Bytes this stage plans for: of the model, and of the optimizer's states, windows and scratch. */
 rb_memory_bytes rb_stage_memory_of(const rb_stage *s);
 /* Opens what optim.offload asks for, if anything, and tells the model to come where its gradients go. */
-resbm_status rb_stage_open_spill(rb_stage *s, rb_stage_options *model, rb_err *err);
+/* *masters: a list that model points to, to be freed once it is open. */
+resbm_status rb_stage_open_spill(rb_stage *s, rb_stage_options *model, bool **masters, rb_err *err);
 /* The optimizer over the hosted tensors, its states where optim.offload says. */
 resbm_status rb_stage_open_optim(rb_stage *s, rb_err *err);
+
+/* After a fault: where memory ran out, err gets what this stage takes and which settings would fit. */
+void rb_stage_advise(const rb_stage *s, rb_err *err);
 
 rb_executor_hooks rb_stage_hooks(rb_stage *s);
 static inline int rb_stage_local(const rb_stage *s, int segment) {

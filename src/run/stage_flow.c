@@ -116,6 +116,7 @@ static resbm_status apply(rb_stage *s, int i, int first, int count, uint64_t ste
         rb_optim_step_some(s->optim, s->q, ++s->updated[i], rb_lr_factor(&s->cfg.optim.rates, (int64_t)step),
                            scale, first, count, err);
     if (!st) st = rb_stage_constrain_segment(s->model, s->q, s->host[i], err);
+    if (!st) st = rb_stage_segment_changed(s->model, s->q, s->host[i], err);
     if (!st) st = rb_stage_zero_segment_grads(s->model, s->q, s->host[i], err);
     if (!st) st = rb_queue_sync(s->q, err);
     free(scale);

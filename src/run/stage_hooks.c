@@ -18,6 +18,32 @@ static rb_view row_of(rb_view v, int64_t i, int64_t B, int64_t T) {
     return rb_view2((char *)v.data + i * v.stride[0] * (int64_t)rb_dtype_size(v.dtype), v.dtype, B, T);
 }
 
+/* Weights that the host updates are on their way up when a step begins. */
+static resbm_status await_weights(rb_stage *s, int segment, rb_err *err) {
+    return s->optim ? rb_optim_await(s->optim, segment, err) : RESBM_OK;
+}
+
+static resbm_status block_is_final(void *ctx, int row, int count, rb_err *err) {
+    rb_stage *s = ctx;
+    int i = 0;
+    while (i < s->row_count && s->rows[i] != row) i++;
+    return rb_optim_take_some(s->optim, s->q, i, count, err);
+}
+
+/* Before that action: in the last one, whoever updates elsewhere takes the gradients block by block. */
+static void listen_for_final(rb_stage *s, int i) {
+    bool last = s->grads_left && s->grads_left[i] == 1;
+    rb_stage_tell_final(s->model, last ? block_is_final : NULL, s);
+}
+
+/* Behind an action that added to the gradients of segment host[i]: the last one lets them go to where they are updated, while
+ * the segments before still compute. */
+static resbm_status gradient_added(rb_stage *s, int i, rb_err *err) {
+    rb_stage_tell_final(s->model, NULL, NULL);
+    if (!s->grads_left || !s->grads_left[i] || --s->grads_left[i]) return RESBM_OK;
+    return rb_optim_take(s->optim, s->q, s->host[i], err);
+}
+
 static resbm_status take(rb_stage *s, rb_action a, int *i, rb_berth **berth, int *slot, rb_err *err) {
     *i = rb_stage_local(s, a.segment);
     if (*i < 0)
@@ -78,6 +104,7 @@ static resbm_status trunk_forward(void *ctx, rb_action a, rb_err *err) {
     int i, slot;
     RB_TRY(take(s, a, &i, &b, &slot, err));
     rb_segment_io io = {.tokens = row_of(s->tokens, rb_stage_place(s, a.microbatch), s->B, s->T)};
+    RB_TRY(await_weights(s, a.segment, err));
     if (s->updates) RB_TRY(rb_stage_see_newest(s, i, b, a.behind, err));
     RB_TRY(rb_segment_trunk_forward(s->model, s->q, a.segment, slot, &io, err));
     if (s->updates) RB_TRY(rb_stage_unsee(s, i, err));
@@ -92,6 +119,7 @@ static resbm_status trunk_backward(void *ctx, rb_action a, rb_err *err) {
     if (s->updates) RB_TRY(rb_stage_see_version(s, i, b, err));
     RB_TRY(rb_segment_trunk_backward(s->model, s->q, a.segment, slot, err));
     if (s->updates) RB_TRY(rb_stage_unsee(s, i, err));
+    RB_TRY(gradient_added(s, i, err));
     rb_seat_leave(&s->seat[i], a.microbatch);
     return rb_stage_computed(s, err);
 }
@@ -106,6 +134,7 @@ static resbm_status forward(void *ctx, rb_action a, rb_err *err) {
                         .targets = row_of(s->targets, place, s->B, s->T),
                         .grad_scale = s->evaluating ? 0 : s->grad_scale};
     memcpy(io.in, b->in, sizeof io.in);
+    RB_TRY(await_weights(s, a.segment, err));
     if (s->updates && !s->evaluating) RB_TRY(rb_stage_see_newest(s, i, b, a.behind, err));
     RB_TRY(rb_segment_forward(s->model, s->q, a.segment, slot, &io, err));
     if (s->updates && !s->evaluating) RB_TRY(rb_stage_unsee(s, i, err));
@@ -133,6 +162,7 @@ static resbm_status go_back(rb_stage *s, rb_action a, backward_fn run, bool whol
                         .trunk_apart = whole && s->trunk_apart && s->trunk_apart[i]};
     memcpy(io.in, b->grad_in, sizeof io.in);
     if (s->updates) RB_TRY(rb_stage_see_again(s, i, b, err));
+    if (whole) listen_for_final(s, i);
     RB_TRY(run(s->model, s->q, a.segment, slot, &io, err));
     if (s->updates) RB_TRY(rb_stage_unsee(s, i, err));
     if (io.aux_loss.data)
@@ -141,6 +171,7 @@ static resbm_status go_back(rb_stage *s, rb_action a, backward_fn run, bool whol
     memcpy(b->grad_out, io.out, sizeof b->grad_out);
     bool inside = i > 0 && rb_stage_hands_on(s, i - 1);
     if (inside) RB_TRY(hand_over_backward(s, i, a.microbatch, b->grad_out, err));
+    if (whole) RB_TRY(gradient_added(s, i, err));
     b->whole = whole;
     if (whole && !io.trunk_apart && (inside || a.segment == 0)) rb_seat_leave(&s->seat[i], a.microbatch);
     return rb_stage_computed(s, err);
@@ -160,8 +191,10 @@ static resbm_status backward_weight(void *ctx, rb_action a, rb_err *err) {
     int i, slot;
     RB_TRY(take(s, a, &i, &b, &slot, err));
     if (s->updates) RB_TRY(rb_stage_see_again(s, i, b, err));
+    listen_for_final(s, i);
     RB_TRY(rb_segment_backward_weight(s->model, s->q, a.segment, slot, err));
     if (s->updates) RB_TRY(rb_stage_unsee(s, i, err));
+    RB_TRY(gradient_added(s, i, err));
     rb_seat_leave(&s->seat[i], a.microbatch);
     return rb_stage_computed(s, err);
 }

@@ -301,6 +301,7 @@ resbm_status rb_stage_main(const rb_stage_way *way, bool *told, rb_err *err) {
         st = serve(s, err);
         if (st) {
             rb_err ignored;
+            rb_stage_advise(s, err);
             rb_control_send(s->control, RB_PEER_COORDINATOR,
                             json_pack("{s:s, s:i, s:s}", "t", "fault", "code", (int)st, "text", err->text),
                             rb_now_ns() + RB_SEC, &ignored);

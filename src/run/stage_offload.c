@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "run/fit.h"
 #include "run/stage.h"
 
 /* The hosted rows as the optimizer lists them. */
@@ -37,8 +38,22 @@ static resbm_status open_spill(rb_stage *s, uint64_t bytes, rb_err *err) {
     return st;
 }
 
+/* What is updated on the host has its masters there. The caller frees the list. */
+static resbm_status send_masters_away(const rb_stage *s, const rb_optim_place *place, bool **out,
+                                      rb_err *err) {
+    *out = NULL;
+    if (!place->host_threads) return RESBM_OK;
+    bool *away = calloc((size_t)s->table.count + 1, sizeof *away);
+    if (!away) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d tensors", s->table.count);
+    for (int i = 0; i < s->table.count; i++)
+        away[i] = rb_optim_hosts(&s->cfg.optim.rule, place, &s->table.rows[i]);
+    *out = away;
+    return RESBM_OK;
+}
+
 /* The file: states of the optimizer, then gradients. */
-resbm_status rb_stage_open_spill(rb_stage *s, rb_stage_options *model, rb_err *err) {
+resbm_status rb_stage_open_spill(rb_stage *s, rb_stage_options *model, bool **masters, rb_err *err) {
+    *masters = NULL;
     rb_optim_place place = {.host_threads = host_threads(s)};
     if (!s->training || !strcmp(s->cfg.optim.offload, "none")) return RESBM_OK;
     if (!strcmp(s->cfg.optim.offload, "host") && s->dev->table->host_memory)
@@ -52,6 +67,8 @@ resbm_status rb_stage_open_spill(rb_stage *s, rb_stage_options *model, rb_err *e
     rb_grads_away away = {0};
     if (gradients) RB_TRY(rb_stage_grads_away(s->dev, model, &away, err));
     RB_TRY(open_spill(s, states + away.spill, err));
+    RB_TRY(send_masters_away(s, &place, masters, err));
+    model->masters_away = *masters;
     if (!gradients) return RESBM_OK;
     model->spill = s->spill;
     model->spill_at = states;
@@ -62,9 +79,38 @@ rb_memory_bytes rb_stage_memory_of(const rb_stage *s) {
     rb_stage_memory m = rb_stage_model_memory(s->model);
     rb_spill_stats disk = {0};
     if (s->spill) rb_spill_get_stats(s->spill, &disk);
-    return (rb_memory_bytes){
-        m.weights,     m.gradients, s->need.states, m.windows + s->need.windows, s->need.scratch,
-        m.activations, disk.read,   disk.written,   (uint64_t)disk.waited_ns};
+    rb_host_work host = s->optim ? rb_optim_host_work(s->optim) : (rb_host_work){0};
+    return (rb_memory_bytes){.weights = m.weights + s->need.newest,
+                             .gradients = m.gradients,
+                             .states = s->need.states,
+                             .windows = m.windows + s->need.windows,
+                             .scratch = s->need.scratch,
+                             .activations = m.activations,
+                             .read = disk.read,
+                             .written = disk.written,
+                             .waited_ns = (uint64_t)disk.waited_ns,
+                             .host = s->need.host,
+                             .down = host.down,
+                             .up = host.up,
+                             .host_waited_ns = (uint64_t)host.waited_ns};
+}
+
+/* Masters that are not where the model could fill them in. */
+static resbm_status fill_masters(rb_stage *s, rb_err *err) {
+    float *host = NULL;
+    resbm_status st = RESBM_OK;
+    for (int i = 0; i < s->row_count && !st; i++) {
+        const rb_tensor *t = &s->table.rows[s->rows[i]];
+        if (!rb_optim_keeps(s->optim, i) || rb_stage_weight(s->model, s->rows[i]).data) continue;
+        size_t bytes = (size_t)rb_tensor_count(t) * sizeof *host;
+        free(host);
+        host = malloc(bytes);
+        st = host ? rb_stage_initial(s->model, s->rows[i], host, err)
+                  : rb_fail(err, RESBM_E_MEMORY, "initial weights: %zu bytes", bytes);
+        if (!st) st = rb_optim_weight_write(s->optim, s->q, i, 0, host, bytes, err);
+    }
+    free(host);
+    return st ? st : rb_optim_use_newest(s->optim, s->q, err);
 }
 
 resbm_status rb_stage_open_optim(rb_stage *s, rb_err *err) {
@@ -75,6 +121,7 @@ resbm_status rb_stage_open_optim(rb_stage *s, rb_err *err) {
     for (int i = 0; i < s->row_count; i++)
         t[i] = (rb_optim_tensor){.tensor = &s->table.rows[s->rows[i]],
                                  .weight = rb_stage_weight(s->model, s->rows[i]),
+                                 .half = rb_stage_half(s->model, s->rows[i]),
                                  .grad = rb_stage_grad(s->model, s->rows[i]),
                                  .grad_at = rb_stage_grad_at(s->model, s->rows[i]),
                                  .lr_scale = rb_tensor_lr(&s->cfg, &s->table.rows[s->rows[i]])};
@@ -85,5 +132,16 @@ resbm_status rb_stage_open_optim(rb_stage *s, rb_err *err) {
     resbm_status st =
         rb_optim_open(s->dev, &s->cfg.optim.rule, t, s->row_count, s->spill ? &place : NULL, &s->optim, err);
     free(t);
-    return st;
+    for (int i = 0; i < s->row_count && !st; i++)
+        rb_stage_constrain_there(s->model, s->rows[i], rb_optim_newest(s->optim, i));
+    return st || s->measuring ? st : fill_masters(s, err);
+}
+
+void rb_stage_advise(const rb_stage *s, rb_err *err) {
+    rb_buf text = {0};
+    if (!err || err->code != RESBM_E_MEMORY || !s->dev || !s->training) return;
+    rb_fit_advise(&s->cfg, s->stage, s->extra, s->room, &text);
+    size_t n = strlen(err->text);
+    if (text.len) snprintf(err->text + n, sizeof err->text - n, ". %s", text.data);
+    rb_buf_free(&text);
 }

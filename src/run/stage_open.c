@@ -218,6 +218,7 @@ static resbm_status open_model(rb_stage *s, const int *slots, rb_err *err) {
     RB_TRY(rb_tensor_table_build(&s->cfg.model, &s->cfg.boundary, &s->table, err));
     RB_TRY(
         rb_device_open(rb_device_of_stage(&s->cfg, s->places ? s->stage : s->self, name), &o, &s->dev, err));
+    s->room = rb_room(s->dev);
     RB_TRY(rb_queue_open(s->dev, &s->q, err));
     s->ahead = !s->measuring && !s->dev->table->host_memory && strcmp(s->dev->table->name, "timed");
     rb_stage_options m = {.model = &s->cfg.model,
@@ -230,13 +231,17 @@ static resbm_status open_model(rb_stage *s, const int *slots, rb_err *err) {
                           .slots_of = slots,
                           .training = s->training,
                           .split_backward = s->halves,
+                          .weight_copies = s->cfg.pipeline.weight_copies,
                           .bare = s->measuring};
     s->rows = calloc((size_t)s->table.count, sizeof *s->rows);
     if (!s->rows) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d tensors", s->table.count);
     for (int i = 0; i < s->table.count; i++)
         if (rb_stage_local(s, s->table.rows[i].segment) >= 0) s->rows[s->row_count++] = i;
-    RB_TRY(rb_stage_open_spill(s, &m, err));
-    return rb_stage_model_open(s->dev, &m, &s->model, err);
+    bool *masters;
+    RB_TRY(rb_stage_open_spill(s, &m, &masters, err));
+    resbm_status st = rb_stage_model_open(s->dev, &m, &s->model, err);
+    free(masters);
+    return st;
 }
 
 /* The learned steps of one end of a boundary; absent where it has none. */
@@ -350,6 +355,8 @@ resbm_status rb_stage_open(rb_stage *s, rb_err *err) {
     s->halves = has_halves(s);
     RB_TRY(find_trunks(s, err));
     RB_TRY(rb_stage_open_memory(s, slots, err));
+    s->grads_left = calloc((size_t)s->hosted, sizeof *s->grads_left);
+    if (!s->grads_left) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->hosted);
     if (s->training) RB_TRY(rb_stage_open_optim(s, err));
     if (s->updates) RB_TRY(rb_stage_open_flow(s, err));
     return open_data(s, err);
@@ -387,6 +394,7 @@ void rb_stage_close(rb_stage *s) {
     rb_shards_close(s->val_shards);
     rb_stage_close_flow(s);
     free(s->trunk_apart);
+    free(s->grads_left);
     free(s->share);
     free(s->sync_lost);
     free(s->anchor);

@@ -79,6 +79,7 @@ resbm_status rb_stage_end_round(rb_stage *s, rb_err *err) {
     RB_TRY(rb_stage_sum(s, &weights, err));
     RB_TRY(rb_stage_sum(s, &codecs, err));
     RB_TRY(rb_stage_constrain(s->model, s->q, err));
+    RB_TRY(rb_stage_weights_changed(s->model, s->q, err));
     RB_TRY(rb_queue_sync(s->q, err));
     return rb_stage_copy_vector(s, trained, s->anchor, 0, weights.length, true, err); /* as constrained */
 }

@@ -7,24 +7,28 @@
 #include "checkpoint/checkpoint.h"
 #include "run/stage.h"
 
-/* A tensor in device memory, or an optimizer state wherever it is, read in pieces while its file is written. */
+/* A tensor of the model (its newest weights, wherever they are) or an optimizer state, read in pieces while its file is
+ * written. */
 typedef struct source {
     rb_stage *s;
-    rb_view view;
-    int state;         /* number of the optimizer state; -1: view */
+    int row;           /* the how manieth hosted one; -1: a state, */
+    int state;         /* of that number */
     const float *host; /* instead of both */
 } source;
 
 static resbm_status read_source(void *ctx, int64_t offset, void *dst, size_t n, rb_err *err) {
     source *src = ctx;
+    rb_stage *s = src->s;
     if (src->host) {
         memcpy(dst, (const char *)src->host + offset, n);
         return RESBM_OK;
     }
-    if (src->state >= 0)
-        return rb_optim_state_read(src->s->optim, src->s->q, src->state, offset, dst, n, err);
-    RB_TRY(rb_download(src->s->q, dst, (char *)src->view.data + offset, n, err));
-    return rb_queue_sync(src->s->q, err);
+    if (src->row < 0) return rb_optim_state_read(s->optim, s->q, src->state, offset, dst, n, err);
+    if (s->optim && rb_optim_keeps(s->optim, src->row))
+        return rb_optim_weight_read(s->optim, s->q, src->row, offset, dst, n, err);
+    rb_view v = rb_stage_weight(s->model, s->rows[src->row]);
+    RB_TRY(rb_download(s->q, dst, (char *)v.data + offset, n, err));
+    return rb_queue_sync(s->q, err);
 }
 
 typedef struct part {
@@ -90,14 +94,13 @@ static resbm_status save_one(part *p, const char *dir, const rb_tensor *of, rb_o
     rb_stage *s = p->s;
     for (int i = 0; i < s->row_count; i++) {
         const rb_tensor *t = &s->table.rows[s->rows[i]];
-        if (same_part(t, of) && !t->like)
-            add(p, t->name, (source){.s = s, .view = rb_stage_weight(s->model, s->rows[i]), .state = -1}, t);
+        if (same_part(t, of) && !t->like) add(p, t->name, (source){.s = s, .row = i}, t);
     }
     RB_TRY(write_part(p, dir, of, WEIGHTS, files, err));
     for (int i = 0; i < rb_optim_state_count(s->optim); i++) {
         if (!same_part(states[i].tensor, of)) continue;
         state_name(s, states[i].name, p->name[p->count]);
-        add(p, p->name[p->count], (source){.s = s, .state = i}, states[i].tensor);
+        add(p, p->name[p->count], (source){.s = s, .row = -1, .state = i}, states[i].tensor);
     }
     RB_TRY(write_part(p, dir, of, STATES, files, err));
     for (int i = 0; i < s->row_count; i++) {
@@ -151,20 +154,25 @@ resbm_status rb_stage_save(rb_stage *s, const json_t *in, json_t **reply, rb_err
 
 enum { PIECE = 4 << 20 };
 
-/* Tensor `name` of the checkpoint into a view, or into an optimizer state (state >= 0), piece by piece: neither a copy
- * of it nor its cached pages pile up. */
-static resbm_status load_tensor(rb_stage *s, rb_checkpoint *c, const char *name, const rb_tensor *t,
-                                rb_view v, int state, rb_err *err) {
+static resbm_status put_piece(rb_stage *s, const source *to, int64_t at, const char *from, size_t n,
+                              rb_err *err) {
+    if (to->row < 0) return rb_optim_state_write(s->optim, s->q, to->state, at, from, n, err);
+    if (s->optim && rb_optim_keeps(s->optim, to->row))
+        return rb_optim_weight_write(s->optim, s->q, to->row, at, from, n, err);
+    rb_view v = rb_stage_weight(s->model, s->rows[to->row]);
+    RB_TRY(rb_upload(s->q, (char *)v.data + at, from, n, err));
+    return rb_queue_sync(s->q, err);
+}
+
+/* Tensor `name` of the checkpoint, piece by piece: neither a copy of it nor its cached pages pile up. */
+static resbm_status load_tensor(rb_checkpoint *c, const char *name, const rb_tensor *t, source to,
+                                rb_err *err) {
     const char *from = NULL;
     int64_t bytes = rb_tensor_count(t) * (int64_t)sizeof(float);
     RB_TRY(rb_checkpoint_bytes(c, name, RB_F32, t->rank, t->shape, &from, err));
     for (int64_t at = 0; at < bytes; at += PIECE) {
         size_t n = bytes - at < PIECE ? (size_t)(bytes - at) : PIECE;
-        if (state >= 0)
-            RB_TRY(rb_optim_state_write(s->optim, s->q, state, at, from + at, n, err));
-        else
-            RB_TRY(rb_upload(s->q, (char *)v.data + at, from + at, n, err));
-        RB_TRY(rb_queue_sync(s->q, err));
+        RB_TRY(put_piece(to.s, &to, at, from + at, n, err));
         rb_checkpoint_forget(c, name, from + at, n);
     }
     return RESBM_OK;
@@ -190,9 +198,10 @@ static resbm_status load_all(rb_stage *s, rb_checkpoint *c, rb_err *err) {
     for (int i = 0; i < s->row_count; i++) {
         const rb_tensor *t = &s->table.rows[s->rows[i]];
         if (t->like) continue;
-        RB_TRY(load_tensor(s, c, t->name, t, rb_stage_weight(s->model, s->rows[i]), -1, err));
+        RB_TRY(load_tensor(c, t->name, t, (source){.s = s, .row = i}, err));
     }
     if (!s->training) return RESBM_OK;
+    RB_TRY(rb_optim_use_newest(s->optim, s->q, err));
     const rb_manifest *m = rb_checkpoint_manifest(c);
     int64_t updates = rb_manifest_get(m, "updates"), from = rb_manifest_get(m, "optimizer_from");
     if (!updates) updates = m->step; /* older ones: one a step */
@@ -200,7 +209,9 @@ static resbm_status load_all(rb_stage *s, rb_checkpoint *c, rb_err *err) {
         rb_optim_state o = rb_optim_state_at(s->optim, i);
         char name[160];
         state_name(s, o.name, name); /* a replica that is new begins with the first one's */
-        RB_TRY(load_tensor(s, c, rb_checkpoint_find(c, name) ? name : o.name, o.tensor, rb_none(), i, err));
+        const char *kept = rb_checkpoint_find(c, name) ? name : o.name;
+        if (o.behind && !rb_checkpoint_find(c, kept)) continue; /* made without a delay */
+        RB_TRY(load_tensor(c, kept, o.tensor, (source){.s = s, .row = -1, .state = i}, err));
     }
     RB_TRY(load_outer(s, c, err));
     rb_optim_set_steps_done(s->optim, updates - from);
@@ -212,6 +223,7 @@ resbm_status rb_stage_load(rb_stage *s, const char *path, rb_err *err) {
     rb_checkpoint *c;
     RB_TRY(rb_checkpoint_open(path, &c, err));
     resbm_status st = load_all(s, c, err);
+    if (!st) st = rb_stage_weights_changed(s->model, s->q, err);
     if (!st) st = rb_stage_narrow(s, rb_checkpoint_manifest(c)->step - 1, err);
     rb_checkpoint_close(c);
     return st;

@@ -93,6 +93,17 @@ resbm_status rb_stage_narrow(rb_stage *s, int64_t step, rb_err *err) {
     return RESBM_OK;
 }
 
+/* Who adds to which gradients in this list. Replicas add theirs up behind it. */
+static void count_gradients(rb_stage *s) {
+    const rb_action_list *l = &s->train.stage[s->self];
+    memset(s->grads_left, 0, (size_t)s->hosted * sizeof *s->grads_left);
+    for (int k = 0; k < l->count && !rb_replicated(&s->cfg) && !s->updates; k++) {
+        rb_action_kind kind = l->items[k].kind;
+        if (kind == RB_ACT_BACKWARD || kind == RB_ACT_BACKWARD_WEIGHT || kind == RB_ACT_TRUNK_BACKWARD)
+            s->grads_left[rb_stage_local(s, l->items[k].segment)]++;
+    }
+}
+
 static resbm_status run_list(rb_stage *s, const rb_schedule *list, int64_t *busy, rb_err *err) {
     rb_executor_hooks hooks = rb_stage_hooks(s);
     int done = 0;
@@ -199,7 +210,9 @@ resbm_status rb_stage_step(rb_stage *s, const json_t *in, json_t **reply, rb_err
     s->grad_scale = (float)(1.0 / tokens);
     s->aux_scale = (float)(rb_aux_weight(&s->cfg, (int64_t)s->step) / tokens);
     RB_TRY(rb_stage_load_ids(s, (int64_t)s->sequence, 0, 0, err));
+    RB_TRY(rb_optim_await_taken(s->optim, err));
     RB_TRY(rb_stage_zero_grads(s->model, s->q, err));
+    count_gradients(s);
     RB_TRY(run_list(s, &s->train, &busy, err));
     RB_TRY(rb_stage_reduce(s, err));
     double *sums = calloc((size_t)s->row_count + 1, sizeof *sums);
@@ -232,6 +245,7 @@ static resbm_status update(rb_stage *s, const json_t *in, const double *by_segme
     resbm_status st = rb_json_get_doubles(json_object_get(in, "lr"), &lr, 1, "commit.lr", err);
     if (!st) st = rb_optim_step(s->optim, s->q, lr, scale, err);
     if (!st) st = rb_stage_constrain(s->model, s->q, err);
+    if (!st) st = rb_stage_weights_changed(s->model, s->q, err);
     if (!st) st = rb_queue_sync(s->q, err);
     free(scale);
     return st;
@@ -260,6 +274,13 @@ resbm_status rb_stage_commit(rb_stage *s, const json_t *in, rb_err *err) {
     return st;
 }
 
+/* With a delayed update: evaluations are of what a snapshot of now would hold. */
+static resbm_status exchange(rb_stage *s, rb_err *err) {
+    if (!s->training || !s->cfg.optim.rule.delay) return RESBM_OK;
+    RB_TRY(rb_optim_exchange(s->optim, s->q, err));
+    return rb_stage_weights_changed(s->model, s->q, err);
+}
+
 resbm_status rb_stage_eval(rb_stage *s, const json_t *in, json_t **reply, rb_err *err) {
     int64_t n = json_integer_value(json_object_get(in, "sequences")), per = s->M * s->B, busy;
     uint64_t step = s->step;
@@ -268,6 +289,7 @@ resbm_status rb_stage_eval(rb_stage *s, const json_t *in, json_t **reply, rb_err
     s->evaluating = true;
     resbm_status st = RESBM_OK;
     if (s->replica) n = 0; /* the first replicas evaluate */
+    RB_TRY(exchange(s, err));
     for (int64_t from = 0; from < n && !st; from += per) {
         s->sequence = (uint64_t)from;
         st = rb_stage_load_ids(s, from, n, 0, err);
@@ -277,6 +299,7 @@ resbm_status rb_stage_eval(rb_stage *s, const json_t *in, json_t **reply, rb_err
     }
     s->evaluating = false;
     s->step = step;
+    if (!st) st = exchange(s, err);
     if (st) return st;
     int64_t tokens = (n + per - 1) / per * per * s->T;
     *reply = json_pack("{s:s, s:o, s:I, s:o}", "t", "evaled", "loss", rb_json_doubles(&sum, 1), "tokens",
@@ -303,10 +326,11 @@ resbm_status rb_stage_stats(rb_stage *s, json_t **reply, rb_err *err) {
     json_t *spans = json_array();
     for (int i = 0; i < s->spans; i++) json_array_append_new(spans, span_json(&s->span[i]));
     rb_memory_bytes m = rb_stage_memory_of(s);
-    json_t *memory =
-        json_pack("[I,I,I,I,I,I,I,I,I]", (json_int_t)m.weights, (json_int_t)m.gradients, (json_int_t)m.states,
-                  (json_int_t)m.windows, (json_int_t)m.scratch, (json_int_t)m.activations, (json_int_t)m.read,
-                  (json_int_t)m.written, (json_int_t)m.waited_ns);
+    const uint64_t v[] = {m.weights, m.gradients, m.states, m.windows, m.scratch, m.activations,   m.read,
+                          m.written, m.waited_ns, m.host,   m.down,    m.up,      m.host_waited_ns};
+    json_t *memory = json_array();
+    for (size_t i = 0; i < sizeof v / sizeof *v; i++)
+        json_array_append_new(memory, json_integer((json_int_t)v[i]));
     *reply = json_pack("{s:s, s:I, s:o, s:o, s:o}", "t", "stats", "rss", (json_int_t)rb_stage_peak_rss(),
                        "memory", memory, "sent", rb_stage_traffic(s), "spans", spans);
     return *reply ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for this stage's trace");

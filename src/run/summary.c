@@ -42,6 +42,11 @@ static void print_memory(rb_buf *b, const rb_summary *s) {
                       i ? "," : "", m->weights, m->gradients, m->states, m->windows, m->scratch,
                       m->activations, m->read, m->written);
         rb_json_number(b, (double)m->waited_ns * 1e-9, 6);
+        rb_buf_printf(b,
+                      ", \"host\": %" PRIu64 ", \"host_down\": %" PRIu64 ", \"host_up\": %" PRIu64
+                      ", \"host_wait_s\": ",
+                      m->host, m->down, m->up);
+        rb_json_number(b, (double)m->host_waited_ns * 1e-9, 6);
         rb_buf_puts(b, "}");
     }
     rb_buf_puts(b, s->memory && s->stages ? "\n  ],\n" : "],\n");
@@ -70,6 +75,7 @@ static void print_summary(rb_buf *b, const rb_summary *s) {
     if (s->staleness) rb_buf_puts(b, "],\n");
     member(b, "bubble", s->bubble, 6);
     rb_buf_printf(b, "  \"params\": %" PRIu64 ",\n", s->params);
+    if (s->delay) rb_buf_printf(b, "  \"delay\": %d,\n", s->delay);
     rb_buf_printf(b, "  \"boundary\": \"%s\",\n  \"codec_fwd\": \"%s\",\n  \"codec_bwd\": \"%s\",\n",
                   s->boundary, s->codec_fwd, s->codec_bwd);
     member(b, "token_bytes_per_token", s->token_bytes_per_token, 9);
@@ -142,6 +148,7 @@ static void get_scalars(const json_t *root, rb_summary *s) {
     s->wire_ratio = rb_json_get(root, "wire_ratio");
     s->bubble = rb_json_get(root, "bubble");
     s->params = get_u64(root, "params");
+    s->delay = (int)get_u64(root, "delay");
     s->time_s = rb_json_get(root, "time_s");
     s->start_s = rb_json_get(root, "start_s");
     s->first_step_s = rb_json_get(root, "first_step_s");

@@ -2,7 +2,7 @@
  *
  *     val_loss val_ppl val_bpb steps tokens tokens_per_s step_s bytes_per_token_fwd bytes_per_token_bwd ratio
  *     wire_ratio peak_rss_bytes bubble params token_bytes_per_token boundary codec_fwd codec_bwd time_s start_s
- *     first_step_s links
+ *     first_step_s links, and with a delayed update: delay
  *
  * start_s and first_step_s: seconds from the start of the program to the begin and to the end of its first step.
  * links is an array of {from, to, up_bits, activations, gradients, tokens, sync, snapshots, control}: the bytes that
@@ -28,6 +28,8 @@ typedef struct rb_link_bytes {
 typedef struct rb_memory_bytes {
     uint64_t weights, gradients, states, windows, scratch, activations;
     uint64_t read, written, waited_ns;
+    uint64_t host, down, up,
+        host_waited_ns; /* updates on the host: its memory; gradients down, weights up; likewise */
 } rb_memory_bytes;
 
 typedef struct rb_summary {
@@ -40,6 +42,7 @@ typedef struct rb_summary {
     double ratio, wire_ratio;     /* d / k; bf16 bytes / bytes really sent */
     double bubble;                /* share of the stages' time spent idle, 0..1 */
     uint64_t params;
+    int delay; /* updates that the weights of every gradient lacked (optim.delay); written when it is not 0 */
     double time_s, start_s, first_step_s;
     char boundary[16], codec_fwd[16], codec_bwd[16];
     int stages;

@@ -95,6 +95,13 @@ static resbm_status check_local_steps(const rb_config *c, rb_err *err) {
         return rb_fail(err, RESBM_E_CONFIG,
                        "optim.local_steps = %lld needs a schedule that updates at the end of a step, not %s",
                        (long long)n, c->pipeline.schedule);
+    if (c->optim.rule.delay || c->optim.offload_update == RB_OFFLOAD_UPDATE_HOST)
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "optim.local_steps = %lld averages the weights in use, which with optim.%s are not the newest "
+            "ones: set it to %s",
+            (long long)n, c->optim.rule.delay ? "delay" : "offload_update: host",
+            c->optim.rule.delay ? "0" : "device");
     if (t->checkpoint_every % n || t->eval_every % n)
         return rb_fail(
             err, RESBM_E_CONFIG,

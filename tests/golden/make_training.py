@@ -10,6 +10,9 @@ at 1 and follows a wsd schedule. Records: config, tokens (steps, microbatches, B
     adamw   torch.optim.AdamW for every tensor
     muon    make_optim.py's plain Muon for the matrices of blocks and boundaries, torch.optim.AdamW for the rest
     torch   the same with torch.optim.Muon itself: its Newton-Schulz runs in bfloat16
+    adamw_delayed, muon_delayed
+            the first two with each update used one step later (optim.delay: 1): gradients are of a copy of the weights
+            that lacks the newest update
 """
 import torch
 import torch.nn.functional as F
@@ -59,20 +62,24 @@ def wsd(step):
     return 1 - (1 - FLOOR) * max(0, step - decay_from) / (SHARE * STEPS)
 
 
-def train(case, tokens):
+def train(case, tokens, delayed=False):
     p = Params()
     model(p, tokens[0, 0, :, :-1], CONFIG)  # makes the parameters
+    used = Params({n: w.detach().clone().requires_grad_() for n, w in p.items()}) if delayed else p
     opts = optimizers(case, p)
     schedules = [torch.optim.lr_scheduler.LambdaLR(opt, wsd) for opt in opts]
     losses, norms = [], []
     for step in range(STEPS):
         total = 0.0
         for batch in tokens[step]:
-            logits = model(p, batch[:, :-1], CONFIG).reshape(-1, CONFIG["vocab"])
+            logits = model(used, batch[:, :-1], CONFIG).reshape(-1, CONFIG["vocab"])
             loss = F.cross_entropy(logits, batch[:, 1:].reshape(-1)) / MICROBATCHES
             loss.backward()
             total += loss.item()
         losses.append(total)
+        for n, w in used.items() if delayed else ():
+            p[n].grad, w.grad = w.grad, None
+            w.data.copy_(p[n].data)
         norms.append(torch.nn.utils.clip_grad_norm_(p.values(), CLIP).item())
         for opt, schedule in zip(opts, schedules):
             opt.step()
@@ -88,6 +95,9 @@ def main():
     for case in ("adamw", "muon", "torch"):
         losses, norms = train(case, tokens)
         records += [(f"loss.{case}", losses), (f"norm.{case}", norms)]
+    for case in ("adamw", "muon"):
+        losses, norms = train(case, tokens, delayed=True)
+        records += [(f"loss.{case}_delayed", losses), (f"norm.{case}_delayed", norms)]
     write_records("training.golden", records)
 
 

@@ -99,7 +99,7 @@ static void cpu_close(rb_device *dev) {
 static resbm_status cpu_open(const rb_device_options *opt, rb_device **out, rb_err *err) {
     const isa *set = NULL;
     RB_TRY(choose(opt->variant, &set, err));
-    rb_cpu_device *dev = malloc(sizeof *dev);
+    rb_cpu_device *dev = calloc(1, sizeof *dev);
     if (!dev) return rb_fail(err, RESBM_E_MEMORY, "device cpu: no memory");
     dev->table = rb_ref_table;
     dev->table.name = rb_cpu_table.name;

@@ -38,14 +38,16 @@ struct rb_cuda_fault {
     double value;
 };
 
+enum { RB_CUDA_SCRATCH = 3 };
+
 struct rb_cuda_queue {
     rb_queue base;
     cudaStream_t stream;
     int index; /* the card */
     bool f16;  /* the 16-bit numbers of the tensor cores */
     struct rb_cuda_transfers *transfers;
-    void *scratch[2];
-    size_t scratch_bytes[2];
+    void *scratch[RB_CUDA_SCRATCH];
+    size_t scratch_bytes[RB_CUDA_SCRATCH];
     rb_cuda_fault *fault;
 };
 
@@ -64,7 +66,8 @@ static inline resbm_status rb_cuda_launched(const rb_op *op, rb_err *err) {
     return rb_cuda_status(cudaGetLastError(), rb_op_info(op->kind)->name, err);
 }
 
-/* Working memory of the queue's kernels, used in queue order; `which`: of two that are apart. */
+/* Working memory of the queue's kernels, used in queue order; `which`: of RB_CUDA_SCRATCH that are apart: rounded
+ * factors, cuBLASLt's own, widened ones. */
 resbm_status rb_cuda_scratch(rb_queue *q, int which, size_t bytes, void **out, rb_err *err);
 
 /* transfer.cu: copies through pinned memory, events */
@@ -74,6 +77,7 @@ resbm_status rb_cuda_upload(rb_queue *q, void *dst, const void *host, size_t byt
 resbm_status rb_cuda_download(rb_queue *q, void *host, const void *src, size_t bytes, rb_err *err);
 resbm_status rb_cuda_event_record(rb_queue *q, rb_event *out, rb_err *err);
 resbm_status rb_cuda_event_wait(rb_queue *q, rb_event e, rb_err *err);
+resbm_status rb_cuda_queue_after(rb_queue *q, rb_queue *of, rb_event e, rb_err *err);
 
 /* Fills in the kernels of a table (slots.cu). */
 void rb_cuda_slots(rb_device_table *t);

@@ -48,6 +48,12 @@ static resbm_status cuda_alloc(rb_device *base, size_t bytes, void **out, rb_err
     return RESBM_OK;
 }
 
+static size_t cuda_room(rb_device *base) {
+    size_t free = 0, total = 0;
+    cudaSetDevice(((rb_cuda_device *)base)->index);
+    return cudaMemGetInfo(&free, &total) == cudaSuccess ? free : 0;
+}
+
 static void cuda_free(rb_device *base, void *p) {
     rb_cuda_device *d = (rb_cuda_device *)base;
     {
@@ -83,7 +89,7 @@ static void cuda_queue_close(rb_queue *base) {
     cudaSetDevice(rb_cuda_of(base)->index);
     if (q->stream) cudaStreamSynchronize(q->stream);
     rb_cuda_transfers_close(q);
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < RB_CUDA_SCRATCH; i++)
         if (q->scratch[i]) cudaFree(q->scratch[i]);
     if (q->fault) cudaFree(q->fault);
     if (q->stream) cudaStreamDestroy(q->stream);
@@ -133,12 +139,14 @@ static rb_device_table cuda_table(void) {
     t.close = cuda_close;
     t.alloc = cuda_alloc;
     t.free = cuda_free;
+    t.room = cuda_room;
     t.queue_open = cuda_queue_open;
     t.queue_close = cuda_queue_close;
     t.upload = rb_cuda_upload;
     t.download = rb_cuda_download;
     t.event_record = rb_cuda_event_record;
     t.event_wait = rb_cuda_event_wait;
+    t.queue_after = rb_cuda_queue_after;
     rb_cuda_slots(&t);
     return t;
 }
@@ -185,6 +193,7 @@ static resbm_status open_card(rb_cuda_device *d, rb_math math, rb_err *err) {
     if (!d->blocks) return rb_fail(err, RESBM_E_MEMORY, "device cuda: no memory");
     RB_TRY(find_card(d, err));
     RB_TRY(choose_math(d, math, err));
+    d->base.factor = d->math == RB_MATH_BF16 ? RB_BF16 : RB_F32;
     return rb_lt_open(d, &d->lt, err);
 }
 

@@ -1,4 +1,5 @@
-/* Products. Operands are f32 in memory; for bf16 and f16 they are rounded into working memory first. f16's range is
+/* Products. Operands are f32 in memory; for bf16 and f16 they are rounded into working memory first, but for a second factor
+ * that is in bf16 already (weights, of which the model keeps copies). f16's range is
  * small: each operand is scaled by a power of two that puts its largest size just below 2^8, and alpha takes the two
  * powers back, exactly. Nothing overflows and no step has to be thrown away, as with one scale for the whole loss. */
 extern "C" {
@@ -60,6 +61,25 @@ static int64_t padded(int64_t n) {
     return (n + ROUND_WIDTH - 1) / ROUND_WIDTH * ROUND_WIDTH;
 }
 
+struct widen {
+    rb_view x; /* bf16 */
+    float *out;
+    __device__ void operator()(int64_t r, int64_t i) const {
+        int64_t at = (x.rank == 1 ? i : rb_row_offset(&x, r) + i), width = rb_row_width(&x);
+        out[r * width + i] = rb_bf16_to_f32(((const uint16_t *)x.data)[at]);
+    }
+};
+
+/* For products that do not round to bf16: the second factor in f32, in working memory. */
+static resbm_status widen_factor(rb_queue *q, rb_op *op, rb_err *err) {
+    rb_view *b = &op->t[2];
+    void *room;
+    RB_TRY(rb_cuda_scratch(q, 2, (size_t)rb_count(*b) * sizeof(float), &room, err));
+    rb_each(q, b, widen{*b, (float *)room});
+    *b = rb_view2(room, RB_F32, b->shape[0], b->shape[1]);
+    return rb_cuda_launched(op, err);
+}
+
 /* x rounded at `out`, its rows padded(width) apart. */
 static void round_operand(rb_queue *q, const rb_view *x, uint16_t *out, operand_scale *scale) {
     rb_cuda_queue *c = rb_cuda_queue_of(q);
@@ -71,7 +91,9 @@ static void round_operand(rb_queue *q, const rb_view *x, uint16_t *out, operand_
 static resbm_status run_rounded(rb_queue *q, const rb_op *op, rb_lt_product *p, rb_err *err) {
     rb_cuda_queue *c = rb_cuda_queue_of(q);
     const rb_view *a = &op->t[1], *b = &op->t[2];
-    int64_t count_a = padded(a->shape[1]) * a->shape[0], count_b = padded(b->shape[1]) * b->shape[0];
+    bool there = b->dtype == RB_BF16; /* b */
+    int64_t count_a = padded(a->shape[1]) * a->shape[0],
+            count_b = there ? 0 : padded(b->shape[1]) * b->shape[0];
     size_t head = 256, half_a = ((size_t)count_a * 2 + 255) / 256 * 256;
     char *room;
     RB_TRY(rb_cuda_scratch(q, 0, head + half_a + (size_t)count_b * 2, (void **)&room, err));
@@ -81,20 +103,25 @@ static resbm_status run_rounded(rb_queue *q, const rb_op *op, rb_lt_product *p, 
     uint16_t *ha = (uint16_t *)(room + head), *hb = (uint16_t *)(room + head + half_a);
     if (scaled) RB_CUDA_TRY(cudaMemsetAsync(s, 0, 2 * sizeof *s, c->stream), "gemm", err);
     round_operand(q, a, ha, scaled ? &s[0] : NULL);
-    round_operand(q, b, hb, scaled ? &s[1] : NULL);
+    if (!there) round_operand(q, b, hb, scaled ? &s[1] : NULL);
     if (scaled) {
         RB_LAUNCH(c, combine, 1u, RB_WARP, scalars, &s[0], &s[1], p->alpha, p->beta);
         p->scalars = scalars;
     }
     p->a = ha;
-    p->b = hb;
+    p->b = there ? b->data : hb;
     p->lda = padded(a->shape[1]);
-    p->ldb = padded(b->shape[1]);
+    p->ldb = there ? b->stride[0] : padded(b->shape[1]);
     RB_TRY(rb_cuda_launched(op, err));
     return rb_lt_run(rb_cuda_of(q)->lt, c, p, err);
 }
 
 RB_CUDA_SLOT(gemm) {
+    if (op->t[2].dtype == RB_BF16 && rb_cuda_of(q)->math != RB_MATH_BF16) {
+        rb_op wide = *op;
+        RB_TRY(widen_factor(q, &wide, err));
+        return rb_cuda_gemm(q, &wide, err);
+    }
     const rb_view *c = &op->t[0], *a = &op->t[1], *b = &op->t[2];
     bool ta = op->i[0] != 0, tb = op->i[1] != 0;
     rb_lt_product p = {rb_cuda_of(q)->math,  ta,           tb,       c->shape[0],      c->shape[1],

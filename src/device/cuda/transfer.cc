@@ -172,3 +172,11 @@ resbm_status rb_cuda_event_wait(rb_queue *base, rb_event e, rb_err *err) {
     if (t->first.code && err) *err = t->first;
     return t->first.code;
 }
+
+/* Where the ring of events has gone round since, the stream waits for a later one. */
+resbm_status rb_cuda_queue_after(rb_queue *base, rb_queue *of, rb_event e, rb_err *err) {
+    RB_CUDA_TRY(cudaSetDevice(rb_cuda_of(base)->index), "choosing the card", err);
+    cudaEvent_t event = rb_cuda_queue_of(of)->transfers->event[e.ticket % EVENTS];
+    return rb_cuda_status(cudaStreamWaitEvent(rb_cuda_queue_of(base)->stream, event, 0),
+                          "queueing behind another stream", err);
+}

@@ -31,7 +31,7 @@ typedef struct late_device {
     block *blocks;
 } late_device;
 
-typedef enum item_kind { ITEM_OP, ITEM_COPY } item_kind;
+typedef enum item_kind { ITEM_OP, ITEM_COPY, ITEM_AFTER } item_kind;
 typedef struct item {
     struct item *next;
     item_kind kind;
@@ -41,6 +41,8 @@ typedef struct item {
     const void *from;
     size_t bytes;
     bool upload;
+    struct late_queue *of; /* ITEM_AFTER: has to have done this */
+    uint64_t behind;
 } item;
 
 typedef struct late_queue {
@@ -103,6 +105,10 @@ static resbm_status late_alloc(rb_device *base, size_t bytes, void **out, rb_err
     return RESBM_OK;
 }
 
+static size_t late_room(rb_device *base) {
+    return rb_room(device_of(base)->inner);
+}
+
 static void late_free(rb_device *base, void *p) {
     late_device *d = device_of(base);
     pthread_mutex_lock(&d->lock);
@@ -117,7 +123,15 @@ static void late_free(rb_device *base, void *p) {
     free(b);
 }
 
+static void wait_done(late_queue *q, uint64_t ticket) {
+    pthread_mutex_lock(&q->lock);
+    while (q->done < ticket) pthread_cond_wait(&q->changed, &q->lock);
+    pthread_mutex_unlock(&q->lock);
+}
+
 static resbm_status run_item(late_queue *q, const item *it, rb_err *err) {
+    if (it->kind == ITEM_AFTER) wait_done(it->of, it->behind);
+    if (it->kind == ITEM_AFTER) return RESBM_OK;
     if (it->kind == ITEM_OP) return rb_run(q->inner, &it->op, err);
     return it->upload ? rb_upload(q->inner, it->to, it->from, it->bytes, err)
                       : rb_download(q->inner, it->to, it->from, it->bytes, err);
@@ -224,6 +238,11 @@ static resbm_status late_event_wait(rb_queue *base, rb_event e, rb_err *err) {
     return st;
 }
 
+static resbm_status late_queue_after(rb_queue *base, rb_queue *of, rb_event e, rb_err *err) {
+    item it = {.kind = ITEM_AFTER, .of = (late_queue *)of, .behind = e.ticket};
+    return push((late_queue *)base, &it, err);
+}
+
 static void late_queue_close(rb_queue *base) {
     late_queue *q = (late_queue *)base;
     pthread_mutex_lock(&q->lock);
@@ -284,6 +303,7 @@ static resbm_status late_open(const rb_device_options *opt, rb_device **out, rb_
     for (int i = 0; i < RB_OP_COUNT; i++) d->table.kernel[i] = late_kernel;
     d->base.table = &d->table;
     d->base.opt = *opt;
+    d->base.factor = d->inner->factor;
     *out = &d->base;
     return RESBM_OK;
 }
@@ -301,4 +321,6 @@ const rb_device_table rb_late_table = {
     .download = late_download,
     .event_record = late_event_record,
     .event_wait = late_event_wait,
+    .queue_after = late_queue_after,
+    .room = late_room,
 };

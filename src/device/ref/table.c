@@ -9,8 +9,7 @@ static resbm_status ref_open(const rb_device_options *opt, rb_device **out, rb_e
         return rb_fail(err, RESBM_E_ARG, "device ref has no variant \"%s\"", opt->variant);
     rb_device *dev = malloc(sizeof *dev);
     if (!dev) return rb_fail(err, RESBM_E_MEMORY, "device ref: no memory");
-    dev->table = &rb_ref_table;
-    dev->opt = *opt;
+    *dev = (rb_device){.table = &rb_ref_table, .opt = *opt};
     *out = dev;
     return RESBM_OK;
 }

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #include "core/clock.h"
+#include "device/host.h"
 #include "device/tables.h"
 #include "device/timed/timed.h"
 
@@ -146,6 +147,7 @@ static resbm_status timed_open(const rb_device_options *opt, rb_device **out, rb
     pthread_mutex_init(&d->lock, NULL);
     d->base.table = &rb_timed_table;
     d->base.opt = *opt;
+    d->base.factor = opt->math == RB_MATH_BF16 ? RB_BF16 : RB_F32; /* as the device it stands for */
     *out = &d->base;
     return RESBM_OK;
 }
@@ -163,5 +165,7 @@ const rb_device_table rb_timed_table = {
     .download = timed_download,
     .event_record = timed_event_record,
     .event_wait = timed_event_wait,
+    .queue_after = rb_host_queue_after,
+    .room = rb_host_room,
     .kernel = {[0 ... RB_OP_COUNT - 1] = timed_kernel},
 };

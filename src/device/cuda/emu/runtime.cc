@@ -19,6 +19,7 @@ struct emu_stream {
     std::thread thread;
 };
 struct emu_event {
+    std::mutex lock; /* another thread's stream may be told to wait for it */
     emu_stream *stream = nullptr;
     uint64_t ticket = 0;
 };
@@ -154,13 +155,20 @@ cudaError_t cudaEventDestroy(cudaEvent_t e) {
     return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
-    std::lock_guard<std::mutex> hold(s->lock);
+    std::lock_guard<std::mutex> hold(s->lock), also(e->lock);
     e->stream = s;
     e->ticket = s->queued;
     return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
     if (e->stream) wait_for(e->stream, e->ticket);
+    return cudaSuccess;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
+    std::lock_guard<std::mutex> hold(e->lock);
+    emu_stream *of = e->stream;
+    uint64_t ticket = e->ticket;
+    if (of) emu_enqueue(s, [=] { wait_for(of, ticket); });
     return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t s) {

@@ -1,0 +1,208 @@
+#include "run/fit.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "run/devices.h"
+#include "run/predict.h"
+
+static int hosted_by(const rb_config *c, int stage, int *host) {
+    int n = 0;
+    for (int g = 0; g < c->model.segments; g++)
+        if (rb_stage_of(c, g) == stage) host[n++] = g;
+    return n;
+}
+
+static bool has_halves(const rb_action_list *l) {
+    for (int i = 0; i < l->count; i++)
+        if (l->items[i].kind == RB_ACT_BACKWARD_WEIGHT) return true;
+    return false;
+}
+
+static int most(const int *v, const int *host, int hosted) {
+    int n = 0;
+    for (int i = 0; v && i < hosted; i++)
+        if (v[host[i]] > n) n = v[host[i]];
+    return n;
+}
+
+resbm_status rb_fit_stage(const rb_config *cfg, int stage, int extra, rb_fit_need *out, rb_err *err) {
+    int host[RB_MAX_SEGMENTS], slots[RB_MAX_SEGMENTS], hosted = hosted_by(cfg, stage, host);
+    size_t slot[RB_MAX_SEGMENTS];
+    const rb_schedule_kind *kind = rb_schedule_find(cfg->pipeline.schedule);
+    rb_schedule_args a = {.stages = (int)cfg->pipeline.stages,
+                          .segments = (int)cfg->model.segments,
+                          .microbatches = (int)cfg->train.microbatches,
+                          .extra = extra};
+    rb_schedule s;
+    *out = (rb_fit_need){0};
+    resbm_status st = rb_predict_schedule(cfg, extra, (int)cfg->train.microbatches, &s, slots, err);
+    if (!st) st = rb_measure_stage(cfg, host, hosted, has_halves(&s.stage[stage]), &out->part, slot, err);
+    rb_schedule_free(&s);
+    if (st) return st;
+    for (int i = 0; i < hosted; i++) {
+        int alive = slots[host[i]] > 2 ? slots[host[i]] : 2; /* evaluation hands over through two */
+        out->activations += (size_t)alive * slot[i];
+    }
+    out->slots = most(slots, host, hosted);
+    if (kind && kind->stash) out->stashes = (size_t)kind->stash(&a, stage) * out->part.weights;
+    out->total = out->part.weights + out->part.gradients + out->part.optimizer + out->part.working +
+                 out->activations + out->stashes;
+    return RESBM_OK;
+}
+
+/* --- settings that take less ------------------------------------------------------------------------------ */
+
+typedef struct way {
+    char setting[96];
+    size_t total;
+    bool fits;
+} way;
+
+enum { MOST_WAYS = 8, SLACK = 32 /* a share of what is free goes to what no plan counts */ };
+
+typedef struct search {
+    const rb_config *cfg;
+    rb_config *all; /* every setting that takes less, together */
+    int stage, extra;
+    size_t room, now;
+    way way[MOST_WAYS];
+    int ways;
+} search;
+
+static bool fits(const search *s, size_t total) {
+    return s->room && total + s->room / SLACK <= s->room;
+}
+
+static bool try_settings(const search *s, const rb_config *from, const char *settings, rb_config *c,
+                         size_t *total) {
+    char text[96], *rest;
+    rb_fit_need need;
+    rb_err why;
+    *c = *from;
+    snprintf(text, sizeof text, "%s", settings);
+    for (char *one = strtok_r(text, " ", &rest); one; one = strtok_r(NULL, " ", &rest))
+        if (rb_config_override(c, one, &why)) return false;
+    if (rb_config_validate(c, &why)) return false;
+    if (rb_fit_stage(c, s->stage, s->extra, &need, &why)) return false;
+    *total = need.total;
+    return true;
+}
+
+/* Keeps settings (key=value, with blanks between) where they are possible and take less. */
+static bool consider(search *s, const char *settings) {
+    rb_config *c = malloc(sizeof *c);
+    size_t total = 0, together;
+    bool less = c && s->ways < MOST_WAYS && try_settings(s, s->cfg, settings, c, &total) && total < s->now;
+    if (less) {
+        way *w = &s->way[s->ways++];
+        snprintf(w->setting, sizeof w->setting, "%s", settings);
+        w->total = total;
+        w->fits = fits(s, total);
+        if (try_settings(s, s->all, settings, c, &together)) *s->all = *c;
+    }
+    free(c);
+    return less && fits(s, total);
+}
+
+/* The fewest pieces of a step that fit; where none do, the smallest piece. */
+static void consider_microbatches(search *s) {
+    int64_t batch = s->cfg->train.batch, last = 0;
+    char setting[48];
+    for (int64_t m = s->cfg->train.microbatches + 1; m <= batch; m++) {
+        if (batch % m) continue;
+        rb_config *c = malloc(sizeof *c);
+        size_t total = 0;
+        snprintf(setting, sizeof setting, "train.microbatches=%lld", (long long)m);
+        bool can = c && try_settings(s, s->cfg, setting, c, &total);
+        free(c);
+        if (can) last = m;
+        if (can && fits(s, total)) break;
+    }
+    if (!last) return;
+    snprintf(setting, sizeof setting, "train.microbatches=%lld", (long long)last);
+    consider(s, setting);
+}
+
+static void consider_all(search *s) {
+    char name[RB_DEVICE_NAME];
+    const rb_config *c = s->cfg;
+    const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
+    bool gpu = strcmp(rb_device_of_stage(c, s->stage, name), "cpu") != 0,
+         none = !strcmp(c->optim.offload, "none");
+    bool adamw = !strcmp(c->optim.rule.kind, "adamw");
+    if (!c->train.recompute) consider(s, "train.recompute=true");
+    if (c->pipeline.inflight > 1) consider(s, "pipeline.inflight=1");
+    if (kind && !kind->flows && strcmp(c->pipeline.schedule, "1f1b")) consider(s, "pipeline.schedule=1f1b");
+    consider_microbatches(s);
+    if (none && gpu) consider(s, "optim.offload=host");
+    if (gpu && adamw && c->optim.offload_update == RB_OFFLOAD_UPDATE_DEVICE)
+        consider(s, "optim.offload=host optim.offload_parts=states optim.offload_update=host");
+    if (none && !gpu) consider(s, "optim.offload=disk");
+    if (c->optim.offload_parts == RB_OFFLOAD_STATES && c->optim.offload_update == RB_OFFLOAD_UPDATE_DEVICE)
+        consider(s, gpu ? "optim.offload=host optim.offload_parts=states+gradients"
+                        : "optim.offload=disk optim.offload_parts=states+gradients");
+}
+
+/* --- the sentence ----------------------------------------------------------------------------------------- */
+
+static double giga(size_t bytes) {
+    return (double)bytes * 1e-9;
+}
+
+static void print_need(const search *s, const rb_fit_need *n, rb_buf *out) {
+    rb_buf_printf(
+        out,
+        "stage %d plans %.3g GB: weights %.3g, gradients %.3g, optimizer %.3g, %d microbatches alive %.3g, "
+        "working memory %.3g",
+        s->stage, giga(n->total), giga(n->part.weights), giga(n->part.gradients), giga(n->part.optimizer),
+        n->slots, giga(n->activations), giga(n->part.working));
+    if (n->stashes) rb_buf_printf(out, ", older weights %.3g", giga(n->stashes));
+    if (s->room) rb_buf_printf(out, "; %.3g GB are free for it", giga(s->room));
+}
+
+static void print_ways(const search *s, bool fitting, rb_buf *out) {
+    int n = 0;
+    for (int i = 0; i < s->ways; i++) {
+        if (s->way[i].fits != fitting) continue;
+        rb_buf_printf(out, "%s%s (%.3g GB)", n++ ? ", " : "", s->way[i].setting, giga(s->way[i].total));
+    }
+}
+
+static void print_advice(const search *s, rb_buf *out) {
+    rb_fit_need all;
+    rb_err why;
+    bool one = false;
+    for (int i = 0; i < s->ways; i++) one = one || s->way[i].fits;
+    if (one) {
+        rb_buf_puts(out, ". It fits with any of: ");
+        print_ways(s, true, out);
+        return;
+    }
+    if (!s->ways) {
+        rb_buf_puts(out, ". No setting takes less: spread the model over more pipeline.stages");
+        return;
+    }
+    rb_buf_puts(out, s->room ? ". None of these alone is enough: " : ". Less is taken by: ");
+    print_ways(s, false, out);
+    if (rb_fit_stage(s->all, s->stage, s->extra, &all, &why)) return;
+    rb_buf_printf(out, "; together %.3g GB", giga(all.total));
+    if (!s->room) return;
+    rb_buf_puts(out, fits(s, all.total)
+                         ? ", which fits"
+                         : ", which does not fit either: spread the model over more pipeline.stages");
+}
+
+void rb_fit_advise(const rb_config *cfg, int stage, int extra, size_t room, rb_buf *out) {
+    rb_fit_need need;
+    rb_err why;
+    search s = {.cfg = cfg, .all = malloc(sizeof *s.all), .stage = stage, .extra = extra, .room = room};
+    if (s.all && !rb_fit_stage(cfg, stage, extra, &need, &why)) {
+        *s.all = *cfg;
+        s.now = need.total;
+        print_need(&s, &need, out);
+        consider_all(&s);
+        print_advice(&s, out);
+    }
+    free(s.all);
+}

@@ -1,0 +1,22 @@
+/* What a stage takes of its device's memory by its plan, and which settings would make it fit: what is said where memory runs
+ * out, and where a plan finds that nothing fits. */
+#ifndef RB_RUN_FIT_H
+#define RB_RUN_FIT_H
+
+#include "core/buf.h"
+#include "run/measure.h"
+
+typedef struct rb_fit_need {
+    rb_stage_need part;
+    size_t activations, stashes, total; /* of all microbatches alive; older versions of weights; everything */
+    int slots;                          /* microbatches alive at once, in the segment with most */
+} rb_fit_need;
+
+/* cfg is validated; extra: microbatches in flight beyond the schedule's own. */
+resbm_status rb_fit_stage(const rb_config *cfg, int stage, int extra, rb_fit_need *out, rb_err *err);
+
+/* Appends what the stage takes, by parts, and which settings make that fit `room` bytes (0: not known), each with what it
+ * comes to; where no single one does, the smallest and what all of them come to. Nothing where it cannot be planned. */
+void rb_fit_advise(const rb_config *cfg, int stage, int extra, size_t room, rb_buf *out);
+
+#endif
