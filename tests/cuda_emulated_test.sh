@@ -76,6 +76,8 @@ on_host='optim.offload=host optim.offload_update=host'
     cp -r delayed back-late && rm -rf back-late/step-2 back-late/step-3
     go back-late --resume pipeline.device=late:cuda:emulated pipeline.stages=2 $adamw $on_host optim.delay=1 && same delayed back-late
 }
+early=$(planned masters host_early)
+[ "$early" -gt 0 ] && [ "$early" = "$(planned masters host_down)" ] || miss "$early bytes of gradients went down beside the backward pass"
 less=$(planned masters weights) more=$(planned adamw-bf16 weights)
 [ $((2 * less)) -lt "$more" ] || miss "masters on the host leave $less bytes of weights of $more"
 [ "$(planned masters states)" = 0 ] && [ "$(planned masters host)" -gt "$more" ] || miss "what the host keeps: $(planned masters host)"

@@ -63,6 +63,20 @@ says err.txt 'a machine has no "memmory"'
 "$resbm" plan run.yaml -b residual-999-int5 2>err.txt && miss "an unknown codec"
 says err.txt "neither a ratio nor a codec"
 
+# Where nothing fits, the settings that would are named with what they come to; a plan with the first of them finds that it does.
+largest=$(tr ',{' '\n\n' <own.json | sed -n 's/^"total"://p' | sort -n | tail -n 1)
+less="pipeline.speed=1e9 --own pipeline.memory=$((largest * 9 / 10))"
+# shellcheck disable=SC2086
+"$resbm" plan run.yaml $less >nothing.txt || miss "plan of what does not fit"
+says nothing.txt "Nothing fits. Boundary own under 1f1b, stage [0-9] plans .* GB: weights .*It fits with any of: train.recompute=true ("
+way=$(sed -n 's/.*It fits with any of: \([^ ]*\) (.*/\1/p' nothing.txt)
+# shellcheck disable=SC2086
+"$resbm" plan run.yaml $less "$way" >fits.txt || miss "plan with $way"
+says fits.txt "recommended"
+# shellcheck disable=SC2086
+"$resbm" plan run.yaml $less pipeline.memory=1M >never.txt || miss "plan of what never fits"
+says never.txt "None of these alone is enough: .*together .* GB, which does not fit either: spread the model over more"
+
 # Blocks shared out by speed: the slow machine gets fewer; what fits nowhere is said in bytes.
 cat >uneven.yaml <<END
 machines:

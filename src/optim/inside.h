@@ -30,6 +30,7 @@ struct rb_optim {
     rb_stream *stream; /* states that are away; else NULL */
     rb_host *host;     /* updates on the host; else NULL */
     int64_t tile;
+    uint64_t early;   /* bytes of gradients taken before their step */
     rb_view exchange; /* with a delay: what newest.c exchanges weights through */
     bool exchanged;   /* the newest are in use */
 };

@@ -329,6 +329,7 @@ static resbm_status ask_host(rb_optim *o, rb_queue *q, double lr_factor, const f
     for (int i = 0; i < o->count; i++) {
         rb_optim_entry *e = &o->entries[i];
         if (!e->hosted) continue;
+        if (e->taken) o->early += (uint64_t)e->hosted->count * sizeof(float);
         if (!e->taken) RB_TRY(rb_host_take(o->host, q, e->hosted, err));
         e->taken = false;
         if (delay) RB_TRY(rb_host_publish(o->host, e->hosted, err));
@@ -409,5 +410,5 @@ resbm_status rb_optim_settle(rb_optim *o, rb_err *err) {
 rb_host_work rb_optim_host_work(const rb_optim *o) {
     rb_host_stats s = {0};
     if (o->host) rb_host_get_stats(o->host, &s);
-    return (rb_host_work){s.down, s.up, s.waited_ns};
+    return (rb_host_work){s.down, s.up, o->early, s.waited_ns};
 }

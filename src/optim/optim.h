@@ -125,6 +125,7 @@ resbm_status rb_optim_await_taken(rb_optim *o, rb_err *err);
 resbm_status rb_optim_settle(rb_optim *o, rb_err *err); /* nothing is under way on the host */
 typedef struct rb_host_work {
     uint64_t down, up; /* bytes */
+    uint64_t early;    /* of those down: asked for before their step */
     int64_t waited_ns; /* by the calls above */
 } rb_host_work;
 rb_host_work rb_optim_host_work(const rb_optim *o);

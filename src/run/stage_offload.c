@@ -92,6 +92,7 @@ rb_memory_bytes rb_stage_memory_of(const rb_stage *s) {
                              .host = s->need.host,
                              .down = host.down,
                              .up = host.up,
+                             .early = host.early,
                              .host_waited_ns = (uint64_t)host.waited_ns};
 }
 

@@ -44,8 +44,8 @@ static void print_memory(rb_buf *b, const rb_summary *s) {
         rb_json_number(b, (double)m->waited_ns * 1e-9, 6);
         rb_buf_printf(b,
                       ", \"host\": %" PRIu64 ", \"host_down\": %" PRIu64 ", \"host_up\": %" PRIu64
-                      ", \"host_wait_s\": ",
-                      m->host, m->down, m->up);
+                      ", \"host_early\": %" PRIu64 ", \"host_wait_s\": ",
+                      m->host, m->down, m->up, m->early);
         rb_json_number(b, (double)m->host_waited_ns * 1e-9, 6);
         rb_buf_puts(b, "}");
     }

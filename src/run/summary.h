@@ -28,8 +28,9 @@ typedef struct rb_link_bytes {
 typedef struct rb_memory_bytes {
     uint64_t weights, gradients, states, windows, scratch, activations;
     uint64_t read, written, waited_ns;
-    uint64_t host, down, up,
-        host_waited_ns; /* updates on the host: its memory; gradients down, weights up; likewise */
+    /* Updates on the host: its memory; bytes of gradients down, of weights up, and of those down that were asked for before
+     * the step's end; ns that computing stood still for them. */
+    uint64_t host, down, up, early, host_waited_ns;
 } rb_memory_bytes;
 
 typedef struct rb_summary {

@@ -452,9 +452,10 @@ static void sum_up(training *t) {
 }
 
 static rb_memory_bytes read_memory(const json_t *j) {
-    uint64_t v[13];
-    for (size_t i = 0; i < 13; i++) v[i] = (uint64_t)json_integer_value(json_array_get(j, i));
-    return (rb_memory_bytes){v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10], v[11], v[12]};
+    uint64_t v[14];
+    for (size_t i = 0; i < 14; i++) v[i] = (uint64_t)json_integer_value(json_array_get(j, i));
+    return (rb_memory_bytes){v[0], v[1], v[2], v[3],  v[4],  v[5],  v[6],
+                             v[7], v[8], v[9], v[10], v[11], v[12], v[13]};
 }
 
 static resbm_status finish(training *t, rb_err *err) {
