@@ -226,33 +226,46 @@ static void a_resumed_run_goes_on_bit_for_bit(void **state) {
     }
 }
 
-static void evaluations_see_the_newest(void **state) {
-    (void)state;
-    rb_tensor rows[MOST] = {0};
-    int count = delay_rows(rows);
-    rb_optim_config c = config_of("muon");
+static void exchange_and_back(bench *b) {
     rb_err err;
-    bench undisturbed, b;
-    c.delay = 1;
-    bench_open(&undisturbed, "cpu", 2, &c, rows, count);
-    bench_open(&b, "cpu", 2, &c, rows, count);
-    delayed_steps(&undisturbed, 0, 4);
-    delayed_steps(&b, 0, 2);
-    float *used = download(&b, b.tensor[0].weight), *ahead = newest_of(&b, 0);
-    assert_ok(rb_optim_exchange(b.optim, b.q, &err), &err);
-    float *seen = download(&b, b.tensor[0].weight);
-    assert_memory_equal(seen, ahead, (size_t)elements(&rows[0]) * 4);
-    assert_ok(rb_optim_exchange(b.optim, b.q, &err), &err);
-    float *again = download(&b, b.tensor[0].weight);
-    assert_memory_equal(again, used, (size_t)elements(&rows[0]) * 4);
-    delayed_steps(&b, 2, 4);
-    assert_same_weights(&undisturbed, &b);
+    size_t bytes = (size_t)elements(&b->row[0]) * 4;
+    delayed_steps(b, 0, 2);
+    float *used = download(b, b->tensor[0].weight), *ahead = newest_of(b, 0);
+    assert_memory_not_equal(used, ahead, bytes);
+    assert_ok(rb_optim_exchange(b->optim, b->q, &err), &err);
+    float *seen = download(b, b->tensor[0].weight);
+    assert_memory_equal(seen, ahead, bytes);
+    assert_ok(rb_optim_exchange(b->optim, b->q, &err), &err);
+    float *again = download(b, b->tensor[0].weight);
+    assert_memory_equal(again, used, bytes);
+    delayed_steps(b, 2, 4);
     free(used);
     free(ahead);
     free(seen);
     free(again);
-    bench_close(&undisturbed);
-    bench_close(&b);
+}
+
+static void evaluations_see_the_newest(void **state) {
+    (void)state;
+    rb_tensor rows[MOST] = {0};
+    int count = delay_rows(rows);
+    for (int k = 0; rb_optims[k]; k++) {
+        rb_optim_config c = config_of(rb_optims[k]->name);
+        bench undisturbed, b;
+        away a;
+        c.delay = 1;
+        bench_open(&undisturbed, "cpu", 2, &c, rows, count);
+        bench_open(&b, "cpu", 2, &c, rows, count);
+        away_open(&a, "late:cpu", &c, rows, count, 2);
+        delayed_steps(&undisturbed, 0, 4);
+        exchange_and_back(&b);
+        exchange_and_back(&a.b);
+        assert_same_weights(&undisturbed, &b);
+        assert_same_weights(&undisturbed, &a.b);
+        bench_close(&undisturbed);
+        bench_close(&b);
+        away_close(&a);
+    }
 }
 
 static void other_delays_are_refused(void **state) {
