@@ -173,10 +173,15 @@ def boundary(r, a):
         row(name, a.contexts[0], f"{s[0]:.4f}", f"{s[1]:.4f}", f"{s[1] / s[0] - 1:.1%}")
 
 
+HOST = ("optim.offload=host", "optim.offload_update=host")
+OFFLOADS = ((), ("optim.offload=host",), HOST, (*HOST, "optim.delay=1"),
+            ("optim.offload=host", "optim.offload_parts=states+gradients"))
+
+
 def offload(r, a):
     head("Offload to the host's memory", "model", "offload", "step s", "GB on the device")
     for name in a.sizes:
-        for what in ((), ("optim.offload=host",), ("optim.offload=host", "optim.offload_update=host"), ("optim.offload=host", "optim.offload_update=host", "optim.delay=1"), ("optim.offload=host", "optim.offload_parts=states+gradients")):
+        for what in OFFLOADS:
             seconds, planned, _ = resbm_run(r, name, a.contexts[0], 1, 1, *ADAMW, *what)
             label = " ".join(w.split("=")[1] for w in what) or "none"
             if seconds is None:
