@@ -153,8 +153,9 @@ typedef struct rb_device_table {
 struct rb_device {
     const rb_device_table *table;
     rb_device_options opt;
-    rb_dtype
-        factor; /* RB_BF16: products round their factors to it, so that one kept in bf16 gives the same bits; else RB_F32 */
+    /* RB_BF16: products round their factors to it, so that one kept in bf16 gives the same bits; else RB_F32. */
+    rb_dtype factor;
+    size_t working; /* bytes kernels take for themselves, but what factors are rounded into */
 };
 struct rb_queue {
     rb_device *dev;

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "nn/head.h"
 #include "run/devices.h"
 #include "run/predict.h"
 
@@ -26,6 +27,28 @@ static int most(const int *v, const int *host, int hosted) {
     return n;
 }
 
+static int64_t larger(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
+/* The largest two factors of one product, in 16 bits, and the eighth more that working memory grows by. Weights that are kept
+ * in bf16 need none. */
+static size_t rounded_bytes(const rb_config *c, int stage) {
+    const rb_model_config *m = &c->model;
+    char name[RB_DEVICE_NAME];
+    if (!strstr(rb_device_of_stage(c, stage, name), "cuda") || c->pipeline.math == RB_MATH_F32 ||
+        c->pipeline.math == RB_MATH_TF32)
+        return 0;
+    int64_t n = c->train.batch / c->train.microbatches * m->context,
+            head = m->head ? m->head : m->d / m->heads;
+    int64_t wide = larger(2 * m->ffn, larger(m->d, (m->heads + 2 * m->kv_heads) * head));
+    int64_t chunk = larger(1, RB_HEAD_CHUNK / m->vocab);
+    int64_t first = larger(n * wide, (chunk < n ? chunk : n) * m->vocab), second = n * larger(m->d, m->ffn);
+    bool kept = c->pipeline.weight_copies && c->pipeline.math != RB_MATH_F16;
+    if (!kept) second = larger(second, larger(wide, m->vocab) * m->d);
+    return (size_t)(first + second) * 9 / 4;
+}
+
 resbm_status rb_fit_stage(const rb_config *cfg, int stage, int extra, rb_fit_need *out, rb_err *err) {
     int host[RB_MAX_SEGMENTS], slots[RB_MAX_SEGMENTS], hosted = hosted_by(cfg, stage, host);
     size_t slot[RB_MAX_SEGMENTS];
@@ -46,8 +69,9 @@ resbm_status rb_fit_stage(const rb_config *cfg, int stage, int extra, rb_fit_nee
     }
     out->slots = most(slots, host, hosted);
     if (kind && kind->stash) out->stashes = (size_t)kind->stash(&a, stage) * out->part.weights;
-    out->total = out->part.weights + out->part.gradients + out->part.optimizer + out->part.working +
-                 out->activations + out->stashes;
+    out->rounded = rounded_bytes(cfg, stage);
+    out->total = out->rounded + out->part.weights + out->part.gradients + out->part.optimizer +
+                 out->part.working + out->activations + out->stashes;
     return RESBM_OK;
 }
 
@@ -156,7 +180,7 @@ static void print_need(const search *s, const rb_fit_need *n, rb_buf *out) {
         "stage %d plans %.3g GB: weights %.3g, gradients %.3g, optimizer %.3g, %d microbatches alive %.3g, "
         "working memory %.3g",
         s->stage, giga(n->total), giga(n->part.weights), giga(n->part.gradients), giga(n->part.optimizer),
-        n->slots, giga(n->activations), giga(n->part.working));
+        n->slots, giga(n->activations), giga(n->part.working + n->rounded));
     if (n->stashes) rb_buf_printf(out, ", older weights %.3g", giga(n->stashes));
     if (s->room) rb_buf_printf(out, "; %.3g GB are free for it", giga(s->room));
 }
@@ -193,10 +217,11 @@ static void print_advice(const search *s, rb_buf *out) {
                          : ", which does not fit either: spread the model over more pipeline.stages");
 }
 
-void rb_fit_advise(const rb_config *cfg, int stage, int extra, size_t room, rb_buf *out) {
+void rb_fit_advise(const rb_config *cfg, int stage, int extra, size_t room, size_t kernels, rb_buf *out) {
     rb_fit_need need;
     rb_err why;
-    search s = {.cfg = cfg, .all = malloc(sizeof *s.all), .stage = stage, .extra = extra, .room = room};
+    search s = {.cfg = cfg, .all = malloc(sizeof *s.all), .stage = stage, .extra = extra};
+    s.room = !room ? 0 : room > kernels ? room - kernels : 1;
     if (s.all && !rb_fit_stage(cfg, stage, extra, &need, &why)) {
         *s.all = *cfg;
         s.now = need.total;

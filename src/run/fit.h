@@ -8,15 +8,18 @@
 
 typedef struct rb_fit_need {
     rb_stage_need part;
-    size_t activations, stashes, total; /* of all microbatches alive; older versions of weights; everything */
-    int slots;                          /* microbatches alive at once, in the segment with most */
+    size_t activations, stashes; /* of all microbatches alive; older versions of weights */
+    size_t rounded;              /* on a GPU: what factors of products are rounded into, about */
+    size_t total;                /* everything */
+    int slots;                   /* microbatches alive at once, in the segment with most */
 } rb_fit_need;
 
 /* cfg is validated; extra: microbatches in flight beyond the schedule's own. */
 resbm_status rb_fit_stage(const rb_config *cfg, int stage, int extra, rb_fit_need *out, rb_err *err);
 
-/* Appends what the stage takes, by parts, and which settings make that fit `room` bytes (0: not known), each with what it
+/* Appends what the stage takes, by parts, and which settings make that fit `room` bytes (0: not known), beside `kernels` that
+ * the device takes for itself, each with what it
  * comes to; where no single one does, the smallest and what all of them come to. Nothing where it cannot be planned. */
-void rb_fit_advise(const rb_config *cfg, int stage, int extra, size_t room, rb_buf *out);
+void rb_fit_advise(const rb_config *cfg, int stage, int extra, size_t room, size_t kernels, rb_buf *out);
 
 #endif

@@ -199,7 +199,7 @@ static void print_ways_out(const rb_plan_options *o, const rb_run_plan *p, rb_bu
         if (c) *c = *o->cfg;
         if (c) snprintf(c->pipeline.schedule, sizeof c->pipeline.schedule, "%s", r->schedule);
         if (c && !rb_plan_boundary(c, r->boundary, &ignored))
-            rb_fit_advise(c, s->stage, r->extra, (size_t)s->room, out);
+            rb_fit_advise(c, s->stage, r->extra, (size_t)s->room, 0, out);
         free(c);
     }
     rb_buf_puts(out, ".\n");

@@ -141,7 +141,7 @@ resbm_status rb_stage_open_optim(rb_stage *s, rb_err *err) {
 void rb_stage_advise(const rb_stage *s, rb_err *err) {
     rb_buf text = {0};
     if (!err || err->code != RESBM_E_MEMORY || !s->dev || !s->training) return;
-    rb_fit_advise(&s->cfg, s->stage, s->extra, s->room, &text);
+    rb_fit_advise(&s->cfg, s->stage, s->extra, s->room, s->dev->working, &text);
     size_t n = strlen(err->text);
     if (text.len) snprintf(err->text + n, sizeof err->text - n, ". %s", text.data);
     rb_buf_free(&text);

@@ -64,6 +64,8 @@ static void cuda_free(rb_device *base, void *p) {
     cudaFree(p);
 }
 
+enum { PIECE = 1 << 16 /* working memory grows by */ };
+
 resbm_status rb_cuda_scratch(rb_queue *base, int which, size_t bytes, void **out, rb_err *err) {
     rb_cuda_queue *q = rb_cuda_queue_of(base);
     if (bytes > q->scratch_bytes[which]) {
@@ -71,7 +73,7 @@ resbm_status rb_cuda_scratch(rb_queue *base, int which, size_t bytes, void **out
         if (q->scratch[which]) cudaFree(q->scratch[which]);
         q->scratch[which] = NULL;
         q->scratch_bytes[which] = 0;
-        bytes = (bytes + bytes / 8 + 0xfffff) & ~(size_t)0xfffff;
+        bytes = (bytes + bytes / 8 + PIECE) / PIECE * PIECE;
         if (cudaMalloc(&q->scratch[which], bytes) != cudaSuccess) {
             no_memory(rb_cuda_of(base), bytes, err);
             return rb_err_context(err, RESBM_E_MEMORY, "working memory of the kernels: ");
@@ -194,6 +196,7 @@ static resbm_status open_card(rb_cuda_device *d, rb_math math, rb_err *err) {
     RB_TRY(find_card(d, err));
     RB_TRY(choose_math(d, math, err));
     d->base.factor = d->math == RB_MATH_BF16 ? RB_BF16 : RB_F32;
+    d->base.working = rb_lt_working() + (size_t)RB_CUDA_SCRATCH * PIECE;
     return rb_lt_open(d, &d->lt, err);
 }
 

@@ -22,6 +22,7 @@ struct rb_lt_product {
 
 /* RESBM_E_UNSUPPORTED says where the library was looked for. */
 resbm_status rb_lt_open(rb_cuda_device *d, rb_lt **out, rb_err *err);
+size_t rb_lt_working(void);  /* bytes of working memory that its products take */
 void rb_lt_close(rb_lt *lt); /* NULL is fine */
 resbm_status rb_lt_run(rb_lt *lt, rb_cuda_queue *q, const rb_lt_product *p, rb_err *err);
 

@@ -114,6 +114,10 @@ resbm_status rb_lt_open(rb_cuda_device *, rb_lt **out, rb_err *err) {
     return st;
 }
 
+size_t rb_lt_working(void) {
+    return WORKSPACE;
+}
+
 void rb_lt_close(rb_lt *lt) {
     if (!lt) return;
     if (lt->handle) lt->cublasLtDestroy(lt->handle);

@@ -304,6 +304,7 @@ static resbm_status late_open(const rb_device_options *opt, rb_device **out, rb_
     d->base.table = &d->table;
     d->base.opt = *opt;
     d->base.factor = d->inner->factor;
+    d->base.working = d->inner->working;
     *out = &d->base;
     return RESBM_OK;
 }

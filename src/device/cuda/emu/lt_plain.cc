@@ -14,6 +14,9 @@ resbm_status rb_lt_open(rb_cuda_device *, rb_lt **out, rb_err *err) {
     *out = new (std::nothrow) rb_lt();
     return *out ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "device cuda: no memory");
 }
+size_t rb_lt_working(void) {
+    return 0;
+}
 void rb_lt_close(rb_lt *lt) {
     delete lt;
 }
