@@ -87,8 +87,8 @@ refused 'names 3 devices for pipeline.stages = 2' pipeline.device=cpu,cpu,cpu pi
 refused 'cuda:7: this machine has 2 GPUs' pipeline.device=cuda:emulated:7
 refused 'bf16; there are f32 and f16' pipeline.device=cuda:emulated:1 pipeline.math=bf16
 refused 'cpu computes products in f32 only' pipeline.math=bf16
-RB_CUDA_EMU_MEMORY=300000 && export RB_CUDA_EMU_MEMORY
-refused 'the activations, .* GB (segment .*emulated.*of its 0.0003 GB are free): .*train.microbatches' pipeline.device=cuda:emulated
+RB_CUDA_EMU_MEMORY=330000 && export RB_CUDA_EMU_MEMORY
+refused 'the activations, .* GB (segment .*emulated.*of its 0.00033 GB are free): .*train.microbatches' pipeline.device=cuda:emulated
 RB_CUDA_EMU_MEMORY=100000
 refused 'the weights, .* GB (segment .*of its 0.0001 GB are free): .*optim.offload' pipeline.device=cuda:emulated
 

@@ -20,13 +20,6 @@ static bool has_halves(const rb_action_list *l) {
     return false;
 }
 
-static int most(const int *v, const int *host, int hosted) {
-    int n = 0;
-    for (int i = 0; v && i < hosted; i++)
-        if (v[host[i]] > n) n = v[host[i]];
-    return n;
-}
-
 static int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
@@ -66,8 +59,8 @@ resbm_status rb_fit_stage(const rb_config *cfg, int stage, int extra, rb_fit_nee
     for (int i = 0; i < hosted; i++) {
         int alive = slots[host[i]] > 2 ? slots[host[i]] : 2; /* evaluation hands over through two */
         out->activations += (size_t)alive * slot[i];
+        if (alive > out->slots) out->slots = alive;
     }
-    out->slots = most(slots, host, hosted);
     if (kind && kind->stash) out->stashes = (size_t)kind->stash(&a, stage) * out->part.weights;
     out->rounded = rounded_bytes(cfg, stage);
     out->total = out->rounded + out->part.weights + out->part.gradients + out->part.optimizer +
@@ -175,12 +168,13 @@ static double giga(size_t bytes) {
 }
 
 static void print_need(const search *s, const rb_fit_need *n, rb_buf *out) {
-    rb_buf_printf(
-        out,
-        "stage %d plans %.3g GB: weights %.3g, gradients %.3g, optimizer %.3g, %d microbatches alive %.3g, "
-        "working memory %.3g",
-        s->stage, giga(n->total), giga(n->part.weights), giga(n->part.gradients), giga(n->part.optimizer),
-        n->slots, giga(n->activations), giga(n->part.working + n->rounded));
+    rb_buf_printf(out,
+                  "stage %d plans %.3g GB: weights %.3g, gradients %.3g, optimizer %.3g, room for %d "
+                  "microbatches %.3g, "
+                  "working memory %.3g",
+                  s->stage, giga(n->total), giga(n->part.weights), giga(n->part.gradients),
+                  giga(n->part.optimizer), n->slots, giga(n->activations),
+                  giga(n->part.working + n->rounded));
     if (n->stashes) rb_buf_printf(out, ", older weights %.3g", giga(n->stashes));
     if (s->room) rb_buf_printf(out, "; %.3g GB are free for it", giga(s->room));
 }
