@@ -63,7 +63,8 @@ grep -q '^delayed update' whole.log || miss "the run does not say that its updat
 [ "$(number whole delay)" = 1 ] || miss "summary.json has no delay"
 grep -q '"delay":1' whole/report.html || miss "report.html has no delay"
 grep -q '"delay"' one-plain/summary.json && miss "a run without a delay has one in summary.json"
-for bad in "optim.delay=2" "pipeline.schedule=pipedream-2bw pipeline.stages=2 optim.clip_scope=segment"; do
+for bad in "optim.delay=2" "pipeline.schedule=pipedream-2bw pipeline.stages=2 optim.clip_scope=segment" \
+    "pipeline.replicas=2 pipeline.stages=2 optim.local_steps=2"; do
     # shellcheck disable=SC2086
     train no $small $bad && miss "$bad was accepted"
     grep -q 'optim.delay' no.log || { miss "$bad: no message about optim.delay"; cat no.log; }
