@@ -99,7 +99,8 @@ refused 'stage 0 plans .*GB are free for it. It fits with any of: ' $fit
 sed -n 's/.*It fits with any of: //p' no.log | head -n 1 | sed 's/ ([0-9.e+-]* GB)/\n/g' | sed 's/^, //' >ways
 [ "$(grep -c = ways)" -ge 2 ] || { miss "only these are proposed:"; cat ways no.log; }
 while read -r way; do
-    case $way in *=*) go "fits-$(echo "$way" | tr -c 'a-z0-9\n' -)" $fit $way ;; esac # shellcheck disable=SC2086
+    # shellcheck disable=SC2086
+    case $way in *=*) go "fits-$(echo "$way" | tr -c 'a-z0-9\n' -)" $fit $way ;; esac
 done <ways
 RB_CUDA_EMU_MEMORY=50000
 # shellcheck disable=SC2086

@@ -34,7 +34,8 @@ go whole train.checkpoint_every=2 train.keep=9
 for stages in 1 2; do go stages-$stages pipeline.stages=$stages && same whole stages-$stages; done
 go zb pipeline.schedule=zb-h1 pipeline.stages=2 && same whole zb
 go disk optim.offload=disk optim.offload_parts=states+gradients pipeline.stages=2 && same whole disk
-go replicas pipeline.stages=2 pipeline.replicas=2 && [ "$(number replicas delay)" = 1 ] || miss "replicas"
+go replicas pipeline.stages=2 pipeline.replicas=2
+[ "$(number replicas delay)" = 1 ] || miss "replicas"
 go adamw optim.kind=adamw optim.lr=0.002
 go adamw-host optim.kind=adamw optim.lr=0.002 pipeline.device=late:cpu optim.offload=host optim.offload_update=host \
     pipeline.stages=2 && same adamw adamw-host
