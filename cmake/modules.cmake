@@ -21,6 +21,8 @@ endif()
 if(RESBM_TESTS AND TARGET resbm_nats)
   add_executable(hostile tests/internet/hostile.c)
   target_link_libraries(hostile PRIVATE rb_run PkgConfig::NATS)
+  add_executable(crowd EXCLUDE_FROM_ALL bench/crowd.c)
+  target_link_libraries(crowd PRIVATE rb_core PkgConfig::NATS)
 endif()
 if(RESBM_TESTS) # the streams need no libnats
   rb_test(stream_test ${CMAKE_SOURCE_DIR}/modules/nats/stream_test.c rb_core)

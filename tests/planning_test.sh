@@ -60,6 +60,24 @@ says err.txt "lists 3 machines for 2 stages"
 echo "machines: [{flops: 1e9, memmory: 2M}]" >bad.yaml
 "$resbm" plan run.yaml -m bad.yaml 2>err.txt && miss "an unknown key"
 says err.txt 'a machine has no "memmory"'
+# A relay that all messages pass: every byte of the step, and what of it ends first.
+cat >relay.yaml <<END
+machines:
+  - {count: 3, flops: 1e9, memory: 8G, latency: 10ms}
+relay: {up: 2mbit, down: 4mbit, latency: 10ms, message: 1ms, memory: 100M, participant: 1M}
+END
+"$resbm" plan run.yaml pipeline.stages=3 -m relay.yaml --own >relay.txt || { miss "relay"; cat relay.txt; }
+says relay.txt "through a relay: up 2 Mbit/s, down 4 Mbit/s, latency 10 ms"
+says relay.txt "its uplink ends first"
+"$resbm" plan run.yaml pipeline.stages=3 -m relay.yaml --own --json >relay.json || miss "relay --json"
+# In the line the shares are as the rates; what it passes is what the stages send.
+tr '{}' '\n\n' <relay.json | awk -F '[:,]' '
+    /"bytes_fwd":/ { for (i = 1; i < NF; i++) if ($i ~ /"bytes_(fwd|bwd)"/) sent += $(i + 1) }
+    /"thread":/ { for (i = 1; i < NF; i++) { if ($i == "\"bytes\"") passed = $(i + 1); if ($i == "\"down\"") down = $(i + 1); if ($i == "\"up\"") up = $(i + 1) } }
+    END { exit !(passed > 0 && passed > 0.999 * sent && passed < 1.001 * sent && up > 1.999 * down && up < 2.001 * down) }' || { miss "the relay's shares"; cat relay.json; }
+sed 's/message/massage/' relay.yaml >bad.yaml
+"$resbm" plan run.yaml pipeline.stages=3 -m bad.yaml 2>err.txt && miss "an unknown key of a relay"
+says err.txt 'a relay has no "massage"'
 "$resbm" plan run.yaml -b residual-999-int5 2>err.txt && miss "an unknown codec"
 says err.txt "neither a ratio nor a codec"
 

@@ -19,7 +19,7 @@ typedef struct arguments {
 enum { key_occupies = 300 };
 
 static const struct argp_option options[] = {
-    {"machines", 'm', "FILE", 0, "list of machines, one per stage (YAML)", 0},
+    {"machines", 'm', "FILE", 0, "list of machines, one per stage, and the relay between them (YAML)", 0},
     {"boundary", 'b', "NAME", 0, "plan this boundary: own, or KIND[-RATIO][-CODEC] (again for more)", 0},
     {"schedule", 'S', "NAME", 0, "plan this schedule (again for more)", 0},
     {"own", 'o', 0, 0, "only the run's own boundary and schedule", 0},
@@ -73,25 +73,29 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     return 0;
 }
 
-static resbm_status load(const arguments *a, rb_config *c, rb_machine **machine, rb_err *err) {
+static resbm_status load(const arguments *a, rb_config *c, rb_machine **machine, rb_relay *relay,
+                         bool *relayed, rb_err *err) {
     RB_TRY(rb_cli_words_read(&a->words, c, err));
     RB_TRY(rb_config_validate(c, err));
     if (!a->machines) return RESBM_OK;
     *machine = calloc((size_t)rb_workers(c), sizeof **machine);
     if (!*machine)
         return rb_fail(err, RESBM_E_MEMORY, "no memory for %lld machines", (long long)c->pipeline.stages);
-    return rb_machines_load(a->machines, c, rb_workers(c), *machine, err);
+    return rb_machines_load(a->machines, c, rb_workers(c), *machine, relay, relayed, err);
 }
 
 static resbm_status plan(const arguments *a, rb_config *c, rb_err *err) {
     rb_machine *machine = NULL;
+    rb_relay relay = {0};
+    bool relayed = false;
     rb_run_plan p = {0};
     rb_plan_events events = {0};
     rb_buf out = {0};
-    RB_TRY(load(a, c, &machine, err));
+    RB_TRY(load(a, c, &machine, &relay, &relayed, err));
     const char *own[] = {"own"}, *schedule[] = {c->pipeline.schedule};
     rb_plan_options o = {.cfg = c,
                          .machine = machine,
+                         .relay = relayed ? &relay : NULL,
                          .boundaries = a->own ? own : a->boundary,
                          .boundary_count = a->own ? 1 : a->boundaries,
                          .schedules = a->own ? schedule : a->schedule,

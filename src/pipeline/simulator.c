@@ -10,11 +10,13 @@
 typedef struct message {
     int next; /* in the uplink's queue, or of the free ones; -1 at the end */
     int next_in;
+    int next_relayed;
     int from, to, direction;
-    int up, down;               /* pieces that have left, that have come in */
-    double ready;               /* handed over by the sender */
-    double last[RB_SIM_PIECES]; /* when each piece's last byte reaches the receiver */
-    double done;                /* all there; INFINITY until then */
+    int up, passed, down; /* pieces that have left, that may go to the receiver, that have come in */
+    double ready;         /* handed over by the sender */
+    double last
+        [RB_SIM_PIECES]; /* when each piece's last byte reaches the receiver, or the relay before it has passed */
+    double done;         /* all there; INFINITY until then */
 } message;
 
 typedef struct lane {
@@ -36,7 +38,9 @@ typedef struct seat {
     bool computing; /* under shared cores: its end is not known yet */
     lane up, down;
     int up_head, up_tail; /* half duplex: messages that wait for the lane */
-    int *peer, peers;     /* stages that messages come from */
+    int at_relay,
+        last_at_relay; /* messages of this stage on their way through the relay, in order; -1 none */
+    int *peer, peers;  /* stages that messages come from */
 } seat;
 
 typedef struct sim {
@@ -52,7 +56,10 @@ typedef struct sim {
         *apart; /* (segments) bit 0: its trunk's forward is an action of its own, bit 1: its backward */
     int pieces;
     long turns;
-    rb_heap stages, jobs; /* jobs: by the virtual time of their end, where cores are shared */
+    rb_heap stages,
+        jobs; /* stages, and the relay behind them; jobs: by the virtual time of their end, where cores are shared */
+    rb_heap relay; /* (stages) whose piece comes in there next */
+    double relay_down_free, relay_thread_free, relay_up_free;
     int computing;
     double now, virtual_now;
     bool no_memory;
@@ -144,21 +151,26 @@ static void leave(sim *m, message *g, double start) {
     double latency = latency_of(m, g->from);
     s->up.free = start + piece_time(m, g, rate_of(m, g->from, true));
     g->last[g->up++] = s->up.free + latency;
+    if (!m->o->relay) g->passed = g->up;
     if (m->o->latency_occupies && g->up == m->pieces) s->up.free += latency;
+}
+
+/* The rate at which a message comes towards its receiver. */
+static double rate_towards(const sim *m, const message *g) {
+    return m->o->relay ? m->o->relay->up : rate_of(m, g->from, true);
 }
 
 /* What the last piece's bytes that came in one go still have to pass. */
 static double tail_of(const sim *m, const message *g) {
-    double up = rate_of(m, g->from, true), down = rate_of(m, g->to, false);
+    double up = rate_towards(m, g), down = rate_of(m, g->to, false);
     if (g->down + 1 < m->pieces || !(up > 0) || !(down > 0)) return 0;
     return fmin(piece_bytes(m, g) * m->pieces, fmax(up * m->o->grain, m->o->segment)) / down;
 }
 
 /* When the head of a channel's next piece can begin to enter; INFINITY where none has been sent. */
 static double entry_time(sim *m, const message *g) {
-    if (g->down == g->up) return INFINITY;
-    double up = piece_time(m, g, rate_of(m, g->from, true)),
-           down = piece_time(m, g, rate_of(m, g->to, false));
+    if (g->down == g->passed) return INFINITY;
+    double up = piece_time(m, g, rate_towards(m, g)), down = piece_time(m, g, rate_of(m, g->to, false));
     return fmax(m->seat[g->to].down.free, g->last[g->down] - fmin(up, down));
 }
 
@@ -227,6 +239,59 @@ static void touch(sim *m, int stage) {
     rb_heap_set(&m->stages, stage, fmin(stage_ready(m, stage), lane_ready(m, stage, &in)));
 }
 
+/* --- the relay -------------------------------------------------------------------------------------------- */
+
+/* When the head of a sender's next piece can begin to come in there. */
+static double relay_entry(const sim *m, int sender) {
+    if (m->seat[sender].at_relay < 0) return INFINITY;
+    const message *g = &m->msg[m->seat[sender].at_relay];
+    if (g->passed == g->up) return INFINITY;
+    double up = piece_time(m, g, rate_of(m, sender, true)), down = piece_time(m, g, m->o->relay->down);
+    return g->last[g->passed] - fmin(up, down);
+}
+
+static void touch_relay(sim *m, int sender) {
+    rb_heap_set(&m->relay, sender, relay_entry(m, sender));
+    rb_heap_set(&m->stages, m->s->stages, fmax(m->relay_down_free, rb_heap_first(&m->relay).time));
+}
+
+static void start_relaying(sim *m, int id) {
+    message *g = &m->msg[id];
+    seat *s = &m->seat[g->from];
+    if (s->at_relay < 0)
+        s->at_relay = id;
+    else
+        m->msg[s->last_at_relay].next_relayed = id;
+    s->last_at_relay = id;
+    touch_relay(m, g->from);
+}
+
+/* One part of the relay works for so long, from when the part before lets it; returns when it is done. */
+static double work_on(double *free, double *busy, double from, double takes) {
+    *busy += takes;
+    return *free = fmax(*free, from) + takes;
+}
+
+/* The piece that comes in first goes through. */
+static void run_relay(sim *m) {
+    const rb_sim_relay *r = m->o->relay;
+    int sender = rb_heap_first(&m->relay).id;
+    message *g = &m->msg[m->seat[sender].at_relay];
+    double bytes = piece_bytes(m, g), begin = rb_heap_first(&m->relay).time;
+    double in = work_on(&m->relay_down_free, &m->r->relay_down, begin, piece_time(m, g, r->down));
+    in = m->relay_down_free = fmax(in, g->last[g->passed]);
+    double seen =
+        work_on(&m->relay_thread_free, &m->r->relay_thread, in, r->message / m->pieces + bytes * r->byte);
+    double out = work_on(&m->relay_up_free, &m->r->relay_up, seen, piece_time(m, g, r->up));
+    g->last[g->passed++] = out + r->latency;
+    if (g->passed == m->pieces) {
+        m->seat[sender].at_relay = g->next_relayed;
+        if (!m->o->half_duplex && !(rate_of(m, g->to, false) > 0)) g->done = g->last[m->pieces - 1];
+    }
+    touch_relay(m, sender);
+    touch(m, g->to);
+}
+
 static int new_message(sim *m) {
     if (m->spare < 0) {
         int n = m->pool ? 2 * m->pool : 256;
@@ -286,6 +351,7 @@ static void send(sim *m, int stage, rb_action a, double now) {
     message *g = &m->msg[id];
     *g = (message){.next = -1,
                    .next_in = -1,
+                   .next_relayed = -1,
                    .from = stage,
                    .to = to,
                    .direction = direction_of(a.kind),
@@ -297,6 +363,7 @@ static void send(sim *m, int stage, rb_action a, double now) {
     if (m->o->half_duplex) {
         queue_up(m, &m->seat[stage], id);
         start_incoming(m, id);
+        if (m->o->relay) start_relaying(m, id);
         return;
     }
     /* First in, first out: everything about the way out is known at once. */
@@ -304,13 +371,15 @@ static void send(sim *m, int stage, rb_action a, double now) {
     while (g->up < m->pieces) leave(m, g, g->up ? m->seat[stage].up.free : start);
     if (rate_of(m, to, false) > 0)
         start_incoming(m, id);
-    else
+    else if (!m->o->relay)
         g->done = g->last[m->pieces - 1];
+    if (m->o->relay) start_relaying(m, id);
     touch(m, to);
 }
 
 static void count_wait(sim *m, rb_sim_stage *st, const message *g, double from, double to) {
-    double latency = latency_of(m, g->from), arrived = g->last[m->pieces - 1];
+    double latency = latency_of(m, g->from) + (m->o->relay ? m->o->relay->latency : 0),
+           arrived = g->last[m->pieces - 1];
     double peer = fmax(0, fmin(to, g->ready) - from);
     double begin = fmax(from + peer, arrived - latency), end = fmin(to, arrived);
     double flying = fmax(0, end - begin);
@@ -393,7 +462,10 @@ static void run_stage(sim *m, int stage, double now) {
             leave(m, g, start);
             s->up.up_last = true;
             if (g->up == m->pieces) s->up_head = g->next;
-            touch(m, g->to);
+            if (m->o->relay)
+                touch_relay(m, stage);
+            else
+                touch(m, g->to);
         }
         if (m->o->half_duplex) s->up.free = s->down.free = in ? s->down.free : s->up.free;
     }
@@ -419,7 +491,10 @@ static bool next_event(sim *m) {
         m->virtual_now += (when - m->now) * speed(m);
         m->now = when;
     }
-    run_stage(m, who, when);
+    if (who == m->s->stages)
+        run_relay(m);
+    else
+        run_stage(m, who, when);
     return true;
 }
 
@@ -473,14 +548,15 @@ static bool take_memory(sim *m) {
     if (!m->o->no_spans && !take_spans(m)) return false;
     memset(m->by_target, -1, targets * sizeof *m->by_target);
     for (size_t i = 0; i < stages * stages; i++) m->chan[i] = (channel){.head = -1};
-    return rb_heap_open(&m->stages, m->s->stages) && rb_heap_open(&m->jobs, m->s->stages);
+    return rb_heap_open(&m->stages, m->s->stages + 1) && rb_heap_open(&m->jobs, m->s->stages) &&
+           rb_heap_open(&m->relay, m->s->stages);
 }
 
 static void begin(sim *m) {
     long messages = 0;
     for (int i = 0; i < m->s->stages; i++) {
         seat *s = &m->seat[i];
-        s->up_head = -1;
+        s->up_head = s->at_relay = -1;
         s->clock = m->o->start ? m->o->start[i] : 0;
         messages += m->s->stage[i].count / 3;
         for (int j = 0; j < m->s->stage[i].count; j++) {
@@ -503,6 +579,7 @@ static void release(sim *m) {
     free(m->msg);
     rb_heap_close(&m->stages);
     rb_heap_close(&m->jobs);
+    rb_heap_close(&m->relay);
 }
 
 resbm_status rb_simulate(const rb_schedule *s, const rb_sim_options *o, rb_sim_result *out, rb_err *err) {

@@ -6,8 +6,10 @@
  * message is all there and then unpacks it. The links are src/link/shape's: messages leave a stage through its
  * one uplink in the order of their sends, travel for the latency, and enter the receiver through its one
  * downlink, which what comes from several stages shares; bytes flow on while they come in. To that end a
- * message travels in pieces. At half duplex a stage's uplink and downlink are one lane that takes turns. Time
- * is in seconds, or in whatever unit the costs are. Near linear in the number of actions. */
+ * message travels in pieces. At half duplex a stage's uplink and downlink are one lane that takes turns. With a relay
+ * between them, pieces go from a sender's uplink through the relay's downlink, its thread and its uplink, in the order in
+ * which they come in, and then to the receiver. Time is in seconds, or in whatever unit the costs are. Near linear in the
+ * number of actions. */
 #ifndef RB_PIPELINE_SIMULATOR_H
 #define RB_PIPELINE_SIMULATOR_H
 
@@ -26,6 +28,13 @@ typedef struct rb_sim_port {
     double up, down; /* bytes per second of a stage's link; 0 = unlimited */
 } rb_sim_port;
 
+/* A server that every message passes: its one line, and the one thread that moves messages on. */
+typedef struct rb_sim_relay {
+    double down, up;      /* bytes per second that come in and go out, shared by all; 0 = unlimited */
+    double message, byte; /* seconds of the thread for a message, and for each of its bytes */
+    double latency;       /* from it on to any receiver; what a sender is away is latency's */
+} rb_sim_relay;
+
 enum { RB_SIM_PIECES = 8 };
 
 typedef struct rb_sim_options {
@@ -36,6 +45,7 @@ typedef struct rb_sim_options {
     const double *pace;                   /* (stages) factor on what computing costs there; NULL: 1 */
     const double *start;                  /* (stages) when each stage begins its list; NULL: 0 */
     const double *extra_latency;          /* (stages) of what each sends, beyond latency; NULL: 0 */
+    const rb_sim_relay *relay;            /* NULL: stages send to each other */
     double pack, unpack;                  /* what a send and a receive cost the stage */
     bool half_duplex;                     /* up and down of a stage share one medium (its `up`) */
     double latency;                       /* one way */
@@ -66,8 +76,9 @@ typedef struct rb_sim_span {
 } rb_sim_span;
 
 typedef struct rb_sim_result {
-    double step; /* until the last stage is done */
-    double idle; /* share of all stages' time in which they do not compute */
+    double step;                               /* until the last stage is done */
+    double idle;                               /* share of all stages' time in which they do not compute */
+    double relay_down, relay_thread, relay_up; /* how long each part of the relay was busy */
     int stages;
     rb_sim_stage *stage;          /* (stages) */
     rb_sim_span **span;           /* (stages)(actions of the stage) */

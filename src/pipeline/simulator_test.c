@@ -37,6 +37,84 @@ static void the_bubble_is_the_known_one(void **state) {
     }
 }
 
+/* One microbatch over two stages, by hand: a message of 10 bytes leaves at 10 bytes a second, flies 0.5 s, is in the relay when its
+ * last byte is, takes its thread 0.25 s and its uplink 2 s, and flies 0.125 s. */
+static void a_message_passes_the_relay(void **state) {
+    (void)state;
+    rb_sim_port port[2] = {{.up = 10}, {.up = 10}};
+    rb_sim_relay relay = {.down = 20, .up = 5, .message = 0.25, .latency = 0.125};
+    rb_schedule s = build("1f1b", 2, 2, 1, 0);
+    rb_sim_result r = simulate(&s, &(rb_sim_options){.port = port,
+                                                     .relay = &relay,
+                                                     .latency = 0.5,
+                                                     .bytes_forward = 10,
+                                                     .bytes_backward = 10,
+                                                     .pieces = 1});
+    assert_near(r.step, 1 + 3.875 + 1 + 2 + 3.875 + 2);
+    assert_near(r.relay_down, 1);
+    assert_near(r.relay_thread, 0.5);
+    assert_near(r.relay_up, 4);
+    assert_near(r.stage[1].wait_latency, 0.625);
+    rb_sim_free(&r);
+    rb_schedule_free(&s);
+}
+
+/* Of a line that all share nothing is lost, whatever the order: every byte takes its time, and no step is shorter than the sum. */
+static void all_share_the_relay(void **state) {
+    (void)state;
+    const char *const names[] = {"gpipe", "1f1b", "zb-h1"};
+    rb_sim_port port[8];
+    for (int n = 0; n < 3; n++) {
+        for (int p = 2; p <= 8; p++) {
+            for (int half = 0; half < 2; half++) {
+                for (int i = 0; i < p; i++) port[i] = (rb_sim_port){.up = 50, .down = half ? 0 : 100};
+                rb_sim_relay relay = {.down = 20, .up = 30, .byte = 0.01};
+                rb_schedule s = build(names[n], p, p, 12, 0);
+                rb_sim_result r = simulate(&s, &(rb_sim_options){.port = port,
+                                                                 .relay = &relay,
+                                                                 .half_duplex = half,
+                                                                 .latency = 0.5,
+                                                                 .bytes_forward = 40,
+                                                                 .bytes_backward = 20});
+                double bytes = 12.0 * 60 * (p - 1);
+                assert_near(r.relay_down, bytes / 20);
+                assert_near(r.relay_up, bytes / 30);
+                assert_near(r.relay_thread, bytes / 100);
+                assert_true(r.step > bytes / 20);
+                rb_sim_free(&r);
+                rb_schedule_free(&s);
+            }
+        }
+    }
+}
+
+/* A relay without limits is no relay. */
+static void a_free_relay_costs_nothing(void **state) {
+    (void)state;
+    const char *const names[] = {"gpipe", "1f1b", "zb-h1"};
+    rb_sim_port port[4] = {{.up = 50}, {.up = 20}, {.up = 80}, {.up = 30}};
+    rb_sim_relay none = {0};
+    for (int n = 0; n < 3; n++) {
+        for (int half = 0; half < 2; half++) {
+            rb_sim_options o = {.port = port,
+                                .half_duplex = half,
+                                .latency = 0.5,
+                                .bytes_forward = 40,
+                                .bytes_backward = 20,
+                                .pieces = 1};
+            rb_schedule s = build(names[n], 4, 4, 8, 0);
+            rb_sim_result plain = simulate(&s, &o);
+            o.relay = &none;
+            rb_sim_result relayed = simulate(&s, &o);
+            if (!half) assert_near(relayed.step, plain.step);
+            assert_true(relayed.step >= plain.step - 1e-9);
+            rb_sim_free(&plain);
+            rb_sim_free(&relayed);
+            rb_schedule_free(&s);
+        }
+    }
+}
+
 static const rb_segment_cost ones[16] = {{1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1},
                                          {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1},
                                          {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1}, {1, 2, 1, 1},
@@ -437,6 +515,9 @@ static void auto_keeps_within_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_bubble_is_the_known_one),
+        cmocka_unit_test(a_message_passes_the_relay),
+        cmocka_unit_test(all_share_the_relay),
+        cmocka_unit_test(a_free_relay_costs_nothing),
         cmocka_unit_test(interleaving_divides_the_bubble),
         cmocka_unit_test(weight_halves_fill_the_bubble),
         cmocka_unit_test(put_off_weight_halves_hide_the_last_gradient),

@@ -46,6 +46,9 @@ static void take_apart(rb_sim_result *longer, const rb_sim_result *less, int mor
         for (int d = 0; d < 2; d++) s->sent[d] = (s->sent[d] - b->sent[d]) / more;
         busy += s->busy;
     }
+    longer->relay_down = (longer->relay_down - less->relay_down) / more;
+    longer->relay_thread = (longer->relay_thread - less->relay_thread) / more;
+    longer->relay_up = (longer->relay_up - less->relay_up) / more;
     longer->idle = longer->step > 0 ? 1 - busy / (longer->step * longer->stages) : 0;
 }
 

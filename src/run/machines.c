@@ -43,6 +43,20 @@ static const rb_key machine_keys[] = {
 };
 enum { MACHINE_KEYS = sizeof machine_keys / sizeof *machine_keys };
 
+#define RELAY(member)                                                                                        \
+    .section = "relay", .offset = offsetof(rb_relay, member), .size = sizeof(((rb_relay *)0)->member)
+
+static const rb_key relay_keys[] = {
+    {.name = "up", .type = RB_KEY_RATE, RELAY(up_bits), .min = 1e3, .max = 1e15, .word = "none"},
+    {.name = "down", .type = RB_KEY_RATE, RELAY(down_bits), .min = 1e3, .max = 1e15, .word = "none"},
+    {.name = "latency", .type = RB_KEY_DURATION, RELAY(latency_ns), .max = 3600e9},
+    {.name = "message", .type = RB_KEY_DURATION, RELAY(message_ns), .max = 3600e9},
+    {.name = "moves", .type = RB_KEY_SIZE, RELAY(moves), .min = 1, .max = 0x1p50},
+    {.name = "memory", .type = RB_KEY_SIZE, RELAY(memory), .min = 1 << 20, .max = 0x1p50},
+    {.name = "participant", .type = RB_KEY_SIZE, RELAY(participant), .min = 1, .max = 0x1p40},
+};
+enum { RELAY_KEYS = sizeof relay_keys / sizeof *relay_keys };
+
 rb_machine rb_machine_of(const rb_config *c) {
     return (rb_machine){.count = 1,
                         .flops = c->pipeline.speed,
@@ -68,56 +82,87 @@ static const char *scalar(const yaml_node_t *n) {
     return n->type == YAML_SCALAR_NODE ? (const char *)n->data.scalar.value : NULL;
 }
 
-static resbm_status set_field(reader *r, const yaml_node_t *key, const yaml_node_t *value, rb_machine *m) {
+/* What may be written of a machine, and of the relay. */
+typedef struct kind {
+    const rb_key *key;
+    int keys;
+    const char *form, *unknown;
+} kind;
+
+static const kind machine_kind = {
+    machine_keys, MACHINE_KEYS, "a machine is written {flops: 28.4e12, memory: 24G, ...}",
+    "a machine has no \"%.60s\": there are count, flops, memory, disk, up, down, latency and jitter"};
+static const kind relay_kind = {
+    relay_keys, RELAY_KEYS, "a relay is written {up: 1gbit, down: 1gbit, latency: 10ms, ...}",
+    "a relay has no \"%.60s\": there are up, down, latency, message, moves, memory and participant"};
+
+static resbm_status set_field(reader *r, const kind *kind, const yaml_node_t *key, const yaml_node_t *value,
+                              void *out) {
     char place[320], text[256];
     double v;
     const char *name = scalar(key), *given = scalar(value);
-    if (!name || !given) return fault(r, key, "a machine is written {flops: 28.4e12, memory: 24G, ...}");
-    for (int i = 0; i < MACHINE_KEYS; i++) {
-        const rb_key *k = &machine_keys[i];
+    if (!name || !given) return fault(r, key, kind->form);
+    for (int i = 0; i < kind->keys; i++) {
+        const rb_key *k = &kind->key[i];
         if (strcmp(k->name, name)) continue;
         snprintf(place, sizeof place, "%s:%zu:%zu", r->path, value->start_mark.line + 1,
                  value->start_mark.column + 1);
         RB_TRY(rb_key_read_number(k, given, &v, place, r->err));
         bool real = k->type == RB_KEY_REAL || k->type == RB_KEY_RATE;
         if (real)
-            memcpy((char *)m + k->offset, &v, sizeof v);
+            memcpy((char *)out + k->offset, &v, sizeof v);
         else
-            memcpy((char *)m + k->offset, &(int64_t){(int64_t)v}, sizeof(int64_t));
+            memcpy((char *)out + k->offset, &(int64_t){(int64_t)v}, sizeof(int64_t));
         return RESBM_OK;
     }
-    snprintf(text, sizeof text,
-             "a machine has no \"%.60s\": there are count, flops, memory, disk, up, down, latency and jitter",
-             name);
+    snprintf(text, sizeof text, kind->unknown, name);
     return fault(r, key, text);
+}
+
+static resbm_status read_fields(reader *r, const kind *kind, yaml_node_t *n, void *out) {
+    if (n->type != YAML_MAPPING_NODE) return fault(r, n, kind->form);
+    for (yaml_node_pair_t *p = n->data.mapping.pairs.start; p < n->data.mapping.pairs.top; p++)
+        RB_TRY(set_field(r, kind, yaml_document_get_node(&r->doc, p->key),
+                         yaml_document_get_node(&r->doc, p->value), out));
+    return RESBM_OK;
 }
 
 static resbm_status read_entry(reader *r, yaml_node_t *n, const rb_machine *from, int stages, int *filled,
                                rb_machine *out) {
     rb_machine m = *from;
-    if (n->type != YAML_MAPPING_NODE)
-        return fault(r, n, "a machine is written {flops: 28.4e12, memory: 24G, ...}");
-    for (yaml_node_pair_t *p = n->data.mapping.pairs.start; p < n->data.mapping.pairs.top; p++)
-        RB_TRY(set_field(r, yaml_document_get_node(&r->doc, p->key),
-                         yaml_document_get_node(&r->doc, p->value), &m));
+    RB_TRY(read_fields(r, &machine_kind, n, &m));
     for (int64_t i = 0; i < m.count; i++, (*filled)++)
         if (*filled < stages) out[*filled] = m;
     return RESBM_OK;
 }
 
-static resbm_status read_list(reader *r, const rb_machine *from, int stages, rb_machine *out) {
-    yaml_node_t *root = yaml_document_get_root_node(&r->doc), *list = NULL;
-    int filled = 0;
-    if (root && root->type == YAML_MAPPING_NODE &&
-        root->data.mapping.pairs.top - root->data.mapping.pairs.start == 1) {
-        yaml_node_pair_t *p = root->data.mapping.pairs.start;
+/* The document's lists by name; false: there is something else in it. */
+static bool find_parts(reader *r, yaml_node_t **machines, yaml_node_t **relay) {
+    yaml_node_t *root = yaml_document_get_root_node(&r->doc);
+    if (!root || root->type != YAML_MAPPING_NODE) return false;
+    for (yaml_node_pair_t *p = root->data.mapping.pairs.start; p < root->data.mapping.pairs.top; p++) {
         const char *name = scalar(yaml_document_get_node(&r->doc, p->key));
-        if (name && !strcmp(name, "machines")) list = yaml_document_get_node(&r->doc, p->value);
+        yaml_node_t **part = !name                       ? NULL
+                             : !strcmp(name, "machines") ? machines
+                             : !strcmp(name, "relay")    ? relay
+                                                         : NULL;
+        if (!part || *part) return false;
+        *part = yaml_document_get_node(&r->doc, p->value);
     }
-    if (!list || list->type != YAML_SEQUENCE_NODE)
-        return rb_fail(r->err, RESBM_E_CONFIG, "%s: must hold one list, \"machines:\"", r->path);
+    return *machines && (*machines)->type == YAML_SEQUENCE_NODE;
+}
+
+static resbm_status read_list(reader *r, const rb_machine *from, int stages, rb_machine *out, rb_relay *relay,
+                              bool *relayed) {
+    yaml_node_t *list = NULL, *server = NULL;
+    int filled = 0;
+    if (!find_parts(r, &list, &server))
+        return rb_fail(r->err, RESBM_E_CONFIG,
+                       "%s: must hold one list, \"machines:\", and may hold a \"relay:\"", r->path);
     for (yaml_node_item_t *i = list->data.sequence.items.start; i < list->data.sequence.items.top; i++)
         RB_TRY(read_entry(r, yaml_document_get_node(&r->doc, *i), from, stages, &filled, out));
+    *relayed = server != NULL;
+    if (server) RB_TRY(read_fields(r, &relay_kind, server, relay));
     if (filled == stages) return RESBM_OK;
     return rb_fail(r->err, RESBM_E_CONFIG,
                    "%s lists %d machines for %d stages (with their replicas): change one of them", r->path,
@@ -125,10 +170,11 @@ static resbm_status read_list(reader *r, const rb_machine *from, int stages, rb_
 }
 
 resbm_status rb_machines_load(const char *path, const rb_config *cfg, int stages, rb_machine *out,
-                              rb_err *err) {
+                              rb_relay *relay, bool *relayed, rb_err *err) {
     rb_buf text = {0};
     reader r = {.path = path, .err = err};
     rb_machine from = rb_machine_of(cfg);
+    *relay = (rb_relay){0};
     yaml_parser_t parser;
     RB_TRY(rb_read_file(path, RB_CONFIG_FILE_LIMIT, &text, err));
     if (!yaml_parser_initialize(&parser)) {
@@ -138,7 +184,7 @@ resbm_status rb_machines_load(const char *path, const rb_config *cfg, int stages
     yaml_parser_set_input_string(&parser, (const unsigned char *)text.data, text.len);
     resbm_status st;
     if (yaml_parser_load(&parser, &r.doc)) {
-        st = read_list(&r, &from, stages, out);
+        st = read_list(&r, &from, stages, out, relay, relayed);
         yaml_document_delete(&r.doc);
     } else {
         st = rb_fail(err, RESBM_E_CONFIG, "%s:%zu: no valid YAML: %s", path, parser.problem_mark.line + 1,

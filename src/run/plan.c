@@ -187,6 +187,18 @@ static resbm_status fill_memory(work *w, bool halves) {
     return RESBM_OK;
 }
 
+/* All replicas at once pass through the relay's line, where there is one. */
+static void spread_over_relay(work *w) {
+    const rb_relay *r = w->o->relay;
+    double all = 0;
+    if (!r) return;
+    double rate =
+        r->up_bits > 0 && (r->down_bits <= 0 || r->up_bits < r->down_bits) ? r->up_bits : r->down_bits;
+    for (int i = 0; i < w->stages; i++) all += w->sync[i];
+    for (int i = 0; i < w->stages && rate > 0; i++)
+        if (w->sync[i] > 0) w->sync_s[i] = fmax(w->sync_s[i], 8 * all / rate);
+}
+
 /* Adding up the gradients of a stage's replicas: each sends and receives 2 (n - 1) / n times their bytes, and waits for the
  * others twice a piece (stage_sum.c). With local steps their weights, once a round: a step's part of that. */
 static void add_sums(work *w) {
@@ -206,6 +218,7 @@ static void add_sums(work *w) {
         w->sync_s[i] = (rate > 0 ? 8 * bytes / rate : 0) + 2 * pieces * (double)m.latency_ns * 1e-9;
         w->sync[i] = bytes;
     }
+    spread_over_relay(w);
 }
 
 /* --- one row ----------------------------------------------------------------------------------------------- */
@@ -248,6 +261,26 @@ static void fill_disk(const work *w, rb_plan_row *r) {
     }
 }
 
+static double passing(double bytes, double rate) {
+    return rate > 0 ? bytes / rate : 0;
+}
+
+/* What passes between stages the simulator has counted; the sums of replicas' gradients come beside it. */
+static void fill_relay(const work *w, const rb_prediction *p, rb_plan_row *r) {
+    const rb_relay *o = w->o->relay;
+    double bytes = 0, sums = 0;
+    if (!o) return;
+    for (int i = 0; i < w->stages; i++) {
+        bytes += r->stage[i].sent[0] + r->stage[i].sent[1] + r->stage[i].sync;
+        sums += r->stage[i].sync;
+    }
+    r->relay = (rb_plan_relay){.bytes = bytes,
+                               .down = (p->sim.relay_down + passing(sums, o->down_bits / 8)) / r->step_s,
+                               .thread = (p->sim.relay_thread + passing(sums, (double)o->moves)) / r->step_s,
+                               .up = (p->sim.relay_up + passing(sums, o->up_bits / 8)) / r->step_s};
+    if (o->memory) r->relay.memory = (double)o->participant * w->stages / (double)o->memory;
+}
+
 static void fill_row(const work *w, const rb_prediction *p, rb_plan_row *r) {
     double tokens = (double)(w->cfg->train.batch * w->cfg->model.context), least = DBL_MAX,
            M = (double)w->cfg->train.microbatches;
@@ -276,6 +309,7 @@ static void fill_row(const work *w, const rb_prediction *p, rb_plan_row *r) {
                    ? (double)w->cfg->model.d / (double)w->cfg->boundary.k
                    : 1;
     fill_disk(w, r);
+    fill_relay(w, p, r);
 }
 
 /* Do the schedule's lists call the backward pass in halves? A short one tells, and also whether there can be any. */
@@ -307,6 +341,7 @@ static resbm_status plan_row(work *w, const char *schedule, rb_plan_row *r) {
                               .sync = w->sync_s,
                               .pace = w->pace,
                               .machine = w->o->machine,
+                              .relay = w->o->relay,
                               .cores = w->cores,
                               .limits = &limits,
                               .spans = r->own && w->o->events,

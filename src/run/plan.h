@@ -21,6 +21,7 @@ typedef struct
 typedef struct rb_plan_options {
     const rb_config *cfg;          /* validated */
     const rb_machine *machine;     /* (stages); NULL: every stage on this machine, sharing its processors */
+    const rb_relay *relay;         /* that all messages pass; NULL: none */
     const char *const *boundaries; /* names (rb_plan_boundary); count 0: the run's own and the usual others */
     const char *const *schedules;  /* registry names; count 0: all that train */
     int boundary_count, schedule_count;
@@ -43,6 +44,11 @@ typedef struct rb_plan_stage {
     double sent[2];                                       /* bytes of a step, forward and backward */
 } rb_plan_stage;
 
+typedef struct rb_plan_relay {       /* what a step takes of the relay; all 0 without one */
+    double down, thread, up, memory; /* shares of the step; of its memory; 0 where it has no limit stated */
+    double bytes;                    /* that come in, and go out, a step */
+} rb_plan_relay;
+
 typedef struct rb_plan_row {
     char boundary[RB_PLAN_NAME], schedule[32];
     char refused[400]; /* why it cannot be; everything below is empty then */
@@ -55,6 +61,7 @@ typedef struct rb_plan_row {
     double snapshot_s;                              /* the slowest stage's; 0 = no disk stated */
     uint64_t snapshot_bytes;                        /* of all stages */
     int extra, fullest; /* forwards in flight beyond the least; the stage with the least room left */
+    rb_plan_relay relay;
     int stages;
     rb_plan_stage *stage; /* (stages) */
 } rb_plan_row;

@@ -61,6 +61,14 @@ static void print_machine(const rb_machine *m, int n, rb_buf *out) {
     rb_buf_puts(out, "\n");
 }
 
+static void print_relay(const rb_relay *r, rb_buf *out) {
+    char a[32], b[32];
+    rb_buf_printf(out, "  through a relay: up %s, down %s, latency %g ms\n",
+                  r->up_bits > 0 ? scaled(r->up_bits, "bit/s", 1000, a) : "unlimited",
+                  r->down_bits > 0 ? scaled(r->down_bits, "bit/s", 1000, b) : "unlimited",
+                  (double)r->latency_ns * 1e-6);
+}
+
 /* "[4, 4, 3]", where they are not all alike. */
 static void print_segments(const rb_model_config *m, rb_buf *out) {
     bool same = true;
@@ -92,6 +100,7 @@ static void print_head(const rb_plan_options *o, const rb_run_plan *p, rb_buf *o
         for (n = 1; i + n < stages && alike(&o->machine[i], &o->machine[i + n]);) n++;
         print_machine(&o->machine[i], n, out);
     }
+    if (o->relay) print_relay(o->relay, out);
     rb_buf_printf(out, "  cost of computing: %s%s%s\n\n",
                   p->measured ? "measured on this machine" : "counted operations at the stated FLOP/s",
                   c->link.half_duplex ? "; links half duplex" : "",
@@ -205,6 +214,30 @@ static void print_ways_out(const rb_plan_options *o, const rb_run_plan *p, rb_bu
     rb_buf_puts(out, ".\n");
 }
 
+/* Which part of the relay ends first: the one of which the recommended (or first) row takes the largest share. */
+static void print_relay_use(const rb_plan_row *r, int participants, rb_buf *out) {
+    const struct {
+        const char *name;
+        double share;
+    } part[] = {{"downlink", r->relay.down},
+                {"uplink", r->relay.up},
+                {"thread that moves messages", r->relay.thread},
+                {"memory", r->relay.memory}};
+    char a[32];
+    size_t most = 0;
+    rb_buf_printf(out, "\nthe relay under %s and %s: %s a step each way;", r->boundary, r->schedule,
+                  bytes(r->relay.bytes, a));
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
+        rb_buf_printf(out, "%s %s %.3g%%", i ? "," : "", part[i].name, 100 * part[i].share);
+        if (part[i].share > part[most].share) most = i;
+    }
+    if (part[most].share > 0)
+        rb_buf_printf(out, "; its %s ends first, at about %.3g participants like these %d\n", part[most].name,
+                      participants / part[most].share, participants);
+    else
+        rb_buf_puts(out, "; nothing of it has a limit stated\n");
+}
+
 static void print_advice(const rb_plan_options *o, const rb_run_plan *p, rb_buf *out) {
     char a[32], b[32];
     if (p->best < 0) {
@@ -234,6 +267,8 @@ void rb_plan_print(const rb_plan_options *o, const rb_run_plan *p, bool stages, 
     print_rows(p, out);
     int shown = p->best >= 0 ? p->best : 0;
     if (stages && p->count && !*p->row[shown].refused) print_stages(&p->row[shown], out);
+    if (o->relay && p->count && !*p->row[shown].refused)
+        print_relay_use(&p->row[shown], p->row[shown].stages, out);
     print_advice(o, p, out);
 }
 
@@ -260,14 +295,16 @@ static json_t *row_json(const rb_plan_row *r, bool best) {
     json_t *stages = json_array();
     for (int i = 0; i < r->stages; i++) json_array_append_new(stages, stage_json(&r->stage[i]));
     return json_pack("{s:s, s:s, s:b, s:b, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:i, "
-                     "s:f, s:I, s:o}",
+                     "s:f, s:I, s:o, s:{s:f, s:f, s:f, s:f, s:f}}",
                      "boundary", r->boundary, "schedule", r->schedule, "fits", r->fits, "recommended", best,
                      "asynchronous", r->asynchronous, "step_s", r->step_s, "tokens_per_s", r->tokens_per_s,
                      "idle", r->idle, "link_bytes_fwd", r->bytes[0], "link_bytes_bwd", r->bytes[1], "ratio",
                      r->ratio, "wire_ratio", r->wire_ratio, "wait_peer_s", r->wait_peer, "wait_bandwidth_s",
                      r->wait_bandwidth, "wait_latency_s", r->wait_latency, "inflight", r->extra,
                      "fullest_stage", r->fullest, "snapshot_s", r->snapshot_s, "snapshot_bytes",
-                     (json_int_t)r->snapshot_bytes, "stages", stages);
+                     (json_int_t)r->snapshot_bytes, "stages", stages, "relay", "bytes", r->relay.bytes,
+                     "down", r->relay.down, "up", r->relay.up, "thread", r->relay.thread, "memory",
+                     r->relay.memory);
 }
 
 static json_t *cut_json(int64_t segments, const int64_t *layers) {

@@ -20,6 +20,7 @@ typedef struct links {
     rb_sim_port *port;
     double *latency;
     double *start; /* (stages) updates before the list */
+    rb_sim_relay relay;
 } links;
 
 static resbm_status fill_links(const rb_prediction_input *in, double wire_bytes, links *l, rb_err *err) {
@@ -29,6 +30,14 @@ static resbm_status fill_links(const rb_prediction_input *in, double wire_bytes,
     l->start = calloc((size_t)n, sizeof *l->start);
     if (!l->port || !l->latency || !l->start)
         return rb_fail(err, RESBM_E_MEMORY, "no memory to plan %d stages", n);
+    if (in->relay) {
+        const rb_relay *r = in->relay;
+        l->relay = (rb_sim_relay){.down = r->down_bits / 8,
+                                  .up = r->up_bits / 8,
+                                  .message = (double)r->message_ns * 1e-9,
+                                  .byte = r->moves ? 1 / (double)r->moves : 0,
+                                  .latency = (double)r->latency_ns * 1e-9};
+    }
     for (int i = 0; i < n; i++) {
         rb_machine m = in->machine ? in->machine[i] : rb_machine_of(in->cfg);
         l->port[i] = (rb_sim_port){m.up_bits / 8, m.down_bits / 8};
@@ -44,6 +53,7 @@ static rb_sim_options options(const rb_prediction_input *in, const rb_prediction
                             .start = l->start,
                             .pace = in->pace,
                             .extra_latency = l->latency,
+                            .relay = in->relay ? &l->relay : NULL,
                             .pack = in->pack,
                             .unpack = in->unpack,
                             .half_duplex = in->cfg->link.half_duplex,

@@ -20,6 +20,7 @@ typedef struct rb_prediction_input {
         *pace; /* (workers) how much slower than cost says each computes, which is also what microbatches are
                                      dealt by with pipeline.deal: measured; NULL: 1 */
     const rb_machine *machine; /* (workers) whose link each stage has; NULL: cfg->link */
+    const rb_relay *relay;     /* that all messages pass; NULL: none */
     double cores;              /* stages that compute at full speed at once; 0 = all */
     bool latency_occupies;     /* the wire is busy for the latency too */
     const rb_inflight_limits
