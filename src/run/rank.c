@@ -5,7 +5,6 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,9 +14,8 @@
 #include "core/clock.h"
 #include "link/mpi.h"
 #include "link/socket.h"
+#include "run/spawn.h"
 #include "run/stage.h"
-
-extern char **environ;
 
 enum {
     HOST = 64,
@@ -92,19 +90,10 @@ static resbm_status compare_hosts(rank *r, int64_t deadline, rb_err *err) {
 
 static int spawn(char **argv, int announce, pid_t *pid) {
     posix_spawn_file_actions_t acts;
-    posix_spawnattr_t attr;
-    sigset_t none;
-    sigemptyset(&none);
     posix_spawn_file_actions_init(&acts);
-    posix_spawnattr_init(&attr);
     posix_spawn_file_actions_addopen(&acts, 0, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_adddup2(&acts, announce, ANNOUNCE_FD);
-    posix_spawnattr_setsigmask(&attr, &none);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID);
-    int bad = posix_spawn(pid, argv[0], &acts, &attr, argv, environ);
-    posix_spawn_file_actions_destroy(&acts);
-    posix_spawnattr_destroy(&attr);
-    return bad;
+    return rb_spawn(argv, &acts, POSIX_SPAWN_SETSID, pid);
 }
 
 /* The line it writes once it listens; left empty when it ends before that, having said why. */

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,20 +38,25 @@ static int split_launcher(const char *launcher, int stage, char *text, size_t si
     return words;
 }
 
-static int spawn_with_stdin(char **argv, int in, pid_t *pid) {
-    posix_spawn_file_actions_t acts;
+int rb_spawn(char *const *argv, posix_spawn_file_actions_t *acts, int flags, pid_t *pid) {
     posix_spawnattr_t attr;
     sigset_t none;
     sigemptyset(&none);
-    posix_spawn_file_actions_init(&acts);
     posix_spawnattr_init(&attr);
-    posix_spawn_file_actions_adddup2(&acts, in, 0);
     posix_spawnattr_setsigmask(&attr, &none);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
-    int bad = posix_spawnp(pid, argv[0], &acts, &attr, argv, environ);
-    posix_spawn_file_actions_destroy(&acts);
+    posix_spawnattr_setpgroup(&attr, 0);
+    posix_spawnattr_setflags(&attr, (short)(POSIX_SPAWN_SETSIGMASK | flags));
+    int bad = posix_spawnp(pid, argv[0], acts, &attr, argv, environ);
+    posix_spawn_file_actions_destroy(acts);
     posix_spawnattr_destroy(&attr);
     return bad;
+}
+
+static int spawn_with_stdin(char **argv, int in, pid_t *pid) {
+    posix_spawn_file_actions_t acts;
+    posix_spawn_file_actions_init(&acts);
+    posix_spawn_file_actions_adddup2(&acts, in, 0);
+    return rb_spawn(argv, &acts, 0, pid);
 }
 
 resbm_status rb_spawn_stage(const char *program, const char *launcher, const char *control, int stage,
@@ -87,22 +91,13 @@ resbm_status rb_spawn_stage(const char *program, const char *launcher, const cha
 resbm_status rb_spawn_logged(char *const *argv, const char *log, int lock, rb_child *out, rb_err *err) {
     enum { held = 3 };
     posix_spawn_file_actions_t acts;
-    posix_spawnattr_t attr;
-    sigset_t none;
-    sigemptyset(&none);
     posix_spawn_file_actions_init(&acts);
-    posix_spawnattr_init(&attr);
     posix_spawn_file_actions_addopen(&acts, 0, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_addopen(&acts, 1, log, O_WRONLY | O_CREAT | O_APPEND, 0666);
     posix_spawn_file_actions_adddup2(&acts, 1, 2);
     posix_spawn_file_actions_adddup2(&acts, lock, held);
-    posix_spawnattr_setsigmask(&attr, &none);
-    posix_spawnattr_setpgroup(&attr, 0);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
     *out = (rb_child){0};
-    int bad = posix_spawnp(&out->pid, argv[0], &acts, &attr, argv, environ);
-    posix_spawn_file_actions_destroy(&acts);
-    posix_spawnattr_destroy(&attr);
+    int bad = rb_spawn(argv, &acts, POSIX_SPAWN_SETPGROUP, &out->pid);
     if (!bad) return RESBM_OK;
     out->pid = 0;
     return rb_fail_errno(err, bad, "cannot start %s %s", argv[0], argv[1]);

@@ -2,6 +2,7 @@
 #ifndef RB_RUN_SPAWN_H
 #define RB_RUN_SPAWN_H
 
+#include <spawn.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -14,6 +15,9 @@ typedef struct rb_child {
     int64_t stopped_ns; /* since when it has been stopped by a signal (SIGSTOP, a debugger); 0: it runs */
 } rb_child;
 
+/* posix_spawnp of argv (ends with NULL) with no signal blocked and flags beside (POSIX_SPAWN_SETSID, POSIX_SPAWN_SETPGROUP: a
+ * group of its own). Destroys acts. Returns an errno, 0: *pid runs. */
+int rb_spawn(char *const *argv, posix_spawn_file_actions_t *acts, int flags, pid_t *pid);
 /* Starts `program stage --control ADDRESS --stage N --stages M` behind `launcher` (a command prefix split at blanks, with
  * {stage} replaced; "" = none), hands it `token` as one line on its standard input, and `access` (one line of JSON; NULL:
  * none) as another. Standard output and error are inherited. */
