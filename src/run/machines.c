@@ -83,27 +83,27 @@ static const char *scalar(const yaml_node_t *n) {
 }
 
 /* What may be written of a machine, and of the relay. */
-typedef struct kind {
+typedef struct form {
     const rb_key *key;
     int keys;
-    const char *form, *unknown;
-} kind;
+    const char *text, *unknown;
+} form;
 
-static const kind machine_kind = {
+static const form machine_form = {
     machine_keys, MACHINE_KEYS, "a machine is written {flops: 28.4e12, memory: 24G, ...}",
     "a machine has no \"%.60s\": there are count, flops, memory, disk, up, down, latency and jitter"};
-static const kind relay_kind = {
+static const form relay_form = {
     relay_keys, RELAY_KEYS, "a relay is written {up: 1gbit, down: 1gbit, latency: 10ms, ...}",
     "a relay has no \"%.60s\": there are up, down, latency, message, moves, memory and participant"};
 
-static resbm_status set_field(reader *r, const kind *kind, const yaml_node_t *key, const yaml_node_t *value,
+static resbm_status set_field(reader *r, const form *f, const yaml_node_t *key, const yaml_node_t *value,
                               void *out) {
     char place[320], text[256];
     double v;
     const char *name = scalar(key), *given = scalar(value);
-    if (!name || !given) return fault(r, key, kind->form);
-    for (int i = 0; i < kind->keys; i++) {
-        const rb_key *k = &kind->key[i];
+    if (!name || !given) return fault(r, key, f->text);
+    for (int i = 0; i < f->keys; i++) {
+        const rb_key *k = &f->key[i];
         if (strcmp(k->name, name)) continue;
         snprintf(place, sizeof place, "%s:%zu:%zu", r->path, value->start_mark.line + 1,
                  value->start_mark.column + 1);
@@ -115,14 +115,14 @@ static resbm_status set_field(reader *r, const kind *kind, const yaml_node_t *ke
             memcpy((char *)out + k->offset, &(int64_t){(int64_t)v}, sizeof(int64_t));
         return RESBM_OK;
     }
-    snprintf(text, sizeof text, kind->unknown, name);
+    snprintf(text, sizeof text, f->unknown, name);
     return fault(r, key, text);
 }
 
-static resbm_status read_fields(reader *r, const kind *kind, yaml_node_t *n, void *out) {
-    if (n->type != YAML_MAPPING_NODE) return fault(r, n, kind->form);
+static resbm_status read_fields(reader *r, const form *f, yaml_node_t *n, void *out) {
+    if (n->type != YAML_MAPPING_NODE) return fault(r, n, f->text);
     for (yaml_node_pair_t *p = n->data.mapping.pairs.start; p < n->data.mapping.pairs.top; p++)
-        RB_TRY(set_field(r, kind, yaml_document_get_node(&r->doc, p->key),
+        RB_TRY(set_field(r, f, yaml_document_get_node(&r->doc, p->key),
                          yaml_document_get_node(&r->doc, p->value), out));
     return RESBM_OK;
 }
@@ -130,7 +130,7 @@ static resbm_status read_fields(reader *r, const kind *kind, yaml_node_t *n, voi
 static resbm_status read_entry(reader *r, yaml_node_t *n, const rb_machine *from, int stages, int *filled,
                                rb_machine *out) {
     rb_machine m = *from;
-    RB_TRY(read_fields(r, &machine_kind, n, &m));
+    RB_TRY(read_fields(r, &machine_form, n, &m));
     for (int64_t i = 0; i < m.count; i++, (*filled)++)
         if (*filled < stages) out[*filled] = m;
     return RESBM_OK;
@@ -162,7 +162,7 @@ static resbm_status read_list(reader *r, const rb_machine *from, int stages, rb_
     for (yaml_node_item_t *i = list->data.sequence.items.start; i < list->data.sequence.items.top; i++)
         RB_TRY(read_entry(r, yaml_document_get_node(&r->doc, *i), from, stages, &filled, out));
     *relayed = server != NULL;
-    if (server) RB_TRY(read_fields(r, &relay_kind, server, relay));
+    if (server) RB_TRY(read_fields(r, &relay_form, server, relay));
     if (filled == stages) return RESBM_OK;
     return rb_fail(r->err, RESBM_E_CONFIG,
                    "%s lists %d machines for %d stages (with their replicas): change one of them", r->path,
