@@ -15,7 +15,7 @@ CUDA_ARCHITECTURES ?= 75,80,86,89,90,120
 TEST_ARGS ?= -DRESBM_CUDA_ARCHITECTURES=75,80
 GENERATOR := $(if $(shell command -v ninja 2>/dev/null),Ninja,Unix Makefiles)
 
-.PHONY: all configure demo study test test-internet bench bench-offload bench-middle bench-schedules plans install sanitize format clean help
+.PHONY: all configure demo study test test-internet soak bench bench-offload bench-middle bench-schedules plans install sanitize format clean help
 .DEFAULT_GOAL := all
 
 all: ## build build/resbm and the library
@@ -57,13 +57,19 @@ test: ## install what testing needs, build everything, run every test
 
 # Two hours as root; tests/internet/internet.py explains seed, seconds and together.
 SEED ?= 1
-SECONDS ?= 7200
+SECONDS ?= $(if $(filter soak,$(MAKECMDGOALS)),1800,7200)
 TOGETHER ?= 3
 test-internet: configure ## faults of every kind on a run across network namespaces, SECONDS long (docs/internet.md)
 	@scripts/install-deps.sh build test
 	cmake --build $(BUILD) -j $(JOBS)
 	python3 tests/internet/internet.py --resbm $(BUILD)/resbm --out $(BUILD)/internet --seed $(SEED) --seconds $(SECONDS) \
 	    --together $(TOGETHER) --attack 1000 --report $(BUILD)/internet.md
+
+soak: configure ## half an hour of churn on such a run, in which nothing may grow (SECONDS=1800)
+	@scripts/install-deps.sh build test
+	cmake --build $(BUILD) -j $(JOBS)
+	python3 tests/internet/internet.py --resbm $(BUILD)/resbm --out $(BUILD)/soak --seed $(SEED) --seconds $(SECONDS) --soak \
+	    --report $(BUILD)/soak.md
 
 bench: ## measure kernels, codecs, links and training against PyTorch, print the table of docs/benchmarks.md
 	@scripts/install-deps.sh build demo test

@@ -9,7 +9,10 @@ the seed and happen at random moments; then the run must get past the farthest s
 faults. Needs root and iproute2. Exit status 0: all held; 77: this machine has no network namespaces."""
 import argparse, collections, json, os, random, re, shutil, signal, statistics, subprocess, sys, time
 
+import growth
+
 GUESTS, STAGES = 5, 4
+CHURN = ["kill_stage", "stop_participant", "late_joiner", "link_down_1s", "one_direction", "rate_to_a_tenth"]
 CONFIG = """model:    {d: 64, layers: 4, heads: 2, ffn: 64, vocab: 256, context: 16, segments: 4}
 boundary: {kind: residual, ratio: 8, hidden: 16, codec_fwd: int4, codec_bwd: int4}
 data:     {train: "%s/corpus/train-*.bin", tokenizer: bytes}
@@ -72,7 +75,7 @@ class Run:
         self.log = open(self.dir + "/harness.log", "w")
         self.guests, self.mounted, self.later, self.extra = {}, [], [], {}
         self.seen, self.far, self.hashes, self.losses, self.bad = 0, 0, {}, {}, []
-        self.dip = None
+        self.dip = self.growth = None
         self.recovery = collections.defaultdict(list)
         self.count = collections.Counter()
         self.net = Net(GUESTS + 2, o.rate)
@@ -182,6 +185,8 @@ class Run:
             self.later.remove(item)
             item[1]()
         self.look()
+        if self.growth:
+            self.growth.sample()
         for i, p in list(self.guests.items()):
             if p.poll() is not None and not any(x[2] == i for x in self.later):
                 self.miss("guest %d has ended with status %d: %s" % (i, p.returncode, open(self.dir + "/guest%d.out" % i).read()[-300:]))
@@ -484,10 +489,13 @@ def main():
     p.add_argument("--watch", type=float, default=2.0, help="seconds after a round in which a late stand-still still counts to it")
     p.add_argument("--rate", type=float, default=80, help="Mbit/s of every machine, each way")
     p.add_argument("--attack", type=int, default=0, help="messages of a hostile participant, first of all")
+    p.add_argument("--soak", action="store_true", help="only what leaves host and server alone; they and the participants must not grow")
     p.add_argument("--report")
     p.add_argument("--verbose", action="store_true")
     o = p.parse_args()
     o.resbm = os.path.abspath(o.resbm)
+    if o.soak and o.kinds == ",".join(Run.KINDS):
+        o.kinds = ",".join(CHURN)
     if os.geteuid() or subprocess.run(["ip", "netns", "add", "rbprobe%d" % os.getpid()], stderr=subprocess.DEVNULL).returncode:
         print("skipped: network namespaces need root and iproute2")
         return 77
@@ -502,9 +510,14 @@ def main():
             r.attack(o.attack)
         until = time.monotonic() + o.seconds
         n = 0
+        if o.soak:
+            r.growth = growth.Growth(r, GUESTS + 1)
         while n < o.rounds and time.monotonic() < until:
             r.round(kinds)
             n += 1
+        if o.soak:
+            grown = r.growth.report()
+            print(grown)
         r.finish()
     except (RuntimeError, KeyboardInterrupt) as e:
         r.miss(str(e) or "interrupted")
