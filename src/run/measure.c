@@ -1,6 +1,5 @@
 #include "run/measure.h"
 
-#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -142,14 +141,22 @@ enum {
     WORKS
 };
 
-static resbm_status one_round(rb_stage *s, double best[WORKS], rb_err *err) {
+/* What each took, round by round: the newest, where there are more than fit. */
+enum { MOST_ROUNDS = 256 };
+typedef struct rounds_taken {
+    int count;
+    double took[WORKS][MOST_ROUNDS];
+} rounds_taken;
+
+static resbm_status one_round(rb_stage *s, rounds_taken *r, rb_err *err) {
     rb_seat_clear(&s->seat[0]);
     for (int i = 0; i < WORKS; i++) {
         double begin = meter(s);
         RB_TRY(rounds[i](s, err));
-        best[i] = fmin(best[i], meter(s) - begin);
+        r->took[i][r->count % MOST_ROUNDS] = meter(s) - begin;
         if (i == BACKWARD || i == TRUNK_BACKWARD) rb_seat_clear(&s->seat[0]);
     }
+    r->count++;
     return RESBM_OK;
 }
 
@@ -170,19 +177,36 @@ static resbm_status fill_inputs(rb_stage *s, rb_err *err) {
     return rb_queue_sync(s->q, err);
 }
 
-static resbm_status repeat(rb_stage *s, double seconds, double best[WORKS], rb_err *err) {
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The median of each: a step is made of usual times, not of the best. The first round, which warms up, does not count. */
+static void take_medians(rounds_taken *r, double usual[WORKS]) {
+    int n = r->count < MOST_ROUNDS ? r->count : MOST_ROUNDS, from = r->count > 1 && r->count <= MOST_ROUNDS;
+    for (int i = 0; i < WORKS; i++) {
+        qsort(r->took[i] + from, (size_t)(n - from), sizeof(double), by_value);
+        usual[i] = r->took[i][from + (n - from) / 2];
+    }
+}
+
+static resbm_status repeat(rb_stage *s, double seconds, double usual[WORKS], rb_err *err) {
     bool counts = !strcmp(s->cfg.pipeline.device, "timed");
     int64_t end = rb_now_ns() + (int64_t)(seconds * 1e9);
-    for (int i = 0; i < WORKS; i++) best[i] = DBL_MAX;
-    for (int n = 0; n < (counts ? 1 : 2) || (!counts && rb_now_ns() < end); n++)
-        RB_TRY(one_round(s, best, err));
-    return RESBM_OK;
+    rounds_taken *r = calloc(1, sizeof *r);
+    resbm_status st = r ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to measure a segment");
+    for (int n = 0; !st && (n < (counts ? 1 : 2) || (!counts && rb_now_ns() < end)); n++)
+        st = one_round(s, r, err);
+    if (!st) take_medians(r, usual);
+    free(r);
+    return st;
 }
 
 resbm_status rb_measure_segment(const rb_config *cfg, const char *device, int segment, double seconds,
                                 rb_segment_measure *out, rb_err *err) {
     rb_stage *s;
-    double best[WORKS];
+    double usual[WORKS];
     rb_config *c = malloc(sizeof *c);
     if (!c) return rb_fail(err, RESBM_E_MEMORY, "no memory to measure a segment");
     *c = *cfg;
@@ -190,17 +214,17 @@ resbm_status rb_measure_segment(const rb_config *cfg, const char *device, int se
     resbm_status st = new_stage(c, device, &segment, 1, &(int){1}, true, &s, err);
     if (!st) st = rb_stage_open_optim(s, err);
     if (!st) st = fill_inputs(s, err);
-    if (!st) st = repeat(s, seconds, best, err);
+    if (!st) st = repeat(s, seconds, usual, err);
     if (!st)
-        *out = (rb_segment_measure){.forward = best[FORWARD],
-                                    .backward = best[BACKWARD],
-                                    .input = best[INPUT],
-                                    .weight = best[WEIGHT],
-                                    .pack = best[PACK],
-                                    .unpack = best[UNPACK],
-                                    .trunk_forward = best[TRUNK_FORWARD],
-                                    .trunk_backward = best[TRUNK_BACKWARD],
-                                    .optimizer = best[OPTIMIZER]};
+        *out = (rb_segment_measure){.forward = usual[FORWARD],
+                                    .backward = usual[BACKWARD],
+                                    .input = usual[INPUT],
+                                    .weight = usual[WEIGHT],
+                                    .pack = usual[PACK],
+                                    .unpack = usual[UNPACK],
+                                    .trunk_forward = usual[TRUNK_FORWARD],
+                                    .trunk_backward = usual[TRUNK_BACKWARD],
+                                    .optimizer = usual[OPTIMIZER]};
     free_stage(s);
     free(c);
     return st;

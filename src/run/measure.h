@@ -13,7 +13,7 @@ typedef struct rb_segment_measure {
     double optimizer;                     /* zeroing gradients, their norms, the update: once a step */
 } rb_segment_measure;
 
-/* device: a name of rb_device_open. seconds: how long each action is repeated at most (the fastest counts; at least
+/* device: a name of rb_device_open. seconds: how long each action is repeated at most (the median counts; at least
  * twice); means nothing to "timed". cfg is validated. */
 resbm_status rb_measure_segment(const rb_config *cfg, const char *device, int segment, double seconds,
                                 rb_segment_measure *out, rb_err *err);
