@@ -14,7 +14,7 @@ for group in "$@"; do
     build) packages="$packages gcc g++ make cmake pkg-config libdnnl-dev libyaml-dev libjansson-dev libxxhash-dev
                      zlib1g-dev libsentencepiece-dev" ;;
     demo) packages="$packages dict-gcide" ;;
-    test) packages="$packages ninja-build libcmocka-dev iproute2 python3 python3-venv shellcheck nats-server libnats-dev
+    test) packages="$packages ninja-build libcmocka-dev iproute2 python3 python3-venv shellcheck nats-server libnats-dev openssl
                     libssl-dev libopenmpi-dev openmpi-bin libmpich-dev mpich" ;;
     sanitize) packages="$packages clang llvm" ;;
     *) echo "install-deps: unknown group '$group' (build, demo, test, sanitize)" >&2 && exit 2 ;;

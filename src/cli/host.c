@@ -9,7 +9,7 @@
 #include "run/host.h"
 
 typedef struct arguments {
-    const char *file, *dir, *listen, *announce;
+    const char *file, *dir, *listen, *announce, *server, *authority, *load;
     const char **set;
     int sets;
 } arguments;
@@ -18,6 +18,11 @@ static const struct argp_option options[] = {
     {"listen", 'l', "HOST[:PORT]", 0,
      "address the server listens on (default 0.0.0.0:4222; port 0: chosen by the system)", 0},
     {"announce", 'a', "HOST", 0, "name or address by which participants reach this machine", 0},
+    {"server", 's', "URL", 0,
+     "use the NATS server at tls://HOST:PORT, which runs already, and start none; with --ca and --load", 0},
+    {"ca", 'c', "FILE", 0, "certificate that the server's is checked by", 0},
+    {"load", 'L', "COMMAND", 0,
+     "has that server read DIR/host/server.conf again, whose path is in RESBM_SERVER_CONF", 0},
     {"out", 'o', "DIR", 0, "folder of the run (default runs/NAME of the configuration)", 0},
     {0},
 };
@@ -34,6 +39,15 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case 'a':
         a->announce = arg;
         break;
+    case 's':
+        a->server = arg;
+        break;
+    case 'c':
+        a->authority = arg;
+        break;
+    case 'L':
+        a->load = arg;
+        break;
     case ARGP_KEY_ARG:
         if (strchr(arg, '=') && access(arg, F_OK))
             a->set[a->sets++] = arg;
@@ -44,6 +58,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         break;
     case ARGP_KEY_END:
         if (!a->file) argp_error(state, "name a configuration (RUN.yaml)");
+        if (!a->server && (a->authority || a->load)) argp_error(state, "--ca and --load belong to --server");
         break;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -87,6 +102,9 @@ int rb_cmd_host(int argc, char **argv) {
                          .program = rb_cli_program(program),
                          .listen = a.listen,
                          .announce = a.announce,
+                         .server = a.server,
+                         .authority = a.authority,
+                         .load = a.load,
                          .asked = rb_cli_stop(),
                          .out = stdout};
     if (!st) st = rb_host_keep(&o, &err);

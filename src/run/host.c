@@ -63,7 +63,10 @@ static resbm_status read_server(rb_host *h, rb_err *err) {
     rb_buf_free(&text);
     const char *host = json_string_value(json_object_get(j, "host"));
     snprintf(h->listens, sizeof h->listens, "%s", host ? host : "");
+    const char *load = json_string_value(json_object_get(j, "load"));
+    snprintf(h->load, sizeof h->load, "%s", load ? load : "");
     h->server = (rb_server_config){.dir = h->server_dir,
+                                   .load = h->load,
                                    .host = h->listens,
                                    .port = (int)json_integer_value(json_object_get(j, "port")),
                                    .run = h->access.run,

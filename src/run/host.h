@@ -47,7 +47,7 @@ typedef struct rb_host {
     rb_access access;
     rb_carrier *carrier;
     rb_config *cfg;
-    char dir[4096], server_dir[4096], id[40], listens[256];
+    char dir[4096], server_dir[4096], id[40], listens[256], load[1024];
     const char *program;
     FILE *out;
     pthread_mutex_t lock;
@@ -84,6 +84,9 @@ typedef struct rb_host_options {
     const char *dir, *program;
     const char *listen;   /* HOST[:PORT] */
     const char *announce; /* HOST that participants dial; NULL: listen's */
+    const char *server;   /* tls://HOST:PORT of a server that is there; NULL: one is started */
+    const char *authority,
+        *load; /* of that: file of the certificate it is checked by; rb_server_config.load */
     const atomic_int *asked;
     FILE *out;
 } rb_host_options;

@@ -25,6 +25,7 @@ typedef struct keeper {
     int port;
     rb_child server, coordinator;
     int64_t started_ns[2];
+    bool foreign; /* the server is somebody else's */
     int quick[2]; /* how often it ended soon after its start, in a row */
 } keeper;
 
@@ -50,6 +51,36 @@ static resbm_status read_address(keeper *k, rb_err *err) {
                        "with --listen 0.0.0.0, --announce has to say by which name or address participants "
                        "reach this machine");
     return k->port ? RESBM_OK : rb_free_port(k->host, &k->port, err);
+}
+
+/* A server that is there already: by which certificate it is checked. */
+static resbm_status read_foreign(keeper *k, rb_buf *certificate, rb_err *err) {
+    const rb_host_options *o = k->o;
+    if (strncmp(o->server, "tls://", 6) || !o->server[6] || strlen(o->server) > 270)
+        return rb_fail(err, RESBM_E_ARG, "--server is to be tls://HOST:PORT, not \"%s\"", o->server);
+    if (!o->authority || !o->load)
+        return rb_fail(err, RESBM_E_ARG,
+                       "a server that is there already is used with --ca FILE, the certificate it is checked "
+                       "by, and --load "
+                       "COMMAND, which has it read %s/server.conf again: participants come and go, and a "
+                       "server whose users "
+                       "stay as they are lets nobody in",
+                       k->server_dir);
+    if (strlen(o->load) > 1000)
+        return rb_fail(err, RESBM_E_ARG, "--load is longer than 1000 bytes; put it into a script");
+    RB_TRY(rb_read_file(o->authority, 4000, certificate, err));
+    return RESBM_OK;
+}
+
+static resbm_status write_server(keeper *k, rb_err *err) {
+    json_t *j = json_pack("{s:s, s:i, s:s*}", "host", k->host, "port", k->port, "load",
+                          k->foreign ? k->o->load : NULL);
+    char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
+    resbm_status st = text ? rb_host_write(k->server_dir, "server.json", text, err)
+                           : rb_fail(err, RESBM_E_MEMORY, "no memory to write server.json");
+    free(text);
+    json_decref(j);
+    return st;
 }
 
 static resbm_status write_access(keeper *k, const char *file, const rb_access *a, rb_err *err) {
@@ -86,20 +117,21 @@ static resbm_status make_run(keeper *k, rb_err *err) {
                                {.name = RB_INVITED, .role = RB_ROLE_INVITATION}};
     rb_buf certificate = {0}, key = {0};
     uint32_t number;
-    char json[400];
-    RB_TRY(read_address(k, err));
+    k->foreign = k->o->server != NULL;
+    if (!k->foreign) RB_TRY(read_address(k, err));
     if (getrandom(&number, sizeof number, 0) != sizeof number) return rb_fail_errno(err, errno, "getrandom");
-    RB_TRY(k->module->make_certificate(k->announce, &certificate, &key, err));
+    RB_TRY(k->foreign ? read_foreign(k, &certificate, err)
+                      : k->module->make_certificate(k->announce, &certificate, &key, err));
     snprintf(own.run, sizeof own.run, "r%08x", number);
     snprintf(own.url, sizeof own.url, "tls://%s:%d", k->announce, k->port);
+    if (k->foreign) snprintf(own.url, sizeof own.url, "%s", k->o->server);
     snprintf(own.certificate, sizeof own.certificate, "%s", certificate.data);
     invited = own;
     snprintf(invited.name, sizeof invited.name, "%s", RB_INVITED);
     resbm_status st = k->module->make_key(own.seed, users[0].public_key, err);
     if (!st) st = k->module->make_key(invited.seed, users[1].public_key, err);
-    snprintf(json, sizeof json, "{\"host\": \"%s\", \"port\": %d}\n", k->host, k->port);
-    if (!st) st = rb_host_write(k->server_dir, "server.pem", certificate.data, err);
-    if (!st) st = rb_host_write(k->server_dir, "server.key", key.data, err);
+    if (!st && !k->foreign) st = rb_host_write(k->server_dir, "server.pem", certificate.data, err);
+    if (!st && !k->foreign) st = rb_host_write(k->server_dir, "server.key", key.data, err);
     if (!st) st = write_access(k, "invited.json", &invited, err);
     if (!st) st = write_invitation(k, &invited, err);
     rb_server_config c = {.dir = k->server_dir,
@@ -108,11 +140,13 @@ static resbm_status make_run(keeper *k, rb_err *err) {
                           .run = own.run,
                           .tls = true,
                           .store = true,
+                          .load = k->foreign ? k->o->load : NULL,
                           .users = users,
                           .user_count = 2};
     if (!st) st = rb_server_write(&c, err);
-    if (!st) st = rb_host_write(k->server_dir, "server.json", json, err);
-    if (!st)
+    if (!st && k->foreign) st = rb_server_reload(&c, err);
+    if (!st) st = write_server(k, err);
+    if (!st && !k->foreign)
         snprintf(own.url, sizeof own.url, "tls://%s:%d", strcmp(k->host, "0.0.0.0") ? k->host : "127.0.0.1",
                  k->port);
     if (!st) st = write_access(k, "access.json", &own, err); /* last: it says that all is there */
@@ -148,7 +182,7 @@ static void announce(const keeper *k, const rb_access *a) {
     snprintf(host, sizeof host, "%s", strncmp(a->url, "tls://", 6) ? a->url : a->url + 6);
     char *colon = strrchr(host, ':');
     if (colon) *colon = 0;
-    if (is_private(host))
+    if (is_private(host) && !k->foreign)
         fprintf(k->o->out,
                 "%s is reached from this network alone. For participants elsewhere: have the router forward "
                 "TCP port %s to this "
@@ -156,6 +190,22 @@ static void announce(const keeper *k, const rb_access *a) {
                 "--out).\n",
                 host, colon ? colon + 1 : "4222");
     fflush(k->o->out);
+}
+
+/* A run that goes on keeps the server it began with. */
+static resbm_status read_kind(keeper *k, rb_err *err) {
+    char path[PATH_MAX];
+    rb_buf text = {0};
+    snprintf(path, sizeof path, "%s/server.json", k->server_dir);
+    RB_TRY(rb_read_file(path, 65536, &text, err));
+    json_t *j = json_loads(text.data ? text.data : "", 0, NULL);
+    k->foreign = json_object_get(j, "load") != NULL;
+    json_decref(j);
+    rb_buf_free(&text);
+    if (k->foreign == (k->o->server != NULL)) return RESBM_OK;
+    return rb_fail(err, RESBM_E_STATE, "the run in %s was begun %s: go on in that way, or take a new --out",
+                   k->dir,
+                   k->foreign ? "on a server that is not its own (--server)" : "on a server of its own");
 }
 
 static resbm_status prepare(keeper *k, rb_err *err) {
@@ -177,6 +227,7 @@ static resbm_status prepare(keeper *k, rb_err *err) {
     RB_TRY(rb_carrier_module_load("nats", &k->module, err));
     snprintf(path, sizeof path, "%s/access.json", k->server_dir);
     if (access(path, F_OK)) RB_TRY(make_run(k, err));
+    RB_TRY(read_kind(k, err));
     RB_TRY(write_config(k, err));
     RB_TRY(rb_host_read_access(k->server_dir, "invited.json", &own, err));
     announce(k, &own);
@@ -218,7 +269,7 @@ static resbm_status see_to(keeper *k, bool *done, int *status, rb_err *err) {
     rb_children_poll(&k->coordinator, 1);
     kill_stopped(k, &k->server, "server");
     kill_stopped(k, &k->coordinator, "coordinator");
-    if (!k->server.pid || k->server.ended) {
+    if (!k->foreign && (!k->server.pid || k->server.ended)) {
         if (k->server.pid) RB_TRY(ended(k, &k->server, 0, "server", err));
         RB_TRY(rb_server_start(k->o->program, k->server_dir, true, &k->server, err));
         k->started_ns[0] = rb_now_ns();

@@ -114,7 +114,7 @@ static resbm_status tell_server(rb_host *h, rb_err *err) {
     c.users = users;
     c.user_count = n;
     resbm_status st = rb_server_write(&c, err);
-    if (!st) st = rb_server_reload(c.dir, err);
+    if (!st) st = rb_server_reload(&c, err);
     free(users);
     return st;
 }

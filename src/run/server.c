@@ -10,7 +10,9 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
+#include "core/clock.h"
 
 static void permissions(const rb_server_user *u, const char *run, rb_buf *out) {
     if (u->role == RB_ROLE_PARTICIPANT)
@@ -25,10 +27,13 @@ static void permissions(const rb_server_user *u, const char *run, rb_buf *out) {
             run, run, u->name);
 }
 
-static void print_config(const rb_server_config *c, rb_buf *out) {
+static bool is_foreign(const rb_server_config *c) {
+    return c->load && *c->load;
+}
+
+static void print_own(const rb_server_config *c, rb_buf *out) {
     rb_buf_printf(
         out,
-        "# Written by resbm; changed when participants come and go.\n"
         "server_name: \"resbm-%s\"\nhost: \"%s\"\nport: %d\n"
         "max_payload: 1048576\nmax_control_line: 4096\nmax_connections: 4096\nmax_subscriptions: 64\n"
         "ping_interval: \"2s\"\nping_max: 3\nwrite_deadline: \"10s\"\n"
@@ -38,6 +43,11 @@ static void print_config(const rb_server_config *c, rb_buf *out) {
         rb_buf_printf(out, "tls {cert_file: \"%s/server.pem\", key_file: \"%s/server.key\", timeout: 5}\n",
                       c->dir, c->dir);
     if (c->store) rb_buf_printf(out, "jetstream {store_dir: \"%s/store\", max_memory_store: 0}\n", c->dir);
+}
+
+static void print_config(const rb_server_config *c, rb_buf *out) {
+    rb_buf_puts(out, "# Written by resbm; changed when participants come and go.\n");
+    if (!is_foreign(c)) print_own(c, out);
     rb_buf_puts(out, "authorization {\n  timeout: 5\n  users: [\n");
     for (int i = 0; i < c->user_count; i++) {
         rb_buf_printf(out, "    {nkey: \"%s\"", c->users[i].public_key);
@@ -73,7 +83,31 @@ static pid_t server_pid(const char *dir) {
     return pid > 1 ? (pid_t)pid : 0;
 }
 
-resbm_status rb_server_reload(const char *dir, rb_err *err) {
+static resbm_status run_load(const rb_server_config *c, rb_err *err) {
+    char conf[PATH_MAX], log[PATH_MAX], how[96];
+    char *const argv[] = {"/bin/sh", "-c", (char *)c->load, NULL};
+    rb_child child;
+    snprintf(conf, sizeof conf, "%s/server.conf", c->dir);
+    snprintf(log, sizeof log, "%s/load.log", c->dir);
+    if (setenv("RESBM_SERVER_CONF", conf, 1)) return rb_fail_errno(err, errno, "setenv");
+    RB_TRY(rb_spawn_logged(argv, log, STDERR_FILENO, &child, err));
+    for (int64_t until = rb_now_ns() + 60 * RB_SEC; !child.ended && rb_now_ns() < until;
+         rb_sleep_ns(10 * RB_MS))
+        rb_children_poll(&child, 1);
+    if (!child.ended) {
+        rb_children_end(&child, 1, rb_now_ns());
+        return rb_fail(err, RESBM_E_PEER, "--load \"%s\" has not ended within a minute", c->load);
+    }
+    if (WIFEXITED(child.status) && !WEXITSTATUS(child.status)) return RESBM_OK;
+    rb_child_describe(&child, how, sizeof how);
+    return rb_fail(err, RESBM_E_PEER,
+                   "--load \"%s\" %s: the server does not know who may join (its words: %s)", c->load, how,
+                   log);
+}
+
+resbm_status rb_server_reload(const rb_server_config *c, rb_err *err) {
+    const char *dir = c->dir;
+    if (is_foreign(c)) return run_load(c, err);
     pid_t pid = server_pid(dir);
     if (!pid)
         return rb_fail(err, RESBM_E_STATE,

@@ -1,4 +1,6 @@
-/* A nats-server of a run: its configuration (who may do what), its process, and its reload when that changes. */
+/* A nats-server of a run: its configuration (who may do what), its process, and its reload when that changes. A foreign one runs
+ * already, alone or in a cluster: its configuration includes dir/server.conf, which then holds the run's users alone, and a
+ * command of its operator's makes it (all of them) read that again. */
 #ifndef RB_RUN_SERVER_H
 #define RB_RUN_SERVER_H
 
@@ -21,16 +23,18 @@ typedef struct rb_server_config {
     const char *host; /* to listen on */
     int port;
     const char *run;
-    bool tls;   /* dir/server.pem and dir/server.key are there */
-    bool store; /* JetStream in dir/store */
+    bool tls;         /* dir/server.pem and dir/server.key are there */
+    bool store;       /* JetStream in dir/store */
+    const char *load; /* command that has a foreign server read dir/server.conf; NULL, "": it is our own */
     const rb_server_user *users;
     int user_count;
 } rb_server_config;
 
 /* Writes dir/server.conf, mode 0600. */
 resbm_status rb_server_write(const rb_server_config *c, rb_err *err);
-/* Has the running server read it again: keys that are gone are cut off. */
-resbm_status rb_server_reload(const char *dir, rb_err *err);
+/* Has the running server read it again: keys that are gone are cut off. Of a foreign one: runs its command (sh -c, with
+ * RESBM_SERVER_CONF in its environment) and waits up to a minute; RESBM_E_PEER names it when it fails or does not end. */
+resbm_status rb_server_reload(const rb_server_config *c, rb_err *err);
 /* Starts nats-server on dir/server.conf. `bound`: it ends with this process, however that ends. RESBM_E_CONFIG when there is no
  * nats-server, with how to get it. Returns at once; whoever connects tries until it answers. */
 resbm_status rb_server_start(const char *program, const char *dir, bool bound, rb_child *out, rb_err *err);
