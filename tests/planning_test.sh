@@ -64,7 +64,7 @@ says err.txt 'a machine has no "memmory"'
 cat >relay.yaml <<END
 machines:
   - {count: 3, flops: 1e9, memory: 8G, latency: 10ms}
-relay: {up: 2mbit, down: 4mbit, latency: 10ms, message: 1ms, memory: 100M, participant: 1M}
+relay: {up: 2mbit, down: 4mbit, latency: 10ms, message: 1ms, memory: 800M, participant: 1M}
 END
 "$resbm" plan run.yaml pipeline.stages=3 -m relay.yaml --own >relay.txt || { miss "relay"; cat relay.txt; }
 says relay.txt "through a relay: up 2 Mbit/s, down 4 Mbit/s, latency 10 ms"
