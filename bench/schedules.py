@@ -7,8 +7,8 @@
 By default stages are processes on device `timed`: their operations sleep for as long as a processor of 40 GFLOP/s would take, so
 that links and the order of actions are what is measured, with more stages than this machine has cores. --real computes, a thread
 a stage; stages then share the cores there are, which the prediction models. A virtual machine's speed changes within seconds, for the
-prediction's measurement of this machine as for the run: with --tries N both are made N times in turns, and the fastest of each, those
-least disturbed, are compared. docs/schedules.md quotes the result."""
+prediction's measurement of this machine as for the run: each run is predicted before and after it, and of --tries N the one counts
+around which the two predictions differ least. docs/schedules.md quotes the result."""
 import argparse
 import concurrent.futures
 import json
@@ -72,16 +72,20 @@ def measure(a, folder, schedule, keys, name):
 
 def one(a, folder, schedule, m, rate):
     keys = settings(a, schedule, m, rate)
-    predicted, measured = [], []
+    row, why = predict(a, folder, keys)
+    if not row:
+        return why
+    depth = row["inflight"]
+    if depth:  # the one that was chosen, in every try
+        keys.append(f"pipeline.inflight={depth}")
+    best = None
     for i in range(a.tries):
-        row, why = predict(a, folder, keys)
-        if not row:
-            return why
-        if not i and row["inflight"]:  # the depth that was chosen, in every try
-            keys.append(f"pipeline.inflight={row['inflight']}")
-        predicted.append(row["step_s"])
-        measured.append(measure(a, folder, schedule, keys, f"{schedule}-{m}-{rate}-{i}"))
-    return min(predicted), min(measured), row["inflight"]
+        before = predict(a, folder, keys)[0]["step_s"]
+        measured = measure(a, folder, schedule, keys, f"{schedule}-{m}-{rate}-{i}")
+        after = predict(a, folder, keys)[0]["step_s"] if a.real else before
+        tried = abs(before / after - 1), (before + after) / 2, measured
+        best = min(best, tried) if best else tried
+    return best[1], best[2], depth
 
 
 def cell(result, tokens):
