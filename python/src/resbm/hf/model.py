@@ -5,7 +5,7 @@ Legend: B sequences, T new tokens, S tokens with those before, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +16,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..torch.blocks import Attend
 from ..torch.crossing import Position
-from ..torch.kinds import Boundary, Fixed, Pass, basis, fixed_embedding
-from ..torch.llama import Stack
+from ..torch.kinds import Pass
 from ..torch.run_config import RunConfig
+from ..torch.stack import Stack, boundaries, halves, has_subspace, head, lay_subspace
 
 
 class ResbmConfig(PreTrainedConfig):
@@ -51,12 +51,10 @@ class ResbmForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError("this config.json has no `run`: it comes from `resbm export --hf RUN OUT`")
         c = self.run = RunConfig(config.run)
         position = Position(step=config.resbm_step)
-        self.model = Stack(c)
-        self.boundary = nn.ModuleDict({str(i): Boundary(c, i, position) for i in range(len(c.segments) - 1)})
-        for half in cast("list[Boundary]", list(self.boundary.values())):
+        self.model, self.lm_head, self.boundary = Stack(c), head(c), boundaries(c, position)
+        for half in halves(self.boundary):
             half.aux = None  # training's alone, and not exported
             half.decoder.residue = None
-        self.lm_head = None if c.tied else nn.Linear(c.d, c.vocab, bias=False)
         self._subspace: Tensor | None = None
         self.post_init()
 
@@ -106,30 +104,18 @@ class ResbmForCausalLM(PreTrainedModel, GenerationMixin):
             raise TypeError(f"a {type(past_key_values).__name__} is of fixed size; this model takes a DynamicCache")
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache()
-        x = self._hidden(input_ids, self._pass(input_ids, attention_mask, position_ids, past_key_values))
+        if has_subspace(self.run) and self._subspace is None:  # not in __init__: weights may not be anywhere then
+            self._subspace = lay_subspace(self.model, self.boundary)
+        run = self._pass(input_ids, attention_mask, position_ids, past_key_values)
+        x, _ = self.model.hidden(input_ids, run, self.boundary)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        h = self.model.norm(x[:, keep, :])
-        logits = F.linear(h, self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight)
+        logits = self.model.logits(x[:, keep, :], self.lm_head)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.run.vocab, **kwargs)
         if return_dict is False:
             return tuple(v for v in (loss, logits, past_key_values) if v is not None)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
-
-    def _hidden(self, ids: Tensor, run: Pass) -> Tensor:
-        """Stream (B,T,d) before the final norm."""
-        c = self.run
-        self._find_subspace()
-        x = self.model.embed_tokens(ids)
-        cos, sin = run.angles(c.rope, c.head, x)
-        for s, count in enumerate(c.segments):
-            first = c.first_layer(s)
-            for i in range(first, first + count):
-                x = self.model.layers[i](x, cos, sin, run.attend(i))
-            if s + 1 < len(c.segments):
-                x, _ = self.boundary[str(s)](x, ids, run)
-        return cast(Tensor, x)
 
     def _pass(
         self, ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, cache: DynamicCache | None
@@ -154,19 +140,6 @@ class ResbmForCausalLM(PreTrainedModel, GenerationMixin):
             own = torch.eye(past + t, dtype=torch.bool, device=device)[past:]
             mask = (mask & real[:, None, None, : past + t]) | own
         return Pass(position_ids, lambda block: _attention(block, cache, mask))
-
-    def _find_subspace(self) -> None:
-        """With kind subspace: what follows from the seed, made once where the weights are."""
-        c = self.run
-        if c.kind != "subspace" or len(c.segments) < 2 or self._subspace is not None:
-            return
-        device = self.model.embed_tokens.weight.device
-        b = basis(c)
-        fixed = fixed_embedding(c, b).to(device)
-        self._subspace = b.to(device)
-        for half in cast("list[Boundary]", list(self.boundary.values())):
-            half.encoder.basis = half.decoder.basis = self._subspace
-            half.decoder.embed_tokens = Fixed(fixed)
 
 
 def _attention(block: int, cache: DynamicCache | None, mask: Tensor) -> Attend:

@@ -7,6 +7,7 @@ Same bits as between two stages of the C program: codec, learned steps, groups, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,9 +18,8 @@ from .. import _native
 from . import codec as names
 from . import reference
 from .codec import BACKWARD, FORWARD, Codec
+from .pair import CodecPair, Shape, straight_through
 from .run_config import RunConfig
-
-Shape = tuple[int, int, int]
 
 
 class _HostCodec(Codec):
@@ -53,16 +53,17 @@ class Position:
     in_step: int = 0
 
 
-class Wire:
+class Wire(CodecPair):
     """The codecs of boundary `index` of a run."""
+
+    _forward: Codec
+    _backward: Codec
 
     def __init__(self, config: RunConfig, index: int, position: Position) -> None:
         self.config, self.index, self.position = config, index, position
         self.group = int(config.boundary.get("group_bwd", 64))
         self.stochastic = config.word("rounding_bwd", "stochastic") == "stochastic"
-        self.sums: Tensor | None = None
-        self.tokens = 0  # whose codes are in the sums
-        self._open()
+        super().__init__(config.k, config.scale)
 
     def _open(self) -> None:
         self._forward = _codec(self.config.codec("fwd"), FORWARD, self.index, self.config.seed)
@@ -73,18 +74,6 @@ class Wire:
                 f"boundary.codec_bwd {self._backward.name} with group_bwd {self.group} and rounding_bwd "
                 f"{self.config.word('rounding_bwd')}: in PyTorch int2 and int1 go with group_bwd 64 and stochastic only"
             )
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_forward", "_backward")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
-
-    @property
-    def learns(self) -> bool:
-        """Whether latents are packed with learned steps."""
-        return self._forward.integers and self.config.scale == "step"
 
     def live(self, training: bool) -> int:
         """Latents that cross in the present step, or, outside training, that crossed in the step before."""
@@ -97,17 +86,9 @@ class Wire:
         shape: Shape = (x.shape[0], x.shape[1], live)
         data = self._forward.pack(x, steps=s)
         if count and s is not None:
-            self._count(data, shape, s)
+            self.count(data, shape, s)
         q = self._forward.unpack(data, shape, steps=s).to(z.device)
         return F.pad(q, (0, z.shape[2] - live))
-
-    def _count(self, data: Tensor, shape: Shape, steps: Tensor) -> None:
-        if self.sums is None:
-            self.sums = torch.zeros(self.config.k, dtype=torch.int64)
-        part = torch.zeros(shape[2], dtype=torch.int64)
-        self._forward.add_code_sums(part, data, shape, steps)
-        self.sums[: shape[2]] += part
-        self.tokens += shape[0] * shape[1]
 
     def backward(self, g: Tensor, step: int, sequence: int) -> Tensor:
         """The gradient (B,T,k) f32 as the sender gets it."""
@@ -135,27 +116,7 @@ class Wire:
 
     def end_step(self, *steps: Tensor | None) -> None:
         """The learned steps of both ends follow what crossed in the step that is over."""
-        if self.tokens and self.sums is not None:
-            live = self.live(True)
-            for s in steps:
-                if s is not None:
-                    self._forward.update_steps(s[:live], self.sums[:live], self.tokens, self.position.step)
-            self.sums.zero_()
-        self.tokens = 0
-
-
-class _Cross(torch.autograd.Function):
-    """q for z going forward, the packed gradient going back."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, q: Tensor, wire: Wire) -> Tensor:
-        at = wire.position
-        ctx.wire, ctx.step, ctx.sequence, ctx.dtype = wire, at.step, at.sequence, z.dtype
-        return q.to(z.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        return ctx.wire.backward(grads[0], ctx.step, ctx.sequence).to(ctx.dtype), None, None
+        self.follow(self.position.step, self.live(True), *steps)
 
 
 class _Bf16(torch.autograd.Function):
@@ -174,8 +135,9 @@ class _Bf16(torch.autograd.Function):
 def cross(z: Tensor, steps: Tensor | None, wire: Wire, count: bool) -> tuple[Tensor, Tensor]:
     """(q with the packed gradient behind it, q as values alone) of latents z (B,T,k)."""
     q = wire.forward(z.detach(), steps, count)
-    out: Tensor = _Cross.apply(z, q, wire)
-    return out, q
+    at = wire.position
+    back = partial(wire.backward, step=at.step, sequence=at.sequence)
+    return straight_through(z, q, back), q
 
 
 def cross_identity(x: Tensor) -> Tensor:

@@ -14,13 +14,14 @@ positions, w numbers of the container's dtype that hold the longer of the two me
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from .bottleneck import Halves, ResidualBottleneck
-from .link import Link, Shape, Traffic, recomputes
+from .bottleneck import Decoder, Encoder, Halves, ResidualBottleneck
+from .link import Link, Traffic, recomputes
+from .pair import Shape
 
 __all__ = ["ReceiveEnd", "SendEnd", "attach", "container_width", "from_container", "to_container"]
 
@@ -48,21 +49,33 @@ def from_container(container: Tensor, used: int) -> Tensor:
     return container.detach().contiguous().view(torch.uint8)[:, :used].reshape(-1)
 
 
-class _Half(nn.Module):
-    """What both ends have in common: the half's weights, its wire, the container's form, the bytes counted."""
+class _Packed(nn.Module):
+    """One end: a half of a bottleneck, its wire, the container's form, the bytes counted.
 
-    def __init__(self, half: ResidualBottleneck, length: int, dtype: torch.dtype) -> None:
+    Args:
+        bottleneck: one half of it is used.
+        length: T.
+        dtype: of the container.
+    """
+
+    side: ClassVar[str]  #: encoder or decoder
+
+    def __init__(self, bottleneck: ResidualBottleneck, length: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        if half.vocab:
+        half, link = getattr(bottleneck, self.side), bottleneck.link
+        if half is None:
+            raise ValueError(f"boundary {link.index}: this bottleneck was cut, its {self.side} half is not here")
+        if bottleneck.vocab:
             raise ValueError("a token path needs the token ids beside the latents: use resbm.torch.Stage")
-        if half.link.codec is None or half.link.codec_backward is None:
-            raise ValueError(f"boundary {half.link.index}: codec None makes no bytes; take f32")
+        if link.codec is None or link.codec_backward is None:
+            raise ValueError(f"boundary {link.index}: codec None makes no bytes; take f32")
         if not dtype.is_floating_point:
             raise TypeError(f"a container is a float tensor, autograd takes no {dtype}: f32, bf16 or f16")
-        self.link = copy.deepcopy(half.link)  # each end counts and moves on by itself, as on two machines
+        self.link = copy.deepcopy(link)  # each end counts and moves on by itself, as on two machines
         self.length, self.dtype = length, dtype
         self.width, self.traffic = container_width(self.link, length, dtype), Traffic()
-        self.d_model = half.d_model
+        self.d_model = bottleneck.d_model
+        self.add_module(self.side, half)
 
     @property
     def payload_bytes(self) -> dict[str, int]:
@@ -73,6 +86,11 @@ class _Half(nn.Module):
             container=self.width * self.dtype.itemsize,
         )  # fmt: skip
 
+    @property
+    def steps(self) -> Tensor | None:
+        """The half's learned steps (k)."""
+        return cast("Tensor | None", getattr(self, self.side).steps)
+
     def count_bytes(self, direction: str, rows: int) -> None:
         """One container of `rows` sequences leaves."""
         moved = rows * self.width * self.dtype.itemsize
@@ -80,60 +98,39 @@ class _Half(nn.Module):
 
     def end_step(self) -> None:
         """A training step is over. Noticed without this call too, when an optimizer has changed the half's weights."""
-        self.link.end_step(self._steps())
+        self.link.end_step(self.steps)
 
-    def _steps(self) -> Tensor | None:
-        raise NotImplementedError
+    def begins(self, trains: bool) -> bool:
+        """Whether a message in training is the first of its kind, not computed again by activation checkpointing."""
+        first = trains and not recomputes()
+        if first:
+            self.link.notice_optimizer(self.steps, None, getattr(self, self.side).fc1.weight)
+        return first
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""
         return f"boundary={self.link.index}, container=(B,{self.width}) {str(self.dtype).removeprefix('torch.')}"
 
 
-class SendEnd(_Half):
-    """Sender's end: x (B,T,d) -> container (B,w), whose gradient is a container too.
+class SendEnd(_Packed):
+    """Sender's end, with the encoder half: x (B,T,d) -> container (B,w), whose gradient is a container too."""
 
-    Args:
-        bottleneck: its encoder half is used.
-        length: T.
-        dtype: of the container.
-    """
-
-    def __init__(self, bottleneck: ResidualBottleneck, length: int, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__(bottleneck, length, dtype)
-        assert bottleneck.encoder is not None
-        self.encoder = bottleneck.encoder
-
-    def _steps(self) -> Tensor | None:
-        return self.encoder.steps
+    side = "encoder"
+    encoder: Encoder
 
     def forward(self, x: Tensor) -> Tensor:
         """Container (B,w) of x (B,T,d)."""
         if x.dim() != 3 or x.shape[1:] != (self.length, self.d_model):
             raise ValueError(f"boundary {self.link.index}: {tuple(x.shape)}, not (B,{self.length},{self.d_model})")
         z = self.encoder(x)
-        first = torch.is_grad_enabled() and z.requires_grad and not recomputes()
-        if first:
-            self.link.notice_optimizer(self.encoder.steps, None, self.encoder.norm.weight)
-        return cast(Tensor, _Send.apply(z, self, first))
+        return cast(Tensor, _Send.apply(z, self, self.begins(torch.is_grad_enabled() and z.requires_grad)))
 
 
-class ReceiveEnd(_Half):
-    """Receiver's end: container (B,w) -> y (B,T,d).
+class ReceiveEnd(_Packed):
+    """Receiver's end, with the decoder half: container (B,w) -> y (B,T,d)."""
 
-    Args:
-        bottleneck: its decoder half is used.
-        length: T.
-        dtype: of the container.
-    """
-
-    def __init__(self, bottleneck: ResidualBottleneck, length: int, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__(bottleneck, length, dtype)
-        assert bottleneck.decoder is not None
-        self.decoder = bottleneck.decoder
-
-    def _steps(self) -> Tensor | None:
-        return self.decoder.steps
+    side = "decoder"
+    decoder: Decoder
 
     def forward(self, container: Tensor) -> Tensor:
         """(B,T,d) of a container (B,w)."""
@@ -143,20 +140,16 @@ class ReceiveEnd(_Half):
                 f"{tuple(container.shape)} {container.dtype}. Both ends need the same settings, and nothing may cast it"
             )
         trains = torch.is_grad_enabled() and (container.requires_grad or self.decoder.fc1.weight.requires_grad)
-        first = trains and not recomputes()
-        if first:
-            self.link.notice_optimizer(self.decoder.steps, None, self.decoder.fc1.weight)
+        first = self.begins(trains)
         place = self.link.place(container, container.shape[0]) if trains else self.link.sequence
-        q = cast(Tensor, _Receive.apply(container, self, first, place))
-        return cast(Tensor, self.decoder(q))
+        return cast(Tensor, self.decoder(_Receive.apply(container, self, first, place)))
 
 
 class _Send(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, end: SendEnd, count: bool) -> Tensor:
         ctx.end, ctx.shape, ctx.dtype = end, tuple(z.shape), z.dtype
-        steps = end._steps()
-        data = end.link.pack_forward(z, steps, count=count)
+        data = end.link.pack_forward(z, end.steps, count=count)
         end.count_bytes("forward", z.shape[0])
         return to_container(data, z.shape[0], end.width, end.dtype)
 
@@ -175,7 +168,7 @@ class _Receive(torch.autograd.Function):
         ctx.end, ctx.sequence, ctx.step = end, sequence, end.link.step
         link, shape = end.link, (container.shape[0], end.length, end.link.k)
         used = link.forward_bytes((1, end.length, link.k))
-        return link.unpack_forward(from_container(container, used), shape, end._steps(), count=count)
+        return link.unpack_forward(from_container(container, used), shape, end.steps, count=count)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:

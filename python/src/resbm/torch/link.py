@@ -8,14 +8,14 @@ bits on any number of ranks, and in the C program.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .codec import BACKWARD, FORWARD, Codec, CodecError
-
-Shape = tuple[int, int, int]
+from .pair import CodecPair, Shape, straight_through
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Traffic:
         return self.uncompressed / sent if sent else 0.0
 
 
-class Link:
+class Link(CodecPair):
     """The wire of boundary `index`.
 
     Args:
@@ -65,32 +65,18 @@ class Link:
         self, codec: str | None, codec_backward: str | None, scale: str, k: int, index: int, seed: int,
         vocab: int | None = None,
     ) -> None:  # fmt: skip
-        self.codec, self.codec_backward, self.scale = codec, codec_backward, scale
-        self.k, self.index, self.seed, self.vocab = k, index, seed, vocab
+        self.codec, self.codec_backward = codec, codec_backward
+        self.index, self.seed, self.vocab = index, seed, vocab
         self.step = self.sequence = 0
         self.tokens: Tensor | None = None  # (B,T) of the microbatch whose decoder runs next
-        self._counted = 0  # tokens whose codes are in the sums
-        self._sums: Tensor | None = None
         self._version: int | None = None
         self._taken: dict[bytes, int] = {}  # payload -> sequence, for what is computed again
-        self._open()
+        super().__init__(k, scale)
 
     def _open(self) -> None:
         key: dict[str, Any] = dict(boundary=self.index, seed=self.seed)
         self._forward = None if self.codec is None else Codec(self.codec, FORWARD, **key)
         self._backward = None if self.codec_backward is None else Codec(self.codec_backward, BACKWARD, **key)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_forward", "_backward")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
-
-    @property
-    def learns(self) -> bool:
-        """Whether latents are packed with learned steps."""
-        return self._forward is not None and self._forward.learns and self.scale == "step"
 
     def describe(self) -> dict[str, Any]:
         """What both ends must agree on, for the handshake."""
@@ -155,24 +141,9 @@ class Link:
 
     # -- learned steps and position ---------------------------------------------------------------------------
 
-    def count(self, data: Tensor, shape: Shape, steps: Tensor | None) -> None:
-        """Add a message's codes to the sums that the learned steps will follow."""
-        if not self.learns or steps is None:
-            return
-        assert self._forward is not None
-        if self._sums is None:
-            self._sums = torch.zeros(self.k, dtype=torch.int64, device=data.device)
-        self._forward.add_code_sums(self._sums, data, shape, steps)
-        self._counted += shape[0] * shape[1]
-
     def end_step(self, *steps: Tensor | None, sequences: int = 0) -> None:
         """A training step is done: the learned steps of the ends that are here follow, the position moves on."""
-        if self._counted and self._sums is not None and self._forward is not None:
-            for s in steps:
-                if s is not None:
-                    self._forward.update_steps(s, self._sums, self._counted, self.step)
-            self._sums.zero_()
-        self._counted = 0
+        self.follow(self.step, self.k, *steps)
         self._taken.clear()
         self.step += 1
         self.sequence += sequences
@@ -198,8 +169,14 @@ class Link:
         if not again:
             self.notice_optimizer(sender, receiver, witness)
         q, data = self._round_trip(z, sender, not again)
-        out: Tensor = _Cross.apply(z, q, self, self.place(data, z.shape[0]), self.step)
-        return out
+        back = partial(self._round_gradient, step=self.step, sequence=self.place(data, z.shape[0]))
+        return straight_through(z, q, back)
+
+    def _round_gradient(self, g: Tensor, step: int, sequence: int) -> Tensor:
+        if self._backward is None:
+            return g
+        data = self._backward.pack(g, step=step, sequence=sequence)
+        return self._backward.unpack(data, (g.shape[0], g.shape[1], g.shape[2]))
 
     def place(self, data: Tensor, rows: int) -> int:
         """Number of the first sequence of a message of `rows`; what is computed again keeps the number it had."""
@@ -228,25 +205,6 @@ class Link:
 def recomputes() -> bool:
     """Whether activation checkpointing computes a forward again, inside a backward."""
     return torch._C._current_graph_task_id() != -1
-
-
-class _Cross(torch.autograd.Function):
-    """q for z going forward, the packed gradient going back."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, q: Tensor, link: Link, sequence: int, step: int) -> Tensor:
-        ctx.link, ctx.sequence, ctx.step, ctx.dtype = link, sequence, step, z.dtype
-        return q.to(z.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        link: Link = ctx.link
-        backward = link._backward
-        (g,) = grads
-        if backward is None:
-            return g, None, None, None, None
-        data = backward.pack(g, step=ctx.step, sequence=ctx.sequence)
-        return backward.unpack(data, tuple(g.shape)).to(ctx.dtype), None, None, None, None
 
 
 def _id_size(vocab: int) -> int:

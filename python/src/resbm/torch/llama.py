@@ -20,33 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import checkpoint
-from .blocks import Block, RMSNorm
+from .blocks import Block
 from .crossing import Position
-from .kinds import Boundary, Fixed, Pass, basis, fixed_embedding, orthonormal
+from .kinds import Boundary, Pass, orthonormal
 from .run_config import RunConfig
+from .stack import Stack, boundaries, halves, has_subspace, head, lay_subspace
 
 if TYPE_CHECKING:
     from .run_optimizer import RunOptimizer
-
-
-class Embedding(nn.Embedding):
-    """The model's table; with kind subspace its rows keep a fixed part."""
-
-    def __init__(self, vocab: int, d: int) -> None:
-        super().__init__(vocab, d)
-        self.register_buffer("fixed", None, persistent=False)
-
-
-class Stack(nn.Module):
-    """Embedding, blocks, final norm."""
-
-    def __init__(self, c: RunConfig) -> None:
-        super().__init__()
-        self.embed_tokens = Embedding(c.vocab, c.d)
-        self.layers = nn.ModuleList(
-            Block(c.d, c.heads, c.kv_heads, c.ffn, c.eps, c.qk_norm, c.head, c.qkv_bias) for _ in range(c.layers)
-        )
-        self.norm = RMSNorm(c.d, c.eps)
 
 
 class Llama(nn.Module):
@@ -65,11 +46,10 @@ class Llama(nn.Module):
         c = self.config = RunConfig(config) if isinstance(config, str) else config
         self.position = Position()
         self.source: checkpoint.Checkpoint | None = None
-        self.model = Stack(c)
-        self.lm_head = None if c.tied else nn.Linear(c.d, c.vocab, bias=False)
-        self.boundary = nn.ModuleDict({str(i): Boundary(c, i, self.position) for i in range(len(c.segments) - 1)})
+        self.model, self.lm_head, self.boundary = Stack(c), head(c), boundaries(c, self.position)
         self._initial_weights()
-        if c.kind == "subspace" and len(c.segments) > 1:
+        if has_subspace(c):
+            lay_subspace(self.model, self.boundary)
             self._keep_to_subspace()
         self._seen = self._stamp()
 
@@ -135,8 +115,8 @@ class Llama(nn.Module):
         self.settle()
         training = targets is not None and torch.is_grad_enabled()
         run = Pass(torch.arange(ids.shape[1], device=ids.device), count=training, targets=targets)
-        x, aux = self.hidden(ids, run)
-        logits = self.logits(x)
+        x, aux = self.model.hidden(ids, run, self.boundary)
+        logits = self.model.logits(x, self.lm_head)
         if targets is None:
             return logits
         loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
@@ -147,25 +127,6 @@ class Llama(nn.Module):
             self.position.sequence += ids.shape[0]
             self.position.in_step += ids.shape[0]
         return loss
-
-    def hidden(self, ids: Tensor, run: Pass) -> tuple[Tensor, list[Tensor]]:
-        """(stream (B,T,d) before the final norm, auxiliary losses) of ids (B,T)."""
-        c, aux = self.config, []
-        x = self.model.embed_tokens(ids)
-        cos, sin = run.angles(c.rope, c.head, x)
-        for s, count in enumerate(c.segments):
-            first = c.first_layer(s)
-            for i in range(first, first + count):
-                x = self.model.layers[i](x, cos, sin, run.attend(i))
-            if s + 1 < len(c.segments):
-                x, a = self.boundary[str(s)](x, ids, run)
-                aux += [a] if a is not None else []
-        return x, aux
-
-    def logits(self, x: Tensor) -> Tensor:
-        """(B,T,V) of the stream (B,T,d)."""
-        h = self.model.norm(x)
-        return F.linear(h, self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight)
 
     # -- between steps ----------------------------------------------------------------------------------------
 
@@ -180,7 +141,7 @@ class Llama(nn.Module):
             return
         self._constrain()
         if self.position.in_step:
-            for b in cast("list[Boundary]", list(self.boundary.values())):
+            for b in halves(self.boundary):
                 b.wire.end_step(b.encoder.steps, b.decoder.steps)
             self.position.step += 1
             self.position.in_step = 0
@@ -194,13 +155,7 @@ class Llama(nn.Module):
         return cast("list[nn.Parameter]", writers)
 
     def _keep_to_subspace(self) -> None:
-        b = basis(self.config)
-        fixed = fixed_embedding(self.config, b)
-        self.model.embed_tokens.register_buffer("fixed", fixed, persistent=False)
-        for half in cast("list[Boundary]", list(self.boundary.values())):
-            half.encoder.register_buffer("basis", b, persistent=False)
-            half.decoder.register_buffer("basis", b, persistent=False)
-            half.decoder.embed_tokens = Fixed(fixed)
+        """Gradients of what writes to the stream are projected on it."""
         for w in self._writers():
             w.register_hook(lambda g: self._basis().T @ (self._basis() @ g))
         self.model.embed_tokens.weight.register_hook(lambda g: (g @ self._basis().T) @ self._basis())
@@ -209,11 +164,11 @@ class Llama(nn.Module):
         return cast(Tensor, cast(Boundary, self.boundary["0"]).encoder.basis)
 
     def _constrain(self) -> None:
-        for half in cast("list[Boundary]", list(self.boundary.values())):
+        for half in halves(self.boundary):
             for r in (half.encoder.rotation, half.decoder.rotation):
                 if r is not None:
                     r.weight.copy_(orthonormal(r.weight))
-        if self.config.kind != "subspace" or len(self.config.segments) < 2:
+        if not has_subspace(self.config):
             return
         b = self._basis()
         for w in self._writers():

@@ -11,7 +11,7 @@ from torch import Tensor
 from .bottleneck import ResidualBottleneck
 from .codec import CodecError
 from .hooks import container_width, from_container, to_container
-from .link import Shape
+from .pair import Shape
 
 Meta = dict[str, Any]
 

@@ -26,7 +26,8 @@ from .. import __version__
 from . import _pipelining
 from .bottleneck import ResidualBottleneck, _ends
 from .handshake import Board, Word, compare
-from .link import Link, Shape, Traffic
+from .link import Link, Traffic
+from .pair import Shape
 
 _pipelining.check()
 from torch.distributed.pipelining.stage import (  # noqa: E402
