@@ -1,15 +1,16 @@
 """Hugging Face: small random models of transformers into the C program and back, runs as models of transformers."""
 
 import copy
+import functools
 import json
 import re
 import shutil
-import subprocess
 import sys
 
 import pytest
 import torch
 import transformers
+from launch import run
 from run_program import make_corpus, program, train
 
 import resbm.hf.__main__
@@ -195,19 +196,117 @@ def test_loglikelihood_as_harnesses_ask_for_it(exported):
         assert got.item() == pytest.approx(total, abs=1e-3)
 
 
+@pytest.mark.parametrize("exported", ["trunk"], indirect=True)
+def test_the_bytes_tokenizer_gives_bytes(folder, exported, tmp_path):
+    """Its end of text and padding are a byte too, or harnesses would add a token that the model has not."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported / "out")
+    text = "Ă ă ĀÿŃ\n\t\x00\x03\x7f link 🙂"
+    ids = tokenizer(text).input_ids
+    assert ids == list(text.encode()) and tokenizer.decode(ids) == text
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id, len(tokenizer)) == (3, 3, 256)
+    (tmp_path / "text").write_text(text * 50)
+    for name, kind in (("one", "bytes"), ("two", exported / "out/tokenizer.json")):
+        program("data", "--out", tmp_path / name, "--tokenizer", kind, tmp_path / "text")
+    one, two = (b"".join(f.read_bytes() for f in sorted((tmp_path / n).glob("*.bin"))) for n in ("one", "two"))
+    assert one == two and len(one) > 2 * 50 * len(ids)
+
+
+TASKS = {
+    "slow_text": """
+task: slow_text
+dataset_path: json
+dataset_kwargs: {data_files: {test: %s/docs.jsonl}}
+test_split: test
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{text}}"
+metric_list: [{metric: bits_per_byte}]
+""",
+    "slow_choice": """
+task: slow_choice
+dataset_path: json
+dataset_kwargs: {data_files: {test: %s/docs.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{context}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: 0
+target_delimiter: " "
+metric_list: [{metric: acc}]
+""",
+    "slow_words": """
+task: slow_words
+dataset_path: json
+dataset_kwargs: {data_files: {test: %s/docs.jsonl}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{context}}"
+doc_to_target: "{{text}}"
+target_delimiter: ""
+generation_kwargs: {until: ["\\n"], max_gen_toks: 6, do_sample: false}
+metric_list: [{metric: exact_match}]
+""",
+}
+DOCS = [
+    dict(text="of a slow link", context="of a slow", choices=["link", "of", "zq"]),
+    dict(text="the link carries latent", context="the link", choices=["carries latent", "xw qk vv"]),
+    dict(text="gradients", context="a", choices=["slow", "QQQQ", "%%"]),
+]
+
+
+def score(model, context, words):
+    """Log-likelihood of the bytes `words` behind the bytes `context`."""
+    ids = torch.tensor([list(context + words)])
+    with torch.no_grad():
+        logits = model(ids[:, :-1]).logits.log_softmax(-1)[0, len(context) - 1 :]
+    return logits.gather(-1, ids[0, len(context) :, None]).sum().item()
+
+
+@pytest.mark.parametrize("exported", ["trunk"], indirect=True)
+def test_lm_evaluation_harness(exported, tmp_path, monkeypatch, capsys):
+    """Its command with a text, a choice and a generation task made here; each answer recomputed."""
+    for name, task in TASKS.items():
+        (tmp_path / f"{name}.yaml").write_text(task % tmp_path)
+    (tmp_path / "docs.jsonl").write_text("".join(json.dumps(d) + "\n" for d in DOCS))
+    from lm_eval import tasks
+
+    # its own tasks, twelve thousand files, are not read: half a minute
+    begin = functools.partialmethod(tasks.TaskManager.__init__, include_defaults=False)
+    monkeypatch.setattr(tasks.TaskManager, "__init__", begin)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    words = [
+        "harness", "--model", "hf", "--model_args", f"pretrained={exported}/out", "--tasks", *TASKS, "--include_path",
+        tmp_path, "--device", "cpu", "--batch_size", "3", "--log_samples", "--output_path", tmp_path / "results",
+    ]  # fmt: skip
+    assert resbm.hf.__main__.main([str(w) for w in words]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in TASKS)
+    samples = {}
+    for name in TASKS:
+        (file,) = (tmp_path / "results").rglob(f"samples_{name}_*.jsonl")
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        samples[name] = [r["filtered_resps"] for r in sorted(rows, key=lambda r: r["doc_id"])]
+    model = transformers.AutoModelForCausalLM.from_pretrained(exported / "out").eval()
+    for i, doc in enumerate(DOCS):
+        text, context = doc["text"].encode(), doc["context"].encode()
+        assert float(samples["slow_text"][i][0]) == pytest.approx(score(model, b"\3", text), abs=1e-3)
+        wants = [score(model, context, b" " + c.encode()) for c in doc["choices"]]
+        assert [float(r[0]) for r in samples["slow_choice"][i]] == pytest.approx(wants, abs=1e-3)
+        said = program("generate", exported / "run", "-p", doc["context"], "-n", "6", "-t", "0")
+        assert samples["slow_words"][i][0] == said.removesuffix("\n").removeprefix(doc["context"])
+
+
 def test_other_programs_need_not_import_anything(folder, tmp_path):
     train(folder, tmp_path / "run")
     program("export", "--hf", "--bf16", tmp_path / "run", tmp_path / "out")
-    code = (
+    (tmp_path / "other.py").write_text(
         "import sys, transformers, torch\n"
+        "assert 'resbm.hf' not in sys.modules\n"
         "m = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
         "print(m.dtype, m(torch.ones(1, 4, dtype=torch.long)).logits.shape)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "out"], capture_output=True, text=True, timeout=300,
-        env={**__import__("os").environ, "HF_MODULES_CACHE": str(tmp_path / "cache")},
-    )  # fmt: skip
-    assert "torch.bfloat16 torch.Size([1, 4, 256])" in done.stdout, done.stderr
+    ((code, said),) = run(tmp_path / "other.py", 1, tmp_path / "out")
+    assert code == 0 and "torch.bfloat16 torch.Size([1, 4, 256])" in said, said
 
 
 def test_the_command(folder, exported, capsys):

@@ -36,6 +36,11 @@ resbm_status rb_hf_copy_files(const char *from, const char *to, int *count, rb_e
     return RESBM_OK;
 }
 
+/* End of text in ASCII, which no text has: where a tokenizer without a token for that is of no use, as in evaluation
+ * harnesses, this byte is it. It stands for itself in the vocabulary, since ByteLevel's character for it may be part
+ * of a text. */
+static const char end_of_text[] = "\3";
+
 /* The character that ByteLevel writes for a byte: itself where it is visible, else one from U+0100 on. */
 static int letter_of(int byte) {
     int n = 0;
@@ -50,7 +55,7 @@ static int letter_of(int byte) {
 static json_t *bytes_vocab(void) {
     json_t *v = json_object();
     for (int b = 0; v && b < 256; b++) {
-        int c = letter_of(b);
+        int c = b == *end_of_text ? b : letter_of(b);
         char utf8[3] = {(char)c, 0, 0};
         if (c >= 128) utf8[0] = (char)(0xc0 | c >> 6), utf8[1] = (char)(0x80 | (c & 63));
         json_object_set_new(v, utf8, json_integer(b));
@@ -75,12 +80,15 @@ resbm_status rb_hf_write_bytes_tokenizer(const char *to, rb_err *err) {
     json_t *model = json_pack("{s:s, s:n, s:n, s:n, s:n, s:b, s:b, s:b, s:o, s:[]}", "type", "BPE", "dropout",
                               "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", 0,
                               "byte_fallback", 0, "ignore_merges", 0, "vocab", bytes_vocab(), "merges");
-    json_t *t = json_pack("{s:s, s:n, s:n, s:[], s:n, s:O, s:n, s:o, s:o}", "version", "1.0", "truncation",
-                          "padding", "added_tokens", "normalizer", "pre_tokenizer", level, "post_processor",
-                          "decoder", level, "model", model);
+    json_t *end = json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", *end_of_text, "content", end_of_text,
+                            "single_word", 0, "lstrip", 0, "rstrip", 0, "normalized", 0, "special", 1);
+    json_t *t = json_pack("{s:s, s:n, s:n, s:[o], s:n, s:O, s:n, s:o, s:o}", "version", "1.0", "truncation",
+                          "padding", "added_tokens", end, "normalizer", "pre_tokenizer", level,
+                          "post_processor", "decoder", level, "model", model);
     RB_TRY(write_json(to, "tokenizer.json", t, err));
     return write_json(to, "tokenizer_config.json",
-                      json_pack("{s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast",
-                                "clean_up_tokenization_spaces", 0),
+                      json_pack("{s:s, s:b, s:s, s:s}", "tokenizer_class", "PreTrainedTokenizerFast",
+                                "clean_up_tokenization_spaces", 0, "eos_token", end_of_text, "pad_token",
+                                end_of_text),
                       err);
 }
