@@ -10,12 +10,13 @@ cmp -s "$root/tests/requirements-python.txt" "$root/.venv/requirements-python.st
     echo "skipped: pip cannot install tests/requirements-python.txt here"
     exit 77
 }
-rm -rf site && mkdir site
+rm -rf site hf && mkdir site
 "$python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target site "$root/python"
 unset RESBM_LIBRARY
 PYTHONPATH=$PWD/site
 OMP_NUM_THREADS=1
-export PYTHONPATH OMP_NUM_THREADS
+HF_HOME=$PWD/hf
+export PYTHONPATH OMP_NUM_THREADS HF_HOME
 cd "$root/python"
 "$python" -m ruff check --quiet --no-cache . && "$python" -m ruff format --check --quiet --no-cache .
 "$python" -m mypy --no-incremental

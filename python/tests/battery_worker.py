@@ -68,8 +68,7 @@ def traced(rank):
     )
 
 
-def traced_reference():
-    model = Whole()
+def in_one_process(model):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     seen = []
     for step in range(3):
@@ -87,6 +86,32 @@ def cut(rank, **options):
     return ResidualBottleneck(D, 4, seed=6, **options).cut(nn.Linear(D, D), rank, 2)
 
 
+CODECS = (("int8", "int4"), ("int4", "bf16"), ("bf16", "int8"), ("f32", "f32"))
+
+
+def codecs(rank):
+    """Forward and backward separately: losses and bytes."""
+    done = {}
+    for forward, backward in CODECS:
+        stage = Stage(cut(rank, codec=forward, codec_backward=backward), rank, 2, CPU)
+        losses = run(stage)
+        done[f"{forward} {backward}"] = [losses, {k: t.per_microbatch for k, t in stage.traffic.items()}]
+    return done
+
+
+def codecs_reference():
+    """The same in one process."""
+    done = {}
+    for forward, backward in CODECS:
+        ends = []
+        for rank in range(2):  # in the order of cut(), which draws its numbers so
+            torch.manual_seed(rank)
+            between = ResidualBottleneck(D, 4, seed=6, codec=forward, codec_backward=backward)
+            ends.append(nn.Linear(D, D))
+        done[f"{forward} {backward}"] = in_one_process(nn.Sequential(ends[0], between.copy(0), ends[1]))
+    return done
+
+
 def other_codec(rank):
     return run(Stage(cut(rank, codec=("int4", "int8")[rank]), rank, 2, CPU))
 
@@ -99,7 +124,7 @@ def alone(rank):
     """The other rank never makes its stage."""
     if rank:
         return None
-    handshake.TIMEOUT = timedelta(seconds=2)
+    handshake.TIMEOUT = timedelta(seconds=1)
     return run(Stage(cut(rank), rank, 2, CPU))
 
 
@@ -201,6 +226,7 @@ def main():
     rank, said = dist.get_rank(), {}
     for case in (
         traced,
+        codecs,
         other_codec,
         other_microbatches,
         wide_latents,
@@ -218,7 +244,7 @@ def main():
         print(case.__name__, "is over", flush=True)
         dist.barrier()
     if rank == 0:
-        said["reference"] = traced_reference()
+        said["reference"], said["codecs reference"] = in_one_process(Whole()), codecs_reference()
     with open(os.path.join(sys.argv[1], f"{rank}.json"), "w") as f:
         json.dump(said, f)
     dist.barrier()

@@ -3,7 +3,10 @@
 import os
 
 os.environ["TRITON_INTERPRET"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
 
+import launch
 import torch
 
+launch.prepare()
 torch.set_num_threads(1)

@@ -1,6 +1,6 @@
 """One rank of tests/test_stage.py: every schedule in turn, losses and gradients to a file.
 
-pipeline_worker.py OUT SCHEDULE[,SCHEDULE...] TOKENS
+pipeline_worker.py OUT SCHEDULE[,SCHEDULE...] TOKENS traced|cut
 """
 
 import os
@@ -9,9 +9,11 @@ import sys
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.pipelining import schedules
+from torch.distributed.pipelining import pipeline, schedules
 
-from resbm.torch import ResidualBottleneck, Stage
+from resbm.torch import ResidualBottleneck, Stage, build_stage
+
+CPU = torch.device("cpu")
 
 D, T, V, BATCH, MICROBATCHES, STEPS = 16, 6, 13, 8, 4, 3
 V_SHAPED = ("ZBVZeroBubble", "DualPipeV")
@@ -32,6 +34,22 @@ class Part(nn.Module):
         x = self.embed(x) if self.embed is not None else x
         x = x + torch.tanh(self.fc(x))
         return self.head(x) if self.head is not None else x
+
+
+class Joined(nn.Module):
+    """All parts with their bottlenecks, for the tracer."""
+
+    def __init__(self, stages):
+        super().__init__()
+        self.parts = nn.ModuleList(Part(i, stages) for i in range(stages))
+        self.cuts = nn.ModuleList(bottleneck(None).copy(i) for i in range(stages - 1))
+
+    def forward(self, x):
+        for i, part in enumerate(self.parts):
+            x = part(x)
+            if i < len(self.cuts):
+                x = self.cuts[i](x)
+        return x
 
 
 def loss_fn(y, t):
@@ -87,15 +105,37 @@ def whole(num_stages, tokens):
     return losses, state
 
 
-def pipelined(schedule, rank, ranks, tokens):
+def cut_by_hand(indices, num_stages, tokens):
+    """(stages, their parameters and buffers by name)."""
+    parts = {i: bottleneck(tokens).cut(Part(i, num_stages), i, num_stages) for i in indices}
+    state = {}
+    for i, m in parts.items():
+        state |= {n if n.startswith("boundary.") else f"{i}.{n}": t for n, t in m.state_dict(keep_vars=True).items()}
+    return [Stage(m, i, num_stages, CPU) for i, m in parts.items()], state
+
+
+def traced(indices, num_stages):
+    """The same of a traced model; learned steps live in the model."""
+    model = Joined(num_stages)
+    pipe = pipeline(model, mb_args=(batch(0)[0][: BATCH // MICROBATCHES],))
+    made, state = [build_stage(pipe, model, i, CPU) for i in indices], {}
+    for stage in made:
+        for name, p in stage.submod.named_parameters():
+            state[name.removeprefix("parts.").replace("cuts.", "boundary.")] = p
+    for i, cut in enumerate(model.cuts):
+        state |= {f"boundary.{i}.encoder.steps": cut.encoder.steps} if i in indices else {}
+        state |= {f"boundary.{i}.decoder.steps": cut.decoder.steps} if i + 1 in indices else {}
+    return made, state
+
+
+def pipelined(schedule, rank, ranks, tokens, tracer):
     indices = stages_of(schedule, rank, ranks)
     num_stages = ranks * len(indices)
-    parts = [bottleneck(tokens).cut(Part(i, num_stages), i, num_stages) for i in indices]
-    made = [Stage(p, i, num_stages, torch.device("cpu")) for p, i in zip(parts, indices)]
+    made, state = traced(indices, num_stages) if tracer else cut_by_hand(indices, num_stages, tokens)
     kind = getattr(schedules, "Schedule" + schedule)
     single = issubclass(kind, schedules.PipelineScheduleSingle)
     run = kind(made[0] if single else made, MICROBATCHES, loss_fn=loss_fn)
-    opt = torch.optim.SGD([p for m in parts for p in m.parameters()], lr=0.1)
+    opt = torch.optim.SGD([p for s in made for p in s.submod.parameters()], lr=0.1)
     seen = []
     for step in range(STEPS):
         x, y = batch(step)
@@ -107,11 +147,8 @@ def pipelined(schedule, rank, ranks, tokens):
         opt.step()
         if evaluates(schedule) and step == 0:  # an evaluation between two steps leaves no trace
             run.eval(*args, **(dict(target=y, losses=[]) if num_stages - 1 in indices else {}))
-    state = {}
-    for i, m in zip(indices, parts):
-        state |= {n if n.startswith("boundary.") else f"{i}.{n}": t for n, t in m.state_dict().items()}
     traffic = {n: (t.forward, t.backward, t.messages, t.per_microbatch) for s in made for n, t in s.traffic.items()}
-    return seen, state, traffic
+    return seen, {n: t.detach() for n, t in state.items()}, traffic
 
 
 def main():
@@ -119,7 +156,7 @@ def main():
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    results = {name: pipelined(name, rank, ranks, tokens) for name in names}
+    results = {name: pipelined(name, rank, ranks, tokens, sys.argv[4] == "traced") for name in names}
     torch.save(results, os.path.join(out, f"{rank}.pt"))
     dist.barrier()
     dist.destroy_process_group()

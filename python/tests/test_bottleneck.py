@@ -33,7 +33,7 @@ def test_names_and_shapes_are_those_of_the_c_program():
 def test_gradcheck_without_packing(identity, hidden, tokens):
     torch.manual_seed(0)
     b = ResidualBottleneck(
-        8, 4, identity, hidden, tokens, codec=None, vocab=11, trunk=dict(blocks=1, width=8, heads=2, ffn=8)
+        8, 4, identity, hidden, tokens, codec=None, vocab=11, trunk=dict(blocks=1, width=4, heads=2, ffn=4)
     ).double()
     x, ids = data(2, 3, 8).double().requires_grad_(), torch.tensor([[1, 2, 3], [4, 5, 6]])
     names = [n for n, _ in b.named_parameters()]

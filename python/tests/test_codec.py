@@ -156,6 +156,16 @@ def test_bf16_and_strided_input():
     assert torch.equal(codec.pack(wide[..., :8]), codec.pack(x))
 
 
+def test_host_tensors_are_packed_and_unpacked_where_they_lie(monkeypatch):
+    codec, x, out, seen = Codec("int8"), values((2, 6, 8), seed=4), torch.empty(2, 6, 8), []
+    pack, unpack = codec._native.pack, codec._native.unpack
+    monkeypatch.setattr(codec._native, "pack", lambda *a: (seen.append(a[0]), pack(*a)))
+    monkeypatch.setattr(codec._native, "unpack", lambda *a: (seen.extend((a[0], a[3])), unpack(*a)))
+    data = codec.pack(x)
+    assert codec.unpack(data, (2, 6, 8), out=out) is out
+    assert seen == [x.data_ptr(), data.data_ptr(), out.data_ptr()]
+
+
 def test_learned_steps_are_alike_at_both_ends():
     codec, x = Codec("int4"), values((2, 30, 5), seed=6).clamp(-3, 3)
     ends = [torch.full((5,), 0.3), torch.full((5,), 0.3)]

@@ -27,6 +27,16 @@ def test_the_tracer_splits_between_the_halves_and_gives_the_bits_of_one_process(
     assert last["traffic"] == {"1->0": [0, messages * rows * (numbers // 2 + 2)]}
 
 
+def test_codecs_forward_and_backward_separately(said):
+    rows, numbers = 2, 6 * 4  # of a microbatch, of a sequence
+    forward = dict(int4=numbers // 2, int8=numbers, bf16=2 * numbers, f32=4 * numbers)
+    scales = dict(int4=2, int8=2, bf16=0, f32=0)  # a gradient has one for 64 numbers, of two bytes
+    for name, losses in said[0]["codecs reference"].items():
+        one, other = name.split()
+        assert said[1]["codecs"][name] == [losses, {"1->0": {"backward": rows * (forward[other] + scales[other])}}]
+        assert said[0]["codecs"][name] == [[], {"0->1": {"forward": rows * forward[one]}}]
+
+
 def test_ranks_that_disagree_are_told_on_both_sides(said):
     for s, (mine, theirs) in zip(said, (("int4", "int8"), ("int8", "int4"))):
         assert s["other_codec"].startswith("ValueError: stage") and "Give both stages the same" in s["other_codec"]
@@ -37,7 +47,7 @@ def test_ranks_that_disagree_are_told_on_both_sides(said):
 
 def test_a_stage_that_never_comes_is_named_after_a_deadline(said):
     for case in ("alone", "alone_traced"):
-        assert said[0][case].startswith("TimeoutError: stage 0 (rank 0) waited 2 s for stage 1 (rank 1)"), said[0][case]
+        assert said[0][case].startswith("TimeoutError: stage 0 (rank 0) waited 1 s for stage 1 (rank 1)"), said[0][case]
 
 
 def test_latents_the_codec_cannot_take_are_refused_before_the_first_message(said):

@@ -6,8 +6,9 @@ import pytest
 import torch
 from run_program import make_corpus, program, train
 
-from resbm.torch import Llama, RunOptimizer, Shards, train_step
+from resbm.torch import Llama, ResidualBottleneck, RunOptimizer, Shards, train_step
 from resbm.torch.checkpoint import Checkpoint
+from resbm.torch.kinds import Pass
 
 ADAMW = ["optim.kind=adamw", "optim.lr=0.002", "optim.clip=0"]
 EXACT = ["boundary.codec_fwd=f32", "boundary.codec_bwd=f32"]
@@ -60,6 +61,19 @@ def test_loss_and_gradients(folder, tmp_path, kind):
     here, there, whole, worst = step_two(folder, tmp_path / "run", [*KINDS[kind], *EXACT])
     assert here == pytest.approx(there, rel=1e-5)
     assert whole < 1e-5 and worst < 1e-4
+
+
+@pytest.mark.parametrize("tokens", ["none", "embedding", "trunk"])
+def test_a_bottleneck_takes_the_weights_of_the_c_programs(folder, tmp_path, tokens):
+    train(folder, tmp_path / "run", f"boundary.tokens={tokens}")
+    model, source = Llama.from_run(tmp_path / "run"), Checkpoint(tmp_path / "run")
+    b = ResidualBottleneck(64, 8, tokens=None if tokens == "none" else tokens, vocab=256, index=1, seed=3)
+    b.load_state_dict({n: source.tensor(f"boundary.1.{n}") for n in b.state_dict()})
+    assert {f"boundary.1.{n}" for n in b.state_dict()} == {n for n in source.names if n.startswith("boundary.1.")}
+    ids, x = torch.arange(40).view(2, 20) * 7 % 256, torch.randn(2, 20, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        y, _ = model.boundary["1"](x, ids, Pass(torch.arange(20)))
+        assert torch.allclose(b(x, ids), y, atol=1e-5)
 
 
 PACKED = {

@@ -21,10 +21,12 @@ def test_every_schedule_of_this_release_is_named():
     assert have == set(SCHEDULES)
 
 
-@pytest.mark.parametrize("ranks,tokens", [(2, "none"), (2, "embedding"), (4, "none")])
-def test_same_bits_as_in_one_process(tmp_path, ranks, tokens):
+@pytest.mark.parametrize(
+    "ranks,tokens,made", [(2, "none", "cut"), (2, "embedding", "cut"), (4, "none", "cut"), (2, "none", "traced")]
+)
+def test_same_bits_as_in_one_process(tmp_path, ranks, tokens, made):
     names = [s for s in SCHEDULES if s != "DualPipeV" or 2 * ranks <= worker.MICROBATCHES]
-    done = run(WORKER, ranks, tmp_path, ",".join(names), tokens)
+    done = run(WORKER, ranks, tmp_path, ",".join(names), tokens, made)
     assert all(code == 0 for code, _ in done), "\n".join(out for _, out in done)
     results = [torch.load(tmp_path / f"{r}.pt") for r in range(ranks)]
     wholes = {}
