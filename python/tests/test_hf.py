@@ -3,9 +3,11 @@
 import copy
 import functools
 import json
+import os
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -209,6 +211,26 @@ def test_the_bytes_tokenizer_gives_bytes(folder, exported, tmp_path):
         program("data", "--out", tmp_path / name, "--tokenizer", kind, tmp_path / "text")
     one, two = (b"".join(f.read_bytes() for f in sorted((tmp_path / n).glob("*.bin"))) for n in ("one", "two"))
     assert one == two and len(one) > 2 * 50 * len(ids)
+
+
+GOLDEN = Path(os.environ.get("RB_SOURCE_DIR", Path(__file__).parents[2])) / "tests/golden/tokenizers"
+
+
+@pytest.mark.parametrize(
+    "kind,vocab", [("bpe.model", 600), ("unigram.model", 250), ("gpt2.json", 600), ("qwen2.json", 504)]
+)
+def test_a_tokenizer_alone_gives_the_programs_ids(folder, tmp_path, kind, vocab):
+    """Also where transformers, with no class named, would put a blank of its own before a text."""
+    mine = shutil.copy(GOLDEN / kind, tmp_path / f"my-{kind}")
+    train(folder, tmp_path / "run", f"data.tokenizer={mine}", f"model.vocab={vocab}", "train.steps=1")
+    program("export", "--hf", tmp_path / "run", tmp_path / "out")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.eos_token_id is not None and tokenizer.pad_token_id == tokenizer.eos_token_id
+    assert len(tokenizer) <= vocab
+    cases = json.loads((GOLDEN / f"{kind.split('.')[0]}.cases.json").read_text())
+    assert len(cases) > 100
+    for text, ids in cases:
+        assert tokenizer(text, add_special_tokens=False).input_ids == ids, text
 
 
 TASKS = {

@@ -27,6 +27,8 @@ typedef struct rb_tokenizer_kind {
     resbm_status (*encode)(const rb_tokenizer *t, const char *text, size_t n, rb_ids *out, rb_err *err);
     /* Adds the bytes of one id: a piece of a UTF-8 character may come alone. */
     resbm_status (*decode)(const rb_tokenizer *t, int32_t id, rb_buf *out, rb_err *err);
+    /* What the files call an id that may stand for no text, as "</s>"; borrowed. NULL, or a NULL result: nothing. */
+    const char *(*called)(const rb_tokenizer *t, int32_t id);
 } rb_tokenizer_kind;
 
 struct rb_tokenizer {

@@ -373,6 +373,11 @@ static resbm_status decode(const rb_tokenizer *t, int32_t id, rb_buf *out, rb_er
     return rb_buf_status(out, err);
 }
 
+static const char *called(const rb_tokenizer *t, int32_t id) {
+    const rb_added_token *a = rb_added_by_id(&((const huggingface *)t->state)->added, id);
+    return a ? a->text : NULL;
+}
+
 const rb_tokenizer_kind rb_tokenizer_huggingface = {
     .name = "huggingface",
     .summary = "byte-level BPE from a Hugging Face tokenizer.json",
@@ -381,4 +386,5 @@ const rb_tokenizer_kind rb_tokenizer_huggingface = {
     .close = close_huggingface,
     .encode = encode,
     .decode = decode,
+    .called = called,
 };

@@ -78,6 +78,13 @@ static resbm_status decode(const rb_tokenizer *t, int32_t id, rb_buf *out, rb_er
     return rb_buf_status(out, err);
 }
 
+static const char *called(const rb_tokenizer *t, int32_t id) {
+    const char *p;
+    size_t n;
+    rb_spm_piece_of(t->state, id, &p, &n);
+    return p; /* of a std::string, which ends in a zero */
+}
+
 #else
 #define SUMMARY "(this build lacks libsentencepiece)"
 
@@ -102,6 +109,11 @@ static resbm_status decode(const rb_tokenizer *t, int32_t id, rb_buf *out, rb_er
     return rb_fail(err, RESBM_E_UNSUPPORTED, "this build lacks SentencePiece");
 }
 
+static const char *called(const rb_tokenizer *t, int32_t id) {
+    (void)t, (void)id;
+    return NULL;
+}
+
 #endif
 
 const rb_tokenizer_kind rb_tokenizer_sentencepiece = {
@@ -112,4 +124,5 @@ const rb_tokenizer_kind rb_tokenizer_sentencepiece = {
     .close = close_model,
     .encode = encode,
     .decode = decode,
+    .called = called,
 };

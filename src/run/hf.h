@@ -44,6 +44,9 @@ void rb_hf_values(const rb_tensor_in *t, int64_t from, int64_t n, float *out);
 
 /* Copies what belongs to a tokenizer and to generation from one folder to another; *count: how many there were. */
 resbm_status rb_hf_copy_files(const char *from, const char *to, int *count, rb_err *err);
+/* The tokenizer's own file, whatever it is called, where transformers look for it, and beside it how they are to read
+ * it. Does nothing where spec cannot be read or `to` holds a tokenizer_config.json; *count goes up by the files put. */
+resbm_status rb_hf_put_tokenizer(const char *spec, const char *to, int *count, rb_err *err);
 /* tokenizer.json and tokenizer_config.json of tokenizer: bytes, where id = byte. */
 resbm_status rb_hf_write_bytes_tokenizer(const char *to, rb_err *err);
 

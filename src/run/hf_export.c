@@ -104,8 +104,9 @@ static resbm_status carry_tokenizer(const export *x, const char *out, void (*not
             snprintf(dir, sizeof dir, ".");
         RB_TRY(rb_hf_copy_files(dir, out, &n, err));
     }
+    RB_TRY(rb_hf_put_tokenizer(x->c->data.tokenizer, out, &n, err));
     if (!n)
-        note(ctx, "no files of a tokenizer were found beside the run or its data.tokenizer: put them there "
+        note(ctx, "no files of a tokenizer were found beside the run, and no data.tokenizer: put them there "
                   "yourself");
     return RESBM_OK;
 }

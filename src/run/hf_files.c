@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "core/buf.h"
+#include "data/tokenizer_kinds.h"
 #include "run/hf.h"
 
 enum { FILE_LIMIT = 256 << 20 };
@@ -91,4 +92,34 @@ resbm_status rb_hf_write_bytes_tokenizer(const char *to, rb_err *err) {
                                 "clean_up_tokenization_spaces", 0, "eos_token", end_of_text, "pad_token",
                                 end_of_text),
                       err);
+}
+
+/* Marks of a text; padding is the end's. transformers read a SentencePiece model otherwise than it says unless this
+ * class is named. */
+static json_t *tokenizer_config(const rb_tokenizer *t, bool model) {
+    json_t *j =
+        json_pack("{s:s, s:b}", "tokenizer_class", model ? "SentencePieceBackend" : "PreTrainedTokenizerFast",
+                  "clean_up_tokenization_spaces", 0);
+    const char *bos = t->bos >= 0 && t->kind->called ? t->kind->called(t, t->bos) : NULL;
+    const char *eos = t->eos >= 0 && t->kind->called ? t->kind->called(t, t->eos) : NULL;
+    if (bos) json_object_set_new(j, "bos_token", json_string(bos));
+    if (eos) json_object_set_new(j, "eos_token", json_string(eos));
+    if (eos) json_object_set_new(j, "pad_token", json_string(eos));
+    return j;
+}
+
+resbm_status rb_hf_put_tokenizer(const char *spec, const char *to, int *count, rb_err *err) {
+    bool model = rb_spec_ends(spec, ".model");
+    char file[PATH_MAX], config[PATH_MAX];
+    if (snprintf(config, sizeof config, "%s/tokenizer_config.json", to) >= PATH_MAX ||
+        snprintf(file, sizeof file, "%s/tokenizer.%s", to, model ? "model" : "json") >= PATH_MAX)
+        return rb_fail(err, RESBM_E_ARG, "path too long: %.200s", to);
+    if (access(spec, R_OK) || !access(config, F_OK)) return RESBM_OK;
+    rb_tokenizer t;
+    RB_TRY(rb_tokenizer_open(spec, &t, err));
+    resbm_status st = copy(spec, file, err);
+    if (!st) st = write_json(to, "tokenizer_config.json", tokenizer_config(&t, model), err);
+    rb_tokenizer_close(&t);
+    *count += 2;
+    return st;
 }
