@@ -65,7 +65,7 @@ def test_loss_and_gradients(folder, tmp_path, kind):
 
 @pytest.mark.parametrize("tokens", ["none", "embedding", "trunk"])
 def test_a_bottleneck_takes_the_weights_of_the_c_programs(folder, tmp_path, tokens):
-    train(folder, tmp_path / "run", f"boundary.tokens={tokens}")
+    train(folder, tmp_path / "run", f"boundary.tokens={tokens}", "boundary.identity=truncate", "boundary.offset=none")
     model, source = Llama.from_run(tmp_path / "run"), Checkpoint(tmp_path / "run")
     b = ResidualBottleneck(64, 8, tokens=None if tokens == "none" else tokens, vocab=256, index=1, seed=3)
     b.load_state_dict({n: source.tensor(f"boundary.1.{n}") for n in b.state_dict()})

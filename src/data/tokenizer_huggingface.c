@@ -70,7 +70,7 @@ static resbm_status count_ids(const json_t *vocab, rb_tokenizer *t, rb_err *err)
 }
 
 /* Gives an entry its bytes. An added token stands for its own text: where its characters would read as other
- * bytes, it gets none. One that is a single byte completes the vocabulary: our own bytes tokenizer has one. */
+ * bytes, it gets none. */
 static resbm_status load_entry(huggingface *h, const char *text, int32_t id, rb_buf *bytes, rb_err *err) {
     const rb_added_token *added = rb_added_by_id(&h->added, id);
     if (added && strcmp(added->text, text))
@@ -79,7 +79,6 @@ static resbm_status load_entry(huggingface *h, const char *text, int32_t id, rb_
                        added->text);
     bool mapped = *text && unmap(text, bytes);
     RB_TRY(rb_buf_status(bytes, err));
-    if (added && !mapped && added->len == 1) return rb_bpe_set(h->bpe, id, added->text, 1, err);
     if (added && (!mapped || bytes->len != added->len || memcmp(bytes->data, added->text, added->len)))
         return RESBM_OK;
     if (!mapped)

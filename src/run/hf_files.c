@@ -116,10 +116,12 @@ resbm_status rb_hf_put_tokenizer(const char *spec, const char *to, int *count, r
         return rb_fail(err, RESBM_E_ARG, "path too long: %.200s", to);
     if (access(spec, R_OK) || !access(config, F_OK)) return RESBM_OK;
     rb_tokenizer t;
-    RB_TRY(rb_tokenizer_open(spec, &t, err));
-    resbm_status st = copy(spec, file, err);
-    if (!st) st = write_json(to, "tokenizer_config.json", tokenizer_config(&t, model), err);
+    rb_err unread; /* this program's bytes tokenizer as a file is one that it does not read itself */
+    RB_TRY(copy(spec, file, err));
+    ++*count;
+    if (rb_tokenizer_open(spec, &t, &unread)) return RESBM_OK;
+    resbm_status st = write_json(to, "tokenizer_config.json", tokenizer_config(&t, model), err);
     rb_tokenizer_close(&t);
-    *count += 2;
+    ++*count;
     return st;
 }

@@ -72,7 +72,7 @@ class TokenEmbedding(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Token path S as an embedding and a few causal blocks of a width u of their own, mapped up to d."""
+    """Token path S as an embedding and a few causal blocks of a width u of their own; mapped up to d unless u is d."""
 
     def __init__(
         self,
@@ -90,8 +90,8 @@ class Trunk(nn.Module):
         self.theta, self.head = theta, width // heads
         self.embed_tokens = nn.Embedding(vocab, width)
         self.layers = nn.ModuleList(Block(width, heads, heads, ffn, eps) for _ in range(blocks))
-        self.norm = RMSNorm(width, eps)
-        self.up = _linear(width, d, std)
+        self.norm = RMSNorm(width, eps) if width != d else None
+        self.up = _linear(width, d, std) if width != d else None
         nn.init.normal_(self.embed_tokens.weight, std=std)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class Trunk(nn.Module):
         cos, sin = rope_table(tokens.shape[1], self.head, self.theta, h)
         for layer in self.layers:
             h = layer(h, cos, sin)
-        return cast(Tensor, self.up(self.norm(h)))
+        return cast(Tensor, h if self.norm is None or self.up is None else self.up(self.norm(h)))
 
 
 class Decoder(nn.Module):

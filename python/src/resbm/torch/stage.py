@@ -136,9 +136,9 @@ class PackedStage(_PipelineStageBase):
         self._shapes_agreed = True
 
     def _get_init_p2p_neighbors_ops(self) -> list[dist.P2POp]:
-        """The warm-up of traced stages."""
+        """The warm-up of traced stages. Torch also sends to this very rank where it holds a neighbour; gloo cannot."""
         self._agree_settings()
-        return super()._get_init_p2p_neighbors_ops()
+        return [op for op in super()._get_init_p2p_neighbors_ops() if op.group_peer != self.group_rank]
 
     def _prepare_forward_infra(
         self, num_microbatches: int, args: Any, kwargs: dict[str, Any] | None = None, has_backward: bool = False
