@@ -14,6 +14,7 @@ of one rank go through the same rounding, so a result does not depend on where s
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -335,6 +336,9 @@ class TracedStage(PackedStage, _PipelineStage):
     ) -> None:  # fmt: skip
         super().__init__(module, stage_index, info, device, group)
         self._open_ends(before, behind)
+        for end in (self.before, self.behind):  # the model's whole bottleneck may serve two stages of this rank
+            if end is not None:
+                end.link = copy.deepcopy(end.link)
 
 
 def build_stage(
