@@ -2,7 +2,7 @@
 # ctest: timeout=300 serial
 # shellcheck disable=SC2154,SC2086 # resbm is of run_common.sh; settings are words
 # Replicas: losses agree with one replica's to rounding under every deal and transport, and are the same bits with the same
-# deal; snapshots do not depend on them; a slow one gets fewer microbatches; one that dies is named.
+# deal; snapshots do not depend on them; a slow one gets fewer microbatches.
 set -u
 . "$RB_SOURCE_DIR/tests/run_common.sh"
 make_corpus
@@ -73,16 +73,6 @@ train slow train.steps=12 train.microbatches=8 train.batch=8 train.eval_every=0 
     pipeline.replicas=2 pipeline.launcher="sh slow.sh {stage}" || { miss slow; cat slow.log; }
 sed -n 's/.*"deal":\[\([0-9]*\),[0-9]*,\([0-9]*\),.*/\1 \2/p' slow/metrics.jsonl |
     awk '{ more += $1 - $2 } END { exit !(NR == 12 && more > 4) }' || { miss "the slow replica is dealt as much"; grep -o '"deal":[^]]*' slow/metrics.jsonl; }
-
-# A replica that dies is named as one.
-. "$RB_SOURCE_DIR/tests/faults_common.sh"
-stages=4
-launch killed pipeline.stages=2 pipeline.replicas=2
-victim=$(stage 3)
-kill -KILL "$victim"
-ends killed 15
-[ "$status" = 1 ] || miss "a replica killed: status $status"
-says killed.log "stage 1 replica 1 \(process $victim\) was killed by signal 9"
 
 refused() {
     what=$1

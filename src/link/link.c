@@ -315,6 +315,19 @@ resbm_status rb_link_recv(rb_link *l, int peer, const rb_frame_header *want, int
     return receive(l, peer, want, same_address, deadline_ns, out, err);
 }
 
+static bool is_before(const rb_frame_header *a, const rb_frame_header *b) {
+    return (a->kind == RB_FRAME_FORWARD || a->kind == RB_FRAME_BACKWARD || a->kind == RB_FRAME_SYNC) &&
+           a->step < b->step;
+}
+
+void rb_link_drop_before(rb_link *l, uint64_t step) {
+    rb_frame_header want = {.step = step};
+    pthread_mutex_lock(&l->lock);
+    for (int i = 0; i < l->peer_count; i++)
+        for (rb_node *n; (n = inbox_take(l, &l->peers[i], &want, is_before));) rb_message_free(&n->msg);
+    pthread_mutex_unlock(&l->lock);
+}
+
 /* With the lock: the peer whose oldest message of the kind came first. */
 static rb_peer *oldest_inbox(rb_link *l, const rb_frame_header *want) {
     rb_peer *best = NULL;

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -116,19 +117,28 @@ static const char *who(const rb_crew *c, int worker, char buf[RB_WHO_TEXT]) {
     return rb_who_at(buf, worker, c->places);
 }
 
-/* The child that ended badly by the last poll, if any: a fault that explains the others. */
-static resbm_status dead_child(rb_crew *c, rb_err *err) {
+/* The child that ended badly by the last poll, if any: a fault that explains the others. -1: none. */
+static int lost_child(rb_crew *c, rb_err *err) {
     for (int i = 0; i < c->stages; i++) {
         char how[96], name[RB_WHO_TEXT], lost[200];
-        if (c->o.outside && c->o.outside->lost && c->o.outside->lost(c->o.outside->ctx, i, lost, sizeof lost))
-            return rb_fail(err, RESBM_E_PEER, "%s (%s) %s %s", who(c, i, name),
-                           c->o.outside->who(c->o.outside->ctx, i), lost, c->doing);
+        if (c->gone[i]) continue;
+        if (c->o.outside && c->o.outside->lost &&
+            c->o.outside->lost(c->o.outside->ctx, i, lost, sizeof lost)) {
+            rb_fail(err, RESBM_E_PEER, "%s (%s) %s %s", who(c, i, name),
+                    c->o.outside->who(c->o.outside->ctx, i), lost, c->doing);
+            return i;
+        }
         if (!c->child[i].ended || !WIFSIGNALED(c->child[i].status)) continue;
         rb_child_describe(&c->child[i], how, sizeof how);
-        return rb_fail(err, RESBM_E_PEER, "%s (process %d) %s %s", who(c, i, name), (int)c->child[i].pid, how,
-                       c->doing);
+        rb_fail(err, RESBM_E_PEER, "%s (process %d) %s %s", who(c, i, name), (int)c->child[i].pid, how,
+                c->doing);
+        return i;
     }
-    return RESBM_OK;
+    return -1;
+}
+
+static resbm_status dead_child(rb_crew *c, rb_err *err) {
+    return lost_child(c, err) < 0 ? RESBM_OK : RESBM_E_PEER;
 }
 
 /* The stage that another has started and that ended first, without having said why: as nothing else tells how it ended, the
@@ -191,10 +201,11 @@ static resbm_status find_cause(rb_crew *c, resbm_status st, int from, rb_err *er
 /* Every stage that owes an answer (replies NULL: any) is to give signs of life meanwhile. */
 static resbm_status all_alive(rb_crew *c, int only, json_t **replies, rb_err *err) {
     for (int i = 0; i < c->stages; i++) {
-        if (replies[i] || (only >= 0 && i != only) || c->child[i].ended) continue;
+        if (c->gone[i] || replies[i] || (only >= 0 && i != only) || c->child[i].ended) continue;
         int64_t silent_ns;
         if (rb_sign_look(&c->sign[i], c->control, i, c->o.cfg->pipeline.deadline_ns, &silent_ns)) continue;
         char name[RB_WHO_TEXT];
+        c->silent = i;
         return rb_fail(
             err, RESBM_E_TIMEOUT,
             "the coordinator waited %.3g s for a sign of life from %s %s: its process is stopped, or its "
@@ -221,7 +232,7 @@ static resbm_status ended_early(rb_crew *c, json_t **replies, rb_err *err) {
     }
     for (int i = 0; i < c->stages; i++) {
         char how[96], name[RB_WHO_TEXT];
-        if (!c->child[i].ended || (replies && replies[i])) continue;
+        if (c->gone[i] || !c->child[i].ended || (replies && replies[i])) continue;
         rb_child_describe(&c->child[i], how, sizeof how);
         return rb_fail(err, RESBM_E_PEER, "%s (process %d) %s %s", who(c, i, name), (int)c->child[i].pid, how,
                        c->doing);
@@ -330,6 +341,7 @@ static void free_crew(rb_crew *c) {
     free(c->about);
     free(c->places);
     free(c->spoke);
+    free(c->gone);
     free(c);
 }
 
@@ -343,13 +355,15 @@ resbm_status rb_crew_open(const rb_crew_options *o, rb_crew **out, rb_err *err) 
     if (c) c->sign = calloc(n, sizeof *c->sign);
     if (c) c->about = calloc(n, sizeof *c->about);
     if (c) c->spoke = calloc(n, sizeof *c->spoke);
+    if (c) c->gone = calloc(n, sizeof *c->gone);
     if (c) c->places = rb_worker_places(o->cfg);
-    if (!c || !c->child || !c->sign || !c->about || !c->spoke || !c->places) {
+    if (!c || !c->child || !c->sign || !c->about || !c->spoke || !c->gone || !c->places) {
         free_crew(c);
         return rb_fail(err, RESBM_E_MEMORY, "no memory for %lld stages", (long long)o->cfg->pipeline.stages);
     }
     c->o = *o;
     c->stages = (int)n;
+    c->silent = -1;
     snprintf(c->doing, sizeof c->doing, "while starting");
     resbm_status st = getrandom(&token, sizeof token, 0) == sizeof token
                           ? RESBM_OK
@@ -390,26 +404,89 @@ void rb_crew_close(rb_crew *c) {
     free_crew(c);
 }
 
+int rb_crew_lead(const rb_crew *c, int stage) {
+    for (int i = 0; i < c->stages; i++) /* first replicas have the first numbers */
+        if (c->places[i].stage == stage && !c->gone[i]) return i;
+    return stage;
+}
+
+int rb_crew_present(const rb_crew *c) {
+    int n = 0;
+    for (int i = 0; i < c->stages; i++) n += !c->gone[i];
+    return n;
+}
+
+static bool has_twin(const rb_crew *c, int worker) {
+    for (int i = 0; i < c->stages; i++)
+        if (i != worker && !c->gone[i] && c->places[i].stage == c->places[worker].stage) return true;
+    return false;
+}
+
+/* The worker whose loss a fault is, if the run can do without it: gone, with the connection to it, or without a sign of life.
+ * -1: none such. err says how, in the end. */
+static int spared(rb_crew *c, resbm_status st, int from, rb_err *err) {
+    rb_err how;
+    if (!c->o.lose || !c->started || (st != RESBM_E_PEER && st != RESBM_E_TIMEOUT)) return -1;
+    int worker = -1;
+    for (int i = 0; i < (st == RESBM_E_PEER ? 20 : 1) && worker < 0;
+         i++) { /* its connection ends a little before it does */
+        if (i) rb_sleep_ns(5 * RB_MS);
+        rb_children_poll(c->child, c->stages);
+        worker = lost_child(c, &how);
+    }
+    if (worker >= 0 && err) *err = how;
+    if (worker < 0 && st == RESBM_E_TIMEOUT && from < 0) worker = c->silent;
+    if (worker < 0 && st == RESBM_E_PEER) worker = from;
+    for (int i = 0; i < c->stages && worker < 0 && st == RESBM_E_PEER; i++)
+        if (!c->gone[i] && rb_link_gone_order(c->control, i)) worker = i;
+    return worker >= 0 && worker < c->stages && !c->gone[worker] && has_twin(c, worker) ? worker : -1;
+}
+
+static resbm_status lose(rb_crew *c, int worker, rb_err *err) {
+    char how[sizeof err->text];
+    snprintf(how, sizeof how, "%s", err ? err->text : "a replica is lost");
+    c->gone[worker] = true;
+    c->silent = -1;
+    if (c->child[worker].pid && !c->child[worker].ended) { /* stopped: it may not wake up later */
+        kill(c->child[worker].pid, SIGKILL);
+        rb_children_end(&c->child[worker], 1, rb_now_ns() + RB_SEC);
+    }
+    if (c->o.outside && c->o.outside->dropped) c->o.outside->dropped(c->o.outside->ctx, worker, how);
+    return c->o.lose(c->o.ctx, worker, how, err);
+}
+
 resbm_status rb_crew_tell(rb_crew *c, json_t *message, rb_err *err) {
+    bool failed[RB_MAX_STAGES] = {false};
     resbm_status st = message ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for a control message");
-    for (int i = 0; i < c->stages && !st; i++)
+    for (int i = 0; i < c->stages && !st; i++) {
+        if (c->gone[i]) continue;
         st = rb_control_send(c->control, i, json_incref(message),
                              rb_now_ns() + c->o.cfg->pipeline.deadline_ns, err);
+        failed[i] = st == RESBM_E_PEER && c->o.lose && c->started && has_twin(c, i);
+        if (failed[i]) st = RESBM_OK;
+    }
     json_decref(message);
+    for (int i = 0; i < c->stages && !st; i++) { /* once the others have been told */
+        char name[RB_WHO_TEXT];
+        if (!failed[i] || c->gone[i]) continue;
+        rb_fail(err, RESBM_E_PEER, "%s is gone %s", who(c, i, name), c->doing);
+        st = has_twin(c, i) ? lose(c, i, err) : RESBM_E_PEER;
+    }
     return st ? find_cause(c, st, -1, err) : RESBM_OK;
 }
 
 static bool complete(const rb_crew *c, int only, json_t **replies) {
     if (only >= 0) return replies[only] != NULL;
     for (int i = 0; i < c->stages; i++)
-        if (!replies[i]) return false;
+        if (!replies[i] && !c->gone[i]) return false;
     return true;
 }
 
 static resbm_status silent(rb_crew *c, const char *type, int only, json_t **replies, rb_err *err) {
     rb_buf who = {0};
     for (int i = 0; i < c->stages; i++)
-        if (!replies[i] && (only < 0 || i == only)) rb_buf_printf(&who, who.len ? ", %d" : "%d", i);
+        if (!replies[i] && !c->gone[i] && (only < 0 || i == only))
+            rb_buf_printf(&who, who.len ? ", %d" : "%d", i);
     resbm_status st = rb_fail(err, RESBM_E_TIMEOUT, "no \"%s\" from stage %s %s before the deadline", type,
                               who.data ? who.data : "?", c->doing);
     rb_buf_free(&who);
@@ -425,7 +502,7 @@ static resbm_status next_answer(rb_crew *c, const char *type, int only, json_t *
     resbm_status st = rb_control_expect(c->control, RB_PEER_ANY, type, rb_now_ns() + slice, from, out, err);
     if (st != RESBM_E_PEER || *from >= 0) return st;
     for (int i = 0; i < c->stages; i++) {
-        if (replies[i] || (only >= 0 && i != only)) continue;
+        if (c->gone[i] || replies[i] || (only >= 0 && i != only)) continue;
         st = rb_control_expect(c->control, i, type, rb_now_ns() + RB_MS, from, out, err);
         if (st != RESBM_E_TIMEOUT || *from >= 0) return st;
     }
@@ -439,7 +516,8 @@ static bool last_words(rb_crew *c, const char *type, int only, json_t **replies)
     for (int i = 0; i < c->stages; i++) {
         int from;
         rb_err ignored;
-        if (replies[i] || (only >= 0 && i != only) || !c->child[i].ended || c->child[i].status) continue;
+        if (c->gone[i] || replies[i] || (only >= 0 && i != only) || !c->child[i].ended || c->child[i].status)
+            continue;
         any |=
             !rb_control_expect(c->control, i, type, rb_now_ns() + 200 * RB_MS, &from, &replies[i], &ignored);
     }
@@ -480,6 +558,22 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
             if (!st) st = all_alive(c, only, replies, err);
             if (!st && rb_now_ns() > deadline_ns) st = silent(c, type, only, replies, err);
             if (!st) continue;
+        }
+        if (from >= 0 && from < c->stages && c->gone[from]) { /* what a lost one still had to say */
+            if (!st) json_decref(j);
+            st = RESBM_OK;
+            continue;
+        }
+        if (!st && from >= 0 && from < c->stages &&
+            json_integer_value(json_object_get(j, "redeals")) < c->redeals[from]) {
+            json_decref(j);
+            continue;
+        }
+        int worker = st ? spared(c, st, from, err) : -1;
+        if (worker >= 0) {
+            st = lose(c, worker, err);
+            if (st) break;
+            continue;
         }
         if (st) break;
         if (c->ahead && from >= 0 && from < c->stages && replies[from]) {

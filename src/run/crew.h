@@ -21,6 +21,8 @@ typedef struct rb_crew_outside {
                           rb_err *err);
     /* Is a stage lost? Then text gets how: "has given no sign of life for 5.1 s". NULL: only rb_child tells. */
     bool (*lost)(void *ctx, int stage, char *text, size_t size);
+    /* A stage is left out from now on; whatever of it is still there is to end. NULL: nothing is left to do. */
+    void (*dropped)(void *ctx, int stage, const char *how);
     bool apart; /* they share no folder with the coordinator (run/apart.h) */
 } rb_crew_outside;
 
@@ -34,6 +36,11 @@ typedef struct rb_crew_options {
     bool everywhere;                /* and not all on this machine */
     const char *scratch;            /* folder for what stages keep on disk while they train, or NULL */
     const rb_crew_outside *outside; /* NULL: processes of this machine, by sockets */
+    /* A worker whose stage has others is lost (`how` says how; it counts as gone already). RESBM_OK: the run goes on without
+     * it, and what it had to do has been given to others: answers may have been dropped from the replies that are being
+     * gathered. NULL: any loss is a fault. */
+    resbm_status (*lose)(void *ctx, int worker, const char *how, rb_err *err);
+    void *ctx;
     const atomic_int *
         stop; /* how often the user asked to stop: 1 ends the start, 2 every wait (RESBM_E_CANCELLED); or NULL */
 } rb_crew_options;
@@ -51,6 +58,10 @@ typedef struct rb_crew {
     rb_sign *sign;     /* (stages) of life */
     char (*about)[96]; /* (stages) "process 4711 on node3", of stages another has started */
     bool *spoke;       /* (stages) has reported a fault */
+    bool *gone;        /* (stages) lost, and the run went on without it */
+    int redeals
+        [RB_MAX_STAGES]; /* an answer that knows of fewer was given before something was lost, and is dropped */
+    int silent;          /* the last one found without a sign of life; -1 */
     bool ahead; /* stages have been told more than one step, and may answer the next before others this one */
     json_t *early[RB_MAX_STAGES]; /* arrays of answers that came before their time; NULL: none yet */
 } rb_crew;
@@ -60,6 +71,9 @@ resbm_status rb_crew_open(const rb_crew_options *o, rb_crew **out, rb_err *err);
 /* Ends what still runs (after a finish: waits; else SIGTERM, SIGKILL), removes sockets. NULL is fine. */
 void rb_crew_close(rb_crew *c);
 
+/* The first replica of a stage that is there. */
+int rb_crew_lead(const rb_crew *c, int stage);
+int rb_crew_present(const rb_crew *c); /* how many are */
 /* Says the same to every stage; drops the caller's reference. */
 resbm_status rb_crew_tell(rb_crew *c, json_t *message, rb_err *err);
 /* One answer of type `type` from each stage (or only from stage `only` >= 0) into replies (stages), which the caller

@@ -104,6 +104,7 @@ static resbm_status open_host(rb_host *h, rb_err *err) {
     h->place = rb_worker_places(h->cfg);
     if (!h->place) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d places", h->workers);
     RB_TRY(measure_stages(h, err));
+    RB_TRY(rb_host_measure_work(h, err));
     RB_TRY(read_server(h, err));
     h->access.catch_all = true;
     RB_TRY(rb_access_connect(&h->access, rb_now_ns() + 30 * RB_SEC, on_note, h, &h->carrier, err));
@@ -119,7 +120,7 @@ static resbm_status open_host(rb_host *h, rb_err *err) {
 
 static const char *who(void *ctx, int stage) {
     rb_host *h = ctx;
-    return h->member[h->seat[stage]].name;
+    return h->seat[stage] >= 0 ? h->member[h->seat[stage]].name : "nobody";
 }
 
 static resbm_status start_stage(void *ctx, int stage, const char *control, uint64_t token, rb_child *out,
@@ -157,6 +158,7 @@ static resbm_status on_step(void *ctx, const rb_step_record *r, rb_err *err) {
     snprintf(a->h->doing, sizeof a->h->doing, "trains: step %lld, loss %.4f", (long long)r->step, r->loss);
     if (a->h->asked && atomic_load(a->h->asked)) atomic_store(&a->h->stop, atomic_load(a->h->asked));
     rb_host_check_leases(a->h);
+    rb_host_note_speeds(a->h, r);
     return a->to.step(a->to.ctx, r, err);
 }
 
@@ -170,7 +172,10 @@ static resbm_status on_commit(void *ctx, int64_t step, double loss, const char *
 }
 
 static resbm_status on_saved(void *ctx, int64_t step, const char *folder, rb_err *err) {
-    return rb_host_keep_snapshot(((attempt *)ctx)->h, step, folder, err);
+    rb_host *h = ((attempt *)ctx)->h;
+    RB_TRY(rb_host_keep_snapshot(h, step, folder, err));
+    if (step < h->cfg->train.steps) rb_host_regroup(h);
+    return RESBM_OK;
 }
 
 static resbm_status on_spans(void *ctx, int stage, const rb_stage_span *span, int n, rb_err *err) {
@@ -189,6 +194,8 @@ static resbm_status try_once(rb_host *h, bool first, rb_train_summary *sum, rb_e
     attempt a = {.h = h};
     int64_t step = -1;
     rb_err late;
+    h->timed = 0;
+    memset(h->speed, 0, sizeof h->speed);
     RB_TRY(rb_record_open(h->cfg, h->dir, h->out, !first, &a.rec, err));
     a.to = rb_record_hooks(a.rec);
     rb_checkpoint_find_latest(h->dir, &step, NULL, &late);
@@ -198,6 +205,7 @@ static resbm_status try_once(rb_host *h, bool first, rb_train_summary *sum, rb_e
                             .who = who,
                             .start = start_stage,
                             .lost = rb_host_lost,
+                            .dropped = rb_host_dropped,
                             .apart = true};
     rb_train_options o = {.cfg = h->cfg,
                           .dir = h->dir,
@@ -250,9 +258,7 @@ static void blame(rb_host *h, resbm_status st, const rb_err *fault) {
         return;
     }
     pthread_mutex_lock(&h->lock);
-    int64_t pause =
-        RB_SEC << (m->faults < 6 ? m->faults : 6); /* again and again: a full disk, too little memory */
-    if (m->faults++ > 0) m->aside_ns = rb_now_ns() + pause;
+    rb_member_set_aside(m);
     pthread_mutex_unlock(&h->lock);
 }
 
@@ -279,6 +285,13 @@ static resbm_status train(rb_host *h, rb_err *err) {
         RB_TRY(rb_host_next_epoch(h, err));
         snprintf(h->doing, sizeof h->doing, "starts epoch %u", h->epoch);
         resbm_status st = try_once(h, first, &sum, err);
+        if (h->regroup && st == RESBM_E_CANCELLED && !(h->asked && atomic_load(h->asked)) && !h->lost_claim) {
+            h->regroup = false;
+            atomic_store(&h->stop, 0);
+            in_vain = 0;
+            continue;
+        }
+        h->regroup = false;
         if (!st || st == RESBM_E_CANCELLED || st == RESBM_E_CONFIG) return st;
         rb_host_note(h, "epoch %u ended: %s; going on", h->epoch, err->text);
         in_vain = h->step > farthest ? 0 : in_vain + 1;
@@ -312,6 +325,7 @@ resbm_status rb_host_coordinate(const char *dir, const char *program, const atom
     h->program = program;
     h->asked = asked;
     h->out = out;
+    h->slow = -1;
     for (int i = 0; i < RB_MAX_STAGES; i++) h->seat[i] = -1;
     resbm_status st = open_host(h, err);
     if (!st) st = train(h, err);

@@ -34,6 +34,7 @@ typedef struct rb_member {
     int gaps;
     int64_t aside_ns; /* until when others are preferred, because it failed */
     int faults;
+    double share; /* of what it measured, that it turned out to give; 0: nothing is known against it */
     double gflops, memory, up_bits, down_bits, latency_s;
     uint64_t sent, received; /* bytes of packets, as it says */
     /* What it is to do, and what it says it does. */
@@ -55,10 +56,15 @@ typedef struct rb_host {
     rb_server_config server;
     rb_member *member; /* (RB_MOST_MEMBERS) */
     int members;
-    int workers;                /* processes of the run: stages and their replicas (run/workers.h) */
-    rb_place *place;            /* (workers) */
-    int seat[RB_MAX_STAGES];    /* (workers) member of each; -1 */
-    double need[RB_MAX_STAGES]; /* bytes of memory of each stage */
+    int workers;                 /* processes of the run: stages and their replicas (run/workers.h) */
+    rb_place *place;             /* (workers) */
+    int seat[RB_MAX_STAGES];     /* (workers) member of each; -1 */
+    double need[RB_MAX_STAGES];  /* bytes of memory of each stage */
+    double work[RB_MAX_STAGES];  /* products of each stage, up to a factor */
+    double speed[RB_MAX_STAGES]; /* (workers) microbatches a second in this epoch; 0: unknown */
+    int timed;                   /* steps of this epoch with speeds */
+    int slow;                    /* member that a spare one would be much faster than; -1 */
+    bool regroup;                /* this epoch ends behind a snapshot, for other places */
     uint32_t epoch;
     char control[160];
     uint64_t token;
@@ -103,6 +109,18 @@ bool rb_host_assign(rb_host *h, char *text, size_t size);
 bool rb_host_lost(void *host, int stage, char *text, size_t size);
 resbm_status rb_host_revoke(rb_host *h, const char *name, const char *why, rb_err *err);
 void rb_host_note(rb_host *h, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* With the lock: the fastest member that is free and fits, -1: none; what it is known to give of what it measured. */
+int rb_host_best_for(const rb_host *h, int stage);
+double rb_member_share(const rb_member *m);
+void rb_member_set_aside(
+    rb_member *m); /* it failed: from the second time on others are preferred for a while */
+
+/* host_regroup.c */
+resbm_status rb_host_measure_work(rb_host *h, rb_err *err);
+void rb_host_note_speeds(rb_host *h, const rb_step_record *r); /* of a committed step */
+void rb_host_regroup(rb_host *h); /* behind a snapshot: gives stages to others where that is better */
+void rb_host_dropped(void *host, int worker, const char *how);
 
 /* host_store.c */
 resbm_status rb_host_claim(rb_host *h,

@@ -415,13 +415,25 @@ static bool fits(const rb_host *h, const rb_member *m, int stage) {
 }
 
 /* The fastest one that is free and fits; those that failed lately only when there is nobody else. */
-static int best_for(const rb_host *h, int stage) {
+void rb_member_set_aside(rb_member *m) {
+    int64_t pause =
+        RB_SEC << (m->faults < 6 ? m->faults : 6); /* again and again: a full disk, too little memory */
+    if (m->faults++ > 0) m->aside_ns = rb_now_ns() + pause;
+}
+
+double rb_member_share(const rb_member *m) {
+    return m->share > 0 && m->share < 1 ? m->share : 1;
+}
+
+int rb_host_best_for(const rb_host *h, int stage) {
     int best = -1;
     for (int i = 0; i < h->members; i++) {
         const rb_member *m = &h->member[i], *b = best >= 0 ? &h->member[best] : NULL;
         if (!rb_member_ready(m) || seated(h, i) || !fits(h, m, stage)) continue;
         bool aside = m->aside_ns > rb_now_ns(), other = b && b->aside_ns > rb_now_ns();
-        if (!b || (other && !aside) || (other == aside && m->gflops > b->gflops * 1.2)) best = i;
+        if (!b || (other && !aside) ||
+            (other == aside && m->gflops * rb_member_share(m) > b->gflops * rb_member_share(b) * 1.2))
+            best = i;
     }
     return best;
 }
@@ -436,7 +448,7 @@ bool rb_host_assign(rb_host *h, char *text, size_t size) {
             h->seat[w] = -1;
     }
     for (int w = 0; w < h->workers; w++) {
-        if (h->seat[w] < 0) h->seat[w] = best_for(h, h->place[w].stage);
+        if (h->seat[w] < 0) h->seat[w] = rb_host_best_for(h, h->place[w].stage);
         if (h->seat[w] < 0) missing++, where = h->place[w].stage;
     }
     if (missing)
@@ -450,9 +462,11 @@ bool rb_host_lost(void *host, int stage, char *text, size_t size) {
     rb_host *h = host;
     rb_host_check_leases(h);
     pthread_mutex_lock(&h->lock);
-    const rb_member *m = &h->member[h->seat[stage]];
+    const rb_member *m = h->seat[stage] >= 0 ? &h->member[h->seat[stage]] : NULL;
     bool lost = true;
-    if (*m->revoked)
+    if (!m)
+        snprintf(text, size, "is gone");
+    else if (*m->revoked)
         snprintf(text, size, "was cut off (%.120s)", m->revoked);
     else if (m->left)
         snprintf(text, size, "has left");

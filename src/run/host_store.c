@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -122,12 +123,21 @@ resbm_status rb_host_next_epoch(rb_host *h, rb_err *err) {
 
 /* --- commits --- */
 
+/* With replicas a commit names the deals since the snapshot, in the last of three words: sums of other deals round otherwise. */
+static bool other_deal(const char *was, const char *now) {
+    const char *a = was ? strrchr(was, ' ') : NULL, *b = strrchr(now, ' ');
+    bool replicas = a && b && strchr(was, ' ') != a && strchr(now, ' ') != b;
+    return replicas && strcmp(a, b) != 0 && fabs(strtod(was, NULL) / strtod(now, NULL) - 1) < 0.05;
+}
+
 static resbm_status compare_commit(rb_host *h, const char *key, const char *text, int64_t step, rb_err *err) {
     rb_buf was = {0};
     uint64_t revision;
     resbm_status st = get(h, key, &was, &revision, err);
     if (!st && was.data && !strcmp(was.data, text)) {
         h->steps_again++;
+    } else if (!st && other_deal(was.data, text)) {
+        st = set(h, key, text, strlen(text), &revision, err);
     } else if (!st) {
         rb_host_note(h,
                      "step %lld was done again with another result (%s, committed was %s): machines with "

@@ -207,7 +207,7 @@ static resbm_status deal(const rb_prediction_input *in, const rb_schedule_kind *
     int share[RB_MAX_STAGES];
     for (int w = 0; w < rb_workers(in->cfg); w++)
         speed[w] = in->pace && in->cfg->pipeline.deal == RB_DEAL_MEASURED ? 1 / in->pace[w] : 1;
-    rb_workers_share(in->cfg, speed, share);
+    rb_workers_share(in->cfg, speed, NULL, share);
     RB_TRY(rb_workers_schedule(in->cfg, kind, a, share, &out->schedule, out->slots, err));
     return rb_simulate(&out->schedule, o, &out->sim, err);
 }

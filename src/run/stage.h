@@ -8,6 +8,7 @@
  *   stage_flow.c    updates inside the list: versions, steps that flow into one another
  *   stage_sum.c     replicas: a vector added up between them
  *   stage_reduce.c  replicas: the sum of their gradients
+ *   stage_cover.c   replicas: what a lost one had to do, done by those that are left
  *   stage_outer.c   replicas: local steps, and the outer update of their weights
  *   stage_save.c    writing and reading this stage's part of a checkpoint
  *   stage_offload.c what of it lives on disk
@@ -95,6 +96,9 @@ typedef struct rb_stage {
     int extra;        /* microbatches in flight beyond the schedule's own, as pipeline.inflight came to */
     int *share;       /* (workers) microbatches of each in `train`; NULL: no replicas */
     float *sync_lost; /* (gradients) what pipeline.replica_codec has not sent yet; NULL: nothing */
+    struct rb_cover *cover;         /* NULL: a replica that is lost ends the epoch (stage_cover.c) */
+    bool half_forward;      /* a trunk has begun a forward that is to come next */
+    bool recounts;                  /* what is packed and unpacked now was counted before */
     float *anchor, *outer_momentum; /* (trained weights) with optim.local_steps, host */
     /* Schedules with updates in the list (stage_flow.c). flow.list is `train` itself. */
     bool updates, flows;
@@ -204,8 +208,42 @@ resbm_status rb_stage_open_lost(rb_stage *s, int64_t length, rb_err *err);
 resbm_status rb_stage_begin_round(rb_stage *s, rb_err *err);
 resbm_status rb_stage_end_round(rb_stage *s, rb_err *err);
 float *rb_stage_outer_momentum(const rb_stage *s, int row);
+
+/* A replica lost within a step (stage_cover.c). All do nothing in particular where a loss ends the epoch. */
+resbm_status rb_cover_open(rb_stage *s, rb_err *err);
+void rb_cover_close(rb_stage *s);
+void rb_cover_begin_step(rb_stage *s); /* forgets what was kept for the step before */
+bool rb_cover_is_lost(const rb_stage *s, int worker);
+bool rb_cover_lost_any(const rb_stage *s);
+int rb_cover_attempt(const rb_stage *s);         /* of this step's sum */
+int rb_stage_lead(const rb_stage *s, int stage); /* the first replica of a stage that is there */
+/* Takes m; keeps a copy until the step is committed. */
+resbm_status rb_cover_send(rb_stage *s, int to, rb_message *m, rb_err *err);
+/* The message `want` of the process that has `segment`'s work on the microbatch, whoever that turns out to be. */
+resbm_status rb_cover_recv(rb_stage *s, int segment, int microbatch, const rb_frame_header *want,
+                           rb_message **out, rb_err *err);
+resbm_status rb_cover_recv_sum(rb_stage *s, int worker, const rb_frame_header *want, rb_message **out,
+                               rb_err *err);
+resbm_status rb_cover_do_tasks(rb_stage *s, bool *moved, rb_err *err);
+resbm_status rb_cover_reduce(rb_stage *s, rb_err *err); /* tasks that are left, then rb_stage_reduce */
+resbm_status rb_cover_redeal(rb_stage *s, const json_t *in, bool *anew, rb_err *err);
+/* Gradients, counts and what is unsent of them as they are, to be put back; the arrays are allocated where they are NULL. */
+resbm_status rb_stage_keep_gradients(rb_stage *s, float **own, int64_t **counts, float **unsent, rb_err *err);
+resbm_status rb_stage_put_back_gradients(rb_stage *s, const float *own, const int64_t *counts,
+                                         const float *unsent, rb_err *err);
+/* One microbatch through the hosted segments at places first .. last (stage_hooks.c): forward from the message that came
+ * (NULL at the model's begin), whose result is sent unless it was before (again); then maybe backward, at once. Without it
+ * no slot is kept. Messages stay the caller's. */
+resbm_status rb_stage_redo_forward(rb_stage *s, int first, int last, int microbatch, const rb_message *in,
+                                   bool again, rb_err *err);
+resbm_status rb_stage_redo_backward(rb_stage *s, int first, int last, int microbatch, const rb_message *grad,
+                                    rb_err *err);
+void rb_stage_redo_leave(rb_stage *s, int first, int last, int microbatch);
+rb_frame_header rb_stage_address(const rb_stage *s, const rb_port *p, int microbatch);
 /* Makes `train` anew for another deal; count (workers). */
 resbm_status rb_stage_deal(rb_stage *s, const int *count, rb_err *err);
+/* "redeal": a replica is lost. A reply, like that of the step, where this stage has to add up anew; else NULL. */
+resbm_status rb_stage_redeal(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);
 resbm_status rb_stage_commit(rb_stage *s, const json_t *in, rb_err *err);
 resbm_status rb_stage_eval(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);
 resbm_status rb_stage_save(rb_stage *s, const json_t *in, json_t **reply, rb_err *err);

@@ -31,7 +31,7 @@ resbm_status rb_stage_let_go(rb_stage *s, rb_err *err) {
         rb_message_free(m);
         return st;
     }
-    return rb_link_send(s->link, s->leaving.to, m, rb_now_ns() + s->cfg.pipeline.deadline_ns, err);
+    return rb_cover_send(s, s->leaving.to, m, err);
 }
 
 resbm_status rb_stage_send(rb_stage *s, rb_message *m, int to, rb_err *err) {

@@ -124,7 +124,8 @@ resbm_status rb_stage_apart_load(rb_stage *s, rb_err *err) {
 
 /* What the first replica hands in is the same for all, who keep it as well; with local steps each has states of its own. */
 static bool hands_in(const rb_stage *s, const json_t *file) {
-    return rb_apart_replica_of(json_string_value(json_array_get(file, 0))) == s->replica;
+    int replica = rb_apart_replica_of(json_string_value(json_array_get(file, 0)));
+    return replica ? replica == s->replica : rb_stage_lead(s, s->stage) == s->self;
 }
 
 static resbm_status hand_in(rb_stage *s, const json_t *files, rb_err *err) {

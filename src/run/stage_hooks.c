@@ -11,7 +11,8 @@ static rb_port_key key_of(const rb_stage *s, int microbatch) {
 
 /* The worker that has a segment's work on a microbatch. */
 static int host_of(const rb_stage *s, int segment, int microbatch) {
-    return s->list->dealt ? rb_schedule_host(s->list, segment, microbatch) : rb_stage_of(&s->cfg, segment);
+    return s->list->dealt ? rb_schedule_host(s->list, segment, microbatch)
+                          : rb_stage_lead(s, rb_stage_of(&s->cfg, segment));
 }
 
 static rb_view row_of(rb_view v, int64_t i, int64_t B, int64_t T) {
@@ -81,7 +82,7 @@ static resbm_status hand_over_forward(rb_stage *s, int i, int microbatch, const 
     RB_TRY(advance(s, &s->in_port[i + 1], microbatch, err));
     RB_TRY(
         rb_port_unpack(&s->in_port[i + 1], s->q, s->seat[i + 1].berth[slot].in, key_of(s, microbatch), err));
-    if (s->evaluating) return RESBM_OK;
+    if (s->evaluating || s->recounts) return RESBM_OK;
     RB_TRY(rb_port_count(&s->out_port[i], s->q, err));
     return rb_port_count(&s->in_port[i + 1], s->q, err);
 }
@@ -106,6 +107,7 @@ static resbm_status trunk_forward(void *ctx, rb_action a, rb_err *err) {
     rb_segment_io io = {.tokens = row_of(s->tokens, rb_stage_place(s, a.microbatch), s->B, s->T)};
     RB_TRY(await_weights(s, a.segment, err));
     if (s->updates) RB_TRY(rb_stage_see_newest(s, i, b, a.behind, err));
+    s->half_forward = true;
     RB_TRY(rb_segment_trunk_forward(s->model, s->q, a.segment, slot, &io, err));
     if (s->updates) RB_TRY(rb_stage_unsee(s, i, err));
     return rb_stage_computed(s, err);
@@ -136,6 +138,7 @@ static resbm_status forward(void *ctx, rb_action a, rb_err *err) {
     memcpy(io.in, b->in, sizeof io.in);
     RB_TRY(await_weights(s, a.segment, err));
     if (s->updates && !s->evaluating) RB_TRY(rb_stage_see_newest(s, i, b, a.behind, err));
+    s->half_forward = false;
     RB_TRY(rb_segment_forward(s->model, s->q, a.segment, slot, &io, err));
     if (s->updates && !s->evaluating) RB_TRY(rb_stage_unsee(s, i, err));
     memcpy(b->out, io.out, sizeof b->out);
@@ -234,7 +237,7 @@ static resbm_status send_packed(rb_stage *s, rb_port *p, int to, int microbatch,
                    s->B * (s->T + 1), s->id_bytes);
     resbm_status st = rb_stage_let_go(s, err); /* messages keep their order */
     if (!st) st = rb_download(s->q, m->payload, p->bytes, p->packed_bytes, err);
-    if (!st && p->direction == 0 && !s->evaluating) st = rb_port_count(p, s->q, err);
+    if (!st && p->direction == 0 && !s->evaluating && !s->recounts) st = rb_port_count(p, s->q, err);
     if (st) {
         rb_message_free(m);
         return st;
@@ -244,7 +247,18 @@ static resbm_status send_packed(rb_stage *s, rb_port *p, int to, int microbatch,
     return rb_stage_send(s, m, to, err);
 }
 
-/* Takes a message in: its bytes into p's, its ids to their place. */
+/* A message's bytes into p's, its ids to their place. */
+static resbm_status put_in(rb_stage *s, rb_port *p, int microbatch, const rb_message *m, rb_err *err) {
+    RB_TRY(rb_upload(s->q, p->bytes, m->payload, p->packed_bytes, err));
+    if (p->direction == 0 && !s->evaluating && !s->recounts) RB_TRY(rb_port_count(p, s->q, err));
+    if (!id_payload(s, p)) return RESBM_OK;
+    int place = rb_stage_place(s, microbatch);
+    RB_TRY(rb_ids_get(s->ids + place * s->B * (s->T + 1), m->payload + p->packed_bytes, s->B * (s->T + 1),
+                      s->id_bytes, s->cfg.model.vocab, err));
+    return rb_stage_upload_ids(s, place, err);
+}
+
+/* Takes a message in. */
 static resbm_status take_in(rb_stage *s, rb_port *p, int from, int microbatch, rb_err *err) {
     RB_TRY(rb_stage_let_go(s, err)); /* who waits must not keep others waiting */
     RB_TRY(advance(s, p, microbatch, err));
@@ -252,7 +266,11 @@ static resbm_status take_in(rb_stage *s, rb_port *p, int from, int microbatch, r
     rb_frame_header want = address(s, p, microbatch, p->packed_bytes + ids);
     rb_message *m;
     int64_t begin = rb_now_ns();
-    resbm_status came = rb_link_recv(s->link, from, &want, begin + s->cfg.pipeline.deadline_ns, &m, err);
+    int sender = p->direction ? p->boundary + 1 : p->boundary;
+    resbm_status came =
+        s->cover && !s->evaluating
+            ? rb_cover_recv(s, sender, microbatch, &want, &m, err)
+            : rb_link_recv(s->link, from, &want, begin + s->cfg.pipeline.deadline_ns, &m, err);
     if (came == RESBM_E_TIMEOUT && err) {
         size_t n = strlen(err->text);
         snprintf(err->text + n, sizeof err->text - n,
@@ -261,14 +279,7 @@ static resbm_status take_in(rb_stage *s, rb_port *p, int from, int microbatch, r
     RB_TRY(came);
     s->wait_ns += rb_now_ns() - begin;
     resbm_status st = rb_frame_expect(&m->head, &want, err);
-    if (!st) st = rb_upload(s->q, p->bytes, m->payload, p->packed_bytes, err);
-    if (!st && p->direction == 0 && !s->evaluating) st = rb_port_count(p, s->q, err);
-    if (!st && ids) {
-        int place = rb_stage_place(s, microbatch);
-        st = rb_ids_get(s->ids + place * s->B * (s->T + 1), m->payload + p->packed_bytes, s->B * (s->T + 1),
-                        s->id_bytes, s->cfg.model.vocab, err);
-        if (!st) st = rb_stage_upload_ids(s, place, err);
-    }
+    if (!st) st = put_in(s, p, microbatch, m, err);
     if (st)
         rb_message_free(m);
     else
@@ -329,6 +340,53 @@ static resbm_status recv_backward(void *ctx, rb_action a, rb_err *err) {
     RB_TRY(take(s, a, &i, &b, &slot, err));
     return recv_parts(s, &s->grad_in_port[i], host_of(s, a.segment + 1, a.microbatch), a.microbatch,
                       b->grad_in, err);
+}
+
+/* --- what a lost replica had to do (stage_cover.c) --- */
+
+rb_frame_header rb_stage_address(const rb_stage *s, const rb_port *p, int microbatch) {
+    return address(s, p, microbatch, p->packed_bytes + id_payload(s, p));
+}
+
+/* A message that is kept goes to the segment's seat. */
+static resbm_status put_to(rb_stage *s, rb_port *p, int i, int microbatch, const rb_message *m, rb_err *err) {
+    rb_berth *b = NULL;
+    int slot;
+    RB_TRY(take(s, rb_action_of(RB_ACT_FORWARD, s->host[i], microbatch), &i, &b, &slot, err));
+    RB_TRY(put_in(s, p, microbatch, m, err));
+    return rb_port_unpack(p, s->q, p->direction ? b->grad_in : b->in, key_of(s, microbatch), err);
+}
+
+resbm_status rb_stage_redo_forward(rb_stage *s, int first, int last, int microbatch, const rb_message *in,
+                                   bool again, rb_err *err) {
+    resbm_status st = rb_stage_settle(s, err);
+    s->recounts = again;
+    if (!st && in) st = put_to(s, &s->in_port[first], first, microbatch, in, err);
+    for (int i = first; i <= last && !st; i++)
+        st = forward(s, rb_action_of(RB_ACT_FORWARD, s->host[i], microbatch), err);
+    if (!st && !again && s->host[last] < s->segments - 1)
+        st = send_forward(s, rb_action_of(RB_ACT_SEND_FORWARD, s->host[last], microbatch), err);
+    if (!st) st = rb_stage_settle(s, err);
+    s->recounts = false;
+    return st;
+}
+
+void rb_stage_redo_leave(rb_stage *s, int first, int last, int microbatch) {
+    for (int i = first; i <= last; i++) rb_seat_leave(&s->seat[i], microbatch);
+}
+
+resbm_status rb_stage_redo_backward(rb_stage *s, int first, int last, int microbatch, const rb_message *grad,
+                                    rb_err *err) {
+    if (grad) RB_TRY(put_to(s, &s->grad_in_port[last], last, microbatch, grad, err));
+    for (int i = last; i >= first; i--) {
+        int g = s->host[i];
+        RB_TRY(backward(s, rb_action_of(RB_ACT_BACKWARD, g, microbatch), err));
+        if (i == first && g > 0)
+            RB_TRY(send_backward(s, rb_action_of(RB_ACT_SEND_BACKWARD, g, microbatch), err));
+        if (s->trunk_apart[i])
+            RB_TRY(trunk_backward(s, rb_action_of(RB_ACT_TRUNK_BACKWARD, g, microbatch), err));
+    }
+    return rb_stage_settle(s, err);
 }
 
 rb_executor_hooks rb_stage_hooks(rb_stage *s) {

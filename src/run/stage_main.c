@@ -163,6 +163,7 @@ static resbm_status dispatch(rb_stage *s, const json_t *in, json_t **reply, rb_e
         return s->flows ? rb_stage_flow_step(s, in, reply, err) : rb_stage_step(s, in, reply, err);
     if (!strcmp(type, "drop")) return rb_stage_drop(s, reply, err);
     if (!strcmp(type, "commit")) return rb_stage_commit(s, in, err);
+    if (!strcmp(type, "redeal")) return rb_stage_redeal(s, in, reply, err);
     if (!strcmp(type, "meet")) return rb_stage_end_round(s, err);
     if (!strcmp(type, "eval")) return rb_stage_eval(s, in, reply, err);
     if (!strcmp(type, "save") && s->apart) return rb_stage_apart_save(s, err);

@@ -120,9 +120,10 @@ static resbm_status build_dealt(rb_stage *s, const rb_schedule_kind *kind, int *
     int count[RB_MAX_STAGES];
     s->share = calloc((size_t)s->workers, sizeof *s->share);
     if (!s->share) return rb_fail(err, RESBM_E_MEMORY, "no memory to deal to %d replicas", s->workers);
-    rb_workers_share(&s->cfg, NULL, count);
+    rb_workers_share(&s->cfg, NULL, NULL, count);
     RB_TRY(rb_stage_deal(s, count, err));
-    if (s->cfg.pipeline.deal == RB_DEAL_MEASURED) return most_in_flight(s, kind, flight, err);
+    if (s->cfg.pipeline.deal == RB_DEAL_MEASURED || s->cover) /* a lost replica makes it another deal, too */
+        return most_in_flight(s, kind, flight, err);
     rb_schedule again;
     rb_schedule_args a = args_of(s);
     resbm_status st = rb_workers_schedule(&s->cfg, kind, &a, count, &again, flight, err);
@@ -175,6 +176,7 @@ static resbm_status open_schedules(rb_stage *s, int *slots, rb_err *err) {
     if (!st) st = rb_schedule_build(&rb_schedule_forward, &a, &s->eval, eval, err);
     for (int i = 0; i < s->hosted && !st; i++) {
         slots[i] = flight[s->host[i]] > 2 ? flight[s->host[i]] : 2; /* evaluation keeps a hand-over's two */
+        if (s->cover && slots[i] < s->M) slots[i]++;                /* for what a lost replica had to do */
     }
     for (int i = 0; i < s->hosted && !st; i++) s->stash[i] = stash[s->host[i]];
     free(flight);
@@ -351,6 +353,7 @@ resbm_status rb_stage_open(rb_stage *s, rb_err *err) {
     s->B = s->cfg.train.batch / s->M;
     s->T = s->cfg.model.context;
     RB_TRY(find_hosted(s, err));
+    RB_TRY(rb_cover_open(s, err));
     RB_TRY(open_schedules(s, slots, err));
     s->halves = has_halves(s);
     RB_TRY(find_trunks(s, err));
@@ -396,6 +399,7 @@ void rb_stage_close(rb_stage *s) {
     free(s->trunk_apart);
     free(s->grads_left);
     free(s->share);
+    rb_cover_close(s);
     free(s->sync_lost);
     free(s->anchor);
     free(s->outer_momentum);

@@ -96,6 +96,30 @@ static resbm_status reduce_counts(rb_stage *s, rb_err *err) {
     return st;
 }
 
+resbm_status rb_stage_keep_gradients(rb_stage *s, float **own, int64_t **counts, float **unsent,
+                                     rb_err *err) {
+    int64_t length = rb_stage_vector_length(s, gradient), n;
+    size_t bytes = (size_t)(length + 1) * sizeof **own;
+    RB_TRY(rb_stage_open_lost(s, length, err));
+    RB_TRY(copy_counts(s, NULL, true, &n, err));
+    if (!*own) *own = malloc(bytes);
+    if (!*counts) *counts = malloc((size_t)(n + 1) * sizeof **counts);
+    if (!*unsent && s->sync_lost) *unsent = malloc(bytes);
+    if (!*own || !*counts || (!*unsent && s->sync_lost))
+        return rb_fail(err, RESBM_E_MEMORY, "no memory to keep %lld gradients", (long long)length);
+    if (s->sync_lost) memcpy(*unsent, s->sync_lost, bytes);
+    RB_TRY(copy_counts(s, *counts, true, &n, err));
+    return rb_stage_copy_vector(s, gradient, *own, 0, length, true, err);
+}
+
+resbm_status rb_stage_put_back_gradients(rb_stage *s, const float *own, const int64_t *counts,
+                                         const float *unsent, rb_err *err) {
+    int64_t length = rb_stage_vector_length(s, gradient), n;
+    if (unsent && s->sync_lost) memcpy(s->sync_lost, unsent, (size_t)(length + 1) * sizeof *unsent);
+    RB_TRY(copy_counts(s, (int64_t *)counts, false, &n, err));
+    return rb_stage_copy_vector(s, gradient, (float *)own, 0, length, false, err);
+}
+
 resbm_status rb_stage_reduce(rb_stage *s, rb_err *err) {
     if (rb_replicas(&s->cfg, s->stage) == 1 || s->cfg.optim.local_steps) return RESBM_OK;
     RB_TRY(reduce_counts(s, err));

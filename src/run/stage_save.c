@@ -142,9 +142,9 @@ resbm_status rb_stage_write_parts(rb_stage *s, const char *dir, bool only_states
 resbm_status rb_stage_save(rb_stage *s, const json_t *in, json_t **reply, rb_err *err) {
     json_t *files = json_array();
     resbm_status st = RESBM_OK;
-    if (!s->replica || own_states(s)) /* the first replica's weights are everybody's */
-        st = rb_stage_write_parts(s, json_string_value(json_object_get(in, "dir")), s->replica > 0, files,
-                                  err);
+    bool first = rb_stage_lead(s, s->stage) == s->self;
+    if (first || own_states(s)) /* the first replica's weights are everybody's */
+        st = rb_stage_write_parts(s, json_string_value(json_object_get(in, "dir")), !first, files, err);
     if (st)
         json_decref(files);
     else

@@ -114,7 +114,8 @@ static resbm_status run_list(rb_stage *s, const rb_schedule *list, int64_t *busy
     s->base_sequence = s->sequence;
     s->list = list;
     memset(s->host_losses, 0, (size_t)s->ring * sizeof *s->host_losses);
-    RB_TRY(rb_execute(list, s->self, &hooks, NULL, s->trace, &done, err));
+    memset(s->host_aux, 0, (size_t)(s->hosted * s->ring) * sizeof *s->host_aux);
+    RB_TRY(rb_execute(list, s->evaluating ? s->stage : s->self, &hooks, NULL, s->trace, &done, err));
     RB_TRY(rb_stage_settle(s, err));
     *busy = rb_stage_record(s, done);
     if (s->ahead)
@@ -183,11 +184,36 @@ static resbm_status take_deal(rb_stage *s, const json_t *deal, rb_err *err) {
                        s->workers);
     for (int i = 0; i < s->workers; i++) {
         count[i] = (int)json_integer_value(json_array_get(deal, (size_t)i));
-        if (count[i] < 1 || count[i] > s->M)
+        if (count[i] < !rb_cover_is_lost(s, i) || count[i] > s->M)
             return rb_fail(err, RESBM_E_FORMAT, "a deal of %d microbatches out of %lld for worker %d",
                            count[i], (long long)s->M, i);
     }
     return rb_stage_deal(s, count, err);
+}
+
+/* What a step came to here: losses, norms, times. */
+static resbm_status report(rb_stage *s, int64_t busy, int64_t begin, json_t **reply, rb_err *err) {
+    char bad[256] = "";
+    double *sums = calloc((size_t)s->row_count + 1, sizeof *sums);
+    if (!sums) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d norms", s->row_count);
+    resbm_status st = RESBM_OK;
+    if (s->updates)
+        memcpy(sums, s->update_sums, (size_t)s->row_count * sizeof *sums);
+    else
+        st = gather_sums(s, sums, err);
+    if (!st && !(all_finite(sums, s->row_count) && all_finite(s->host_losses, s->M)))
+        st = rb_stage_find_nonfinite(s->model, s->q, bad, sizeof bad, err);
+    if (!st)
+        *reply = json_pack("{s:s, s:I, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:s, s:I, s:I, s:f}", "t",
+                           "done", "redeals", (json_int_t)rb_cover_attempt(s), "step", (json_int_t)s->step,
+                           "loss", rb_stage_losses(s, 0), "aux", rb_stage_aux_losses(s, 0), "sumsq",
+                           rb_json_doubles(sums, s->row_count), "busy_ns", (json_int_t)busy, "wait_ns",
+                           (json_int_t)s->wait_ns, "step_ns", (json_int_t)(rb_now_ns() - begin), "sent",
+                           rb_stage_traffic(s), "nonfinite", bad, "rss", (json_int_t)rb_stage_peak_rss(),
+                           "updates", (json_int_t)(s->updates ? s->M / s->per_update : 1), "staleness",
+                           s->graded ? s->stale / (double)s->graded : 0.0);
+    free(sums);
+    return st;
 }
 
 /* Microbatches whose gradients go into this replica's update: with local steps its own alone. */
@@ -197,10 +223,10 @@ static int64_t own_share(const rb_stage *s) {
 
 resbm_status rb_stage_step(rb_stage *s, const json_t *in, json_t **reply, rb_err *err) {
     int64_t busy = 0, begin = rb_now_ns();
-    char bad[256] = "";
     s->step = (uint64_t)json_integer_value(json_object_get(in, "step"));
     s->sequence = (uint64_t)json_integer_value(json_object_get(in, "sequence"));
     s->evaluating = false;
+    rb_cover_begin_step(s);
     RB_TRY(rb_stage_narrow(s, (int64_t)s->step, err));
     RB_TRY(take_deal(s, json_object_get(in, "deal"), err));
     double tokens = (double)((s->updates ? s->per_update : own_share(s)) * s->B * s->T);
@@ -214,27 +240,15 @@ resbm_status rb_stage_step(rb_stage *s, const json_t *in, json_t **reply, rb_err
     RB_TRY(rb_stage_zero_grads(s->model, s->q, err));
     count_gradients(s);
     RB_TRY(run_list(s, &s->train, &busy, err));
-    RB_TRY(rb_stage_reduce(s, err));
-    double *sums = calloc((size_t)s->row_count + 1, sizeof *sums);
-    if (!sums) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d norms", s->row_count);
-    resbm_status st = RESBM_OK;
-    if (s->updates)
-        memcpy(sums, s->update_sums, (size_t)s->row_count * sizeof *sums);
-    else
-        st = gather_sums(s, sums, err);
-    if (!st && !(all_finite(sums, s->row_count) && all_finite(s->host_losses, s->M)))
-        st = rb_stage_find_nonfinite(s->model, s->q, bad, sizeof bad, err);
-    if (!st)
-        *reply = json_pack("{s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:s, s:I, s:I, s:f}", "t", "done",
-                           "step", (json_int_t)s->step, "loss", rb_stage_losses(s, 0), "aux",
-                           rb_stage_aux_losses(s, 0), "sumsq", rb_json_doubles(sums, s->row_count), "busy_ns",
-                           (json_int_t)busy, "wait_ns", (json_int_t)s->wait_ns, "step_ns",
-                           (json_int_t)(rb_now_ns() - begin), "sent", rb_stage_traffic(s), "nonfinite", bad,
-                           "rss", (json_int_t)rb_stage_peak_rss(), "updates",
-                           (json_int_t)(s->updates ? s->M / s->per_update : 1), "staleness",
-                           s->graded ? s->stale / (double)s->graded : 0.0);
-    free(sums);
-    return st;
+    RB_TRY(rb_cover_reduce(s, err));
+    return report(s, busy, begin, reply, err);
+}
+
+resbm_status rb_stage_redeal(rb_stage *s, const json_t *in, json_t **reply, rb_err *err) {
+    bool anew;
+    int64_t begin = rb_now_ns();
+    RB_TRY(rb_cover_redeal(s, in, &anew, err));
+    return anew ? report(s, 0, begin, reply, err) : RESBM_OK;
 }
 
 static resbm_status update(rb_stage *s, const json_t *in, const double *by_segment, rb_err *err) {
@@ -288,7 +302,7 @@ resbm_status rb_stage_eval(rb_stage *s, const json_t *in, json_t **reply, rb_err
     s->step = (uint64_t)json_integer_value(json_object_get(in, "number"));
     s->evaluating = true;
     resbm_status st = RESBM_OK;
-    if (s->replica) n = 0; /* the first replicas evaluate */
+    if (rb_stage_lead(s, s->stage) != s->self) n = 0; /* the first replicas evaluate */
     RB_TRY(exchange(s, err));
     for (int64_t from = 0; from < n && !st; from += per) {
         s->sequence = (uint64_t)from;
@@ -315,10 +329,14 @@ static json_t *span_json(const rb_stage_span *p) {
 
 resbm_status rb_stage_stats(rb_stage *s, json_t **reply, rb_err *err) {
     rb_link_stats sent = {0};
-    RB_TRY(rb_link_stop(s->link, rb_now_ns() + s->cfg.pipeline.deadline_ns, err));
+    rb_err gone;
+    int64_t patience =
+        rb_cover_lost_any(s) ? RB_SEC : s->cfg.pipeline.deadline_ns; /* for a lost one something may wait */
+    resbm_status st = rb_link_stop(s->link, rb_now_ns() + patience, &gone);
+    if (st && !rb_cover_lost_any(s)) return rb_fail(err, st, "%s", gone.text);
     rb_link_get_stats(s->link, RB_PEER_ANY, &sent);
     for (int i = RB_TRAFFIC_ACTIVATION; i <= RB_TRAFFIC_TOKENS; i++)
-        if (sent.sent[i] != s->handed[i])
+        if (sent.sent[i] != s->handed[i] && !rb_cover_lost_any(s))
             return rb_fail(err, RESBM_E_INTERNAL,
                            "%llu bytes of traffic class %d were handed over, %llu have left",
                            (unsigned long long)s->handed[i], i, (unsigned long long)sent.sent[i]);

@@ -20,6 +20,7 @@ static void read_traffic(training *t, int64_t delta[RB_TRAFFIC_COUNT]) {
     memset(delta, 0, RB_TRAFFIC_COUNT * sizeof *delta);
     for (int s = 0; s < t->crew->stages; s++) {
         const json_t *a = json_object_get(t->reply[s], "sent");
+        if (!a) continue; /* it is lost */
         for (int i = 0; i < RB_TRAFFIC_COUNT; i++) {
             int64_t now = json_integer_value(json_array_get(a, (size_t)i));
             delta[i] += now - t->sent[s][i];
@@ -50,7 +51,8 @@ static resbm_status read_loss(training *t, double *loss, rb_err *err) {
     if (!part) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d losses", M);
     resbm_status st = RESBM_OK;
     for (int w = 0; w < t->crew->stages && !st; w++)
-        if (t->crew->places[w].stage == loss_stage(t)) st = add_numbers(t, w, "loss", part, M, err);
+        if (t->crew->places[w].stage == loss_stage(t) && t->reply[w])
+            st = add_numbers(t, w, "loss", part, M, err);
     for (int m = 0; m < M; m++) sum += part[m]; /* in microbatch order */
     free(part);
     *loss = sum / (double)(t->cfg->train.batch * t->cfg->model.context);
@@ -68,7 +70,8 @@ static resbm_status read_aux(training *t, rb_err *err) {
         for (int i = 0; i < n; i++) hosted += rb_stage_of(t->cfg, i) == s;
         memset(part, 0, (size_t)(n * M) * sizeof *part);
         for (int w = 0; w < t->crew->stages && !st; w++)
-            if (t->crew->places[w].stage == s) st = add_numbers(t, w, "aux", part, hosted * M, err);
+            if (t->crew->places[w].stage == s && t->reply[w])
+                st = add_numbers(t, w, "aux", part, hosted * M, err);
         for (int i = 0; i < n && !st; i++) {
             if (rb_stage_of(t->cfg, i) != s) continue;
             t->aux[i] = 0;
@@ -91,16 +94,17 @@ static int hosted_rows(const training *t, int stage, int *rows) {
  * weights would go apart from now on. */
 static resbm_status check_replicas(const training *t, rb_err *err) {
     for (int w = (int)t->cfg->pipeline.stages; w < t->crew->stages && !t->cfg->optim.local_steps; w++) {
-        int stage = t->crew->places[w].stage;
-        const char *a = json_string_value(json_object_get(t->reply[stage], "sumsq"));
+        int stage = t->crew->places[w].stage, first = rb_crew_lead(t->crew, stage);
+        const char *a = json_string_value(json_object_get(t->reply[first], "sumsq"));
+        if (t->crew->gone[w]) continue;
         const char *b = json_string_value(json_object_get(t->reply[w], "sumsq"));
         if (!a || !b || strcmp(a, b))
             return rb_fail(
                 err, RESBM_E_NUMERIC,
-                "step %lld: replicas 0 and %d of stage %d have other gradients after adding them up; the "
+                "step %lld: replicas %d and %d of stage %d have other gradients after adding them up; the "
                 "step was not applied. "
                 "Machines that hold the same stage need the same vector instructions and the same build",
-                (long long)t->step, t->crew->places[w].replica, stage);
+                (long long)t->step, t->crew->places[first].replica, t->crew->places[w].replica, stage);
     }
     return RESBM_OK;
 }
@@ -111,10 +115,12 @@ static resbm_status read_norms(training *t, rb_err *err) {
     resbm_status st = rows && part ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for norms");
     for (int w = 0; w < t->crew->stages && !st; w++) {
         const rb_place *p = &t->crew->places[w];
-        if (p->replica >= t->pipelines) continue; /* the same as the first one's */
+        int of = t->pipelines > 1 ? p->replica : 0;
+        if (t->pipelines == 1 && w != rb_crew_lead(t->crew, p->stage))
+            continue; /* the same as the first one's */
         int n = hosted_rows(t, p->stage, rows);
         st = rb_json_get_doubles(json_object_get(t->reply[w], "sumsq"), part, n, "done.sumsq", err);
-        for (int i = 0; i < n && !st; i++) t->sumsq[p->replica * t->table.count + rows[i]] = part[i];
+        for (int i = 0; i < n && !st; i++) t->sumsq[of * t->table.count + rows[i]] = part[i];
     }
     free(rows);
     free(part);
@@ -159,9 +165,11 @@ static resbm_status commit(training *t, double lr, double *norm, rb_err *err) {
 
 /* The fingerprint is of every tensor's gradient, and with it of the weights that the step began with. */
 static resbm_status record_commit(training *t, double loss, rb_err *err) {
-    char fingerprint[33];
+    char fingerprint[64];
+    uint64_t deals = rb_training_deals(t);
     if (!t->o->hooks.commit) return RESBM_OK;
     rb_hash128_hex(t->sumsq, (size_t)(t->pipelines * t->table.count) * sizeof *t->sumsq, fingerprint);
+    if (t->dealt) snprintf(fingerprint + 32, sizeof fingerprint - 32, " %016llx", (unsigned long long)deals);
     return t->o->hooks.commit(t->o->hooks.ctx, t->step, loss, fingerprint, err);
 }
 
@@ -169,7 +177,7 @@ static double idle_share(const training *t, double step_s) {
     double busy = 0;
     for (int s = 0; s < t->crew->stages; s++)
         busy += (double)json_integer_value(json_object_get(t->reply[s], "busy_ns")) * 1e-9;
-    return fmax(0, 1 - busy / (step_s * t->crew->stages));
+    return fmax(0, 1 - busy / (step_s * rb_crew_present(t->crew)));
 }
 
 /* --- lists that flow: stages begin the next steps before all have ended this one --- */
@@ -206,9 +214,10 @@ static resbm_status feed(training *t, uint64_t from, int64_t eval_of, rb_err *er
                      : rb_sampler_window(&t->data, from + (uint64_t)i, ids + i * W, err);
     for (int w = 0; w < t->crew->stages && !st; w++) {
         const rb_place *p = &t->crew->places[w];
-        if (p->stage != rb_stage_of(t->cfg, 0) || (eval_of && p->replica))
-            continue; /* the first ones evaluate */
+        if (p->stage != rb_stage_of(t->cfg, 0) || t->crew->gone[w]) continue;
+        if (eval_of && w != rb_crew_lead(t->crew, p->stage)) continue; /* the first ones evaluate */
         st = rb_apart_send_ids(t->crew->control, w, ids, n * W, t->cfg->pipeline.deadline_ns, err);
+        if (st == RESBM_E_PEER && t->dealt) st = RESBM_OK; /* lost, as the crew will find */
     }
     free(ids);
     return st;
@@ -269,7 +278,7 @@ static resbm_status rest(training *t, rb_err *err) {
 
 /* Updates that were made inside the lists; how old the weights in their gradients were. */
 static void read_updates(training *t) {
-    t->updates += json_integer_value(json_object_get(t->reply[0], "updates"));
+    t->updates += json_integer_value(json_object_get(t->reply[rb_crew_lead(t->crew, 0)], "updates"));
     for (int s = 0; s < t->crew->stages; s++) {
         t->staleness[s] = json_number_value(json_object_get(t->reply[s], "staleness"));
         t->stale_sum[s] += t->staleness[s];
@@ -281,8 +290,11 @@ static resbm_status one_step(training *t, rb_step_record *r, rb_err *err) {
     snprintf(t->crew->doing, sizeof t->crew->doing, "in step %lld", (long long)t->step);
     r->lr = rb_lr_factor(&t->cfg->optim.rates, t->step);
     rb_training_deal(t);
+    rb_training_spread(t);
+    t->computing = true;
     RB_TRY(tell_steps(t, err));
     RB_TRY(rb_crew_gather(t->crew, "done", -1, rb_training_deadline(t) + 3600 * RB_SEC, t->reply, err));
+    t->computing = false;
     RB_TRY(read_loss(t, &r->loss, err));
     RB_TRY(read_norms(t, err));
     RB_TRY(read_aux(t, err));
@@ -309,6 +321,7 @@ static resbm_status one_step(training *t, rb_step_record *r, rb_err *err) {
     r->segments = (int)t->cfg->model.segments;
     r->staleness = t->cfg->pipeline.updates ? t->staleness : NULL;
     r->stages = t->crew->stages;
+    r->speed = t->speed;
     r->deal = rb_replicated(t->cfg) ? t->share : NULL;
     r->wire_bytes_fwd = moved[RB_TRAFFIC_ACTIVATION] + moved[RB_TRAFFIC_TOKENS];
     r->wire_bytes_bwd = moved[RB_TRAFFIC_GRADIENT];
@@ -348,8 +361,10 @@ static resbm_status evaluate(training *t, int64_t sequences, double *loss, int64
     t->evals += (uint64_t)sequences + 1;
     for (int64_t from = 0; from < sequences; from += t->cfg->train.batch)
         RB_TRY(feed(t, (uint64_t)from, sequences, err));
+    t->asks_leads = true;
     RB_TRY(rb_crew_gather(t->crew, "evaled", -1, rb_training_deadline(t) + 3600 * RB_SEC, t->reply, err));
-    const json_t *last = t->reply[loss_stage(t)];
+    t->asks_leads = false;
+    const json_t *last = t->reply[rb_crew_lead(t->crew, loss_stage(t))];
     resbm_status st = rb_json_get_doubles(json_object_get(last, "loss"), &sum, 1, "evaled.loss", err);
     *tokens = json_integer_value(json_object_get(last, "tokens"));
     *loss = *tokens ? sum / (double)*tokens : NAN;
@@ -599,6 +614,12 @@ static resbm_status run(training *t, rb_err *err) {
                          .everywhere = t->o->everywhere,
                          .scratch = t->o->dir,
                          .stop = t->o->stop};
+    if (rb_covers(t->cfg) && !o.announce) {
+        o.lose = rb_training_lose;
+        o.ctx = t;
+        t->dealt = calloc((size_t)(t->cfg->pipeline.stages * t->cfg->train.microbatches), sizeof *t->dealt);
+        if (!t->dealt) return rb_fail(err, RESBM_E_MEMORY, "no memory for a deal");
+    }
     o.outside = t->o->outside;
     if (!o.outside && !strcmp(t->cfg->engine, "nats"))
         RB_TRY(rb_engine_nats_open(t->cfg, t->o->program, t->o->dir, &t->nats, &o.outside, err));
@@ -629,6 +650,7 @@ resbm_status rb_train(const rb_train_options *o, rb_train_summary *out, rb_err *
     free(t.scale);
     free(t.aux);
     free(t.step_s);
+    free(t.dealt);
     if (st && err && t.saved >= 0 && !o->throwaway) {
         size_t n = strlen(err->text);
         snprintf(err->text + n, sizeof err->text - n,

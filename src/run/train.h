@@ -23,8 +23,10 @@ typedef struct rb_step_record {
     const double
         *staleness;  /* (stages) mean age, in updates, of the weights in this step's gradients; NULL: 0 */
     const int *deal; /* (stages) microbatches of each process, with replicas; else NULL */
-    int stages;      /* processes */
-    double bubble;   /* share of the stages' time of this step without computation */
+    const double
+        *speed; /* (stages) microbatches a second of computation, this step and all before; 0: not measured */
+    int stages; /* processes */
+    double bubble; /* share of the stages' time of this step without computation */
 } rb_step_record;
 
 /* What the whole run came to. */

@@ -58,8 +58,9 @@ static resbm_status collect_file(training *t, const char *folder, int stage, con
     const rb_place *p = &t->crew->places[stage];
     char who[RB_WHO_TEXT];
     rb_who_at(who, stage, t->crew->places);
+    int replica = rb_apart_replica_of(name);
     if (!name || !hash || rb_apart_stage_of(t->cfg, name) != p->stage ||
-        rb_apart_replica_of(name) != p->replica)
+        (replica ? replica != p->replica : stage != rb_crew_lead(t->crew, p->stage)))
         return rb_fail(err, RESBM_E_FORMAT, "%s sent the file \"%s\", which is not its own", who,
                        name ? name : "?");
     if (sum.bytes > (uint64_t)t->out->params * 16 + (1 << 20))
@@ -91,12 +92,15 @@ resbm_status rb_training_save(training *t, rb_err *err) {
     RB_TRY(rb_checkpoint_begin(t->o->dir, t->step, tmp, err));
     RB_TRY(rb_crew_tell(
         t->crew, json_pack("{s:s, s:I, s:s}", "t", "save", "step", (json_int_t)t->step, "dir", tmp), err));
+    t->asks_leads = true;
     RB_TRY(rb_crew_gather(t->crew, "saved", -1, rb_training_deadline(t) + 600 * RB_SEC, t->reply, err));
+    t->asks_leads = false;
     resbm_status st = collect_files(t, tmp, err);
     if (!st) st = write_manifest(t, err);
     rb_crew_drop(t->crew, t->reply);
     if (st) return st;
     t->saved = t->step;
+    t->deals = 0;
     if (!t->o->hooks.saved) return RESBM_OK;
     RB_TRY(rb_checkpoint_path(t->o->dir, t->step, tmp, err));
     return t->o->hooks.saved(t->o->hooks.ctx, t->step, tmp, err);

@@ -36,6 +36,12 @@ typedef struct training {
     int64_t optimizer_from; /* of these, how many lie behind its present states, which began as zeros then */
     double speed[RB_MAX_STAGES]; /* (workers) microbatches a second of computation, as measured; 0: not yet */
     int share[RB_MAX_STAGES];    /* (workers) of this step's microbatches */
+    int shared_by;               /* how many workers that deal was made for; 0: none yet */
+    int *dealt;       /* (stages, microbatches) which worker has each; NULL: no loss can be covered */
+    bool dealt_again; /* in this step, because a replica was lost */
+    uint64_t deals;   /* hash of all deals since the last snapshot */
+    bool computing;   /* stages are at work on a step */
+    bool asks_leads;  /* the question under way is answered by first replicas alone */
     double staleness[RB_MAX_STAGES], stale_sum[RB_MAX_STAGES];
 } training;
 
@@ -54,6 +60,12 @@ static inline int64_t rb_training_deadline(const training *t) {
 void rb_training_deal(training *t);
 json_t *rb_training_deal_json(const training *t);
 void rb_training_measure(training *t);
+
+/* train_lose.c: which worker has which microbatch by `share`; rb_crew_options.lose; the hash of the deals so far, this
+ * step's included: equal ones give equal bits. */
+void rb_training_spread(training *t);
+resbm_status rb_training_lose(void *ctx, int worker, const char *how, rb_err *err);
+uint64_t rb_training_deals(training *t);
 
 /* train_save.c: one snapshot of the present step, all stages' files and the manifest, whole or not at all. The
  * pipeline must be at rest. Blocks until every stage has written (and, apart, sent) its files or the deadline. */

@@ -53,13 +53,19 @@ static double speed_of(const rb_config *c, const double *speed, int stage, int r
     return least;
 }
 
-void rb_workers_share(const rb_config *c, const double *speed, int *count) {
+void rb_workers_share(const rb_config *c, const double *speed, const bool *gone, int *count) {
     for (int s = 0; s < c->pipeline.stages; s++) {
         double own[RB_MAX_STAGES];
-        int n = rb_replicas(c, s), got[RB_MAX_STAGES];
-        for (int r = 0; r < n; r++) own[r] = speed_of(c, speed, s, r);
+        int n = 0, got[RB_MAX_STAGES], worker[RB_MAX_STAGES];
+        for (int r = 0; r < rb_replicas(c, s); r++) {
+            int w = rb_worker_of(c, s, r);
+            count[w] = 0;
+            if (gone && gone[w]) continue;
+            own[n] = speed_of(c, speed, s, r);
+            worker[n++] = w;
+        }
         rb_deal_share((int)c->train.microbatches, n, own, got);
-        for (int r = 0; r < n; r++) count[rb_worker_of(c, s, r)] = got[r];
+        for (int i = 0; i < n; i++) count[worker[i]] = got[i];
     }
 }
 
@@ -77,6 +83,10 @@ resbm_status rb_workers_schedule(const rb_config *c, const rb_schedule_kind *kin
     resbm_status st = rb_schedule_build_dealt(kind, a, &d, out, in_flight, err);
     free(replica);
     return st;
+}
+
+bool rb_covers(const rb_config *c) {
+    return rb_replicated(c) && !c->optim.local_steps && !c->pipeline.updates && strcmp(c->engine, "mpi") != 0;
 }
 
 /* Each replica is a whole pipeline with weights of its own, and meets the others after so many steps. */

@@ -17,11 +17,13 @@ rb_place *rb_worker_places(const rb_config *c);
 void rb_config_alone(rb_config *c);
 
 /* How many microbatches each worker takes: even, or in proportion to speeds (rb_workers), NULL: even. count
- * (rb_workers). */
-void rb_workers_share(const rb_config *c, const double *speed, int *count);
+ * (rb_workers). Those that are gone (rb_workers; NULL: nobody) take none. */
+void rb_workers_share(const rb_config *c, const double *speed, const bool *gone, int *count);
 /* The training lists for that deal. in_flight (segments) may be NULL. */
 resbm_status rb_workers_schedule(const rb_config *c, const rb_schedule_kind *kind, const rb_schedule_args *a,
                                  const int *count, rb_schedule *out, int *in_flight, rb_err *err);
+/* Does the run go on within the step when a replica is lost whose stage has others? */
+bool rb_covers(const rb_config *c);
 /* What replicas cannot go together with. For rb_config_validate. */
 resbm_status rb_config_check_replicas(const rb_config *c, rb_err *err);
 

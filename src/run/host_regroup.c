@@ -1,0 +1,117 @@
+/* When the participants of a run are given other stages than they have, though it could go on as it is: where a replica was
+ * lost and somebody could take its place, and where a machine turns out slow and a faster one is spare. It happens behind a
+ * snapshot, so that no work is lost. */
+#include <stdlib.h>
+#include <string.h>
+#include "core/clock.h"
+#include "run/host.h"
+#include "run/workers.h"
+
+#define SLOW 2.0 /* times slower than what the spare machine would be */
+enum { SETTLED = 4 /* steps of an epoch before its speeds count */ };
+
+/* Products of a stage, per token, up to a factor. */
+resbm_status rb_host_measure_work(rb_host *h, rb_err *err) {
+    rb_tensor_table t;
+    RB_TRY(rb_tensor_table_build(&h->cfg->model, &h->cfg->boundary, &t, err));
+    for (int i = 0; i < t.count; i++) {
+        const rb_tensor *r = &t.rows[i];
+        if (r->rank == 2 && r->role != RB_ROLE_EMBEDDING && rb_role_trained(r->role))
+            h->work[rb_stage_of(h->cfg, r->segment)] += (double)rb_tensor_count(r);
+    }
+    rb_tensor_table_free(&t);
+    return RESBM_OK;
+}
+
+void rb_host_note_speeds(rb_host *h, const rb_step_record *r) {
+    h->timed = r->speed ? h->timed + 1 : 0;
+    for (int w = 0; w < r->stages && r->speed; w++) h->speed[w] = r->speed[w];
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* How much of what it measured when it joined a machine turns into microbatches: the same for all, were they what they say. */
+static double yield(const rb_host *h, int worker) {
+    const rb_member *m = h->seat[worker] >= 0 ? &h->member[h->seat[worker]] : NULL;
+    return m && m->gflops > 0 ? h->speed[worker] * h->work[h->place[worker].stage] / m->gflops : 0;
+}
+
+static double usual_yield(const rb_host *h) {
+    double v[RB_MAX_STAGES];
+    int n = 0;
+    for (int w = 0; w < h->workers; w++)
+        if (yield(h, w) > 0) v[n++] = yield(h, w);
+    qsort(v, (size_t)n, sizeof *v, by_value);
+    return n > 2 ? v[(n - 1) / 2] : n ? v[n - 1] : 0; /* of two, the one that is not slow */
+}
+
+/* Whom the steps wait for: the worker with the least microbatches a second. */
+static int slowest(const rb_host *h) {
+    int worst = -1;
+    for (int w = 0; w < h->workers; w++)
+        if (h->seat[w] >= 0 && h->speed[w] > 0 && (worst < 0 || h->speed[w] < h->speed[worst])) worst = w;
+    return worst;
+}
+
+/* With the lock. The slow one keeps its seat unless the spare one is much faster, in two snapshots in a row. */
+static bool replace_slow(rb_host *h, char *text, size_t size) {
+    double usual = usual_yield(h);
+    int w = slowest(h), spare = w >= 0 ? rb_host_best_for(h, h->place[w].stage) : -1;
+    if (spare < 0 || usual <= 0 || h->timed < SETTLED) return false;
+    rb_member *m = &h->member[h->seat[w]], *other = &h->member[spare];
+    double then = other->gflops * rb_member_share(other) * usual / h->work[h->place[w].stage];
+    if (other->aside_ns > rb_now_ns() || then < SLOW * h->speed[w]) {
+        h->slow = -1;
+        return false;
+    }
+    bool again = h->slow == h->seat[w];
+    h->slow = h->seat[w];
+    if (!again) return false;
+    m->share = yield(h, w) / usual;
+    h->seat[w] = spare;
+    h->slow = -1;
+    snprintf(
+        text, size,
+        "stage %d goes from %s (\"%s\"), which turned out slow (%.3g microbatches a second), to %s (\"%s\")",
+        h->place[w].stage, m->name, m->label, h->speed[w], other->name, other->label);
+    return true;
+}
+
+static bool fill_place(const rb_host *h, char *text, size_t size) {
+    for (int w = 0; w < h->workers; w++) {
+        int spare = h->seat[w] < 0 ? rb_host_best_for(h, h->place[w].stage) : -1;
+        if (spare < 0 || h->member[spare].aside_ns > rb_now_ns()) continue;
+        snprintf(text, size, "%s (\"%s\") takes the place of the replica of stage %d that was lost",
+                 h->member[spare].name, h->member[spare].label, h->place[w].stage);
+        return true;
+    }
+    return false;
+}
+
+void rb_host_regroup(rb_host *h) {
+    char text[400];
+    if (h->regroup || (h->asked && atomic_load(h->asked))) return;
+    pthread_mutex_lock(&h->lock);
+    h->regroup = fill_place(h, text, sizeof text) || replace_slow(h, text, sizeof text);
+    pthread_mutex_unlock(&h->lock);
+    if (!h->regroup) return;
+    rb_host_note(h, "%s", text);
+    int none = 0;
+    atomic_compare_exchange_strong(&h->stop, &none,
+                                   1); /* behind this snapshot; the next epoch begins with it */
+}
+
+void rb_host_dropped(void *host, int worker, const char *how) {
+    rb_host *h = host;
+    (void)how;
+    pthread_mutex_lock(&h->lock);
+    rb_member *m = h->seat[worker] >= 0 ? &h->member[h->seat[worker]] : NULL;
+    h->seat[worker] = -1;
+    h->speed[worker] = 0;
+    if (m) m->stage = -1; /* with its next beat it hears that there is nothing to do */
+    if (m && !m->left && !m->paused) rb_member_set_aside(m);
+    pthread_mutex_unlock(&h->lock);
+}

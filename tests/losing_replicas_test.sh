@@ -1,0 +1,80 @@
+#!/bin/sh
+# ctest: timeout=200 serial
+# shellcheck disable=SC2086,SC2154 # settings are words; resbm is of run_common.sh
+# Replicas that are killed or stopped at random moments: the run goes on within the step, every step is done once, losses are those of
+# an undisturbed run to rounding, and the last one of a stage ends it. RB_ROUNDS and RB_SEED ask for more, or for the same again.
+set -u
+. "$RB_SOURCE_DIR/tests/run_common.sh"
+make_corpus
+make_config
+seed=${RB_SEED:-$(date +%s)}
+echo "seed $seed"
+random() { seed=$(((seed * 16807 + 12345) % 2147483647)); }
+
+smooth="optim.kind=adamw optim.lr=0.001 optim.schedule=constant boundary.codec_fwd=f32 boundary.codec_bwd=f32 train.steps=40 train.microbatches=6
+    train.batch=6 train.eval_every=20 train.checkpoint_every=20 train.keep=9 link.latency=2ms"
+train one $smooth pipeline.stages=2 link.latency=0ms || { miss one; cat one.log; }
+
+close_to() { # A B RELATIVE: every step once, losses no farther apart than that
+    paste -d, "$1/metrics.jsonl" "$2/metrics.jsonl" | awk -F'"loss":' -v most="$3" '{ a = $2 + 0; b = $3 + 0; d = a > b ? a - b : b - a
+        if (a <= 0 || b <= 0 || d > most * a) { print "  step " NR ": " a " against " b; bad = 1 } } END { exit bad || NR != 40 }' ||
+        miss "$1 and $2 differ by more than $3, or in their steps"
+}
+step() { sed -n '$s/.*{"step":\([0-9]*\),.*/\1/p' "$1/metrics.jsonl" 2>/dev/null; }
+pids= pid=
+trap 'kill -CONT $pids $pid; kill -KILL $pids $pid' EXIT 2>/dev/null
+
+# lose DIR SIGNAL-OF-WORKER... -- settings: kills these workers one after the other, each some random steps after the one before.
+lose() {
+    dir=$1
+    shift
+    victims=
+    while [ "$1" != -- ]; do victims="$victims $1" && shift; done
+    shift
+    rm -rf "$dir"
+    setsid "$resbm" train -q run.yaml --out "$dir" $smooth "$@" >"$dir.log" 2>&1 &
+    pid=$!
+    at=3
+    for v in $victims; do
+        random
+        at=$((at + seed % 4)) pause=0.$(printf %03d $((seed / 7 % 120)))
+        within 30 "[ \"\$(step $dir)\" -ge $at ] 2>/dev/null || ! kill -0 $pid 2>/dev/null"
+        sleep "$pause"
+        victim=$(pgrep -s $pid -f -- "^[^ ]*resbm stage .*--stage ${v#*-} ")
+        pids="$pids $victim"
+        kill -"${v%-*}" $victim 2>/dev/null || miss "$dir: worker ${v#*-} is not there"
+        at=$((at + 5))
+    done
+    within 60 "! kill -0 $pid 2>/dev/null" || { miss "$dir hangs"; kill -KILL $pid; }
+    wait $pid
+    status=$?
+    [ "$status" = "$expected" ] || { miss "$dir: status $status (seed $seed)"; cat "$dir.log"; }
+    pid=
+}
+lost() { # DIR N: so many are reported, and take nothing any more
+    [ "$(grep -c "going on without it" "$1.log")" = "$2" ] || { miss "$1 does not tell of $2 losses"; cat "$1.log"; }
+    [ "$(sed -n '$s/.*"deal":\[\([^]]*\)\].*/\1/p' "$1/metrics.jsonl" | tr , '\n' | grep -c '^0$')" = "$2" ] || miss "$1 deals to the lost"
+}
+
+expected=0
+round=0
+while [ $round -lt "${RB_ROUNDS:-1}" ]; do
+    # Six processes: workers 0, 1 are the stages' first replicas, then 2, 3 and 4, 5.
+    lose three KILL-5 KILL-0 KILL-3 -- pipeline.stages=2 pipeline.replicas=3
+    lost three 3
+    grep -Eq "stage 1 replica 2 \(process [0-9]+\) was killed by signal 9 .*step [0-9]+; going on without it" three.log || { miss "the lost one is not named"; cat three.log; }
+    close_to one three 1e-5
+    # Where most of a step is the sum of the gradients; a stopped one is given up, too. Token ids on the wire, halves apart.
+    lose slow KILL-2 STOP-1 -- pipeline.stages=2 pipeline.replicas=2 link.up=300mbit pipeline.schedule=zb-h1 data.distribute=wire \
+        pipeline.deadline=2s pipeline.transport=tcp
+    lost slow 2
+    close_to one slow 1e-5
+    round=$((round + 1))
+done
+for d in three slow; do
+    "$resbm" eval $d >eval.log 2>&1 || { miss "eval $d"; cat eval.log; }
+done
+expected=1
+lose all KILL-2 KILL-0 -- pipeline.stages=2 'pipeline.replicas=[2,1]'
+grep -q "stage 0 .*was killed by signal 9" all.log || { miss "the last one of a stage is not named"; cat all.log; }
+verdict
