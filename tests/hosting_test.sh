@@ -50,18 +50,36 @@ same local run
 [ "$(stat -c %a run/invitation)" = 600 ] || miss "others can read the invitation"
 [ "$(find guest1 -name '*.bin' | wc -l)" = 0 ] || miss "a participant has data"
 
-# Replicas: two participants hold the same stage, in a run of its own.
+# Replicas: two participants hold the same stage, in a run of its own. One that is lost costs no step, and the spare one takes its place
+# behind a snapshot.
 replicated="pipeline.stages=2 pipeline.replicas=2 pipeline.deal=even"
 # shellcheck disable=SC2086
 train twice train.steps=4 $long $replicated || { miss twice; cat twice.log; }
 mv run first && mkdir before && mv guest* before
 # shellcheck disable=SC2086
-host train.steps=4 $replicated
+host train.steps=100000 $replicated
 wait_for host.log "resbm join INVITATION" 20
-for n in 1 2 3 4; do join $n; eval "g$n=$!"; done
-ends "$host" 0 "host of replicas" host.log
-for n in 1 2 3 4; do eval "ends \$g$n 0 'guest $n' guest$n.log"; done
-same twice run
+for n in 1 2 3 4 5; do join $n; eval "g$n=$!"; done
+wait_for host.log "^step +[5-9]/" 60
+losses twice >a.losses
+losses run | head -n 4 | cmp -s - a.losses || { miss "hosted replicas have other losses"; losses run | head -n 4; cat a.losses; }
+# shellcheck disable=SC2086,SC2154 # pids, by eval
+for g in $g1 $g2 $g3 $g4 $g5; do
+    victim=$(pgrep -P $g -f -- '--stage 3 ') && kill -KILL $victim && break
+done
+wait_for host.log "stage 1 replica 1 .*; going on without it" 20
+wait_for host.log "takes the place of the replica of stage 1 that was lost" 60
+at=$(grep -c . host.log)
+i=0
+while [ "$(sed "1,${at}d" host.log | grep -c "^step")" -lt 1 ] && [ $i -lt $((600 * patience)) ]; do sleep 0.1; i=$((i + 1)); done
+kill -INT "$host"
+ends "$host" 130 "host of replicas" host.log
+sed 's/.*{"step":\([0-9]*\),.*/\1/' run/metrics.jsonl >steps
+seq "$(wc -l <steps)" | cmp -s - steps || { miss "a lost replica cost steps"; tr '\n' ' ' <steps; }
+grep -q "another result" host.log && miss "a step that was done again had another result"
+# shellcheck disable=SC2086
+kill $g1 $g2 $g3 $g4 $g5
+for n in 1 2 3 4 5; do eval "ends \$g$n 0 'guest $n' guest$n.log"; done
 rm -rf run guest* && mv first run && mv before/guest* . && rmdir before
 
 # The same commands go on, each participant with its own key and weights; a snapshot that is gone from the folder comes from the store.

@@ -24,10 +24,20 @@ def shard(path, tokens):
         f.write(struct.pack("<3i", 20240520, 1, len(tokens)) + bytes(1012) + array("H", tokens).tobytes())
 
 
+def start(out, *more):
+    return subprocess.Popen([RESBM, "train", "-q", "run.yaml", "--out", out] + COMMON + list(more), stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True)
+
+
+def ends(*runs):
+    for r in runs:
+        said = r.communicate()[0]
+        if r.returncode:
+            raise SystemExit("FAILED: %s" % said)
+
+
 def train(out, *more):
-    r = subprocess.run([RESBM, "train", "-q", "run.yaml", "--out", out] + COMMON + list(more), capture_output=True, text=True)
-    if r.returncode:
-        raise SystemExit("FAILED: %s: %s" % (out, r.stderr + r.stdout))
+    ends(start(out, *more))
 
 
 def tensors(folder, names):
@@ -59,19 +69,16 @@ def farthest(a, b):
 
 def chains(begin, at, name):
     """Weights after two steps on each sequence of the two windows, from the snapshot step-`at` of the folder `begin` (None: a new run)."""
-    after = {}
+    one = ["train.batch=1", "train.microbatches=1", "train.checkpoint_every=1"]
     for first in "ab":
-        one = "%s_%s" % (name, first)
         if begin:
-            shutil.copytree(begin, one)
-        train(one, "train.steps=%d" % (at + 1), "train.batch=1", "train.microbatches=1", "train.checkpoint_every=1", "data.train=%s.bin" % first,
-              *(["--resume"] if begin else []))
+            shutil.copytree(begin, name + first)
+    ends(*(start(name + first, "train.steps=%d" % (at + 1), "data.train=%s.bin" % first, *one, *(["--resume"] if begin else [])) for first in "ab"))
+    for first in "ab":
         for second in "ab":
-            two = one + second
-            shutil.copytree(one, two)
-            train(two, "train.steps=%d" % (at + 2), "train.batch=1", "train.microbatches=1", "train.checkpoint_every=1",
-                  "data.train=%s.bin" % second, "--resume")
-            after[first + second] = weights("%s/step-%d" % (two, at + 2))
+            shutil.copytree(name + first, name + first + second)
+        ends(*(start(name + first + second, "train.steps=%d" % (at + 2), "data.train=%s.bin" % second, "--resume", *one) for second in "ab"))
+    after = {p + q: weights("%s/step-%d" % (name + p + q, at + 2)) for p in "ab" for q in "ab"}
     return after
 
 

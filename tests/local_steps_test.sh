@@ -31,8 +31,7 @@ awk -v a="$(sync each)" -v b="$(sync whole)" 'BEGIN { exit !(b > 0.45 * a && b <
 train eight $local pipeline.replica_codec=int8 || { miss eight; cat eight.log; }
 awk -v a="$(sync whole)" -v b="$(sync eight)" 'BEGIN { exit !(b > 0 && b < 0.3 * a) }' || miss "int8 sends $(sync eight) bytes of $(sync whole)"
 
-# One pipeline alone looks ahead too; begun with two, ended with one, and with sums at each step.
-train alone $local pipeline.replicas=1 || { miss alone; cat alone.log; }
+# Begun with two, ended with one, and with sums at each step.
 for way in "pipeline.replicas=1" "optim.local_steps=none"; do
     rm -rf moved && cp -r whole moved && rm -rf moved/step-8
     train moved $local $way --resume || { miss "moved to $way"; cat moved.log; }

@@ -22,7 +22,7 @@ close_to() { # A B RELATIVE: every step once, losses no farther apart than that
 }
 step() { sed -n '$s/.*{"step":\([0-9]*\),.*/\1/p' "$1/metrics.jsonl" 2>/dev/null; }
 pids= pid=
-trap 'kill -CONT $pids $pid; kill -KILL $pids $pid' EXIT 2>/dev/null
+trap 'for p in $pids $pid; do kill -CONT $p; kill -KILL $p; done 2>/dev/null' EXIT
 
 # lose DIR SIGNAL-OF-WORKER... -- settings: kills these workers one after the other, each some random steps after the one before.
 lose() {

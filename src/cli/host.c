@@ -113,16 +113,21 @@ int rb_cmd_host(int argc, char **argv) {
     return st ? rb_cli_fail(st, &err) : 0;
 }
 
-/* coordinate DIR: the coordinator's process; 75: it may be started again. */
+/* coordinate DIR [ID [BEFORE]]: the coordinator's process; 75: it may be started again. */
 int rb_cmd_coordinate(int argc, char **argv) {
     rb_err err = {0};
     char program[4096];
     bool again;
-    if (argc != 2) return 2;
+    if (argc < 2 || argc > 4) return 2;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     signal(SIGPIPE, SIG_IGN);
-    resbm_status st =
-        rb_host_coordinate(argv[1], rb_cli_program(program), rb_cli_stop(), stderr, &again, &err);
+    rb_coordinate_options o = {.dir = argv[1],
+                               .program = rb_cli_program(program),
+                               .id = argc > 2 ? argv[2] : NULL,
+                               .before = argc > 3 ? argv[3] : NULL,
+                               .asked = rb_cli_stop(),
+                               .out = stderr};
+    resbm_status st = rb_host_coordinate(&o, &again, &err);
     if (!st) return 0;
     int status = rb_cli_fail(st, &err);
     return again && st != RESBM_E_CANCELLED ? 75 : status;

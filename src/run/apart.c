@@ -22,10 +22,32 @@ static rb_message *new_blob(size_t n, rb_traffic class) {
     return m;
 }
 
-static resbm_status send_piece(rb_link *l, int peer, int fd, bool *end, int64_t patience_ns, rb_err *err) {
-    rb_message *m = new_blob(PIECE, RB_TRAFFIC_SNAPSHOT);
+/* Small enough that at this rate others wait a fiftieth of a second for it. */
+static size_t piece_of(const rb_apart_pace *pace) {
+    double n = pace && pace->bits > 0 ? pace->bits / 8 / 50 : PIECE;
+    return n < 2048 ? 2048 : n > PIECE ? PIECE : (size_t)n;
+}
+
+/* Waits for the next piece's time, in short looks at *stop. */
+static resbm_status keep_pace(rb_apart_pace *p, size_t bytes, rb_err *err) {
+    int64_t now = rb_now_ns();
+    if (!p) return RESBM_OK;
+    if (p->next_ns < now) p->next_ns = now;
+    while (p->next_ns > rb_now_ns() && !(p->stop && atomic_load(p->stop))) {
+        int64_t left = p->next_ns - rb_now_ns();
+        rb_sleep_ns(left < 50 * RB_MS ? left : 50 * RB_MS);
+    }
+    if (p->bits > 0) p->next_ns += (int64_t)(8e9 * (double)bytes / p->bits);
+    return p->stop && atomic_load(p->stop) ? rb_fail(err, RESBM_E_CANCELLED, "stopped on request") : RESBM_OK;
+}
+
+static resbm_status send_piece(rb_link *l, int peer, int fd, rb_apart_pace *pace, bool *end,
+                               int64_t patience_ns, rb_err *err) {
+    size_t most = piece_of(pace);
+    RB_TRY(keep_pace(pace, most, err));
+    rb_message *m = new_blob(most, RB_TRAFFIC_SNAPSHOT);
     if (!m) return rb_fail(err, RESBM_E_MEMORY, "no memory for a piece of a snapshot");
-    ssize_t n = read(fd, m->payload, PIECE);
+    ssize_t n = read(fd, m->payload, most);
     if (n <= 0) {
         rb_message_free(m);
         *end = true;
@@ -35,18 +57,27 @@ static resbm_status send_piece(rb_link *l, int peer, int fd, bool *end, int64_t 
     return rb_link_send(l, peer, m, rb_now_ns() + patience_ns, err);
 }
 
-resbm_status rb_apart_send_file(rb_link *l, int peer, const char *path, int64_t patience_ns, rb_err *err) {
+resbm_status rb_apart_send_file(rb_link *l, int peer, const char *path, rb_apart_pace *pace,
+                                int64_t patience_ns, rb_err *err) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     resbm_status st = RESBM_OK;
     if (fd < 0) return rb_fail_errno(err, errno, "cannot open %s", path);
-    for (bool end = false; !end && !st;) st = send_piece(l, peer, fd, &end, patience_ns, err);
+    for (bool end = false; !end && !st;) st = send_piece(l, peer, fd, pace, &end, patience_ns, err);
     close(fd);
     return st;
 }
 
-static resbm_status next_blob(rb_link *l, int peer, int64_t patience_ns, rb_message **out, rb_err *err) {
-    int from;
-    return rb_link_recv_any(l, peer, RB_FRAME_BLOB, rb_now_ns() + patience_ns, &from, out, err);
+static resbm_status next_blob(rb_link *l, int peer, const atomic_bool *stop, int64_t patience_ns,
+                              rb_message **out, rb_err *err) {
+    int64_t until = rb_now_ns() + patience_ns;
+    for (;;) {
+        int from;
+        int64_t look = stop ? rb_now_ns() + 100 * RB_MS : until;
+        resbm_status st =
+            rb_link_recv_any(l, peer, RB_FRAME_BLOB, look < until ? look : until, &from, out, err);
+        if (st != RESBM_E_TIMEOUT || rb_now_ns() >= until) return st;
+        if (stop && atomic_load(stop)) return rb_fail(err, RESBM_E_CANCELLED, "who sent a file is lost");
+    }
 }
 
 static resbm_status write_piece(int fd, const rb_message *m, const char *path, rb_err *err) {
@@ -61,13 +92,13 @@ static resbm_status write_piece(int fd, const rb_message *m, const char *path, r
 }
 
 static resbm_status recv_pieces(rb_link *l, int peer, int fd, const char *path, const rb_file_sum *sum,
-                                int64_t patience_ns, rb_err *err) {
+                                const atomic_bool *stop, int64_t patience_ns, rb_err *err) {
     rb_hasher *h = rb_hasher_new();
     char hash[33];
     resbm_status st = h ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to check %s", path);
     for (uint64_t have = 0; have < sum->bytes && !st;) {
         rb_message *m = NULL;
-        st = next_blob(l, peer, patience_ns, &m, err);
+        st = next_blob(l, peer, stop, patience_ns, &m, err);
         uint64_t n = st ? 0 : m->head.payload_bytes;
         if (!st && (!n || n > PIECE || n > sum->bytes - have))
             st = rb_fail(err, RESBM_E_CORRUPT, "a piece of %llu bytes of %s came where %llu were due",
@@ -83,12 +114,12 @@ static resbm_status recv_pieces(rb_link *l, int peer, int fd, const char *path, 
 }
 
 resbm_status rb_apart_recv_file(rb_link *l, int peer, const char *path, const rb_file_sum *sum,
-                                int64_t patience_ns, rb_err *err) {
+                                const atomic_bool *stop, int64_t patience_ns, rb_err *err) {
     char part[PATH_MAX];
     snprintf(part, sizeof part, "%s.part", path);
     int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) return rb_fail_errno(err, errno, "cannot write %s", part);
-    resbm_status st = recv_pieces(l, peer, fd, path, sum, patience_ns, err);
+    resbm_status st = recv_pieces(l, peer, fd, path, sum, stop, patience_ns, err);
     if (!st && fsync(fd)) st = rb_fail_errno(err, errno, "syncing %s", part);
     close(fd);
     if (!st && rename(part, path)) st = rb_fail_errno(err, errno, "cannot name %s", path);
@@ -107,7 +138,7 @@ resbm_status rb_apart_send_ids(rb_link *l, int peer, const int32_t *ids, int64_t
 resbm_status rb_apart_recv_ids(rb_link *l, int peer, int32_t *ids, int64_t n, int64_t vocab,
                                int64_t patience_ns, rb_err *err) {
     rb_message *m;
-    RB_TRY(next_blob(l, peer, patience_ns, &m, err));
+    RB_TRY(next_blob(l, peer, NULL, patience_ns, &m, err));
     resbm_status st = RESBM_OK;
     if (m->head.payload_bytes != (uint64_t)n * 4)
         st = rb_fail(err, RESBM_E_CORRUPT, "%llu bytes of token ids came, %lld were due",

@@ -3,15 +3,25 @@
 #ifndef RB_RUN_APART_H
 #define RB_RUN_APART_H
 
+#include <stdatomic.h>
 #include "checkpoint/manifest.h"
 #include "link/link.h"
 #include "run/config.h"
 
-/* Each piece has until `patience_ns` to be taken (to come). */
-resbm_status rb_apart_send_file(rb_link *l, int peer, const char *path, int64_t patience_ns, rb_err *err);
-/* Writes path (through path.part, synced). RESBM_E_CORRUPT when it is not what `sum` says. */
-resbm_status rb_apart_recv_file(rb_link *l, int peer, const char *path, const rb_file_sum *sum,
+/* How fast files are sent: bits per second over all of them (0: as fast as they go), until *stop. */
+typedef struct rb_apart_pace {
+    double bits;
+    const atomic_bool *stop; /* or NULL */
+    int64_t next_ns;         /* the next piece's time; 0 at first */
+} rb_apart_pace;
+
+/* Each piece has until `patience_ns` to be taken (to come). pace: NULL: none. RESBM_E_CANCELLED: stopped. */
+resbm_status rb_apart_send_file(rb_link *l, int peer, const char *path, rb_apart_pace *pace,
                                 int64_t patience_ns, rb_err *err);
+/* Writes path (through path.part, synced). RESBM_E_CORRUPT when it is not what `sum` says. RESBM_E_CANCELLED once *stop (or
+ * NULL) is set. */
+resbm_status rb_apart_recv_file(rb_link *l, int peer, const char *path, const rb_file_sum *sum,
+                                const atomic_bool *stop, int64_t patience_ns, rb_err *err);
 resbm_status rb_apart_send_ids(rb_link *l, int peer, const int32_t *ids, int64_t n, int64_t patience_ns,
                                rb_err *err);
 resbm_status rb_apart_recv_ids(rb_link *l, int peer, int32_t *ids, int64_t n, int64_t vocab,

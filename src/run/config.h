@@ -100,6 +100,7 @@ typedef struct rb_config {
     rb_train_config train;
     rb_pipeline_config pipeline;
     rb_shape_options link; /* of every stage */
+    double snapshot_share; /* of a stage's uplink, for snapshots on their way to the host */
     char engine[16];
 
     /* Where each key (by its number in the table) was set, for messages: line of `file`, 0 = default, -1 =

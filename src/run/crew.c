@@ -268,7 +268,7 @@ static resbm_status send_needed(rb_crew *c, int stage, const json_t *need, rb_er
             return rb_fail(err, RESBM_E_FORMAT, "%s asks for the file \"%s\", which is not its own",
                            who(c, stage, text), name ? name : "?");
         snprintf(path, sizeof path, "%s/%s", c->o.load, name);
-        RB_TRY(rb_apart_send_file(c->control, stage, path, c->o.cfg->pipeline.deadline_ns, err));
+        RB_TRY(rb_apart_send_file(c->control, stage, path, NULL, c->o.cfg->pipeline.deadline_ns, err));
     }
     return RESBM_OK;
 }
@@ -600,4 +600,12 @@ void rb_crew_drop(rb_crew *c, json_t **replies) {
         json_decref(replies[i]);
         replies[i] = NULL;
     }
+}
+
+resbm_status rb_crew_look(rb_crew *c, rb_err *err) {
+    RB_TRY(stopped(c, err));
+    rb_children_poll(c->child, c->stages);
+    int worker = lost_child(c, err);
+    if (worker < 0) return RESBM_OK;
+    return c->o.lose && has_twin(c, worker) ? lose(c, worker, err) : RESBM_E_PEER;
 }

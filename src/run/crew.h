@@ -82,5 +82,7 @@ resbm_status rb_crew_tell(rb_crew *c, json_t *message, rb_err *err);
 resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t deadline_ns, json_t **replies,
                             rb_err *err);
 void rb_crew_drop(rb_crew *c, json_t **replies);
+/* While nothing is asked: is everybody there, and is the run to go on? */
+resbm_status rb_crew_look(rb_crew *c, rb_err *err);
 
 #endif

@@ -94,7 +94,7 @@ static resbm_status open_host(rb_host *h, rb_err *err) {
     char path[PATH_MAX];
     uint64_t number;
     if (getrandom(&number, sizeof number, 0) != sizeof number) return rb_fail(err, RESBM_E_IO, "getrandom");
-    snprintf(h->id, sizeof h->id, "%016llx", (unsigned long long)number);
+    if (!*h->id) snprintf(h->id, sizeof h->id, "%016llx", (unsigned long long)number);
     RB_TRY(rb_host_read_access(h->server_dir, "access.json", &h->access, err));
     RB_TRY(rb_config_defaults(h->cfg, err));
     snprintf(path, sizeof path, "%s/run.yaml", h->server_dir);
@@ -285,13 +285,12 @@ static resbm_status train(rb_host *h, rb_err *err) {
         RB_TRY(rb_host_next_epoch(h, err));
         snprintf(h->doing, sizeof h->doing, "starts epoch %u", h->epoch);
         resbm_status st = try_once(h, first, &sum, err);
-        if (h->regroup && st == RESBM_E_CANCELLED && !(h->asked && atomic_load(h->asked)) && !h->lost_claim) {
-            h->regroup = false;
-            atomic_store(&h->stop, 0);
+        bool regroups = h->regroup && !(h->asked && atomic_load(h->asked)) && !h->lost_claim;
+        if (regroups) rb_host_swap(h);
+        if (regroups && st == RESBM_E_CANCELLED) {
             in_vain = 0;
             continue;
         }
-        h->regroup = false;
         if (!st || st == RESBM_E_CANCELLED || st == RESBM_E_CONFIG) return st;
         rb_host_note(h, "epoch %u ended: %s; going on", h->epoch, err->text);
         in_vain = h->step > farthest ? 0 : in_vain + 1;
@@ -309,8 +308,7 @@ static void say_done(rb_host *h) {
     rb_sleep_ns(1500 * RB_MS);
 }
 
-resbm_status rb_host_coordinate(const char *dir, const char *program, const atomic_int *asked, FILE *out,
-                                bool *again, rb_err *err) {
+resbm_status rb_host_coordinate(const rb_coordinate_options *o, bool *again, rb_err *err) {
     rb_host *h = calloc(1, sizeof *h);
     *again = false;
     if (h) h->cfg = calloc(1, sizeof *h->cfg);
@@ -318,14 +316,16 @@ resbm_status rb_host_coordinate(const char *dir, const char *program, const atom
     if (!h || !h->cfg || !h->member)
         return rb_fail(err, RESBM_E_MEMORY, "no memory for a coordinator"); /* the process ends */
     pthread_mutex_init(&h->lock, NULL);
-    char *whole = realpath(dir, NULL);
-    snprintf(h->dir, sizeof h->dir, "%s", whole ? whole : dir);
+    char *whole = realpath(o->dir, NULL);
+    snprintf(h->dir, sizeof h->dir, "%s", whole ? whole : o->dir);
     free(whole);
     snprintf(h->server_dir, sizeof h->server_dir, "%.4000s/host", h->dir);
-    h->program = program;
-    h->asked = asked;
-    h->out = out;
-    h->slow = -1;
+    snprintf(h->id, sizeof h->id, "%s", o->id ? o->id : "");
+    snprintf(h->before, sizeof h->before, "%s", o->before ? o->before : "");
+    h->program = o->program;
+    h->asked = o->asked;
+    h->out = o->out;
+    h->slow = h->swap_member = -1;
     for (int i = 0; i < RB_MAX_STAGES; i++) h->seat[i] = -1;
     resbm_status st = open_host(h, err);
     if (!st) st = train(h, err);

@@ -48,7 +48,8 @@ typedef struct rb_host {
     rb_access access;
     rb_carrier *carrier;
     rb_config *cfg;
-    char dir[4096], server_dir[4096], id[40], listens[256], load[1024];
+    char dir[4096], server_dir[4096], listens[256], load[1024];
+    char id[40], before[40]; /* of this coordinator's claim; of one that is known to have ended, or empty */
     const char *program;
     FILE *out;
     pthread_mutex_t lock;
@@ -56,15 +57,17 @@ typedef struct rb_host {
     rb_server_config server;
     rb_member *member; /* (RB_MOST_MEMBERS) */
     int members;
-    int workers;                 /* processes of the run: stages and their replicas (run/workers.h) */
-    rb_place *place;             /* (workers) */
-    int seat[RB_MAX_STAGES];     /* (workers) member of each; -1 */
-    double need[RB_MAX_STAGES];  /* bytes of memory of each stage */
-    double work[RB_MAX_STAGES];  /* products of each stage, up to a factor */
-    double speed[RB_MAX_STAGES]; /* (workers) microbatches a second in this epoch; 0: unknown */
-    int timed;                   /* steps of this epoch with speeds */
-    int slow;                    /* member that a spare one would be much faster than; -1 */
-    bool regroup;                /* this epoch ends behind a snapshot, for other places */
+    int workers;                    /* processes of the run: stages and their replicas (run/workers.h) */
+    rb_place *place;                /* (workers) */
+    int seat[RB_MAX_STAGES];        /* (workers) member of each; -1 */
+    double need[RB_MAX_STAGES];     /* bytes of memory of each stage */
+    double work[RB_MAX_STAGES];     /* products of each stage, up to a factor */
+    double speed[RB_MAX_STAGES];    /* (workers) microbatches a second in this epoch; 0: unknown */
+    double computes[RB_MAX_STAGES]; /* (workers) share of a step */
+    int timed;                      /* steps of this epoch with speeds */
+    int slow;                       /* member that a spare one would be much faster than; -1 */
+    int swap_worker, swap_member;   /* who is to have which place then; -1: nobody */
+    bool regroup;                   /* this epoch ends behind a snapshot, for other places */
     uint32_t epoch;
     char control[160];
     uint64_t token;
@@ -79,10 +82,17 @@ typedef struct rb_host {
     bool claiming;
 } rb_host;
 
+typedef struct rb_coordinate_options {
+    const char *dir, *program;
+    const char *id;     /* by which it claims the run; NULL: it draws one */
+    const char *before; /* of a coordinator that has ended for sure: its claim holds no longer; NULL: none */
+    const atomic_int *asked;
+    FILE *out;
+} rb_coordinate_options;
+
 /* Becomes the coordinator of the run in `dir` (made by rb_host_prepare) and trains until it is done. *again: it may be started
  * again after this fault. */
-resbm_status rb_host_coordinate(const char *dir, const char *program, const atomic_int *asked, FILE *out,
-                                bool *again, rb_err *err);
+resbm_status rb_host_coordinate(const rb_coordinate_options *o, bool *again, rb_err *err);
 
 /* host_keep.c */
 typedef struct rb_host_options {
@@ -120,6 +130,7 @@ void rb_member_set_aside(
 resbm_status rb_host_measure_work(rb_host *h, rb_err *err);
 void rb_host_note_speeds(rb_host *h, const rb_step_record *r); /* of a committed step */
 void rb_host_regroup(rb_host *h); /* behind a snapshot: gives stages to others where that is better */
+void rb_host_swap(rb_host *h);    /* between that epoch and the next */
 void rb_host_dropped(void *host, int worker, const char *how);
 
 /* host_store.c */

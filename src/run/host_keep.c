@@ -25,8 +25,9 @@ typedef struct keeper {
     int port;
     rb_child server, coordinator;
     int64_t started_ns[2];
-    bool foreign; /* the server is somebody else's */
-    int quick[2]; /* how often it ended soon after its start, in a row */
+    bool foreign;            /* the server is somebody else's */
+    char id[40], before[40]; /* of the coordinator that runs, and of the one before, which has ended */
+    int quick[2];            /* how often it ended soon after its start, in a row */
 } keeper;
 
 static void say(const keeper *k, const char *text) {
@@ -236,7 +237,13 @@ static resbm_status prepare(keeper *k, rb_err *err) {
 }
 
 static resbm_status start_coordinator(keeper *k, rb_err *err) {
-    char *const argv[] = {(char *)k->o->program, "guard", (char *)k->o->program, "coordinate", k->dir, NULL};
+    uint64_t number;
+    if (getrandom(&number, sizeof number, 0) != sizeof number) return rb_fail_errno(err, errno, "getrandom");
+    snprintf(k->before, sizeof k->before, "%s", k->id);
+    snprintf(k->id, sizeof k->id, "%016llx", (unsigned long long)number);
+    char *const argv[] = {
+        (char *)k->o->program,         "guard", (char *)k->o->program, "coordinate", k->dir, k->id,
+        *k->before ? k->before : NULL, NULL};
     char log[PATH_MAX];
     snprintf(log, sizeof log, "%s/host.log", k->dir);
     return rb_spawn_logged(argv, log, STDIN_FILENO, &k->coordinator, err);

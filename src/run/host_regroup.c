@@ -7,8 +7,10 @@
 #include "run/host.h"
 #include "run/workers.h"
 
-#define SLOW 2.0 /* times slower than what the spare machine would be */
-enum { SETTLED = 4 /* steps of an epoch before its speeds count */ };
+#define SLOW                                                                                                 \
+    2.0 /* times slower than what the spare machine would be, and than what it measured lets expect */
+#define MATTERS 0.25 /* share of a step that it computes: what waits for links gains nothing */
+enum { SETTLED = 8 /* steps of an epoch before its speeds count */ };
 
 /* Products of a stage, per token, up to a factor. */
 resbm_status rb_host_measure_work(rb_host *h, rb_err *err) {
@@ -24,8 +26,14 @@ resbm_status rb_host_measure_work(rb_host *h, rb_err *err) {
 }
 
 void rb_host_note_speeds(rb_host *h, const rb_step_record *r) {
+    pthread_mutex_lock(&h->lock);
     h->timed = r->speed ? h->timed + 1 : 0;
-    for (int w = 0; w < r->stages && r->speed; w++) h->speed[w] = r->speed[w];
+    for (int w = 0; w < r->stages && r->speed; w++) {
+        h->speed[w] = r->speed[w];
+        double count = r->deal ? r->deal[w] : (double)h->cfg->train.microbatches;
+        h->computes[w] = r->speed[w] > 0 && r->step_s > 0 ? count / r->speed[w] / r->step_s : 0;
+    }
+    pthread_mutex_unlock(&h->lock);
 }
 
 static int by_value(const void *a, const void *b) {
@@ -63,7 +71,8 @@ static bool replace_slow(rb_host *h, char *text, size_t size) {
     if (spare < 0 || usual <= 0 || h->timed < SETTLED) return false;
     rb_member *m = &h->member[h->seat[w]], *other = &h->member[spare];
     double then = other->gflops * rb_member_share(other) * usual / h->work[h->place[w].stage];
-    if (other->aside_ns > rb_now_ns() || then < SLOW * h->speed[w]) {
+    if (other->aside_ns > rb_now_ns() || then < SLOW * h->speed[w] || usual < SLOW * yield(h, w) ||
+        h->computes[w] < MATTERS) {
         h->slow = -1;
         return false;
     }
@@ -71,7 +80,8 @@ static bool replace_slow(rb_host *h, char *text, size_t size) {
     h->slow = h->seat[w];
     if (!again) return false;
     m->share = yield(h, w) / usual;
-    h->seat[w] = spare;
+    h->swap_worker = w;
+    h->swap_member = spare;
     h->slow = -1;
     snprintf(
         text, size,
@@ -102,6 +112,15 @@ void rb_host_regroup(rb_host *h) {
     int none = 0;
     atomic_compare_exchange_strong(&h->stop, &none,
                                    1); /* behind this snapshot; the next epoch begins with it */
+}
+
+void rb_host_swap(rb_host *h) {
+    h->regroup = false;
+    atomic_store(&h->stop, 0);
+    pthread_mutex_lock(&h->lock);
+    if (h->swap_member >= 0) h->seat[h->swap_worker] = h->swap_member;
+    h->swap_member = -1;
+    pthread_mutex_unlock(&h->lock);
 }
 
 void rb_host_dropped(void *host, int worker, const char *how) {

@@ -62,15 +62,16 @@ static void *keep_claim(void *arg) {
     return NULL;
 }
 
-/* The claim of another holds as long as it is renewed, by this process's clock. */
+/* The claim of another holds as long as it is renewed, by this process's clock; that of one that has ended for sure does not. */
 static resbm_status wait_free(rb_host *h, uint64_t *revision, rb_err *err) {
     uint64_t before = UINT64_MAX;
     for (int64_t since = rb_now_ns(), begin = since;;) {
         rb_buf now = {0};
         resbm_status st = get(h, "coordinator", &now, revision, err);
+        bool dead = !st && *h->before && now.data && !strncmp(now.data, h->before, strlen(h->before));
         rb_buf_free(&now);
         if (st && !try_again(st, begin)) return st;
-        if (!st && !*revision) return RESBM_OK;
+        if (dead || (!st && !*revision)) return RESBM_OK;
         if (!st && *revision != before) since = rb_now_ns();
         if (!st) before = *revision;
         if (rb_now_ns() - since > LEASE_NS) return RESBM_OK;

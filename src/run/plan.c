@@ -281,6 +281,21 @@ static void fill_relay(const work *w, const rb_prediction *p, rb_plan_row *r) {
     if (o->memory) r->relay.memory = (double)o->participant * w->stages / (double)o->memory;
 }
 
+/* Snapshots on their way to the host of a run across machines, beside the steps. */
+static void fill_uplink(const work *w, rb_plan_row *r) {
+    r->snapshot_every_s = (double)w->cfg->train.checkpoint_every * r->step_s;
+    for (int i = 0; i < w->stages; i++) {
+        if (w->place[i].replica) continue;
+        rb_machine m = w->o->machine ? w->o->machine[i] : rb_machine_of(w->cfg);
+        uint64_t bytes = r->stage[i].need.snapshot;
+        double whole = m.up_bits > 0 ? 8 * (double)bytes / m.up_bits : 0;
+        if (whole / w->cfg->snapshot_share <= r->snapshot_up_s) continue;
+        r->snapshot_up_s = whole / w->cfg->snapshot_share;
+        r->snapshot_most = bytes;
+        r->snapshot_uplink = r->snapshot_every_s > 0 ? whole / r->snapshot_every_s : 0;
+    }
+}
+
 static void fill_row(const work *w, const rb_prediction *p, rb_plan_row *r) {
     double tokens = (double)(w->cfg->train.batch * w->cfg->model.context), least = DBL_MAX,
            M = (double)w->cfg->train.microbatches;
@@ -310,6 +325,7 @@ static void fill_row(const work *w, const rb_prediction *p, rb_plan_row *r) {
                    : 1;
     fill_disk(w, r);
     fill_relay(w, p, r);
+    fill_uplink(w, r);
 }
 
 /* Do the schedule's lists call the backward pass in halves? A short one tells, and also whether there can be any. */

@@ -60,7 +60,11 @@ typedef struct rb_plan_row {
     double wait_peer, wait_bandwidth, wait_latency; /* seconds of a step, mean over stages */
     double snapshot_s;                              /* the slowest stage's; 0 = no disk stated */
     uint64_t snapshot_bytes;                        /* of all stages */
-    int extra, fullest; /* forwards in flight beyond the least; the stage with the least room left */
+    uint64_t snapshot_most;  /* of the stage whose snapshot takes its uplink longest, */
+    double snapshot_up_s;    /* which is so long at link.snapshot_share; 0 = no uplink stated */
+    double snapshot_uplink;  /* share of that uplink, over the time between snapshots */
+    double snapshot_every_s; /* which is this; 0: one at the end */
+    int extra, fullest;      /* forwards in flight beyond the least; the stage with the least room left */
     rb_plan_relay relay;
     int stages;
     rb_plan_stage *stage; /* (stages) */

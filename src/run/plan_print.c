@@ -238,6 +238,28 @@ static void print_relay_use(const rb_plan_row *r, int participants, rb_buf *out)
         rb_buf_puts(out, "; nothing of it has a limit stated\n");
 }
 
+/* What it takes to bring snapshots to the host of a run across machines. */
+static void print_uplink(const rb_plan_options *o, const rb_plan_row *r, rb_buf *out) {
+    char a[32], b[32], c[32];
+    const rb_config *f = o->cfg;
+    if (r->snapshot_up_s <= 0) return;
+    rb_buf_printf(out,
+                  "  to the host of a run across machines: up to %s a stage, %s at link.snapshot_share=%g of "
+                  "its uplink",
+                  bytes((double)r->snapshot_most, a), seconds(r->snapshot_up_s, b), f->snapshot_share);
+    if (r->snapshot_every_s > 0)
+        rb_buf_printf(out, ", every %s: %.3g%% of it", seconds(r->snapshot_every_s, c),
+                      100 * r->snapshot_uplink);
+    rb_buf_puts(out, "\n");
+    if (r->snapshot_every_s <= 0 || r->snapshot_up_s <= r->snapshot_every_s) return;
+    int64_t enough = (int64_t)(r->snapshot_up_s / r->step_s) + 1;
+    rb_buf_printf(out,
+                  "  that is longer than the time between snapshots, so that steps would wait: "
+                  "train.checkpoint_every=%" PRId64 " is "
+                  "enough%s\n",
+                  enough, r->snapshot_uplink < 1 ? ", or a larger link.snapshot_share" : "");
+}
+
 static void print_advice(const rb_plan_options *o, const rb_run_plan *p, rb_buf *out) {
     char a[32], b[32];
     if (p->best < 0) {
@@ -260,6 +282,7 @@ static void print_advice(const rb_plan_options *o, const rb_run_plan *p, rb_buf 
     rb_buf_printf(out, "  a snapshot: %s over all stages", bytes((double)r->snapshot_bytes, a));
     if (r->snapshot_s > 0) rb_buf_printf(out, ", %s on the slowest disk", seconds(r->snapshot_s, b));
     rb_buf_puts(out, "\n");
+    print_uplink(o, r, out);
 }
 
 void rb_plan_print(const rb_plan_options *o, const rb_run_plan *p, bool stages, rb_buf *out) {
@@ -295,16 +318,16 @@ static json_t *row_json(const rb_plan_row *r, bool best) {
     json_t *stages = json_array();
     for (int i = 0; i < r->stages; i++) json_array_append_new(stages, stage_json(&r->stage[i]));
     return json_pack("{s:s, s:s, s:b, s:b, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:i, "
-                     "s:f, s:I, s:o, s:{s:f, s:f, s:f, s:f, s:f}}",
+                     "s:f, s:I, s:f, s:f, s:o, s:{s:f, s:f, s:f, s:f, s:f}}",
                      "boundary", r->boundary, "schedule", r->schedule, "fits", r->fits, "recommended", best,
                      "asynchronous", r->asynchronous, "step_s", r->step_s, "tokens_per_s", r->tokens_per_s,
                      "idle", r->idle, "link_bytes_fwd", r->bytes[0], "link_bytes_bwd", r->bytes[1], "ratio",
                      r->ratio, "wire_ratio", r->wire_ratio, "wait_peer_s", r->wait_peer, "wait_bandwidth_s",
                      r->wait_bandwidth, "wait_latency_s", r->wait_latency, "inflight", r->extra,
                      "fullest_stage", r->fullest, "snapshot_s", r->snapshot_s, "snapshot_bytes",
-                     (json_int_t)r->snapshot_bytes, "stages", stages, "relay", "bytes", r->relay.bytes,
-                     "down", r->relay.down, "up", r->relay.up, "thread", r->relay.thread, "memory",
-                     r->relay.memory);
+                     (json_int_t)r->snapshot_bytes, "snapshot_up_s", r->snapshot_up_s, "snapshot_uplink",
+                     r->snapshot_uplink, "stages", stages, "relay", "bytes", r->relay.bytes, "down",
+                     r->relay.down, "up", r->relay.up, "thread", r->relay.thread, "memory", r->relay.memory);
 }
 
 static json_t *cut_json(int64_t segments, const int64_t *layers) {

@@ -64,9 +64,11 @@ typedef struct rb_stage {
         trunk_apart; /* (hosted) the list has the trunk's backward before that segment as an action of its own */
     bool halves;     /* the schedule calls the backward pass in halves */
     bool apart;      /* shares no folder with the coordinator (stage_apart.c) */
-    double up_bits;       /* that this machine's owner lets its stage send per second; 0: no limit */
-    rb_manifest snapshot; /* apart: what it was started from, its own files */
-    rb_carrier *carrier;  /* NULL: peers are reached by sockets */
+    struct rb_sending *sending; /* a snapshot on its way to the coordinator; NULL: none */
+    double uplink_bits;         /* that join measured; 0: unknown */
+    double up_bits;             /* that this machine's owner lets its stage send per second; 0: no limit */
+    rb_manifest snapshot;       /* apart: what it was started from, its own files */
+    rb_carrier *carrier;        /* NULL: peers are reached by sockets */
     rb_link *control, *link;
     rb_tensor_table table;
     rb_device *dev;
@@ -97,7 +99,7 @@ typedef struct rb_stage {
     int *share;       /* (workers) microbatches of each in `train`; NULL: no replicas */
     float *sync_lost; /* (gradients) what pipeline.replica_codec has not sent yet; NULL: nothing */
     struct rb_cover *cover;         /* NULL: a replica that is lost ends the epoch (stage_cover.c) */
-    bool half_forward;      /* a trunk has begun a forward that is to come next */
+    bool half_forward;              /* a trunk has begun a forward that is to come next */
     bool recounts;                  /* what is packed and unpacked now was counted before */
     float *anchor, *outer_momentum; /* (trained weights) with optim.local_steps, host */
     /* Schedules with updates in the list (stage_flow.c). flow.list is `train` itself. */
@@ -259,7 +261,11 @@ resbm_status rb_stage_stats(rb_stage *s, json_t **reply, rb_err *err);
  * step's, from the coordinator. */
 resbm_status rb_stage_apart_begin(rb_stage *s, const char *manifest, json_t **need, rb_err *err);
 resbm_status rb_stage_apart_load(rb_stage *s, rb_err *err);
-resbm_status rb_stage_apart_save(rb_stage *s, rb_err *err);
+resbm_status rb_stage_apart_save(rb_stage *s, bool spread, rb_err *err);
+/* With spread the files are sent beside the steps, at link.snapshot_share of the uplink; the next save waits for the end of
+ * it (sent). stop: ends it, whatever is left. */
+resbm_status rb_stage_apart_sent(rb_stage *s, rb_err *err);
+void rb_stage_apart_stop(rb_stage *s);
 resbm_status rb_stage_apart_ids(rb_stage *s, int place, rb_err *err);
 
 /* With boundary.anneal_from: from now on the latents of this step cross, in the evaluations behind it too. */

@@ -3,6 +3,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -105,7 +107,7 @@ static resbm_status fetch(rb_stage *s, const rb_part_file *f, rb_err *err) {
     path_of(weights, f->sum.hash, kept);
     path_of(loading, f->name, path);
     if (!have(f))
-        RB_TRY(rb_apart_recv_file(s->control, RB_PEER_COORDINATOR, kept, &f->sum,
+        RB_TRY(rb_apart_recv_file(s->control, RB_PEER_COORDINATOR, kept, &f->sum, NULL,
                                   s->cfg.pipeline.startup_deadline_ns, err));
     return link(kept, path) ? rb_fail_errno(err, errno, "cannot link %s to %s", kept, path) : RESBM_OK;
 }
@@ -123,37 +125,101 @@ resbm_status rb_stage_apart_load(rb_stage *s, rb_err *err) {
 }
 
 /* What the first replica hands in is the same for all, who keep it as well; with local steps each has states of its own. */
-static bool hands_in(const rb_stage *s, const json_t *file) {
+static bool hands_in(const rb_stage *s, const json_t *file, bool lead) {
     int replica = rb_apart_replica_of(json_string_value(json_array_get(file, 0)));
-    return replica ? replica == s->replica : rb_stage_lead(s, s->stage) == s->self;
+    return replica ? replica == s->replica : lead;
 }
 
-static resbm_status hand_in(rb_stage *s, const json_t *files, rb_err *err) {
+static resbm_status hand_in(rb_stage *s, const json_t *files, bool lead, rb_apart_pace *pace, rb_err *err) {
     char path[PATH_MAX], kept[PATH_MAX];
     for (size_t i = 0; i < json_array_size(files); i++) {
         const json_t *f = json_array_get(files, i);
         path_of(saving, json_string_value(json_array_get(f, 0)), path);
         path_of(weights, json_string_value(json_array_get(f, 2)), kept);
-        if (hands_in(s, f))
-            RB_TRY(
-                rb_apart_send_file(s->control, RB_PEER_COORDINATOR, path, s->cfg.pipeline.deadline_ns, err));
+        if (hands_in(s, f, lead))
+            RB_TRY(rb_apart_send_file(s->control, RB_PEER_COORDINATOR, path, pace,
+                                      s->cfg.pipeline.deadline_ns, err));
         if (rename(path, kept)) return rb_fail_errno(err, errno, "cannot move %s to %s", path, kept);
     }
+    forget_others(s, files);
     return RESBM_OK;
 }
 
-resbm_status rb_stage_apart_save(rb_stage *s, rb_err *err) {
+/* --- beside the steps --- */
+
+struct rb_sending {
+    rb_stage *s;
+    json_t *files;
+    bool lead;
+    rb_apart_pace pace;
+    atomic_bool stop;
+    pthread_t thread;
+    resbm_status st;
+    rb_err err;
+};
+
+static void *send_files(void *arg) {
+    struct rb_sending *o = arg;
+    o->st = hand_in(o->s, o->files, o->lead, &o->pace, &o->err);
+    return NULL;
+}
+
+/* What snapshots may take of the uplink, bits per second; 0: nobody knows how much it carries. */
+static double snapshot_bits(const rb_stage *s) {
+    const double known[] = {s->up_bits, s->uplink_bits, s->cfg.link.up_bits};
+    double least = 0;
+    for (int i = 0; i < 3; i++)
+        if (known[i] > 0 && (least <= 0 || known[i] < least)) least = known[i];
+    return least * s->cfg.snapshot_share;
+}
+
+static resbm_status begin_sending(rb_stage *s, json_t *files, bool lead, rb_err *err) {
+    struct rb_sending *o = calloc(1, sizeof *o);
+    if (!o) return rb_fail(err, RESBM_E_MEMORY, "no memory to send a snapshot");
+    o->s = s;
+    o->files = json_incref(files);
+    o->lead = lead;
+    o->pace = (rb_apart_pace){.bits = snapshot_bits(s), .stop = &o->stop};
+    int bad = pthread_create(&o->thread, NULL, send_files, o);
+    if (!bad) {
+        s->sending = o;
+        return RESBM_OK;
+    }
+    json_decref(o->files);
+    free(o);
+    return rb_fail_errno(err, bad, "cannot start a thread");
+}
+
+resbm_status rb_stage_apart_sent(rb_stage *s, rb_err *err) {
+    struct rb_sending *o = s->sending;
+    if (!o) return RESBM_OK;
+    pthread_join(o->thread, NULL);
+    resbm_status st = o->st;
+    if (st && err) *err = o->err;
+    json_decref(o->files);
+    free(o);
+    s->sending = NULL;
+    return st;
+}
+
+void rb_stage_apart_stop(rb_stage *s) {
+    if (s->sending) atomic_store(&s->sending->stop, true);
+    rb_stage_apart_sent(s, NULL);
+}
+
+resbm_status rb_stage_apart_save(rb_stage *s, bool spread, rb_err *err) {
+    RB_TRY(rb_stage_apart_sent(s, err));
     json_t *files = json_array(), *mine = json_array();
+    bool lead = rb_stage_lead(s, s->stage) == s->self;
     resbm_status st = rb_stage_write_parts(s, saving, false, files, err);
     for (size_t i = 0; i < json_array_size(files); i++)
-        if (hands_in(s, json_array_get(files, i))) json_array_append(mine, json_array_get(files, i));
+        if (hands_in(s, json_array_get(files, i), lead)) json_array_append(mine, json_array_get(files, i));
     if (!st)
         st = rb_control_send(s->control, RB_PEER_COORDINATOR,
                              json_pack("{s:s, s:O}", "t", "saved", "files", mine),
                              rb_now_ns() + s->cfg.pipeline.deadline_ns, err);
     json_decref(mine);
-    if (!st) st = hand_in(s, files, err);
-    if (!st) forget_others(s, files);
+    if (!st) st = spread ? begin_sending(s, files, lead, err) : hand_in(s, files, lead, NULL, err);
     json_decref(files);
     return st;
 }

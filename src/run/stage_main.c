@@ -1,5 +1,6 @@
 /* Joining the run, and the loop over the coordinator's messages. */
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -166,10 +167,14 @@ static resbm_status dispatch(rb_stage *s, const json_t *in, json_t **reply, rb_e
     if (!strcmp(type, "redeal")) return rb_stage_redeal(s, in, reply, err);
     if (!strcmp(type, "meet")) return rb_stage_end_round(s, err);
     if (!strcmp(type, "eval")) return rb_stage_eval(s, in, reply, err);
-    if (!strcmp(type, "save") && s->apart) return rb_stage_apart_save(s, err);
+    if (!strcmp(type, "save") && s->apart)
+        return rb_stage_apart_save(s, json_is_true(json_object_get(in, "spread")), err);
     if (!strcmp(type, "save")) return rb_stage_save(s, in, reply, err);
     if (!strcmp(type, "decode")) return rb_stage_decode(s, in, reply, err);
-    if (!strcmp(type, "finish")) return rb_stage_stats(s, reply, err);
+    if (!strcmp(type, "finish")) {
+        RB_TRY(rb_stage_apart_sent(s, err));
+        return rb_stage_stats(s, reply, err);
+    }
     return rb_fail(err, RESBM_E_FORMAT, "the coordinator sent \"%s\", which no stage knows", type);
 }
 
@@ -211,11 +216,21 @@ static resbm_status work(rb_stage *s, rb_err *err) {
     return rb_link_stop(s->control, rb_now_ns() + 5 * RB_SEC, err);
 }
 
+static void on_note(void *ctx, const char *text) {
+    (void)ctx;
+    fprintf(stderr, "resbm stage: %s\n", text);
+}
+
+/* What comes for this participant, and for none of its streams, is for nobody: taken in, to be refused with a name. */
 static resbm_status reach(rb_stage *s, const char *text, rb_err *err) {
     rb_access a;
     resbm_status st = rb_access_parse(text, &a, err);
     s->up_bits = a.up_bits;
-    if (!st) st = rb_access_connect(&a, rb_now_ns() + 60 * RB_SEC, NULL, NULL, &s->carrier, err);
+    s->uplink_bits = a.uplink_bits;
+    a.catch_all = *a.certificate != 0; /* the participant's only process that has streams */
+    if (!st)
+        st = rb_access_connect(&a, rb_now_ns() + 60 * RB_SEC, a.catch_all ? on_note : NULL, NULL, &s->carrier,
+                               err);
     explicit_bzero(&a, sizeof a);
     return st;
 }
@@ -310,6 +325,7 @@ resbm_status rb_stage_main(const rb_stage_way *way, bool *told, rb_err *err) {
         }
     }
     if (s->apart) *told = false; /* its owner wants to read it too */
+    rb_stage_apart_stop(s);
     rb_stage_close(s);
     rb_manifest_free(&s->snapshot);
     rb_link_fini(s->link);

@@ -321,7 +321,7 @@ static resbm_status one_step(training *t, rb_step_record *r, rb_err *err) {
     r->segments = (int)t->cfg->model.segments;
     r->staleness = t->cfg->pipeline.updates ? t->staleness : NULL;
     r->stages = t->crew->stages;
-    r->speed = t->speed;
+    r->speed = t->pace;
     r->deal = rb_replicated(t->cfg) ? t->share : NULL;
     r->wire_bytes_fwd = moved[RB_TRAFFIC_ACTIVATION] + moved[RB_TRAFFIC_TOKENS];
     r->wire_bytes_bwd = moved[RB_TRAFFIC_GRADIENT];
@@ -373,11 +373,12 @@ static resbm_status evaluate(training *t, int64_t sequences, double *loss, int64
     return st;
 }
 
-static resbm_status save(training *t, rb_err *err) {
+static resbm_status save(training *t, bool last, rb_err *err) {
+    if (last) RB_TRY(rb_training_await_snapshot(t, true, err));
     if (t->saved == t->step) return RESBM_OK;
     RB_TRY(rest(t, err));
     RB_TRY(meet(t, err));
-    return rb_training_save(t, err);
+    return rb_training_save(t, last, err);
 }
 
 static double since_start(const training *t) {
@@ -405,9 +406,10 @@ static resbm_status loop(training *t, rb_err *err) {
             t->out->eval_tokens = tokens;
         }
         RB_TRY(t->o->hooks.step(t->o->hooks.ctx, &r, err));
-        if (due(t->step, c->checkpoint_every)) RB_TRY(save(t, err));
+        if (due(t->step, c->checkpoint_every)) RB_TRY(save(t, t->step == c->steps, err));
+        RB_TRY(rb_training_await_snapshot(t, false, err));
     }
-    RB_TRY(save(t, err));
+    RB_TRY(save(t, true, err));
     if (rb_config_flows(t->cfg) && !rests_after(t, t->step) && t->o->hooks.note)
         t->o->hooks.note(
             t->o->hooks.ctx,
@@ -640,6 +642,7 @@ resbm_status rb_train(const rb_train_options *o, rb_train_summary *out, rb_err *
         .o = o, .cfg = o->cfg, .out = out, .saved = -1, .called_ns = o->begun_ns ? o->begun_ns : rb_now_ns()};
     *out = (rb_train_summary){.stages = rb_workers(o->cfg), .start_s = NAN, .first_step_s = NAN};
     resbm_status st = run(&t, err);
+    rb_training_abandon_snapshot(&t);
     rb_crew_close(t.crew);
     rb_engine_nats_close(t.nats);
     rb_tensor_table_free(&t.table);

@@ -24,8 +24,8 @@ typedef struct rb_step_record {
         *staleness;  /* (stages) mean age, in updates, of the weights in this step's gradients; NULL: 0 */
     const int *deal; /* (stages) microbatches of each process, with replicas; else NULL */
     const double
-        *speed; /* (stages) microbatches a second of computation, this step and all before; 0: not measured */
-    int stages; /* processes */
+        *speed;    /* (stages) microbatches a second of computation, over the last steps; 0: not measured */
+    int stages;    /* processes */
     double bubble; /* share of the stages' time of this step without computation */
 } rb_step_record;
 

@@ -33,6 +33,9 @@ void rb_training_measure(training *t) {
     for (int w = 0; w < t->crew->stages && !t->dealt_again; w++) {
         if (!t->reply[w] || t->crew->gone[w]) continue;
         double busy = (double)json_integer_value(json_object_get(t->reply[w], "busy_ns")) * 1e-9;
+        t->worked[w] = 0.95 * t->worked[w] + t->share[w];
+        t->worked_s[w] = 0.95 * t->worked_s[w] + busy;
+        t->pace[w] = t->worked_s[w] > 0 ? t->worked[w] / t->worked_s[w] : 0;
         double now = busy > 0 ? t->share[w] / busy : 1e9;
         t->speed[w] = t->speed[w] > 0 ? 0.5 * (t->speed[w] + now) : now;
     }

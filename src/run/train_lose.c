@@ -76,8 +76,10 @@ resbm_status rb_training_lose(void *ctx, int worker, const char *how, rb_err *er
     bool within = t->computing && !all_answered(t, worker), led = true;
     char text[700];
     if (!to) return rb_fail(err, RESBM_E_MEMORY, "no memory for a deal");
+    for (int m = 0; m < t->cfg->train.microbatches; m++) to[m] = -1;
     for (int r = 0; r < t->crew->places[worker].replica; r++)
         led = led && t->crew->gone[rb_worker_of(t->cfg, stage, r)];
+    rb_training_snapshot_loses(t, worker);
     snprintf(text, sizeof text, "%.500s; going on without it", how);
     resbm_status st = RESBM_OK;
     if (t->asks_leads && led && !t->reply[worker])

@@ -1,4 +1,9 @@
+/* Snapshots, as the coordinator makes them. Stages that share no folder with it send their files; with a share of the uplink
+ * for that (link.snapshot_share) they do so while steps go on, and threads here take them in: one for each stage, so that
+ * a slow one keeps no other's messages waiting, and one that waits for them all and makes the folder a checkpoint. */
 #include <limits.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include "checkpoint/checkpoint.h"
@@ -6,21 +11,45 @@
 #include "run/control.h"
 #include "run/training.h"
 
-static resbm_status add_files(const training *t, rb_manifest *m, rb_err *err) {
-    for (int s = 0; s < t->crew->stages; s++) {
-        const json_t *files = json_object_get(t->reply[s], "files"), *f;
+typedef struct collector {
+    rb_snapshot *of;
+    int worker;
+    pthread_t thread;
+    bool runs;
+    atomic_bool lost; /* it will send no more */
+    resbm_status st;
+    rb_err err;
+} collector;
+
+struct rb_snapshot {
+    training *t;
+    int64_t step;
+    char folder[PATH_MAX]; /* step-N.tmp */
+    rb_manifest m;
+    rb_buf config;
+    json_t *files[RB_MAX_STAGES]; /* of each worker */
+    collector *collectors;        /* (workers) */
+    pthread_t thread;
+    atomic_bool over;
+    resbm_status st;
+    rb_err err;
+};
+
+static resbm_status add_files(rb_snapshot *s, rb_err *err) {
+    for (int w = 0; w < s->t->crew->stages; w++) {
+        const json_t *f;
         size_t i;
-        json_array_foreach((json_t *)files, i, f) {
+        json_array_foreach(s->files[w], i, f) {
             const char *name = json_string_value(json_array_get(f, 0)),
                        *hash = json_string_value(json_array_get(f, 2));
-            rb_part_file *grown = realloc(m->files, (size_t)(m->file_count + 1) * sizeof *grown);
+            rb_part_file *grown = realloc(s->m.files, (size_t)(s->m.file_count + 1) * sizeof *grown);
             if (!grown || !name || !hash) {
-                m->files = grown ? grown : m->files;
+                s->m.files = grown ? grown : s->m.files;
                 return rb_fail(err, RESBM_E_FORMAT, "stage %d sent a broken list of files",
-                               t->crew->places[s].stage);
+                               s->t->crew->places[w].stage);
             }
-            m->files = grown;
-            rb_part_file *p = &m->files[m->file_count++];
+            s->m.files = grown;
+            rb_part_file *p = &s->m.files[s->m.file_count++];
             snprintf(p->name, sizeof p->name, "%s", name);
             snprintf(p->sum.hash, sizeof p->sum.hash, "%s", hash);
             p->sum.bytes = (uint64_t)json_integer_value(json_array_get(f, 1));
@@ -29,79 +58,189 @@ static resbm_status add_files(const training *t, rb_manifest *m, rb_err *err) {
     return RESBM_OK;
 }
 
-static resbm_status write_manifest(training *t, rb_err *err) {
-    rb_buf text = {0};
-    rb_config_print(t->cfg, &text);
-    rb_manifest m = {.step = t->step,
-                     .epoch = t->epoch,
-                     .cursor = (int64_t)t->sequence,
-                     .seed = (int64_t)t->cfg->train.seed,
-                     .config = text.data};
-    resbm_status st = rb_buf_status(&text, err);
-    if (!st) st = add_files(t, &m, err);
-    if (!st) st = rb_manifest_set(&m, "tokens", t->step * t->cfg->train.batch * t->cfg->model.context, err);
-    if (!st) st = rb_manifest_set(&m, "elapsed_ns", (int64_t)(rb_training_elapsed(t) * 1e9), err);
-    if (!st) st = rb_manifest_set(&m, "updates", t->updates, err);
-    if (!st && t->optimizer_from) st = rb_manifest_set(&m, "optimizer_from", t->optimizer_from, err);
-    if (!st) st = rb_manifest_set(&m, "evals", (int64_t)t->evals, err);
-    if (!st) st = rb_checkpoint_commit(t->o->dir, &m, t->cfg->train.keep, err);
-    free(m.files);
-    rb_buf_free(&text);
-    return st;
+/* The manifest of the present step, from the stages' answers. */
+static resbm_status describe(rb_snapshot *s, rb_err *err) {
+    training *t = s->t;
+    for (int w = 0; w < t->crew->stages; w++)
+        s->files[w] = json_incref(json_object_get(t->reply[w], "files"));
+    rb_config_print(t->cfg, &s->config);
+    s->m = (rb_manifest){.step = t->step,
+                         .epoch = t->epoch,
+                         .cursor = (int64_t)t->sequence,
+                         .seed = (int64_t)t->cfg->train.seed,
+                         .config = s->config.data};
+    RB_TRY(rb_buf_status(&s->config, err));
+    RB_TRY(add_files(s, err));
+    RB_TRY(rb_manifest_set(&s->m, "tokens", t->step * t->cfg->train.batch * t->cfg->model.context, err));
+    RB_TRY(rb_manifest_set(&s->m, "elapsed_ns", (int64_t)(rb_training_elapsed(t) * 1e9), err));
+    RB_TRY(rb_manifest_set(&s->m, "updates", t->updates, err));
+    if (t->optimizer_from) RB_TRY(rb_manifest_set(&s->m, "optimizer_from", t->optimizer_from, err));
+    return rb_manifest_set(&s->m, "evals", (int64_t)t->evals, err);
 }
 
-static resbm_status collect_file(training *t, const char *folder, int stage, const json_t *f, rb_err *err) {
-    char path[PATH_MAX];
+static void free_snapshot(rb_snapshot *s) {
+    if (!s) return;
+    for (int w = 0; w < RB_MAX_STAGES; w++) json_decref(s->files[w]);
+    free(s->m.files);
+    free(s->collectors);
+    rb_buf_free(&s->config);
+    free(s);
+}
+
+static resbm_status collect_file(const rb_snapshot *s, int worker, const json_t *f, const atomic_bool *lost,
+                                 rb_err *err) {
+    char path[PATH_MAX], who[RB_WHO_TEXT];
+    const training *t = s->t;
     rb_file_sum sum = {.bytes = (uint64_t)json_integer_value(json_array_get(f, 1))};
     const char *name = json_string_value(json_array_get(f, 0)),
                *hash = json_string_value(json_array_get(f, 2));
-    const rb_place *p = &t->crew->places[stage];
-    char who[RB_WHO_TEXT];
-    rb_who_at(who, stage, t->crew->places);
+    const rb_place *p = &t->crew->places[worker];
     int replica = rb_apart_replica_of(name);
-    if (!name || !hash || rb_apart_stage_of(t->cfg, name) != p->stage ||
-        (replica ? replica != p->replica : stage != rb_crew_lead(t->crew, p->stage)))
+    rb_who_at(who, worker, t->crew->places);
+    if (!name || !hash || rb_apart_stage_of(t->cfg, name) != p->stage || (replica && replica != p->replica))
         return rb_fail(err, RESBM_E_FORMAT, "%s sent the file \"%s\", which is not its own", who,
                        name ? name : "?");
     if (sum.bytes > (uint64_t)t->out->params * 16 + (1 << 20))
         return rb_fail(err, RESBM_E_FORMAT, "%s sent %s with %llu bytes, more than the whole model has", who,
                        name, (unsigned long long)sum.bytes);
     snprintf(sum.hash, sizeof sum.hash, "%s", hash);
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    RB_TRY(rb_apart_recv_file(t->crew->control, stage, path, &sum, t->cfg->pipeline.deadline_ns, err));
+    snprintf(path, sizeof path, "%s/%s", s->folder, name);
+    RB_TRY(rb_apart_recv_file(t->crew->control, worker, path, &sum, lost, t->cfg->pipeline.deadline_ns, err));
     return rb_apart_check_weights(path, err);
 }
 
 /* Stages apart send their files after their answer. */
-static resbm_status collect_files(training *t, const char *folder, rb_err *err) {
-    if (!t->o->outside || !t->o->outside->apart) return RESBM_OK;
-    for (int s = 0; s < t->crew->stages; s++) {
-        const json_t *files = json_object_get(t->reply[s], "files");
-        for (size_t i = 0; i < json_array_size(files); i++) {
-            resbm_status st = collect_file(t, folder, s, json_array_get(files, i), err);
-            if (st) return rb_err_context(err, st, "stage %d: ", s);
-        }
+static resbm_status collect_files(const rb_snapshot *s, int worker, const atomic_bool *lost, rb_err *err) {
+    for (size_t i = 0; i < json_array_size(s->files[worker]); i++) {
+        resbm_status st = collect_file(s, worker, json_array_get(s->files[worker], i), lost, err);
+        if (st) return rb_err_context(err, st, "stage %d: ", s->t->crew->places[worker].stage);
     }
     return RESBM_OK;
 }
 
-resbm_status rb_training_save(training *t, rb_err *err) {
-    char tmp[PATH_MAX];
+static resbm_status complete(rb_snapshot *s, rb_err *err) {
+    char path[PATH_MAX];
+    const rb_train_options *o = s->t->o;
+    RB_TRY(rb_checkpoint_commit(o->dir, &s->m, s->t->cfg->train.keep, err));
+    if (!o->hooks.saved) return RESBM_OK;
+    RB_TRY(rb_checkpoint_path(o->dir, s->step, path, err));
+    return o->hooks.saved(o->hooks.ctx, s->step, path, err);
+}
+
+/* --- while steps go on --- */
+
+static void *collect(void *arg) {
+    collector *c = arg;
+    c->st = collect_files(c->of, c->worker, &c->lost, &c->err);
+    return NULL;
+}
+
+static void *wait_for_all(void *arg) {
+    rb_snapshot *s = arg;
+    for (int w = 0; w < s->t->crew->stages; w++) {
+        collector *c = &s->collectors[w];
+        if (c->runs) pthread_join(c->thread, NULL);
+        if (!c->st || s->st) continue;
+        s->st = c->st;
+        s->err = c->err;
+    }
+    if (!s->st) s->st = complete(s, &s->err);
+    atomic_store(&s->over, true);
+    return NULL;
+}
+
+static resbm_status go_on(rb_snapshot *s, rb_err *err) {
+    int n = s->t->crew->stages;
+    s->collectors = calloc((size_t)n, sizeof *s->collectors);
+    if (!s->collectors) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d collectors", n);
+    for (int w = 0; w < n; w++) {
+        collector *c = &s->collectors[w];
+        c->of = s;
+        c->worker = w;
+        if (!json_array_size(s->files[w])) continue;
+        int bad = pthread_create(&c->thread, NULL, collect, c);
+        c->runs = !bad;
+        if (bad) c->st = rb_fail_errno(&c->err, bad, "cannot start a thread");
+    }
+    int bad = pthread_create(&s->thread, NULL, wait_for_all, s);
+    if (!bad) return RESBM_OK;
+    rb_link_close(s->t->crew->control); /* ends the others */
+    for (int w = 0; w < n; w++)
+        if (s->collectors[w].runs) pthread_join(s->collectors[w].thread, NULL);
+    return rb_fail_errno(err, bad, "cannot start a thread");
+}
+
+resbm_status rb_training_await_snapshot(training *t, bool wait, rb_err *err) {
+    rb_snapshot *s = t->snapshot;
+    if (!s || (!wait && !atomic_load(&s->over))) return RESBM_OK;
+    while (!atomic_load(&s->over)) {
+        snprintf(t->crew->doing, sizeof t->crew->doing, "while the snapshot of step %lld was on its way",
+                 (long long)s->step);
+        RB_TRY(rb_crew_look(t->crew, err));
+        rb_sleep_ns(20 * RB_MS);
+    }
+    pthread_join(s->thread, NULL);
+    resbm_status st = s->st;
+    if (err) *err = s->err;
+    if (!st) t->saved = s->step;
+    free_snapshot(s);
+    t->snapshot = NULL;
+    if ((st != RESBM_E_PEER && st != RESBM_E_CANCELLED) || !t->dealt || !t->o->hooks.note) return st;
+    char text[700]; /* a stage that has others went in the middle of it: the next one will do */
+    snprintf(text, sizeof text, "a snapshot was not completed: %.500s", err ? err->text : "");
+    t->o->hooks.note(t->o->hooks.ctx, text);
+    return RESBM_OK;
+}
+
+void rb_training_snapshot_loses(training *t, int worker) {
+    if (t->snapshot) atomic_store(&t->snapshot->collectors[worker].lost, true);
+}
+
+void rb_training_abandon_snapshot(training *t) {
+    if (!t->snapshot) return;
+    rb_link_close(t->crew->control);
+    pthread_join(t->snapshot->thread, NULL);
+    free_snapshot(t->snapshot);
+    t->snapshot = NULL;
+}
+
+static resbm_status ask(training *t, rb_snapshot *s, bool spread, rb_err *err) {
     snprintf(t->crew->doing, sizeof t->crew->doing, "while writing the snapshot of step %lld",
              (long long)t->step);
-    RB_TRY(rb_checkpoint_begin(t->o->dir, t->step, tmp, err));
-    RB_TRY(rb_crew_tell(
-        t->crew, json_pack("{s:s, s:I, s:s}", "t", "save", "step", (json_int_t)t->step, "dir", tmp), err));
+    RB_TRY(rb_checkpoint_begin(t->o->dir, t->step, s->folder, err));
+    RB_TRY(rb_crew_tell(t->crew,
+                        json_pack("{s:s, s:I, s:s, s:b}", "t", "save", "step", (json_int_t)t->step, "dir",
+                                  s->folder, "spread", spread),
+                        err));
     t->asks_leads = true;
     RB_TRY(rb_crew_gather(t->crew, "saved", -1, rb_training_deadline(t) + 600 * RB_SEC, t->reply, err));
     t->asks_leads = false;
-    resbm_status st = collect_files(t, tmp, err);
-    if (!st) st = write_manifest(t, err);
+    resbm_status st = describe(s, err);
     rb_crew_drop(t->crew, t->reply);
-    if (st) return st;
-    t->saved = t->step;
+    return st;
+}
+
+static resbm_status save(training *t, bool last, rb_err *err) {
+    bool apart = t->o->outside && t->o->outside->apart, spread = apart && !last && t->cfg->snapshot_share < 1;
+    RB_TRY(rb_training_await_snapshot(t, true, err));
+    rb_snapshot *s = calloc(1, sizeof *s);
+    if (!s) return rb_fail(err, RESBM_E_MEMORY, "no memory for a snapshot");
+    s->t = t;
+    s->step = t->step;
+    resbm_status st = ask(t, s, spread, err);
+    if (!st) st = apart ? go_on(s, err) : complete(s, err);
     t->deals = 0;
-    if (!t->o->hooks.saved) return RESBM_OK;
-    RB_TRY(rb_checkpoint_path(t->o->dir, t->step, tmp, err));
-    return t->o->hooks.saved(t->o->hooks.ctx, t->step, tmp, err);
+    if (!st && apart) {
+        t->snapshot = s;
+        return spread ? RESBM_OK : rb_training_await_snapshot(t, true, err);
+    }
+    if (!st) t->saved = t->step;
+    free_snapshot(s);
+    return st;
+}
+
+resbm_status rb_training_save(training *t, bool last, rb_err *err) {
+    do RB_TRY(save(t, last, err));
+    while (last && t->saved != t->step); /* who sent it was lost: another replica does */
+    return RESBM_OK;
 }

@@ -8,6 +8,8 @@
 #include "run/engine_nats.h"
 #include "run/train.h"
 
+typedef struct rb_snapshot rb_snapshot;
+
 typedef struct training {
     const rb_train_options *o;
     const rb_config *cfg;
@@ -34,14 +36,18 @@ typedef struct training {
     bool flowing;    /* stages have microbatches in flight, begun by the next step */
     int64_t updates; /* of the optimizer, over the whole run */
     int64_t optimizer_from; /* of these, how many lie behind its present states, which began as zeros then */
+    double worked[RB_MAX_STAGES],
+        worked_s[RB_MAX_STAGES]; /* (workers) microbatches of the last twenty steps or so, and their time */
+    double pace[RB_MAX_STAGES];  /* (workers) one over the other */
     double speed[RB_MAX_STAGES]; /* (workers) microbatches a second of computation, as measured; 0: not yet */
     int share[RB_MAX_STAGES];    /* (workers) of this step's microbatches */
     int shared_by;               /* how many workers that deal was made for; 0: none yet */
-    int *dealt;       /* (stages, microbatches) which worker has each; NULL: no loss can be covered */
-    bool dealt_again; /* in this step, because a replica was lost */
-    uint64_t deals;   /* hash of all deals since the last snapshot */
-    bool computing;   /* stages are at work on a step */
-    bool asks_leads;  /* the question under way is answered by first replicas alone */
+    int *dealt;            /* (stages, microbatches) which worker has each; NULL: no loss can be covered */
+    bool dealt_again;      /* in this step, because a replica was lost */
+    uint64_t deals;        /* hash of all deals since the last snapshot */
+    rb_snapshot *snapshot; /* on its way from the stages; NULL: none */
+    bool computing;        /* stages are at work on a step */
+    bool asks_leads;       /* the question under way is answered by first replicas alone */
     double staleness[RB_MAX_STAGES], stale_sum[RB_MAX_STAGES];
 } training;
 
@@ -67,8 +73,13 @@ void rb_training_spread(training *t);
 resbm_status rb_training_lose(void *ctx, int worker, const char *how, rb_err *err);
 uint64_t rb_training_deals(training *t);
 
-/* train_save.c: one snapshot of the present step, all stages' files and the manifest, whole or not at all. The
- * pipeline must be at rest. Blocks until every stage has written (and, apart, sent) its files or the deadline. */
-resbm_status rb_training_save(training *t, rb_err *err);
+/* train_save.c: one snapshot of the present step, all stages' files and the manifest, whole or not at all. The pipeline must
+ * be at rest. Blocks until every stage has written its files or the deadline; and, apart, sent them, when it is the last one or
+ * link.snapshot_share is 1: else that goes on beside the next steps, and is seen to by await (wait: until it is over), which
+ * the next save does first, or ended by abandon. */
+resbm_status rb_training_save(training *t, bool last, rb_err *err);
+resbm_status rb_training_await_snapshot(training *t, bool wait, rb_err *err);
+void rb_training_abandon_snapshot(training *t);
+void rb_training_snapshot_loses(training *t, int worker); /* nothing more will come from it */
 
 #endif

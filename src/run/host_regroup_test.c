@@ -1,0 +1,119 @@
+/* Who gets another stage, and when: a slow machine's goes to a much faster spare one, by two snapshots in a row; a lost replica's place is
+ * taken; what waits for links, or is only half as slow, stays. */
+#include "core/clock.h"
+#include "run/host.h"
+#include "run/workers.h"
+#include "rb_cmocka.h"
+
+#include <stdlib.h>
+
+static rb_host h;
+static rb_err err;
+
+static void set_up(int replicas, int members) {
+    h = (rb_host){.slow = -1, .swap_member = -1, .out = fopen("/dev/null", "w")};
+    h.cfg = calloc(1, sizeof *h.cfg);
+    h.member = calloc(RB_MOST_MEMBERS, sizeof *h.member);
+    assert_non_null(h.cfg);
+    assert_non_null(h.member);
+    assert_ok(rb_config_defaults(h.cfg, &err), &err);
+    h.cfg->pipeline.stages = 2;
+    h.cfg->pipeline.replicas = replicas;
+    h.cfg->train.microbatches = 4;
+    assert_ok(rb_config_validate(h.cfg, &err), &err);
+    pthread_mutex_init(&h.lock, NULL);
+    h.workers = rb_workers(h.cfg);
+    h.place = rb_worker_places(h.cfg);
+    assert_ok(rb_host_measure_work(&h, &err), &err);
+    h.members = members;
+    for (int i = 0; i < members; i++) {
+        snprintf(h.member[i].name, sizeof h.member[i].name, "p%d", i);
+        h.member[i].seen = true;
+        h.member[i].gflops = 10;
+        h.member[i].stage = -1;
+    }
+    for (int w = 0; w < RB_MAX_STAGES; w++) h.seat[w] = w < h.workers ? w : -1;
+}
+
+static void tear_down(void) {
+    fclose(h.out);
+    pthread_mutex_destroy(&h.lock);
+    free(h.place);
+    free(h.member);
+    free(h.cfg);
+}
+
+/* Steps in which each process takes its part of a second for four microbatches. */
+static void steps(const double *computes) {
+    double speed[RB_MAX_STAGES];
+    for (int w = 0; w < h.workers; w++) speed[w] = 4 / computes[w];
+    rb_step_record r = {.stages = h.workers, .speed = speed, .step_s = 1};
+    for (int i = 0; i < 10; i++) rb_host_note_speeds(&h, &r);
+}
+
+static bool regroups(void) {
+    rb_host_regroup(&h);
+    bool is = h.regroup;
+    if (is) rb_host_swap(&h);
+    assert_int_equal(atomic_load(&h.stop), 0);
+    return is;
+}
+
+static void slow_one_is_replaced(void **state) {
+    (void)state;
+    set_up(1, 3);
+    double even = h.work[1] / h.work[0]; /* stage 1 has the head */
+    steps((double[]){0.8, 0.1 * even});
+    assert_false(regroups()); /* once is not enough */
+    assert_true(regroups());
+    assert_int_equal(h.seat[0], 2);
+    assert_int_equal(h.seat[1], 1);
+    assert_true(rb_member_share(&h.member[0]) < 0.2);
+    steps((double[]){0.1, 0.1 * even});
+    assert_false(regroups());
+    assert_false(regroups());
+    steps((double[]){0.1, 0.8 * even}); /* nobody else than the one that was slow */
+    assert_false(regroups());
+    assert_false(regroups());
+    tear_down();
+}
+
+static void others_stay(void **state) {
+    (void)state;
+    set_up(1, 3);
+    double even = h.work[1] / h.work[0];
+    steps((double[]){0.5, 0.3 * even}); /* not twice as slow */
+    assert_false(regroups() || regroups());
+    steps((double[]){0.2, 0.02 * even}); /* most of a step is waiting */
+    assert_false(regroups() || regroups());
+    h.member[2].paused = true; /* nobody is spare */
+    steps((double[]){0.8, 0.1 * even});
+    assert_false(regroups() || regroups());
+    h.member[2].paused = false;
+    h.member[2].gflops = 1; /* slower still */
+    assert_false(regroups() || regroups());
+    h.member[2].gflops = 10;
+    h.timed = 3; /* too early */
+    assert_false(regroups() || regroups());
+    tear_down();
+}
+
+static void lost_place_is_taken(void **state) {
+    (void)state;
+    set_up(2, 5);
+    h.member[4].lapsed = true;
+    rb_host_dropped(&h, 3, "was killed");
+    h.member[3].lapsed = true;
+    assert_int_equal(h.seat[3], -1);
+    assert_int_equal(h.member[3].stage, -1);
+    assert_false(regroups());
+    h.member[4].lapsed = false;
+    assert_true(regroups());
+    tear_down();
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(slow_one_is_replaced), cmocka_unit_test(others_stay),
+                                       cmocka_unit_test(lost_place_is_taken)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
