@@ -55,6 +55,15 @@ machines:
 END
 "$resbm" plan run.yaml pipeline.stages=3 -m machines.yaml >tight.txt || { miss "machines"; cat tight.txt; }
 says tight.txt "stage 0 lacks"
+# Bytes, time and share of the uplink that snapshots take on their way to the host of a run across machines; where that is longer than
+# the time between them, what is enough.
+"$resbm" plan run.yaml pipeline.speed=1e9 --own link.up=10mbit train.checkpoint_every=1000 >up.txt || miss "plan with an uplink"
+says up.txt "to the host of a run across machines: up to .* a stage, .* at link.snapshot_share=0.25 of its uplink, every .*%"
+"$resbm" plan run.yaml pipeline.speed=1e9 --own link.up=10mbit train.checkpoint_every=1 >up.txt || miss "plan with an uplink"
+says up.txt "longer than the time between snapshots, so that steps would wait: train.checkpoint_every=[0-9]* is enough"
+"$resbm" plan run.yaml pipeline.speed=1e9 --own link.up=10mbit train.checkpoint_every=1000 --json >up.json || miss "plan with an uplink"
+awk -v s="$(field up.json snapshot_up_s)" -v b="$(field up.json snapshot_bytes)" 'BEGIN { exit !(s > 8 * b / 4 / 10e6 * 4 && s < 8 * b / 10e6 * 4) }' ||
+    miss "a snapshot takes $(field up.json snapshot_up_s) s for $(field up.json snapshot_bytes) bytes in all"
 "$resbm" plan run.yaml pipeline.stages=2 -m machines.yaml 2>err.txt && miss "three machines for two stages"
 says err.txt "lists 3 machines for 2 stages"
 echo "machines: [{flops: 1e9, memmory: 2M}]" >bad.yaml
