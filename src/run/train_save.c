@@ -240,7 +240,11 @@ static resbm_status save(training *t, bool last, rb_err *err) {
 }
 
 resbm_status rb_training_save(training *t, bool last, rb_err *err) {
-    do RB_TRY(save(t, last, err));
-    while (last && t->saved != t->step); /* who sent it was lost: another replica does */
-    return RESBM_OK;
+    RB_TRY(save(t, last, err));
+    for (int i = 0; i < 3 && last && t->saved != t->step;
+         i++) /* who sent it was lost: another replica does */
+        RB_TRY(save(t, last, err));
+    if (!last || t->saved == t->step) return RESBM_OK;
+    return rb_fail(err, RESBM_E_PEER,
+                   "the last snapshot was not completed: replicas were lost four times in a row");
 }
