@@ -564,7 +564,7 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
             st = RESBM_OK;
             continue;
         }
-        if (!st && from >= 0 && from < c->stages &&
+        if (!st && from >= 0 && from < c->stages && !strcmp(type, "done") &&
             json_integer_value(json_object_get(j, "redeals")) < c->redeals[from]) {
             json_decref(j);
             continue;
