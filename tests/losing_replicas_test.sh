@@ -21,14 +21,14 @@ close_to() { # A B RELATIVE: every step once, losses no farther apart than that
         miss "$1 and $2 differ by more than $3, or in their steps"
 }
 step() { sed -n '$s/.*{"step":\([0-9]*\),.*/\1/p' "$1/metrics.jsonl" 2>/dev/null; }
-pids= pid=
+pids='' pid=''
 trap 'for p in $pids $pid; do kill -CONT $p; kill -KILL $p; done 2>/dev/null' EXIT
 
 # lose DIR SIGNAL-OF-WORKER... -- settings: kills these workers one after the other, each some random steps after the one before.
 lose() {
     dir=$1
     shift
-    victims=
+    victims=''
     while [ "$1" != -- ]; do victims="$victims $1" && shift; done
     shift
     rm -rf "$dir"
@@ -49,7 +49,7 @@ lose() {
     wait $pid
     status=$?
     [ "$status" = "$expected" ] || { miss "$dir: status $status (seed $seed)"; cat "$dir.log"; }
-    pid=
+    pid=''
 }
 lost() { # DIR N: so many are reported, and take nothing any more
     [ "$(grep -c "going on without it" "$1.log")" = "$2" ] || { miss "$1 does not tell of $2 losses"; cat "$1.log"; }

@@ -30,6 +30,11 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     return 0;
 }
 
+static void on_note(void *ctx, const char *text) {
+    (void)ctx;
+    fprintf(stderr, "resbm stage: %s\n", text);
+}
+
 int rb_cmd_stage(int argc, char **argv) {
     const struct argp argp = {options,
                               parse,
@@ -59,7 +64,8 @@ int rb_cmd_stage(int argc, char **argv) {
                         .self = a.stage,
                         .stages = a.stages,
                         .token = token,
-                        .access = *access ? access : NULL};
+                        .access = *access ? access : NULL,
+                        .note = on_note};
     resbm_status st = rb_stage_main(&way, &told, &err);
     explicit_bzero(access, sizeof access);
     if (st && !told) fprintf(stderr, "resbm stage %d: %s\n", a.stage, err.text);

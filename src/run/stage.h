@@ -322,8 +322,10 @@ typedef struct rb_stage_way {
     int self, stages;    /* number of this process, and how many there are */
     uint64_t token;      /* the run's secret */
     const char *access; /* how to reach the server of a control address "nats:…" (run/access.h); NULL: none */
-    rb_mpi *mpi;        /* stages meet over its streams (stage n is rank n); NULL: they dial each other */
-    int threads;        /* compute threads where the coordinator leaves it to the stage */
+    void (*note)(void *ctx,
+                 const char *text); /* what happens to the connection to a server, for people; or NULL */
+    rb_mpi *mpi; /* stages meet over its streams (stage n is rank n); NULL: they dial each other */
+    int threads; /* compute threads where the coordinator leaves it to the stage */
 } rb_stage_way;
 
 /* The stage process: joins the coordinator, works until it is told to finish or a fault. *told: the coordinator was

@@ -1,6 +1,5 @@
 /* Joining the run, and the loop over the coordinator's messages. */
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -216,11 +215,6 @@ static resbm_status work(rb_stage *s, rb_err *err) {
     return rb_link_stop(s->control, rb_now_ns() + 5 * RB_SEC, err);
 }
 
-static void on_note(void *ctx, const char *text) {
-    (void)ctx;
-    fprintf(stderr, "resbm stage: %s\n", text);
-}
-
 /* What comes for this participant, and for none of its streams, is for nobody: taken in, to be refused with a name. */
 static resbm_status reach(rb_stage *s, const char *text, rb_err *err) {
     rb_access a;
@@ -229,8 +223,8 @@ static resbm_status reach(rb_stage *s, const char *text, rb_err *err) {
     s->uplink_bits = a.uplink_bits;
     a.catch_all = *a.certificate != 0; /* the participant's only process that has streams */
     if (!st)
-        st = rb_access_connect(&a, rb_now_ns() + 60 * RB_SEC, a.catch_all ? on_note : NULL, NULL, &s->carrier,
-                               err);
+        st = rb_access_connect(&a, rb_now_ns() + 60 * RB_SEC, a.catch_all ? s->way->note : NULL, NULL,
+                               &s->carrier, err);
     explicit_bzero(&a, sizeof a);
     return st;
 }
