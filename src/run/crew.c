@@ -455,6 +455,17 @@ static resbm_status lose(rb_crew *c, int worker, rb_err *err) {
     return c->o.lose(c->o.ctx, worker, how, err);
 }
 
+/* A message could not be sent: how did its receiver end? Its connection does so a little before itself. */
+static void how_lost(rb_crew *c, int worker, rb_err *err) {
+    char name[RB_WHO_TEXT];
+    for (int i = 0; i < 20; i++) {
+        rb_children_poll(c->child, c->stages);
+        if (lost_child(c, err) == worker) return;
+        rb_sleep_ns(5 * RB_MS);
+    }
+    rb_fail(err, RESBM_E_PEER, "%s is gone %s", who(c, worker, name), c->doing);
+}
+
 resbm_status rb_crew_tell(rb_crew *c, json_t *message, rb_err *err) {
     bool failed[RB_MAX_STAGES] = {false};
     resbm_status st = message ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for a control message");
@@ -467,9 +478,8 @@ resbm_status rb_crew_tell(rb_crew *c, json_t *message, rb_err *err) {
     }
     json_decref(message);
     for (int i = 0; i < c->stages && !st; i++) { /* once the others have been told */
-        char name[RB_WHO_TEXT];
         if (!failed[i] || c->gone[i]) continue;
-        rb_fail(err, RESBM_E_PEER, "%s is gone %s", who(c, i, name), c->doing);
+        how_lost(c, i, err);
         st = has_twin(c, i) ? lose(c, i, err) : RESBM_E_PEER;
     }
     return st ? find_cause(c, st, -1, err) : RESBM_OK;
