@@ -331,7 +331,7 @@ resbm_status rb_host_coordinate(const rb_coordinate_options *o, bool *again, rb_
     if (!st) st = train(h, err);
     if (!st) say_done(h);
     /* A lost claim stops the training as a request would; but nobody has asked, and the keeper is to start another one. */
-    if (st == RESBM_E_CANCELLED && h->lost_claim && !(asked && atomic_load(asked)))
+    if (st == RESBM_E_CANCELLED && h->lost_claim && !(o->asked && atomic_load(o->asked)))
         st = rb_fail(err, RESBM_E_PEER,
                      "this process is no longer the coordinator: its claim was not renewed in time");
     *again = h->lost_claim || st == RESBM_E_PEER || st == RESBM_E_TIMEOUT;
