@@ -1,4 +1,5 @@
 /* The store: one key-value bucket of JetStream, in the server's files. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "module.h"
@@ -48,9 +49,17 @@ resbm_status rb_nats_store_set(void *state, const char *key, const void *p, size
     return s ? rb_nats_fail(err, s, "cannot write to the run's store") : RESBM_OK;
 }
 
+/* Not kvStore_Purge: that leaves a mark for each key, for ever, and a run's keys are new ones with every step. */
 resbm_status rb_nats_store_delete(void *state, const char *key, rb_err *err) {
     rb_nats *c = state;
-    natsStatus s = kvStore_Purge(c->kv, key, NULL);
+    jsOptions o;
+    char stream[200], subject[400];
+    snprintf(stream, sizeof stream, "KV_%s", kvStore_Bucket(c->kv));
+    snprintf(subject, sizeof subject, "$KV.%s.%s", kvStore_Bucket(c->kv), key);
+    jsOptions_Init(&o);
+    o.Wait = 5000;
+    o.Stream.Purge.Subject = subject;
+    natsStatus s = js_PurgeStream(c->js, stream, &o, NULL);
     return s && s != NATS_NOT_FOUND ? rb_nats_fail(err, s, "cannot delete from the run's store") : RESBM_OK;
 }
 
