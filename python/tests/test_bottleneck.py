@@ -140,6 +140,8 @@ def test_wrong_use_is_told():
         ResidualBottleneck(32, 7)
     with pytest.raises(ValueError, match="vocab"):
         ResidualBottleneck(32, 4, tokens="embedding")
+    with pytest.raises(ValueError, match="offset: a token path"):
+        ResidualBottleneck(32, 4, tokens="embedding", vocab=9, offset=True)
     with pytest.raises(ValueError, match="token ids"):
         ResidualBottleneck(32, 4, tokens="embedding", vocab=9)(data(1, 2, 32))
     with pytest.raises(CodecError, match="float64"):

@@ -63,11 +63,19 @@ def test_loss_and_gradients(folder, tmp_path, kind):
     assert whole < 1e-5 and worst < 1e-4
 
 
-@pytest.mark.parametrize("tokens", ["none", "embedding", "trunk"])
+@pytest.mark.parametrize("tokens", ["none", "offset", "embedding", "trunk"])
 def test_a_bottleneck_takes_the_weights_of_the_c_programs(folder, tmp_path, tokens):
-    train(folder, tmp_path / "run", f"boundary.tokens={tokens}", "boundary.identity=truncate", "boundary.offset=none")
+    offset, tokens = tokens == "offset", "none" if tokens == "offset" else tokens
+    train(
+        folder,
+        tmp_path / "run",
+        f"boundary.tokens={tokens}",
+        "boundary.identity=truncate",
+        f"boundary.offset={'auto' if offset else 'none'}",
+    )
     model, source = Llama.from_run(tmp_path / "run"), Checkpoint(tmp_path / "run")
-    b = ResidualBottleneck(64, 8, tokens=None if tokens == "none" else tokens, vocab=256, index=1, seed=3)
+    path = None if tokens == "none" else tokens
+    b = ResidualBottleneck(64, 8, tokens=path, offset=offset, vocab=256, index=1, seed=3)
     b.load_state_dict({n: source.tensor(f"boundary.1.{n}") for n in b.state_dict()})
     assert {f"boundary.1.{n}" for n in b.state_dict()} == {n for n in source.names if n.startswith("boundary.1.")}
     ids, x = torch.arange(40).view(2, 20) * 7 % 256, torch.randn(2, 20, 64, generator=torch.Generator().manual_seed(1))

@@ -108,8 +108,11 @@ class Decoder(nn.Module):
 
     steps: Tensor | None
 
-    def __init__(self, d: int, k: int, hidden: int, identity: str, last_std: float, steps: bool) -> None:
+    def __init__(
+        self, d: int, k: int, hidden: int, identity: str, last_std: float, steps: bool, offset: float | None
+    ) -> None:
         super().__init__()
+        self.offset = None if offset is None else nn.Parameter(torch.randn(d) * offset)
         self.d, self.k, self.identity = d, k, identity
         self.fc1 = _linear(k, hidden or d, 1 / math.sqrt(k) if hidden else last_std)
         self.fc2 = _linear(hidden, d, last_std) if hidden else None
@@ -127,6 +130,8 @@ class Decoder(nn.Module):
             if tokens is None:
                 raise ValueError("this bottleneck has a token path: it needs the token ids (B,T) beside the latents")
             y = y + path(tokens)
+        if self.offset is not None:
+            y = y + self.offset.to(y.dtype)
         if self.identity == "truncate":
             y = y + F.pad(z, (0, self.d - self.k)).to(y.dtype)
         return y
@@ -145,6 +150,8 @@ class ResidualBottleneck(nn.Module):
         identity: "truncate" adds the first k coordinates on both sides, "none" does not.
         hidden: m; None is max(4k, 64), 0 one linear map.
         tokens: None, "embedding" or "trunk": what the receiver adds from the token ids alone. Needs vocab.
+        offset: without a token path: a learned vector (d) that the receiver adds, as the C program's boundaries have by
+            default (boundary.offset). It ends the huge first gradients of very narrow ones.
         codec: f32, bf16, int8 or int4, for the latents.
         codec_backward: the same for their gradients; None is as `codec`.
         scale: "step" (one learned step per coordinate, no bytes) or "token", for int8 and int4 latents.
@@ -163,6 +170,7 @@ class ResidualBottleneck(nn.Module):
         hidden: int | None = None,
         tokens: str | None = None,
         *,
+        offset: bool = False,
         codec: str = "int4",
         codec_backward: str | None = None,
         scale: str = "step",
@@ -176,19 +184,21 @@ class ResidualBottleneck(nn.Module):
     ) -> None:
         super().__init__()
         _check(d_model, ratio, identity, tokens, scale, vocab)
+        if offset and tokens:
+            raise ValueError(f"offset: a token path ({tokens}) already starts the stream; leave one of them out")
         k = d_model // ratio
         m = max(4 * k, 64) if hidden is None else hidden
         self.d_model, self.ratio, self.k, self.hidden, self.identity = d_model, ratio, k, m, identity
         self.vocab = vocab if tokens else None
         self.options: dict[str, Any] = dict(
-            d_model=d_model, ratio=ratio, identity=identity, hidden=m, tokens=tokens, codec=codec,
+            d_model=d_model, ratio=ratio, identity=identity, hidden=m, tokens=tokens, offset=offset, codec=codec,
             codec_backward=codec_backward or codec, scale=scale, seed=seed, vocab=vocab, std=std, eps=eps,
             theta=theta, trunk=trunk,
         )  # fmt: skip
         self.link = Link(codec, codec_backward or codec, scale, k, index, seed, self.vocab)
         self.encoder: Encoder | None = Encoder(d_model, k, m, identity, std, eps, self.link.learns)
         self.decoder: Decoder | None = Decoder(
-            d_model, k, m, identity, 0.0 if tokens == "trunk" else std, self.link.learns
+            d_model, k, m, identity, 0.0 if tokens == "trunk" else std, self.link.learns, std if offset else None
         )
         if tokens == "embedding":
             self.decoder.tokens = TokenEmbedding(cast(int, vocab), d_model, std)
