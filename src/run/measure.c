@@ -21,6 +21,7 @@ static resbm_status fill_in(rb_stage *s, const rb_config *cfg, const char *devic
     if (s->accelerator && !strcmp(device, "timed") && cfg->pipeline.math == RB_MATH_AUTO)
         s->cfg.pipeline.math = RB_MATH_BF16; /* which card it will be, nobody knows yet */
     snprintf(s->cfg.pipeline.device, sizeof s->cfg.pipeline.device, "%s", device);
+    s->cfg.pipeline.speed = 0; /* of "timed" its operations are counted; nobody is to wait for them */
     s->host = calloc((size_t)hosted, sizeof *s->host);
     if (!s->host) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", hosted);
     memcpy(s->host, host, (size_t)hosted * sizeof *host);
