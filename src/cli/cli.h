@@ -38,6 +38,8 @@ int rb_cmd_revoke(int argc, char **argv);
 
 /* Prints "resbm: sentence" and gives the exit status of a fault. */
 int rb_cli_fail(resbm_status st, const rb_err *err);
+/* A line of what goes on, at once; file: a FILE. Fits the callbacks that take one. */
+void rb_cli_say(void *file, const char *line);
 /* Path of this program, to start stages from. */
 const char *rb_cli_program(char out[4096]);
 

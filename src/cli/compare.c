@@ -102,11 +102,6 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     return 0;
 }
 
-static void say(void *ctx, const char *line) {
-    (void)ctx;
-    fprintf(stderr, "%s\n", line);
-}
-
 static resbm_status load(const arguments *a, rb_compare_spec *s, rb_err *err) {
     RB_TRY(rb_compare_spec_load(s, a->file, err));
     for (int i = 0; i < a->variants; i++) RB_TRY(rb_compare_spec_add_variant(s, a->variant[i], err));
@@ -159,7 +154,8 @@ int rb_cmd_compare(int argc, char **argv) {
                             .keep = a.keep,
                             .replace = a.replace,
                             .stop = rb_cli_stop(),
-                            .say = say};
+                            .say = rb_cli_say,
+                            .ctx = stderr};
     if (!st) st = rb_compare(&o, &out, &err);
     int status = st ? rb_cli_fail(st, &err) : report(&out, o.dir);
     rb_buf_free(&out.table);

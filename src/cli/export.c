@@ -43,17 +43,12 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     return 0;
 }
 
-static void say(void *ctx, const char *line) {
-    (void)ctx;
-    printf("%s\n", line);
-}
-
 int rb_cmd_export(int argc, char **argv) {
     const struct argp argp = {
         options, parse, "RUN OUT", "Writes a checkpoint so that other programs load it.", NULL, NULL, NULL};
     arguments a = {0};
     rb_err err = {0};
     if (argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;
-    resbm_status st = rb_hf_export_run(a.run, a.out, a.bf16, say, NULL, &err);
+    resbm_status st = rb_hf_export_run(a.run, a.out, a.bf16, rb_cli_say, stdout, &err);
     return st ? rb_cli_fail(st, &err) : 0;
 }

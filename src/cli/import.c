@@ -60,12 +60,6 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     return 0;
 }
 
-static void say(void *ctx, const char *line) {
-    (void)ctx;
-    printf("%s\n", line);
-    fflush(stdout);
-}
-
 int rb_cmd_import(int argc, char **argv) {
     const struct argp argp = {
         options,
@@ -77,7 +71,8 @@ int rb_cmd_import(int argc, char **argv) {
         NULL,
         NULL};
     char program[4096];
-    arguments a = {.set = calloc((size_t)argc + 1, sizeof *a.set), .o = {.calibrate = 16, .note = say}};
+    arguments a = {.set = calloc((size_t)argc + 1, sizeof *a.set),
+                   .o = {.calibrate = 16, .note = rb_cli_say, .ctx = stdout}};
     rb_err err = {0};
     if (!a.set || argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;
     a.o.program = rb_cli_program(program);

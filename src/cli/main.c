@@ -35,6 +35,11 @@ int rb_cli_fail(resbm_status st, const rb_err *err) {
     return st == RESBM_E_CANCELLED ? 130 : 1;
 }
 
+void rb_cli_say(void *file, const char *line) {
+    fprintf(file, "%s\n", line);
+    fflush(file);
+}
+
 const char *rb_cli_program(char out[4096]) {
     ssize_t n = readlink("/proc/self/exe", out, 4095);
     if (n <= 0) return "resbm";
