@@ -5,7 +5,8 @@
  * Starts the stage with a control address of its own, passes the control channel through, and puts itself in place of
  * stage S+1 in the list of addresses that the coordinator tells. Passes NUMBER frames from S to S+1 as they are; the next
  * one suffers FAULT:
- *   checksum version shape step microbatch   that field is changed (shape and step with a checksum that fits again)
+ *   checksum version shape step microbatch   that field is changed (shape and step with a checksum that fits again); after
+ *            a wrong step both ends wait in vain, so the sender's complaint is held back: the receiver is to be heard first
  *   cut      half of the frame, then the connection is closed
  *   silent   nothing more passes between the two in either direction; the connections stay open
  *   gone     the same, and nothing on the control channel either: the machine has lost its network
@@ -35,7 +36,7 @@ static int next_stage;                   /* S+1 */
 static char real_peer[64], own_peer[64]; /* "127.0.0.1:port": where S+1 listens, where we do in its place */
 static pthread_mutex_t peer_lock = PTHREAD_MUTEX_INITIALIZER; /* real_peer's */
 static int data_listener;
-static atomic_bool data_mute, control_mute;
+static atomic_bool data_mute, control_mute, sender_late;
 
 static void die(const char *why) {
     perror(why);
@@ -79,6 +80,11 @@ static void write_all(int fd, const void *buf, size_t n) {
     }
 }
 
+/* Before the sender's end, or its last word, passes on. */
+static void hold_back(void) {
+    if (sender_late) sleep(1);
+}
+
 typedef struct lane {
     int from, to;
     bool control, told, harmed; /* told: carries the list of peers; harmed: the fault strikes here */
@@ -114,6 +120,7 @@ static bool strike(lane *l, uint8_t *frame, rb_frame_header *h, size_t size) {
     if (!strcmp(fault, "shape") || !strcmp(fault, "step")) rb_frame_put(frame, h, payload);
     data_mute = !strcmp(fault, "silent") || !strcmp(fault, "gone");
     control_mute = !strcmp(fault, "gone");
+    sender_late = !strcmp(fault, "step");
     if (strcmp(fault, "cut")) return false;
     write_all(l->to, frame, size / 2);
     shutdown(l->to, SHUT_RDWR);
@@ -135,6 +142,8 @@ static bool pass_frame(lane *l) {
         rb_frame_put(frame, &h, payload);
     }
     size_t size = sizeof head + h.payload_bytes;
+    payload[h.payload_bytes] = 0;
+    if (ok && l->control && strstr((char *)payload, "\"fault\"")) hold_back();
     if (ok && l->harmed && spared-- <= 0) last = strike(l, frame, &h, size);
     if (l->control ? control_mute : data_mute) pause();
     if (ok && !last) write_all(l->to, frame, size);
@@ -150,6 +159,7 @@ static void *carry(void *lane_) {
         while (pass_frame(l)) {
         }
     }
+    hold_back();
     shutdown(l->to, SHUT_WR);
     return NULL;
 }
@@ -200,5 +210,6 @@ int main(int argc, char **argv) {
     start(joined, control_fd, true, false);
     while (waitpid(child, &status, 0) < 0) {
     }
+    hold_back();
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
