@@ -1,8 +1,10 @@
 #include "optim/host.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include "core/bytes.h"
 #include "core/clock.h"
 #include "device/ops.h"
@@ -34,6 +36,10 @@ struct rb_host {
     pthread_cond_t changed;
     job *first, *last;
     uint64_t asked, done;
+    uint64_t tiles; /* moved or updated so far: signs of life */
+    kind at;        /* what the worker does, */
+    const rb_hosted *of; /* for which tensor; NULL: nothing */
+    int64_t deadline_ns;
     bool closing;
     rb_err fault; /* the first; code 0: none */
     rb_host_stats stats;
@@ -45,6 +51,12 @@ size_t rb_host_window_bytes(int64_t tile) {
 
 static int64_t tile_at(const rb_host *h, const rb_hosted *t, int64_t from) {
     return t->count - from < h->tile ? t->count - from : h->tile;
+}
+
+static void tile_done(rb_host *h) {
+    pthread_mutex_lock(&h->lock);
+    h->tiles++;
+    pthread_mutex_unlock(&h->lock);
 }
 
 static void count(rb_host *h, uint64_t *sum, size_t bytes) {
@@ -62,6 +74,7 @@ static resbm_status take(rb_host *h, const job *j, rb_err *err) {
         n = tile_at(h, t, at);
         RB_TRY(rb_download(h->copies, t->down + at, (const float *)t->grad.data + at,
                            (size_t)n * sizeof(float), err));
+        tile_done(h);
     }
     count(h, &h->stats.down, (size_t)t->count * sizeof(float));
     return rb_queue_sync(h->copies, err);
@@ -97,6 +110,7 @@ static resbm_status update(rb_host *h, const job *j, rb_err *err) {
         RB_TRY(t->rule->tile(h->computes, &c, err));
         RB_TRY(rb_queue_sync(h->computes, err));
         if (j->up) RB_TRY(put(h, t, at, c.count, t->master + at, err));
+        tile_done(h);
     }
     if (!j->up) return RESBM_OK;
     count(h, &h->stats.up, (size_t)t->count * rb_dtype_size(t->weight.dtype));
@@ -107,6 +121,7 @@ static resbm_status publish(rb_host *h, const rb_hosted *t, rb_err *err) {
     for (int64_t at = 0, n; at < t->count; at += n) {
         n = tile_at(h, t, at);
         RB_TRY(put(h, t, at, n, t->master + at, err));
+        tile_done(h);
     }
     count(h, &h->stats.up, (size_t)t->count * rb_dtype_size(t->weight.dtype));
     return rb_queue_sync(h->copies, err);
@@ -129,6 +144,8 @@ static job *next_job(rb_host *h) {
     job *j = h->closing ? NULL : h->first;
     if (j) h->first = j->next;
     if (!h->first) h->last = NULL;
+    if (j) h->at = j->kind;
+    h->of = j ? j->t : NULL;
     pthread_mutex_unlock(&h->lock);
     return j;
 }
@@ -182,13 +199,51 @@ resbm_status rb_host_publish(rb_host *h, rb_hosted *t, rb_err *err) {
     return ask(h, &(job){.kind = PUBLISH, .t = t}, &t->ready, err);
 }
 
+/* The lock is held. */
+static resbm_status slow(const rb_host *h, int64_t since_ns, rb_err *err) {
+    static const char *const what[] = {[TAKE] = "taking the gradient of %s from the device",
+                                       [UPDATE] = "updating %s on the host",
+                                       [PUBLISH] = "bringing the weights of %s to the device"};
+    char doing[200] = "beginning";
+    if (h->of) snprintf(doing, sizeof doing, what[h->at], h->of->name);
+    return rb_fail(err, RESBM_E_TIMEOUT,
+                   "the optimizer's thread on the host has been at %s for %.3g s without moving a tile: the "
+                   "device no longer answers, or this machine is overloaded; raise pipeline.deadline, or set "
+                   "optim.offload_update: device",
+                   doing, (double)(rb_now_ns() - since_ns) * 1e-9);
+}
+
+static void look(rb_host *h, int64_t ns) {
+    int64_t until = rb_now_ns() + ns;
+    struct timespec ts = {.tv_sec = until / RB_SEC, .tv_nsec = until % RB_SEC};
+    pthread_cond_timedwait(&h->changed, &h->lock, &ts);
+}
+
+/* Counts looks without a sign of life, not time: whoever was stopped for an hour has missed one look. */
 resbm_status rb_host_wait(rb_host *h, uint64_t ticket, rb_err *err) {
+    enum { LOOKS = 8 };
     pthread_mutex_lock(&h->lock);
-    int64_t begin = h->done < ticket ? rb_now_ns() : 0;
-    while (h->done < ticket) pthread_cond_wait(&h->changed, &h->lock);
-    if (begin) h->stats.waited_ns += rb_now_ns() - begin;
-    resbm_status st = h->fault.code;
-    if (st && err) *err = h->fault;
+    resbm_status st = RESBM_OK;
+    int64_t begin = rb_now_ns(), moved = begin, next = begin + h->deadline_ns / LOOKS;
+    uint64_t tiles = h->tiles, done = h->done;
+    for (int quiet = 0; h->done < ticket && !st;) {
+        look(h, h->deadline_ns / LOOKS);
+        int64_t now = rb_now_ns();
+        if (h->tiles != tiles || h->done != done) {
+            moved = now;
+            quiet = 0;
+        } else if (now >= next && ++quiet == LOOKS) {
+            st = slow(h, moved, err);
+        }
+        if (now >= next || !quiet) next = now + h->deadline_ns / LOOKS;
+        tiles = h->tiles;
+        done = h->done;
+    }
+    h->stats.waited_ns += rb_now_ns() - begin;
+    if (h->fault.code) {
+        st = h->fault.code;
+        if (err) *err = h->fault;
+    }
     pthread_mutex_unlock(&h->lock);
     return st;
 }
@@ -256,14 +311,20 @@ static resbm_status open_all(rb_host *h, int threads, rb_err *err) {
     return RESBM_OK;
 }
 
-resbm_status rb_host_open(rb_device *dev, int threads, int64_t tile, rb_host **out, rb_err *err) {
+resbm_status rb_host_open(rb_device *dev, int threads, int64_t tile, int64_t deadline_ns, rb_host **out,
+                          rb_err *err) {
     rb_host *h = calloc(1, sizeof *h);
     *out = NULL;
     if (!h) return rb_fail(err, RESBM_E_MEMORY, "no memory for updates on the host");
     h->dev = dev;
     h->tile = tile;
+    h->deadline_ns = deadline_ns;
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_mutex_init(&h->lock, NULL);
-    pthread_cond_init(&h->changed, NULL);
+    pthread_cond_init(&h->changed, &attr);
+    pthread_condattr_destroy(&attr);
     resbm_status st = open_all(h, threads, err);
     if (st) {
         rb_host_close(h);

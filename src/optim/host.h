@@ -19,6 +19,7 @@ typedef struct rb_host rb_host;
 
 /* One tensor; memory is the caller's. */
 typedef struct rb_hosted {
+    const char *name; /* of the tensor, for messages */
     int64_t count;
     rb_view grad,
         weight; /* device memory: f32; f32 or bf16, what the weights are rounded to on their way up */
@@ -27,8 +28,9 @@ typedef struct rb_hosted {
     uint64_t taken, ready;                       /* tickets: the gradient is down; the weights are up */
 } rb_hosted;
 
-/* threads: of the host's code. tile: elements, a multiple of RB_TILE_UNIT. */
-resbm_status rb_host_open(rb_device *dev, int threads, int64_t tile, rb_host **out, rb_err *err);
+/* threads: of the host's code. tile: elements, a multiple of RB_TILE_UNIT. deadline_ns: longest time without a tile moved. */
+resbm_status rb_host_open(rb_device *dev, int threads, int64_t tile, int64_t deadline_ns, rb_host **out,
+                          rb_err *err);
 void rb_host_close(rb_host *h); /* ends after the work under way; NULL is fine */
 size_t rb_host_window_bytes(int64_t tile);
 
@@ -38,7 +40,8 @@ resbm_status rb_host_take(rb_host *h, rb_queue *q, rb_hosted *t, rb_err *err);
 resbm_status rb_host_update(rb_host *h, rb_hosted *t, const rb_rule_call *c, bool up,
                             rb_err *err); /* up: and publishes */
 resbm_status rb_host_publish(rb_host *h, rb_hosted *t, rb_err *err);
-/* Until the work of a ticket, and all before it, is done. */
+/* Until the work of a ticket, and all before it, is done. RESBM_E_TIMEOUT, with what it was at, when no tile has moved for
+ * deadline_ns. */
 resbm_status rb_host_wait(rb_host *h, uint64_t ticket, rb_err *err);
 resbm_status rb_host_settle(rb_host *h, rb_err *err); /* all of it */
 

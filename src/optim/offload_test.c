@@ -7,6 +7,7 @@
 
 enum { TILE = 4096 };
 static int host_threads; /* of what is opened next */
+static int64_t patience_ns = 60 * RB_SEC;
 static rb_err err;
 
 /* Larger and smaller than a tile, and tails that fill neither page nor vector. */
@@ -31,7 +32,7 @@ typedef struct away {
 static void away_open(away *a, const char *device, const rb_optim_config *c, const rb_tensor *rows, int count,
                       const char *dir, bool grads) {
     const rb_tensor *list[MOST];
-    rb_optim_place place = {.tile = TILE, .host_threads = host_threads};
+    rb_optim_place place = {.tile = TILE, .host_threads = host_threads, .deadline_ns = patience_ns};
     a->grads = grads;
     bench_device(&a->b, device, 2, rows, count);
     for (int i = 0; i < count; i++) list[i] = &a->b.row[i];
@@ -157,7 +158,7 @@ static void weights_go_up_in_bf16(void **state) {
     bench here;
     away a = {0};
     const rb_tensor *list[MOST];
-    rb_optim_place place = {.tile = TILE, .host_threads = 2};
+    rb_optim_place place = {.tile = TILE, .host_threads = 2, .deadline_ns = patience_ns};
     const uint64_t all = 4 * (130 * 257 + 130 + 64 * 64 + 513 * 33); /* bytes of the gradients */
     c.weight_decay = 0.01;
     for (int i = 0; i < count; i++) rows[i].segment = i / 2;
@@ -244,6 +245,32 @@ static void faults_of_the_host_arrive(void **state) {
     away_close(&a);
 }
 
+/* A device that no longer answers: whoever waits hears for what. Of one that is slow, but moves, nobody complains. */
+static void a_device_that_hangs_is_named(void **state) {
+    (void)state;
+    rb_tensor rows[] = {make_row("q", 8, 8, RB_ROLE_MATRIX), make_row("up", 130, 257, RB_ROLE_MATRIX)};
+    rb_optim_config c = config_of("adamw");
+    away a;
+    for (int hangs = 0; hangs < 2; hangs++) {
+        host_threads = 1;
+        patience_ns = hangs ? 20 * RB_MS : 60 * RB_SEC;
+        away_open(&a, "late:cpu", &c, rows, 2, NULL, false);
+        host_threads = 0;
+        patience_ns = 60 * RB_SEC;
+        __atomic_store_n(&a.b.dev->opt.late_ns, hangs ? 2 * RB_SEC : 2 * RB_MS, __ATOMIC_RELAXED);
+        assert_ok(rb_optim_take(a.b.optim, a.b.q, rows[0].segment, &err), &err);
+        if (hangs) {
+            assert_fails(rb_optim_await_taken(a.b.optim, &err), RESBM_E_TIMEOUT,
+                         "taking the gradient of q from the device", &err);
+            assert_non_null(strstr(err.text, "pipeline.deadline"));
+        } else {
+            assert_ok(rb_optim_await_taken(a.b.optim, &err), &err);
+        }
+        __atomic_store_n(&a.b.dev->opt.late_ns, 0, __ATOMIC_RELAXED);
+        away_close(&a);
+    }
+}
+
 static void copy_all(bench *from, bench *to) {
     for (int i = 0; i < rb_optim_state_count(from->optim); i++) copy_state(from, to, i);
     for (int i = 0; i < from->count; i++) {
@@ -307,6 +334,7 @@ int main(void) {
         cmocka_unit_test(updates_on_the_host),
         cmocka_unit_test(weights_go_up_in_bf16),
         cmocka_unit_test(faults_of_the_host_arrive),
+        cmocka_unit_test(a_device_that_hangs_is_named),
         cmocka_unit_test(resuming_may_move_the_states),
         cmocka_unit_test(states_outside_their_tensor_are_refused),
     };

@@ -177,6 +177,7 @@ static resbm_status open_hosted(rb_optim_entry *e, rb_err *err) {
     const rb_tensor *t = e->tensor.tensor;
     rb_hosted *h = e->hosted;
     size_t bytes = (size_t)rb_optim_elements(t) * sizeof(float);
+    h->name = t->name;
     h->count = rb_optim_elements(t);
     h->grad = e->tensor.grad;
     h->weight = e->tensor.half.data ? e->tensor.half : e->tensor.weight;
@@ -202,7 +203,7 @@ static resbm_status open_host(rb_optim *o, const rb_optim_place *place, rb_err *
                            e->tensor.tensor->name);
         RB_TRY(open_hosted(e, err));
     }
-    return rb_host_open(o->dev, place->host_threads, o->tile, &o->host, err);
+    return rb_host_open(o->dev, place->host_threads, o->tile, place->deadline_ns, &o->host, err);
 }
 
 static resbm_status open_all(rb_optim *o, const rb_optim_tensor *tensors, int count,

@@ -74,6 +74,7 @@ typedef struct rb_optim_place {
     int64_t tile;    /* elements that pass at once, a multiple of 4096; 0: a good number */
     int host_threads; /* > 0: what AdamW updates, and nothing holds to a subspace, is updated on the host by so many threads
                          (host.h): masters and moments are in its memory; gradients must be with the device */
+    int64_t deadline_ns; /* of these: longest wait in which none of their tiles moves */
 } rb_optim_place;
 /* Is that tensor updated on the host? */
 bool rb_optim_hosts(const rb_optim_config *c, const rb_optim_place *place, const rb_tensor *t);

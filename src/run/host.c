@@ -53,26 +53,40 @@ static resbm_status measure_stages(rb_host *h, rb_err *err) {
     return RESBM_OK;
 }
 
-static resbm_status read_server(rb_host *h, rb_err *err) {
+/* What the run's server is, as rb_host_keep has written it. */
+resbm_status rb_host_read_server(const char *server_dir, rb_host_server *out, rb_err *err) {
     char path[PATH_MAX];
     rb_buf text = {0};
-    rb_access invited;
-    snprintf(path, sizeof path, "%s/server.json", h->server_dir);
+    snprintf(path, sizeof path, "%s/server.json", server_dir);
     RB_TRY(rb_read_file(path, 65536, &text, err));
     json_t *j = json_loads(text.data ? text.data : "", 0, NULL);
     rb_buf_free(&text);
-    const char *host = json_string_value(json_object_get(j, "host"));
-    snprintf(h->listens, sizeof h->listens, "%s", host ? host : "");
-    const char *load = json_string_value(json_object_get(j, "load"));
-    snprintf(h->load, sizeof h->load, "%s", load ? load : "");
+    const char *host = json_string_value(json_object_get(j, "host")),
+               *load = json_string_value(json_object_get(j, "load"));
+    json_int_t port = json_integer_value(json_object_get(j, "port"));
+    bool good = host && strlen(host) < sizeof out->host && port >= 0 && port <= 65535 &&
+                (!load || strlen(load) < sizeof out->load);
+    *out = (rb_host_server){.port = (int)port, .foreign = load != NULL};
+    if (good) snprintf(out->host, sizeof out->host, "%s", host);
+    if (good && load) snprintf(out->load, sizeof out->load, "%s", load);
+    json_decref(j);
+    return good ? RESBM_OK
+                : rb_fail(err, RESBM_E_FORMAT,
+                          "%s does not say where the run's server is: take it from a copy of the run's folder, "
+                          "or begin a new run in another --out",
+                          path);
+}
+
+static resbm_status read_server(rb_host *h, rb_err *err) {
+    rb_access invited;
+    RB_TRY(rb_host_read_server(h->server_dir, &h->at, err));
     h->server = (rb_server_config){.dir = h->server_dir,
-                                   .load = h->load,
-                                   .host = h->listens,
-                                   .port = (int)json_integer_value(json_object_get(j, "port")),
+                                   .load = h->at.load,
+                                   .host = h->at.host,
+                                   .port = h->at.port,
                                    .run = h->access.run,
                                    .tls = true,
                                    .store = true};
-    json_decref(j);
     RB_TRY(rb_host_read_access(h->server_dir, "invited.json", &invited, err));
     const rb_carrier_module *m;
     RB_TRY(rb_carrier_module_load("nats", &m, err));

@@ -44,11 +44,20 @@ typedef struct rb_member {
     char ended[120]; /* how its stage of this epoch ended; empty: it did not */
 } rb_member;
 
+/* The run's server (server.json). */
+typedef struct rb_host_server {
+    char host[256]; /* it listens there; empty where it is somebody else's */
+    int port;
+    bool foreign;
+    char load[1024]; /* rb_server_config.load */
+} rb_host_server;
+
 typedef struct rb_host {
     rb_access access;
     rb_carrier *carrier;
     rb_config *cfg;
-    char dir[4096], server_dir[4096], listens[256], load[1024];
+    char dir[4096], server_dir[4096];
+    rb_host_server at;
     char id[40], before[40]; /* of this coordinator's claim; of one that is known to have ended, or empty */
     const char *program;
     FILE *out;
@@ -145,6 +154,7 @@ resbm_status rb_host_restore_snapshot(rb_host *h,
                                       rb_err *err); /* into the run's folder, where the store's is newer */
 
 /* Reads and writes small files of the run, mode 0600. */
+resbm_status rb_host_read_server(const char *server_dir, rb_host_server *out, rb_err *err);
 resbm_status rb_host_write(const char *dir, const char *name, const char *text, rb_err *err);
 resbm_status rb_host_read_access(const char *dir, const char *name, rb_access *out, rb_err *err);
 

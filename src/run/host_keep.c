@@ -195,14 +195,9 @@ static void announce(const keeper *k, const rb_access *a) {
 
 /* A run that goes on keeps the server it began with. */
 static resbm_status read_kind(keeper *k, rb_err *err) {
-    char path[PATH_MAX];
-    rb_buf text = {0};
-    snprintf(path, sizeof path, "%s/server.json", k->server_dir);
-    RB_TRY(rb_read_file(path, 65536, &text, err));
-    json_t *j = json_loads(text.data ? text.data : "", 0, NULL);
-    k->foreign = json_object_get(j, "load") != NULL;
-    json_decref(j);
-    rb_buf_free(&text);
+    rb_host_server at;
+    RB_TRY(rb_host_read_server(k->server_dir, &at, err));
+    k->foreign = at.foreign;
     if (k->foreign == (k->o->server != NULL)) return RESBM_OK;
     return rb_fail(err, RESBM_E_STATE, "the run in %s was begun %s: go on in that way, or take a new --out",
                    k->dir,

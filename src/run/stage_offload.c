@@ -115,7 +115,11 @@ static resbm_status fill_masters(rb_stage *s, rb_err *err) {
 }
 
 resbm_status rb_stage_open_optim(rb_stage *s, rb_err *err) {
-    rb_optim_place place = {.spill = s->spill, .host_threads = host_threads(s)};
+    rb_optim_place place = {
+        .spill = s->spill,
+        .host_threads = host_threads(s),
+        .deadline_ns = 10 * s->cfg.pipeline.deadline_ns}; /* a gradient's first tile waits for what is queued
+                                                             on the device before it */
     RB_TRY(rb_optim_check(&s->cfg.optim.rule, &s->table, err));
     rb_optim_tensor *t = calloc((size_t)s->row_count + 1, sizeof *t);
     if (!t) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d tensors", s->row_count);

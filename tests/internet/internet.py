@@ -80,7 +80,8 @@ class Run:
         self.log = open(self.dir + "/harness.log", "w")
         self.guests, self.mounted, self.later, self.extra = {}, [], [], {}
         self.seen, self.far, self.hashes, self.losses, self.bad = 0, 0, {}, {}, []
-        self.dip = self.growth = None
+        self.heard, self.waiting, self.waits = 0, None, [] # of host.log; since when the host waits for participants; when it did
+        self.growth = None
         self.recovery = collections.defaultdict(list)
         self.count = collections.Counter()
         self.net = Net(GUESTS + 2, o.rate)
@@ -184,6 +185,31 @@ class Run:
             except (OSError, ValueError):
                 pass
 
+    def listen(self):
+        """What the host says goes into the harness's log with the time, and when it waits because there are too few participants is kept."""
+        try:
+            with open(self.run + "/host.log", errors="replace") as f:
+                f.seek(self.heard)
+                text = f.read()
+        except OSError:
+            return
+        whole = text.rfind("\n") + 1
+        self.heard += len(text[:whole].encode())
+        now = time.monotonic()
+        for line in text[:whole].splitlines():
+            if re.match(r"resbm host: waits for \d+ more", line):
+                self.waiting = self.waiting or now
+            elif self.waiting and re.match(r"resumed after|step \d|resbm host: epoch", line):
+                self.waits.append((self.waiting, now))
+                self.waiting = None
+            if line.startswith("resbm host: ") or line.startswith("resumed after"):
+                self.say("    " + line[:200])
+
+    def waited(self, since):
+        """Seconds since then in which there were too few participants."""
+        now = time.monotonic()
+        return sum(max(0, b - max(a, since)) for a, b in self.waits + ([(self.waiting, now)] if self.waiting else []))
+
     def other(self, a, b):
         return abs(a - b) > 1e-3 * b if self.o.replicas else a != b
 
@@ -193,6 +219,7 @@ class Run:
             self.later.remove(item)
             item[1]()
         self.look()
+        self.listen()
         if self.growth:
             self.growth.sample()
         for i, p in list(self.guests.items()):
@@ -343,9 +370,12 @@ class Run:
                 raise RuntimeError("stands still after " + "+".join(draw))
         for k in draw:
             self.recovery[k if len(draw) == 1 else "combined"].append(longest)
+        short = self.waited(start)
+        self.recovery["all rounds"].append(longest)
+        self.recovery["rounds with enough participants" if short < 0.2 else "rounds with too few of them for a while"].append(longest)
         log = open(self.run + "/host.log").read()
-        self.say("went on; longest stand-still %.2f s; so far %d losses within a step, %d epochs" % (
-            longest, log.count("going on without it"), log.count("; going on\n")))
+        self.say("went on; longest stand-still %.2f s, %.2f s with too few participants; so far %d losses within a step, %d epochs" % (
+            longest, short, log.count("going on without it"), log.count("; going on\n")))
 
     # --- a participant that turns on its run
 
@@ -485,9 +515,9 @@ class Run:
 
     def report(self):
         rows = ["| fault | how often | recovered | median s | 95 % s | longest s |", "|---|---|---|---|---|---|"]
-        for k in self.KINDS + ["combined"]:
+        for k in self.KINDS + ["combined", "all rounds", "rounds with enough participants", "rounds with too few of them for a while"]:
             v = sorted(self.recovery[k])
-            n = self.count[k] if k != "combined" else len(v)
+            n = self.count[k] if k in self.KINDS else len(v)
             if n:
                 rows.append("| %s | %d | %s | %s | %s | %s |" % (k.replace("_", " "), n, len(v) if v else "in combinations", *(("%.1f" % x for x in (
                     statistics.median(v), v[int(0.95 * (len(v) - 1))], v[-1])) if v else ("", "", ""))))

@@ -151,7 +151,7 @@ static void *work(void *arg) {
     late_queue *q = arg;
     for (item *it; (it = next_item(q));) {
         rb_err err = {0};
-        rb_sleep_ns(q->base.dev->opt.late_ns);
+        rb_sleep_ns(__atomic_load_n(&q->base.dev->opt.late_ns, __ATOMIC_RELAXED));
         resbm_status st = run_item(q, it, &err);
         if (st == RESBM_OK) st = rb_queue_sync(q->inner, &err);
         pthread_mutex_lock(&q->lock);
