@@ -5,9 +5,9 @@
 #include <string.h>
 
 resbm_status rb_access_print(const rb_access *a, char **out, rb_err *err) {
-    json_t *j = json_pack("{s:s, s:s, s:s, s:s, s:s, s:f, s:f}", "url", a->url, "run", a->run, "name",
+    json_t *j = json_pack("{s:s, s:s, s:s, s:s, s:s, s:f, s:f, s:f}", "url", a->url, "run", a->run, "name",
                           a->name, "seed", a->seed, "certificate", a->certificate, "up_bits", a->up_bits,
-                          "uplink_bits", a->uplink_bits);
+                          "uplink_bits", a->uplink_bits, "gflops", a->gflops);
     *out = j ? json_dumps(j, JSON_COMPACT) : NULL;
     json_decref(j);
     return *out ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for an access");
@@ -33,6 +33,7 @@ resbm_status rb_access_parse(const char *text, rb_access *a, rb_err *err) {
               plain(a->name);
     a->up_bits = json_number_value(json_object_get(j, "up_bits"));
     a->uplink_bits = json_number_value(json_object_get(j, "uplink_bits"));
+    a->gflops = json_number_value(json_object_get(j, "gflops"));
     json_decref(j);
     return ok ? RESBM_OK : rb_fail(err, RESBM_E_FORMAT, "this is no access to a run's server");
 }

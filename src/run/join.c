@@ -20,6 +20,8 @@
 #include "run/spawn.h"
 
 #define BEAT_NS    (400 * RB_MS)
+#define EAGER_NS   (100 * RB_MS) /* between beats for ALERT_NS behind a stage's end: another one is to begin soon */
+#define ALERT_NS   (3 * RB_SEC)
 #define STOPPED_NS (3 * RB_SEC / 2)
 enum { PROBE_BYTES = 50000 };
 
@@ -33,6 +35,7 @@ typedef struct guest {
     uint32_t epoch;
     int stage;       /* -1: none */
     char ended[100]; /* how the stage of this epoch ended */
+    int64_t ended_ns; /* when; 0: one runs, or none has yet */
     bool done, cut_off, away;
     char reason[200];
 } guest;
@@ -193,6 +196,7 @@ static void look_at_stage(guest *g) {
         kill(g->child.pid, SIGKILL);
     }
     if (!g->child.ended) return;
+    g->ended_ns = rb_now_ns();
     if (!(WIFEXITED(g->child.status) && WEXITSTATUS(g->child.status) == 0))
         rb_child_describe(&g->child, g->ended, sizeof g->ended);
     char text[200];
@@ -210,6 +214,7 @@ static resbm_status start_stage(guest *g, const char *control, int stages, uint6
     char *text, line[200];
     a.up_bits = g->o->up_bits;
     a.uplink_bits = g->up_bits;
+    a.gflops = g->gflops;
     resbm_status st = rb_access_print(&a, &text, err);
     explicit_bzero(&a, sizeof a);
     if (st) return st;
@@ -248,6 +253,7 @@ static resbm_status obey(guest *g, const json_t *j, rb_err *err) {
     g->epoch = (uint32_t)epoch;
     g->stage = (int)n;
     *g->ended = 0;
+    g->ended_ns = 0;
     return start_stage(g, control, (int)stages, strtoull(token, NULL, 16), err);
 }
 
@@ -311,7 +317,9 @@ static resbm_status knock_again(guest *g, rb_err *err) {
 
 static resbm_status work(guest *g, rb_err *err) {
     while (!(g->o->stop && atomic_load(g->o->stop)) && g->carrier) {
-        int64_t next = rb_now_ns() + BEAT_NS;
+        int64_t now = rb_now_ns();
+        bool alert = g->ended_ns && now - g->ended_ns < ALERT_NS;
+        int64_t next = now + (alert ? EAGER_NS : BEAT_NS);
         look_at_stage(g);
         RB_TRY(beat(g, err));
         if (g->done) return say(g, "the run is done"), RESBM_OK;

@@ -66,6 +66,7 @@ typedef struct rb_stage {
     bool apart;      /* shares no folder with the coordinator (stage_apart.c) */
     struct rb_sending *sending; /* a snapshot on its way to the coordinator; NULL: none */
     double uplink_bits;         /* that join measured; 0: unknown */
+    double measured_gflops;     /* likewise, with all processors */
     double up_bits;             /* that this machine's owner lets its stage send per second; 0: no limit */
     rb_manifest snapshot;       /* apart: what it was started from, its own files */
     rb_carrier *carrier;        /* NULL: peers are reached by sockets */

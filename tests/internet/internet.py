@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """A run across machines under faults: network namespaces are the machines, tc tbf their rates, latency is added in user space.
 
-    internet.py --resbm PROGRAM --out DIR [--seed N] [--rounds N | --seconds N] [--kinds a,b] [--together N] [--replicas] [--report FILE]
+    internet.py --resbm PROGRAM --out DIR [--seed N] [--rounds N | --seconds N] [--kinds a,b] [--together N] [--spares N] [--replicas] [--report FILE]
 
-One host and five participants (four stages and a spare) train a small model. In every round one to `together` faults are drawn from
+One host and five participants (four stages and a spare; more with --spares) train a small model. In every round one to `together` faults are drawn from
 the seed and happen at random moments; then the run must get past the farthest step it had committed, by itself. At the end
 (and at every snapshot) the weights' hashes, and the losses of every step, must be those of a single process without network or
 faults. With --replicas the four processes are two stages held twice each: a loss then changes the deal and with it the rounding, so that losses
@@ -372,7 +372,7 @@ class Run:
             self.recovery[k if len(draw) == 1 else "combined"].append(longest)
         short = self.waited(start)
         self.recovery["all rounds"].append(longest)
-        self.recovery["rounds with enough participants" if short < 0.2 else "rounds with too few of them for a while"].append(longest)
+        self.recovery["rounds with enough participants" if short < 1.5 else "rounds with too few of them for a while"].append(longest)
         log = open(self.run + "/host.log").read()
         self.say("went on; longest stand-still %.2f s, %.2f s with too few participants; so far %d losses within a step, %d epochs" % (
             longest, short, log.count("going on without it"), log.count("; going on\n")))
@@ -528,6 +528,7 @@ class Run:
 
 
 def main():
+    global GUESTS
     p = argparse.ArgumentParser()
     p.add_argument("--resbm", required=True)
     p.add_argument("--out", required=True)
@@ -540,11 +541,12 @@ def main():
     p.add_argument("--rate", type=float, default=80, help="Mbit/s of every machine, each way")
     p.add_argument("--attack", type=int, default=0, help="messages of a hostile participant, first of all")
     p.add_argument("--soak", action="store_true", help="only what leaves host and server alone; they and the participants must not grow")
+    p.add_argument("--spares", type=int, default=1, help="participants beyond the four that are needed")
     p.add_argument("--replicas", action="store_true", help="two stages, each held by two participants")
     p.add_argument("--report")
     p.add_argument("--verbose", action="store_true")
     o = p.parse_args()
-    o.resbm = os.path.abspath(o.resbm)
+    o.resbm, GUESTS = os.path.abspath(o.resbm), STAGES + o.spares
     if o.soak and o.kinds == ",".join(Run.KINDS):
         o.kinds = ",".join(CHURN)
     if os.geteuid() or subprocess.run(["ip", "netns", "add", "rbprobe%d" % os.getpid()], stderr=subprocess.DEVNULL).returncode:
