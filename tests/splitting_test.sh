@@ -76,6 +76,8 @@ family trunk-wide "boundary.tokens=trunk boundary.trunk_width=128 boundary.trunk
 family anneal "boundary.anneal_from=4 boundary.hidden=32 train.steps=6 train.anneal_until=0.6" "$four" "$gpipe" \
     "pipeline.stages=2 train.recompute=true" "pipeline.stages=3 pipeline.schedule=zb-h1"
 family unequal "model.layers=6 model.segments=[1,3,2]" "pipeline.stages=3" "$gpipe" "pipeline.stages=2"
+family inside "model.cut=inside boundary.tokens=trunk boundary.aux=stream" "$four" "$vshape" "$zb" \
+    "pipeline.stages=2 train.recompute=true"
 family few-microbatches "train.microbatches=1" "$four" "$gpipe"
 family two-microbatches "train.microbatches=2" "$four" "$gpipe" "$zb" "$vshape" "$round" "$round data.distribute=wire" \
     "pipeline.stages=1 pipeline.schedule=interleaved-1f1b" "pipeline.stages=3 pipeline.schedule=zb-h1 train.recompute=true"

@@ -129,7 +129,7 @@ def test_import_trains_on_while_the_ratio_narrows(folder, tmp_path):
 
 RUNS = {
     "trunk": ["boundary.tokens=trunk", "model.qk_norm=true", "model.kv_heads=2"],
-    "embedding": ["boundary.tokens=embedding", "boundary.identity=rotate", "boundary.aux=latent"],
+    "embedding": ["boundary.tokens=embedding", "boundary.identity=rotate", "boundary.aux=latent", "model.cut=inside"],
     "subspace": ["boundary.kind=subspace"],
     "topk": ["boundary.kind=topk", "boundary.feedback=gradient"],
 }

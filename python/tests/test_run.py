@@ -51,6 +51,8 @@ KINDS = {
     "linear": ["boundary.kind=linear", "boundary.aux=stream", "train.aux_until=1"],
     "subspace": ["boundary.kind=subspace", "model.segments=[1,2]"],
     "topk": ["boundary.kind=topk", "boundary.feedback=gradient"],
+    "inside": ["model.cut=inside", "boundary.tokens=trunk", "boundary.aux=stream", "train.aux_until=1"],
+    "inside-subspace": ["model.cut=inside", "boundary.kind=subspace"],
     "anneal": ["boundary.anneal_from=1", "train.steps=8", "train.anneal_until=1"],
     "tied": ["model.tied=true", "model.segments=1"],
 }
@@ -145,9 +147,11 @@ def test_what_goes_back_is_what_came(folder, tmp_path):
     assert resume(folder, tmp_path / "back") == [r["loss"] for r in straight[3:]]  # bit for bit
 
 
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_the_c_program_goes_on_from_pytorch(folder, tmp_path, kind):
-    straight = train(folder, tmp_path / "run", "train.steps=6", f"optim.kind={kind}", "optim.lr=0.002")
+@pytest.mark.parametrize("kind, cut", [("adamw", "between"), ("muon", "inside")])
+def test_the_c_program_goes_on_from_pytorch(folder, tmp_path, kind, cut):
+    straight = train(
+        folder, tmp_path / "run", "train.steps=6", f"optim.kind={kind}", "optim.lr=0.002", f"model.cut={cut}"
+    )
     model = Llama.from_run(tmp_path / "run/step-2")
     optimizer, shards = RunOptimizer(model), data(model)
     here = [train_step(model, optimizer, shards) for _ in range(2)]

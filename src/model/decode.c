@@ -35,9 +35,10 @@ static rb_block_cache plan_cache(const rb_kv_cache *c, const rb_block_dims *s, r
 static void plan_segment(rb_kv_cache *c, int i, rb_plan *p) {
     const rb_stage_model *m = c->m;
     const rb_segment *s = &m->segment[i];
-    rb_block_dims dims = rb_model_block_dims(&m->model),
-                  trunk = rb_tokens_block_dims(&m->boundary, &s->dec.dims);
-    for (int64_t l = 0; l < s->layers; l++) c->segment[i].layer[l] = plan_cache(c, &dims, p);
+    rb_block_dims trunk = rb_tokens_block_dims(&m->boundary, &s->dec.dims);
+    for (int64_t l = 0; l < s->layers; l++)
+        if (s->block[l].dims.part != RB_BLOCK_MLP)
+            c->segment[i].layer[l] = plan_cache(c, &s->block[l].dims, p);
     if (s->first || m->boundary.tokens != RB_TOKENS_TRUNK) return;
     for (int64_t l = 0; l < m->boundary.trunk_blocks; l++) c->segment[i].trunk[l] = plan_cache(c, &trunk, p);
 }

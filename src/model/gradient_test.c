@@ -141,10 +141,26 @@ static void fixed_maps(void **state) {
     check_variant("topk of all", small_model(), b);
 }
 
+/* Half a block on either side of each boundary; segments of one block have no whole one. */
+static void inside_a_block(void **state) {
+    (void)state;
+    rb_model_config m = small_model();
+    rb_boundary_config b = {.kind = "none"};
+    m.cut = RB_CUT_INSIDE;
+    check_variant("inside, none", m, b);
+    m.qk_norm = m.qkv_bias = true, m.layers = 5;
+    b = small_boundary();
+    b.identity = RB_IDENTITY_NONE;
+    b.tokens = RB_TOKENS_TRUNK, b.trunk_blocks = 1, b.trunk_width = 16, b.trunk_heads = 2, b.trunk_ffn = 12;
+    check_variant("inside, trunk, norms and biases of the heads", m, b);
+    b = (rb_boundary_config){.kind = "subspace", .k = 5};
+    check_variant("inside, subspace", m, b);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_segment), cmocka_unit_test(whole_x),    cmocka_unit_test(every_identity),
-        cmocka_unit_test(linear),      cmocka_unit_test(fixed_maps),
+        cmocka_unit_test(linear),      cmocka_unit_test(fixed_maps), cmocka_unit_test(inside_a_block),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

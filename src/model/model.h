@@ -20,6 +20,10 @@
 
 enum { RB_MAX_SEGMENTS = 1024 };
 
+/* Where boundaries lie. Inside: the first block behind one lies on both sides, its attention half before it and its feed-forward
+ * half behind it. */
+typedef enum rb_cut { RB_CUT_BETWEEN, RB_CUT_INSIDE } rb_cut;
+
 /* model.* of the configuration. */
 typedef struct rb_model_config {
     int64_t d, layers, heads, kv_heads, ffn, vocab, context;
@@ -27,6 +31,7 @@ typedef struct rb_model_config {
     int64_t segments;
     int64_t
         segment_layers[RB_MAX_SEGMENTS]; /* blocks of each; all 0: spread evenly, earlier ones get the rest */
+    rb_cut cut;
     double rope_theta, norm_eps, init_std;
     rb_rope_scaling rope; /* of the blocks; a trunk has none */
     bool qk_norm, qkv_bias, tied, recompute;
@@ -40,6 +45,11 @@ resbm_status rb_model_check(rb_model_config *m, rb_boundary_config *b, rb_err *e
 /* Rows in order; rb_tensor_table_free (nn/tensor.h) when done. */
 resbm_status rb_tensor_table_build(const rb_model_config *m, const rb_boundary_config *b,
                                    rb_tensor_table *out, rb_err *err);
+/* Halves of blocks that a segment computes; segment_layers of each where cuts lie between blocks. */
+typedef struct rb_segment_halves {
+    int64_t attention, mlp;
+} rb_segment_halves;
+rb_segment_halves rb_halves_of(const rb_model_config *m, int segment);
 
 /* What crosses one boundary in one direction: up to two tensors (B,T,width), each packed by its own rule
  * (latents; identity coordinates in bf16). seed, step, sequence, boundary, direction of pack are filled per

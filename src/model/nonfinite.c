@@ -45,8 +45,9 @@ static resbm_status search_acts(search *f, const rb_segment *s, int64_t stage, b
         if (!live) continue;
         RB_TRY(look_at(f, slot->acts.x[stage], found, err));
         if (*found && stage)
-            snprintf(f->name, f->size, "output of model.layers.%lld, microbatch slot %d",
-                     (long long)(s->first_layer + stage - 1), k);
+            snprintf(f->name, f->size, "output of model.layers.%lld%s, microbatch slot %d",
+                     (long long)(s->first_layer + stage - 1),
+                     s->block[stage - 1].dims.part == RB_BLOCK_ATTENTION ? "'s attention" : "", k);
         else if (*found)
             snprintf(f->name, f->size, "input of segment %d, microbatch slot %d", s->index, k);
     }
@@ -54,15 +55,16 @@ static resbm_status search_acts(search *f, const rb_segment *s, int64_t stage, b
 }
 
 static resbm_status search_forward(search *f, const rb_segment *s, bool *found, rb_err *err) {
-    rb_block_dims dims = rb_model_block_dims(&f->m->model);
-    int per_block = rb_block_tensors(&dims), at = s->first ? 1 : 0;
+    int at = s->first ? 1 : 0;
     if (!s->first)
         RB_TRY(
             search_rows(f, f->m->own, "", RB_PART_DECODER, s->index - 1, 0, f->m->table.count, found, err));
     if (s->first && !*found) RB_TRY(search_rows(f, f->m->own, "", RB_PART_SEGMENT, 0, 0, 1, found, err));
     if (!*found) RB_TRY(search_acts(f, s, 0, found, err));
-    for (int64_t i = 0; i < s->layers && !*found; i++, at += per_block) {
-        RB_TRY(search_rows(f, f->m->own, "", RB_PART_SEGMENT, s->index, at, per_block, found, err));
+    for (int64_t i = 0; i < s->layers && !*found; i++) {
+        int rows = rb_block_tensors(&s->block[i].dims);
+        RB_TRY(search_rows(f, f->m->own, "", RB_PART_SEGMENT, s->index, at, rows, found, err));
+        at += rows;
         if (!*found) RB_TRY(search_acts(f, s, i + 1, found, err));
     }
     if (!*found)

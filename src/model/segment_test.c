@@ -66,6 +66,7 @@ enum { VARIANTS = 13 };
 static world variant_world(int i) {
     world w = {.model = small_model(), .boundary = variant(i), .B = 2, .T = 7, .codec = true, .slots = 2};
     w.model.qk_norm = i % 2;
+    w.model.cut = i % 3 ? RB_CUT_BETWEEN : RB_CUT_INSIDE;
     return w;
 }
 

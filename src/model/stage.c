@@ -88,20 +88,21 @@ static void bind_head(rb_stage_model *m, rb_segment *s, int norm_row) {
 }
 
 static void bind_blocks(rb_stage_model *m, rb_segment *s) {
-    rb_block_dims dims = rb_model_block_dims(&m->model);
     int row = rb_table_find(&m->table, RB_PART_SEGMENT, s->index);
     if (s->first) {
         s->embed = m->weight[row];
         if (m->grad) s->dembed = m->grad[row];
         row++;
     }
-    for (int64_t i = 0; i < s->layers; i++, row += rb_block_tensors(&dims))
-        s->block[i] = (rb_block){.dims = dims,
+    for (int64_t i = 0; i < s->layers; i++) {
+        s->block[i] = (rb_block){.dims = rb_segment_block(&m->model, s->index, i),
                                  .w = at_row(m->weight, row),
                                  .dw = at_row(m->grad, row),
                                  .rope = &m->rope,
                                  .lender = m->pager ? &m->lender : NULL,
                                  .row = row};
+        row += rb_block_tensors(&s->block[i].dims);
+    }
     if (s->last) bind_head(m, s, row);
 }
 
@@ -162,12 +163,14 @@ resbm_status rb_bind_segment(rb_stage_model *m, rb_segment *s, rb_err *err) {
 /* Without a backward pass one block's buffers do for all, and the stream goes back and forth between two. */
 static void plan_acts(const rb_stage_model *m, const rb_segment *s, rb_plan *p, rb_segment_acts *a) {
     int64_t n = m->opt.B * m->opt.T, d = m->model.d;
-    rb_block_dims dims = rb_model_block_dims(&m->model);
+    rb_block_dims whole = rb_model_block_dims(&m->model);
     for (int64_t i = 0; i <= s->layers; i++)
         a->x[i] = m->opt.training || i < 2 ? rb_plan2(p, n, d) : a->x[i - 2];
     for (int64_t i = 0; i < s->layers; i++)
-        if (m->opt.training || i == 0)
-            rb_block_plan_saved(&dims, n, p, &a->block[i]);
+        if (m->opt.training)
+            rb_block_plan_saved(&s->block[i].dims, n, p, &a->block[i]);
+        else if (i == 0)
+            rb_block_plan_saved(&whole, n, p, &a->block[i]);
         else
             a->block[i] = a->block[0];
     if (!s->last) m->kind->plan_saved(&s->enc, n, p, &a->enc);
@@ -180,10 +183,9 @@ static void plan_acts(const rb_stage_model *m, const rb_segment *s, rb_plan *p, 
  * room. */
 static void plan_kept(const rb_stage_model *m, const rb_segment *s, rb_plan *p, rb_segment_kept *k) {
     int64_t n = m->opt.B * m->opt.T;
-    rb_block_dims dims = rb_model_block_dims(&m->model);
     for (int64_t i = 0; i <= s->layers; i++) k->dx[i] = rb_plan2(p, n, m->model.d);
     for (int64_t i = 0; i < s->layers; i++)
-        rb_block_plan_kept(&dims, n, m->shared_acts, true, p, &k->block[i]);
+        rb_block_plan_kept(&s->block[i].dims, n, m->shared_acts, true, p, &k->block[i]);
     if (!s->last) m->kind->plan_kept(&s->enc, n, p, &k->enc);
     if (!s->first) m->kind->plan_kept(&s->dec, n, p, &k->dec);
     if (rb_has_aux(m, s)) rb_aux_plan_kept(&s->aux, n, p, &k->aux);
@@ -331,7 +333,7 @@ static void open_segment(rb_stage_model *m, const rb_stage_options *o, int i, re
     s->first = s->index == 0;
     s->last = s->index == m->model.segments - 1;
     s->first_layer = rb_first_layer(&m->model, s->index);
-    s->layers = m->model.segment_layers[s->index];
+    s->layers = rb_segment_blocks(&m->model, s->index);
     s->block = host_array((size_t)s->layers, sizeof *s->block, st);
     s->slots = slots_at(o, i);
     s->slot = host_array((size_t)s->slots, sizeof *s->slot, st);

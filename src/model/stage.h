@@ -1,4 +1,4 @@
-/* Inside of rb_stage_model: what model/'s own files share. Legend as in model.h; L blocks of a segment. */
+/* Inside of rb_stage_model: what model/'s own files share. Legend as in model.h; L blocks of a segment, a half one counted as one. */
 #ifndef RB_MODEL_STAGE_H
 #define RB_MODEL_STAGE_H
 
@@ -48,13 +48,13 @@ typedef struct rb_slot {
 
 typedef struct rb_segment {
     int index;
-    bool first, last; /* of the model */
-    int64_t first_layer, layers;
-    rb_block *block;       /* (L) */
-    rb_view embed, dembed; /* first */
-    rb_head head;          /* last */
-    rb_boundary_end enc;   /* not last */
-    rb_boundary_end dec;   /* not first */
+    bool first, last;            /* of the model */
+    int64_t first_layer, layers; /* layers: blocks, a half counted as one */
+    rb_block *block;             /* (L) */
+    rb_view embed, dembed;       /* first */
+    rb_head head;                /* last */
+    rb_boundary_end enc;         /* not last */
+    rb_boundary_end dec;         /* not first */
     rb_tokens tokens;
     rb_aux aux;    /* not last */
     rb_slot *slot; /* (slots) */
@@ -111,6 +111,9 @@ rb_boundary_dims rb_model_boundary_dims(const rb_model_config *m);
 /* First row of a part in the table; -1 when it has none. */
 int rb_table_find(const rb_tensor_table *t, rb_part_kind part, int index);
 int64_t rb_first_layer(const rb_model_config *m, int segment);
+/* Blocks of a segment, halves counted as one; the i-th is (part of) layer rb_first_layer + i. */
+int64_t rb_segment_blocks(const rb_model_config *m, int segment);
+rb_block_dims rb_segment_block(const rb_model_config *m, int segment, int64_t i);
 bool rb_has_tokens(const rb_stage_model *m); /* do receivers read token ids? */
 bool rb_has_start(
     const rb_stage_model *m); /* does a receiver's stream begin with a token path or an offset? */

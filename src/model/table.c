@@ -27,6 +27,25 @@ int64_t rb_first_layer(const rb_model_config *m, int segment) {
     return at;
 }
 
+int64_t rb_segment_blocks(const rb_model_config *m, int segment) {
+    return m->segment_layers[segment] + (m->cut == RB_CUT_INSIDE && segment + 1 < m->segments);
+}
+
+rb_block_dims rb_segment_block(const rb_model_config *m, int segment, int64_t i) {
+    rb_block_dims b = rb_model_block_dims(m);
+    if (m->cut != RB_CUT_INSIDE) return b;
+    if (i == 0 && segment > 0) b.part = RB_BLOCK_MLP;
+    if (i == m->segment_layers[segment]) b.part = RB_BLOCK_ATTENTION;
+    return b;
+}
+
+rb_segment_halves rb_halves_of(const rb_model_config *m, int segment) {
+    int64_t all = rb_segment_blocks(m, segment);
+    bool inside = m->cut == RB_CUT_INSIDE;
+    return (rb_segment_halves){.attention = all - (inside && segment > 0),
+                               .mlp = all - (inside && segment + 1 < m->segments)};
+}
+
 /* Before a boundary whose kind asks for it, what writes to the stream is held to its subspace. */
 static void constrain(const rb_model_config *m, int from, rb_tensor_list *l) {
     rb_boundary_dims dims = rb_model_boundary_dims(m);
@@ -43,15 +62,15 @@ static void list_segment(const rb_model_config *m, const rb_boundary_config *bou
                          rb_tensor_list *l) {
     const rb_boundary_kind *kind = rb_boundary_find(bound->kind);
     int from = l->table->count;
-    rb_block_dims b = rb_model_block_dims(m);
     double out_std = m->init_std / sqrt(2.0 * (double)m->layers);
-    int64_t first = rb_first_layer(m, s);
+    int64_t first = rb_first_layer(m, s), blocks = rb_segment_blocks(m, s);
     l->part = RB_PART_SEGMENT, l->part_index = s, l->segment = s;
     if (s == 0)
         rb_tensor_add(l, "model.", "embed_tokens.weight", m->vocab, m->d, RB_ROLE_EMBEDDING, 0, m->init_std);
-    for (int64_t i = first; i < first + m->segment_layers[s]; i++) {
+    for (int64_t i = 0; i < blocks; i++) {
+        rb_block_dims b = rb_segment_block(m, s, i);
         char prefix[64];
-        snprintf(prefix, sizeof prefix, "model.layers.%lld.", (long long)i);
+        snprintf(prefix, sizeof prefix, "model.layers.%lld.", (long long)(first + i));
         rb_block_list(&b, prefix, RB_ROLE_MATRIX, m->init_std, out_std, l);
     }
     if (s < m->segments - 1 && kind && kind->constrains) constrain(m, from, l);

@@ -5,27 +5,37 @@
 
 /* Rows of the table, in order. */
 enum { W_NORM1, W_Q, W_K, W_V, W_AFTER_V };
-enum { BIAS_Q, BIAS_K, BIAS_V, BIASES };               /* optional, behind V */
-enum { OUT_O, OUT_NORM2, OUT_GATE, OUT_UP, OUT_DOWN }; /* behind the optional biases and norms of the heads */
+enum { BIAS_Q, BIAS_K, BIAS_V, BIASES };                  /* optional, behind V */
+enum { MLP_NORM2, MLP_GATE, MLP_UP, MLP_DOWN, MLP_ROWS }; /* behind W_o, which ends the attention's rows */
 
-/* Where the norms of the heads are, or would be; and W_o. */
+static bool has_attention(const rb_block_dims *s) {
+    return s->part != RB_BLOCK_MLP;
+}
+static bool has_mlp(const rb_block_dims *s) {
+    return s->part != RB_BLOCK_ATTENTION;
+}
+
+/* Where the norms of the heads are, or would be; W_o; and the rows of the second half. */
 static int row_of_norms(const rb_block_dims *s) {
     return W_AFTER_V + (s->qkv_bias ? BIASES : 0);
 }
-static int row_of_out(const rb_block_dims *s) {
+static int row_of_o(const rb_block_dims *s) {
     return row_of_norms(s) + (s->qk_norm ? 2 : 0);
+}
+static int row_of_mlp(const rb_block_dims *s) {
+    return has_attention(s) ? row_of_o(s) + 1 : 0;
 }
 
 int rb_block_tensors(const rb_block_dims *s) {
-    return row_of_out(s) + OUT_DOWN + 1;
+    return row_of_mlp(s) + (has_mlp(s) ? MLP_ROWS : 0);
 }
 
 static void join(rb_tensor *t) {
     if (t) t->joined = true;
 }
 
-void rb_block_list(const rb_block_dims *s, const char *prefix, rb_role role, double std, double out_std,
-                   rb_tensor_list *l) {
+static void list_attention(const rb_block_dims *s, const char *prefix, rb_role role, double std,
+                           double out_std, rb_tensor_list *l) {
     int64_t q = s->heads * s->head, kv = s->kv_heads * s->head;
     rb_tensor_add(l, prefix, "input_layernorm.weight", s->d, 0, RB_ROLE_NORM, 1, 0);
     rb_tensor_add(l, prefix, "self_attn.q_proj.weight", q, s->d, role, 0, std);
@@ -41,10 +51,20 @@ void rb_block_list(const rb_block_dims *s, const char *prefix, rb_role role, dou
         rb_tensor_add(l, prefix, "self_attn.k_norm.weight", s->head, 0, RB_ROLE_NORM, 1, 0);
     }
     rb_tensor_add(l, prefix, "self_attn.o_proj.weight", s->d, q, role, 0, out_std);
+}
+
+static void list_mlp(const rb_block_dims *s, const char *prefix, rb_role role, double std, double out_std,
+                     rb_tensor_list *l) {
     rb_tensor_add(l, prefix, "post_attention_layernorm.weight", s->d, 0, RB_ROLE_NORM, 1, 0);
     rb_tensor_add(l, prefix, "mlp.gate_proj.weight", s->ffn, s->d, role, 0, std);
     join(rb_tensor_add(l, prefix, "mlp.up_proj.weight", s->ffn, s->d, role, 0, std));
     rb_tensor_add(l, prefix, "mlp.down_proj.weight", s->d, s->ffn, role, 0, out_std);
+}
+
+void rb_block_list(const rb_block_dims *s, const char *prefix, rb_role role, double std, double out_std,
+                   rb_tensor_list *l) {
+    if (has_attention(s)) list_attention(s, prefix, role, std, out_std, l);
+    if (has_mlp(s)) list_mlp(s, prefix, role, std, out_std, l);
 }
 
 /* The weights (or gradients) of a block by meaning: qkv and gate/up as one matrix each. */
@@ -57,13 +77,17 @@ static int64_t qkv_width(const rb_block_dims *s) {
 }
 
 static parts parts_of(const rb_block_dims *s, const rb_view *w) {
-    const rb_view *out = w + row_of_out(s);
-    parts p = {.norm1 = w[W_NORM1],
-               .qkv = rb_view2(w[W_Q].data, w[W_Q].dtype, qkv_width(s), s->d),
-               .o = out[OUT_O],
-               .norm2 = out[OUT_NORM2],
-               .gu = rb_view2(out[OUT_GATE].data, out[OUT_GATE].dtype, 2 * s->ffn, s->d),
-               .down = out[OUT_DOWN]};
+    parts p = {0};
+    if (has_mlp(s)) {
+        const rb_view *mlp = w + row_of_mlp(s);
+        p.norm2 = mlp[MLP_NORM2];
+        p.gu = rb_view2(mlp[MLP_GATE].data, mlp[MLP_GATE].dtype, 2 * s->ffn, s->d);
+        p.down = mlp[MLP_DOWN];
+    }
+    if (!has_attention(s)) return p;
+    p.norm1 = w[W_NORM1];
+    p.qkv = rb_view2(w[W_Q].data, w[W_Q].dtype, qkv_width(s), s->d);
+    p.o = w[row_of_o(s)];
     if (s->qkv_bias) p.bias = rb_view2(w[W_AFTER_V].data, RB_F32, 1, qkv_width(s));
     if (s->qk_norm) {
         p.qnorm = w[row_of_norms(s)];
@@ -73,23 +97,25 @@ static parts parts_of(const rb_block_dims *s, const rb_view *w) {
 }
 
 void rb_block_plan_saved(const rb_block_dims *s, int64_t n, rb_plan *p, rb_block_saved *out) {
-    out->rstd1 = rb_plan1(p, n);
-    out->qkv = rb_plan2(p, n, qkv_width(s));
-    out->att = rb_plan2(p, n, s->heads * s->head);
-    out->lse = rb_plan1(p, n * s->heads);
-    out->x2 = rb_plan2(p, n, s->d);
-    out->rstd2 = rb_plan1(p, n);
-    out->gu = rb_plan2(p, n, 2 * s->ffn);
-    out->rstdq = s->qk_norm ? rb_plan1(p, n * s->heads) : rb_none();
-    out->rstdk = s->qk_norm ? rb_plan1(p, n * s->kv_heads) : rb_none();
+    bool att = has_attention(s), mlp = has_mlp(s), norms = att && s->qk_norm;
+    out->rstd1 = att ? rb_plan1(p, n) : rb_none();
+    out->qkv = att ? rb_plan2(p, n, qkv_width(s)) : rb_none();
+    out->att = att ? rb_plan2(p, n, s->heads * s->head) : rb_none();
+    out->lse = att ? rb_plan1(p, n * s->heads) : rb_none();
+    out->x2 = att && mlp ? rb_plan2(p, n, s->d) : rb_none();
+    out->rstd2 = mlp ? rb_plan1(p, n) : rb_none();
+    out->gu = mlp ? rb_plan2(p, n, 2 * s->ffn) : rb_none();
+    out->rstdq = norms ? rb_plan1(p, n * s->heads) : rb_none();
+    out->rstdk = norms ? rb_plan1(p, n * s->kv_heads) : rb_none();
 }
 
 void rb_block_plan_kept(const rb_block_dims *s, int64_t n, bool with_dgu, bool with_dx2, rb_plan *p,
                         rb_block_kept *out) {
-    out->dqkv = rb_plan2(p, n, qkv_width(s));
-    out->h = rb_plan2(p, n, s->ffn);
-    out->dgu = with_dgu ? rb_plan2(p, n, 2 * s->ffn) : rb_none();
-    out->dx2 = with_dx2 ? rb_plan2(p, n, s->d) : rb_none();
+    bool att = has_attention(s), mlp = has_mlp(s);
+    out->dqkv = att ? rb_plan2(p, n, qkv_width(s)) : rb_none();
+    out->h = mlp ? rb_plan2(p, n, s->ffn) : rb_none();
+    out->dgu = mlp && with_dgu ? rb_plan2(p, n, 2 * s->ffn) : rb_none();
+    out->dx2 = att && mlp && with_dx2 ? rb_plan2(p, n, s->d) : rb_none();
 }
 
 void rb_block_plan_scratch(const rb_block_dims *s, int64_t n, rb_plan *p, rb_block_scratch *out) {
@@ -115,13 +141,17 @@ static rb_view heads_of(const rb_run_ctx *run, rb_view m, int64_t from, int64_t 
 
 /* The first n rows of every saved and scratch buffer (planned for at least as many). */
 static rb_block_saved first_rows(const rb_block_dims *s, const rb_block_saved *v, int64_t n) {
-    rb_block_saved r = {.rstd1 = rb_rows(v->rstd1, 0, n),
-                        .qkv = rb_rows(v->qkv, 0, n),
-                        .att = rb_rows(v->att, 0, n),
-                        .lse = rb_rows(v->lse, 0, n * s->heads),
-                        .x2 = rb_rows(v->x2, 0, n),
-                        .rstd2 = rb_rows(v->rstd2, 0, n),
-                        .gu = rb_rows(v->gu, 0, n)};
+    rb_block_saved r = {0};
+    if (has_mlp(s)) {
+        r.rstd2 = rb_rows(v->rstd2, 0, n);
+        r.gu = rb_rows(v->gu, 0, n);
+    }
+    if (!has_attention(s)) return r;
+    r.rstd1 = rb_rows(v->rstd1, 0, n);
+    r.qkv = rb_rows(v->qkv, 0, n);
+    r.att = rb_rows(v->att, 0, n);
+    r.lse = rb_rows(v->lse, 0, n * s->heads);
+    if (has_mlp(s)) r.x2 = rb_rows(v->x2, 0, n);
     if (s->qk_norm) {
         r.rstdq = rb_rows(v->rstdq, 0, n * s->heads);
         r.rstdk = rb_rows(v->rstdk, 0, n * s->kv_heads);
@@ -202,25 +232,47 @@ static resbm_status start_with_bias(const rb_block_dims *z, rb_queue *q, rb_view
     return rb_gemm(q, false, false, 1, ones, bias, 0, qkv, err);
 }
 
+/* x2 = x + attention(norm(x)) */
+static resbm_status attention_forward(const rb_block *b, const rb_run_ctx *run, rb_view x2, rb_view x,
+                                      const rb_block_saved *s, const rb_block_scratch *tmp,
+                                      const rb_block_cache *cache, rb_err *err) {
+    const rb_block_dims *z = &b->dims;
+    parts w = parts_of(z, b->w);
+    rb_view norm = rb_rows(tmp->norm, 0, run->B * run->T);
+    RB_TRY(rb_rmsnorm_forward(run->q, norm, s->rstd1, x, w.norm1, z->eps, err));
+    RB_TRY(start_with_bias(z, run->q, s->qkv, w.bias, tmp, err));
+    RB_TRY(rb_linear_forward(run->q, s->qkv, z->qkv_bias ? 1 : 0, norm, w.qkv, err));
+    RB_TRY(attention(b, run, s, tmp, cache, err));
+    RB_TRY(rb_copy(run->q, x2, x, err));
+    return rb_linear_forward(run->q, x2, 1, s->att, w.o, err);
+}
+
+/* y = x2 + SwiGLU(norm(x2)) */
+static resbm_status mlp_forward(const rb_block *b, const rb_run_ctx *run, rb_view y, rb_view x2,
+                                const rb_block_saved *s, const rb_block_scratch *tmp, rb_err *err) {
+    const rb_block_dims *z = &b->dims;
+    parts w = parts_of(z, b->w);
+    int64_t n = run->B * run->T, f = z->ffn;
+    rb_view norm = rb_rows(tmp->norm, 0, n), h = rb_rows(tmp->h, 0, n);
+    RB_TRY(rb_rmsnorm_forward(run->q, norm, s->rstd2, x2, w.norm2, z->eps, err));
+    RB_TRY(rb_linear_forward(run->q, s->gu, 0, norm, w.gu, err));
+    RB_TRY(rb_swiglu_forward(run->q, h, rb_columns(s->gu, 0, f), rb_columns(s->gu, f, f), err));
+    RB_TRY(rb_copy(run->q, y, x2, err));
+    return rb_linear_forward(run->q, y, 1, h, w.down, err);
+}
+
+/* Where the stream between the halves is, or its gradient: in a buffer of its own, or a half's input or output. */
+static rb_view between(const rb_block *b, rb_view own, rb_view x, rb_view y) {
+    return b->dims.part == RB_BLOCK_WHOLE ? own : b->dims.part == RB_BLOCK_MLP ? x : y;
+}
+
 resbm_status rb_block_forward(const rb_block *b, const rb_run_ctx *run, rb_view y, rb_view x,
                               const rb_block_saved *saved, const rb_block_scratch *tmp,
                               const rb_block_cache *cache, rb_err *err) {
-    const rb_block_dims *z = &b->dims;
-    int64_t n = run->B * run->T;
-    parts w = parts_of(z, b->w);
-    rb_block_saved s = first_rows(z, saved, n);
-    rb_view norm = rb_rows(tmp->norm, 0, n), h = rb_rows(tmp->h, 0, n);
-    RB_TRY(rb_rmsnorm_forward(run->q, norm, s.rstd1, x, w.norm1, z->eps, err));
-    RB_TRY(start_with_bias(z, run->q, s.qkv, w.bias, tmp, err));
-    RB_TRY(rb_linear_forward(run->q, s.qkv, z->qkv_bias ? 1 : 0, norm, w.qkv, err));
-    RB_TRY(attention(b, run, &s, tmp, cache, err));
-    RB_TRY(rb_copy(run->q, s.x2, x, err));
-    RB_TRY(rb_linear_forward(run->q, s.x2, 1, s.att, w.o, err));
-    RB_TRY(rb_rmsnorm_forward(run->q, norm, s.rstd2, s.x2, w.norm2, z->eps, err));
-    RB_TRY(rb_linear_forward(run->q, s.gu, 0, norm, w.gu, err));
-    RB_TRY(rb_swiglu_forward(run->q, h, rb_columns(s.gu, 0, z->ffn), rb_columns(s.gu, z->ffn, z->ffn), err));
-    RB_TRY(rb_copy(run->q, y, s.x2, err));
-    return rb_linear_forward(run->q, y, 1, h, w.down, err);
+    rb_block_saved s = first_rows(&b->dims, saved, run->B * run->T);
+    rb_view x2 = between(b, s.x2, x, y);
+    if (has_attention(&b->dims)) RB_TRY(attention_forward(b, run, x2, x, &s, tmp, cache, err));
+    return has_mlp(&b->dims) ? mlp_forward(b, run, y, x2, &s, tmp, err) : RESBM_OK;
 }
 
 /* The backward pass in four pieces, from the end of the block to its start; the whole backward pass puts each
@@ -236,33 +288,31 @@ static resbm_status mlp_products(const rb_block *b, rb_queue *q, rb_view dy, con
                               rb_columns(s->gu, 0, f), rb_columns(s->gu, f, f), err);
 }
 
-static int out_row(const rb_block *b, int out) {
-    return row_of_out(&b->dims) + out;
-}
-
 /* dw += dy^T x; dw is row `row` of the block and what is joined to it. */
 static resbm_status add_gradient(const rb_block *b, rb_queue *q, int row, rb_view dw, rb_view dy, rb_view x,
                                  rb_err *err) {
     return rb_lend_backward_w(b->lender, q, b->row + row, dw, dy, x, err);
 }
 
-static resbm_status mlp_weights(const rb_block *b, rb_queue *q, rb_view dy, const rb_block_saved *s,
-                                const rb_block_kept *kept, const rb_block_scratch *tmp, rb_err *err) {
+static resbm_status mlp_weights(const rb_block *b, rb_queue *q, rb_view dy, rb_view x2,
+                                const rb_block_saved *s, const rb_block_kept *kept,
+                                const rb_block_scratch *tmp, rb_err *err) {
     parts w = parts_of(&b->dims, b->w), dw = parts_of(&b->dims, b->dw);
-    RB_TRY(add_gradient(b, q, out_row(b, OUT_DOWN), dw.down, dy, kept->h, err));
-    RB_TRY(rb_rmsnorm_forward(q, tmp->norm, s->rstd2, s->x2, w.norm2, b->dims.eps, err));
-    return add_gradient(b, q, out_row(b, OUT_GATE), dw.gu, kept->dgu, tmp->norm, err);
+    int row = row_of_mlp(&b->dims);
+    RB_TRY(add_gradient(b, q, row + MLP_DOWN, dw.down, dy, kept->h, err));
+    RB_TRY(rb_rmsnorm_forward(q, tmp->norm, s->rstd2, x2, w.norm2, b->dims.eps, err));
+    return add_gradient(b, q, row + MLP_GATE, dw.gu, kept->dgu, tmp->norm, err);
 }
 
 /* dx2 (holding dy, or another buffer) = gradient of x2. */
-static resbm_status mlp_input(const rb_block *b, rb_queue *q, rb_view dx2, rb_view dy,
+static resbm_status mlp_input(const rb_block *b, rb_queue *q, rb_view dx2, rb_view dy, rb_view x2,
                               const rb_block_saved *s, const rb_block_kept *kept, const rb_block_scratch *tmp,
                               rb_err *err) {
     parts w = parts_of(&b->dims, b->w), dw = parts_of(&b->dims, b->dw);
     if (dx2.data != dy.data) RB_TRY(rb_copy(q, dx2, dy, err));
     RB_TRY(rb_linear_backward_x(q, tmp->norm, 0, kept->dgu, w.gu, err));
-    RB_TRY(rb_rmsnorm_backward_w(q, dw.norm2, tmp->norm, s->x2, s->rstd2, err));
-    return rb_rmsnorm_backward_x(q, dx2, 1, tmp->norm, s->x2, w.norm2, s->rstd2, err);
+    RB_TRY(rb_rmsnorm_backward_w(q, dw.norm2, tmp->norm, x2, s->rstd2, err));
+    return rb_rmsnorm_backward_x(q, dx2, 1, tmp->norm, x2, w.norm2, s->rstd2, err);
 }
 
 static resbm_status unnorm_heads(const rb_block *b, const rb_run_ctx *run, const rb_block_saved *s,
@@ -305,7 +355,7 @@ static resbm_status attention_weights(const rb_block *b, rb_queue *q, rb_view dx
                                       const rb_block_saved *s, const rb_block_kept *kept,
                                       const rb_block_scratch *tmp, rb_err *err) {
     parts w = parts_of(&b->dims, b->w), dw = parts_of(&b->dims, b->dw);
-    RB_TRY(add_gradient(b, q, out_row(b, OUT_O), dw.o, dx2, s->att, err));
+    RB_TRY(add_gradient(b, q, row_of_o(&b->dims), dw.o, dx2, s->att, err));
     RB_TRY(rb_rmsnorm_forward(q, tmp->norm, s->rstd1, x, w.norm1, b->dims.eps, err));
     if (b->dims.qkv_bias) { /* sums of the columns */
         rb_view ones = rb_rows(tmp->ones, 0, kept->dqkv.shape[0]);
@@ -328,25 +378,36 @@ static resbm_status attention_input(const rb_block *b, rb_queue *q, rb_view dx, 
 resbm_status rb_block_backward_input(const rb_block *b, const rb_run_ctx *run, rb_view dx, rb_view dy,
                                      rb_view x, const rb_block_saved *s, const rb_block_kept *kept,
                                      const rb_block_scratch *tmp, rb_err *err) {
-    RB_TRY(mlp_products(b, run->q, dy, s, kept, err));
-    RB_TRY(mlp_input(b, run->q, kept->dx2, dy, s, kept, tmp, err));
-    RB_TRY(attention_products(b, run, kept->dx2, s, kept, tmp, err));
-    return attention_input(b, run->q, dx, kept->dx2, x, s, kept, tmp, err);
+    bool att = has_attention(&b->dims);
+    rb_view dx2 = between(b, kept->dx2, dx, dy);
+    if (has_mlp(&b->dims)) {
+        RB_TRY(mlp_products(b, run->q, dy, s, kept, err));
+        RB_TRY(mlp_input(b, run->q, dx2, dy, att ? s->x2 : x, s, kept, tmp, err));
+    }
+    if (!att) return RESBM_OK;
+    RB_TRY(attention_products(b, run, dx2, s, kept, tmp, err));
+    return attention_input(b, run->q, dx, dx2, x, s, kept, tmp, err);
 }
 
 resbm_status rb_block_backward_weight(const rb_block *b, const rb_run_ctx *run, rb_view dy, rb_view x,
                                       const rb_block_saved *s, const rb_block_kept *kept,
                                       const rb_block_scratch *tmp, rb_err *err) {
-    RB_TRY(mlp_weights(b, run->q, dy, s, kept, tmp, err));
-    return attention_weights(b, run->q, kept->dx2, x, s, kept, tmp, err);
+    bool att = has_attention(&b->dims), mlp = has_mlp(&b->dims);
+    if (mlp) RB_TRY(mlp_weights(b, run->q, dy, att ? s->x2 : x, s, kept, tmp, err));
+    return att ? attention_weights(b, run->q, mlp ? kept->dx2 : dy, x, s, kept, tmp, err) : RESBM_OK;
 }
 
 resbm_status rb_block_backward(const rb_block *b, const rb_run_ctx *run, rb_view dx, rb_view x,
                                const rb_block_saved *s, const rb_block_kept *kept,
                                const rb_block_scratch *tmp, rb_err *err) {
-    RB_TRY(mlp_products(b, run->q, dx, s, kept, err));
-    RB_TRY(mlp_weights(b, run->q, dx, s, kept, tmp, err));
-    RB_TRY(mlp_input(b, run->q, dx, dx, s, kept, tmp, err));
+    bool att = has_attention(&b->dims);
+    if (has_mlp(&b->dims)) {
+        rb_view x2 = att ? s->x2 : x;
+        RB_TRY(mlp_products(b, run->q, dx, s, kept, err));
+        RB_TRY(mlp_weights(b, run->q, dx, x2, s, kept, tmp, err));
+        RB_TRY(mlp_input(b, run->q, dx, dx, x2, s, kept, tmp, err));
+    }
+    if (!att) return RESBM_OK;
     RB_TRY(attention_products(b, run, dx, s, kept, tmp, err));
     RB_TRY(attention_weights(b, run->q, dx, x, s, kept, tmp, err));
     return attention_input(b, run->q, dx, dx, x, s, kept, tmp, err);

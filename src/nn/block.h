@@ -16,8 +16,13 @@
 #include "nn/run.h"
 #include "nn/tensor.h"
 
+/* A block's halves are x2 = x + attention(norm(x)) and y = x2 + SwiGLU(norm(x2)). One alone is a block of fewer tensors, whose
+ * input and output are the half's: what a boundary between them leaves on either side. */
+typedef enum rb_block_part { RB_BLOCK_WHOLE, RB_BLOCK_ATTENTION, RB_BLOCK_MLP } rb_block_part;
+
 typedef struct rb_block_dims {
     int64_t d, heads, kv_heads, head, ffn;
+    rb_block_part part;
     bool qk_norm;
     bool qkv_bias; /* of queries, keys and values */
     float eps;
@@ -30,14 +35,14 @@ int rb_block_tensors(const rb_block_dims *s);
 void rb_block_list(const rb_block_dims *s, const char *prefix, rb_role role, double std, double out_std,
                    rb_tensor_list *l);
 
-/* What the forward pass leaves for the backward one, beside the block's input. */
+/* What the forward pass leaves for the backward one, beside the block's input; of a half its own. */
 typedef struct rb_block_saved {
     rb_view rstd1;        /* (n) */
     rb_view qkv;          /* (n,C), q and k rotated; with QK-norm as they came out of the product */
     rb_view rstdq, rstdk; /* (n*H), (n*G), with QK-norm */
     rb_view att;          /* (n,H*D) */
     rb_view lse;          /* (n*H) */
-    rb_view x2;           /* (n,d) the stream between the halves */
+    rb_view x2;           /* (n,d) the stream between the halves; half a block has it as input or output */
     rb_view rstd2;        /* (n) */
     rb_view gu;           /* (n,2f) gate and up; the backward pass may put their gradients in place */
 } rb_block_saved;

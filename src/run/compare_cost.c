@@ -31,7 +31,8 @@ static void add_attention(const rb_config *c, double tokens, rb_cost *out) {
     bool trunk = b->tokens == RB_TOKENS_TRUNK && c->model.segments > 1;
     double receiver = trunk ? attention(tokens, T, (double)b->trunk_width, (double)b->trunk_blocks) : 0;
     for (int i = 0; i < out->segments; i++) {
-        out->forward[i] += attention(tokens, T, (double)c->model.d, (double)c->model.segment_layers[i]);
+        out->forward[i] +=
+            attention(tokens, T, (double)c->model.d, (double)rb_halves_of(&c->model, i).attention);
         if (!i) continue;
         out->forward[i] += receiver;
         out->boundary_forward += receiver;

@@ -62,6 +62,9 @@ const rb_key rb_keys[] = {
     INT("model", "context", model.context, "256", 1, 1 << 20, FIXED, "Tokens per sequence."),
     PLAIN(RB_KEY_SEGMENTS, "model", "segments", model, "4", FIXED,
           "Runs of blocks between two boundaries: a count, or a list of blocks per segment ([3, 2, 3])."),
+    WORDY(RB_KEY_ENUM, "model", "cut", model.cut, "between", "between|inside", FIXED,
+          "Where boundaries lie: between two blocks, or inside the first block behind them, so that its "
+          "attention is computed before the boundary and its feed-forward behind it."),
     REAL("model", "rope_theta", model.rope_theta, "500000", 1, 1e12, NULL, FIXED,
          "Base of the rotary angles."),
     WORDY(RB_KEY_ENUM, "model", "rope_scaling", model.rope.kind, "none", "none|linear|llama3", FIXED,

@@ -50,9 +50,11 @@ static resbm_status auto_in_flight(const rb_stage *s, const rb_schedule_kind *ki
         cost && port && slot && memory ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to plan");
     for (int i = 0; i < n && !st; i++) {
         double tokens = (double)(s->B * s->T), d = (double)m->d;
-        double block = d * d * (2 + 2 * (double)m->kv_heads / (double)m->heads) + 3 * d * (double)m->ffn;
-        cost[i].forward =
-            2 * tokens * block * (double)m->segment_layers[i] / (0.6e9 * s->gflops[rb_stage_of(&s->cfg, i)]);
+        double attention = d * d * (2 + 2 * (double)m->kv_heads / (double)m->heads),
+               mlp = 3 * d * (double)m->ffn;
+        rb_segment_halves has = rb_halves_of(m, i);
+        double weights = attention * (double)has.attention + mlp * (double)has.mlp;
+        cost[i].forward = 2 * tokens * weights / (0.6e9 * s->gflops[rb_stage_of(&s->cfg, i)]);
         cost[i].backward = 2 * cost[i].forward;
         slot[i] = (size_t)(tokens * (double)m->segment_layers[i] * (8 * d + 2 * (double)m->ffn) * 4);
     }

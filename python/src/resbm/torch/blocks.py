@@ -106,5 +106,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend | None = None) -> Tensor:
         """(B,T,d) of x (B,T,d); cos, sin (T,D/2), or (B,1,T,D/2) where positions differ between sequences."""
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, attend)
+        return self.mlp_half(self.attention_half(x, cos, sin, attend))
+
+    def attention_half(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend | None = None) -> Tensor:
+        """x + attention(norm(x))."""
+        return cast(Tensor, x + self.self_attn(self.input_layernorm(x), cos, sin, attend))
+
+    def mlp_half(self, x: Tensor) -> Tensor:
+        """x + mlp(norm(x)) of the first half's output."""
         return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))

@@ -129,7 +129,8 @@ def part_of(name: str, config: RunConfig) -> str:
     if m := re.match(r"boundary\.(\d+)\.(encoder|decoder|aux)\.", name):
         return f"boundary-{m[1]}.{'decoder' if m[2] == 'decoder' else 'encoder'}"
     if m := re.match(r"model\.layers\.(\d+)\.", name):
-        at = 0
+        first_half = ".self_attn." in name or ".input_layernorm." in name
+        at = 1 if config.inside and first_half else 0
         for s, n in enumerate(config.segments):
             at += n
             if int(m[1]) < at:

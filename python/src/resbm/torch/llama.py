@@ -149,9 +149,11 @@ class Llama(nn.Module):
 
     def _writers(self) -> list[nn.Parameter]:
         """What writes to the stream before the last boundary, with kind subspace: columns are kept in it."""
-        layers = list(self.model.layers)[: self.config.first_layer(len(self.config.segments) - 1)]
-        blocks = cast("list[Block]", layers)
-        writers = [w for b in blocks for w in (b.self_attn.o_proj.weight, b.mlp.down_proj.weight)]
+        end = self.config.first_layer(len(self.config.segments) - 1)
+        blocks = cast("list[Block]", list(self.model.layers))
+        writers = [w for b in blocks[:end] for w in (b.self_attn.o_proj.weight, b.mlp.down_proj.weight)]
+        if self.config.inside:
+            writers.append(blocks[end].self_attn.o_proj.weight)
         return cast("list[nn.Parameter]", writers)
 
     def _keep_to_subspace(self) -> None:

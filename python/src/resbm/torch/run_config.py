@@ -77,6 +77,8 @@ class RunConfig:
         self.qkv_bias = bool(self.model.get("qkv_bias"))
         self.seed = int(self.train.get("seed", 1))
         self.segments = self._segments()
+        #: whether boundaries lie inside a block, behind its attention, and not between two
+        self.inside = str(self.model.get("cut", "between")) == "inside" and len(self.segments) > 1
         self.kind = str(self.boundary.get("kind", "residual"))
         if self.kind not in KINDS:
             raise ValueError(f"boundary.kind {self.kind}: this package knows {', '.join(KINDS)}")

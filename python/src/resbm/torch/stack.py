@@ -44,11 +44,17 @@ class Stack(nn.Module):
         for s, count in enumerate(c.segments):
             first = c.first_layer(s)
             for i in range(first, first + count):
-                x = self.layers[i](x, cos, sin, run.attend(i))
+                begun = c.inside and s > 0 and i == first  # before the boundary
+                x = self._block(i).mlp_half(x) if begun else self.layers[i](x, cos, sin, run.attend(i))
             if s + 1 < len(c.segments):
+                if c.inside:
+                    x = self._block(first + count).attention_half(x, cos, sin, run.attend(first + count))
                 x, a = boundaries[str(s)](x, ids, run)
                 aux += [a] if a is not None else []
         return x, aux
+
+    def _block(self, i: int) -> Block:
+        return cast(Block, self.layers[i])
 
     def logits(self, x: Tensor, head: nn.Linear | None) -> Tensor:
         """(B,T,V) of the stream (B,T,d); head None: the table's, tied."""
