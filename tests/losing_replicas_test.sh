@@ -1,5 +1,5 @@
 #!/bin/sh
-# ctest: timeout=200 serial
+# ctest: timeout=500 serial
 # shellcheck disable=SC2086,SC2154 # settings are words; resbm is of run_common.sh
 # Replicas that are killed or stopped at random moments: the run goes on within the step, every step is done once, losses are those of
 # an undisturbed run to rounding, and the last one of a stage ends it. RB_ROUNDS and RB_SEED ask for more, or for the same again.
@@ -71,7 +71,55 @@ while [ $round -lt "${RB_ROUNDS:-1}" ]; do
     close_to one slow 1e-5
     round=$((round + 1))
 done
-for d in three slow; do
+# Local steps: with one process its whole pipeline goes, the first one and another; the others meet without them, and write the snapshots.
+# Theirs are other microbatches than an undisturbed run's, so that losses are close to its, not the same.
+local="pipeline.stages=2 pipeline.replicas=3 optim.local_steps=2"
+train calm $smooth $local || { miss calm; cat calm.log; }
+as_good() { # A B: every step once, and in the end as good
+    paste -d, "$1/metrics.jsonl" "$2/metrics.jsonl" | awk -F'"loss":' 'NR > 30 { a += $2 + 0; b += $3 + 0 }
+        END { print "  mean losses of the last steps: " a / 10 ", " b / 10; exit !(NR == 40 && b > 0.9 * a && b < 1.1 * a) }' ||
+        miss "$2 is not as good as $1, or has other steps"
+}
+lose rounds KILL-5 KILL-0 -- $local
+grep -c "going on without it and the rest of its pipeline" rounds.log | grep -qx 2 || { miss "rounds does not tell of 2 losses"; cat rounds.log; }
+[ "$(sed -n '$s/.*"deal":\[\([^]]*\)\].*/\1/p' rounds/metrics.jsonl)" = 0,0,6,6,0,0 ] || miss "rounds deals to the lost"
+as_good calm rounds
+[ -f rounds/step-40/segment-0.optim.safetensors ] && [ -f rounds/step-40/segment-0.outer.safetensors ] || { miss "rounds: no states"; ls rounds/step-40; }
+rm -rf rounds/step-40
+train rounds $smooth $local --resume || { miss "rounds, resumed"; cat rounds.log; }
+as_good calm rounds
+
+# While a snapshot is written, by disks that are slow: another replica writes the files.
+cat >slow_sync.c <<'END'
+#include <unistd.h>
+#include <sys/syscall.h>
+int fsync(int fd) { usleep(80000); return (int)syscall(SYS_fsync, fd); }
+END
+cc -shared -fPIC -O1 -o slow_sync.so slow_sync.c || miss "no compiler for slow_sync.so"
+in_snapshot() { # DIR WORKER settings: kills it when the first file of its stage lies in the snapshot
+    dir=$1 victim=$2
+    shift 2
+    rm -rf "$dir"
+    LD_PRELOAD=$PWD/slow_sync.so setsid "$resbm" train -q run.yaml --out "$dir" $smooth train.steps=14 train.checkpoint_every=12 \
+        train.eval_every=0 "$@" >"$dir.log" 2>&1 &
+    pid=$!
+    within 60 "ls $dir/step-12.tmp/segment-$((victim % 2)).* >/dev/null 2>&1 || ! kill -0 $pid 2>/dev/null"
+    victim=$(pgrep -s $pid -f -- "^[^ ]*resbm stage .*--stage $victim ")
+    pids="$pids $victim"
+    kill -KILL $victim 2>/dev/null || miss "$dir: the worker is not there"
+    within 60 "! kill -0 $pid 2>/dev/null" || { miss "$dir hangs"; kill -KILL $pid; }
+    wait $pid || { miss "$dir fails"; cat "$dir.log"; }
+    pid=''
+    seq 14 >steps
+    sed 's/.*{"step":\([0-9]*\),.*/\1/' "$dir/metrics.jsonl" | cmp -s - steps || miss "$dir: not every step once"
+    [ -f "$dir/step-12/manifest.json" ] && ! grep -q "not completed" "$dir.log" || { miss "$dir: no snapshot of step 12"; cat "$dir.log"; }
+}
+in_snapshot writes 1 pipeline.stages=2 pipeline.replicas=2
+grep -q "killed by signal 9 .*; going on without it" writes.log || { miss "writes does not tell of a loss"; cat writes.log; }
+in_snapshot states 0 pipeline.stages=2 pipeline.replicas=2 optim.local_steps=2
+grep -q "killed by signal 9 .*; going on without it and the rest" states.log || { miss "states does not tell of a loss"; cat states.log; }
+
+for d in three slow rounds writes states; do
     "$resbm" eval $d >eval.log 2>&1 || { miss "eval $d"; cat eval.log; }
 done
 expected=1

@@ -442,16 +442,20 @@ static int spared(rb_crew *c, resbm_status st, int from, rb_err *err) {
     return worker >= 0 && worker < c->stages && !c->gone[worker] && has_twin(c, worker) ? worker : -1;
 }
 
-static resbm_status lose(rb_crew *c, int worker, rb_err *err) {
-    char how[sizeof err->text];
-    snprintf(how, sizeof how, "%s", err ? err->text : "a replica is lost");
+void rb_crew_leave_out(rb_crew *c, int worker, const char *how) {
     c->gone[worker] = true;
-    c->silent = -1;
     if (c->child[worker].pid && !c->child[worker].ended) { /* stopped: it may not wake up later */
         kill(c->child[worker].pid, SIGKILL);
         rb_children_end(&c->child[worker], 1, rb_now_ns() + RB_SEC);
     }
     if (c->o.outside && c->o.outside->dropped) c->o.outside->dropped(c->o.outside->ctx, worker, how);
+}
+
+static resbm_status lose(rb_crew *c, int worker, rb_err *err) {
+    char how[sizeof err->text];
+    snprintf(how, sizeof how, "%s", err ? err->text : "a replica is lost");
+    c->silent = -1;
+    rb_crew_leave_out(c, worker, how);
     return c->o.lose(c->o.ctx, worker, how, err);
 }
 
@@ -574,8 +578,8 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
             st = RESBM_OK;
             continue;
         }
-        if (!st && from >= 0 && from < c->stages && !strcmp(type, "done") &&
-            json_integer_value(json_object_get(j, "redeals")) < c->redeals[from]) {
+        const json_t *redeals = st || from < 0 || from >= c->stages ? NULL : json_object_get(j, "redeals");
+        if (redeals && json_integer_value(redeals) < c->redeals[from]) {
             json_decref(j);
             continue;
         }

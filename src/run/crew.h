@@ -21,7 +21,8 @@ typedef struct rb_crew_outside {
                           rb_err *err);
     /* Is a stage lost? Then text gets how: "has given no sign of life for 5.1 s". NULL: only rb_child tells. */
     bool (*lost)(void *ctx, int stage, char *text, size_t size);
-    /* A stage is left out from now on; whatever of it is still there is to end. NULL: nothing is left to do. */
+    /* A stage is left out from now on; whatever of it is still there is to end. how NULL: it did nothing wrong. NULL: nothing is
+     * left to do. */
     void (*dropped)(void *ctx, int stage, const char *how);
     bool apart; /* they share no folder with the coordinator (run/apart.h) */
 } rb_crew_outside;
@@ -59,8 +60,8 @@ typedef struct rb_crew {
     char (*about)[96]; /* (stages) "process 4711 on node3", of stages another has started */
     bool *spoke;       /* (stages) has reported a fault */
     bool *gone;        /* (stages) lost, and the run went on without it */
-    int redeals
-        [RB_MAX_STAGES]; /* an answer that knows of fewer was given before something was lost, and is dropped */
+    int redeals[RB_MAX_STAGES]; /* an answer whose "redeals" are fewer was given before something was lost, and is
+                                   dropped; 0 for what has none */
     int silent;          /* the last one found without a sign of life; -1 */
     bool ahead; /* stages have been told more than one step, and may answer the next before others this one */
     json_t *early[RB_MAX_STAGES]; /* arrays of answers that came before their time; NULL: none yet */
@@ -71,6 +72,8 @@ resbm_status rb_crew_open(const rb_crew_options *o, rb_crew **out, rb_err *err);
 /* Ends what still runs (after a finish: waits; else SIGTERM, SIGKILL), removes sockets. NULL is fine. */
 void rb_crew_close(rb_crew *c);
 
+/* This one is gone from now on, and ended if it is not; how NULL: because another one is. */
+void rb_crew_leave_out(rb_crew *c, int worker, const char *how);
 /* The first replica of a stage that is there. */
 int rb_crew_lead(const rb_crew *c, int stage);
 int rb_crew_present(const rb_crew *c); /* how many are */

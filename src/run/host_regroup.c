@@ -90,22 +90,32 @@ static bool replace_slow(rb_host *h, char *text, size_t size) {
     return true;
 }
 
-static bool fill_place(const rb_host *h, char *text, size_t size) {
-    for (int w = 0; w < h->workers; w++) {
-        int spare = h->seat[w] < 0 ? rb_host_best_for(h, h->place[w].stage) : -1;
-        if (spare < 0 || h->member[spare].aside_ns > rb_now_ns()) continue;
-        snprintf(text, size, "%s (\"%s\") takes the place of the replica of stage %d that was lost",
-                 h->member[spare].name, h->member[spare].label, h->place[w].stage);
-        return true;
+/* All places that are empty, or none: an epoch begins with all of them taken. */
+static bool fill_places(rb_host *h, char *text, size_t size) {
+    int seat[RB_MAX_STAGES], n = 0;
+    bool all = true;
+    memcpy(seat, h->seat, sizeof seat);
+    for (int w = 0; w < h->workers && all; w++) {
+        if (h->seat[w] >= 0) continue;
+        int spare = rb_host_best_for(h, h->place[w].stage);
+        all = spare >= 0 && h->member[spare].aside_ns <= rb_now_ns();
+        if (!all) continue;
+        h->seat[w] = spare;
+        if (!n++)
+            snprintf(text, size, "%s (\"%s\") takes the place of the replica of stage %d that was lost",
+                     h->member[spare].name, h->member[spare].label, h->place[w].stage);
     }
-    return false;
+    size_t have = n ? strlen(text) : 0;
+    if (n > 1) snprintf(text + have, size - have, ", and %d more are taken", n - 1);
+    memcpy(h->seat, seat, sizeof seat); /* the next epoch's assignment comes to the same */
+    return all && n;
 }
 
 void rb_host_regroup(rb_host *h) {
     char text[400];
     if (h->regroup || (h->asked && atomic_load(h->asked))) return;
     pthread_mutex_lock(&h->lock);
-    h->regroup = fill_place(h, text, sizeof text) || replace_slow(h, text, sizeof text);
+    h->regroup = fill_places(h, text, sizeof text) || replace_slow(h, text, sizeof text);
     pthread_mutex_unlock(&h->lock);
     if (!h->regroup) return;
     rb_host_note(h, "%s", text);
@@ -125,12 +135,11 @@ void rb_host_swap(rb_host *h) {
 
 void rb_host_dropped(void *host, int worker, const char *how) {
     rb_host *h = host;
-    (void)how;
     pthread_mutex_lock(&h->lock);
     rb_member *m = h->seat[worker] >= 0 ? &h->member[h->seat[worker]] : NULL;
     h->seat[worker] = -1;
     h->speed[worker] = 0;
     if (m) m->stage = -1; /* with its next beat it hears that there is nothing to do */
-    if (m && !m->left && !m->paused) rb_member_set_aside(m);
+    if (m && how && !m->left && !m->paused) rb_member_set_aside(m);
     pthread_mutex_unlock(&h->lock);
 }

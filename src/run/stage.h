@@ -103,6 +103,11 @@ typedef struct rb_stage {
     bool half_forward;              /* a trunk has begun a forward that is to come next */
     bool recounts;                  /* what is packed and unpacked now was counted before */
     float *anchor, *outer_momentum; /* (trained weights) with optim.local_steps, host */
+    struct {
+        float *sum;    /* (trained weights, then codecs' steps) over `replicas`, host; NULL: none is under way */
+        float *unsent; /* what sync_lost was before it */
+        int replicas;
+    } meeting; /* of local steps (stage_outer.c) */
     /* Schedules with updates in the list (stage_flow.c). flow.list is `train` itself. */
     bool updates, flows;
     rb_flow flow;
@@ -206,9 +211,11 @@ resbm_status rb_stage_copy_vector(rb_stage *s, rb_stage_view_of view_of, float *
                                   bool out, rb_err *err);
 resbm_status rb_stage_open_lost(rb_stage *s, int64_t length, rb_err *err);
 
-/* optim.local_steps (stage_outer.c); do nothing without. A round begins with the weights as they are; it ends with the
- * outer update, and the next one begins. */
+/* optim.local_steps (stage_outer.c); do nothing without. A round begins with the weights as they are. At its end the replicas
+ * meet: they add up what they moved by, and answer; once all have, the outer update is made, and the next round begins. meet
+ * is made once more where a replica is lost in between. */
 resbm_status rb_stage_begin_round(rb_stage *s, rb_err *err);
+resbm_status rb_stage_meet(rb_stage *s, json_t **reply, rb_err *err);
 resbm_status rb_stage_end_round(rb_stage *s, rb_err *err);
 float *rb_stage_outer_momentum(const rb_stage *s, int row);
 
@@ -218,6 +225,7 @@ void rb_cover_close(rb_stage *s);
 void rb_cover_begin_step(rb_stage *s); /* forgets what was kept for the step before */
 bool rb_cover_is_lost(const rb_stage *s, int worker);
 bool rb_cover_lost_any(const rb_stage *s);
+int rb_stage_replicas_left(const rb_stage *s); /* of this stage, this one included */
 int rb_cover_attempt(const rb_stage *s);         /* of this step's sum */
 int rb_stage_lead(const rb_stage *s, int stage); /* the first replica of a stage that is there */
 /* Takes m; keeps a copy until the step is committed. */
@@ -262,7 +270,7 @@ resbm_status rb_stage_stats(rb_stage *s, json_t **reply, rb_err *err);
  * step's, from the coordinator. */
 resbm_status rb_stage_apart_begin(rb_stage *s, const char *manifest, json_t **need, rb_err *err);
 resbm_status rb_stage_apart_load(rb_stage *s, rb_err *err);
-resbm_status rb_stage_apart_save(rb_stage *s, bool spread, rb_err *err);
+resbm_status rb_stage_apart_save(rb_stage *s, const json_t *in, rb_err *err);
 /* With spread the files are sent beside the steps, at link.snapshot_share of the uplink; the next save waits for the end of
  * it (sent). stop: ends it, whatever is left. */
 resbm_status rb_stage_apart_sent(rb_stage *s, rb_err *err);

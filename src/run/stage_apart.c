@@ -207,7 +207,8 @@ void rb_stage_apart_stop(rb_stage *s) {
     rb_stage_apart_sent(s, NULL);
 }
 
-resbm_status rb_stage_apart_save(rb_stage *s, bool spread, rb_err *err) {
+resbm_status rb_stage_apart_save(rb_stage *s, const json_t *in, rb_err *err) {
+    bool spread = json_is_true(json_object_get(in, "spread"));
     RB_TRY(rb_stage_apart_sent(s, err));
     json_t *files = json_array(), *mine = json_array();
     bool lead = rb_stage_lead(s, s->stage) == s->self;
@@ -216,7 +217,8 @@ resbm_status rb_stage_apart_save(rb_stage *s, bool spread, rb_err *err) {
         if (hands_in(s, json_array_get(files, i), lead)) json_array_append(mine, json_array_get(files, i));
     if (!st)
         st = rb_control_send(s->control, RB_PEER_COORDINATOR,
-                             json_pack("{s:s, s:O}", "t", "saved", "files", mine),
+                             json_pack("{s:s, s:O, s:I}", "t", "saved", "files", mine, "redeals",
+                                       json_integer_value(json_object_get(in, "redeals"))),
                              rb_now_ns() + s->cfg.pipeline.deadline_ns, err);
     json_decref(mine);
     if (!st) st = spread ? begin_sending(s, files, lead, err) : hand_in(s, files, lead, NULL, err);

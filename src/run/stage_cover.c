@@ -9,6 +9,9 @@
  * tasks, and no order of theirs can block the list. What the lost one had sent in full before is taken as it is; what comes
  * twice is dropped at the next step's start.
  *
+ * With local steps a replica is a pipeline with weights of its own: with one process all of it is lost, and nobody takes over
+ * its microbatches. The others hear of it so that they leave it out where they meet (stage_outer.c).
+ *
  * The sum of the replicas' gradients may have begun, or even have ended here: they are kept as they were before it, and it
  * is made once more, with another number in its messages' addresses. */
 #include <stdlib.h>
@@ -96,6 +99,13 @@ int rb_cover_attempt(const rb_stage *s) {
     return s->cover ? s->cover->attempt : 0;
 }
 
+int rb_stage_replicas_left(const rb_stage *s) {
+    int n = 0;
+    for (int r = 0; r < rb_replicas(&s->cfg, s->stage); r++)
+        n += !rb_cover_is_lost(s, rb_worker_of(&s->cfg, s->stage, r));
+    return n;
+}
+
 int rb_stage_lead(const rb_stage *s, int stage) {
     for (int r = 0; r < rb_replicas(&s->cfg, stage); r++) {
         int w = rb_worker_of(&s->cfg, stage, r);
@@ -145,7 +155,7 @@ resbm_status rb_cover_send(rb_stage *s, int to, rb_message *m, rb_err *err) {
     rb_cover *c = s->cover;
     if (!c || s->evaluating || (m->head.kind != RB_FRAME_FORWARD && m->head.kind != RB_FRAME_BACKWARD))
         return rb_link_send(s->link, to, m, rb_now_ns() + s->cfg.pipeline.deadline_ns, err);
-    resbm_status st = keep(c, m, err);
+    resbm_status st = s->cfg.optim.local_steps ? RESBM_OK : keep(c, m, err);
     if (st) {
         rb_message_free(m);
         return st;
@@ -216,8 +226,11 @@ static resbm_status lose(rb_stage *s, const json_t *in, rb_err *err) {
                         : rb_fail(err, RESBM_E_FORMAT, "a lost replica, in a run that has none to lose");
     if (!st) {
         int stage = s->places[lost].stage;
-        c->lost[lost] = c->any = true;
-        if (stage == s->stage) c->attempt++;
+        bool local = s->cfg.optim.local_steps > 0;
+        c->any = true;
+        for (int w = 0; w < s->workers; w++)
+            if (w == lost || (local && s->places[w].replica == s->places[lost].replica)) c->lost[w] = true;
+        if (local || stage == s->stage) c->attempt++;
         if (json_is_true(json_object_get(in, "within"))) st = deal_again(s, stage, to, err);
     }
     free(to);
@@ -402,7 +415,7 @@ static resbm_status finish_tasks(rb_stage *s, rb_err *err) {
 }
 
 resbm_status rb_cover_reduce(rb_stage *s, rb_err *err) {
-    if (rb_replicas(&s->cfg, s->stage) == 1) return RESBM_OK;
+    if (rb_replicas(&s->cfg, s->stage) == 1 || s->cfg.optim.local_steps) return RESBM_OK;
     for (;;) {
         if (s->cover) RB_TRY(finish_tasks(s, err));
         if (s->cover) RB_TRY(save_sums(s, err));

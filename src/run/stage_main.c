@@ -173,10 +173,11 @@ static resbm_status dispatch(rb_stage *s, const json_t *in, json_t **reply, rb_e
     if (!strcmp(type, "drop")) return rb_stage_drop(s, reply, err);
     if (!strcmp(type, "commit")) return rb_stage_commit(s, in, err);
     if (!strcmp(type, "redeal")) return rb_stage_redeal(s, in, reply, err);
-    if (!strcmp(type, "meet")) return rb_stage_end_round(s, err);
+    if (!strcmp(type, "meet")) return rb_stage_meet(s, reply, err);
+    if (!strcmp(type, "outer")) return rb_stage_end_round(s, err);
     if (!strcmp(type, "eval")) return rb_stage_eval(s, in, reply, err);
     if (!strcmp(type, "save") && s->apart)
-        return rb_stage_apart_save(s, json_is_true(json_object_get(in, "spread")), err);
+        return rb_stage_apart_save(s, in, err);
     if (!strcmp(type, "save")) return rb_stage_save(s, in, reply, err);
     if (!strcmp(type, "decode")) return rb_stage_decode(s, in, reply, err);
     if (!strcmp(type, "finish")) {

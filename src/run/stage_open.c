@@ -178,7 +178,8 @@ static resbm_status open_schedules(rb_stage *s, int *slots, rb_err *err) {
     if (!st) st = rb_schedule_build(&rb_schedule_forward, &a, &s->eval, eval, err);
     for (int i = 0; i < s->hosted && !st; i++) {
         slots[i] = flight[s->host[i]] > 2 ? flight[s->host[i]] : 2; /* evaluation keeps a hand-over's two */
-        if (s->cover && slots[i] < s->M) slots[i]++;                /* for what a lost replica had to do */
+        if (s->cover && !s->cfg.optim.local_steps && slots[i] < s->M)
+            slots[i]++; /* for what a lost replica had to do */
     }
     for (int i = 0; i < s->hosted && !st; i++) s->stash[i] = stash[s->host[i]];
     free(flight);
@@ -405,6 +406,8 @@ void rb_stage_close(rb_stage *s) {
     free(s->sync_lost);
     free(s->anchor);
     free(s->outer_momentum);
+    free(s->meeting.sum);
+    free(s->meeting.unsent);
     free(s->places);
     free(s->host);
     free(s->rows);

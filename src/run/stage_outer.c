@@ -7,6 +7,7 @@
  * and every replica goes on from the anchor. Inner states stay with their replica. What is not trained by gradient, the
  * learned steps of codecs, becomes the mean. All in f32 on the host, piece by piece, the same bits on every replica and
  * at both ends of a boundary. */
+#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 #include "run/stage.h"
@@ -40,48 +41,82 @@ static resbm_status moved(void *ctx, float *out, int64_t from, int64_t n, rb_err
     return RESBM_OK;
 }
 
-static resbm_status update(void *ctx, float *sum, int64_t from, int64_t n, rb_err *err) {
+static resbm_status keep_moved(void *ctx, float *sum, int64_t from, int64_t n, rb_err *err) {
     rb_stage *s = ctx;
-    float share = 1 / (float)rb_replicas(&s->cfg, s->stage), lr = (float)s->cfg.optim.outer_lr,
-          momentum = (float)s->cfg.optim.outer_momentum;
-    float *anchor = s->anchor + from, *b = s->outer_momentum + from;
-    for (int64_t i = 0; i < n; i++) {
-        float g = sum[i] * share;
-        b[i] = momentum * b[i] + g;
-        anchor[i] -= lr * (g + momentum * b[i]);
-    }
-    return rb_stage_copy_vector(s, trained, anchor, from, n, false, err);
+    (void)err;
+    memcpy(s->meeting.sum + from, sum, (size_t)n * sizeof *sum);
+    return RESBM_OK;
 }
 
 static resbm_status look_at_steps(void *ctx, float *out, int64_t from, int64_t n, rb_err *err) {
     return rb_stage_copy_vector(ctx, steps, out, from, n, true, err);
 }
 
-static resbm_status set_steps(void *ctx, float *sum, int64_t from, int64_t n, rb_err *err) {
+static resbm_status keep_steps(void *ctx, float *sum, int64_t from, int64_t n, rb_err *err) {
     rb_stage *s = ctx;
-    float share = 1 / (float)rb_replicas(&s->cfg, s->stage);
-    for (int64_t i = 0; i < n; i++) sum[i] *= share;
-    return rb_stage_copy_vector(s, steps, sum, from, n, false, err);
+    return keep_moved(s, sum, rb_stage_vector_length(s, trained) + from, n, err);
+}
+
+/* --- the meeting --- */
+
+static resbm_status add_up(rb_stage *s, int64_t n, int64_t m, rb_err *err) {
+    rb_stage_vector weights = {
+        .number = 2, .length = n, .lost = s->sync_lost, .ctx = s, .load = moved, .store = keep_moved};
+    rb_stage_vector codecs = {
+        .number = 3, .length = m, .ctx = s, .load = look_at_steps, .store = keep_steps};
+    s->meeting.replicas = rb_stage_replicas_left(s);
+    RB_TRY(rb_stage_sum(s, &weights, err));
+    return rb_stage_sum(s, &codecs, err);
+}
+
+/* Weights and momentum stay as they are until all replicas of all stages have their sums: one that is lost before leaves none
+ * of them with another sum than the others. */
+resbm_status rb_stage_meet(rb_stage *s, json_t **reply, rb_err *err) {
+    int64_t n = rb_stage_vector_length(s, trained), m = rb_stage_vector_length(s, steps);
+    size_t bytes = (size_t)(n + 1) * sizeof *s->sync_lost;
+    bool again = s->meeting.sum != NULL;
+    if (!again) s->meeting.sum = calloc((size_t)(n + m) + 1, sizeof *s->meeting.sum);
+    if (!again && s->sync_lost) s->meeting.unsent = malloc(bytes);
+    if (!s->meeting.sum || (s->sync_lost && !s->meeting.unsent))
+        return rb_fail(err, RESBM_E_MEMORY, "no memory for the sum of %lld weights", (long long)n);
+    if (s->sync_lost && !again) memcpy(s->meeting.unsent, s->sync_lost, bytes);
+    resbm_status st;
+    do {
+        if (s->sync_lost) memcpy(s->sync_lost, s->meeting.unsent, bytes);
+        st = add_up(s, n, m, err);
+    } while (st == RESBM_E_CANCELLED && s->cover);
+    RB_TRY(st);
+    *reply = json_pack("{s:s, s:I}", "t", "met", "redeals", (json_int_t)rb_cover_attempt(s));
+    return *reply ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for an answer");
+}
+
+static void update(rb_stage *s, int64_t n) {
+    float share = 1 / (float)s->meeting.replicas, lr = (float)s->cfg.optim.outer_lr,
+          momentum = (float)s->cfg.optim.outer_momentum;
+    float *anchor = s->anchor, *b = s->outer_momentum;
+    for (int64_t i = 0; i < n; i++) {
+        float g = s->meeting.sum[i] * share;
+        b[i] = momentum * b[i] + g;
+        anchor[i] -= lr * (g + momentum * b[i]);
+    }
 }
 
 resbm_status rb_stage_end_round(rb_stage *s, rb_err *err) {
-    rb_stage_vector weights = {.number = 2,
-                               .length = rb_stage_vector_length(s, trained),
-                               .lost = s->sync_lost,
-                               .ctx = s,
-                               .load = moved,
-                               .store = update};
-    rb_stage_vector codecs = {.number = 3,
-                              .length = rb_stage_vector_length(s, steps),
-                              .ctx = s,
-                              .load = look_at_steps,
-                              .store = set_steps};
-    RB_TRY(rb_stage_sum(s, &weights, err));
-    RB_TRY(rb_stage_sum(s, &codecs, err));
+    int64_t n = rb_stage_vector_length(s, trained), m = rb_stage_vector_length(s, steps);
+    if (!s->meeting.sum)
+        return rb_fail(err, RESBM_E_FORMAT, "the coordinator ends a round whose replicas have not met");
+    float *mean = s->meeting.sum + n, share = 1 / (float)s->meeting.replicas;
+    update(s, n);
+    for (int64_t i = 0; i < m; i++) mean[i] *= share;
+    RB_TRY(rb_stage_copy_vector(s, trained, s->anchor, 0, n, false, err));
+    RB_TRY(rb_stage_copy_vector(s, steps, mean, 0, m, false, err));
+    free(s->meeting.sum);
+    free(s->meeting.unsent);
+    s->meeting.sum = s->meeting.unsent = NULL;
     RB_TRY(rb_stage_constrain(s->model, s->q, err));
     RB_TRY(rb_stage_weights_changed(s->model, s->q, err));
     RB_TRY(rb_queue_sync(s->q, err));
-    return rb_stage_copy_vector(s, trained, s->anchor, 0, weights.length, true, err); /* as constrained */
+    return rb_stage_copy_vector(s, trained, s->anchor, 0, n, true, err); /* as constrained */
 }
 
 /* Where the momentum of a tensor lies; NULL: it has none. */

@@ -55,9 +55,9 @@ static bool same_part(const rb_tensor *a, const rb_tensor *b) {
     return a->part == b->part && a->part_index == b->part_index;
 }
 
-/* Does this replica keep states that are not the first one's? */
+/* Does this replica keep states that are not the first one's? The first one is the first that is there. */
 static bool own_states(const rb_stage *s) {
-    return s->cfg.optim.local_steps && s->replica;
+    return s->cfg.optim.local_steps && rb_stage_lead(s, s->stage) != s->self;
 }
 
 static void state_name(const rb_stage *s, const char *state, char out[160]) {
@@ -148,7 +148,8 @@ resbm_status rb_stage_save(rb_stage *s, const json_t *in, json_t **reply, rb_err
     if (st)
         json_decref(files);
     else
-        *reply = json_pack("{s:s, s:o}", "t", "saved", "files", files);
+        *reply = json_pack("{s:s, s:o, s:I}", "t", "saved", "files", files, "redeals",
+                           json_integer_value(json_object_get(in, "redeals")));
     return st;
 }
 

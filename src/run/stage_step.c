@@ -248,6 +248,7 @@ resbm_status rb_stage_redeal(rb_stage *s, const json_t *in, json_t **reply, rb_e
     bool anew;
     int64_t begin = rb_now_ns();
     RB_TRY(rb_cover_redeal(s, in, &anew, err));
+    if (s->meeting.sum) return rb_stage_meet(s, reply, err);
     return anew ? report(s, 0, begin, reply, err) : RESBM_OK;
 }
 

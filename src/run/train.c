@@ -29,6 +29,22 @@ static void read_traffic(training *t, int64_t delta[RB_TRAFFIC_COUNT]) {
     }
 }
 
+/* Microbatches that those who are there have computed: all, unless a pipeline of local steps was lost within the step. */
+static int64_t computed(const training *t) {
+    int64_t n = t->cfg->train.microbatches;
+    if (t->pipelines == 1 || !t->dealt_again) return n;
+    for (int r = 0; r < t->pipelines; r++) {
+        int w = rb_worker_of(t->cfg, 0, r);
+        if (t->crew->gone[w]) n -= t->share[w];
+    }
+    return n;
+}
+
+static double tokens_computed(const training *t) {
+    const rb_train_config *c = &t->cfg->train;
+    return (double)(c->batch * t->cfg->model.context) * (double)computed(t) / (double)c->microbatches;
+}
+
 /* The stage of the model's last segment. */
 static int loss_stage(const training *t) {
     return rb_stage_of(t->cfg, (int)t->cfg->model.segments - 1);
@@ -55,7 +71,7 @@ static resbm_status read_loss(training *t, double *loss, rb_err *err) {
             st = add_numbers(t, w, "loss", part, M, err);
     for (int m = 0; m < M; m++) sum += part[m]; /* in microbatch order */
     free(part);
-    *loss = sum / (double)(t->cfg->train.batch * t->cfg->model.context);
+    *loss = sum / tokens_computed(t);
     return st;
 }
 
@@ -76,7 +92,7 @@ static resbm_status read_aux(training *t, rb_err *err) {
             if (rb_stage_of(t->cfg, i) != s) continue;
             t->aux[i] = 0;
             for (int m = 0; m < M; m++) t->aux[i] += *next++; /* in microbatch order */
-            t->aux[i] /= (double)(t->cfg->train.batch * t->cfg->model.context);
+            t->aux[i] /= tokens_computed(t);
         }
     }
     free(part);
@@ -116,7 +132,7 @@ static resbm_status read_norms(training *t, rb_err *err) {
     for (int w = 0; w < t->crew->stages && !st; w++) {
         const rb_place *p = &t->crew->places[w];
         int of = t->pipelines > 1 ? p->replica : 0;
-        if (t->pipelines == 1 && w != rb_crew_lead(t->crew, p->stage))
+        if (t->crew->gone[w] || (t->pipelines == 1 && w != rb_crew_lead(t->crew, p->stage)))
             continue; /* the same as the first one's */
         int n = hosted_rows(t, p->stage, rows);
         st = rb_json_get_doubles(json_object_get(t->reply[w], "sumsq"), part, n, "done.sumsq", err);
@@ -149,11 +165,13 @@ static resbm_status check_finite(const training *t, double loss, rb_err *err) {
 
 static resbm_status commit(training *t, double lr, double *norm, rb_err *err) {
     int n = (int)t->cfg->model.segments;
-    for (int p = t->pipelines - 1; p >= 0; p--) { /* those of the first one are reported */
+    int first = t->pipelines > 1 ? t->crew->places[rb_crew_lead(t->crew, 0)].replica : 0;
+    for (int i = t->pipelines - 1; i >= 0; i--) { /* those of the first one are reported */
+        int p = (first + i) % t->pipelines;
         *norm = rb_grad_norm(&t->table, t->sumsq + p * t->table.count, n, t->segment_norm);
-        for (int i = 0; i < n; i++)
-            t->scale[p * n + i] = (double)rb_clip_factor(
-                t->cfg->optim.clip_scope == RB_CLIP_SEGMENT ? t->segment_norm[i] : *norm, t->cfg->optim.clip);
+        for (int k = 0; k < n; k++)
+            t->scale[p * n + k] = (double)rb_clip_factor(
+                t->cfg->optim.clip_scope == RB_CLIP_SEGMENT ? t->segment_norm[k] : *norm, t->cfg->optim.clip);
     }
     if (rb_config_flows(t->cfg)) return RESBM_OK; /* applied already */
     return rb_crew_tell(t->crew,
@@ -345,7 +363,14 @@ static resbm_status meet(training *t, rb_err *err) {
             "stopped within a round of local steps: the outer update was made here, which a run that goes on "
             "undisturbed does not do; with --resume its losses will differ a little from such a one's");
     t->met = t->step;
-    return rb_crew_tell(t->crew, json_pack("{s:s, s:I}", "t", "meet", "step", (json_int_t)t->step), err);
+    snprintf(t->crew->doing, sizeof t->crew->doing, "while the replicas met after step %lld", (long long)t->step);
+    t->meeting = true;
+    for (int w = 0; w < t->crew->stages; w++) t->crew->redeals[w] = t->losses;
+    RB_TRY(rb_crew_tell(t->crew, json_pack("{s:s, s:I}", "t", "meet", "step", (json_int_t)t->step), err));
+    RB_TRY(rb_crew_gather(t->crew, "met", -1, rb_training_deadline(t) + 600 * RB_SEC, t->reply, err));
+    rb_crew_drop(t->crew, t->reply);
+    t->meeting = false;
+    return rb_crew_tell(t->crew, json_pack("{s:s}", "t", "outer"), err);
 }
 
 static resbm_status evaluate(training *t, int64_t sequences, double *loss, int64_t *tokens, rb_err *err) {
@@ -361,9 +386,9 @@ static resbm_status evaluate(training *t, int64_t sequences, double *loss, int64
     t->evals += (uint64_t)sequences + 1;
     for (int64_t from = 0; from < sequences; from += t->cfg->train.batch)
         RB_TRY(feed(t, (uint64_t)from, sequences, err));
-    t->asks_leads = true;
+    t->evaluating = true;
     RB_TRY(rb_crew_gather(t->crew, "evaled", -1, rb_training_deadline(t) + 3600 * RB_SEC, t->reply, err));
-    t->asks_leads = false;
+    t->evaluating = false;
     const json_t *last = t->reply[rb_crew_lead(t->crew, loss_stage(t))];
     resbm_status st = rb_json_get_doubles(json_object_get(last, "loss"), &sum, 1, "evaled.loss", err);
     *tokens = json_integer_value(json_object_get(last, "tokens"));
@@ -379,6 +404,11 @@ static resbm_status save(training *t, bool last, rb_err *err) {
     RB_TRY(rest(t, err));
     RB_TRY(meet(t, err));
     return rb_training_save(t, last, err);
+}
+
+/* Is there one model now, which all replicas hold? */
+static bool between_rounds(const training *t) {
+    return !t->cfg->optim.local_steps || t->met == t->step;
 }
 
 static double since_start(const training *t) {
@@ -406,7 +436,8 @@ static resbm_status loop(training *t, rb_err *err) {
             t->out->eval_tokens = tokens;
         }
         RB_TRY(t->o->hooks.step(t->o->hooks.ctx, &r, err));
-        if (due(t->step, c->checkpoint_every)) RB_TRY(save(t, t->step == c->steps, err));
+        if (due(t->step, c->checkpoint_every) || (t->save_again && between_rounds(t)))
+            RB_TRY(save(t, t->step == c->steps, err));
         RB_TRY(rb_training_await_snapshot(t, false, err));
     }
     RB_TRY(save(t, true, err));

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "core/hash.h"
+#include "run/control.h"
 #include "run/training.h"
 #include "run/workers.h"
 
@@ -14,6 +15,7 @@ void rb_training_spread(training *t) {
         for (int m = 0; m < M; m++) row[m] = rb_worker_of(t->cfg, s, row[m]);
     }
     t->dealt_again = false;
+    t->losses = 0;
     memset(t->crew->redeals, 0, sizeof t->crew->redeals);
 }
 
@@ -70,26 +72,88 @@ static resbm_status tell(training *t, int lost, bool within, const int *to, rb_e
         err);
 }
 
+/* The part of a snapshot that a lost first replica was asked for: whoever is the first one now has the same weights, and writes
+ * it. What a stage apart has said it would send does not come either. */
+static resbm_status ask_next(training *t, int stage, int lost, rb_err *err) {
+    bool apart = t->o->outside && t->o->outside->apart;
+    int next = rb_crew_lead(t->crew, stage);
+    if (t->reply[lost] && !apart) return RESBM_OK;
+    json_decref(t->reply[lost]);
+    json_decref(t->reply[next]);
+    t->reply[lost] = t->reply[next] = NULL;
+    t->crew->redeals[next]++;
+    json_t *again = json_copy(t->saving);
+    if (again) json_object_set_new(again, "redeals", json_integer(t->crew->redeals[next]));
+    if (!again) return rb_fail(err, RESBM_E_MEMORY, "no memory for a control message");
+    resbm_status st = rb_control_send(t->crew->control, next, again,
+                                      rb_now_ns() + t->cfg->pipeline.deadline_ns, err);
+    return st == RESBM_E_PEER ? RESBM_OK : st; /* lost as well, as the crew will find */
+}
+
+/* Was it the first one of its stage? */
+static bool led(const training *t, int worker) {
+    const rb_place *p = &t->crew->places[worker];
+    for (int r = 0; r < p->replica; r++)
+        if (!t->crew->gone[rb_worker_of(t->cfg, p->stage, r)]) return false;
+    return true;
+}
+
+/* A pipeline of local steps goes whole: the weights of its other stages are good for nothing without the lost ones. */
+static void leave_out(training *t, int lost) {
+    int replica = t->crew->places[lost].replica, rows = t->table.count;
+    bool apart = t->o->outside && t->o->outside->apart;
+    for (int w = 0; w < t->crew->stages; w++) {
+        if (t->crew->places[w].replica != replica) continue;
+        if (!t->crew->gone[w]) rb_crew_leave_out(t->crew, w, NULL);
+        rb_training_snapshot_loses(t, w);
+        if (t->saving && !apart) continue; /* what it wrote is whole */
+        json_decref(t->reply[w]);
+        t->reply[w] = NULL;
+    }
+    memset(t->sumsq + (size_t)replica * (size_t)rows, 0, (size_t)rows * sizeof *t->sumsq);
+    t->dealt_again |= t->computing;
+    for (int w = 0; w < t->crew->stages && t->meeting; w++) {
+        json_decref(t->reply[w]);
+        t->reply[w] = NULL;
+        t->crew->redeals[w] = t->losses;
+    }
+}
+
+static resbm_status lose_pipeline(training *t, int lost, const int *nobody, rb_err *err) {
+    bool first = led(t, lost);
+    leave_out(t, lost);
+    RB_TRY(tell(t, lost, false, nobody, err));
+    for (int s = 0; s < t->cfg->pipeline.stages && t->saving && first; s++)
+        RB_TRY(ask_next(t, s, rb_worker_of(t->cfg, s, t->crew->places[lost].replica), err));
+    return RESBM_OK;
+}
+
+static resbm_status lose_replica(training *t, int lost, int *to, rb_err *err) {
+    int stage = t->crew->places[lost].stage;
+    bool within = t->computing && !all_answered(t, lost), first = led(t, lost);
+    rb_training_snapshot_loses(t, lost);
+    if (within) {
+        forget_answers(t, stage);
+        RB_TRY(deal_again(t, lost, to, err));
+    }
+    RB_TRY(tell(t, lost, within, to, err));
+    return t->saving && first ? ask_next(t, stage, lost, err) : RESBM_OK;
+}
+
 resbm_status rb_training_lose(void *ctx, int worker, const char *how, rb_err *err) {
     training *t = ctx;
-    int stage = t->crew->places[worker].stage, *to = calloc((size_t)t->cfg->train.microbatches, sizeof *to);
-    bool within = t->computing && !all_answered(t, worker), led = true;
     char text[700];
+    if (t->evaluating && led(t, worker) && !t->reply[worker]) return rb_fail(err, RESBM_E_PEER, "%.500s", how);
+    int *to = calloc((size_t)t->cfg->train.microbatches, sizeof *to);
     if (!to) return rb_fail(err, RESBM_E_MEMORY, "no memory for a deal");
     for (int m = 0; m < t->cfg->train.microbatches; m++) to[m] = -1;
-    for (int r = 0; r < t->crew->places[worker].replica; r++)
-        led = led && t->crew->gone[rb_worker_of(t->cfg, stage, r)];
-    rb_training_snapshot_loses(t, worker);
-    snprintf(text, sizeof text, "%.500s; going on without it", how);
-    resbm_status st = RESBM_OK;
-    if (t->asks_leads && led && !t->reply[worker])
-        st = rb_fail(err, RESBM_E_PEER, "%.500s", how); /* its part of a snapshot, or of an evaluation */
-    if (!st && t->o->hooks.note) t->o->hooks.note(t->o->hooks.ctx, text);
-    if (!st && within) {
-        forget_answers(t, stage);
-        st = deal_again(t, worker, to, err);
-    }
-    if (!st) st = tell(t, worker, within, to, err);
+    t->losses++;
+    bool whole = t->cfg->optim.local_steps && t->cfg->pipeline.stages > 1;
+    snprintf(text, sizeof text, whole ? "%.500s; going on without it and the rest of its pipeline"
+                                      : "%.500s; going on without it", how);
+    if (t->o->hooks.note) t->o->hooks.note(t->o->hooks.ctx, text);
+    resbm_status st =
+        t->cfg->optim.local_steps ? lose_pipeline(t, worker, to, err) : lose_replica(t, worker, to, err);
     free(to);
     return st;
 }

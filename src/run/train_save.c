@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include "checkpoint/checkpoint.h"
 #include "run/apart.h"
 #include "run/control.h"
@@ -186,8 +187,9 @@ resbm_status rb_training_await_snapshot(training *t, bool wait, rb_err *err) {
     free_snapshot(s);
     t->snapshot = NULL;
     if ((st != RESBM_E_PEER && st != RESBM_E_CANCELLED) || !t->dealt || !t->o->hooks.note) return st;
-    char text[700]; /* a stage that has others went in the middle of it: the next one will do */
-    snprintf(text, sizeof text, "a snapshot was not completed: %.500s", err ? err->text : "");
+    char text[700]; /* a stage that has others went in the middle of it, and one of them sends the next one's */
+    t->save_again = true;
+    snprintf(text, sizeof text, "a snapshot was not completed, another one follows: %.500s", err ? err->text : "");
     t->o->hooks.note(t->o->hooks.ctx, text);
     return RESBM_OK;
 }
@@ -208,14 +210,16 @@ static resbm_status ask(training *t, rb_snapshot *s, bool spread, rb_err *err) {
     snprintf(t->crew->doing, sizeof t->crew->doing, "while writing the snapshot of step %lld",
              (long long)t->step);
     RB_TRY(rb_checkpoint_begin(t->o->dir, t->step, s->folder, err));
-    RB_TRY(rb_crew_tell(t->crew,
-                        json_pack("{s:s, s:I, s:s, s:b}", "t", "save", "step", (json_int_t)t->step, "dir",
-                                  s->folder, "spread", spread),
-                        err));
-    t->asks_leads = true;
-    RB_TRY(rb_crew_gather(t->crew, "saved", -1, rb_training_deadline(t) + 600 * RB_SEC, t->reply, err));
-    t->asks_leads = false;
-    resbm_status st = describe(s, err);
+    memset(t->crew->redeals, 0, sizeof t->crew->redeals);
+    t->saving = json_pack("{s:s, s:I, s:s, s:b}", "t", "save", "step", (json_int_t)t->step, "dir", s->folder,
+                          "spread", spread);
+    resbm_status st = rb_crew_tell(t->crew, json_incref(t->saving), err);
+    if (!st)
+        st = rb_crew_gather(t->crew, "saved", -1, rb_training_deadline(t) + 600 * RB_SEC, t->reply, err);
+    json_decref(t->saving);
+    t->saving = NULL;
+    RB_TRY(st);
+    st = describe(s, err);
     rb_crew_drop(t->crew, t->reply);
     return st;
 }
@@ -223,6 +227,7 @@ static resbm_status ask(training *t, rb_snapshot *s, bool spread, rb_err *err) {
 static resbm_status save(training *t, bool last, rb_err *err) {
     bool apart = t->o->outside && t->o->outside->apart, spread = apart && !last && t->cfg->snapshot_share < 1;
     RB_TRY(rb_training_await_snapshot(t, true, err));
+    t->save_again = false;
     rb_snapshot *s = calloc(1, sizeof *s);
     if (!s) return rb_fail(err, RESBM_E_MEMORY, "no memory for a snapshot");
     s->t = t;

@@ -47,7 +47,11 @@ typedef struct training {
     uint64_t deals;        /* hash of all deals since the last snapshot */
     rb_snapshot *snapshot; /* on its way from the stages; NULL: none */
     bool computing;        /* stages are at work on a step */
-    bool asks_leads;       /* the question under way is answered by first replicas alone */
+    bool evaluating;       /* the first replicas are at work on an evaluation */
+    json_t *saving;        /* the question for files of a snapshot that is under way; NULL: none */
+    bool meeting;          /* replicas add up what local steps have moved */
+    int losses;            /* since the step's begin: what stages count as attempts */
+    bool save_again;       /* a snapshot was not completed */
     double staleness[RB_MAX_STAGES], stale_sum[RB_MAX_STAGES];
 } training;
 

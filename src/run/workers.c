@@ -86,7 +86,7 @@ resbm_status rb_workers_schedule(const rb_config *c, const rb_schedule_kind *kin
 }
 
 bool rb_covers(const rb_config *c) {
-    return rb_replicated(c) && !c->optim.local_steps && !c->pipeline.updates && strcmp(c->engine, "mpi") != 0;
+    return rb_replicated(c) && !c->pipeline.updates && strcmp(c->engine, "mpi") != 0;
 }
 
 /* Each replica is a whole pipeline with weights of its own, and meets the others after so many steps. */

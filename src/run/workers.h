@@ -22,7 +22,8 @@ void rb_workers_share(const rb_config *c, const double *speed, const bool *gone,
 /* The training lists for that deal. in_flight (segments) may be NULL. */
 resbm_status rb_workers_schedule(const rb_config *c, const rb_schedule_kind *kind, const rb_schedule_args *a,
                                  const int *count, rb_schedule *out, int *in_flight, rb_err *err);
-/* Does the run go on within the step when a replica is lost whose stage has others? */
+/* Does the run go on within the step when a replica is lost whose stage has others? With local steps the replica's whole
+ * pipeline is lost then. */
 bool rb_covers(const rb_config *c);
 /* What replicas cannot go together with. For rb_config_validate. */
 resbm_status rb_config_check_replicas(const rb_config *c, rb_err *err);

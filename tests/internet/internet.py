@@ -7,7 +7,7 @@ One host and five participants (four stages and a spare; more with --spares) tra
 the seed and happen at random moments; then the run must get past the farthest step it had committed, by itself. At the end
 (and at every snapshot) the weights' hashes, and the losses of every step, must be those of a single process without network or
 faults. With --replicas the four processes are two stages held twice each: a loss then changes the deal and with it the rounding, so that losses
-are compared to 1 part in 1000, and weights not at all. Needs root and iproute2. Exit status 0: all held; 77: this machine has no network namespaces."""
+are compared to 1 part in 1000, and weights not at all; with --local-steps neither. Needs root and iproute2. Exit status 0: all held; 77: this machine has no network namespaces."""
 import argparse, collections, json, os, random, re, shutil, signal, statistics, subprocess, sys, time
 
 import growth
@@ -110,7 +110,8 @@ class Run:
             f.write(" ".join(r.choice(words) + (".\n" if r.random() < 0.1 else "") for _ in range(20000)))
         sh(self.o.resbm, "data", "--out", self.dir + "/corpus", self.dir + "/text")
         with open(self.dir + "/run.yaml", "w") as f:
-            f.write((TWICE if self.o.replicas else CONFIG) % self.dir)
+            text = TWICE if self.o.replicas else CONFIG
+            f.write((text.replace("optim:    {", "optim:    {local_steps: %d, " % self.o.local_steps) if self.o.local_steps else text) % self.dir)
         sh("cc", "-shared", "-fPIC", "-O1", "-o", self.dir + "/skew.so", os.path.dirname(os.path.abspath(__file__)) + "/skew.c")
         self.begin = time.monotonic()
         self.start_host()
@@ -211,7 +212,7 @@ class Run:
         return sum(max(0, b - max(a, since)) for a, b in self.waits + ([(self.waiting, now)] if self.waiting else []))
 
     def other(self, a, b):
-        return abs(a - b) > 1e-3 * b if self.o.replicas else a != b
+        return not self.o.local_steps and abs(a - b) > 1e-3 * b if self.o.replicas else a != b
 
     def turn(self):
         now = time.monotonic()
@@ -476,7 +477,7 @@ class Run:
         """Losses and weights against one process without network or faults."""
         ref, steps = self.dir + "/ref", max(self.losses)
         out = sh(self.o.resbm, "train", "-q", self.dir + "/run.yaml", "--out", ref, "pipeline.stages=1", "pipeline.threads=1", "link.latency=0ms",
-                 "pipeline.replicas=1", "train.steps=%d" % steps, "train.keep=1000000", ok=True)
+                 "pipeline.replicas=1", "optim.local_steps=none", "train.steps=%d" % steps, "train.keep=1000000", ok=True)
         if not os.path.exists(ref + "/metrics.jsonl"):
             return self.miss("the reference run: " + out[-500:])
         with open(ref + "/metrics.jsonl") as f:
@@ -543,6 +544,7 @@ def main():
     p.add_argument("--soak", action="store_true", help="only what leaves host and server alone; they and the participants must not grow")
     p.add_argument("--spares", type=int, default=1, help="participants beyond the four that are needed")
     p.add_argument("--replicas", action="store_true", help="two stages, each held by two participants")
+    p.add_argument("--local-steps", type=int, default=0, help="with --replicas: these train by themselves so many steps (a divisor of 10)")
     p.add_argument("--report")
     p.add_argument("--verbose", action="store_true")
     o = p.parse_args()
