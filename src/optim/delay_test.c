@@ -104,8 +104,7 @@ static void away_open(away *a, const char *device, const rb_optim_config *c, con
                       int host_threads) {
     rb_err err;
     const rb_tensor *list[MOST];
-    rb_optim_place place = {
-        .tile = TILE, .host_threads = host_threads, .deadline_ns = 60 * RB_SEC};
+    rb_optim_place place = {.tile = TILE, .host_threads = host_threads, .deadline_ns = 60 * RB_SEC};
     bench_device(&a->b, device, 2, rows, count);
     for (int i = 0; i < count; i++) list[i] = &a->b.row[i];
     rb_spill_options o = {.bytes = rb_optim_needs(a->b.dev, c, list, count, &place).spill + RB_SPILL_ALIGN,

@@ -36,8 +36,8 @@ struct rb_host {
     pthread_cond_t changed;
     job *first, *last;
     uint64_t asked, done;
-    uint64_t tiles; /* moved or updated so far: signs of life */
-    kind at;        /* what the worker does, */
+    uint64_t tiles;      /* moved or updated so far: signs of life */
+    kind at;             /* what the worker does, */
     const rb_hosted *of; /* for which tensor; NULL: nothing */
     int64_t deadline_ns;
     bool closing;

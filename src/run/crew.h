@@ -60,7 +60,8 @@ typedef struct rb_crew {
     char (*about)[96]; /* (stages) "process 4711 on node3", of stages another has started */
     bool *spoke;       /* (stages) has reported a fault */
     bool *gone;        /* (stages) lost, and the run went on without it */
-    int redeals[RB_MAX_STAGES]; /* an answer whose "redeals" are fewer was given before something was lost, and is
+    int redeals
+        [RB_MAX_STAGES]; /* an answer whose "redeals" are fewer was given before something was lost, and is
                                    dropped; 0 for what has none */
     int silent;          /* the last one found without a sign of life; -1 */
     bool ahead; /* stages have been told more than one step, and may answer the next before others this one */

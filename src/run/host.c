@@ -71,10 +71,11 @@ resbm_status rb_host_read_server(const char *server_dir, rb_host_server *out, rb
     if (good && load) snprintf(out->load, sizeof out->load, "%s", load);
     json_decref(j);
     return good ? RESBM_OK
-                : rb_fail(err, RESBM_E_FORMAT,
-                          "%s does not say where the run's server is: take it from a copy of the run's folder, "
-                          "or begin a new run in another --out",
-                          path);
+                : rb_fail(
+                      err, RESBM_E_FORMAT,
+                      "%s does not say where the run's server is: take it from a copy of the run's folder, "
+                      "or begin a new run in another --out",
+                      path);
 }
 
 static resbm_status read_server(rb_host *h, rb_err *err) {

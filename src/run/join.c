@@ -19,8 +19,9 @@
 #include "run/invitation.h"
 #include "run/spawn.h"
 
-#define BEAT_NS    (400 * RB_MS)
-#define EAGER_NS   (100 * RB_MS) /* between beats for ALERT_NS behind a stage's end: another one is to begin soon */
+#define BEAT_NS (400 * RB_MS)
+#define EAGER_NS                                                                                             \
+    (100 * RB_MS) /* between beats for ALERT_NS behind a stage's end: another one is to begin soon */
 #define ALERT_NS   (3 * RB_SEC)
 #define STOPPED_NS (3 * RB_SEC / 2)
 enum { PROBE_BYTES = 50000 };
@@ -33,8 +34,8 @@ typedef struct guest {
     double gflops, memory, up_bits, down_bits, latency_s;
     rb_child child;
     uint32_t epoch;
-    int stage;       /* -1: none */
-    char ended[100]; /* how the stage of this epoch ended */
+    int stage;        /* -1: none */
+    char ended[100];  /* how the stage of this epoch ended */
     int64_t ended_ns; /* when; 0: one runs, or none has yet */
     bool done, cut_off, away;
     char reason[200];

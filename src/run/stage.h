@@ -104,7 +104,7 @@ typedef struct rb_stage {
     bool recounts;                  /* what is packed and unpacked now was counted before */
     float *anchor, *outer_momentum; /* (trained weights) with optim.local_steps, host */
     struct {
-        float *sum;    /* (trained weights, then codecs' steps) over `replicas`, host; NULL: none is under way */
+        float *sum; /* (trained weights, then codecs' steps) over `replicas`, host; NULL: none is under way */
         float *unsent; /* what sync_lost was before it */
         int replicas;
     } meeting; /* of local steps (stage_outer.c) */
@@ -225,7 +225,7 @@ void rb_cover_close(rb_stage *s);
 void rb_cover_begin_step(rb_stage *s); /* forgets what was kept for the step before */
 bool rb_cover_is_lost(const rb_stage *s, int worker);
 bool rb_cover_lost_any(const rb_stage *s);
-int rb_stage_replicas_left(const rb_stage *s); /* of this stage, this one included */
+int rb_stage_replicas_left(const rb_stage *s);   /* of this stage, this one included */
 int rb_cover_attempt(const rb_stage *s);         /* of this step's sum */
 int rb_stage_lead(const rb_stage *s, int stage); /* the first replica of a stage that is there */
 /* Takes m; keeps a copy until the step is committed. */

@@ -176,8 +176,7 @@ static resbm_status dispatch(rb_stage *s, const json_t *in, json_t **reply, rb_e
     if (!strcmp(type, "meet")) return rb_stage_meet(s, reply, err);
     if (!strcmp(type, "outer")) return rb_stage_end_round(s, err);
     if (!strcmp(type, "eval")) return rb_stage_eval(s, in, reply, err);
-    if (!strcmp(type, "save") && s->apart)
-        return rb_stage_apart_save(s, in, err);
+    if (!strcmp(type, "save") && s->apart) return rb_stage_apart_save(s, in, err);
     if (!strcmp(type, "save")) return rb_stage_save(s, in, reply, err);
     if (!strcmp(type, "decode")) return rb_stage_decode(s, in, reply, err);
     if (!strcmp(type, "finish")) {

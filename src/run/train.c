@@ -363,7 +363,8 @@ static resbm_status meet(training *t, rb_err *err) {
             "stopped within a round of local steps: the outer update was made here, which a run that goes on "
             "undisturbed does not do; with --resume its losses will differ a little from such a one's");
     t->met = t->step;
-    snprintf(t->crew->doing, sizeof t->crew->doing, "while the replicas met after step %lld", (long long)t->step);
+    snprintf(t->crew->doing, sizeof t->crew->doing, "while the replicas met after step %lld",
+             (long long)t->step);
     t->meeting = true;
     for (int w = 0; w < t->crew->stages; w++) t->crew->redeals[w] = t->losses;
     RB_TRY(rb_crew_tell(t->crew, json_pack("{s:s, s:I}", "t", "meet", "step", (json_int_t)t->step), err));

@@ -85,8 +85,8 @@ static resbm_status ask_next(training *t, int stage, int lost, rb_err *err) {
     json_t *again = json_copy(t->saving);
     if (again) json_object_set_new(again, "redeals", json_integer(t->crew->redeals[next]));
     if (!again) return rb_fail(err, RESBM_E_MEMORY, "no memory for a control message");
-    resbm_status st = rb_control_send(t->crew->control, next, again,
-                                      rb_now_ns() + t->cfg->pipeline.deadline_ns, err);
+    resbm_status st =
+        rb_control_send(t->crew->control, next, again, rb_now_ns() + t->cfg->pipeline.deadline_ns, err);
     return st == RESBM_E_PEER ? RESBM_OK : st; /* lost as well, as the crew will find */
 }
 
@@ -143,14 +143,17 @@ static resbm_status lose_replica(training *t, int lost, int *to, rb_err *err) {
 resbm_status rb_training_lose(void *ctx, int worker, const char *how, rb_err *err) {
     training *t = ctx;
     char text[700];
-    if (t->evaluating && led(t, worker) && !t->reply[worker]) return rb_fail(err, RESBM_E_PEER, "%.500s", how);
+    if (t->evaluating && led(t, worker) && !t->reply[worker])
+        return rb_fail(err, RESBM_E_PEER, "%.500s", how);
     int *to = calloc((size_t)t->cfg->train.microbatches, sizeof *to);
     if (!to) return rb_fail(err, RESBM_E_MEMORY, "no memory for a deal");
     for (int m = 0; m < t->cfg->train.microbatches; m++) to[m] = -1;
     t->losses++;
     bool whole = t->cfg->optim.local_steps && t->cfg->pipeline.stages > 1;
-    snprintf(text, sizeof text, whole ? "%.500s; going on without it and the rest of its pipeline"
-                                      : "%.500s; going on without it", how);
+    snprintf(text, sizeof text,
+             whole ? "%.500s; going on without it and the rest of its pipeline"
+                   : "%.500s; going on without it",
+             how);
     if (t->o->hooks.note) t->o->hooks.note(t->o->hooks.ctx, text);
     resbm_status st =
         t->cfg->optim.local_steps ? lose_pipeline(t, worker, to, err) : lose_replica(t, worker, to, err);

@@ -187,9 +187,11 @@ resbm_status rb_training_await_snapshot(training *t, bool wait, rb_err *err) {
     free_snapshot(s);
     t->snapshot = NULL;
     if ((st != RESBM_E_PEER && st != RESBM_E_CANCELLED) || !t->dealt || !t->o->hooks.note) return st;
-    char text[700]; /* a stage that has others went in the middle of it, and one of them sends the next one's */
+    char text
+        [700]; /* a stage that has others went in the middle of it, and one of them sends the next one's */
     t->save_again = true;
-    snprintf(text, sizeof text, "a snapshot was not completed, another one follows: %.500s", err ? err->text : "");
+    snprintf(text, sizeof text, "a snapshot was not completed, another one follows: %.500s",
+             err ? err->text : "");
     t->o->hooks.note(t->o->hooks.ctx, text);
     return RESBM_OK;
 }
@@ -214,8 +216,7 @@ static resbm_status ask(training *t, rb_snapshot *s, bool spread, rb_err *err) {
     t->saving = json_pack("{s:s, s:I, s:s, s:b}", "t", "save", "step", (json_int_t)t->step, "dir", s->folder,
                           "spread", spread);
     resbm_status st = rb_crew_tell(t->crew, json_incref(t->saving), err);
-    if (!st)
-        st = rb_crew_gather(t->crew, "saved", -1, rb_training_deadline(t) + 600 * RB_SEC, t->reply, err);
+    if (!st) st = rb_crew_gather(t->crew, "saved", -1, rb_training_deadline(t) + 600 * RB_SEC, t->reply, err);
     json_decref(t->saving);
     t->saving = NULL;
     RB_TRY(st);
