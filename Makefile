@@ -43,7 +43,7 @@ demo: ## install what is missing, build, train over slow links and alone, compar
 	@BUILD=$(BUILD) scripts/demo.sh $(TEXT)
 
 study: ## train everything that docs/quality.md states (many hours; STUDY=NAME for one part, STUDY_BUDGET=2h to stop)
-	@scripts/install-deps.sh build demo
+	@scripts/install-deps.sh build study
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) scripts/study.sh $(STUDY)
 

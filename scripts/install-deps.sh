@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the Debian or Ubuntu packages that the named groups need and that are missing.
-#   scripts/install-deps.sh [--check] build|demo|test|sanitize ...
+#   scripts/install-deps.sh [--check] build|demo|study|test|sanitize ...
 # As root they are installed; otherwise, and always with --check, the one line to run is printed and the exit
 # status is 1 if something is missing. RESBM_NO_INSTALL=1 skips all of this (other systems, own builds).
 set -eu
@@ -14,10 +14,11 @@ for group in "$@"; do
     build) packages="$packages gcc g++ make cmake pkg-config libdnnl-dev libyaml-dev libjansson-dev libxxhash-dev
                      zlib1g-dev libsentencepiece-dev" ;;
     demo) packages="$packages dict-gcide" ;;
+    study) packages="$packages dict-gcide sentencepiece" ;;
     test) packages="$packages ninja-build libcmocka-dev iproute2 python3 python3-venv shellcheck nats-server libnats-dev openssl
                     libssl-dev libopenmpi-dev openmpi-bin libmpich-dev mpich" ;;
     sanitize) packages="$packages clang llvm" ;;
-    *) echo "install-deps: unknown group '$group' (build, demo, test, sanitize)" >&2 && exit 2 ;;
+    *) echo "install-deps: unknown group '$group' (build, demo, study, test, sanitize)" >&2 && exit 2 ;;
     esac
 done
 

@@ -26,6 +26,19 @@ if [ ! -s demo/corpus/val-000.bin ]; then
     "$resbm" data --out demo/corpus --tokenizer bytes "$text"
 fi
 
+# A SentencePiece vocabulary of 1024 pieces from 8 MB of the training text (its shard's tokens are bytes, 16 bits each), and
+# shards in it.
+pieces() {
+    [ -s data-spm1024/bpe.model ] && [ -s data-spm1024/val-000.bin ] && return
+    command -v spm_train >/dev/null || { echo "study: spm_train is missing; install sentencepiece" >&2; exit 1; }
+    mkdir -p data-spm1024
+    tail -c +1025 demo/corpus/train-000.bin | tr -d '\000' | head -c 8000000 >data-spm1024/text
+    spm_train --input=data-spm1024/text --model_prefix=data-spm1024/bpe --vocab_size=1024 --model_type=bpe --byte_fallback=true \
+        --character_coverage=0.9995 --num_threads=1 --minloglevel=1
+    rm data-spm1024/text
+    "$resbm" data --out data-spm1024 --tokenizer data-spm1024/bpe.model /usr/share/dictd/gcide.dict.dz
+}
+
 # Means of the gradient's norm per segment over the second half of each run, and the largest norm after the first tenth.
 norms() {
     printf '%-40s %9s   %s\n' "run of $1" "largest" "norm per segment, first to last"
@@ -50,6 +63,7 @@ later=0
 for name in "$@"; do
     printf '\n== %s\n' "$name"
     status=0
+    ! grep -q data-spm1024 "$specs/$name.yaml" || pieces
     "$resbm" compare "$specs/$name.yaml" --out "$name" ${STUDY_BUDGET:+--budget "$STUDY_BUDGET"} \
         ${STUDY_SEEDS:+--seeds "$STUDY_SEEDS"} ${STUDY_JOBS:+--jobs "$STUDY_JOBS"} || status=$?
     case $status in

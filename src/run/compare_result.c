@@ -29,6 +29,7 @@ static void describe(const rb_config *c, char out[200]) {
     if (!strcmp(b->kind, "residual")) describe_key(c, "identity", "", &text);
     describe_key(c, "tokens", "none", &text);
     describe_key(c, "aux", "none", &text);
+    if (c->model.cut == RB_CUT_INSIDE) rb_buf_puts(&text, ", cut inside blocks");
     snprintf(out, 200, "%.199s", text.data ? text.data : "");
     rb_buf_free(&text);
 }
