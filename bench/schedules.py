@@ -84,6 +84,7 @@ def one(a, folder, schedule, m, rate):
         measured = measure(a, folder, schedule, keys, f"{schedule}-{m}-{rate}-{i}")
         after = predict(a, folder, keys)[0]["step_s"] if a.real else before
         tried = abs(before / after - 1), (before + after) / 2, measured
+        print(f"{schedule}, {m} microbatches, {rate}: predicted {before:.3f} s and {after:.3f} s, measured {measured:.3f} s", file=sys.stderr)
         best = min(best, tried) if best else tried
     return best[1], best[2], depth
 

@@ -47,6 +47,15 @@ says err.txt "ask for them with --own"
     miss "plan --trace without a run"
 [ "$(grep -c '"name":"[0-9]*U[0-9]*","cat":"predicted"' alone.json)" = 12 ] || miss "a step of pipedream has not 12 updates"
 
+# What this machine computes is measured: alone, as many stages at once as it has cores for, and what links take beside them.
+"$resbm" plan run.yaml --own --json -t 0 pipeline.device=ref pipeline.threads=1 >measured.json || miss "a plan that measures"
+says measured.json '"measured":true'
+awk -v n="$(field measured.json at_once)" -v crowd="$(field measured.json crowd)" -v moving="$(field measured.json message_cpu_s)" -v cores="$(nproc)" \
+    'BEGIN { exit !(moving > 0 && (cores < 2 || (n > 1 && n <= cores && crowd >= 1))) }' || { miss "what stages take of each other"; cat measured.json; }
+"$resbm" plan run.yaml --own -t 0 pipeline.device=ref pipeline.threads=1 >measured.txt || miss "a plan that measures"
+says measured.txt "links take .* of a core for a message"
+[ "$(field own.json crowd) $(field own.json message_cpu_s)" = "0.0 0.0" ] || miss "a plan that counts has measured something"
+
 # A machine list: what it says of one stage holds for that one.
 cat >machines.yaml <<END
 machines:

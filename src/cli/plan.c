@@ -29,7 +29,7 @@ static const struct argp_option options[] = {
     {"trace", 'T', "TRACE.JSON", 0,
      "put what is predicted of the run's own settings beside what a run measured", 0},
     {"seconds", 't', "S", 0,
-     "how long each action is measured here, where no FLOP/s are stated (default 0.2)", 0},
+     "how long a segment is measured here, where no FLOP/s are stated (default 0.2, with --own 0.5)", 0},
     {"json", 'j', 0, 0, "everything, for programs", 0},
     {0},
 };
@@ -103,7 +103,9 @@ static resbm_status plan(const arguments *a, rb_config *c, rb_err *err) {
                          .latency_occupies = a->occupies,
                          .keep_cut = a->own || a->balance,
                          .events = a->trace ? &events : NULL,
-                         .seconds = a->seconds};
+                         .seconds = a->seconds >= 0 ? a->seconds
+                                    : a->own        ? 0.5
+                                                    : 0.2};
     rb_config *balanced = a->balance ? malloc(sizeof *balanced) : NULL;
     resbm_status st = RESBM_OK;
     if (a->balance) {
@@ -144,7 +146,7 @@ int rb_cmd_plan(int argc, char **argv) {
         NULL};
     size_t n = (size_t)argc;
     arguments a = {
-        .boundary = calloc(n, sizeof *a.boundary), .schedule = calloc(n, sizeof *a.schedule), .seconds = 0.2};
+        .boundary = calloc(n, sizeof *a.boundary), .schedule = calloc(n, sizeof *a.schedule), .seconds = -1};
     rb_config *c = calloc(1, sizeof *c);
     rb_err err = {0};
     bool room = rb_cli_words_init(&a.words, argc, "configurations", "name a configuration (RUN.yaml)");

@@ -100,6 +100,13 @@ static resbm_status start_thread(rb_link *l, rb_err *err) {
     return RESBM_OK;
 }
 
+int64_t rb_link_cpu_ns(rb_link *l) {
+    clockid_t id;
+    struct timespec t;
+    if (pthread_getcpuclockid(l->thread, &id) || clock_gettime(id, &t)) return 0;
+    return t.tv_sec * RB_SEC + t.tv_nsec;
+}
+
 resbm_status rb_link_open(const rb_link_options *opt, rb_link **out, rb_err *err) {
     RB_TRY(check_options(opt, err));
     rb_link *l = calloc(1, sizeof *l);

@@ -132,6 +132,9 @@ int rb_link_gone_order(rb_link *l, int peer);
 /* The socket of a peer, for TCP_INFO in tests; -1 when there is none. */
 int rb_link_fd(rb_link *l, int peer);
 
+/* Processor time that the endpoint's input/output thread has taken so far; 0 where the system does not say. */
+int64_t rb_link_cpu_ns(rb_link *l);
+
 /* One message's life on the sender's side, for the trace. Times are rb_now_ns. */
 typedef struct rb_link_event {
     int peer;

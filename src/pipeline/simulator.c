@@ -407,9 +407,17 @@ static void note_span(sim *m, int stage, int index, double begin, double end) {
     m->r->stage[stage].end = m->seat[stage].clock = end;
 }
 
+double rb_sim_crowding(const rb_sim_options *o, int computing) {
+    if (!(o->cores > 0) || computing < 1) return 1;
+    double served = fmin(computing, fmax(o->cores / 2, o->cores - o->background)), slower = 1;
+    if (o->crowd > 1 && o->at_once > 1 && served > 1)
+        slower += (o->crowd - 1) * (served - 1) / (o->at_once - 1);
+    return slower * computing / served;
+}
+
 /* Virtual time goes on as fast as each of the stages that compute. */
 static double speed(const sim *m) {
-    return m->o->cores > 0 && m->computing > m->o->cores ? m->o->cores / m->computing : 1;
+    return 1 / rb_sim_crowding(m->o, m->computing);
 }
 
 static void run_action(sim *m, int stage, double ready) {

@@ -1,7 +1,7 @@
 /* Plays a schedule's lists against costs and links, event by event: what a step takes before anything runs.
  *
  * Model. A stage does its list in order; computation takes its segment's cost (longer while more stages
- * compute than there are cores to share, if that is asked for), a send costs the stage what packing takes and
+ * compute than there are cores to share, or share more than cores, if that is asked for), a send costs the stage what packing takes and
  * the wait until the channel's queue has room (links have a thread of their own), a receive waits until the
  * message is all there and then unpacks it. The links are src/link/shape's: messages leave a stage through its
  * one uplink in the order of their sends, travel for the latency, and enter the receiver through its one
@@ -55,8 +55,13 @@ typedef struct rb_sim_options {
     double segment;  /* and the least bytes that do: what it cannot pass on before */
     int pieces;      /* of a message, 1..RB_SIM_PIECES; 0 = as many as there is time for */
     int queue_bound; /* messages sent and not yet received that a channel holds; 0 = no bound */
-    double cores;    /* how many stages compute at full speed at once; 0 = all */
-    bool no_spans;   /* result.span stays NULL */
+    double cores;    /* how many stages compute at once on cores of their own; 0 = all */
+    double
+        crowd; /* where cores > 0: how many times as long computing takes while `at_once` stages do, who share caches
+                        and memory; in proportion with fewer and more, up to cores; 0 = 1 */
+    int at_once;
+    double background; /* how many of the cores other threads keep busy meanwhile */
+    bool no_spans;     /* result.span stays NULL */
 } rb_sim_options;
 
 typedef struct rb_sim_stage {
@@ -89,5 +94,8 @@ typedef struct rb_sim_result {
  * in either case. */
 resbm_status rb_simulate(const rb_schedule *s, const rb_sim_options *o, rb_sim_result *out, rb_err *err);
 void rb_sim_free(rb_sim_result *r);
+
+/* How many times as long computing takes while so many stages compute at the same time. */
+double rb_sim_crowding(const rb_sim_options *o, int computing);
 
 #endif

@@ -423,6 +423,31 @@ static void stages_share_cores(void **state) {
     rb_schedule_free(&s);
 }
 
+/* Stages that compute at the same time slow each other down; one alone is as fast as ever. */
+static void a_crowd_is_slower(void **state) {
+    (void)state;
+    const int stage_of[] = {0, 1};
+    const rb_segment_cost cost[] = {{2, 0, 0, 0}, {2, 0, 0, 0}};
+    rb_schedule s = parse_schedule("0F0 0SF0 0F1 0SF1\n1RF0 1F0 1RF1 1F1\n", 2, stage_of, 2);
+    rb_sim_options o = {.cost = cost, .cores = 2, .crowd = 1.5, .at_once = 2};
+    rb_sim_result r = simulate(&s, &o);
+    assert_near(r.span[0][0].end, 2); /* alone */
+    assert_near(r.span[0][2].end, 5); /* beside the other */
+    assert_near(r.step, 7);
+    rb_sim_free(&r);
+    o.background = 0.4; /* of two cores 1.6 are left: 2 / 1.6 times 1 + 0.5 * 0.6 */
+    r = simulate(&s, &o);
+    assert_near(r.span[0][2].end, 2 + 2 * 1.25 * 1.3);
+    assert_near(r.step, 4 + 2 * 1.25 * 1.3);
+    rb_sim_free(&r);
+    rb_schedule_free(&s);
+    rb_sim_options eight = {.cores = 8, .crowd = 1.7, .at_once = 8};
+    assert_near(rb_sim_crowding(&eight, 1), 1);
+    assert_near(rb_sim_crowding(&eight, 4), 1.3);
+    assert_near(rb_sim_crowding(&eight, 16), 2 * 1.7); /* shared in turn besides */
+    assert_near(rb_sim_crowding(&(rb_sim_options){.crowd = 2, .at_once = 2}, 2), 1); /* cores for everybody */
+}
+
 /* Two neighbours send to the one between them at once: its downlink serves them in turn, so that both are there when the
  * bytes of both are through, and neither after its own alone. */
 static void a_downlink_is_shared(void **state) {
@@ -532,6 +557,7 @@ int main(void) {
         cmocka_unit_test(waiting_is_told_apart),
         cmocka_unit_test(latency_pipelines_or_occupies_the_wire),
         cmocka_unit_test(stages_share_cores),
+        cmocka_unit_test(a_crowd_is_slower),
         cmocka_unit_test(a_downlink_is_shared),
         cmocka_unit_test(a_deadlock_names_who_waits),
         cmocka_unit_test(depth_between_neighbours_hides_latency),

@@ -3,8 +3,10 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "core/clock.h"
 #include "device/timed/timed.h"
+#include "run/company.h"
 #include "run/devices.h"
 #include "run/stage.h"
 
@@ -142,22 +144,27 @@ enum {
     WORKS
 };
 
-/* What each took, round by round: the newest, where there are more than fit. */
+/* What each took, round by round: the newest, where there are more than fit. Alone, and with company at work. */
 enum { MOST_ROUNDS = 256 };
 typedef struct rounds_taken {
     int count;
     double took[WORKS][MOST_ROUNDS];
 } rounds_taken;
 
+static resbm_status one_work(rb_stage *s, int i, rb_err *err) {
+    if (!i) rb_seat_clear(&s->seat[0]);
+    RB_TRY(rounds[i](s, err));
+    if (i == BACKWARD || i == TRUNK_BACKWARD) rb_seat_clear(&s->seat[0]);
+    return RESBM_OK;
+}
+
 static resbm_status one_round(rb_stage *s, rounds_taken *r, rb_err *err) {
-    rb_seat_clear(&s->seat[0]);
     for (int i = 0; i < WORKS; i++) {
         double begin = meter(s);
-        RB_TRY(rounds[i](s, err));
-        r->took[i][r->count % MOST_ROUNDS] = meter(s) - begin;
-        if (i == BACKWARD || i == TRUNK_BACKWARD) rb_seat_clear(&s->seat[0]);
+        RB_TRY(one_work(s, i, err));
+        if (r) r->took[i][r->count % MOST_ROUNDS] = meter(s) - begin;
     }
-    r->count++;
+    if (r) r->count++;
     return RESBM_OK;
 }
 
@@ -183,52 +190,127 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* The median of each: a step is made of usual times, not of the best. The first round, which warms up, does not count. */
-static void take_medians(rounds_taken *r, double usual[WORKS]) {
-    int n = r->count < MOST_ROUNDS ? r->count : MOST_ROUNDS, from = r->count > 1 && r->count <= MOST_ROUNDS;
+/* The median of each: a step is made of usual times, not of the best. */
+static double take_medians(rounds_taken *r, double usual[WORKS]) {
+    int n = r->count < MOST_ROUNDS ? r->count : MOST_ROUNDS;
+    double sum = 0;
     for (int i = 0; i < WORKS; i++) {
-        qsort(r->took[i] + from, (size_t)(n - from), sizeof(double), by_value);
-        usual[i] = r->took[i][from + (n - from) / 2];
+        qsort(r->took[i], (size_t)n, sizeof(double), by_value);
+        sum += usual[i] = r->took[i][n / 2];
     }
+    return sum;
 }
 
-static resbm_status repeat(rb_stage *s, double seconds, double usual[WORKS], rb_err *err) {
+/* A stage like the one that is measured, and which of the works is its next. */
+typedef struct mate {
+    rb_stage *s;
+    int next;
+} mate;
+
+static resbm_status work_along(void *ctx, rb_err *err) {
+    mate *m = ctx;
+    int i = m->next++;
+    m->next %= WORKS;
+    return one_work(m->s, i, err);
+}
+
+/* First a round that warms up, of which nothing counts; then by turns with company and alone, as a machine's speed drifts. */
+static resbm_status take_turns(rb_stage *s, rb_company *mates, int n, double seconds, rounds_taken r[2],
+                               rb_err *err) {
     bool counts = !strcmp(s->cfg.pipeline.device, "timed");
     int64_t end = rb_now_ns() + (int64_t)(seconds * 1e9);
-    rounds_taken *r = calloc(1, sizeof *r);
-    resbm_status st = r ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to measure a segment");
-    for (int n = 0; !st && (n < (counts ? 1 : 2) || (!counts && rb_now_ns() < end)); n++)
-        st = one_round(s, r, err);
-    if (!st) take_medians(r, usual);
+    rb_company_let(mates, true);
+    if (!counts) RB_TRY(one_round(s, NULL, err));
+    do {
+        if (n) RB_TRY(one_round(s, &r[1], err));
+        rb_company_let(mates, false);
+        RB_TRY(one_round(s, &r[0], err));
+        rb_company_let(mates, true);
+    } while (!counts && rb_now_ns() < end);
+    return RESBM_OK;
+}
+
+static resbm_status repeat(rb_stage *s, mate *mates, int n, double seconds, double usual[WORKS],
+                           double *crowd, rb_err *err) {
+    rb_company *c;
+    void *member[RB_MAX_STAGES];
+    double together[WORKS];
+    rounds_taken *r = calloc(2, sizeof *r);
+    if (!r) return rb_fail(err, RESBM_E_MEMORY, "no memory to measure a segment");
+    for (int i = 0; i < n; i++) member[i] = &mates[i];
+    resbm_status st = rb_company_open(work_along, member, n, &c, err), theirs;
+    if (!st) {
+        rb_err why;
+        st = take_turns(s, c, n, seconds, r, err);
+        theirs = rb_company_close(c, &why);
+        if (theirs && !st) {
+            st = theirs;
+            if (err) *err = why;
+        }
+    }
+    double alone = st ? 0 : take_medians(&r[0], usual);
+    *crowd = !st && n && alone > 0 ? fmax(1, take_medians(&r[1], together) / alone) : 1;
     free(r);
     return st;
 }
 
-resbm_status rb_measure_segment(const rb_config *cfg, const char *device, int segment, double seconds,
-                                rb_segment_measure *out, rb_err *err) {
-    rb_stage *s;
+static resbm_status open_ready(const rb_config *cfg, const char *device, int segment, rb_stage **out,
+                               rb_err *err) {
+    RB_TRY(new_stage(cfg, device, &segment, 1, &(int){1}, true, out, err));
+    RB_TRY(rb_stage_open_optim(*out, err));
+    return fill_inputs(*out, err);
+}
+
+/* Where memory is the host's, as many beside s as go with it into half of what the machine has. */
+static resbm_status mates_of(const rb_stage *s, int beside, int *out, rb_err *err) {
+    rb_stage_need need;
+    size_t slot, half = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE) / 2;
+    *out = 0;
+    if (!beside || !s->dev->table->host_memory || !strcmp(s->dev->table->name, "timed")) return RESBM_OK;
+    RB_TRY(rb_measure_stage(&s->cfg, s->host, 1, true, &need, &slot, err));
+    size_t fit = half / (need.weights + need.gradients + need.optimizer + need.working + 2 * slot);
+    while (*out < beside && (size_t)*out + 2 <= fit) ++*out;
+    return RESBM_OK;
+}
+
+static resbm_status measure_in_company(const rb_config *cfg, const char *device, int segment, int beside,
+                                       double seconds, double usual[WORKS], rb_segment_measure *out,
+                                       rb_err *err) {
+    rb_stage *s = NULL;
+    mate *mates = calloc((size_t)beside + 1, sizeof *mates);
+    int n = 0;
+    resbm_status st = mates ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to measure a segment");
+    if (!st) st = open_ready(cfg, device, segment, &s, err);
+    if (!st) st = mates_of(s, beside, &n, err);
+    for (int i = 0; i < n && !st; i++) st = open_ready(cfg, device, segment, &mates[i].s, err);
+    if (!st) st = repeat(s, mates, n, seconds, usual, &out->crowd, err);
+    out->at_once = 1 + n;
+    for (int i = 0; i < n; i++) free_stage(mates[i].s);
+    free(mates);
+    free_stage(s);
+    return st;
+}
+
+resbm_status rb_measure_segment(const rb_config *cfg, const char *device, int segment, int beside,
+                                double seconds, rb_segment_measure *out, rb_err *err) {
     double usual[WORKS];
     rb_config *c = malloc(sizeof *c);
     if (!c) return rb_fail(err, RESBM_E_MEMORY, "no memory to measure a segment");
     *c = *cfg;
     snprintf(c->optim.offload, sizeof c->optim.offload, "none"); /* its disk is measured by running it */
-    resbm_status st = new_stage(c, device, &segment, 1, &(int){1}, true, &s, err);
-    if (!st) st = rb_stage_open_optim(s, err);
-    if (!st) st = fill_inputs(s, err);
-    if (!st) st = repeat(s, seconds, usual, err);
-    if (!st)
-        *out = (rb_segment_measure){.forward = usual[FORWARD],
-                                    .backward = usual[BACKWARD],
-                                    .input = usual[INPUT],
-                                    .weight = usual[WEIGHT],
-                                    .pack = usual[PACK],
-                                    .unpack = usual[UNPACK],
-                                    .trunk_forward = usual[TRUNK_FORWARD],
-                                    .trunk_backward = usual[TRUNK_BACKWARD],
-                                    .optimizer = usual[OPTIMIZER]};
-    free_stage(s);
+    resbm_status st = measure_in_company(c, device, segment, beside, seconds, usual, out, err);
     free(c);
-    return st;
+    if (st) return st;
+    out->forward = usual[FORWARD];
+    out->backward = usual[BACKWARD];
+    out->input = usual[INPUT];
+    out->weight = usual[WEIGHT];
+    out->pack = usual[PACK];
+    out->unpack = usual[UNPACK];
+    out->trunk_forward = usual[TRUNK_FORWARD];
+    out->trunk_backward = usual[TRUNK_BACKWARD];
+    out->optimizer = usual[OPTIMIZER];
+    return RESBM_OK;
 }
 
 /* --- memory ------------------------------------------------------------------------------------------------ */

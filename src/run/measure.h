@@ -11,12 +11,17 @@ typedef struct rb_segment_measure {
     double pack, unpack; /* of a message of its boundaries, the dearer direction; 0 at a model of one */
     double trunk_forward, trunk_backward; /* of the boundary before it, part of forward and backward */
     double optimizer;                     /* zeroing gradients, their norms, the update: once a step */
+    double crowd; /* how many times as long all that takes while at_once stages work at the same time; >= 1 */
+    int at_once;
 } rb_segment_measure;
 
-/* device: a name of rb_device_open. seconds: how long each action is repeated at most (the median counts; at least
- * twice); means nothing to "timed". cfg is validated. */
-resbm_status rb_measure_segment(const rb_config *cfg, const char *device, int segment, double seconds,
-                                rb_segment_measure *out, rb_err *err);
+/* Costs are those of a stage that works alone. device: a name of rb_device_open. beside: how many others like it are to
+ * work at the same time for crowd, each on pipeline.threads threads of this process; fewer where memory has no room for
+ * them, none beside a device with memory of its own. seconds: until when all actions are repeated, by turns alone and
+ * with the others (medians count; at least once each, behind one that does not). Both mean nothing to "timed", which
+ * counts and waits for nothing. cfg is validated. */
+resbm_status rb_measure_segment(const rb_config *cfg, const char *device, int segment, int beside,
+                                double seconds, rb_segment_measure *out, rb_err *err);
 
 /* Bytes of the stage that hosts the segments host[0..hosted), ascending. The process itself is not in it. */
 typedef struct rb_stage_need {

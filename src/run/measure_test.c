@@ -1,8 +1,10 @@
 #include <stdlib.h>
 #include <string.h>
+#include "core/clock.h"
 #include "device/timed/timed.h"
 #include "rb_cmocka.h"
 #include "run/measure.h"
+#include "run/measure_link.h"
 #include "run/stage.h"
 
 /* more: overrides, apart by blanks. */
@@ -72,7 +74,7 @@ static void operations_are_counted(void **state) {
         rb_segment_measure m;
         rb_err err;
         double head = g == 3 ? d * 128 : 0;
-        assert_ok(rb_measure_segment(c, "timed", g, 0, &m, &err), &err);
+        assert_ok(rb_measure_segment(c, "timed", g, 0, 0, &m, &err), &err);
         assert_true(m.forward ==
                     2 * n * block + heads + 4 * n * head); /* the head's input gradient is made at once */
         assert_true(m.forward + m.backward == 6 * n * (block + head) + 3.5 * heads);
@@ -86,10 +88,48 @@ static void seconds_are_measured_on_a_device_that_computes(void **state) {
     rb_config *c = config("");
     rb_segment_measure m;
     rb_err err;
-    assert_ok(rb_measure_segment(c, "ref", 1, 0, &m, &err), &err);
+    assert_ok(rb_measure_segment(c, "ref", 1, 0, 0, &m, &err), &err);
     assert_true(m.forward > 0 && m.backward > 0 && m.input > 0 && m.weight > 0 && m.pack > 0 && m.unpack > 0);
     assert_true(m.optimizer > 0 && m.forward < 10);
     free(c);
+}
+
+/* A stage at work beside the one that is measured makes nothing faster, and nothing is left of it. */
+static void others_work_beside(void **state) {
+    (void)state;
+    rb_config *c = config("");
+    rb_segment_measure m;
+    rb_err err;
+    assert_ok(rb_measure_segment(c, "ref", 1, 1, 0, &m, &err), &err);
+    assert_int_equal(m.at_once, 2);
+    assert_true(m.crowd >= 1 && m.crowd < 100 && m.forward > 0);
+    assert_ok(rb_measure_segment(c, "ref", 1, 0, 0, &m, &err), &err);
+    assert_int_equal(m.at_once, 1);
+    assert_true(m.crowd == 1);
+    assert_ok(rb_measure_segment(c, "timed", 1, 3, 0, &m, &err),
+              &err); /* counts: there is nobody to wait for */
+    assert_int_equal(m.at_once, 1);
+    assert_true(m.crowd == 1);
+    free(c);
+}
+
+/* At 1 Mbit/s a message of 2 MB takes seventeen seconds; its first twentieth of one tells what it takes of a core. */
+static void links_take_processor_time(void **state) {
+    (void)state;
+    const char *const links[] = {
+        "boundary.kind=none model.context=8192",
+        "boundary.kind=none model.context=8192 pipeline.transport=tcp link.latency=1ms",
+        "boundary.kind=none model.context=8192 pipeline.deadline=300s link.up=1mbit link.down=1mbit"};
+    double cpu[3];
+    for (int i = 0; i < 3; i++) {
+        rb_config *own = config(links[i]);
+        rb_err err;
+        int64_t begin = rb_now_ns();
+        assert_ok(rb_measure_link(own, 0.05, &cpu[i], &err), &err);
+        assert_true(cpu[i] > 0 && cpu[i] < 10);
+        assert_true(rb_now_ns() - begin < 30 * RB_SEC);
+        free(own);
+    }
 }
 
 int main(void) {
@@ -97,6 +137,8 @@ int main(void) {
         cmocka_unit_test(memory_is_what_a_stage_takes),
         cmocka_unit_test(operations_are_counted),
         cmocka_unit_test(seconds_are_measured_on_a_device_that_computes),
+        cmocka_unit_test(others_work_beside),
+        cmocka_unit_test(links_take_processor_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

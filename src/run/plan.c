@@ -8,6 +8,7 @@
 #include <unistd.h>
 #include "pipeline/schedules.h"
 #include "run/devices.h"
+#include "run/measure_link.h"
 #include "run/stage.h"
 #include "run/workers.h"
 
@@ -44,6 +45,9 @@ typedef struct work {
     rb_trunk_cost *trunk;  /* (segments) seconds */
     double *optimizer;     /* (segments) seconds of an update */
     double pack, unpack, cores;
+    double moving;          /* seconds of this machine's cores that a message takes of its links' threads */
+    double alone, together; /* seconds of all that was measured, as it is and while at_once stages work */
+    int at_once;
     rb_stage_need *need;   /* (stages) */
     double *sync, *sync_s; /* (stages) bytes to the other replicas, a step, and seconds of it */
     size_t *slot;          /* (segments) */
@@ -71,6 +75,24 @@ static int threads_of(const rb_config *c) {
 
 /* --- costs ------------------------------------------------------------------------------------------------- */
 
+/* How many more stages compute on this machine's cores while one does. */
+static int others_at_once(const work *w) {
+    double most = fmin(w->stages, w->cores);
+    return measures(w) && !w->o->machine && most > 1 ? (int)most - 1 : 0;
+}
+
+static void note_crowd(work *w, const rb_segment_measure *m) {
+    double all = m->forward + m->backward + m->optimizer;
+    if (m->at_once < 2) return;
+    w->alone += all;
+    w->together += all * m->crowd;
+    if (!w->at_once || m->at_once < w->at_once) w->at_once = m->at_once;
+}
+
+static double crowd_of(const work *w) {
+    return w->alone > 0 ? w->together / w->alone : 0;
+}
+
 static resbm_status cost_of_segment(work *w, int g, rb_segment_measure *out) {
     const rb_model_config *m = &w->cfg->model;
     char name[RB_DEVICE_NAME];
@@ -84,7 +106,8 @@ static resbm_status cost_of_segment(work *w, int g, rb_segment_measure *out) {
         *out = s->cost;
         return RESBM_OK;
     }
-    RB_TRY(rb_measure_segment(w->cfg, k.device, g, w->o->seconds, &k.cost, w->err));
+    RB_TRY(rb_measure_segment(w->cfg, k.device, g, others_at_once(w), w->o->seconds, &k.cost, w->err));
+    note_crowd(w, &k.cost);
     segment_kind *grown = realloc(w->seg, (size_t)(w->segs + 1) * sizeof *grown);
     if (!grown) return rb_fail(w->err, RESBM_E_MEMORY, "no memory to plan");
     w->seg = grown;
@@ -359,6 +382,7 @@ static resbm_status plan_row(work *w, const char *schedule, rb_plan_row *r) {
                               .machine = w->o->machine,
                               .relay = w->o->relay,
                               .cores = w->cores,
+                              .moving = w->moving,
                               .limits = &limits,
                               .spans = r->own && w->o->events,
                               .latency_occupies = w->o->latency_occupies};
@@ -371,6 +395,8 @@ static resbm_status plan_row(work *w, const char *schedule, rb_plan_row *r) {
         add_sums(w);
         in.pack = w->pack;
         in.unpack = w->unpack;
+        in.crowd = crowd_of(w);
+        in.at_once = w->at_once;
         st = rb_predict(&in, &p, &why);
     }
     r->asynchronous = !st && rb_schedule_updates(&p.schedule);
@@ -405,6 +431,9 @@ static void close_work(work *w) {
     free(w->sync_s);
 }
 
+/* Enough for a usual message at 10 Mbit/s, and for hundreds of wake-ups on slower links. */
+#define LINK_SECONDS 0.1
+
 static resbm_status open_work(work *w) {
     size_t n = (size_t)w->stages, s = (size_t)w->segments;
     w->stage_of = calloc(s, sizeof *w->stage_of);
@@ -426,7 +455,8 @@ static resbm_status open_work(work *w) {
     if (!measures(w)) return RESBM_OK;
     w->cfg->pipeline.threads = threads_of(w->cfg);
     w->cores = fmax(1, (double)processors() / (double)w->cfg->pipeline.threads);
-    return RESBM_OK;
+    if (w->o->machine || w->stages < 2) return RESBM_OK;
+    return rb_measure_link(w->cfg, fmin(w->o->seconds, LINK_SECONDS), &w->moving, w->err);
 }
 
 static rb_plan_row *new_row(rb_run_plan *p, int stages) {
@@ -461,6 +491,9 @@ static resbm_status plan_boundary(const rb_plan_options *o, const char *boundary
     if (!st) st = open_work(&w);
     out->measured = measures(&w);
     if (!st) st = plan_schedules(&w, boundary, o->cfg->pipeline.schedule, out);
+    out->crowd = crowd_of(&w);
+    out->at_once = w.at_once;
+    out->moving = w.moving;
     close_work(&w);
     free(c);
     return st;

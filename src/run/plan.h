@@ -28,7 +28,7 @@ typedef struct rb_plan_options {
     bool latency_occupies;
     rb_plan_events *events; /* gets the prediction of the run's own boundary and schedule; NULL: not asked */
     bool keep_cut;          /* recommend nothing about segments */
-    double seconds;         /* how long each action is measured, where stages have no FLOP/s */
+    double seconds;         /* how long a segment is measured, where stages have no FLOP/s */
 } rb_plan_options;
 
 typedef struct rb_plan_stage {
@@ -82,9 +82,13 @@ typedef struct rb_run_plan {
     rb_plan_row *row;
     double tokens; /* of a step */
     int64_t params;
-    bool measured; /* costs are seconds of this machine */
-    int best;      /* the recommended row; -1: nothing fits */
-    int fastest;   /* of those that fit; -1 */
+    bool measured; /* costs are seconds of this machine, */
+    double crowd;  /* so many times as long while at_once stages compute; 0: nobody beside, or not measured */
+    int at_once;
+    double
+        moving; /* seconds of processor time that a message takes of its links' threads, where they share the cores */
+    int best;    /* the recommended row; -1: nothing fits */
+    int fastest; /* of those that fit; -1 */
     bool recut_tried;
     rb_plan_cut recut; /* under the recommended boundary, faster than the recommended row by more than 2% */
 } rb_run_plan;

@@ -101,9 +101,14 @@ static void print_head(const rb_plan_options *o, const rb_run_plan *p, rb_buf *o
         print_machine(&o->machine[i], n, out);
     }
     if (o->relay) print_relay(o->relay, out);
-    rb_buf_printf(out, "  cost of computing: %s%s%s\n\n",
-                  p->measured ? "measured on this machine" : "counted operations at the stated FLOP/s",
-                  c->link.half_duplex ? "; links half duplex" : "",
+    char crowd[80] = "", moving[80] = "", b[32];
+    if (p->crowd > 0)
+        snprintf(crowd, sizeof crowd, ", %.2f times as long while %d stages compute", p->crowd, p->at_once);
+    if (p->moving > 0)
+        snprintf(moving, sizeof moving, "; links take %s of a core for a message", seconds(p->moving, b));
+    rb_buf_printf(out, "  cost of computing: %s%s%s%s%s\n\n",
+                  p->measured ? "measured on this machine" : "counted operations at the stated FLOP/s", crowd,
+                  moving, c->link.half_duplex ? "; links half duplex" : "",
                   o->latency_occupies || c->link.latency_occupies ? "; the wire is busy for the latency too"
                                                                   : "");
 }
@@ -361,10 +366,11 @@ static json_t *advice_json(const rb_plan_options *o, const rb_run_plan *p) {
 resbm_status rb_plan_json(const rb_plan_options *o, const rb_run_plan *p, rb_buf *out, rb_err *err) {
     json_t *rows = json_array();
     for (int i = 0; i < p->count; i++) json_array_append_new(rows, row_json(&p->row[i], i == p->best));
-    json_t *all = json_pack("{s:I, s:I, s:I, s:f, s:b, s:o, s:o}", "params", (json_int_t)p->params, "stages",
-                            (json_int_t)o->cfg->pipeline.stages, "segments",
+    json_t *all = json_pack("{s:I, s:I, s:I, s:f, s:b, s:f, s:i, s:f, s:o, s:o}", "params",
+                            (json_int_t)p->params, "stages", (json_int_t)o->cfg->pipeline.stages, "segments",
                             (json_int_t)o->cfg->model.segments, "tokens_per_step", p->tokens, "measured",
-                            p->measured, "rows", rows, "recommended", advice_json(o, p));
+                            p->measured, "crowd", p->crowd, "at_once", p->at_once, "message_cpu_s", p->moving,
+                            "rows", rows, "recommended", advice_json(o, p));
     char *text = all ? json_dumps(all, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     resbm_status st = text ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to print the plan");
     if (text) rb_buf_printf(out, "%s\n", text);

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 #include "pipeline/steady.h"
 #include "run/measure.h"
 #include "run/stage.h"
@@ -20,6 +21,7 @@ typedef struct links {
     rb_sim_port *port;
     double *latency;
     double *start; /* (stages) updates before the list */
+    double busy;   /* how many cores they keep busy while the lists run */
     rb_sim_relay relay;
 } links;
 
@@ -63,6 +65,8 @@ static rb_sim_options options(const rb_prediction_input *in, const rb_prediction
                             .grain = 0.25e-3,
                             .segment = RB_SEGMENT_PAYLOAD + RB_SEGMENT_HEADERS,
                             .cores = in->cores,
+                            .crowd = in->crowd,
+                            .at_once = in->at_once,
                             .no_spans = !in->spans};
 }
 
@@ -183,17 +187,19 @@ resbm_status rb_predict_schedule(const rb_config *c, int extra, int microbatches
     return generate(kind, &a, out, slots, err);
 }
 
-/* Where a list has updates they take their time in it, else before it, behind the sum of the replicas' gradients. */
+/* Where a list has updates they take their time in it, else before it, behind the sum of the replicas' gradients: then all
+ * stages are at it at the same time. */
 static resbm_status place_updates(const rb_prediction_input *in, bool inside, rb_sim_options *o, links *l,
                                   rb_err *err) {
     rb_place *place = rb_worker_places(in->cfg);
     if (!place) return rb_fail(err, RESBM_E_MEMORY, "no memory to plan");
+    double crowding = rb_sim_crowding(o, rb_workers(in->cfg));
     if (inside) o->update = in->optimizer;
     for (int w = 0; w < rb_workers(in->cfg); w++) {
         if (in->sync) l->start[w] += in->sync[w];
         for (int g = 0; in->optimizer && !inside && g < in->cfg->model.segments; g++)
             if (rb_stage_of(in->cfg, g) == place[w].stage)
-                l->start[w] += in->optimizer[g] * (in->pace ? in->pace[w] : 1);
+                l->start[w] += in->optimizer[g] * (in->pace ? in->pace[w] : 1) * crowding;
     }
     free(place);
     return RESBM_OK;
@@ -230,6 +236,7 @@ static resbm_status run_named(const rb_prediction_input *in, links *l, rb_predic
     RB_TRY(find_kind(c, &kind, err));
     rb_sim_options o = options(in, out, l);
     RB_TRY(place_updates(in, kind->flows, &o, l, err));
+    o.background = l->busy;
     RB_TRY(find_depth(in, kind, &a, &o, out, err));
     out->extra = a.extra;
     out->steps = rb_steady_steps(kind, &a, &out->first);
@@ -243,6 +250,7 @@ static resbm_status run_file(const rb_prediction_input *in, const char *file, li
     rb_sim_options o = options(in, out, l);
     RB_TRY(from_file(in->cfg, file, &out->schedule, out->slots, out->stash, err));
     RB_TRY(place_updates(in, rb_schedule_updates(&out->schedule), &o, l, err));
+    o.background = l->busy;
     out->steps = 1;
     return rb_simulate(&out->schedule, &o, &out->sim, err);
 }
@@ -256,13 +264,37 @@ static resbm_status run(const rb_prediction_input *in, links *l, rb_prediction *
     return file ? run_file(in, file, l, out, err) : run_named(in, l, out, err);
 }
 
+/* Cores that the links' threads keep busy while a step's lists run, in the mean. */
+static double busy_cores(const rb_prediction_input *in, const rb_prediction *p, const links *l) {
+    double messages = 0, start = 0;
+    for (int i = 0; i < rb_workers(in->cfg); i++) {
+        messages += (double)(p->sim.stage[i].sent[0] + p->sim.stage[i].sent[1]);
+        start = fmax(start, l->start[i]);
+    }
+    return p->sim.step > start ? in->moving * messages / (p->sim.step - start) : 0;
+}
+
+/* What a link's thread takes of a core it takes from the stages, once they are as many as the cores: again, knowing how much. */
+static resbm_status run_beside_links(const rb_prediction_input *in, links *l, rb_prediction *out,
+                                     rb_err *err) {
+    RB_TRY(run(in, l, out, err));
+    double busy = in->cores > 0 && in->moving > 0 ? busy_cores(in, out, l) : 0;
+    if (!(rb_workers(in->cfg) + busy > in->cores) || !(busy > 0)) return RESBM_OK;
+    rb_prediction again = {.wire = {out->wire[0], out->wire[1]}};
+    memset(l->start, 0, (size_t)rb_workers(in->cfg) * sizeof *l->start);
+    l->busy = busy;
+    rb_prediction_free(out);
+    *out = again;
+    return run(in, l, out, err);
+}
+
 resbm_status rb_predict(const rb_prediction_input *in, rb_prediction *out, rb_err *err) {
     links l = {0};
     *out = (rb_prediction){0};
     for (int d = 0; d < 2; d++)
         out->wire[d] = (double)rb_shape_wire_bytes((uint64_t)rb_measure_message(in->cfg, d));
     resbm_status st = fill_links(in, out->wire[0], &l, err);
-    if (!st) st = run(in, &l, out, err);
+    if (!st) st = run_beside_links(in, &l, out, err);
     free(l.port);
     free(l.latency);
     free(l.start);

@@ -21,8 +21,12 @@ typedef struct rb_prediction_input {
                                      dealt by with pipeline.deal: measured; NULL: 1 */
     const rb_machine *machine; /* (workers) whose link each stage has; NULL: cfg->link */
     const rb_relay *relay;     /* that all messages pass; NULL: none */
-    double cores;              /* stages that compute at full speed at once; 0 = all */
-    bool latency_occupies;     /* the wire is busy for the latency too */
+    double cores;              /* stages that compute at once on cores of their own; 0 = all */
+    double crowd;              /* how many times as long computing takes while at_once stages do; 0 = 1 */
+    int at_once;
+    double
+        moving; /* where cores > 0: seconds of those cores that moving a message takes beside the stages; 0: none */
+    bool latency_occupies; /* the wire is busy for the latency too */
     const rb_inflight_limits
         *limits; /* memory of what is in flight; NULL: none. Used where cfg says inflight: auto */
     bool spans;  /* fill in sim.span */
