@@ -244,5 +244,6 @@ int main(int argc, char **argv) {
     if (violations != expected)
         printf("ACCEPTED: %d messages or subscriptions that the server let pass\n", expected - violations);
     natsConnection_Destroy(nc);
+    rb_buf_free(&text);
     return accepted || violations != expected;
 }
