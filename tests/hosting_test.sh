@@ -40,6 +40,11 @@ ends() { # PID STATUS WHAT
     [ $got = "$2" ] || { miss "$3 ended with status $got"; tail -n 5 "$4"; }
 }
 
+# What is missing is said before anybody has come.
+"$resbm" host run.yaml --listen 127.0.0.1:0 --out none data.train='nowhere/*.bin' >refused.log 2>&1 && miss "hosts without data"
+grep -q 'no shard matches "nowhere/\*.bin"' refused.log || { miss "does not say which shards are missing"; cat refused.log; }
+[ ! -e none ] || miss "leaves a folder of a run that it refused"
+
 host train.steps=6
 wait_for host.log "resbm join INVITATION" 20
 for n in 1 2 3 4; do join $n; eval "g$n=$!"; done
@@ -93,6 +98,11 @@ wait_for host.log "step 1[0-9]/" 60
 "$resbm" status run >status.log 2>&1 || { miss status; cat status.log; }
 [ "$(grep -c works status.log)" = 4 ] && [ "$(grep -c spare status.log)" = 1 ] || { miss "status shows other participants"; cat status.log; }
 "$resbm" status guest1/own >status1.log 2>&1 || { miss "status of a participant"; cat status1.log; }
+ln -s own guest1/resbm-own && (cd guest1 && "$resbm" status >../status1.log 2>&1) || { miss "status of the only participant here"; cat status1.log; }
+rm guest1/resbm-own
+i=0
+while ! grep -q "nothing to do yet: this machine is a spare one" guest?.log && [ $i -lt $((200 * patience)) ]; do sleep 0.1; i=$((i + 1)); done
+grep -q "nothing to do yet: this machine is a spare one" guest?.log || miss "no participant says that it is spare"
 
 # One of those that work pauses; the spare takes its place; then the paused one goes on as the spare.
 n=$(sed -n 's/.*guest \([1-5]\) .* works .*/\1/p' status.log | head -n 1)

@@ -1,7 +1,9 @@
 #include <argp.h>
+#include <dirent.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "cli/cli.h"
 #include "core/clock.h"
 #include "run/host.h"
@@ -9,6 +11,7 @@
 typedef struct arguments {
     const char *dir, *who;
     bool json, revoke;
+    char found[280];
 } arguments;
 
 /* One question to the run's coordinator, from the host's folder or a participant's. */
@@ -33,6 +36,20 @@ static resbm_status question(const char *dir, const char *what, const char *text
     if (!st && !*out) st = rb_fail(err, RESBM_E_FORMAT, "the coordinator's answer is not well-formed");
     const char *refused = json_string_value(json_object_get(*out, "refused"));
     return refused ? rb_fail(err, RESBM_E_STATE, "%s", refused) : st;
+}
+
+/* Without a folder: the only participant's that lies here. */
+static const char *only_participant(char out[280]) {
+    int n = 0;
+    DIR *d = opendir(".");
+    for (struct dirent *e; d && (e = readdir(d));) {
+        char path[300];
+        snprintf(path, sizeof path, "%s/access.json", e->d_name);
+        if (!strncmp(e->d_name, "resbm-", 6) && !access(path, F_OK) && !n++)
+            snprintf(out, 280, "%s", e->d_name);
+    }
+    if (d) closedir(d);
+    return n == 1 ? out : NULL;
 }
 
 static const char *text_of(const json_t *j, const char *key) {
@@ -71,9 +88,14 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         a->dir = arg;
     else if (key == ARGP_KEY_ARG && a->revoke && !a->who)
         a->who = arg;
-    else if (key == ARGP_KEY_END && (!a->dir || (a->revoke && !a->who)))
-        argp_error(state, a->revoke ? "name the run's folder and the participant"
-                                    : "name the run's folder, or the participant's");
+    else if (key == ARGP_KEY_END && !a->revoke && !a->dir && !(a->dir = only_participant(a->found)))
+        argp_error(
+            state,
+            "name the run's folder (resbm host --out DIR), or the one that join made here (resbm-RUN)");
+    else if (key == ARGP_KEY_END && a->revoke && !a->who)
+        argp_error(state, "name the run's folder and the participant");
+    else if (key == ARGP_KEY_END)
+        return 0;
     else
         return ARGP_ERR_UNKNOWN;
     return 0;
@@ -82,7 +104,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 int rb_cmd_status(int argc, char **argv) {
     static const struct argp_option options[] = {{"json", 'j', 0, 0, "as the coordinator says it", 0}, {0}};
     const struct argp argp = {
-        options, parse, "DIR", "How a run across machines stands, and who takes part in it.",
+        options, parse, "[DIR]", "How a run across machines stands, and who takes part in it.",
         NULL,    NULL,  NULL};
     arguments a = {0};
     rb_err err = {0};

@@ -5,9 +5,14 @@
 #include <string.h>
 
 resbm_status rb_access_print(const rb_access *a, char **out, rb_err *err) {
-    json_t *j = json_pack("{s:s, s:s, s:s, s:s, s:s, s:f, s:f, s:f}", "url", a->url, "run", a->run, "name",
-                          a->name, "seed", a->seed, "certificate", a->certificate, "up_bits", a->up_bits,
-                          "uplink_bits", a->uplink_bits, "gflops", a->gflops);
+    json_t *j = json_pack("{s:s, s:s, s:s, s:s, s:s}", "url", a->url, "run", a->run, "name", a->name, "seed",
+                          a->seed, "certificate", a->certificate);
+    const struct {
+        const char *key;
+        double value;
+    } number[] = {{"up_bits", a->up_bits}, {"uplink_bits", a->uplink_bits}, {"gflops", a->gflops}};
+    for (int i = 0; i < 3; i++)
+        if (number[i].value > 0) json_object_set_new(j, number[i].key, json_real(number[i].value));
     *out = j ? json_dumps(j, JSON_COMPACT) : NULL;
     json_decref(j);
     return *out ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for an access");

@@ -4,6 +4,8 @@
 #include <jansson.h>
 #include <limits.h>
 #include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -101,6 +103,17 @@ static resbm_status read_server(rb_host *h, rb_err *err) {
     return st;
 }
 
+/* For status, and for participants that have nothing to do. */
+static void say_doing(rb_host *h, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void say_doing(rb_host *h, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    pthread_mutex_lock(&h->lock);
+    vsnprintf(h->doing, sizeof h->doing, fmt, ap);
+    pthread_mutex_unlock(&h->lock);
+    va_end(ap);
+}
+
 static void on_note(void *ctx, const char *text) {
     rb_host_note(ctx, "%s", text);
 }
@@ -170,7 +183,7 @@ static resbm_status on_ready(void *ctx, const char *rules, int64_t params, int64
 
 static resbm_status on_step(void *ctx, const rb_step_record *r, rb_err *err) {
     attempt *a = ctx;
-    snprintf(a->h->doing, sizeof a->h->doing, "trains: step %lld, loss %.4f", (long long)r->step, r->loss);
+    say_doing(a->h, "trains: step %lld, loss %.4f", (long long)r->step, r->loss);
     if (a->h->asked && atomic_load(a->h->asked)) atomic_store(&a->h->stop, atomic_load(a->h->asked));
     rb_host_check_leases(a->h);
     rb_host_note_speeds(a->h, r);
@@ -205,15 +218,15 @@ static void stand_down(rb_host *h) {
     pthread_mutex_unlock(&h->lock);
 }
 
-static resbm_status try_once(rb_host *h, bool first, rb_train_summary *sum, rb_err *err) {
+static resbm_status try_once(rb_host *h, rb_train_summary *sum, rb_err *err) {
     attempt a = {.h = h};
     int64_t step = -1;
     rb_err late;
     h->timed = 0;
     memset(h->speed, 0, sizeof h->speed);
-    RB_TRY(rb_record_open(h->cfg, h->dir, h->out, !first, &a.rec, err));
-    a.to = rb_record_hooks(a.rec);
     rb_checkpoint_find_latest(h->dir, &step, NULL, &late);
+    RB_TRY(rb_record_open(h->cfg, h->dir, h->out, true, &a.rec, err));
+    a.to = rb_record_hooks(a.rec);
     rb_crew_outside crew = {.ctx = h,
                             .carrier = h->carrier,
                             .self = h->access.name,
@@ -280,7 +293,7 @@ static void blame(rb_host *h, resbm_status st, const rb_err *fault) {
 static resbm_status wait_members(rb_host *h, rb_err *err) {
     char text[200], said[200] = "";
     while (!rb_host_assign(h, text, sizeof text)) {
-        snprintf(h->doing, sizeof h->doing, "%s", text);
+        say_doing(h, "%s", text);
         if (strcmp(text, said)) rb_host_note(h, "%s", text);
         snprintf(said, sizeof said, "%s", text);
         if ((h->asked && atomic_load(h->asked)) || atomic_load(&h->stop))
@@ -293,13 +306,13 @@ static resbm_status wait_members(rb_host *h, rb_err *err) {
 
 static resbm_status train(rb_host *h, rb_err *err) {
     int in_vain = 0;
-    for (bool first = true;; first = false) {
+    for (;;) {
         rb_train_summary sum;
         int64_t farthest = h->step;
         RB_TRY(wait_members(h, err));
         RB_TRY(rb_host_next_epoch(h, err));
-        snprintf(h->doing, sizeof h->doing, "starts epoch %u", h->epoch);
-        resbm_status st = try_once(h, first, &sum, err);
+        say_doing(h, "starts epoch %u", h->epoch);
+        resbm_status st = try_once(h, &sum, err);
         bool regroups = h->regroup && !(h->asked && atomic_load(h->asked)) && !h->lost_claim;
         if (regroups) rb_host_swap(h);
         if (regroups && st == RESBM_E_CANCELLED) {

@@ -81,6 +81,7 @@ typedef struct rb_host {
     char control[160];
     uint64_t token;
     bool running, finished, connected;
+    int snapshots;             /* kept by this process */
     int64_t step, steps_again; /* committed; done once more and found the same */
     char doing[200];
     atomic_int stop;         /* for rb_train */
@@ -121,6 +122,7 @@ resbm_status rb_host_keep(const rb_host_options *o, rb_err *err);
 resbm_status
 rb_host_members_open(rb_host *h,
                      rb_err *err); /* reads the store, serves enrol, beat, measure, status, leave, revoke */
+resbm_status rb_host_keep_members(rb_host *h, rb_err *err); /* once more into the store */
 void rb_host_check_leases(rb_host *h);
 bool rb_member_ready(const rb_member *m); /* could be given a stage now */
 /* Gives every stage a member; false when there are too few, and text says what is missing. */

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include "core/clock.h"
+#include "data/shard.h"
 #include "run/host.h"
 #include "run/invitation.h"
 
@@ -172,13 +173,17 @@ static void announce(const keeper *k, const rb_access *a) {
     rb_buf line = {0};
     rb_err err;
     snprintf(text, sizeof text, "%s/invitation", k->dir);
-    fprintf(k->o->out,
-            "resbm host: run %s, server at %s\n\nOn every machine that is to take part:\n\n    resbm join "
-            "INVITATION\n\n"
-            "where INVITATION is this line (also in %s; whoever has it may ask to join):\n\n",
-            a->run, a->url, text);
+    fprintf(
+        k->o->out,
+        "resbm host: run %s, server at %s\n\nOn every machine that is to take part (%d are needed, more are "
+        "spare):\n\n    resbm join INVITATION\n\n"
+        "where INVITATION is this line (also in %s; whoever has it may ask to join):\n\n",
+        a->run, a->url, rb_workers(k->o->cfg), text);
     if (!rb_read_file(text, RB_INVITATION_LIMIT, &line, &err)) fprintf(k->o->out, "%s\n", line.data);
     rb_buf_free(&line);
+    fprintf(k->o->out,
+            "Who takes part, and how it goes: resbm status %s. Ctrl-C here writes a snapshot and ends.\n\n",
+            k->o->dir);
     char host[256];
     snprintf(host, sizeof host, "%s", strncmp(a->url, "tls://", 6) ? a->url : a->url + 6);
     char *colon = strrchr(host, ':');
@@ -204,6 +209,18 @@ static resbm_status read_kind(keeper *k, rb_err *err) {
                    k->foreign ? "on a server that is not its own (--server)" : "on a server of its own");
 }
 
+/* Participants get their token ids from here: what is missing is to be seen before they come. */
+static resbm_status check_data(const rb_config *c, rb_err *err) {
+    const char *const files[] = {c->data.train, c->data.val};
+    for (int i = 0; i < 2; i++) {
+        rb_shards *s = NULL;
+        if (!*files[i]) continue;
+        RB_TRY(rb_shards_open(files[i], c->model.vocab, &s, err));
+        rb_shards_close(s);
+    }
+    return RESBM_OK;
+}
+
 static resbm_status prepare(keeper *k, rb_err *err) {
     rb_access own;
     char path[PATH_MAX];
@@ -213,6 +230,7 @@ static resbm_status prepare(keeper *k, rb_err *err) {
             "schedule %s, whose steps flow into one another, needs stages that read the data themselves: it "
             "cannot be hosted",
             k->o->cfg->pipeline.schedule);
+    RB_TRY(check_data(k->o->cfg, err));
     RB_TRY(rb_make_dirs(k->o->dir, err));
     char *whole = realpath(k->o->dir, NULL);
     snprintf(k->dir, sizeof k->dir, "%s", whole ? whole : k->o->dir);
@@ -326,7 +344,6 @@ resbm_status rb_host_keep(const rb_host_options *o, rb_err *err) {
     if (log) fclose(log);
     if (st) return st;
     if (status == 0) return RESBM_OK;
-    return rb_fail(err, status == 130 ? RESBM_E_CANCELLED : RESBM_E_PEER,
-                   status == 130 ? "stopped; the same command goes on"
-                                 : "the run ended with a fault (its last line in host.log says which)");
+    if (status == 130) return rb_fail(err, RESBM_E_CANCELLED, "stopped; the same command goes on");
+    return rb_fail(err, RESBM_E_PEER, "the run ended with the fault above (also in %s/host.log)", k.dir);
 }

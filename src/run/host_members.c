@@ -61,6 +61,23 @@ static resbm_status keep_names(rb_host *h, rb_err *err) {
     return st;
 }
 
+/* A key that is written once lies in a file of the store among what was deleted since, and keeps it from being removed: a
+ * participant would cost a megabyte for ever. Written again one behind the other, they lie together. */
+resbm_status rb_host_keep_members(rb_host *h, rb_err *err) {
+    resbm_status st = RESBM_OK;
+    for (int i = 0; i < RB_MOST_MEMBERS && !st; i++) {
+        pthread_mutex_lock(&h->lock);
+        bool over = i >= h->members;
+        if (!over) st = keep_member(h, &h->member[i], err);
+        pthread_mutex_unlock(&h->lock);
+        if (over) break;
+    }
+    pthread_mutex_lock(&h->lock);
+    if (!st) st = keep_names(h, err);
+    pthread_mutex_unlock(&h->lock);
+    return st;
+}
+
 static resbm_status load_member(rb_host *h, const char *name, rb_err *err) {
     char key[100];
     rb_buf b = {0};
@@ -266,13 +283,20 @@ static void read_beat(rb_member *m, const json_t *j) {
     if (ended) snprintf(m->ended, sizeof m->ended, "%.110s", ended);
 }
 
+static const char *idle_because(const rb_host *h, const rb_member *m) {
+    if (!h->running) return strncmp(h->doing, "waits", 5) ? "" : h->doing;
+    return m->stage >= 0 ? ""
+                         : "this machine is a spare one: it takes the place of the next one that is lost";
+}
+
 static json_t *order_of(const rb_host *h, const rb_member *m) {
     char token[20];
     if (h->finished) return json_pack("{s:b}", "done", 1);
-    if (m->stage < 0 || !h->running || *m->ended) return json_pack("{s:I}", "epoch", (json_int_t)h->epoch);
+    if (m->stage < 0 || !h->running || *m->ended)
+        return json_pack("{s:I, s:s}", "epoch", (json_int_t)h->epoch, "doing", idle_because(h, m));
     snprintf(token, sizeof token, "%016llx", (unsigned long long)h->token);
-    return json_pack("{s:I, s:i, s:i, s:s, s:s}", "epoch", (json_int_t)m->epoch, "stage", m->stage, "stages",
-                     h->workers, "control", h->control, "token", token);
+    return json_pack("{s:I, s:i, s:i, s:s, s:s, s:s}", "epoch", (json_int_t)m->epoch, "stage", m->stage,
+                     "stages", h->workers, "control", h->control, "token", token, "doing", h->doing);
 }
 
 static void on_beat(void *ctx, const char *from, const char *question, size_t n, rb_buf *out) {

@@ -14,7 +14,7 @@
 
 #define LEASE_NS (2 * RB_SEC)
 #define RENEW_NS (RB_SEC / 2)
-enum { PIECE = 512 * 1024 };
+enum { PIECE = 512 * 1024, TIDY = 10 /* snapshots between two times that small keys are written again */ };
 
 static resbm_status get(rb_host *h, const char *key, rb_buf *out, uint64_t *revision, rb_err *err) {
     return h->carrier->module->store_get(h->carrier->state, key, out, revision, err);
@@ -236,6 +236,10 @@ resbm_status rb_host_keep_snapshot(rb_host *h, int64_t step, const char *folder,
     rb_manifest_free(&old);
     rb_manifest_free(&now);
     rb_buf_free(&text);
+    if (!st && ++h->snapshots % TIDY == 0 && rb_host_keep_members(h, &ignored))
+        rb_host_note(h,
+                     "the store did not take the list of participants once more (%s); the next time will do",
+                     ignored.text);
     return st;
 }
 

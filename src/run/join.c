@@ -36,6 +36,9 @@ typedef struct guest {
     uint32_t epoch;
     int stage;        /* -1: none */
     char ended[100];  /* how the stage of this epoch ended */
+    char told[200];   /* what the run does, as it was last said, */
+    int64_t told_ns;  /* and when */
+    int beats;        /* that were answered, up to 3 */
     int64_t ended_ns; /* when; 0: one runs, or none has yet */
     bool done, cut_off, away;
     char reason[200];
@@ -47,7 +50,25 @@ static void say(const guest *g, const char *text) {
 }
 
 static void on_note(void *ctx, const char *text) {
-    say(ctx, text);
+    char line[400];
+    snprintf(line, sizeof line, "%.300s%s", text,
+             strstr(text, "trying again") ? " until the host is back (Ctrl-C leaves)" : "");
+    say(ctx, line);
+}
+
+/* Who waits wants to know for what; who works, once in a while, what comes of it. */
+static void tell(guest *g, const char *doing, bool works) {
+    char line[260];
+    int64_t now = rb_now_ns();
+    if (!doing || !*doing || g->beats < 3 || !strncmp(doing, g->told, sizeof g->told - 1)) return;
+    if (works && (strncmp(doing, "trains", 6) || now - g->told_ns < 60 * RB_SEC)) return;
+    bool run = !strncmp(doing, "trains", 6) || !strncmp(doing, "waits", 5);
+    g->told_ns = now;
+    snprintf(g->told, sizeof g->told, "%s", doing);
+    snprintf(line, sizeof line, "%s%s%s", works ? "" : "nothing to do yet: ", run ? "the run " : "", g->told);
+    for (char *p = line; *p; p++)
+        if ((unsigned char)*p < 32) *p = ' ';
+    say(g, line);
 }
 
 static resbm_status ask(guest *g, rb_carrier *c, const char *subject, const void *p, size_t n,
@@ -193,7 +214,7 @@ static void look_at_stage(guest *g) {
     if (!g->child.pid || g->child.ended) return;
     rb_children_poll(&g->child, 1);
     if (!g->child.ended && g->child.stopped_ns && rb_now_ns() - g->child.stopped_ns > STOPPED_NS) {
-        say(g, "a signal has stopped the stage; ending it");
+        say(g, "a signal has stopped the process of its stage; ending it");
         kill(g->child.pid, SIGKILL);
     }
     if (!g->child.ended) return;
@@ -201,7 +222,7 @@ static void look_at_stage(guest *g) {
     if (!(WIFEXITED(g->child.status) && WEXITSTATUS(g->child.status) == 0))
         rb_child_describe(&g->child, g->ended, sizeof g->ended);
     char text[200];
-    snprintf(text, sizeof text, "stage %d %s", g->stage, *g->ended ? g->ended : "has done its part");
+    snprintf(text, sizeof text, "process %d %s", g->stage, *g->ended ? g->ended : "has done its part");
     say(g, text);
 }
 
@@ -223,7 +244,7 @@ static resbm_status start_stage(guest *g, const char *control, int stages, uint6
     explicit_bzero(text, strlen(text));
     free(text);
     if (!st) limit_memory(g);
-    snprintf(line, sizeof line, "stage %d of %d, epoch %u", g->stage, stages, g->epoch);
+    snprintf(line, sizeof line, "takes part as process %d of %d, epoch %u", g->stage, stages, g->epoch);
     if (!st) say(g, line);
     return st;
 }
@@ -243,18 +264,23 @@ static resbm_status obey(guest *g, const json_t *j, rb_err *err) {
     if (!stage) { /* nothing to do */
         if (g->child.pid && (uint32_t)epoch >= g->epoch) end_stage(g);
         g->stage = -1;
+        if (!g->away) tell(g, json_string_value(json_object_get(j, "doing")), false);
         return RESBM_OK;
     }
     json_int_t n = json_integer_value(stage), stages = json_integer_value(json_object_get(j, "stages"));
     if (!control || !token || stages < 1 || stages > RB_MAX_STAGES || n < 0 || n >= stages || epoch <= 0 ||
         epoch > UINT32_MAX)
         return rb_fail(err, RESBM_E_FORMAT, "the host's order is not well-formed");
-    if ((uint32_t)epoch <= g->epoch) return RESBM_OK; /* it runs, or has run */
+    if ((uint32_t)epoch <= g->epoch) { /* it runs, or has run */
+        tell(g, json_string_value(json_object_get(j, "doing")), true);
+        return RESBM_OK;
+    }
     end_stage(g);
     g->epoch = (uint32_t)epoch;
     g->stage = (int)n;
-    *g->ended = 0;
+    *g->ended = *g->told = 0;
     g->ended_ns = 0;
+    g->told_ns = rb_now_ns();
     return start_stage(g, control, (int)stages, strtoull(token, NULL, 16), err);
 }
 
@@ -293,6 +319,7 @@ static resbm_status beat(guest *g, rb_err *err) {
     free(text);
     json_t *order = st ? NULL : json_loadb(answer.data, answer.len, JSON_REJECT_DUPLICATES, NULL);
     rb_buf_free(&answer);
+    g->beats += order && g->beats < 3;
     st = order ? obey(g, order, err) : RESBM_OK;
     json_decref(order);
     return st;

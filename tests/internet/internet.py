@@ -6,8 +6,9 @@
 One host and five participants (four stages and a spare; more with --spares) train a small model. In every round one to `together` faults are drawn from
 the seed and happen at random moments; then the run must get past the farthest step it had committed, by itself. At the end
 (and at every snapshot) the weights' hashes, and the losses of every step, must be those of a single process without network or
-faults. With --replicas the four processes are two stages held twice each: a loss then changes the deal and with it the rounding, so that losses
-are compared to 1 part in 1000, and weights not at all; with --local-steps neither. Needs root and iproute2. Exit status 0: all held; 77: this machine has no network namespaces."""
+faults. With --replicas the four processes are two stages held twice each: a loss then changes the deal and with it the rounding, which
+training amplifies: losses may be five times as far from the single process's as those of calm runs with other deals have been up to the same
+step, and weights are not compared; with --local-steps neither are. Needs root and iproute2. Exit status 0: all held; 77: this machine has no network namespaces."""
 import argparse, collections, json, os, random, re, shutil, signal, statistics, subprocess, sys, time
 
 import growth
@@ -212,7 +213,7 @@ class Run:
         return sum(max(0, b - max(a, since)) for a, b in self.waits + ([(self.waiting, now)] if self.waiting else []))
 
     def other(self, a, b):
-        return not self.o.local_steps and abs(a - b) > 1e-3 * b if self.o.replicas else a != b
+        return not self.o.local_steps and abs(a - b) > 0.02 * b if self.o.replicas else a != b
 
     def turn(self):
         now = time.monotonic()
@@ -475,22 +476,40 @@ class Run:
         self.look()
         self.compare()
 
+    def calm(self, name, steps, *settings):
+        """Losses of a run without network or faults."""
+        out = sh(self.o.resbm, "train", "-q", self.dir + "/run.yaml", "--out", self.dir + "/" + name, "pipeline.threads=1", "link.latency=0ms",
+                 "optim.local_steps=none", "train.steps=%d" % steps, *settings, ok=True)
+        try:
+            with open(self.dir + "/" + name + "/metrics.jsonl") as f:
+                return {m["step"]: m["loss"] for m in map(json.loads, f)}
+        except OSError:
+            self.miss("the reference run: " + out[-500:])
+            return {}
+
     def compare(self):
         """Losses and weights against one process without network or faults."""
         ref, steps = self.dir + "/ref", max(self.losses)
-        out = sh(self.o.resbm, "train", "-q", self.dir + "/run.yaml", "--out", ref, "pipeline.stages=1", "pipeline.threads=1", "link.latency=0ms",
-                 "pipeline.replicas=1", "optim.local_steps=none", "train.steps=%d" % steps, "train.keep=1000000", ok=True)
-        if not os.path.exists(ref + "/metrics.jsonl"):
-            return self.miss("the reference run: " + out[-500:])
-        with open(ref + "/metrics.jsonl") as f:
-            losses = {m["step"]: m["loss"] for m in map(json.loads, f)}
+        losses = self.calm("ref", steps, "pipeline.stages=1", "pipeline.replicas=1", "train.keep=1000000")
+        if not losses:
+            return
+        may, most = dict.fromkeys(losses, 0), 0
+        if self.o.replicas and not self.o.local_steps:
+            others = [self.calm("ref%d" % n, steps, "pipeline.replicas=%d" % n) for n in (1, 2, 4)]
+            for s in sorted(losses):
+                most = max([most] + [abs(x[s] - losses[s]) / losses[s] for x in others if s in x])
+                may[s] = 5 * most + 1e-6
+            print("runs without faults, dealt in other ways, are up to %.1e apart" % most)
         with open(self.run + "/metrics.jsonl") as f:
             final = [m["step"] for m in map(json.loads, f)]
         if final != list(range(1, steps + 1)):
             self.miss("metrics.jsonl does not hold every step once")
-        wrong = [s for s, v in self.losses.items() if s not in losses or self.other(v, losses[s])]
+        apart = {s: abs(v - losses[s]) / losses[s] if s in losses else 1 for s, v in self.losses.items()}
+        wrong = [s for s in apart if apart[s] > may.get(s, 0) and not self.o.local_steps]
+        if self.o.replicas:
+            print("the losses are up to %.1e from those of a single process" % max(apart.values()))
         if wrong:
-            self.miss("%d steps have other losses, first %d" % (len(wrong), min(wrong)))
+            self.miss("%d steps have other losses, first %d: %r, %r" % (len(wrong), min(wrong), self.losses[min(wrong)], losses.get(min(wrong))))
         other = 0
         for d, h in self.hashes.items() if not self.o.replicas else ():
             try:
