@@ -97,6 +97,10 @@ wait_for host.log "resumed after step 6" 60
 wait_for host.log "step 1[0-9]/" 60
 "$resbm" status run >status.log 2>&1 || { miss status; cat status.log; }
 [ "$(grep -c works status.log)" = 4 ] && [ "$(grep -c spare status.log)" = 1 ] || { miss "status shows other participants"; cat status.log; }
+"$resbm" status --json run | python3 -c 'import json, sys
+for p in json.load(sys.stdin)["participants"]:
+    if p["state"] == "works" and not (p["sent"] > 20000 and p["received"] > 20000 and p["steps"] > 3 and p["busy_s"] > 0): sys.exit(str(p))' ||
+    miss "traffic and time of those that work are not accounted"
 "$resbm" status guest1/own >status1.log 2>&1 || { miss "status of a participant"; cat status1.log; }
 ln -s own guest1/resbm-own && (cd guest1 && "$resbm" status >../status1.log 2>&1) || { miss "status of the only participant here"; cat status1.log; }
 rm guest1/resbm-own

@@ -67,16 +67,18 @@ static void print(const json_t *j) {
     printf("step %.0f of %.0f, epoch %.0f, %s; steps done again and found the same: %.0f\n\n",
            number_of(j, "step"), number_of(j, "steps"), number_of(j, "epoch"), text_of(j, "doing"),
            number_of(j, "again"));
-    printf("%-10s %-20s %-8s %5s %8s %7s %9s %9s %8s %8s %8s\n", "name", "machine", "state", "stage",
-           "GFLOP/s", "memory", "up", "down", "ms", "sent", "received");
+    printf("%-10s %-20s %-8s %5s %8s %7s %9s %9s %8s %8s %8s %7s %8s\n", "name", "machine", "state", "stage",
+           "GFLOP/s", "memory", "up", "down", "ms", "sent", "received", "steps", "computed");
     json_array_foreach((json_t *)list, i, p) {
         char stage[12] = "-";
         if (number_of(p, "stage") >= 0) snprintf(stage, sizeof stage, "%.0f", number_of(p, "stage"));
-        printf("%-10s %-20.20s %-8s %5s %8.0f %5.1f G %4.0f Mb/s %4.0f Mb/s %8.1f %5.1f MB %5.1f MB%s%s\n",
+        printf("%-10s %-20.20s %-8s %5s %8.0f %5.1f G %4.0f Mb/s %4.0f Mb/s %8.1f %5.1f MB %5.1f MB %7.0f "
+               "%6.0f s%s%s\n",
                text_of(p, "name"), text_of(p, "label"), text_of(p, "state"), stage, number_of(p, "gflops"),
                number_of(p, "memory") * 1e-9, number_of(p, "up_bits") * 1e-6,
                number_of(p, "down_bits") * 1e-6, number_of(p, "latency_s") * 1e3, number_of(p, "sent") * 1e-6,
-               number_of(p, "received") * 1e-6, *text_of(p, "reason") ? "  " : "", text_of(p, "reason"));
+               number_of(p, "received") * 1e-6, number_of(p, "steps"), number_of(p, "busy_s"),
+               *text_of(p, "reason") ? "  " : "", text_of(p, "reason"));
     }
 }
 

@@ -224,6 +224,7 @@ static resbm_status try_once(rb_host *h, rb_train_summary *sum, rb_err *err) {
     rb_err late;
     h->timed = 0;
     memset(h->speed, 0, sizeof h->speed);
+    memset(h->packets, 0, sizeof h->packets);
     rb_checkpoint_find_latest(h->dir, &step, NULL, &late);
     RB_TRY(rb_record_open(h->cfg, h->dir, h->out, true, &a.rec, err));
     a.to = rb_record_hooks(a.rec);
@@ -363,6 +364,8 @@ resbm_status rb_host_coordinate(const rb_coordinate_options *o, bool *again, rb_
         st = rb_fail(err, RESBM_E_PEER,
                      "this process is no longer the coordinator: its claim was not renewed in time");
     *again = h->lost_claim || st == RESBM_E_PEER || st == RESBM_E_TIMEOUT;
+    rb_err ignored;
+    if (h->claiming && !h->lost_claim) rb_host_keep_members(h, &ignored);
     rb_host_unclaim(h);
     rb_carrier_close(h->carrier, rb_now_ns() + RB_SEC);
     explicit_bzero(&h->access, sizeof h->access);

@@ -36,7 +36,10 @@ typedef struct rb_member {
     int faults;
     double share; /* of what it measured, that it turned out to give; 0: nothing is known against it */
     double gflops, memory, up_bits, down_bits, latency_s;
-    uint64_t sent, received; /* bytes of packets, as it says */
+    uint64_t sent, received; /* bytes of packets of the beats, as it says */
+    /* Of its stages, over the whole run; kept in the store. */
+    int64_t moved[2], steps; /* bytes of packets out and in; steps it took part in, */
+    double busy_s;           /* and what these took to compute */
     /* What it is to do, and what it says it does. */
     uint32_t epoch;
     int stage;       /* number of its process (a worker); -1: nothing */
@@ -66,17 +69,18 @@ typedef struct rb_host {
     rb_server_config server;
     rb_member *member; /* (RB_MOST_MEMBERS) */
     int members;
-    int workers;                    /* processes of the run: stages and their replicas (run/workers.h) */
-    rb_place *place;                /* (workers) */
-    int seat[RB_MAX_STAGES];        /* (workers) member of each; -1 */
-    double need[RB_MAX_STAGES];     /* bytes of memory of each stage */
-    double work[RB_MAX_STAGES];     /* products of each stage, up to a factor */
-    double speed[RB_MAX_STAGES];    /* (workers) microbatches a second in this epoch; 0: unknown */
-    double computes[RB_MAX_STAGES]; /* (workers) share of a step */
-    int timed;                      /* steps of this epoch with speeds */
-    int slow;                       /* member that a spare one would be much faster than; -1 */
-    int swap_worker, swap_member;   /* who is to have which place then; -1: nobody */
-    bool regroup;                   /* this epoch ends behind a snapshot, for other places */
+    int workers;                       /* processes of the run: stages and their replicas (run/workers.h) */
+    rb_place *place;                   /* (workers) */
+    int seat[RB_MAX_STAGES];           /* (workers) member of each; -1 */
+    double need[RB_MAX_STAGES];        /* bytes of memory of each stage */
+    double work[RB_MAX_STAGES];        /* products of each stage, up to a factor */
+    double speed[RB_MAX_STAGES];       /* (workers) microbatches a second in this epoch; 0: unknown */
+    int64_t packets[RB_MAX_STAGES][2]; /* (workers) rb_step_record, of the last step */
+    double computes[RB_MAX_STAGES];    /* (workers) share of a step */
+    int timed;                         /* steps of this epoch with speeds */
+    int slow;                          /* member that a spare one would be much faster than; -1 */
+    int swap_worker, swap_member;      /* who is to have which place then; -1: nobody */
+    bool regroup;                      /* this epoch ends behind a snapshot, for other places */
     uint32_t epoch;
     char control[160];
     uint64_t token;

@@ -36,8 +36,9 @@ static rb_member *find(rb_host *h, const char *name) {
 static resbm_status keep_member(rb_host *h, const rb_member *m, rb_err *err) {
     char key[100];
     uint64_t revision = UINT64_MAX;
-    json_t *j =
-        json_pack("{s:s, s:s, s:s}", "public_key", m->public_key, "label", m->label, "revoked", m->revoked);
+    json_t *j = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:f}", "public_key", m->public_key, "label",
+                          m->label, "revoked", m->revoked, "sent", (json_int_t)m->moved[0], "received",
+                          (json_int_t)m->moved[1], "steps", (json_int_t)m->steps, "busy_s", m->busy_s);
     char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
     json_decref(j);
     if (!text) return rb_fail(err, RESBM_E_MEMORY, "no memory for a member");
@@ -91,7 +92,11 @@ static resbm_status load_member(rb_host *h, const char *name, rb_err *err) {
                *revoked = json_string_value(json_object_get(j, "revoked"));
     if (key_text && h->members < RB_MOST_MEMBERS) {
         rb_member *m = &h->member[h->members++];
-        *m = (rb_member){.stage = -1};
+        *m = (rb_member){.stage = -1,
+                         .moved = {json_integer_value(json_object_get(j, "sent")),
+                                   json_integer_value(json_object_get(j, "received"))},
+                         .steps = json_integer_value(json_object_get(j, "steps")),
+                         .busy_s = json_number_value(json_object_get(j, "busy_s"))};
         snprintf(m->name, sizeof m->name, "%s", name);
         snprintf(m->public_key, sizeof m->public_key, "%s", key_text);
         snprintf(m->label, sizeof m->label, "%s", label ? label : "");
@@ -350,11 +355,13 @@ static void on_status(void *ctx, const char *from, const char *question, size_t 
     for (int i = 0; i < h->members && i < 200; i++) {
         const rb_member *m = &h->member[i];
         json_array_append_new(
-            list, json_pack("{s:s, s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:s}", "name", m->name,
-                            "label", m->label, "state", state_of(h, m), "stage", h->running ? m->stage : -1,
-                            "gflops", m->gflops, "memory", m->memory, "up_bits", m->up_bits, "down_bits",
-                            m->down_bits, "latency_s", m->latency_s, "sent", (json_int_t)m->sent, "received",
-                            (json_int_t)m->received, "reason", m->revoked));
+            list,
+            json_pack("{s:s, s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:f, s:s}", "name",
+                      m->name, "label", m->label, "state", state_of(h, m), "stage",
+                      h->running ? m->stage : -1, "gflops", m->gflops, "memory", m->memory, "up_bits",
+                      m->up_bits, "down_bits", m->down_bits, "latency_s", m->latency_s, "sent",
+                      (json_int_t)m->sent + m->moved[0], "received", (json_int_t)m->received + m->moved[1],
+                      "steps", (json_int_t)m->steps, "busy_s", m->busy_s, "reason", m->revoked));
     }
     put_json(json_pack("{s:I, s:I, s:I, s:I, s:s, s:o}", "step", (json_int_t)h->step, "steps",
                        (json_int_t)h->cfg->train.steps, "epoch", (json_int_t)h->epoch, "again",

@@ -25,12 +25,26 @@ resbm_status rb_host_measure_work(rb_host *h, rb_err *err) {
     return RESBM_OK;
 }
 
+/* What a participant has given to the run. */
+static void account(rb_host *h, const rb_step_record *r, int worker) {
+    rb_member *m = h->seat[worker] >= 0 ? &h->member[h->seat[worker]] : NULL;
+    for (int k = 0; k < 2 && r->packets; k++) {
+        int64_t more = r->packets[worker][k] - h->packets[worker][k];
+        h->packets[worker][k] = r->packets[worker][k];
+        if (m && more > 0 && more < INT64_MAX / 4) m->moved[k] += more;
+    }
+    if (!m) return;
+    m->busy_s += r->busy_s ? r->busy_s[worker] : 0;
+    m->steps++;
+}
+
 void rb_host_note_speeds(rb_host *h, const rb_step_record *r) {
     pthread_mutex_lock(&h->lock);
     h->timed = r->speed ? h->timed + 1 : 0;
     for (int w = 0; w < r->stages && r->speed; w++) {
         h->speed[w] = r->speed[w];
         double count = r->deal ? r->deal[w] : (double)h->cfg->train.microbatches;
+        account(h, r, w);
         h->computes[w] = r->speed[w] > 0 && r->step_s > 0 ? count / r->speed[w] / r->step_s : 0;
     }
     pthread_mutex_unlock(&h->lock);

@@ -112,8 +112,49 @@ static void lost_place_is_taken(void **state) {
     tear_down();
 }
 
+/* An epoch begins with all places taken: with one spare for two that are empty the run goes on as it is. */
+static void all_places_are_taken_or_none(void **state) {
+    (void)state;
+    set_up(2, 5);
+    rb_host_dropped(&h, 3, "was killed");
+    h.member[3].lapsed = true;
+    rb_host_dropped(&h, 1, NULL); /* left out with it, and away for a while */
+    h.member[1].lapsed = true;
+    assert_false(regroups());
+    h.member[1].lapsed = false;
+    assert_true(regroups());
+    assert_int_equal(h.member[1].faults, 0);
+    assert_int_equal(h.member[3].faults, 1);
+    tear_down();
+}
+
+/* Bytes are counted by each process from its own begin; what a participant has given goes on over epochs. */
+static void what_is_given_is_accounted(void **state) {
+    (void)state;
+    set_up(1, 2);
+    int64_t packets[2][2] = {{100, 10}, {7, 70}};
+    double speed[2] = {1, 1}, busy[2] = {0.5, 0.25};
+    rb_step_record r = {.stages = 2, .speed = speed, .packets = (const int64_t(*)[2])packets, .busy_s = busy};
+    rb_host_note_speeds(&h, &r);
+    packets[0][0] = 150;
+    rb_host_note_speeds(&h, &r);
+    memset(h.packets, 0, sizeof h.packets); /* an epoch ends, others begin */
+    packets[0][0] = 30;
+    h.seat[1] = -1;
+    rb_host_note_speeds(&h, &r);
+    assert_int_equal(h.member[0].moved[0], 180);
+    assert_int_equal(h.member[0].moved[1], 20);
+    assert_int_equal(h.member[1].moved[1], 70);
+    assert_int_equal(h.member[0].steps, 3);
+    assert_int_equal(h.member[1].steps, 2);
+    assert_true(h.member[0].busy_s == 1.5 && h.member[1].busy_s == 0.5);
+    tear_down();
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(slow_one_is_replaced), cmocka_unit_test(others_stay),
-                                       cmocka_unit_test(lost_place_is_taken)};
+                                       cmocka_unit_test(lost_place_is_taken),
+                                       cmocka_unit_test(all_places_are_taken_or_none),
+                                       cmocka_unit_test(what_is_given_is_accounted)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

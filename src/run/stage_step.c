@@ -203,15 +203,19 @@ static resbm_status report(rb_stage *s, int64_t busy, int64_t begin, json_t **re
         st = gather_sums(s, sums, err);
     if (!st && !(all_finite(sums, s->row_count) && all_finite(s->host_losses, s->M)))
         st = rb_stage_find_nonfinite(s->model, s->q, bad, sizeof bad, err);
+    rb_carrier_counts n = {0};
+    if (s->carrier) s->carrier->module->count(s->carrier->state, &n);
     if (!st)
-        *reply = json_pack("{s:s, s:I, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:s, s:I, s:I, s:f}", "t",
-                           "done", "redeals", (json_int_t)rb_cover_attempt(s), "step", (json_int_t)s->step,
-                           "loss", rb_stage_losses(s, 0), "aux", rb_stage_aux_losses(s, 0), "sumsq",
-                           rb_json_doubles(sums, s->row_count), "busy_ns", (json_int_t)busy, "wait_ns",
-                           (json_int_t)s->wait_ns, "step_ns", (json_int_t)(rb_now_ns() - begin), "sent",
-                           rb_stage_traffic(s), "nonfinite", bad, "rss", (json_int_t)rb_stage_peak_rss(),
-                           "updates", (json_int_t)(s->updates ? s->M / s->per_update : 1), "staleness",
-                           s->graded ? s->stale / (double)s->graded : 0.0);
+        *reply =
+            json_pack("{s:s, s:I, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:s, s:I, s:I, s:f, s:[I, I]}", "t",
+                      "done", "redeals", (json_int_t)rb_cover_attempt(s), "step", (json_int_t)s->step, "loss",
+                      rb_stage_losses(s, 0), "aux", rb_stage_aux_losses(s, 0), "sumsq",
+                      rb_json_doubles(sums, s->row_count), "busy_ns", (json_int_t)busy, "wait_ns",
+                      (json_int_t)s->wait_ns, "step_ns", (json_int_t)(rb_now_ns() - begin), "sent",
+                      rb_stage_traffic(s), "nonfinite", bad, "rss", (json_int_t)rb_stage_peak_rss(),
+                      "updates", (json_int_t)(s->updates ? s->M / s->per_update : 1), "staleness",
+                      s->graded ? s->stale / (double)s->graded : 0.0, "packets", (json_int_t)n.bytes_out,
+                      (json_int_t)n.bytes_in);
     free(sums);
     return st;
 }

@@ -340,6 +340,8 @@ static resbm_status one_step(training *t, rb_step_record *r, rb_err *err) {
     r->staleness = t->cfg->pipeline.updates ? t->staleness : NULL;
     r->stages = t->crew->stages;
     r->speed = t->pace;
+    r->packets = t->packets;
+    r->busy_s = t->busy_s;
     r->deal = rb_replicated(t->cfg) ? t->share : NULL;
     r->wire_bytes_fwd = moved[RB_TRAFFIC_ACTIVATION] + moved[RB_TRAFFIC_TOKENS];
     r->wire_bytes_bwd = moved[RB_TRAFFIC_GRADIENT];

@@ -24,9 +24,12 @@ typedef struct rb_step_record {
         *staleness;  /* (stages) mean age, in updates, of the weights in this step's gradients; NULL: 0 */
     const int *deal; /* (stages) microbatches of each process, with replicas; else NULL */
     const double
-        *speed;    /* (stages) microbatches a second of computation, over the last steps; 0: not measured */
-    int stages;    /* processes */
-    double bubble; /* share of the stages' time of this step without computation */
+        *speed; /* (stages) microbatches a second of computation, over the last steps; 0: not measured */
+    const int64_t (
+        *packets)[2]; /* (stages) bytes of packets out and in since each process began; 0 without a carrier */
+    const double *busy_s; /* (stages) of computation in this step */
+    int stages;           /* processes */
+    double bubble;        /* share of the stages' time of this step without computation */
 } rb_step_record;
 
 /* What the whole run came to. */

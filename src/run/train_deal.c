@@ -30,6 +30,12 @@ void rb_training_deal(training *t) {
 
 /* This step's measurement counts as much as all before it. */
 void rb_training_measure(training *t) {
+    for (int w = 0; w < t->crew->stages; w++) {
+        const json_t *moved = json_object_get(t->reply[w], "packets");
+        t->busy_s[w] = (double)json_integer_value(json_object_get(t->reply[w], "busy_ns")) * 1e-9;
+        for (size_t k = 0; k < 2 && moved; k++)
+            t->packets[w][k] = json_integer_value(json_array_get(moved, k));
+    }
     for (int w = 0; w < t->crew->stages && !t->dealt_again; w++) {
         if (!t->reply[w] || t->crew->gone[w]) continue;
         double busy = (double)json_integer_value(json_object_get(t->reply[w], "busy_ns")) * 1e-9;

@@ -41,7 +41,9 @@ typedef struct training {
     double pace[RB_MAX_STAGES];  /* (workers) one over the other */
     double speed[RB_MAX_STAGES]; /* (workers) microbatches a second of computation, as measured; 0: not yet */
     int share[RB_MAX_STAGES];    /* (workers) of this step's microbatches */
-    int shared_by;               /* how many workers that deal was made for; 0: none yet */
+    int64_t packets[RB_MAX_STAGES][2];
+    double busy_s[RB_MAX_STAGES]; /* rb_step_record */
+    int shared_by;                /* how many workers that deal was made for; 0: none yet */
     int *dealt;            /* (stages, microbatches) which worker has each; NULL: no loss can be covered */
     bool dealt_again;      /* in this step, because a replica was lost */
     uint64_t deals;        /* hash of all deals since the last snapshot */
