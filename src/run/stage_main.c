@@ -334,6 +334,7 @@ resbm_status rb_stage_main(const rb_stage_way *way, bool *told, rb_err *err) {
     rb_manifest_free(&s->snapshot);
     rb_link_fini(s->link);
     rb_link_fini(s->control);
+    free(s->places); /* the links' threads name workers by them to the end */
     rb_carrier_close(s->carrier, rb_now_ns() + 3 * RB_SEC);
     free(s);
     return st;

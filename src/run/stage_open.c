@@ -408,7 +408,6 @@ void rb_stage_close(rb_stage *s) {
     free(s->outer_momentum);
     free(s->meeting.sum);
     free(s->meeting.unsent);
-    free(s->places);
     free(s->host);
     free(s->rows);
     free(s->ids);
