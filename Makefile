@@ -15,7 +15,7 @@ CUDA_ARCHITECTURES ?= 75,80,86,89,90,120
 TEST_ARGS ?= -DRESBM_CUDA_ARCHITECTURES=75,80
 GENERATOR := $(if $(shell command -v ninja 2>/dev/null),Ninja,Unix Makefiles)
 
-.PHONY: all configure demo study test test-internet soak bench bench-offload bench-middle bench-schedules plans install sanitize format clean help
+.PHONY: all configure demo study test test-internet soak bench bench-offload bench-middle bench-schedules bench-mpi plans install sanitize format clean help
 .DEFAULT_GOAL := all
 
 all: ## build build/resbm and the library
@@ -90,6 +90,9 @@ bench-middle: configure ## train two blocks of Llama-3-8B's width between two sc
 
 bench-schedules: all ## throughput of every schedule, predicted beside measured, at three link rates (docs/schedules.md)
 	python3 bench/schedules.py $(BUILD)/resbm
+
+bench-mpi: all ## seconds a step under engine mpi beside local TCP (docs/cluster.md)
+	python3 bench/mpi.py $(BUILD)/resbm
 
 plans: all ## write the tables of docs/plans.md again
 	$(CURDIR)/scripts/plans.sh

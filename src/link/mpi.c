@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -17,7 +16,7 @@
 #include "core/clock.h"
 #include "link/mpi_load.h"
 
-enum { CHUNK = 128 * 1024, SLOTS = 2, YIELDS = 8 };
+enum { CHUNK = 256 * 1024, SLOTS = 2 };
 #define LEAST_PAUSE_NS (20 * 1000)
 #define MOST_PAUSE_NS  RB_MS
 
@@ -235,21 +234,22 @@ static bool take_orders(rb_mpi *m, bool all_ended) {
     return !leave;
 }
 
+/* How long to rest after so long without a move: an eighth of that, so that what comes waits little longer than it has been
+ * waited for, however large it is (MPI asks both sides about a large message before its bytes move). It sleeps from the start:
+ * a thread that yields stands behind whoever computes, one that has slept goes first. */
+static int64_t pause_after(int64_t quiet_ns) {
+    int64_t pause = quiet_ns / 8;
+    return pause < LEAST_PAUSE_NS ? LEAST_PAUSE_NS : pause > MOST_PAUSE_NS ? MOST_PAUSE_NS : pause;
+}
+
 static void work(rb_mpi *m) {
-    int64_t pause = 0;
-    int quiet = 0;
+    int64_t moved_ns = rb_now_ns();
     prctl(PR_SET_TIMERSLACK, 1000UL); /* a back-off of 20 us is to take 20 us */
     while (take_orders(m, !m->streams)) {
-        if (progress(m)) {
-            quiet = 0;
-            pause = 0;
-        } else if (++quiet <= YIELDS) {
-            sched_yield();
-        } else {
-            pause = pause ? 2 * pause : LEAST_PAUSE_NS;
-            if (pause > MOST_PAUSE_NS) pause = MOST_PAUSE_NS;
-            rest(m, pause);
-        }
+        if (progress(m))
+            moved_ns = rb_now_ns();
+        else
+            rest(m, pause_after(rb_now_ns() - moved_ns));
     }
 }
 
