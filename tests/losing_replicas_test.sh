@@ -12,7 +12,7 @@ echo "seed $seed"
 random() { seed=$(((seed * 16807 + 12345) % 2147483647)); }
 
 smooth="optim.kind=adamw optim.lr=0.001 optim.schedule=constant boundary.codec_fwd=f32 boundary.codec_bwd=f32 train.steps=40 train.microbatches=6
-    train.batch=6 train.eval_every=20 train.checkpoint_every=20 train.keep=9 link.latency=2ms"
+    train.batch=6 train.eval_every=40 train.checkpoint_every=20 train.keep=9 link.latency=2ms"
 train one $smooth pipeline.stages=2 link.latency=0ms || { miss one; cat one.log; }
 
 close_to() { # A B RELATIVE: every step once, losses no farther apart than that
@@ -77,7 +77,7 @@ local="pipeline.stages=2 pipeline.replicas=3 optim.local_steps=2"
 train calm $smooth $local || { miss calm; cat calm.log; }
 as_good() { # A B: every step once, and in the end as good
     paste -d, "$1/metrics.jsonl" "$2/metrics.jsonl" | awk -F'"loss":' 'NR > 30 { a += $2 + 0; b += $3 + 0 }
-        END { print "  mean losses of the last steps: " a / 10 ", " b / 10; exit !(NR == 40 && b > 0.9 * a && b < 1.1 * a) }' ||
+        END { print "  mean losses of the last steps: " a / 10 ", " b / 10; exit !(NR == 40 && b > 0.8 * a && b < 1.25 * a) }' ||
         miss "$2 is not as good as $1, or has other steps"
 }
 lose rounds KILL-5 KILL-0 -- $local

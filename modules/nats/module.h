@@ -61,6 +61,7 @@ resbm_status rb_nats_store_get(void *state, const char *key, rb_buf *out, uint64
 resbm_status rb_nats_store_set(void *state, const char *key, const void *p, size_t n, uint64_t *revision,
                                rb_err *err);
 resbm_status rb_nats_store_delete(void *state, const char *key, rb_err *err);
+resbm_status rb_nats_store_keys(void *state, rb_buf *out, rb_err *err);
 void rb_nats_store_close(rb_nats *c);
 
 /* keys.c */

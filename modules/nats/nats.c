@@ -369,6 +369,7 @@ __attribute__((visibility("default"))) const rb_carrier_module rb_carrier_module
     .store_get = rb_nats_store_get,
     .store_set = rb_nats_store_set,
     .store_delete = rb_nats_store_delete,
+    .store_keys = rb_nats_store_keys,
     .make_key = rb_nats_make_key,
     .public_key = rb_nats_public_key,
     .make_certificate = rb_nats_make_certificate,

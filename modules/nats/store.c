@@ -63,6 +63,22 @@ resbm_status rb_nats_store_delete(void *state, const char *key, rb_err *err) {
     return s && s != NATS_NOT_FOUND ? rb_nats_fail(err, s, "cannot delete from the run's store") : RESBM_OK;
 }
 
+resbm_status rb_nats_store_keys(void *state, rb_buf *out, rb_err *err) {
+    rb_nats *c = state;
+    kvKeysList list = {0};
+    kvWatchOptions o;
+    kvWatchOptions_Init(&o);
+    o.Timeout = 10000;
+    natsStatus s = kvStore_Keys(&list, c->kv, &o);
+    for (int i = 0; i < list.Count && !s; i++) {
+        rb_buf_puts(out, list.Keys[i]);
+        rb_buf_puts(out, "\n");
+    }
+    kvKeysList_Destroy(&list);
+    if (s == NATS_NOT_FOUND) return RESBM_OK;
+    return s ? rb_nats_fail(err, s, "cannot list the run's store") : rb_buf_status(out, err);
+}
+
 void rb_nats_store_close(rb_nats *c) {
     kvStore_Destroy(c->kv);
     jsCtx_Destroy(c->js);

@@ -12,7 +12,7 @@
 #include "core/buf.h"
 #include "core/err.h"
 
-enum { RB_CARRIER_VERSION = 1, RB_CARRIER_NAME = 64, RB_NKEY_TEXT = 64 };
+enum { RB_CARRIER_VERSION = 2, RB_CARRIER_NAME = 64, RB_NKEY_TEXT = 64 };
 
 typedef struct rb_carrier_options {
     const char *url;         /* "nats://127.0.0.1:4222", "tls://host:4222" */
@@ -62,6 +62,8 @@ typedef struct rb_carrier_module {
     resbm_status (*store_set)(void *c, const char *key, const void *p, size_t n, uint64_t *revision,
                               rb_err *err);
     resbm_status (*store_delete)(void *c, const char *key, rb_err *err);
+    resbm_status (*store_keys)(void *c, rb_buf *out,
+                               rb_err *err); /* all of them, each with a newline behind it */
     /* Keys and certificates. */
     resbm_status (*make_key)(char seed[RB_NKEY_TEXT], char public_key[RB_NKEY_TEXT], rb_err *err);
     resbm_status (*public_key)(const char *seed, char public_key[RB_NKEY_TEXT], rb_err *err);

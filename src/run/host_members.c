@@ -491,6 +491,8 @@ bool rb_host_assign(rb_host *h, char *text, size_t size) {
 
 bool rb_host_lost(void *host, int stage, char *text, size_t size) {
     rb_host *h = host;
+    int asked = h->asked ? atomic_load(h->asked) : 0; /* in the middle of a step, too, which may be long */
+    if (asked > atomic_load(&h->stop)) atomic_store(&h->stop, asked);
     rb_host_check_leases(h);
     pthread_mutex_lock(&h->lock);
     const rb_member *m = h->seat[stage] >= 0 ? &h->member[h->seat[stage]] : NULL;

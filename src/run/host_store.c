@@ -213,6 +213,34 @@ static resbm_status read_snapshot(rb_host *h, rb_manifest *m, uint64_t *revision
     return st;
 }
 
+/* Is it of no use any more, with that snapshot in the store? */
+static bool is_stale(const rb_manifest *now, const char *key) {
+    char hash[33];
+    if (!strncmp(key, "commit.", 7)) return strtoll(key + 7, NULL, 10) < now->step;
+    return sscanf(key, "file.%32[0-9a-f].", hash) == 1 && !holds(now, hash);
+}
+
+/* What a coordinator that was killed, or a server that did not answer, left behind. */
+static resbm_status sweep(rb_host *h, const rb_manifest *now, rb_err *err) {
+    rb_buf keys = {0};
+    char *save = NULL;
+    rb_err ignored;
+    resbm_status st = h->carrier->module->store_keys(h->carrier->state, &keys, err);
+    for (char *k = st || !keys.data ? NULL : strtok_r(keys.data, "\n", &save); k;
+         k = strtok_r(NULL, "\n", &save))
+        if (is_stale(now, k)) h->carrier->module->store_delete(h->carrier->state, k, &ignored);
+    rb_buf_free(&keys);
+    return st;
+}
+
+/* Now and then. A fault is none of the run's: the next time will do. */
+static void tidy(rb_host *h, const rb_manifest *now) {
+    rb_err err;
+    if (++h->snapshots % TIDY) return;
+    if (rb_host_keep_members(h, &err) || sweep(h, now, &err))
+        rb_host_note(h, "the store was not tidied: %s", err.text);
+}
+
 /* Files that the last snapshot had too are not sent again; what only it had goes, and so do the commits before this one. */
 resbm_status rb_host_keep_snapshot(rb_host *h, int64_t step, const char *folder, rb_err *err) {
     char path[PATH_MAX], key[64];
@@ -233,13 +261,10 @@ resbm_status rb_host_keep_snapshot(rb_host *h, int64_t step, const char *folder,
         snprintf(key, sizeof key, "commit.%lld", (long long)s);
         h->carrier->module->store_delete(h->carrier->state, key, &ignored);
     }
+    if (!st) tidy(h, &now);
     rb_manifest_free(&old);
     rb_manifest_free(&now);
     rb_buf_free(&text);
-    if (!st && ++h->snapshots % TIDY == 0 && rb_host_keep_members(h, &ignored))
-        rb_host_note(h,
-                     "the store did not take the list of participants once more (%s); the next time will do",
-                     ignored.text);
     return st;
 }
 

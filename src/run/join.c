@@ -51,9 +51,11 @@ static void say(const guest *g, const char *text) {
 
 static void on_note(void *ctx, const char *text) {
     char line[400];
+    const guest *g = ctx;
+    if (g->o->stop && atomic_load(g->o->stop)) return; /* it is leaving */
     snprintf(line, sizeof line, "%.300s%s", text,
              strstr(text, "trying again") ? " until the host is back (Ctrl-C leaves)" : "");
-    say(ctx, line);
+    say(g, line);
 }
 
 /* Who waits wants to know for what; who works, once in a while, what comes of it. */
