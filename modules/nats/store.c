@@ -63,20 +63,25 @@ resbm_status rb_nats_store_delete(void *state, const char *key, rb_err *err) {
     return s && s != NATS_NOT_FOUND ? rb_nats_fail(err, s, "cannot delete from the run's store") : RESBM_OK;
 }
 
+/* By the stream's state, not kvStore_Keys: its consumer waits for a number of messages that the server gets wrong after purges. */
 resbm_status rb_nats_store_keys(void *state, rb_buf *out, rb_err *err) {
     rb_nats *c = state;
-    kvKeysList list = {0};
-    kvWatchOptions o;
-    kvWatchOptions_Init(&o);
-    o.Timeout = 10000;
-    natsStatus s = kvStore_Keys(&list, c->kv, &o);
-    for (int i = 0; i < list.Count && !s; i++) {
-        rb_buf_puts(out, list.Keys[i]);
-        rb_buf_puts(out, "\n");
-    }
-    kvKeysList_Destroy(&list);
-    if (s == NATS_NOT_FOUND) return RESBM_OK;
-    return s ? rb_nats_fail(err, s, "cannot list the run's store") : rb_buf_status(out, err);
+    jsOptions o;
+    jsStreamInfo *info = NULL;
+    char stream[200], subjects[300];
+    int skip = snprintf(subjects, sizeof subjects, "$KV.%s.>", kvStore_Bucket(c->kv)) - 1;
+    snprintf(stream, sizeof stream, "KV_%s", kvStore_Bucket(c->kv));
+    jsOptions_Init(&o);
+    o.Wait = 5000;
+    o.Stream.Info.SubjectsFilter = subjects;
+    natsStatus s = js_GetStreamInfo(&info, c->js, stream, &o, NULL);
+    if (s) return rb_nats_fail(err, s, "cannot list the run's store");
+    const jsStreamStateSubjects *list = info->State.Subjects;
+    for (int i = 0; list && i < list->Count; i++)
+        if ((int)strlen(list->List[i].Subject) > skip)
+            rb_buf_printf(out, "%s\n", list->List[i].Subject + skip);
+    jsStreamInfo_Destroy(info);
+    return rb_buf_status(out, err);
 }
 
 void rb_nats_store_close(rb_nats *c) {
