@@ -153,7 +153,7 @@ int rb_cmd_train(int argc, char **argv) {
     default_dir(a.words.name, dir, sizeof dir);
     signal(SIGPIPE, SIG_IGN);
     resbm_status st = load(&a, c, &err);
-    if (st && rb_rank_of_process() > 0 && st == RESBM_E_CONFIG) return 1; /* the first rank says it */
+    bool silent = st == RESBM_E_CONFIG && rb_rank_of_process() > 0; /* the first rank says it */
     if (!st && !strcmp(c->engine, "mpi") && !a.announce) {
         int status = be_rank(c, argc, argv);
         free(c);
@@ -163,5 +163,6 @@ int rb_cmd_train(int argc, char **argv) {
     if (!st) st = train(&a, c, a.dir ? a.dir : dir, &err);
     free(c);
     rb_cli_words_free(&a.words);
+    if (silent) return 1;
     return st ? rb_cli_fail(st, &err) : 0;
 }

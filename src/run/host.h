@@ -90,10 +90,10 @@ typedef struct rb_host {
     char doing[200];
     atomic_int stop;         /* for rb_train */
     const atomic_int *asked; /* by the user */
-    bool lost_claim;
+    atomic_bool lost_claim;
     uint64_t claim_revision;
     pthread_t claimer;
-    bool claiming;
+    atomic_bool claiming;
 } rb_host;
 
 typedef struct rb_coordinate_options {

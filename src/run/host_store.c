@@ -114,7 +114,9 @@ resbm_status rb_host_next_epoch(rb_host *h, rb_err *err) {
         int n = snprintf(text, sizeof text, "%u", epoch);
         if (!st) st = set(h, "epoch", text, (size_t)n, &revision, err);
         if (!st) {
+            pthread_mutex_lock(&h->lock);
             h->epoch = epoch;
+            pthread_mutex_unlock(&h->lock);
             return RESBM_OK;
         }
         if (st != RESBM_E_STATE && !try_again(st, since)) return st;
