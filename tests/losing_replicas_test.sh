@@ -113,6 +113,8 @@ in_snapshot() { # DIR WORKER settings: kills it when the first file of its stage
     seq 14 >steps
     sed 's/.*{"step":\([0-9]*\),.*/\1/' "$dir/metrics.jsonl" | cmp -s - steps || miss "$dir: not every step once"
     [ -f "$dir/step-12/manifest.json" ] && ! grep -q "not completed" "$dir.log" || { miss "$dir: no snapshot of step 12"; cat "$dir.log"; }
+    "$resbm" eval "$dir/step-12" >eval.log 2>&1 || { miss "$dir: its snapshot of step 12 is not whole"; cat eval.log; }
+    for s in 0 1 2 3; do [ -f "$dir/step-12/segment-$s.optim.safetensors" ] || miss "$dir: no states of segment $s"; done
 }
 in_snapshot writes 1 pipeline.stages=2 pipeline.replicas=2
 grep -q "killed by signal 9 .*; going on without it" writes.log || { miss "writes does not tell of a loss"; cat writes.log; }
