@@ -274,7 +274,7 @@ static resbm_status fail_late(const rb_link *l, const rb_peer *p, const rb_frame
     const rb_node *instead =
         p->inbox.head; /* a frame with a wrong step or microbatch has come whole and lies there */
     while (instead && instead->msg.head.kind != want->kind) instead = instead->next;
-    if (p->paused)
+    if (p->inbox_bytes >= l->opt.limits.inbox_bytes) /* whether or not more has come and waits */
         snprintf(heard, sizeof heard, "its inbox is full with %zu bytes that nobody asks for",
                  p->inbox_bytes);
     else if (instead && want->kind != RB_FRAME_CONTROL)
