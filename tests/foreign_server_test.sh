@@ -67,6 +67,7 @@ long="train.steps=4 optim.schedule=constant train.checkpoint_every=2"
 # shellcheck disable=SC2086
 train local $long || { miss local; cat local.log; }
 host() {
+    rm -f host.log # what the one before said is not to be read as this one's
     # shellcheck disable=SC2086
     "$resbm" host run.yaml --out run $long "$@" >host.log 2>&1 &
     host=$!

@@ -15,6 +15,7 @@ train local train.steps=6 $long || { miss local; cat local.log; }
 pids=
 trap 'kill -KILL $pids 2>/dev/null' EXIT
 host() {
+    rm -f host.log # what the one before said is not to be read as this one's
     # shellcheck disable=SC2086
     "$resbm" host run.yaml --listen 127.0.0.1:0 --out run $long "$@" >host.log 2>&1 &
     host=$!
@@ -29,6 +30,7 @@ join() { # N [more]
     n=$1
     shift
     mkdir -p "guest$n"
+    rm -f "guest$n.log"
     (cd "guest$n" && exec env OMP_NUM_THREADS=1 "$resbm" join ../run/invitation --dir own --name "guest $n" "$@") >"guest$n.log" 2>&1 &
     pids="$pids $!"
 }

@@ -66,7 +66,7 @@ while [ $round -lt "${RB_ROUNDS:-1}" ]; do
     close_to one three 1e-5
     # Where most of a step is the sum of the gradients; a stopped one is given up, too. Token ids on the wire, halves apart.
     lose slow KILL-2 STOP-1 -- pipeline.stages=2 pipeline.replicas=2 link.up=300mbit pipeline.schedule=zb-h1 data.distribute=wire \
-        pipeline.deadline=2s pipeline.transport=tcp
+        pipeline.deadline=$((2 * patience))s pipeline.transport=tcp
     lost slow 2
     close_to one slow 1e-5
     round=$((round + 1))
