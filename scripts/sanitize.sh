@@ -46,7 +46,8 @@ run_address() {
     # Leaks of the OpenMP and oneDNN run-times themselves are listed in tests/lsan.supp.
     # detect_stack_use_after_return stays off: gcc 12 puts 64-byte vectors on its unaligned fake stack and crashes.
     log=$(reports build-asan)
-    ASAN_OPTIONS=handle_segv=2:strict_string_checks=1:allocator_may_return_null=1:$log \
+    # verify_asan_link_order=0: tests preload libraries into some processes.
+    ASAN_OPTIONS=verify_asan_link_order=0:handle_segv=2:strict_string_checks=1:allocator_may_return_null=1:$log \
         UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:$log LSAN_OPTIONS=print_suppressions=0:suppressions=$PWD/tests/lsan.supp \
         BUILD=build-asan scripts/run-tests.sh -E "$timed"
     none_in build-asan

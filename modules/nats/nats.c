@@ -231,6 +231,8 @@ void rb_nats_close(void *state, int64_t linger_until_ns) {
     rb_streams_close(streams, 0);
     for (int i = 0; i < c->server_count; i++) free(c->servers[i]);
     explicit_bzero(c->seed, sizeof c->seed);
+    free(c->mischief.held);
+    c->mischief.held = NULL;
     if (!through) return; /* a little memory is lost rather than used after its end */
     pthread_mutex_destroy(&c->lock);
     free(c);
