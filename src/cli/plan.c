@@ -91,7 +91,11 @@ static resbm_status plan(const arguments *a, rb_config *c, rb_err *err) {
     rb_run_plan p = {0};
     rb_plan_events events = {0};
     rb_buf out = {0};
-    RB_TRY(load(a, c, &machine, &relay, &relayed, err));
+    resbm_status st = load(a, c, &machine, &relay, &relayed, err);
+    if (st) {
+        free(machine);
+        return st;
+    }
     const char *own[] = {"own"}, *schedule[] = {c->pipeline.schedule};
     rb_plan_options o = {.cfg = c,
                          .machine = machine,
@@ -107,7 +111,6 @@ static resbm_status plan(const arguments *a, rb_config *c, rb_err *err) {
                                     : a->own        ? 0.5
                                                     : 0.2};
     rb_config *balanced = a->balance ? malloc(sizeof *balanced) : NULL;
-    resbm_status st = RESBM_OK;
     if (a->balance) {
         st = balanced ? rb_plan_balance(&o, balanced, err)
                       : rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
