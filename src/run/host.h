@@ -86,7 +86,7 @@ typedef struct rb_host {
     uint64_t token;
     bool running, finished, connected;
     int snapshots;             /* kept by this process */
-    int64_t step, steps_again; /* committed; done once more and found the same */
+    _Atomic int64_t step, steps_again; /* committed; done once more and found the same */
     char doing[200];
     atomic_int stop;         /* for rb_train */
     const atomic_int *asked; /* by the user */
