@@ -677,6 +677,7 @@ resbm_status rb_train(const rb_train_options *o, rb_train_summary *out, rb_err *
     *out = (rb_train_summary){.stages = rb_workers(o->cfg), .start_s = NAN, .first_step_s = NAN};
     resbm_status st = run(&t, err);
     rb_training_abandon_snapshot(&t);
+    if (t.crew) rb_crew_drop(t.crew, t.reply); /* of a step that failed behind its answers */
     rb_crew_close(t.crew);
     rb_engine_nats_close(t.nats);
     rb_tensor_table_free(&t.table);
