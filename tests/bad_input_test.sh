@@ -116,7 +116,7 @@ within 8 '[ -s hasty/step-2/manifest.json ]'
 kill -INT "$pid"
 within 8 'grep -q "once more ends at once" hasty.log'
 kill -INT "$pid"
-interrupted hasty.log 'stopped at once on request, in step [0-9]+. The last snapshot is hasty/step-2: go on with --resume'
+interrupted hasty.log 'stopped at once on request, (in step [0-9]+|while finishing)\. The last snapshot is hasty/step-2: go on with --resume'
 [ ! -e hasty/step-3 ] || miss "the second Ctrl-C waited for a snapshot"
 
 printf '#!/bin/sh\nexec sleep 600\n' >never
