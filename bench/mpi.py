@@ -11,13 +11,14 @@ for a step (of mpirun's without the coordinator), which is what a transport take
 import argparse
 import json
 import os
-import random
 import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+
+from inputs import make_inputs
 
 CONFIG = """data:     {{train: "{folder}/corpus/train-*.bin", tokenizer: bytes}}
 boundary: {{kind: none}}
@@ -34,15 +35,6 @@ MODELS = {  # steps that are counted, and the keys
 # Ranks may be more than cores, and nobody is bound to one of them.
 MPI = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1",
        "OMPI_MCA_mpi_yield_when_idle": "1", "OMPI_MCA_hwloc_base_binding_policy": "none"}
-
-
-def make_inputs(program, folder):
-    with open(f"{folder}/text", "wb") as f:
-        f.write(random.Random(1).randbytes(1 << 20))
-    subprocess.run([program, "data", "--out", f"{folder}/corpus", f"{folder}/text"], check=True, stdout=subprocess.DEVNULL,
-                   stderr=subprocess.DEVNULL)
-    with open(f"{folder}/run.yaml", "w") as f:
-        f.write(CONFIG.format(folder=folder))
 
 
 def cpu_seconds():
@@ -106,7 +98,7 @@ def main():
     print("| model | stages |" + "".join(f" {t} | processor |" for t in transports))
     print("|---|---|" + "---|---|" * len(transports))
     with tempfile.TemporaryDirectory() as folder:
-        make_inputs(a.program, folder)
+        make_inputs(a.program, folder, CONFIG)
         for model in a.only.split(","):
             for stages in a.stages.split(","):
                 row(model, stages, transports, compare(a, folder, model, int(stages), transports))

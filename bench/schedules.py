@@ -13,11 +13,12 @@ import argparse
 import concurrent.futures
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
+
+from inputs import make_inputs
 
 SCHEDULES = ["gpipe", "1f1b", "interleaved-1f1b", "zb-h1", "zbv", "pipedream", "pipedream-2bw"]
 CONFIG = """model:    {{d: 256, layers: 8, heads: 4, ffn: 704, vocab: 256, context: 256, segments: 8}}
@@ -27,15 +28,6 @@ optim:    {{warmup: 0, schedule: constant, clip_scope: segment}}
 train:    {{eval_every: 0, checkpoint_every: 0}}
 pipeline: {{threads: 1}}
 """
-
-
-def make_inputs(program, folder):
-    with open(f"{folder}/text", "wb") as f:
-        f.write(random.Random(1).randbytes(1 << 20))
-    subprocess.run([program, "data", "--out", f"{folder}/corpus", f"{folder}/text"], check=True, stdout=subprocess.DEVNULL,
-                   stderr=subprocess.DEVNULL)
-    with open(f"{folder}/run.yaml", "w") as f:
-        f.write(CONFIG.format(folder=folder))
 
 
 def flows(schedule):
@@ -121,7 +113,7 @@ def main():
     a.program, a.schedules = os.path.abspath(a.program), a.schedules.split(",")
     counts, rates = [int(m) for m in a.microbatches.split(",")], a.rates.split(",")
     with tempfile.TemporaryDirectory() as folder:
-        make_inputs(a.program, folder)
+        make_inputs(a.program, folder, CONFIG)
         with concurrent.futures.ThreadPoolExecutor(1 if a.real else a.jobs) as pool:
             jobs = {(s, m, r): pool.submit(one, a, folder, s, m, r) for m in counts for r in rates for s in a.schedules}
             results = {k: j.result() for k, j in jobs.items()}
