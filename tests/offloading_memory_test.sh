@@ -6,7 +6,7 @@
 set -u
 . "$RB_SOURCE_DIR/tests/run_common.sh"
 command -v prlimit >/dev/null || { echo "no prlimit (util-linux) to limit memory with"; exit 77; }
-if grep -q '^RESBM_SANITIZE:STRING=.' "$RB_BINARY_DIR/CMakeCache.txt"; then echo "skipped: sanitizers need memory of their own" && exit 77; fi
+if sanitized; then echo "skipped: sanitizers need memory of their own" && exit 77; fi
 make_corpus
 cat >run.yaml <<'YAML'
 model:    {d: 512, layers: 10, heads: 8, ffn: 1408, vocab: 256, context: 32, segments: 5}

@@ -4,7 +4,8 @@ resbm=$RB_BINARY_DIR/resbm
 [ -x "$resbm" ] || { echo "$resbm was not built"; exit 1; }
 # Factor of deadlines: sanitized programs are several times slower, and others may want this machine's processors too.
 patience=$(awk -v cores="$(nproc)" '{ n = int($1 / cores) + 1; print n < 5 ? n : 5 }' /proc/loadavg)
-if grep -q '^RESBM_SANITIZE:STRING=.' "$RB_BINARY_DIR/CMakeCache.txt"; then patience=$((patience * 6)); fi
+sanitized() { grep -q '^RESBM_SANITIZE:STRING=.' "$RB_BINARY_DIR/CMakeCache.txt"; }
+if sanitized; then patience=$((patience * 6)); fi
 # Each test begins in an empty folder of the build, whatever an earlier run has left there.
 case $PWD in "$RB_BINARY_DIR"/tests/*_test) rm -rf ./* ;; esac
 failures=0
