@@ -55,11 +55,15 @@ static bool all_answered(const training *t, int lost) {
     return true;
 }
 
+static void forget_answer(training *t, int worker) {
+    json_decref(t->reply[worker]);
+    t->reply[worker] = NULL;
+}
+
 static void forget_answers(training *t, int stage) {
     for (int w = 0; w < t->crew->stages; w++) {
         if (t->crew->places[w].stage != stage) continue;
-        json_decref(t->reply[w]);
-        t->reply[w] = NULL;
+        forget_answer(t, w);
         t->crew->redeals[w]++;
     }
 }
@@ -78,9 +82,8 @@ static resbm_status ask_next(training *t, int stage, int lost, rb_err *err) {
     bool apart = t->o->outside && t->o->outside->apart;
     int next = rb_crew_lead(t->crew, stage);
     if (t->reply[lost] && !apart) return RESBM_OK;
-    json_decref(t->reply[lost]);
-    json_decref(t->reply[next]);
-    t->reply[lost] = t->reply[next] = NULL;
+    forget_answer(t, lost);
+    forget_answer(t, next);
     t->crew->redeals[next]++;
     json_t *again = json_copy(t->saving);
     if (again) json_object_set_new(again, "redeals", json_integer(t->crew->redeals[next]));
@@ -107,14 +110,12 @@ static void leave_out(training *t, int lost) {
         if (!t->crew->gone[w]) rb_crew_leave_out(t->crew, w, NULL);
         rb_training_snapshot_loses(t, w);
         if (t->saving && !apart) continue; /* what it wrote is whole */
-        json_decref(t->reply[w]);
-        t->reply[w] = NULL;
+        forget_answer(t, w);
     }
     memset(t->sumsq + (size_t)replica * (size_t)rows, 0, (size_t)rows * sizeof *t->sumsq);
     t->dealt_again |= t->computing;
     for (int w = 0; w < t->crew->stages && t->meeting; w++) {
-        json_decref(t->reply[w]);
-        t->reply[w] = NULL;
+        forget_answer(t, w);
         t->crew->redeals[w] = t->losses;
     }
 }
