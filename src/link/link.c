@@ -324,7 +324,7 @@ resbm_status rb_link_recv(rb_link *l, int peer, const rb_frame_header *want, int
 
 static bool is_before(const rb_frame_header *a, const rb_frame_header *b) {
     return (a->kind == RB_FRAME_FORWARD || a->kind == RB_FRAME_BACKWARD || a->kind == RB_FRAME_SYNC) &&
-           a->step < b->step;
+           (int64_t)a->step < (int64_t)b->step; /* numbers of evaluations have bit 63 set */
 }
 
 void rb_link_drop_before(rb_link *l, uint64_t step) {

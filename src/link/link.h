@@ -103,7 +103,7 @@ resbm_status rb_link_send(rb_link *l, int peer, rb_message *m, int64_t deadline_
 /* The message of `want`'s kind, epoch, step, boundary, direction, microbatch (and attempt) from peer. */
 resbm_status rb_link_recv(rb_link *l, int peer, const rb_frame_header *want, int64_t deadline_ns,
                           rb_message **out, rb_err *err);
-/* Forgets what came of steps before `step` and was not asked for. */
+/* Forgets what came of steps before `step`, and of evaluations (bit 63 set), and was not asked for. */
 void rb_link_drop_before(rb_link *l, uint64_t step);
 /* The oldest message of kind `kind` from peer (or RB_PEER_ANY; *from tells): the control channel's way. With
  * RB_PEER_ANY the end of each peer is reported once, *from naming it, and the others can be waited for again.

@@ -111,8 +111,9 @@ typedef struct rb_stage {
     /* Schedules with updates in the list (stage_flow.c). flow.list is `train` itself. */
     bool updates, flows;
     rb_flow flow;
-    int64_t flow_step;    /* steps since the flow began */
-    uint16_t attempt;     /* how often flows have begun: addresses of messages sent once more differ by it */
+    int64_t flow_step; /* steps since the flow began */
+    uint16_t
+        attempt; /* how often flows, or this evaluation, have begun: addresses of messages sent once more differ by it */
     int *stash;           /* (hosted) older versions kept */
     int64_t *version;     /* (hosted) updates since the flow (or the step, where lists do not flow) began */
     int64_t *updated;     /* (hosted) updates of the whole run: AdamW's t */
@@ -235,6 +236,12 @@ resbm_status rb_cover_recv(rb_stage *s, int segment, int microbatch, const rb_fr
                            rb_message **out, rb_err *err);
 resbm_status rb_cover_recv_sum(rb_stage *s, int worker, const rb_frame_header *want, rb_message **out,
                                rb_err *err);
+/* An evaluation needs the first replicas that are left: where one of them is lost it is in vain, which a wait returns as
+ * RESBM_E_CANCELLED, and the coordinator asks for it anew. */
+void rb_cover_begin_eval(rb_stage *s);
+bool rb_cover_in_vain(const rb_stage *s);
+resbm_status rb_cover_recv_eval(rb_stage *s, int worker, const rb_frame_header *want, rb_message **out,
+                                rb_err *err);
 resbm_status rb_cover_do_tasks(rb_stage *s, bool *moved, rb_err *err);
 resbm_status rb_cover_reduce(rb_stage *s, rb_err *err); /* tasks that are left, then rb_stage_reduce */
 resbm_status rb_cover_redeal(rb_stage *s, const json_t *in, bool *anew, rb_err *err);

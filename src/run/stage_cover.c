@@ -41,6 +41,7 @@ typedef struct rb_cover {
     int task_count;
     bool working; /* on a task: its waits and sends run no others */
     int attempt;  /* of this step's sum */
+    bool in_vain; /* the evaluation under way lacks who was lost, and is asked for anew */
     bool saved;   /* own, counts and unsent hold what was before the sum */
     float *own, *unsent;
     int64_t *counts;
@@ -153,8 +154,9 @@ static resbm_status deliver(rb_stage *s, int to, rb_message *m, rb_err *err) {
 
 resbm_status rb_cover_send(rb_stage *s, int to, rb_message *m, rb_err *err) {
     rb_cover *c = s->cover;
-    if (!c || s->evaluating || (m->head.kind != RB_FRAME_FORWARD && m->head.kind != RB_FRAME_BACKWARD))
+    if (!c || (m->head.kind != RB_FRAME_FORWARD && m->head.kind != RB_FRAME_BACKWARD))
         return rb_link_send(s->link, to, m, rb_now_ns() + s->cfg.pipeline.deadline_ns, err);
+    if (s->evaluating) return deliver(s, to, m, err);
     resbm_status st = s->cfg.optim.local_steps ? RESBM_OK : keep(c, m, err);
     if (st) {
         rb_message_free(m);
@@ -228,6 +230,7 @@ static resbm_status lose(rb_stage *s, const json_t *in, rb_err *err) {
         int stage = s->places[lost].stage;
         bool local = s->cfg.optim.local_steps > 0;
         c->any = true;
+        c->in_vain |= s->evaluating && rb_stage_lead(s, stage) == lost;
         for (int w = 0; w < s->workers; w++)
             if (w == lost || (local && s->places[w].replica == s->places[lost].replica)) c->lost[w] = true;
         if (local || stage == s->stage) c->attempt++;
@@ -237,7 +240,7 @@ static resbm_status lose(rb_stage *s, const json_t *in, rb_err *err) {
     return st;
 }
 
-/* While a list runs, the coordinator has nothing else to say. */
+/* While a list runs, the coordinator has nothing else to say; behind the word that an evaluation is in vain comes the next one. */
 static resbm_status hear(rb_stage *s, rb_err *err) {
     for (;;) {
         int from;
@@ -251,6 +254,7 @@ static resbm_status hear(rb_stage *s, rb_err *err) {
                  : lose(s, in, err);
         json_decref(in);
         RB_TRY(st);
+        if (s->evaluating && s->cover->in_vain) return RESBM_OK;
     }
 }
 
@@ -317,6 +321,26 @@ resbm_status rb_cover_recv(rb_stage *s, int segment, int microbatch, const rb_fr
         resbm_status st = look(s, segment, microbatch, want, slice(s, &p), out, err);
         if (!st) return st;
         RB_TRY(in_vain(s, st, &p, err));
+    }
+}
+
+void rb_cover_begin_eval(rb_stage *s) {
+    if (s->cover) s->cover->in_vain = false;
+}
+
+bool rb_cover_in_vain(const rb_stage *s) {
+    return s->cover && s->cover->in_vain;
+}
+
+resbm_status rb_cover_recv_eval(rb_stage *s, int worker, const rb_frame_header *want, rb_message **out,
+                                rb_err *err) {
+    patience p = twice(s);
+    for (;;) {
+        resbm_status st = rb_link_recv(s->link, worker, want, slice(s, &p), out, err);
+        if (!st) return st;
+        RB_TRY(in_vain(s, st, &p, err));
+        if (s->cover->in_vain)
+            return rb_fail(err, RESBM_E_CANCELLED, "a replica was lost in the middle of an evaluation");
     }
 }
 

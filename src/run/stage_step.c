@@ -300,29 +300,42 @@ static resbm_status exchange(rb_stage *s, rb_err *err) {
     return rb_stage_weights_changed(s->model, s->q, err);
 }
 
+static resbm_status evaluate(rb_stage *s, int64_t n, double *sum, rb_err *err) {
+    int64_t per = s->M * s->B, busy;
+    for (int64_t from = 0; from < n; from += per) {
+        s->sequence = (uint64_t)from;
+        RB_TRY(rb_stage_load_ids(s, from, n, 0, err));
+        if (rb_cover_in_vain(s))
+            continue; /* ids that are on their way are taken, so that the next ones follow */
+        resbm_status st = run_list(s, &s->eval, &busy, err);
+        if (st && !(st == RESBM_E_CANCELLED && rb_cover_in_vain(s))) return st;
+        for (int64_t m = 0; m < s->M; m++) *sum += s->host_losses[m];
+        s->step++;
+    }
+    return RESBM_OK;
+}
+
 resbm_status rb_stage_eval(rb_stage *s, const json_t *in, json_t **reply, rb_err *err) {
-    int64_t n = json_integer_value(json_object_get(in, "sequences")), per = s->M * s->B, busy;
+    int64_t n = json_integer_value(json_object_get(in, "sequences")), per = s->M * s->B,
+            redeals = json_integer_value(json_object_get(in, "redeals"));
     uint64_t step = s->step;
     double sum = 0;
     s->step = (uint64_t)json_integer_value(json_object_get(in, "number"));
     s->evaluating = true;
-    resbm_status st = RESBM_OK;
+    rb_cover_begin_eval(s);
+    if (s->cover) s->attempt = (uint16_t)redeals;
     if (rb_stage_lead(s, s->stage) != s->self) n = 0; /* the first replicas evaluate */
     RB_TRY(exchange(s, err));
-    for (int64_t from = 0; from < n && !st; from += per) {
-        s->sequence = (uint64_t)from;
-        st = rb_stage_load_ids(s, from, n, 0, err);
-        if (!st) st = run_list(s, &s->eval, &busy, err);
-        for (int64_t m = 0; m < s->M && !st; m++) sum += s->host_losses[m];
-        s->step++;
-    }
-    s->evaluating = false;
+    RB_TRY(evaluate(s, n, &sum, err));
+    if (rb_cover_in_vain(s)) RB_TRY(rb_stage_settle(s, err));
+    s->evaluating = s->half_forward = false;
     s->step = step;
-    if (!st) st = exchange(s, err);
-    if (st) return st;
+    if (s->cover) s->attempt = 0;
+    RB_TRY(exchange(s, err));
+    if (rb_cover_in_vain(s)) return RESBM_OK;
     int64_t tokens = (n + per - 1) / per * per * s->T;
-    *reply = json_pack("{s:s, s:o, s:I, s:o}", "t", "evaled", "loss", rb_json_doubles(&sum, 1), "tokens",
-                       (json_int_t)tokens, "sent", rb_stage_traffic(s));
+    *reply = json_pack("{s:s, s:o, s:I, s:o, s:I}", "t", "evaled", "loss", rb_json_doubles(&sum, 1), "tokens",
+                       (json_int_t)tokens, "sent", rb_stage_traffic(s), "redeals", (json_int_t)redeals);
     return RESBM_OK;
 }
 

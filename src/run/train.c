@@ -376,22 +376,29 @@ static resbm_status meet(training *t, rb_err *err) {
     return rb_crew_tell(t->crew, json_pack("{s:s}", "t", "outer"), err);
 }
 
+/* Token ids before the order that reads them: an order that is given anew finds its own behind those of the one before. */
+resbm_status rb_training_ask_eval(training *t, rb_err *err) {
+    int64_t n = t->evaluating;
+    for (int w = 0; w < t->crew->stages; w++) t->crew->redeals[w] = t->eval_attempt;
+    for (int64_t from = 0; from < n; from += t->cfg->train.batch) RB_TRY(feed(t, (uint64_t)from, n, err));
+    return rb_crew_tell(t->crew,
+                        json_pack("{s:s, s:I, s:I, s:i}", "t", "eval", "sequences", (json_int_t)n, "number",
+                                  (json_int_t)t->evals, "redeals", t->eval_attempt),
+                        err);
+}
+
 static resbm_status evaluate(training *t, int64_t sequences, double *loss, int64_t *tokens, rb_err *err) {
     int64_t moved[RB_TRAFFIC_COUNT];
     double sum;
     RB_TRY(rest(t, err));
     RB_TRY(meet(t, err));
     snprintf(t->crew->doing, sizeof t->crew->doing, "in the evaluation after step %lld", (long long)t->step);
-    RB_TRY(rb_crew_tell(t->crew,
-                        json_pack("{s:s, s:I, s:I}", "t", "eval", "sequences", (json_int_t)sequences,
-                                  "number", (json_int_t)t->evals),
-                        err));
-    t->evals += (uint64_t)sequences + 1;
-    for (int64_t from = 0; from < sequences; from += t->cfg->train.batch)
-        RB_TRY(feed(t, (uint64_t)from, sequences, err));
-    t->evaluating = true;
+    t->evaluating = sequences;
+    t->eval_attempt = 0;
+    RB_TRY(rb_training_ask_eval(t, err));
     RB_TRY(rb_crew_gather(t->crew, "evaled", -1, rb_training_deadline(t) + 3600 * RB_SEC, t->reply, err));
-    t->evaluating = false;
+    t->evaluating = 0;
+    t->evals += (uint64_t)sequences + 1;
     const json_t *last = t->reply[rb_crew_lead(t->crew, loss_stage(t))];
     resbm_status st = rb_json_get_doubles(json_object_get(last, "loss"), &sum, 1, "evaled.loss", err);
     *tokens = json_integer_value(json_object_get(last, "tokens"));

@@ -141,11 +141,16 @@ static resbm_status lose_replica(training *t, int lost, int *to, rb_err *err) {
     return t->saving && first ? ask_next(t, stage, lost, err) : RESBM_OK;
 }
 
+/* The first replicas are in the middle of a list of their own, which has no second deal: those that are first now do it all. */
+static resbm_status evaluate_anew(training *t, rb_err *err) {
+    for (int w = 0; w < t->crew->stages; w++) forget_answer(t, w);
+    t->eval_attempt++;
+    return rb_training_ask_eval(t, err);
+}
+
 resbm_status rb_training_lose(void *ctx, int worker, const char *how, rb_err *err) {
     training *t = ctx;
     char text[700];
-    if (t->evaluating && led(t, worker) && !t->reply[worker])
-        return rb_fail(err, RESBM_E_PEER, "%.500s", how);
     int *to = calloc((size_t)t->cfg->train.microbatches, sizeof *to);
     if (!to) return rb_fail(err, RESBM_E_MEMORY, "no memory for a deal");
     for (int m = 0; m < t->cfg->train.microbatches; m++) to[m] = -1;
@@ -156,10 +161,11 @@ resbm_status rb_training_lose(void *ctx, int worker, const char *how, rb_err *er
                    : "%.500s; going on without it",
              how);
     if (t->o->hooks.note) t->o->hooks.note(t->o->hooks.ctx, text);
+    bool first = led(t, worker);
     resbm_status st =
         t->cfg->optim.local_steps ? lose_pipeline(t, worker, to, err) : lose_replica(t, worker, to, err);
     free(to);
-    return st;
+    return st || !t->evaluating || !first ? st : evaluate_anew(t, err);
 }
 
 uint64_t rb_training_deals(training *t) {

@@ -49,7 +49,8 @@ typedef struct training {
     uint64_t deals;        /* hash of all deals since the last snapshot */
     rb_snapshot *snapshot; /* on its way from the stages; NULL: none */
     bool computing;        /* stages are at work on a step */
-    bool evaluating;       /* the first replicas are at work on an evaluation */
+    int64_t evaluating;    /* sequences of the evaluation the first replicas are at work on; 0: none */
+    int eval_attempt;      /* how often it was begun anew */
     json_t *saving;        /* the question for files of a snapshot that is under way; NULL: none */
     bool meeting;          /* replicas add up what local steps have moved */
     int losses;            /* since the step's begin: what stages count as attempts */
@@ -72,6 +73,9 @@ static inline int64_t rb_training_deadline(const training *t) {
 void rb_training_deal(training *t);
 json_t *rb_training_deal_json(const training *t);
 void rb_training_measure(training *t);
+
+/* train.c: has the first replicas that are left begin the evaluation, or begin it anew. */
+resbm_status rb_training_ask_eval(training *t, rb_err *err);
 
 /* train_lose.c: which worker has which microbatch by `share`; rb_crew_options.lose; the hash of the deals so far, this
  * step's included: equal ones give equal bits. */
