@@ -154,25 +154,6 @@ resbm_status rb_apart_recv_ids(rb_link *l, int peer, int32_t *ids, int64_t n, in
     return st;
 }
 
-int rb_apart_stage_of(const rb_config *c, const char *file) {
-    int i, n = 0, segments = (int)c->model.segments;
-    if (!rb_part_name_ok(file)) return -1;
-    if (sscanf(file, "segment-%d.%n", &i, &n) == 1 && n && i >= 0 && i < segments) return rb_stage_of(c, i);
-    n = 0;
-    if (sscanf(file, "boundary-%d.encoder.%n", &i, &n) == 1 && n && i >= 0 && i + 1 < segments)
-        return rb_stage_of(c, i);
-    n = 0;
-    if (sscanf(file, "boundary-%d.decoder.%n", &i, &n) == 1 && n && i >= 0 && i + 1 < segments)
-        return rb_stage_of(c, i + 1);
-    return -1;
-}
-
-int rb_apart_replica_of(const char *file) {
-    int r = 0;
-    const char *at = file ? strstr(file, ".replica-") : NULL;
-    return at && sscanf(at, ".replica-%d.", &r) == 1 && r > 0 && r < RB_MAX_STAGES ? r : 0;
-}
-
 static bool all_finite(const rb_tensor_in *t) {
     const uint8_t *p = t->data;
     float v;

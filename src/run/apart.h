@@ -27,10 +27,6 @@ resbm_status rb_apart_send_ids(rb_link *l, int peer, const int32_t *ids, int64_t
 resbm_status rb_apart_recv_ids(rb_link *l, int peer, int32_t *ids, int64_t n, int64_t vocab,
                                int64_t patience_ns, rb_err *err);
 
-/* Which stage hosts the part of the model in a checkpoint's file of this name; -1: it is none of this model's. */
-int rb_apart_stage_of(const rb_config *c, const char *file);
-/* Which replica a file of states belongs to (docs/replicas.md); 0: the first one, as all other files. */
-int rb_apart_replica_of(const char *file);
 /* Every number in a file of weights is finite. RESBM_E_NUMERIC names file and tensor. */
 resbm_status rb_apart_check_weights(const char *path, rb_err *err);
 

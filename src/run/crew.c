@@ -13,6 +13,7 @@
 #include "link/socket.h"
 #include "run/apart.h"
 #include "run/control.h"
+#include "run/parts.h"
 
 static const rb_link_limits limits = {
     .frame_bytes = (size_t)64 << 20, .queued_bytes = (size_t)64 << 20, .inbox_bytes = (size_t)64 << 20};
@@ -264,7 +265,7 @@ static resbm_status send_needed(rb_crew *c, int stage, const json_t *need, rb_er
     char path[PATH_MAX], text[RB_WHO_TEXT];
     for (size_t i = 0; i < json_array_size(need); i++) {
         const char *name = json_string_value(json_array_get(need, i));
-        if (!name || !c->o.load || rb_apart_stage_of(c->o.cfg, name) != c->places[stage].stage)
+        if (!name || !c->o.load || rb_parts_stage_of(c->o.cfg, name) != c->places[stage].stage)
             return rb_fail(err, RESBM_E_FORMAT, "%s asks for the file \"%s\", which is not its own",
                            who(c, stage, text), name ? name : "?");
         snprintf(path, sizeof path, "%s/%s", c->o.load, name);

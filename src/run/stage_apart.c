@@ -14,6 +14,7 @@
 #include "core/clock.h"
 #include "run/apart.h"
 #include "run/control.h"
+#include "run/parts.h"
 #include "run/stage.h"
 
 static const char weights[] = "weights", loading[] = "load", saving[] = "save";
@@ -61,8 +62,8 @@ static void keep_own(rb_stage *s) {
     rb_part_file *kept = calloc((size_t)s->snapshot.file_count + 1, sizeof *kept);
     for (int i = 0; kept && i < s->snapshot.file_count; i++) {
         const rb_part_file *f = &s->snapshot.files[i];
-        int replica = rb_apart_replica_of(f->name);
-        if (rb_apart_stage_of(&s->cfg, f->name) != s->stage) continue;
+        int replica = rb_parts_replica_of(f->name);
+        if (rb_parts_stage_of(&s->cfg, f->name) != s->stage) continue;
         if (replica ? replica == s->replica && s->cfg.optim.local_steps : !has_own(s, f->name))
             kept[n++] = *f;
     }
@@ -126,7 +127,7 @@ resbm_status rb_stage_apart_load(rb_stage *s, rb_err *err) {
 
 /* What the first replica hands in is the same for all, who keep it as well; with local steps each has states of its own. */
 static bool hands_in(const rb_stage *s, const json_t *file, bool lead) {
-    int replica = rb_apart_replica_of(json_string_value(json_array_get(file, 0)));
+    int replica = rb_parts_replica_of(json_string_value(json_array_get(file, 0)));
     return replica ? replica == s->replica : lead;
 }
 

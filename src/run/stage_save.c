@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "checkpoint/checkpoint.h"
+#include "run/parts.h"
 #include "run/stage.h"
 
 /* A tensor of the model (its newest weights, wherever they are) or an optimizer state, read in pieces while its file is
@@ -73,7 +74,6 @@ static void outer_name(const rb_tensor *t, char out[160]) {
 
 static resbm_status write_part(part *p, const char *dir, const rb_tensor *t, what of, json_t *files,
                                rb_err *err) {
-    static const char *const sides[] = {"", "encoder", "decoder"};
     char name[RB_PART_NAME], tail[32] = "";
     rb_part_file f;
     if (p->states && of != STATES) p->count = 0;
@@ -81,8 +81,7 @@ static resbm_status write_part(part *p, const char *dir, const rb_tensor *t, wha
     if (of == OUTER) snprintf(tail, sizeof tail, ".outer");
     if (of == STATES) snprintf(tail, sizeof tail, ".optim");
     if (of == STATES && own_states(p->s)) snprintf(tail, sizeof tail, ".replica-%d.optim", p->s->replica);
-    rb_checkpoint_file_name(name, t->part == RB_PART_SEGMENT ? "segment" : "boundary", t->part_index,
-                            sides[t->part], tail);
+    rb_parts_name(t, tail, name);
     RB_TRY(rb_checkpoint_write_part(dir, name, p->out, p->count, &f, err));
     json_array_append_new(files, json_pack("[s,I,s]", f.name, (json_int_t)f.sum.bytes, f.sum.hash));
     p->count = 0;

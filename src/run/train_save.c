@@ -10,6 +10,7 @@
 #include "checkpoint/checkpoint.h"
 #include "run/apart.h"
 #include "run/control.h"
+#include "run/parts.h"
 #include "run/training.h"
 
 typedef struct collector {
@@ -62,6 +63,7 @@ static resbm_status add_files(rb_snapshot *s, rb_err *err) {
 /* The manifest of the present step, from the stages' answers. */
 static resbm_status describe(rb_snapshot *s, rb_err *err) {
     training *t = s->t;
+    char missing[RB_PART_NAME];
     for (int w = 0; w < t->crew->stages; w++)
         s->files[w] = json_incref(json_object_get(t->reply[w], "files"));
     rb_config_print(t->cfg, &s->config);
@@ -72,6 +74,9 @@ static resbm_status describe(rb_snapshot *s, rb_err *err) {
                          .config = s->config.data};
     RB_TRY(rb_buf_status(&s->config, err));
     RB_TRY(add_files(s, err));
+    if (rb_parts_missing(&t->table, &s->m, missing))
+        return rb_fail(err, RESBM_E_INTERNAL, "no stage has written %s of the snapshot of step %lld", missing,
+                       (long long)t->step);
     RB_TRY(rb_manifest_set(&s->m, "tokens", t->step * t->cfg->train.batch * t->cfg->model.context, err));
     RB_TRY(rb_manifest_set(&s->m, "elapsed_ns", (int64_t)(rb_training_elapsed(t) * 1e9), err));
     RB_TRY(rb_manifest_set(&s->m, "updates", t->updates, err));
@@ -96,9 +101,9 @@ static resbm_status collect_file(const rb_snapshot *s, int worker, const json_t 
     const char *name = json_string_value(json_array_get(f, 0)),
                *hash = json_string_value(json_array_get(f, 2));
     const rb_place *p = &t->crew->places[worker];
-    int replica = rb_apart_replica_of(name);
+    int replica = rb_parts_replica_of(name);
     rb_who_at(who, worker, t->crew->places);
-    if (!name || !hash || rb_apart_stage_of(t->cfg, name) != p->stage || (replica && replica != p->replica))
+    if (!name || !hash || rb_parts_stage_of(t->cfg, name) != p->stage || (replica && replica != p->replica))
         return rb_fail(err, RESBM_E_FORMAT, "%s sent the file \"%s\", which is not its own", who,
                        name ? name : "?");
     if (sum.bytes > (uint64_t)t->out->params * 16 + (1 << 20))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A run across machines under faults: network namespaces are the machines, tc tbf their rates, latency is added in user space.
 
-    internet.py --resbm PROGRAM --out DIR [--seed N] [--rounds N | --seconds N] [--kinds a,b] [--together N] [--spares N] [--replicas] [--report FILE]
+    internet.py --resbm PROGRAM --out DIR [--seed N] [--rounds N | --seconds N] [--kinds a,b] [--together N] [--spares N] [--replicas] [--evaluate] [--report FILE]
 
 One host and five participants (four stages and a spare; more with --spares) train a small model. In every round one to `together` faults are drawn from
 the seed and happen at random moments; then the run must get past the farthest step it had committed, by itself. At the end
@@ -112,6 +112,8 @@ class Run:
         sh(self.o.resbm, "data", "--out", self.dir + "/corpus", self.dir + "/text")
         with open(self.dir + "/run.yaml", "w") as f:
             text = TWICE if self.o.replicas else CONFIG
+            if self.o.evaluate:
+                text = text.replace('tokenizer: bytes', 'val: "%s/corpus/train-*.bin", tokenizer: bytes' % self.dir).replace("eval_every: 0", "eval_every: 10, eval_sequences: 400")
             f.write((text.replace("optim:    {", "optim:    {local_steps: %d, " % self.o.local_steps) if self.o.local_steps else text) % self.dir)
         sh("cc", "-shared", "-fPIC", "-O1", "-o", self.dir + "/skew.so", os.path.dirname(os.path.abspath(__file__)) + "/skew.c")
         self.begin = time.monotonic()
@@ -522,8 +524,8 @@ class Run:
             self.miss("a step that was done again had another result")
         self.snapshots, self.steps = len(self.hashes), steps
         if self.o.replicas:
-            print("%d times a replica was lost and the run went on within the step; %d places taken again; %d new epochs" % (
-                log.count("going on without it"), log.count("takes the place of the replica"), log.count("; going on\n")))
+            print("%d times a replica was lost and the run went on within the step, %d of them in an evaluation; %d places taken again; %d new epochs" % (
+                log.count("going on without it"), len(re.findall("in the evaluation .*going on without it", log)), log.count("takes the place of the replica"), log.count("; going on\n")))
 
     def close(self):
         for m in range(len(self.net.ns)):
@@ -564,6 +566,7 @@ def main():
     p.add_argument("--spares", type=int, default=1, help="participants beyond the four that are needed")
     p.add_argument("--replicas", action="store_true", help="two stages, each held by two participants")
     p.add_argument("--local-steps", type=int, default=0, help="with --replicas: these train by themselves so many steps (a divisor of 10)")
+    p.add_argument("--evaluate", action="store_true", help="at every tenth step a long evaluation, so that much of the time is spent in one")
     p.add_argument("--report")
     p.add_argument("--verbose", action="store_true")
     o = p.parse_args()
