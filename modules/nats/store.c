@@ -49,13 +49,19 @@ resbm_status rb_nats_store_set(void *state, const char *key, const void *p, size
     return s ? rb_nats_fail(err, s, "cannot write to the run's store") : RESBM_OK;
 }
 
+/* A bucket is a stream of this name, a key a subject of it; returns how long the subject is in front of the key. */
+static int stream_of(const rb_nats *c, const char *key, char stream[200], char subject[400]) {
+    const char *bucket = kvStore_Bucket(c->kv);
+    snprintf(stream, 200, "KV_%s", bucket);
+    return snprintf(subject, 400, "$KV.%s.%s", bucket, key) - (int)strlen(key);
+}
+
 /* Not kvStore_Purge: that leaves a mark for each key, for ever, and a run's keys are new ones with every step. */
 resbm_status rb_nats_store_delete(void *state, const char *key, rb_err *err) {
     rb_nats *c = state;
     jsOptions o;
     char stream[200], subject[400];
-    snprintf(stream, sizeof stream, "KV_%s", kvStore_Bucket(c->kv));
-    snprintf(subject, sizeof subject, "$KV.%s.%s", kvStore_Bucket(c->kv), key);
+    stream_of(c, key, stream, subject);
     jsOptions_Init(&o);
     o.Wait = 5000;
     o.Stream.Purge.Subject = subject;
@@ -68,9 +74,8 @@ resbm_status rb_nats_store_keys(void *state, rb_buf *out, rb_err *err) {
     rb_nats *c = state;
     jsOptions o;
     jsStreamInfo *info = NULL;
-    char stream[200], subjects[300];
-    int skip = snprintf(subjects, sizeof subjects, "$KV.%s.>", kvStore_Bucket(c->kv)) - 1;
-    snprintf(stream, sizeof stream, "KV_%s", kvStore_Bucket(c->kv));
+    char stream[200], subjects[400];
+    int skip = stream_of(c, ">", stream, subjects);
     jsOptions_Init(&o);
     o.Wait = 5000;
     o.Stream.Info.SubjectsFilter = subjects;
