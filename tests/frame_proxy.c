@@ -164,14 +164,18 @@ static void *carry(void *lane_) {
     return NULL;
 }
 
+static void begin_thread(void *(*run)(void *), void *arg) {
+    pthread_t t;
+    if (pthread_create(&t, NULL, run, arg)) die("frame_proxy: thread");
+    pthread_detach(t);
+}
+
 static void start(int a, int b, bool control, bool harmed) {
     static lane lanes[2][2];
     lane *l = lanes[control];
-    pthread_t t;
     l[0] = (lane){.from = a, .to = b, .control = control, .harmed = harmed};
     l[1] = (lane){.from = b, .to = a, .control = control, .told = control};
-    for (int i = 0; i < 2; i++)
-        if (pthread_create(&t, NULL, carry, &l[i])) die("frame_proxy: thread");
+    for (int i = 0; i < 2; i++) begin_thread(carry, &l[i]);
 }
 
 static void *wait_for_data(void *unused) {
@@ -188,7 +192,6 @@ int main(int argc, char **argv) {
     char name[64], control[80] = "";
     pid_t child;
     int status = 0;
-    pthread_t t;
     if (argc < 4) return 2;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     signal(SIGPIPE, SIG_IGN);
@@ -206,7 +209,7 @@ int main(int argc, char **argv) {
     if (!*control || posix_spawnp(&child, argv[3], NULL, NULL, argv + 3, environ)) die("frame_proxy: start");
     int joined = accept(listener, NULL, NULL);
     int control_fd = dial(real_peer);
-    pthread_create(&t, NULL, wait_for_data, NULL);
+    begin_thread(wait_for_data, NULL);
     start(joined, control_fd, true, false);
     while (waitpid(child, &status, 0) < 0) {
     }
