@@ -28,4 +28,6 @@ if(RESBM_TESTS) # the streams need no libnats
   rb_test(stream_test ${CMAKE_SOURCE_DIR}/modules/nats/stream_test.c rb_core)
   target_sources(stream_test PRIVATE ${CMAKE_SOURCE_DIR}/modules/nats/stream.c ${CMAKE_SOURCE_DIR}/modules/nats/packet.c)
   rb_test_marks(stream_test ${CMAKE_SOURCE_DIR}/modules/nats/stream_test.c)
+  rb_test(subject_test ${CMAKE_SOURCE_DIR}/modules/nats/subject_test.c rb_core)
+  target_sources(subject_test PRIVATE ${CMAKE_SOURCE_DIR}/modules/nats/subject.c)
 endif()

@@ -13,6 +13,7 @@
 #include "core/clock.h"
 #include "core/rng.h"
 #include "module.h"
+#include "subject.h"
 
 static bool publish(void *ctx, const char *to, const char *service, uint64_t port, const uint8_t *p,
                     size_t n) {
@@ -32,29 +33,32 @@ static void note(rb_nats *c, const char *text) {
 }
 
 /* Each is named, but a flood of them does not fill the disk. */
-static void refused(void *ctx, const char *from, size_t bytes) {
+static void note_refused(rb_nats *c, const char *text) {
     enum { MOST_A_MINUTE = 3000 };
-    rb_nats *c = ctx;
-    char text[200];
     int64_t minute = rb_now_ns() / (60 * RB_SEC);
     if (minute != c->refused_minute) {
         c->refused_minute = minute;
         c->refused_named = 0;
     }
-    if (c->refused_named++ >= MOST_A_MINUTE) return;
-    snprintf(text, sizeof text, "refused a packet of %zu bytes from %s: it is not well-formed", bytes, from);
-    note(c, text);
+    if (c->refused_named++ < MOST_A_MINUTE) note(c, text);
 }
 
+static void refused(void *ctx, const char *from, size_t bytes) {
+    char text[200];
+    snprintf(text, sizeof text, "refused a packet of %zu bytes from %s: it is not well-formed", bytes, from);
+    note_refused(ctx, text);
+}
+
+/* The last part of a subject is its sender, vouched for by the server; a part of that would be somebody else. */
 static void on_packet(natsConnection *nc, natsSubscription *sub, natsMsg *m, void *closure) {
     rb_nats *c = closure;
-    char subject[320], *part[6] = {0}, *save = NULL;
+    char subject[RB_NATS_SUBJECT], *part[6] = {0}, *save = NULL;
     int n = 0;
     (void)nc;
     (void)sub;
-    snprintf(subject, sizeof subject, "%s", natsMsg_GetSubject(m));
+    bool whole = snprintf(subject, sizeof subject, "%s", natsMsg_GetSubject(m)) < (int)sizeof subject;
     for (char *p = strtok_r(subject, ".", &save); p && n < 6; p = strtok_r(NULL, ".", &save)) part[n++] = p;
-    if (n == 5 && strlen(part[4]) < RB_STREAM_NAME)
+    if (whole && n == 5 && strlen(part[4]) < RB_STREAM_NAME)
         rb_streams_input(c->streams, part[4], strncmp(part[3], "p-", 2) ? part[3] : NULL,
                          (const uint8_t *)natsMsg_GetData(m), (size_t)natsMsg_GetDataLength(m));
     natsMsg_Destroy(m);
@@ -323,32 +327,48 @@ static resbm_status ask(void *state, const char *subject, const void *p, size_t 
 }
 
 typedef struct server {
+    rb_nats *c;
+    char asker[RB_CARRIER_NAME]; /* empty: the subject's last part */
     void *ctx;
     rb_carrier_answer answer;
 } server;
 
+static void question_refused(rb_nats *c, const char *asker, const char *why, const char *what) {
+    char text[300];
+    snprintf(text, sizeof text, "refused a question of %.63s: %s%.120s", asker, why, what);
+    note_refused(c, text);
+}
+
 static void on_question(natsConnection *nc, natsSubscription *sub, natsMsg *m, void *closure) {
-    server *v = closure;
+    enum { MOST = 65536 };
+    const server *v = closure;
     rb_buf out = {0};
-    const char *back = natsMsg_GetReply(m), *from = strrchr(natsMsg_GetSubject(m), '.');
+    const char *back = natsMsg_GetReply(m), *last = strrchr(natsMsg_GetSubject(m), '.');
+    const char *from = last ? last + 1 : "", *asker = *v->asker ? v->asker : from;
     (void)sub;
-    if (back && natsMsg_GetDataLength(m) <= 65536) {
-        v->answer(v->ctx, from ? from + 1 : "", natsMsg_GetData(m), (size_t)natsMsg_GetDataLength(m), &out);
+    if (!back || !rb_nats_may_answer(v->c->run, asker, back)) {
+        question_refused(v->c, asker,
+                         "its answer is wanted at a place that is not its own: ", back ? back : "none");
+    } else if (natsMsg_GetDataLength(m) > MOST) {
+        question_refused(v->c, asker, "it is too long", "");
+    } else {
+        v->answer(v->ctx, from, natsMsg_GetData(m), (size_t)natsMsg_GetDataLength(m), &out);
         if (!out.failed && out.len) natsConnection_Publish(nc, back, out.data, (int)out.len);
     }
     rb_buf_free(&out);
     natsMsg_Destroy(m);
 }
 
-static resbm_status serve(void *state, const char *subject, void *ctx, rb_carrier_answer answer,
-                          rb_err *err) {
+static resbm_status serve(void *state, const char *subject, const char *asker, void *ctx,
+                          rb_carrier_answer answer, rb_err *err) {
     rb_nats *c = state;
     char full[320];
     if (c->server_count == RB_NATS_SERVICES)
         return rb_fail(err, RESBM_E_STATE, "no more than %d services", RB_NATS_SERVICES);
     server *v = malloc(sizeof *v);
     if (!v) return rb_fail(err, RESBM_E_MEMORY, "no memory for a service");
-    *v = (server){ctx, answer};
+    *v = (server){.c = c, .ctx = ctx, .answer = answer};
+    snprintf(v->asker, sizeof v->asker, "%s", asker ? asker : "");
     c->servers[c->server_count++] = v;
     snprintf(full, sizeof full, "%s.ask.%s", c->run, subject);
     return add_service(c, full, -1, on_question, v, err);

@@ -12,7 +12,7 @@
 #include "core/buf.h"
 #include "core/err.h"
 
-enum { RB_CARRIER_VERSION = 2, RB_CARRIER_NAME = 64, RB_NKEY_TEXT = 64 };
+enum { RB_CARRIER_VERSION = 3, RB_CARRIER_NAME = 64, RB_NKEY_TEXT = 64 };
 
 typedef struct rb_carrier_options {
     const char *url;         /* "nats://127.0.0.1:4222", "tls://host:4222" */
@@ -53,8 +53,10 @@ typedef struct rb_carrier_module {
     resbm_status (*ask)(void *c, const char *subject, const void *p, size_t n, int64_t deadline_ns,
                         rb_buf *answer, rb_err *err);
     /* Serves such questions (`subject` may end in "*"): `answer` is called on a thread of the module, with the subject's last
-     * part, which for all but invitations is the asker's name, vouched for by the server. */
-    resbm_status (*serve)(void *c, const char *subject, void *ctx, rb_carrier_answer answer, rb_err *err);
+     * part. That is the asker's name, vouched for by the server, unless `asker` (else NULL) says who alone may ask this. A
+     * question whose answer is wanted elsewhere than in its asker's own inbox is refused, noted, and not asked. */
+    resbm_status (*serve)(void *c, const char *subject, const char *asker, void *ctx, rb_carrier_answer answer,
+                          rb_err *err);
     /* The store. Revision 0: the key is not there. set with revision != UINT64_MAX fails with RESBM_E_STATE unless the
      * key's newest revision is that one. */
     resbm_status (*store_open)(void *c, const char *bucket, int64_t most_bytes, rb_err *err);

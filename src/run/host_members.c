@@ -399,16 +399,18 @@ resbm_status rb_host_revoke(rb_host *h, const char *name, const char *why, rb_er
 
 resbm_status rb_host_members_open(rb_host *h, rb_err *err) {
     static const struct {
-        const char *subject;
+        const char *subject, *asker;
         rb_carrier_answer answer;
-    } services[] = {{"enrol", on_enrol},   {"measure.*", on_measure}, {"beat.*", on_beat},
-                    {"leave.*", on_leave}, {"status.*", on_status},   {"revoke.*", on_revoke}};
+    } services[] = {{"enrol", RB_INVITED, on_enrol}, {"measure.*", NULL, on_measure},
+                    {"beat.*", NULL, on_beat},       {"leave.*", NULL, on_leave},
+                    {"status.*", NULL, on_status},   {"revoke.*", NULL, on_revoke}};
     pthread_mutex_lock(&h->lock);
     resbm_status st = load_members(h, err);
     if (!st) st = tell_server(h, err);
     pthread_mutex_unlock(&h->lock);
     for (size_t i = 0; i < sizeof services / sizeof *services && !st; i++)
-        st = h->carrier->module->serve(h->carrier->state, services[i].subject, h, services[i].answer, err);
+        st = h->carrier->module->serve(h->carrier->state, services[i].subject, services[i].asker, h,
+                                       services[i].answer, err);
     return st;
 }
 

@@ -1,6 +1,9 @@
 /* hostile ACCESS.json INVITATION VICTIM COUNT SEED: a participant that turns on its run. With a good key of its own it sends COUNT
  * messages that are malformed or not its to send, asks for what is not its to read, and comes with keys and certificates that are
- * wrong. Prints "refused-by-server N", "malformed N", "accepted N"; what it did that was accepted, each a line. */
+ * wrong. Prints "refused-by-server N", "malformed N", "accepted N"; what it did that was accepted, each a line.
+ *
+ * hostile store ACCESS.json: what must not change meanwhile: prints the keys of the run's store that nobody but the coordinator
+ * may write, with the coordinator's own access. */
 #include <jansson.h>
 #include <nats/nats.h>
 #include <stdio.h>
@@ -107,7 +110,7 @@ static void send_bad(natsConnection *nc, const char *victim, int i) {
     uint8_t p[70000];
     static const char *const services[] = {"control-1",          "control-2", "stage-1-0",
                                            "p-00000000000000ab", "p-zz",      "x"};
-    size_t n = i % 3 ? bad_packet(p, i % 6) : noise(p, i % 50 ? 300 : sizeof p);
+    size_t n = i % 3 ? bad_packet(p, i / 3 % 6) : noise(p, i % 50 ? 300 : sizeof p);
     snprintf(subject, sizeof subject, "%s.to.%s.%s.%s", own.run, i % 2 ? "coordinator" : victim,
              services[i % 6], own.name);
     natsConnection_Publish(nc, subject, p, (int)n);
@@ -199,6 +202,85 @@ static void questions(natsConnection *nc, const char *victim) {
     natsConnection_Destroy(door);
 }
 
+/* Questions like any other, but the answer is to go where the asker itself may not publish, and who answers may: the store, its
+ * stream, another participant in the coordinator's name. */
+static void ask_for_others(natsConnection *nc, const char *subject, const char *text, const char *victim) {
+    static const char *const forms[] = {"$JS.API.STREAM.DELETE.KV_resbm-%1$s",
+                                        "$JS.API.STREAM.PURGE.KV_resbm-%1$s",
+                                        "$KV.resbm-%1$s.coordinator",
+                                        "$KV.resbm-%1$s.epoch",
+                                        "$KV.resbm-%1$s.snapshot",
+                                        "%1$s.to.%2$s.x.coordinator",
+                                        "%1$s.ask.revoke.coordinator",
+                                        "%1$s.inbox.%2$s.x"};
+    char full[300], reply[300];
+    snprintf(full, sizeof full, "%s.ask.%s", own.run, subject);
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+        snprintf(reply, sizeof reply, forms[i], own.run, victim);
+        natsConnection_PublishRequestString(nc, full, reply, text);
+        malformed++;
+    }
+}
+
+static void answers_elsewhere(natsConnection *nc, const char *victim) {
+    static const char *const questions[][2] = {
+        {"status", "{}"}, {"measure", "2"}, {"beat", "{}"}, {"revoke", ""}, {"leave", "{}"}};
+    char subject[200], text[400], seed[RB_NKEY_TEXT], key[RB_NKEY_TEXT];
+    rb_err err;
+    natsConnection *door = NULL;
+    rb_access in = invited;
+    snprintf(in.name, sizeof in.name, "%s", RB_INVITED);
+    if (dial(&in, in.seed, true, in.certificate, &door) != NATS_OK || module->make_key(seed, key, &err)) {
+        printf("the invitation does not open\n");
+        return;
+    }
+    snprintf(text, sizeof text, "{\"public_key\": \"%s\", \"label\": \"enemy2\", \"version\": \"%s\"}", key,
+             resbm_version());
+    ask_for_others(door, "enrol", text, victim);
+    natsConnection_FlushTimeout(door, 5000);
+    natsConnection_Destroy(door);
+    for (size_t i = 0; i < sizeof questions / sizeof *questions; i++) {
+        snprintf(subject, sizeof subject, "%s.%s", questions[i][0], own.name);
+        ask_for_others(nc, subject, questions[i][1], victim);
+    }
+    natsConnection_FlushTimeout(nc, 5000);
+}
+
+/* The store as it is: keys and the hashes of their values. */
+static int show_store(const char *path) {
+    static const char *const keys[] = {"coordinator", "epoch", "members"};
+    rb_err err = {0};
+    rb_buf text = {0};
+    rb_access a;
+    void *state = NULL;
+    char bucket[100];
+    if (rb_read_file(path, 65536, &text, &err) || rb_access_parse(text.data, &a, &err)) goto failed;
+    rb_carrier_options o = {.url = a.url,
+                            .run = a.run,
+                            .name = a.name,
+                            .seed = a.seed,
+                            .certificate = a.certificate,
+                            .only_asks = true,
+                            .deadline_ns = rb_now_ns() + 10 * RB_SEC};
+    snprintf(bucket, sizeof bucket, "resbm-%s", a.run);
+    if (module->open(&o, &state, &err) || module->store_open(state, bucket, -1, &err)) goto failed;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        rb_buf value = {0};
+        uint64_t revision = 0;
+        if (module->store_get(state, keys[i], &value, &revision, &err)) goto failed;
+        size_t n = value.data ? strcspn(value.data, " ") : 0; /* behind it: when the claim was renewed */
+        printf("%s %s %016llx\n", keys[i], revision ? "is there" : "is gone",
+               (unsigned long long)rb_hash64(value.data ? value.data : "", n));
+        rb_buf_free(&value);
+    }
+    module->close(state, 0);
+    rb_buf_free(&text);
+    return 0;
+failed:
+    fprintf(stderr, "hostile: %s\n", err.text);
+    return 2;
+}
+
 static void oversize(natsConnection *nc) {
     char subject[200];
     size_t n = (2 << 20) + 1;
@@ -212,8 +294,12 @@ int main(int argc, char **argv) {
     rb_err err = {0};
     rb_buf text = {0};
     natsConnection *nc = NULL;
-    if (argc != 6 || rb_carrier_module_load("nats", &module, &err) ||
-        rb_read_file(argv[1], 65536, &text, &err) || rb_access_parse(text.data, &own, &err) ||
+    if (rb_carrier_module_load("nats", &module, &err)) {
+        fprintf(stderr, "hostile: %s\n", err.text);
+        return 2;
+    }
+    if (argc == 3 && !strcmp(argv[1], "store")) return show_store(argv[2]);
+    if (argc != 6 || rb_read_file(argv[1], 65536, &text, &err) || rb_access_parse(text.data, &own, &err) ||
         rb_invitation_read(argv[2], &invited, &err)) {
         fprintf(stderr, "hostile: %s\n", err.text);
         return 2;
@@ -235,6 +321,7 @@ int main(int argc, char **argv) {
     }
     eavesdrop(nc, argv[3]);
     questions(nc, argv[3]);
+    answers_elsewhere(nc, argv[3]);
     oversize(nc);
     for (int64_t until = rb_now_ns() + 5 * RB_SEC;
          __atomic_load_n(&violations, __ATOMIC_RELAXED) < expected && rb_now_ns() < until;)

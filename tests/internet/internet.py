@@ -399,6 +399,7 @@ class Run:
         epoch, far = listed["epoch"], self.far
         server, host = os.path.getsize(self.run + "/host/server.log"), os.path.getsize(self.run + "/host.log")
         heard = os.path.getsize(attacked)
+        store = self.store()
         hostile = subprocess.Popen(["ip", "netns", "exec", self.net.ns[m], os.path.join(os.path.dirname(self.o.resbm), "hostile"), access,
                                     self.run + "/invitation", victim, str(count), str(self.o.seed)], stdout=subprocess.PIPE, text=True)
         self.wait_for(lambda: hostile.poll() is not None, 120, "the enemy")
@@ -410,6 +411,8 @@ class Run:
         now = json.loads(self.inside(0, self.o.resbm, "status", "--json", self.run))
         if now["epoch"] != epoch:
             self.miss("the attack disturbed the run: epoch %d became %d" % (epoch, now["epoch"]))
+        if "is gone" in store or self.store() != store:
+            self.miss("the attack changed the run's store, which held\n%sand holds\n%s" % (store, self.store()))
         named = open(self.run + "/host/server.log").read()[server:].count("Violation")
         want, malformed = int(re.search(r"of (\d+)", said).group(1)), int(re.search(r"malformed (\d+)", said).group(1))
         bad = lambda path, since: sum(bool(re.search("refused|is not well-formed|only the host may", x)) for x in open(path).read()[since:].splitlines())
@@ -427,6 +430,9 @@ class Run:
         if p.returncode != 1 or "cannot connect" not in open(self.dir + "/enemy.out").read():
             self.miss("a revoked key still opens: " + open(self.dir + "/enemy.out").read()[-300:])
         self.secrets()
+
+    def store(self):
+        return self.inside(0, os.path.join(os.path.dirname(self.o.resbm), "hostile"), "store", self.run + "/host/access.json")
 
     def inside(self, machine, *argv):
         return sh("ip", "netns", "exec", self.net.ns[machine], *argv)
