@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Throughput through the relay: four participants in network namespaces at several rates (tc tbf, each way) and 50 ms of latency (user
-space), ratio 128, int4, against the same run without network. Stages compute nothing and take the time that pipeline.speed says, so
-that a busy machine tells nothing else. Also what the server takes.
+space), ratio 128, int4, against the same run without network and against what `resbm plan` predicts for machines of such links that meet in
+a relay. Stages compute nothing and take the time that pipeline.speed says, so that a busy machine tells little else. Also what the
+server takes. The higher the speed, the larger the links' part of a step.
 
-    throughput.py --resbm PROGRAM --out DIR [--rates 80,8] [--steps 4]"""
+    throughput.py --resbm PROGRAM --out DIR [--rates 80,8] [--speeds 1.3e9] [--steps 4]"""
 import argparse, json, os, shutil, signal, subprocess, sys, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import internet
@@ -13,7 +14,11 @@ boundary: {kind: residual, ratio: 128, codec_fwd: int4, codec_bwd: int4}
 data:     {train: "%s/corpus/train-*.bin", tokenizer: bytes, distribute: wire}
 optim:    {kind: adamw, warmup: 1, schedule: constant}
 train:    {steps: %d, batch: 8, microbatches: 8, eval_every: 0, checkpoint_every: 0}
-pipeline: {stages: 4, threads: 1, device: timed, speed: 1.3e9}
+pipeline: {stages: 4, threads: 1, device: timed, speed: %g}
+"""
+MACHINES = """machines:
+  - {count: 4, flops: %g, up: %gmbit, down: %gmbit, latency: 50ms}
+relay: {up: %gmbit, down: %gmbit, latency: 0ms, message: 62us, moves: 163M}
 """
 
 
@@ -23,16 +28,24 @@ def usage(pid):
     return (int(f[11]) + int(f[12])) / os.sysconf("SC_CLK_TCK"), int(f[21]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def hosted(o, rate):
+def predicted(o, config, rate, speed):
+    """Seconds per step by the planner's timing model."""
+    machines = o.out + "/machines.yaml"
+    with open(machines, "w") as f:
+        f.write(MACHINES % (speed, rate, rate, rate, rate))
+    return json.loads(internet.sh(o.resbm, "plan", "--json", "--own", "--machines", machines, config))["rows"][0]["step_s"]
+
+
+def hosted(o, config, rate):
     net = internet.Net(5, rate)
-    run, procs, seen = "%s/at%g" % (o.out, rate), [], (0, 0)
+    run, procs, seen = "%s-at%g" % (config[:-5], rate), [], (0, 0)
     env = dict(os.environ, OMP_NUM_THREADS="1")
 
     def start(machine, *argv):
         procs.append(subprocess.Popen(["ip", "netns", "exec", net.ns[machine], o.resbm, *argv], stdout=open(run + ".log", "a"), stderr=subprocess.STDOUT,
                                       stdin=subprocess.DEVNULL, env=env))
     try:
-        start(0, "host", o.out + "/run.yaml", "--listen", "10.88.0.1:4222", "--out", run, "link.latency=50ms")
+        start(0, "host", config, "--listen", "10.88.0.1:4222", "--out", run, "link.latency=50ms")
         while not os.path.exists(run + "/invitation"):
             time.sleep(0.1)
         for i in range(1, 5):
@@ -62,6 +75,7 @@ def main():
     p.add_argument("--resbm", required=True)
     p.add_argument("--out", required=True)
     p.add_argument("--rates", default="80,8")
+    p.add_argument("--speeds", default="1.3e9", help="FLOP/s of a stage")
     p.add_argument("--steps", type=int, default=4)
     o = p.parse_args()
     o.resbm, o.out = os.path.abspath(o.resbm), os.path.abspath(o.out)
@@ -70,16 +84,19 @@ def main():
     with open(o.out + "/text", "w") as f:
         f.write("latent gradients cross a slow link. " * 20000)
     internet.sh(o.resbm, "data", "--out", o.out + "/corpus", o.out + "/text")
-    with open(o.out + "/run.yaml", "w") as f:
-        f.write(CONFIG % (o.out, o.steps))
-    internet.sh(o.resbm, "train", "-q", o.out + "/run.yaml", "--out", o.out + "/local")
-    alone = json.load(open(o.out + "/local/summary.json"))
-    print("| link | s per step | of the speed without network | wire ratio | server: share of a core | server: MB |")
-    print("|---|---|---|---|---|---|")
-    print("| none (one machine, sockets) | %.3f | 1.000 | %.0f | | |" % (alone["step_s"], alone["wire_ratio"]))
-    for rate in map(float, o.rates.split(",")):
-        s, server = hosted(o, rate)
-        print("| %g Mbit/s, 50 ms | %.3f | %.3f | %.0f | %.4f | %.0f |" % (rate, s["step_s"], alone["step_s"] / s["step_s"], s["wire_ratio"], server[0], server[1] / 1e6), flush=True)
+    print("| FLOP/s of a stage | link | s per step | of the speed without network | simulator | measured over it | wire ratio | server: share of a core | server: MB |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for speed in map(float, o.speeds.split(",")):
+        config = "%s/speed-%g.yaml" % (o.out, speed)
+        with open(config, "w") as f:
+            f.write(CONFIG % (o.out, o.steps, speed))
+        internet.sh(o.resbm, "train", "-q", config, "--out", config[:-5] + "-local")
+        alone = json.load(open(config[:-5] + "-local/summary.json"))
+        print("| %.3g | none (one machine, sockets) | %.3f | 1.000 | | | %.0f | | |" % (speed, alone["step_s"], alone["wire_ratio"]), flush=True)
+        for rate in map(float, o.rates.split(",")):
+            plan, (s, server) = predicted(o, config, rate, speed), hosted(o, config, rate)
+            print("| %.3g | %g Mbit/s, 50 ms | %.3f | %.3f | %.3f | %.3f | %.0f | %.4f | %.0f |" % (
+                speed, rate, s["step_s"], alone["step_s"] / s["step_s"], plan, s["step_s"] / plan, s["wire_ratio"], server[0], server[1] / 1e6), flush=True)
     return 0
 
 
