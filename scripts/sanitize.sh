@@ -59,8 +59,9 @@ run_thread() {
     configure build-tsan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DRESBM_SANITIZE=thread -DRESBM_OPENMP=OFF
     cmake --build build-tsan -j "$jobs"
     log=$(reports build-tsan)
+    # UCX (beneath MPICH) hooks the calls by which a thread's stack is given back: the sanitizer is gone from the thread by then.
     TSAN_OPTIONS=allocator_may_return_null=1:$log:halt_on_error=1:second_deadlock_stack=1:print_suppressions=0:suppressions=$PWD/tests/tsan.supp \
-        RB_TEST_DEVICE=ref BUILD=build-tsan scripts/run-tests.sh -E "$timed"
+        UCX_MEM_EVENTS=no RB_TEST_DEVICE=ref BUILD=build-tsan scripts/run-tests.sh -E "$timed"
     none_in build-tsan
 }
 
