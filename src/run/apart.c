@@ -41,8 +41,8 @@ static resbm_status keep_pace(rb_apart_pace *p, size_t bytes, rb_err *err) {
     return p->stop && atomic_load(p->stop) ? rb_fail(err, RESBM_E_CANCELLED, "stopped on request") : RESBM_OK;
 }
 
-static resbm_status send_piece(rb_link *l, int peer, int fd, rb_apart_pace *pace, bool *end,
-                               int64_t patience_ns, rb_err *err) {
+resbm_status rb_apart_send_piece(rb_link *l, int peer, int fd, rb_apart_pace *pace, bool *end,
+                                 int64_t patience_ns, rb_err *err) {
     size_t most = piece_of(pace);
     RB_TRY(keep_pace(pace, most, err));
     rb_message *m = new_blob(most, RB_TRAFFIC_SNAPSHOT);
@@ -62,21 +62,24 @@ resbm_status rb_apart_send_file(rb_link *l, int peer, const char *path, rb_apart
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     resbm_status st = RESBM_OK;
     if (fd < 0) return rb_fail_errno(err, errno, "cannot open %s", path);
-    for (bool end = false; !end && !st;) st = send_piece(l, peer, fd, pace, &end, patience_ns, err);
+    for (bool end = false; !end && !st;) st = rb_apart_send_piece(l, peer, fd, pace, &end, patience_ns, err);
     close(fd);
     return st;
 }
 
-static resbm_status next_blob(rb_link *l, int peer, const atomic_bool *stop, int64_t patience_ns,
+static resbm_status next_blob(rb_link *l, int peer, const rb_apart_wait *w, int64_t patience_ns,
                               rb_message **out, rb_err *err) {
     int64_t until = rb_now_ns() + patience_ns;
     for (;;) {
         int from;
-        int64_t look = stop ? rb_now_ns() + 100 * RB_MS : until;
+        bool looks = w->look != NULL;
+        int64_t next = w->stop || looks ? rb_now_ns() + 100 * RB_MS : until;
         resbm_status st =
-            rb_link_recv_any(l, peer, RB_FRAME_BLOB, look < until ? look : until, &from, out, err);
-        if (st != RESBM_E_TIMEOUT || rb_now_ns() >= until) return st;
-        if (stop && atomic_load(stop)) return rb_fail(err, RESBM_E_CANCELLED, "who sent a file is lost");
+            rb_link_recv_any(l, peer, RB_FRAME_BLOB, looks || next < until ? next : until, &from, out, err);
+        if (st != RESBM_E_TIMEOUT || (!looks && rb_now_ns() >= until)) return st;
+        if (w->stop && atomic_load(w->stop))
+            return rb_fail(err, RESBM_E_CANCELLED, "who sent a file is lost");
+        if (looks) RB_TRY(w->look(w->ctx, err));
     }
 }
 
@@ -92,19 +95,20 @@ static resbm_status write_piece(int fd, const rb_message *m, const char *path, r
 }
 
 static resbm_status recv_pieces(rb_link *l, int peer, int fd, const char *path, const rb_file_sum *sum,
-                                const atomic_bool *stop, int64_t patience_ns, rb_err *err) {
+                                const rb_apart_wait *w, int64_t patience_ns, rb_err *err) {
     rb_hasher *h = rb_hasher_new();
     char hash[33];
     resbm_status st = h ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to check %s", path);
     for (uint64_t have = 0; have < sum->bytes && !st;) {
         rb_message *m = NULL;
-        st = next_blob(l, peer, stop, patience_ns, &m, err);
+        st = next_blob(l, peer, w, patience_ns, &m, err);
         uint64_t n = st ? 0 : m->head.payload_bytes;
         if (!st && (!n || n > PIECE || n > sum->bytes - have))
             st = rb_fail(err, RESBM_E_CORRUPT, "a piece of %llu bytes of %s came where %llu were due",
                          (unsigned long long)n, path, (unsigned long long)(sum->bytes - have));
         if (!st) st = write_piece(fd, m, path, err);
         if (!st) rb_hasher_add(h, m->payload, n);
+        if (!st && w->came) st = w->came(w->ctx, n, err);
         have += n;
         rb_message_free(m);
     }
@@ -114,12 +118,12 @@ static resbm_status recv_pieces(rb_link *l, int peer, int fd, const char *path, 
 }
 
 resbm_status rb_apart_recv_file(rb_link *l, int peer, const char *path, const rb_file_sum *sum,
-                                const atomic_bool *stop, int64_t patience_ns, rb_err *err) {
+                                const rb_apart_wait *w, int64_t patience_ns, rb_err *err) {
     char part[PATH_MAX];
     snprintf(part, sizeof part, "%s.part", path);
     int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) return rb_fail_errno(err, errno, "cannot write %s", part);
-    resbm_status st = recv_pieces(l, peer, fd, path, sum, stop, patience_ns, err);
+    resbm_status st = recv_pieces(l, peer, fd, path, sum, w, patience_ns, err);
     if (!st && fsync(fd)) st = rb_fail_errno(err, errno, "syncing %s", part);
     close(fd);
     if (!st && rename(part, path)) st = rb_fail_errno(err, errno, "cannot name %s", path);
@@ -138,7 +142,7 @@ resbm_status rb_apart_send_ids(rb_link *l, int peer, const int32_t *ids, int64_t
 resbm_status rb_apart_recv_ids(rb_link *l, int peer, int32_t *ids, int64_t n, int64_t vocab,
                                int64_t patience_ns, rb_err *err) {
     rb_message *m;
-    RB_TRY(next_blob(l, peer, NULL, patience_ns, &m, err));
+    RB_TRY(next_blob(l, peer, &(rb_apart_wait){0}, patience_ns, &m, err));
     resbm_status st = RESBM_OK;
     if (m->head.payload_bytes != (uint64_t)n * 4)
         st = rb_fail(err, RESBM_E_CORRUPT, "%llu bytes of token ids came, %lld were due",

@@ -8,6 +8,15 @@
 #include "link/link.h"
 #include "run/config.h"
 
+/* Who waits for a file may know better than a clock whether it still comes. */
+typedef struct rb_apart_wait {
+    const atomic_bool *stop; /* ends the wait; or NULL */
+    /* Asked while nothing comes: RESBM_OK: wait on, however long it takes. NULL: the patience counts. */
+    resbm_status (*look)(void *ctx, rb_err *err);
+    resbm_status (*came)(void *ctx, size_t bytes, rb_err *err); /* a piece, written; or NULL */
+    void *ctx;
+} rb_apart_wait;
+
 /* How fast files are sent: bits per second over all of them (0: as fast as they go), until *stop. */
 typedef struct rb_apart_pace {
     double bits;
@@ -18,10 +27,13 @@ typedef struct rb_apart_pace {
 /* Each piece has until `patience_ns` to be taken (to come). pace: NULL: none. RESBM_E_CANCELLED: stopped. */
 resbm_status rb_apart_send_file(rb_link *l, int peer, const char *path, rb_apart_pace *pace,
                                 int64_t patience_ns, rb_err *err);
-/* Writes path (through path.part, synced). RESBM_E_CORRUPT when it is not what `sum` says. RESBM_E_CANCELLED once *stop (or
- * NULL) is set. */
+/* The next piece of an open file; *end once there is none. */
+resbm_status rb_apart_send_piece(rb_link *l, int peer, int fd, rb_apart_pace *pace, bool *end,
+                                 int64_t patience_ns, rb_err *err);
+/* Writes path (through path.part, synced). RESBM_E_CORRUPT when it is not what `sum` says. RESBM_E_CANCELLED once w->stop is
+ * set. */
 resbm_status rb_apart_recv_file(rb_link *l, int peer, const char *path, const rb_file_sum *sum,
-                                const atomic_bool *stop, int64_t patience_ns, rb_err *err);
+                                const rb_apart_wait *w, int64_t patience_ns, rb_err *err);
 resbm_status rb_apart_send_ids(rb_link *l, int peer, const int32_t *ids, int64_t n, int64_t patience_ns,
                                rb_err *err);
 resbm_status rb_apart_recv_ids(rb_link *l, int peer, int32_t *ids, int64_t n, int64_t vocab,

@@ -13,7 +13,7 @@
 #include "link/socket.h"
 #include "run/apart.h"
 #include "run/control.h"
-#include "run/parts.h"
+#include "run/downloads.h"
 
 static const rb_link_limits limits = {
     .frame_bytes = (size_t)64 << 20, .queued_bytes = (size_t)64 << 20, .inbox_bytes = (size_t)64 << 20};
@@ -260,20 +260,6 @@ static resbm_status accept_all(rb_crew *c, rb_listener *l, int64_t deadline, rb_
     return RESBM_OK;
 }
 
-/* What a stage apart lacks of the snapshot. Names it may not ask for are refused. */
-static resbm_status send_needed(rb_crew *c, int stage, const json_t *need, rb_err *err) {
-    char path[PATH_MAX], text[RB_WHO_TEXT];
-    for (size_t i = 0; i < json_array_size(need); i++) {
-        const char *name = json_string_value(json_array_get(need, i));
-        if (!name || !c->o.load || rb_parts_stage_of(c->o.cfg, name) != c->places[stage].stage)
-            return rb_fail(err, RESBM_E_FORMAT, "%s asks for the file \"%s\", which is not its own",
-                           who(c, stage, text), name ? name : "?");
-        snprintf(path, sizeof path, "%s/%s", c->o.load, name);
-        RB_TRY(rb_apart_send_file(c->control, stage, path, NULL, c->o.cfg->pipeline.deadline_ns, err));
-    }
-    return RESBM_OK;
-}
-
 static resbm_status introduce(rb_crew *c, int64_t deadline, rb_err *err) {
     json_t *replies[RB_MAX_STAGES] = {0};
     RB_TRY(rb_crew_gather(c, "listening", -1, deadline, replies, err));
@@ -287,15 +273,14 @@ static resbm_status introduce(rb_crew *c, int64_t deadline, rb_err *err) {
     }
     resbm_status st = rb_crew_tell(
         c, json_pack("{s:s, s:o, s:o}", "t", "peers", "addresses", addresses, "gflops", speeds), err);
-    for (int i = 0; i < c->stages && !st; i++)
-        st = send_needed(c, i, json_object_get(replies[i], "need"), err);
+    bool apart = c->o.outside && c->o.outside->apart;
+    if (!st && apart) st = rb_downloads_begin(c, replies, &c->downloads, err);
     rb_crew_drop(c, replies);
-    RB_TRY(st);
-    if (c->o.outside)
-        deadline = rb_now_ns() + c->o.cfg->pipeline.startup_deadline_ns; /* downloads took their own time */
-    RB_TRY(rb_crew_gather(c, "ready", -1, deadline, replies, err));
+    if (!st) st = rb_crew_gather(c, "ready", -1, deadline, replies, err);
+    rb_downloads_end(c->downloads);
+    c->downloads = NULL;
     rb_crew_drop(c, replies);
-    return RESBM_OK;
+    return st;
 }
 
 static resbm_status start_stage(rb_crew *c, const char *control, int stage, uint64_t token, rb_err *err) {
@@ -508,17 +493,44 @@ static resbm_status silent(rb_crew *c, const char *type, int only, json_t **repl
     return st;
 }
 
+/* While stages start, what they say of their downloads comes between. */
+static resbm_status expect(rb_crew *c, int peer, const char *type, int64_t until, int *from, json_t **out,
+                           rb_err *err) {
+    if (!c->downloads) return rb_control_expect(c->control, peer, type, until, from, out, err);
+    for (;;) {
+        RB_TRY(rb_control_recv(c->control, peer, until, from, out, err));
+        const char *got = json_string_value(json_object_get(*out, "t"));
+        if (!strcmp(got, type)) return RESBM_OK;
+        bool loading = !strcmp(got, "loading") && *from >= 0 && *from < c->stages;
+        resbm_status st = RESBM_OK;
+        if (loading)
+            rb_downloads_note(c->downloads, *from, *out);
+        else
+            st = rb_fail(err, RESBM_E_FORMAT, "stage %d sent \"%s\" where \"%s\" was due", *from, got, type);
+        json_decref(*out);
+        *out = NULL;
+        if (st) return st;
+    }
+}
+
+/* Nobody is late while weights come. */
+static bool too_late(const rb_crew *c, int64_t deadline_ns) {
+    int64_t now = rb_now_ns();
+    return now > deadline_ns && (!c->downloads || now - rb_downloads_moved_ns(c->downloads) >
+                                                      c->o.cfg->pipeline.startup_deadline_ns);
+}
+
 /* The next answer. A stage that has answered its last question may be gone already: only the fault of one that still
  * owes an answer counts. */
 static resbm_status next_answer(rb_crew *c, const char *type, int only, json_t **replies, int *from,
                                 json_t **out, rb_err *err) {
     int64_t slice = rb_sign_slice(c->o.cfg->pipeline.deadline_ns);
     if (slice > 200 * RB_MS) slice = 200 * RB_MS;
-    resbm_status st = rb_control_expect(c->control, RB_PEER_ANY, type, rb_now_ns() + slice, from, out, err);
+    resbm_status st = expect(c, RB_PEER_ANY, type, rb_now_ns() + slice, from, out, err);
     if (st != RESBM_E_PEER || *from >= 0) return st;
     for (int i = 0; i < c->stages; i++) {
         if (c->gone[i] || replies[i] || (only >= 0 && i != only)) continue;
-        st = rb_control_expect(c->control, i, type, rb_now_ns() + RB_MS, from, out, err);
+        st = expect(c, i, type, rb_now_ns() + RB_MS, from, out, err);
         if (st != RESBM_E_TIMEOUT || *from >= 0) return st;
     }
     return RESBM_E_TIMEOUT;
@@ -533,8 +545,7 @@ static bool last_words(rb_crew *c, const char *type, int only, json_t **replies)
         rb_err ignored;
         if (c->gone[i] || replies[i] || (only >= 0 && i != only) || !c->child[i].ended || c->child[i].status)
             continue;
-        any |=
-            !rb_control_expect(c->control, i, type, rb_now_ns() + 200 * RB_MS, &from, &replies[i], &ignored);
+        any |= !expect(c, i, type, rb_now_ns() + 200 * RB_MS, &from, &replies[i], &ignored);
     }
     return any;
 }
@@ -571,7 +582,8 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
             from = -1;
             st = ended_early(c, replies, err);
             if (!st) st = all_alive(c, only, replies, err);
-            if (!st && rb_now_ns() > deadline_ns) st = silent(c, type, only, replies, err);
+            if (!st && c->downloads) st = rb_downloads_fault(c->downloads, err);
+            if (!st && too_late(c, deadline_ns)) st = silent(c, type, only, replies, err);
             if (!st) continue;
         }
         if (from >= 0 && from < c->stages && c->gone[from]) { /* what a lost one still had to say */

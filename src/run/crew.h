@@ -24,6 +24,8 @@ typedef struct rb_crew_outside {
     /* A stage is left out from now on; whatever of it is still there is to end. how NULL: it did nothing wrong. NULL: nothing is
      * left to do. */
     void (*dropped)(void *ctx, int stage, const char *how);
+    /* A stage has so many of the bytes of weights that it lacks; or NULL. */
+    void (*loading)(void *ctx, int stage, uint64_t have, uint64_t of);
     bool apart; /* they share no folder with the coordinator (run/apart.h) */
 } rb_crew_outside;
 
@@ -64,11 +66,13 @@ typedef struct rb_crew {
         [RB_MAX_STAGES]; /* an answer whose "redeals" are fewer was given before something was lost, and is
                                    dropped; 0 for what has none */
     int silent;          /* the last one found without a sign of life; -1 */
+    struct rb_downloads *downloads; /* while stages start (run/downloads.h); else NULL */
     bool ahead; /* stages have been told more than one step, and may answer the next before others this one */
     json_t *early[RB_MAX_STAGES]; /* arrays of answers that came before their time; NULL: none yet */
 } rb_crew;
 
-/* Starts every stage and returns when all are ready for work, within pipeline.startup_deadline. */
+/* Starts every stage and returns when all are ready for work: within pipeline.startup_deadline, which begins again with every
+ * piece of weights that a stage apart has downloaded. */
 resbm_status rb_crew_open(const rb_crew_options *o, rb_crew **out, rb_err *err);
 /* Ends what still runs (after a finish: waits; else SIGTERM, SIGKILL), removes sockets. NULL is fine. */
 void rb_crew_close(rb_crew *c);

@@ -169,6 +169,22 @@ static resbm_status start_stage(void *ctx, int stage, const char *control, uint6
     return RESBM_OK;
 }
 
+static void on_loading(void *ctx, int worker, uint64_t have, uint64_t of) {
+    rb_host *h = ctx;
+    double all[2] = {0};
+    int64_t now = rb_now_ns();
+    pthread_mutex_lock(&h->lock);
+    h->loading[worker][0] = have;
+    h->loading[worker][1] = of;
+    for (int w = 0; w < h->workers; w++)
+        for (int k = 0; k < 2; k++) all[k] += (double)h->loading[w][k] * 1e-6;
+    pthread_mutex_unlock(&h->lock);
+    say_doing(h, "stages download %.1f MB of weights: %.1f are there", all[1], all[0]);
+    if (now - h->loading_told_ns < 5 * RB_SEC) return;
+    h->loading_told_ns = now;
+    rb_host_note(h, "stages download %.1f MB of weights: %.1f are there", all[1], all[0]);
+}
+
 typedef struct attempt {
     rb_host *h;
     rb_record *rec;
@@ -225,6 +241,7 @@ static resbm_status try_once(rb_host *h, rb_train_summary *sum, rb_err *err) {
     h->timed = 0;
     memset(h->speed, 0, sizeof h->speed);
     memset(h->packets, 0, sizeof h->packets);
+    memset(h->loading, 0, sizeof h->loading);
     rb_checkpoint_find_latest(h->dir, &step, NULL, &late);
     RB_TRY(rb_record_open(h->cfg, h->dir, h->out, true, &a.rec, err));
     a.to = rb_record_hooks(a.rec);
@@ -235,6 +252,7 @@ static resbm_status try_once(rb_host *h, rb_train_summary *sum, rb_err *err) {
                             .start = start_stage,
                             .lost = rb_host_lost,
                             .dropped = rb_host_dropped,
+                            .loading = on_loading,
                             .apart = true};
     rb_train_options o = {.cfg = h->cfg,
                           .dir = h->dir,

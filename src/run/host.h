@@ -69,23 +69,25 @@ typedef struct rb_host {
     rb_server_config server;
     rb_member *member; /* (RB_MOST_MEMBERS) */
     int members;
-    int workers;                       /* processes of the run: stages and their replicas (run/workers.h) */
-    rb_place *place;                   /* (workers) */
-    int seat[RB_MAX_STAGES];           /* (workers) member of each; -1 */
-    double need[RB_MAX_STAGES];        /* bytes of memory of each stage */
-    double work[RB_MAX_STAGES];        /* products of each stage, up to a factor */
-    double speed[RB_MAX_STAGES];       /* (workers) microbatches a second in this epoch; 0: unknown */
-    int64_t packets[RB_MAX_STAGES][2]; /* (workers) rb_step_record, of the last step */
-    double computes[RB_MAX_STAGES];    /* (workers) share of a step */
-    int timed;                         /* steps of this epoch with speeds */
-    int slow;                          /* member that a spare one would be much faster than; -1 */
-    int swap_worker, swap_member;      /* who is to have which place then; -1: nobody */
-    bool regroup;                      /* this epoch ends behind a snapshot, for other places */
+    int workers;                        /* processes of the run: stages and their replicas (run/workers.h) */
+    rb_place *place;                    /* (workers) */
+    int seat[RB_MAX_STAGES];            /* (workers) member of each; -1 */
+    double need[RB_MAX_STAGES];         /* bytes of memory of each stage */
+    double work[RB_MAX_STAGES];         /* products of each stage, up to a factor */
+    double speed[RB_MAX_STAGES];        /* (workers) microbatches a second in this epoch; 0: unknown */
+    int64_t packets[RB_MAX_STAGES][2];  /* (workers) rb_step_record, of the last step */
+    double computes[RB_MAX_STAGES];     /* (workers) share of a step */
+    uint64_t loading[RB_MAX_STAGES][2]; /* (workers) bytes of weights that each has, of those it lacked */
+    int64_t loading_told_ns;
+    int timed;                    /* steps of this epoch with speeds */
+    int slow;                     /* member that a spare one would be much faster than; -1 */
+    int swap_worker, swap_member; /* who is to have which place then; -1: nobody */
+    bool regroup;                 /* this epoch ends behind a snapshot, for other places */
     uint32_t epoch;
     char control[160];
     uint64_t token;
     bool running, finished, connected;
-    int snapshots;             /* kept by this process */
+    int snapshots;                     /* kept by this process */
     _Atomic int64_t step, steps_again; /* committed; done once more and found the same */
     char doing[200];
     atomic_int stop;         /* for rb_train */

@@ -294,14 +294,25 @@ static const char *idle_because(const rb_host *h, const rb_member *m) {
                          : "this machine is a spare one: it takes the place of the next one that is lost";
 }
 
+/* Who downloads hears how far it is itself. */
+static void doing_of(const rb_host *h, int worker, char out[200]) {
+    const uint64_t *n = h->loading[worker];
+    if (n[0] < n[1])
+        snprintf(out, 200, "downloads its weights: %.1f of %.1f MB", (double)n[0] * 1e-6,
+                 (double)n[1] * 1e-6);
+    else
+        snprintf(out, 200, "%s", h->doing);
+}
+
 static json_t *order_of(const rb_host *h, const rb_member *m) {
-    char token[20];
+    char token[20], doing[200];
     if (h->finished) return json_pack("{s:b}", "done", 1);
     if (m->stage < 0 || !h->running || *m->ended)
         return json_pack("{s:I, s:s}", "epoch", (json_int_t)h->epoch, "doing", idle_because(h, m));
     snprintf(token, sizeof token, "%016llx", (unsigned long long)h->token);
+    doing_of(h, m->stage, doing);
     return json_pack("{s:I, s:i, s:i, s:s, s:s, s:s}", "epoch", (json_int_t)m->epoch, "stage", m->stage,
-                     "stages", h->workers, "control", h->control, "token", token, "doing", h->doing);
+                     "stages", h->workers, "control", h->control, "token", token, "doing", doing);
 }
 
 static void on_beat(void *ctx, const char *from, const char *question, size_t n, rb_buf *out) {

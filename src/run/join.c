@@ -63,8 +63,10 @@ static void tell(guest *g, const char *doing, bool works) {
     char line[260];
     int64_t now = rb_now_ns();
     if (!doing || !*doing || g->beats < 3 || !strncmp(doing, g->told, sizeof g->told - 1)) return;
-    if (works && (strncmp(doing, "trains", 6) || now - g->told_ns < 60 * RB_SEC)) return;
-    bool run = !strncmp(doing, "trains", 6) || !strncmp(doing, "waits", 5);
+    bool trains = !strncmp(doing, "trains", 6), loads = !strncmp(doing, "downloads", 9);
+    int64_t every = !loads ? 60 * RB_SEC : strncmp(g->told, "downloads", 9) ? 0 : 5 * RB_SEC;
+    if (works && (!(trains || loads) || now - g->told_ns < every)) return;
+    bool run = trains || !strncmp(doing, "waits", 5);
     g->told_ns = now;
     snprintf(g->told, sizeof g->told, "%s", doing);
     snprintf(line, sizeof line, "%s%s%s", works ? "" : "nothing to do yet: ", run ? "the run " : "", g->told);

@@ -15,6 +15,7 @@
 #include "run/apart.h"
 #include "run/control.h"
 #include "run/parts.h"
+#include "run/sign.h"
 #include "run/stage.h"
 
 static const char weights[] = "weights", loading[] = "load", saving[] = "save";
@@ -103,20 +104,65 @@ resbm_status rb_stage_apart_begin(rb_stage *s, const char *manifest, json_t **ne
     return RESBM_OK;
 }
 
-static resbm_status fetch(rb_stage *s, const rb_part_file *f, rb_err *err) {
+/* --- the download: the coordinator, who sees those of all stages, decides whether they come too slowly; a stage that may have
+ * to wait for its turn waits as long as the coordinator gives signs of life, and says what it has --- */
+
+#define TELL_NS (RB_SEC / 2)
+enum { TELL_BYTES = 1 << 20 };
+
+typedef struct download {
+    rb_stage *s;
+    rb_sign sign;
+    uint64_t have, of, told;
+    int64_t told_ns;
+} download;
+
+static resbm_status tell(download *d, rb_err *err) {
+    d->told = d->have;
+    d->told_ns = rb_now_ns();
+    return rb_control_send(
+        d->s->control, RB_PEER_COORDINATOR,
+        json_pack("{s:s, s:I, s:I}", "t", "loading", "have", (json_int_t)d->have, "of", (json_int_t)d->of),
+        rb_now_ns() + d->s->cfg.pipeline.deadline_ns, err);
+}
+
+static resbm_status came(void *ctx, size_t bytes, rb_err *err) {
+    download *d = ctx;
+    d->have += bytes;
+    rb_sign_begin(&d->sign);
+    bool due = d->have == d->of || d->have - d->told >= TELL_BYTES || rb_now_ns() - d->told_ns > TELL_NS;
+    return due ? tell(d, err) : RESBM_OK;
+}
+
+static resbm_status still_there(void *ctx, rb_err *err) {
+    download *d = ctx;
+    int64_t silent_ns;
+    if (rb_sign_look(&d->sign, d->s->control, RB_PEER_COORDINATOR, d->s->cfg.pipeline.deadline_ns,
+                     &silent_ns))
+        return RESBM_OK;
+    return rb_fail(err, RESBM_E_TIMEOUT,
+                   "stage %d waited %.1f s for its weights without a sign of life from the coordinator",
+                   d->s->stage, (double)silent_ns * 1e-9);
+}
+
+static resbm_status fetch(download *d, const rb_part_file *f, rb_err *err) {
     char kept[PATH_MAX], path[PATH_MAX];
+    rb_apart_wait w = {.look = still_there, .came = came, .ctx = d};
     path_of(weights, f->sum.hash, kept);
     path_of(loading, f->name, path);
-    if (!have(f))
-        RB_TRY(rb_apart_recv_file(s->control, RB_PEER_COORDINATOR, kept, &f->sum, NULL,
-                                  s->cfg.pipeline.startup_deadline_ns, err));
+    if (!have(f)) RB_TRY(rb_apart_recv_file(d->s->control, RB_PEER_COORDINATOR, kept, &f->sum, &w, 0, err));
     return link(kept, path) ? rb_fail_errno(err, errno, "cannot link %s to %s", kept, path) : RESBM_OK;
 }
 
 resbm_status rb_stage_apart_load(rb_stage *s, rb_err *err) {
     char path[PATH_MAX];
     rb_buf text = {0};
-    for (int i = 0; i < s->snapshot.file_count; i++) RB_TRY(fetch(s, &s->snapshot.files[i], err));
+    download d = {.s = s};
+    for (int i = 0; i < s->snapshot.file_count; i++)
+        d.of += have(&s->snapshot.files[i]) ? 0 : s->snapshot.files[i].sum.bytes;
+    rb_sign_begin(&d.sign);
+    if (d.of) RB_TRY(tell(&d, err));
+    for (int i = 0; i < s->snapshot.file_count; i++) RB_TRY(fetch(&d, &s->snapshot.files[i], err));
     resbm_status st = rb_manifest_print(&s->snapshot, &text, err);
     path_of(loading, "manifest.json", path);
     if (!st) st = rb_write_file_atomic(path, text.data, text.len, err);

@@ -111,7 +111,8 @@ static resbm_status collect_file(const rb_snapshot *s, int worker, const json_t 
                        name, (unsigned long long)sum.bytes);
     snprintf(sum.hash, sizeof sum.hash, "%s", hash);
     snprintf(path, sizeof path, "%s/%s", s->folder, name);
-    RB_TRY(rb_apart_recv_file(t->crew->control, worker, path, &sum, lost, t->cfg->pipeline.deadline_ns, err));
+    rb_apart_wait w = {.stop = lost};
+    RB_TRY(rb_apart_recv_file(t->crew->control, worker, path, &sum, &w, t->cfg->pipeline.deadline_ns, err));
     return rb_apart_check_weights(path, err);
 }
 
