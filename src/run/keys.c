@@ -339,8 +339,9 @@ const rb_key rb_keys[] = {
              "Longest wait for another stage's message, and for a sign of life from a stage that computes or "
              "writes, before "
              "the run ends with a message."),
-    DURATION("pipeline", "startup_deadline", pipeline.startup_deadline_ns, "60s", 1e6,
-             "Longest wait for all stages to be there."),
+    DURATION(
+        "pipeline", "startup_deadline", pipeline.startup_deadline_ns, "60s", 1e6,
+        "Longest wait for all stages to be there; while weights are downloaded, for the next piece of them."),
 
     RATE("link", "up", link.up_bits, "none", "Uplink of each stage, shared by all it sends; none: unshaped."),
     RATE("link", "down", link.down_bits, "none", "Downlink of each stage, shared by all it receives."),
