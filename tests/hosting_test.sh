@@ -49,7 +49,7 @@ grep -q 'no shard matches "nowhere/\*.bin"' refused.log || { miss "does not say 
 
 host train.steps=6
 wait_for host.log "resbm join INVITATION" 20
-for n in 1 2 3 4; do join $n; eval "g$n=$!"; done
+for n in 1 2 3 4; do join $n --max-memory 80M; eval "g$n=$!"; done # which is little more than a stage needs
 ends "$host" 0 host host.log
 # shellcheck disable=SC2154 # by eval
 for n in 1 2 3 4; do eval "ends \$g$n 0 'guest $n' guest$n.log"; done
@@ -93,7 +93,9 @@ rm -rf run guest* && mv first run && mv before/guest* . && rmdir before
 rm -rf run/step-*
 host train.steps=100000
 wait_for host.log "resbm join INVITATION" 20
-for n in 1 2 3 4 5; do join $n; eval "g$n=$!"; done
+for n in 1 2 3 4; do join $n; eval "g$n=$!"; done
+join 5 --max-memory 90000G # more than there is
+g5=$!
 wait_for host.log "took the snapshot of step 6 from the store" 60
 wait_for host.log "resumed after step 6" 60
 wait_for host.log "step 1[0-9]/" 60
@@ -109,6 +111,14 @@ rm guest1/resbm-own
 i=0
 while ! grep -q "nothing to do yet: this machine is a spare one" guest?.log && [ $i -lt $((200 * patience)) ]; do sleep 0.1; i=$((i + 1)); done
 grep -q "nothing to do yet: this machine is a spare one" guest?.log || miss "no participant says that it is spare"
+
+wait_for guest5.log "more than this machine has free" 1
+
+# One whose owner gives it too little memory for any stage is told so, and is not taken when a place is free.
+join 6 --max-memory 30M
+g6=$!
+wait_for guest6.log "too little for any stage: the smallest needs 0\.[0-9]+ GB .*--max-memory" 30
+"$resbm" status run | grep -q "guest 6 .* spare" || miss "status does not show the one with too little memory as spare"
 
 # One of those that work pauses; the spare takes its place; then the paused one goes on as the spare.
 n=$(sed -n 's/.*guest \([1-5]\) .* works .*/\1/p' status.log | head -n 1)
@@ -130,6 +140,9 @@ ends $! 1 "revoked guest that comes back" "guest$n.log"
 m=$((n % 5 + 1))
 "$resbm" leave "guest$m/own" || miss leave
 eval "ends \$g$m 0 'guest that leaves' guest$m.log"
+grep -q "takes part" guest6.log && miss "one with too little memory took part"
+kill $g6
+ends $g6 0 "guest with too little memory" guest6.log
 kill -INT "$host"
 ends "$host" 130 "host on Ctrl-C" host.log
 

@@ -13,6 +13,7 @@
 #include "link/mpi.h"
 #include "optim/optim.h"
 #include "pipeline/schedules.h"
+#include "run/memory.h"
 
 static void names(const char *what) {
     printf("%-14s", what);
@@ -83,8 +84,8 @@ static resbm_status machine(rb_err *err) {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     sysinfo(&s);
     names("machine");
-    printf("%ld processors, %.1f GB memory, %.1f GB free\n", cores, (double)s.totalram * s.mem_unit * 1e-9,
-           (double)s.freeram * s.mem_unit * 1e-9);
+    printf("%ld processors, %.1f GB memory, %.1f GB available\n", cores,
+           (double)s.totalram * s.mem_unit * 1e-9, rb_memory_available() * 1e-9);
     RB_TRY(rb_bench_sgemm_peak(1, &one, err));
     RB_TRY(rb_bench_sgemm_peak((int)cores, &all, err));
     names("products");

@@ -14,7 +14,6 @@
 #include "checkpoint/checkpoint.h"
 #include "core/clock.h"
 #include "run/invitation.h"
-#include "run/measure.h"
 #include "run/record.h"
 
 resbm_status rb_host_write(const char *dir, const char *name, const char *text, rb_err *err) {
@@ -35,24 +34,6 @@ resbm_status rb_host_read_access(const char *dir, const char *name, rb_access *o
     if (text.data) explicit_bzero(text.data, text.len);
     rb_buf_free(&text);
     return st;
-}
-
-/* What each stage takes, with all microbatches of its schedule alive. */
-static resbm_status measure_stages(rb_host *h, rb_err *err) {
-    const rb_config *c = h->cfg;
-    for (int s = 0; s < (int)c->pipeline.stages; s++) {
-        int host[RB_MAX_SEGMENTS], hosted = 0;
-        size_t slot[RB_MAX_SEGMENTS];
-        rb_stage_need need;
-        for (int i = 0; i < (int)c->model.segments; i++)
-            if (rb_stage_of(c, i) == s) host[hosted++] = i;
-        RB_TRY(rb_measure_stage(c, host, hosted, false, &need, slot, err));
-        h->need[s] = (double)(need.weights + need.gradients + need.optimizer + need.working) + 64e6;
-        int64_t alive =
-            c->pipeline.stages < c->train.microbatches ? c->pipeline.stages : c->train.microbatches;
-        for (int i = 0; i < hosted; i++) h->need[s] += (double)slot[i] * (double)alive;
-    }
-    return RESBM_OK;
 }
 
 /* What the run's server is, as rb_host_keep has written it. */
@@ -131,8 +112,7 @@ static resbm_status open_host(rb_host *h, rb_err *err) {
     h->workers = rb_workers(h->cfg);
     h->place = rb_worker_places(h->cfg);
     if (!h->place) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d places", h->workers);
-    RB_TRY(measure_stages(h, err));
-    RB_TRY(rb_host_measure_work(h, err));
+    RB_TRY(rb_host_measure_stages(h, err));
     RB_TRY(read_server(h, err));
     h->access.catch_all = true;
     RB_TRY(rb_access_connect(&h->access, rb_now_ns() + 30 * RB_SEC, on_note, h, &h->carrier, err));

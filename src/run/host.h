@@ -69,14 +69,15 @@ typedef struct rb_host {
     rb_server_config server;
     rb_member *member; /* (RB_MOST_MEMBERS) */
     int members;
-    int workers;                        /* processes of the run: stages and their replicas (run/workers.h) */
-    rb_place *place;                    /* (workers) */
-    int seat[RB_MAX_STAGES];            /* (workers) member of each; -1 */
-    double need[RB_MAX_STAGES];         /* bytes of memory of each stage */
-    double work[RB_MAX_STAGES];         /* products of each stage, up to a factor */
+    int workers;             /* processes of the run: stages and their replicas (run/workers.h) */
+    rb_place *place;         /* (workers) */
+    int seat[RB_MAX_STAGES]; /* (workers) member of each; -1 */
+    /* Of each stage (host_places.c): bytes of memory; FLOP, bytes out and in of a microbatch; bytes of a step's sum of replicas. */
+    double need[RB_MAX_STAGES], work[RB_MAX_STAGES], traffic[RB_MAX_STAGES][2], sum[RB_MAX_STAGES];
     double speed[RB_MAX_STAGES];        /* (workers) microbatches a second in this epoch; 0: unknown */
     int64_t packets[RB_MAX_STAGES][2];  /* (workers) rb_step_record, of the last step */
     double computes[RB_MAX_STAGES];     /* (workers) share of a step */
+    double step_s;                      /* of that step */
     uint64_t loading[RB_MAX_STAGES][2]; /* (workers) bytes of weights that each has, of those it lacked */
     int64_t loading_told_ns;
     int timed;                    /* steps of this epoch with speeds */
@@ -130,21 +131,28 @@ rb_host_members_open(rb_host *h,
                      rb_err *err); /* reads the store, serves enrol, beat, measure, status, leave, revoke */
 resbm_status rb_host_keep_members(rb_host *h, rb_err *err); /* once more into the store */
 void rb_host_check_leases(rb_host *h);
-bool rb_member_ready(const rb_member *m); /* could be given a stage now */
-/* Gives every stage a member; false when there are too few, and text says what is missing. */
-bool rb_host_assign(rb_host *h, char *text, size_t size);
 bool rb_host_lost(void *host, int stage, char *text, size_t size);
 resbm_status rb_host_revoke(rb_host *h, const char *name, const char *why, rb_err *err);
 void rb_host_note(rb_host *h, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* With the lock: the fastest member that is free and fits, -1: none; what it is known to give of what it measured. */
-int rb_host_best_for(const rb_host *h, int stage);
-double rb_member_share(const rb_member *m);
+/* host_places.c */
+resbm_status rb_host_measure_stages(rb_host *h, rb_err *err); /* h->cfg, workers and place are set */
+/* Gives every place a member: who has it keeps it, the heaviest goes to the fastest that fits. False when there are too few, and
+ * text says what is missing. */
+bool rb_host_assign(rb_host *h, char *text, size_t size);
+/* With the lock: */
+bool rb_member_ready(const rb_member *m);           /* could be given a stage now */
+int rb_host_best_for(const rb_host *h, int worker); /* the fastest member that is free and fits; -1: none */
+bool rb_host_fits(const rb_host *h, const rb_member *m, int stage);
+double rb_host_least_need(const rb_host *h); /* bytes of memory of the stage that takes least */
+/* Seconds that a step would take the member in that place, at the least; what its link alone takes. */
+double rb_host_step_s(const rb_host *h, const rb_member *m, int worker);
+double rb_host_link_s(const rb_host *h, const rb_member *m, int worker);
+double rb_member_share(const rb_member *m); /* what it is known to give of what it measured */
 void rb_member_set_aside(
     rb_member *m); /* it failed: from the second time on others are preferred for a while */
 
 /* host_regroup.c */
-resbm_status rb_host_measure_work(rb_host *h, rb_err *err);
 void rb_host_note_speeds(rb_host *h, const rb_step_record *r); /* of a committed step */
 void rb_host_regroup(rb_host *h); /* behind a snapshot: gives stages to others where that is better */
 void rb_host_swap(rb_host *h);    /* between that epoch and the next */

@@ -1,4 +1,4 @@
-/* Who takes part: enrolment, beats and leases, who gets which stage, revocation. */
+/* Who takes part: enrolment, beats and leases, revocation. */
 #include <jansson.h>
 #include <math.h>
 #include <stdarg.h>
@@ -288,10 +288,19 @@ static void read_beat(rb_member *m, const json_t *j) {
     if (ended) snprintf(m->ended, sizeof m->ended, "%.110s", ended);
 }
 
-static const char *idle_because(const rb_host *h, const rb_member *m) {
-    if (!h->running) return strncmp(h->doing, "waits", 5) ? "" : h->doing;
-    return m->stage >= 0 ? ""
-                         : "this machine is a spare one: it takes the place of the next one that is lost";
+static void idle_because(const rb_host *h, const rb_member *m, char out[200]) {
+    double least = rb_host_least_need(h);
+    *out = 0;
+    if (m->memory > 0 && m->memory < least)
+        snprintf(
+            out, 200,
+            "the %.3f GB of memory that it may take are too little for any stage: the smallest needs %.3f "
+            "GB (resbm join --max-memory)",
+            m->memory * 1e-9, least * 1e-9);
+    else if (!h->running)
+        snprintf(out, 200, "%s", strncmp(h->doing, "waits", 5) ? "" : h->doing);
+    else if (m->stage < 0)
+        snprintf(out, 200, "this machine is a spare one: it takes the place of the next one that is lost");
 }
 
 /* Who downloads hears how far it is itself. */
@@ -307,8 +316,10 @@ static void doing_of(const rb_host *h, int worker, char out[200]) {
 static json_t *order_of(const rb_host *h, const rb_member *m) {
     char token[20], doing[200];
     if (h->finished) return json_pack("{s:b}", "done", 1);
-    if (m->stage < 0 || !h->running || *m->ended)
-        return json_pack("{s:I, s:s}", "epoch", (json_int_t)h->epoch, "doing", idle_because(h, m));
+    if (m->stage < 0 || !h->running || *m->ended) {
+        idle_because(h, m, doing);
+        return json_pack("{s:I, s:s}", "epoch", (json_int_t)h->epoch, "doing", doing);
+    }
     snprintf(token, sizeof token, "%016llx", (unsigned long long)h->token);
     doing_of(h, m->stage, doing);
     return json_pack("{s:I, s:i, s:i, s:s, s:s, s:s}", "epoch", (json_int_t)m->epoch, "stage", m->stage,
@@ -425,7 +436,7 @@ resbm_status rb_host_members_open(rb_host *h, rb_err *err) {
     return st;
 }
 
-/* --- leases and stages --- */
+/* --- leases --- */
 
 void rb_host_check_leases(rb_host *h) {
     int64_t now = rb_now_ns();
@@ -442,64 +453,6 @@ void rb_host_check_leases(rb_host *h) {
     }
     h->connected = connected;
     pthread_mutex_unlock(&h->lock);
-}
-
-bool rb_member_ready(const rb_member *m) {
-    return m->seen && !m->lapsed && !m->paused && !m->left && !*m->revoked;
-}
-
-static bool seated(const rb_host *h, int member) {
-    for (int w = 0; w < h->workers; w++)
-        if (h->seat[w] == member) return true;
-    return false;
-}
-
-static bool fits(const rb_host *h, const rb_member *m, int stage) {
-    return !(m->memory > 0) || m->memory >= h->need[stage];
-}
-
-/* The fastest one that is free and fits; those that failed lately only when there is nobody else. */
-void rb_member_set_aside(rb_member *m) {
-    int64_t pause =
-        RB_SEC << (m->faults < 6 ? m->faults : 6); /* again and again: a full disk, too little memory */
-    if (m->faults++ > 0) m->aside_ns = rb_now_ns() + pause;
-}
-
-double rb_member_share(const rb_member *m) {
-    return m->share > 0 && m->share < 1 ? m->share : 1;
-}
-
-int rb_host_best_for(const rb_host *h, int stage) {
-    int best = -1;
-    for (int i = 0; i < h->members; i++) {
-        const rb_member *m = &h->member[i], *b = best >= 0 ? &h->member[best] : NULL;
-        if (!rb_member_ready(m) || seated(h, i) || !fits(h, m, stage)) continue;
-        bool aside = m->aside_ns > rb_now_ns(), other = b && b->aside_ns > rb_now_ns();
-        if (!b || (other && !aside) ||
-            (other == aside && m->gflops * rb_member_share(m) > b->gflops * rb_member_share(b) * 1.2))
-            best = i;
-    }
-    return best;
-}
-
-/* A stage stays where it was, if it can: that machine has its weights. */
-bool rb_host_assign(rb_host *h, char *text, size_t size) {
-    int missing = 0, where = -1;
-    pthread_mutex_lock(&h->lock);
-    for (int w = 0; w < h->workers; w++) {
-        const rb_member *m = h->seat[w] >= 0 ? &h->member[h->seat[w]] : NULL;
-        if (m && (!rb_member_ready(m) || m->aside_ns > rb_now_ns() || !fits(h, m, h->place[w].stage)))
-            h->seat[w] = -1;
-    }
-    for (int w = 0; w < h->workers; w++) {
-        if (h->seat[w] < 0) h->seat[w] = rb_host_best_for(h, h->place[w].stage);
-        if (h->seat[w] < 0) missing++, where = h->place[w].stage;
-    }
-    if (missing)
-        snprintf(text, size, "waits for %d more participant%s (stage %d needs %.2f GB of memory)", missing,
-                 missing > 1 ? "s" : "", where, h->need[where] * 1e-9);
-    pthread_mutex_unlock(&h->lock);
-    return !missing;
 }
 
 bool rb_host_lost(void *host, int stage, char *text, size_t size) {

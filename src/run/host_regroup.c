@@ -9,21 +9,9 @@
 
 #define SLOW                                                                                                 \
     2.0 /* times slower than what the spare machine would be, and than what it measured lets expect */
-#define MATTERS 0.25 /* share of a step that it computes: what waits for links gains nothing */
+#define MATTERS      0.25 /* share of a step that it computes: what waits for links gains nothing */
+#define LINK_MATTERS 0.5  /* share of a step that its link is thought to take */
 enum { SETTLED = 8 /* steps of an epoch before its speeds count */ };
-
-/* Products of a stage, per token, up to a factor. */
-resbm_status rb_host_measure_work(rb_host *h, rb_err *err) {
-    rb_tensor_table t;
-    RB_TRY(rb_tensor_table_build(&h->cfg->model, &h->cfg->boundary, &t, err));
-    for (int i = 0; i < t.count; i++) {
-        const rb_tensor *r = &t.rows[i];
-        if (r->rank == 2 && r->role != RB_ROLE_EMBEDDING && rb_role_trained(r->role))
-            h->work[rb_stage_of(h->cfg, r->segment)] += (double)rb_tensor_count(r);
-    }
-    rb_tensor_table_free(&t);
-    return RESBM_OK;
-}
 
 /* What a participant has given to the run. */
 static void account(rb_host *h, const rb_step_record *r, int worker) {
@@ -41,6 +29,7 @@ static void account(rb_host *h, const rb_step_record *r, int worker) {
 void rb_host_note_speeds(rb_host *h, const rb_step_record *r) {
     pthread_mutex_lock(&h->lock);
     h->timed = r->speed ? h->timed + 1 : 0;
+    h->step_s = r->step_s;
     for (int w = 0; w < r->stages && r->speed; w++) {
         h->speed[w] = r->speed[w];
         double count = r->deal ? r->deal[w] : (double)h->cfg->train.microbatches;
@@ -78,30 +67,73 @@ static int slowest(const rb_host *h) {
     return worst;
 }
 
-/* With the lock. The slow one keeps its seat unless the spare one is much faster, in two snapshots in a row. */
-static bool replace_slow(rb_host *h, char *text, size_t size) {
-    double usual = usual_yield(h);
-    int w = slowest(h), spare = w >= 0 ? rb_host_best_for(h, h->place[w].stage) : -1;
-    if (spare < 0 || usual <= 0 || h->timed < SETTLED) return false;
-    rb_member *m = &h->member[h->seat[w]], *other = &h->member[spare];
-    double then = other->gflops * rb_member_share(other) * usual / h->work[h->place[w].stage];
-    if (other->aside_ns > rb_now_ns() || then < SLOW * h->speed[w] || usual < SLOW * yield(h, w) ||
-        h->computes[w] < MATTERS) {
-        h->slow = -1;
-        return false;
-    }
-    bool again = h->slow == h->seat[w];
-    h->slow = h->seat[w];
+/* In two snapshots in a row, it has to be so. */
+static bool is_slow_again(rb_host *h, int worker, int spare) {
+    bool again = h->slow == h->seat[worker];
+    h->slow = again ? -1 : h->seat[worker];
     if (!again) return false;
-    m->share = yield(h, w) / usual;
-    h->swap_worker = w;
+    h->swap_worker = worker;
     h->swap_member = spare;
-    h->slow = -1;
+    return true;
+}
+
+/* Is the processor of worker w what the steps wait for, and would the spare machine's do twice as much? */
+static bool computes_slowly(const rb_host *h, int w, const rb_member *other, double usual) {
+    double then = other->gflops * rb_member_share(other) * usual / h->work[h->place[w].stage];
+    return then >= SLOW * h->speed[w] && usual >= SLOW * yield(h, w) && h->computes[w] >= MATTERS;
+}
+
+static bool replace_slow(rb_host *h, char *text, size_t size, bool *found) {
+    double usual = usual_yield(h);
+    int w = slowest(h), spare = w >= 0 ? rb_host_best_for(h, w) : -1;
+    if (spare < 0 || usual <= 0) return false;
+    rb_member *m = &h->member[h->seat[w]], *other = &h->member[spare];
+    *found = other->aside_ns <= rb_now_ns() && computes_slowly(h, w, other, usual);
+    if (!*found || !is_slow_again(h, w, spare)) return false;
+    m->share = yield(h, w) / usual;
     snprintf(
         text, size,
         "stage %d goes from %s (\"%s\"), which turned out slow (%.3g microbatches a second), to %s (\"%s\")",
         h->place[w].stage, m->name, m->label, h->speed[w], other->name, other->label);
     return true;
+}
+
+/* Whose link a step waits for most: by what it was measured to carry. */
+static int farthest(const rb_host *h) {
+    int worst = -1;
+    double most = 0;
+    for (int w = 0; w < h->workers; w++) {
+        double s = h->seat[w] >= 0 ? rb_host_link_s(h, &h->member[h->seat[w]], w) : 0;
+        if (s <= most) continue;
+        most = s;
+        worst = w;
+    }
+    return worst;
+}
+
+/* A step that was much quicker than the link was thought to let it be shows that the link was measured at a bad moment. */
+static bool replace_far(rb_host *h, char *text, size_t size, bool *found) {
+    int w = farthest(h), spare = w >= 0 ? rb_host_best_for(h, w) : -1;
+    if (spare < 0) return false;
+    const rb_member *m = &h->member[h->seat[w]], *other = &h->member[spare];
+    double s = rb_host_link_s(h, m, w);
+    *found = other->aside_ns <= rb_now_ns() && s >= LINK_MATTERS * h->step_s && s <= 1.2 * h->step_s &&
+             s >= SLOW * rb_host_step_s(h, other, w);
+    if (!*found || !is_slow_again(h, w, spare)) return false;
+    snprintf(text, size,
+             "stage %d goes from %s (\"%s\"), whose link takes %.3g s of a step's %.3g, to %s (\"%s\")",
+             h->place[w].stage, m->name, m->label, s, h->step_s, other->name, other->label);
+    return true;
+}
+
+/* With the lock. Who is slow keeps its seat unless a spare one is much faster. */
+static bool replace(rb_host *h, char *text, size_t size) {
+    bool found = false;
+    if (h->timed < SETTLED) return false;
+    if (replace_slow(h, text, size, &found)) return true;
+    if (!found && replace_far(h, text, size, &found)) return true;
+    if (!found) h->slow = -1;
+    return false;
 }
 
 /* All places that are empty, or none: an epoch begins with all of them taken. */
@@ -111,7 +143,7 @@ static bool fill_places(rb_host *h, char *text, size_t size) {
     memcpy(seat, h->seat, sizeof seat);
     for (int w = 0; w < h->workers && all; w++) {
         if (h->seat[w] >= 0) continue;
-        int spare = rb_host_best_for(h, h->place[w].stage);
+        int spare = rb_host_best_for(h, w);
         all = spare >= 0 && h->member[spare].aside_ns <= rb_now_ns();
         if (!all) continue;
         h->seat[w] = spare;
@@ -129,7 +161,7 @@ void rb_host_regroup(rb_host *h) {
     char text[400];
     if (h->regroup || (h->asked && atomic_load(h->asked))) return;
     pthread_mutex_lock(&h->lock);
-    h->regroup = fill_places(h, text, sizeof text) || replace_slow(h, text, sizeof text);
+    h->regroup = fill_places(h, text, sizeof text) || replace(h, text, sizeof text);
     pthread_mutex_unlock(&h->lock);
     if (!h->regroup) return;
     rb_host_note(h, "%s", text);

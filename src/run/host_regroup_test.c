@@ -24,7 +24,7 @@ static void set_up(int replicas, int members) {
     pthread_mutex_init(&h.lock, NULL);
     h.workers = rb_workers(h.cfg);
     h.place = rb_worker_places(h.cfg);
-    assert_ok(rb_host_measure_work(&h, &err), &err);
+    assert_ok(rb_host_measure_stages(&h, &err), &err);
     h.members = members;
     for (int i = 0; i < members; i++) {
         snprintf(h.member[i].name, sizeof h.member[i].name, "p%d", i);

@@ -9,7 +9,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/sysinfo.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -17,6 +16,7 @@
 #include "device/bench_kernels.h"
 #include "run/host.h"
 #include "run/invitation.h"
+#include "run/memory.h"
 #include "run/spawn.h"
 
 #define BEAT_NS (400 * RB_MS)
@@ -174,10 +174,21 @@ static resbm_status timed_ask(guest *g, const char *subject, size_t up, int down
     return st;
 }
 
+/* Its owner's limit, where there is so much. */
+static void measure_memory(guest *g) {
+    char text[200];
+    double free = rb_memory_available(), limit = g->o->memory;
+    g->memory = limit > 0 && !(free > 0 && free < limit) ? limit : free;
+    if (!(limit > g->memory)) return;
+    snprintf(text, sizeof text,
+             "--max-memory %.1f GB is more than this machine has free: it counts with %.1f", limit * 1e-9,
+             free * 1e-9);
+    say(g, text);
+}
+
 static resbm_status measure(guest *g, rb_err *err) {
     char subject[128];
     double s, best = 1e9, up = 1e9, down = 1e9;
-    struct sysinfo machine;
     snprintf(subject, sizeof subject, "measure.%s", g->access.name);
     for (int i = 0; i < 5; i++) {
         RB_TRY(timed_ask(g, subject, 1, 1, &s, err));
@@ -192,9 +203,8 @@ static resbm_status measure(guest *g, rb_err *err) {
     g->latency_s = best;
     g->up_bits = 8.0 * PROBE_BYTES / fmax(up - best, 1e-4);
     g->down_bits = 8.0 * PROBE_BYTES / fmax(down - best, 1e-4);
-    sysinfo(&machine);
-    g->memory =
-        g->o->memory > 0 ? g->o->memory : (double)(machine.freeram + machine.bufferram) * machine.mem_unit;
+    if (g->o->up_bits > 0) g->up_bits = fmin(g->up_bits, g->o->up_bits);
+    measure_memory(g);
     RB_TRY(rb_bench_sgemm_glance((int)sysconf(_SC_NPROCESSORS_ONLN), &g->gflops, err));
     char text[300];
     snprintf(text, sizeof text,
@@ -230,8 +240,10 @@ static void look_at_stage(guest *g) {
     say(g, text);
 }
 
+/* The stacks of a thread per processor count as taken whole, though they are hardly touched. */
 static void limit_memory(const guest *g) {
-    struct rlimit r = {.rlim_cur = (rlim_t)g->o->memory, .rlim_max = (rlim_t)g->o->memory};
+    rlim_t most = (rlim_t)g->o->memory + (rlim_t)sysconf(_SC_NPROCESSORS_ONLN) * (8 << 20);
+    struct rlimit r = {.rlim_cur = most, .rlim_max = most};
     if (g->o->memory > 0) prlimit(g->child.pid, RLIMIT_DATA, &r, NULL);
 }
 

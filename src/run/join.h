@@ -13,7 +13,7 @@ typedef struct rb_join_options {
     const char *program, *label;
     int from_minute, to_minute; /* of the day, local time, when it works; equal: always */
     double up_bits;             /* its stage sends at most so many per second; 0: no limit */
-    double memory;              /* bytes its stage may take; 0: what is free */
+    double memory;              /* bytes its stage may take, if so much is free; 0: what is free */
     const atomic_int *stop;     /* 1: leave */
     const atomic_int *paused;
     FILE *out;
