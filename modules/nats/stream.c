@@ -15,6 +15,7 @@
 #include "core/clock.h"
 #include "core/hash.h"
 #include "core/rng.h"
+#include "link/carrier.h"
 #include "packet.h"
 #include "ring.h"
 
@@ -184,13 +185,14 @@ static conn *find(rb_streams *s, uint64_t id, const char *from) {
 /* Somebody opens a stream to a service. An opening that comes twice is answered twice. */
 static void input_open(rb_streams *s, const char *from, const char *name, const packet *p) {
     conn *c = find(s, p->id, from);
-    int theirs;
+    rb_carrier_stream theirs = {0}; /* less than PIPE_BUF bytes: written whole or not at all */
+    snprintf(theirs.from, sizeof theirs.from, "%s", from);
     for (int i = 0; !c && name && i < s->service_count; i++) {
         if (strcmp(s->services[i].name, name) || streams_of(s, from) >= MOST_OF_ONE ||
-            !(c = new_conn(s, p->id, from, &theirs)))
+            !(c = new_conn(s, p->id, from, &theirs.fd)))
             continue;
         if (write(s->services[i].out, &theirs, sizeof theirs) != sizeof theirs) { /* nobody takes them up */
-            close(theirs);
+            close(theirs.fd);
             end_conn(s, c);
             c = NULL;
             break;
@@ -596,7 +598,8 @@ void rb_streams_unlisten(rb_streams *s, int fd) {
     pthread_mutex_lock(&s->lock);
     for (int i = 0; i < s->service_count; i++) {
         if (s->services[i].in != fd) continue;
-        for (int waiting; read(fd, &waiting, sizeof waiting) == sizeof waiting;) close(waiting);
+        for (rb_carrier_stream waiting; read(fd, &waiting, sizeof waiting) == sizeof waiting;)
+            close(waiting.fd);
         close(s->services[i].out);
         close(fd);
         s->services[i] = s->services[--s->service_count];

@@ -55,7 +55,7 @@ void rb_streams_close(rb_streams *s, int64_t linger_until_ns);
 void rb_streams_input(rb_streams *s, const char *from, const char *service, const uint8_t *p, size_t n);
 /* The bus is there again: both sides tell each other what they have. */
 void rb_streams_resumed(rb_streams *s);
-/* *fd: a pipe from which the file descriptors (int) of streams that were opened to `service` are read. */
+/* *fd: a pipe from which the streams that were opened to `service` are read (rb_carrier_stream). */
 resbm_status rb_streams_listen(rb_streams *s, const char *service, int *fd, rb_err *err);
 void rb_streams_unlisten(rb_streams *s, int fd); /* closes it and what nobody took */
 resbm_status rb_streams_dial(rb_streams *s, const char *to, const char *service, int64_t deadline_ns, int *fd,

@@ -12,6 +12,7 @@
 #include "core/clock.h"
 #include "core/hash.h"
 #include "core/rng.h"
+#include "link/carrier.h"
 #include "rb_cmocka.h"
 #include "stream.h"
 
@@ -88,7 +89,10 @@ static void connect_sides(side sides[2], int *left, int *right) {
         rb_streams_dial(sides[0].streams, "right", "door", rb_now_ns() + 20 * RB_SEC, left, &err), RESBM_OK);
     struct pollfd p = {.fd = pipe, .events = POLLIN};
     assert_int_equal(poll(&p, 1, 20000), 1);
-    assert_int_equal(read(pipe, right, sizeof *right), sizeof *right);
+    rb_carrier_stream opened;
+    assert_int_equal(read(pipe, &opened, sizeof opened), sizeof opened);
+    assert_string_equal(opened.from, "left");
+    *right = opened.fd;
     rb_streams_unlisten(sides[1].streams, pipe);
 }
 

@@ -33,6 +33,12 @@ typedef struct rb_carrier_counts {
     uint64_t packets_out, bytes_out, packets_in, bytes_in, again_bytes, doubles, refused, reconnects;
 } rb_carrier_counts;
 
+/* What is read from a service's pipe: a stream that somebody has opened, and who, which the server vouches for. */
+typedef struct rb_carrier_stream {
+    int fd;
+    char from[RB_CARRIER_NAME];
+} rb_carrier_stream;
+
 typedef void (*rb_carrier_answer)(void *ctx, const char *from, const char *question, size_t n, rb_buf *out);
 
 /* What a module offers. Statuses and sentences as everywhere; any thread may call. */
@@ -43,8 +49,9 @@ typedef struct rb_carrier_module {
     void (*close)(void *c, int64_t linger_until_ns); /* waits until what was written has come over */
     resbm_status (*dial)(void *c, const char *to, const char *service, int64_t deadline_ns, int *fd,
                          rb_err *err);
-    resbm_status (*listen)(void *c, const char *service, int *pipe,
-                           rb_err *err); /* descriptors are read from the pipe */
+    resbm_status (*listen)(
+        void *c, const char *service, int *pipe,
+        rb_err *err); /* rb_carrier_stream after rb_carrier_stream are read from the pipe */
     void (*unlisten)(void *c, int pipe);
     void (*count)(void *c, rb_carrier_counts *out);
     bool (*connected)(void *c);
@@ -55,8 +62,8 @@ typedef struct rb_carrier_module {
     /* Serves such questions (`subject` may end in "*"): `answer` is called on a thread of the module, with the subject's last
      * part. That is the asker's name, vouched for by the server, unless `asker` (else NULL) says who alone may ask this. A
      * question whose answer is wanted elsewhere than in its asker's own inbox is refused, noted, and not asked. */
-    resbm_status (*serve)(void *c, const char *subject, const char *asker, void *ctx, rb_carrier_answer answer,
-                          rb_err *err);
+    resbm_status (*serve)(void *c, const char *subject, const char *asker, void *ctx,
+                          rb_carrier_answer answer, rb_err *err);
     /* The store. Revision 0: the key is not there. set with revision != UINT64_MAX fails with RESBM_E_STATE unless the
      * key's newest revision is that one. */
     resbm_status (*store_open)(void *c, const char *bucket, int64_t most_bytes, rb_err *err);

@@ -18,6 +18,7 @@ enum { WAITING = 16 };
 /* A connection whose hello has not come whole yet. */
 typedef struct caller {
     int fd;
+    char from[RB_CARRIER_NAME]; /* over a carrier: who it is there */
     int64_t until_ns;
     size_t have;
     uint8_t hello[RB_HELLO_BYTES];
@@ -230,16 +231,60 @@ static void let_go(rb_listener *from, int i) {
     from->waiting[i] = from->waiting[--from->count];
 }
 
-static int next_stream(int pipe) {
-    int fd;
-    return read(pipe, &fd, sizeof fd) == sizeof fd ? fd : -1;
+void rb_link_expect(rb_link *l, int peer, const char *name) {
+    rb_peer *p = rb_link_peer(l, peer);
+    if (p) snprintf(p->name, sizeof p->name, "%s", name);
 }
 
-static void take_callers(rb_listener *from) {
+/* As how many peers is this one expected? */
+static int expected(const rb_link *l, const char *name) {
+    int n = 0;
+    for (int i = 0; i < l->peer_count; i++) n += *name && !strcmp(l->peers[i].name, name);
+    return n;
+}
+
+static void note_refused(rb_link *l, const char *from, const char *why) {
+    enum { MOST = 100 };
+    char text[500];
+    if (!l->opt.refused || l->strangers++ >= MOST) return;
+    snprintf(text, sizeof text, "refused a connection of %s: %.400s", from, why);
+    l->opt.refused(l->opt.refused_ctx, text);
+}
+
+/* Over a carrier each has no more places to wait in than it is expected as peers: a newer caller takes an older one's, which it
+ * may have given up itself, and who is expected nowhere has none. */
+static bool take_stream(rb_link *l, rb_listener *from, caller *c) {
+    rb_carrier_stream s;
+    if (read(from->fd, &s, sizeof s) != sizeof s) return false;
+    int room = expected(l, s.from), oldest = -1;
+    *c = (caller){.fd = s.fd, .until_ns = rb_now_ns() + HELLO_NS};
+    snprintf(c->from, sizeof c->from, "%s", s.from);
+    if (!room) {
+        note_refused(l, s.from, "it has no part in this epoch");
+        close(c->fd);
+        c->fd = -1;
+        return true;
+    }
+    for (int i = from->count - 1; i >= 0; i--) {
+        if (strcmp(from->waiting[i].from, s.from)) continue;
+        room--;
+        if (oldest < 0 || from->waiting[i].until_ns < from->waiting[oldest].until_ns) oldest = i;
+    }
+    if (room <= 0) let_go(from, oldest);
+    return true;
+}
+
+static void take_callers(rb_link *l, rb_listener *from) {
     while (from->count < WAITING) {
-        int fd = from->carrier ? next_stream(from->fd) : rb_socket_accept(from->fd);
-        if (fd < 0) return;
-        from->waiting[from->count++] = (caller){.fd = fd, .until_ns = rb_now_ns() + HELLO_NS};
+        caller c = {0};
+        if (from->carrier) {
+            if (!take_stream(l, from, &c)) return;
+            if (c.fd < 0) continue;
+        } else {
+            c = (caller){.fd = rb_socket_accept(from->fd), .until_ns = rb_now_ns() + HELLO_NS};
+            if (c.fd < 0) return;
+        }
+        from->waiting[from->count++] = c;
     }
 }
 
@@ -257,14 +302,25 @@ static int read_hello(caller *c, rb_err *why) {
     return -1;
 }
 
+/* Is the caller who the carrier knows as this peer? */
+static bool is_named(const rb_link *l, const rb_peer *p, const caller *c, rb_err *why) {
+    char who[RB_WHO_TEXT];
+    if (!strcmp(p->name, c->from)) return true;
+    rb_fail(why, RESBM_E_PEER, "it called as %s, which is %s", rb_who_at(who, p->number, l->opt.places),
+            *p->name ? p->name : "nobody");
+    return false;
+}
+
 /* Judges a whole hello, answers it and takes the connection; RESBM_OK when it is a peer now. */
-static resbm_status welcome(rb_link *l, const caller *c, int *peer, rb_err *why) {
+static resbm_status welcome(rb_link *l, const caller *c, bool carried, int *peer, rb_err *why) {
     rb_hello theirs, mine;
     RB_TRY(rb_hello_get(c->hello, &theirs, why));
     mine = my_hello(l, theirs.self);
     mine.verdict = (uint16_t)rb_hello_judge(&mine, &theirs, why);
     rb_peer *p = mine.verdict == RB_WELCOME ? rb_link_peer(l, theirs.self) : NULL;
-    if (p && is_busy(l, p)) {
+    if (p && carried && !is_named(l, p, c, why)) {
+        mine.verdict = RB_REFUSED_NAME;
+    } else if (p && is_busy(l, p)) {
         mine.verdict = RB_REFUSED_BUSY;
         rb_fail(why, RESBM_E_PEER, "number %d called a second time", theirs.self);
     }
@@ -279,10 +335,12 @@ static resbm_status welcome(rb_link *l, const caller *c, int *peer, rb_err *why)
 static bool serve_callers(rb_link *l, rb_listener *from, int *peer, rb_err *why) {
     for (int i = 0; i < from->count;) {
         int got = read_hello(&from->waiting[i], why);
-        if (got == 1 && welcome(l, &from->waiting[i], peer, why) == RESBM_OK) {
+        const caller *c = &from->waiting[i];
+        if (got == 1 && welcome(l, c, from->carrier != NULL, peer, why) == RESBM_OK) {
             from->waiting[i] = from->waiting[--from->count];
             return true;
         }
+        if (got == 1 && from->carrier) note_refused(l, c->from, why->text);
         if (got == 0)
             i++;
         else
@@ -307,7 +365,7 @@ resbm_status rb_link_accept(rb_link *l, rb_listener *from, int64_t deadline_ns, 
         if (is_closed(l))
             return rb_fail(err, RESBM_E_CANCELLED, "%s stopped waiting for connections: the link was closed",
                            me);
-        take_callers(from);
+        take_callers(l, from);
         if (serve_callers(l, from, peer, &why)) return RESBM_OK;
         if (rb_now_ns() >= deadline_ns)
             return rb_fail(err, RESBM_E_TIMEOUT, "nobody connected to %s at %s before the deadline%s%s", me,

@@ -105,6 +105,8 @@ resbm_status rb_hello_answer(const rb_hello *mine, const rb_hello *a, rb_err *er
                        a->stages, mine->stages);
     case RB_REFUSED_BUSY:
         return rb_fail(err, RESBM_E_PEER, "%s refused: it already has a connection to this number", who);
+    case RB_REFUSED_NAME:
+        return rb_fail(err, RESBM_E_PEER, "%s refused: number %d is another participant", who, mine->self);
     default:
         return rb_fail(err, RESBM_E_PEER, "%s refused (verdict %u): it is %s of %d, this is number %d of %d",
                        who, a->verdict, rb_who(is, a->self), a->stages, mine->self, mine->stages);

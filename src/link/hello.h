@@ -28,7 +28,8 @@ typedef enum rb_verdict {
     RB_REFUSED_TOKEN,
     RB_REFUSED_NUMBER,
     RB_REFUSED_STAGES,
-    RB_REFUSED_BUSY
+    RB_REFUSED_BUSY,
+    RB_REFUSED_NAME
 } rb_verdict;
 
 typedef struct rb_hello {

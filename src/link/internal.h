@@ -45,6 +45,7 @@ typedef struct rb_seen {
 /* A stage number (or the coordinator) we may talk to; lives as long as the link. Guarded by the lock. */
 typedef struct rb_peer {
     int number;
+    char name[RB_CARRIER_NAME]; /* rb_link_expect; of the thread that accepts */
     bool shaped;
     struct rb_conn *conn;       /* newest connection; NULL: never connected */
     const struct rb_conn *told; /* the connection whose end rb_link_recv_any has reported */
@@ -105,6 +106,7 @@ struct rb_link {
     bool closed, sleeping;
     rb_peer *peers; /* (stages + 1), the coordinator last */
     int peer_count;
+    int strangers; /* refused over a carrier so far; of the thread that accepts */
     rb_list submitted;
     rb_conn *fresh; /* connections the I/O thread has not taken yet */
     rb_link_event *events;

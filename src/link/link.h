@@ -76,6 +76,10 @@ typedef struct rb_link_options {
         *places; /* (stages) what the numbers stand for, in messages; borrowed; NULL: a number is a stage */
     bool record_events;  /* keep rb_link_event records for the trace */
     rb_carrier *carrier; /* where addresses "nats:…" lead; NULL: nowhere. Outlives the link */
+    /* Somebody who called over the carrier was refused (rb_link_expect); on the thread that accepts, a hundred times at most.
+     * NULL: nobody wants to know. */
+    void (*refused)(void *ctx, const char *text);
+    void *refused_ctx;
 } rb_link_options;
 
 typedef struct rb_link rb_link;
@@ -94,6 +98,10 @@ resbm_status rb_link_open(const rb_link_options *opt, rb_link **out, rb_err *err
 resbm_status rb_link_connect(rb_link *l, int peer, const char *address, int64_t deadline_ns, rb_err *err);
 /* Accepts one peer; *peer gets its number. A stranger (bad hello) is closed and the wait goes on. */
 resbm_status rb_link_accept(rb_link *l, rb_listener *from, int64_t deadline_ns, int *peer, rb_err *err);
+
+/* Who `peer` is on the carrier: over it nobody else is accepted under this number, and nobody at all under a number of whom
+ * this was not said. */
+void rb_link_expect(rb_link *l, int peer, const char *name);
 
 /* Takes a connected, non-blocking stream socket that an engine has made (link/mpi.h) as the connection to peer; the other
  * side calls it too. Both say hello at once. The socket is the link's from now on, also when the call fails. */

@@ -260,6 +260,17 @@ static resbm_status accept_all(rb_crew *c, rb_listener *l, int64_t deadline, rb_
     return RESBM_OK;
 }
 
+/* Others dial it there: in another's place it would have them believe that the other is it. */
+static resbm_status check_address(const rb_crew *c, int stage, const json_t *told, rb_err *err) {
+    char own[192], name[RB_WHO_TEXT];
+    const char *address = json_string_value(told);
+    if (!c->o.outside) return RESBM_OK;
+    stage_address(c, stage, own, sizeof own);
+    if (address && !strcmp(address, own)) return RESBM_OK;
+    return rb_fail(err, RESBM_E_FORMAT, "%s sent the address \"%.150s\", its own is \"%s\"",
+                   who(c, stage, name), address ? address : "", own);
+}
+
 static resbm_status introduce(rb_crew *c, int64_t deadline, rb_err *err) {
     json_t *replies[RB_MAX_STAGES] = {0};
     RB_TRY(rb_crew_gather(c, "listening", -1, deadline, replies, err));
@@ -271,8 +282,14 @@ static resbm_status introduce(rb_crew *c, int64_t deadline, rb_err *err) {
         snprintf(c->about[i], sizeof c->about[i], "process %lld on %.60s",
                  (long long)json_integer_value(json_object_get(replies[i], "pid")), host ? host : "?");
     }
-    resbm_status st = rb_crew_tell(
-        c, json_pack("{s:s, s:o, s:o}", "t", "peers", "addresses", addresses, "gflops", speeds), err);
+    resbm_status st = RESBM_OK;
+    for (int i = 0; i < c->stages && !st; i++)
+        st = check_address(c, i, json_array_get(addresses, (size_t)i), err);
+    json_t *peers = json_pack("{s:s, s:o, s:o}", "t", "peers", "addresses", addresses, "gflops", speeds);
+    if (!st)
+        st = rb_crew_tell(c, peers, err);
+    else
+        json_decref(peers);
     bool apart = c->o.outside && c->o.outside->apart;
     if (!st && apart) st = rb_downloads_begin(c, replies, &c->downloads, err);
     rb_crew_drop(c, replies);
@@ -360,7 +377,13 @@ resbm_status rb_crew_open(const rb_crew_options *o, rb_crew **out, rb_err *err) 
                           .limits = limits,
                           .places = c->places,
                           .carrier = o->outside ? o->outside->carrier : NULL};
+    if (o->outside && o->outside->note) {
+        lo.refused = o->outside->note;
+        lo.refused_ctx = o->outside->ctx;
+    }
     if (!st) st = rb_link_open(&lo, &c->control, err);
+    for (int i = 0; i < c->stages && !st && o->outside; i++)
+        rb_link_expect(c->control, i, o->outside->who(o->outside->ctx, i));
     if (!st) st = listen_control(c, &l, err);
     if (!st) st = start(c, l, token, err);
     rb_listener_close(l);

@@ -26,6 +26,8 @@ typedef struct rb_crew_outside {
     void (*dropped)(void *ctx, int stage, const char *how);
     /* A stage has so many of the bytes of weights that it lacks; or NULL. */
     void (*loading)(void *ctx, int stage, uint64_t have, uint64_t of);
+    /* Somebody was refused; NULL: nobody wants to know. */
+    void (*note)(void *ctx, const char *text);
     bool apart; /* they share no folder with the coordinator (run/apart.h) */
 } rb_crew_outside;
 

@@ -233,6 +233,7 @@ static resbm_status try_once(rb_host *h, rb_train_summary *sum, rb_err *err) {
                             .lost = rb_host_lost,
                             .dropped = rb_host_dropped,
                             .loading = on_loading,
+                            .note = on_note,
                             .apart = true};
     rb_train_options o = {.cfg = h->cfg,
                           .dir = h->dir,

@@ -69,6 +69,12 @@ static bool neighbour(const rb_stage *s, int worker) {
 /* Over TCP or Unix sockets: those behind are dialed, those before dial. */
 static resbm_status dial(rb_stage *s, rb_listener *mine, const json_t *peers, int64_t deadline, rb_err *err) {
     int expected = 0;
+    for (int i = 0; i < s->self; i++) {
+        char name[RB_CARRIER_NAME], service[RB_CARRIER_NAME];
+        if (neighbour(s, i) &&
+            rb_carrier_address(json_string_value(json_array_get(peers, (size_t)i)), name, service))
+            rb_link_expect(s->link, i, name);
+    }
     for (int i = s->self + 1; i < s->workers; i++)
         if (neighbour(s, i))
             RB_TRY(rb_link_connect(s->link, i, json_string_value(json_array_get(peers, (size_t)i)), deadline,
@@ -140,7 +146,8 @@ static resbm_status open_links(rb_stage *s, const json_t *in, rb_err *err) {
                          .limits = limits,
                          .shape = s->cfg.link,
                          .record_events = true,
-                         .carrier = s->carrier};
+                         .carrier = s->carrier,
+                         .refused = s->way->note};
     rb_listener *mine = NULL;
     json_t *peers, *need = NULL;
     if (s->up_bits > 0 && (!(o.shape.up_bits > 0) || o.shape.up_bits > s->up_bits))

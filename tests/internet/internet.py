@@ -429,7 +429,35 @@ class Run:
         self.wait_for(lambda: p.poll() is not None, 60, "the end of a participant that was revoked")
         if p.returncode != 1 or "cannot connect" not in open(self.dir + "/enemy.out").read():
             self.miss("a revoked key still opens: " + open(self.dir + "/enemy.out").read()[-300:])
+        self.impersonate()
         self.secrets()
+
+    def impersonate(self):
+        """A participant that has a stage, and with it the secret of the epoch, calls as the others when the next one begins. One of them is
+        late, so that its place is there to be taken."""
+        listed = json.loads(self.inside(0, self.o.resbm, "status", "--json", self.run))
+        works = sorted((x for x in listed["participants"] if x["state"] == "works"), key=lambda x: x["stage"])
+        if len(works) != STAGES:
+            return self.miss("only %d participants work before one of them calls as the others" % len(works))
+        enemy, late, other = (int(x["label"][5:]) for x in works[:3])
+        beat = json.dumps({k: works[0][k] for k in ("gflops", "memory", "up_bits", "down_bits", "latency_s")} | {"epoch": listed["epoch"], "ended": "", "paused": False})
+        log, far = os.path.getsize(self.run + "/host.log"), self.far
+        p = subprocess.Popen(["ip", "netns", "exec", self.net.ns[enemy], os.path.join(os.path.dirname(self.o.resbm), "impostor"), self.dir + "/guest%d/access.json" % enemy,
+                              beat, "30"] + [x["name"] for x in works], stdout=subprocess.PIPE, text=True)
+        if p.stdout.readline() != "ready\n":
+            return self.miss("the impostor was given no orders")
+        self.signal(late, "resbm (join|stage) ", signal.SIGSTOP)
+        self.signal(other, "resbm stage ", signal.SIGKILL)
+        self.after(2.5, lambda: self.signal(late, "resbm (join|stage) ", signal.SIGCONT))
+        self.wait_for(lambda: p.poll() is not None, 60, "the impostor")
+        said = p.stdout.read()
+        print(said, end="", flush=True)
+        if p.returncode:
+            self.miss("a participant was taken for another, or never came to the door: " + said)
+        named = len(re.findall("refused a connection of %s: it called as stage [1-3], which is p" % works[0]["name"], open(self.run + "/host.log").read()[log:]))
+        if named < min(100, int(re.search(r"coordinator (\d+)", said).group(1))):
+            self.miss("the log names %d calls as another: %s" % (named, said))
+        self.wait_for(lambda: self.far > far + 3, 60, "steps after that")
 
     def store(self):
         return self.inside(0, os.path.join(os.path.dirname(self.o.resbm), "hostile"), "store", self.run + "/host/access.json")

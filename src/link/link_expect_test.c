@@ -1,0 +1,193 @@
+/* Over a carrier a peer is who the carrier says it is, not who its hello says: the token is known to all of an epoch. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include "link/hello.h"
+#include "link/testing.h"
+
+/* A carrier of which only the door is there: the test opens streams to it in any name. */
+static int door = -1;
+
+static resbm_status listen_on(void *c, const char *service, int *out, rb_err *err) {
+    int ends[2];
+    (void)c;
+    (void)service;
+    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK)) return rb_fail_errno(err, errno, "pipe");
+    *out = ends[0];
+    door = ends[1];
+    return RESBM_OK;
+}
+
+static void unlisten(void *c, int fd) {
+    (void)c;
+    close(fd);
+    close(door);
+}
+
+static const rb_carrier_module module = {.name = "fake", .listen = listen_on, .unlisten = unlisten};
+static char noted[4000];
+static int notes;
+
+static void on_refused(void *ctx, const char *text) {
+    (void)ctx;
+    notes++;
+    snprintf(noted, sizeof noted, "%s", text);
+}
+
+static int knock(const char *from) {
+    int fd[2];
+    rb_carrier_stream s = {0};
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fd), 0);
+    s.fd = fd[1];
+    snprintf(s.from, sizeof s.from, "%s", from);
+    assert_int_equal(write(door, &s, sizeof s), sizeof s);
+    return fd[0];
+}
+
+static void say_hello(int fd, int self) {
+    uint8_t b[RB_HELLO_BYTES];
+    rb_hello h = {.version = RB_PROTOCOL_VERSION,
+                  .self = self,
+                  .peer = 3,
+                  .stages = STAGES,
+                  .token = token,
+                  .fingerprint = rb_token_fingerprint(token)};
+    rb_hello_put(b, &h);
+    assert_int_equal(write(fd, b, sizeof b), sizeof b);
+}
+
+static int verdict_of(int fd) {
+    uint8_t b[RB_HELLO_BYTES];
+    rb_hello h;
+    rb_err err;
+    assert_int_equal(read(fd, b, sizeof b), sizeof b);
+    assert_ok(rb_hello_get(b, &h, &err), &err);
+    if (h.verdict) assert_int_equal(h.token, 0);
+    return h.verdict;
+}
+
+typedef struct place {
+    rb_carrier carrier;
+    rb_link *l; /* stage 3; p1 is to be stage 1, p2 stage 2 */
+    rb_listener *from;
+} place;
+
+static void open_place(place *p) {
+    rb_err err;
+    rb_link_options o = options(&unix_plain, 3);
+    *p = (place){.carrier = {.module = &module}};
+    o.carrier = &p->carrier;
+    o.refused = on_refused;
+    p->l = open_link(&o);
+    rb_link_expect(p->l, 1, "p1");
+    rb_link_expect(p->l, 2, "p2");
+    assert_ok(rb_listen_over(&p->carrier, "nats:me/stage-1-3", &p->from, &err), &err);
+    notes = 0;
+    *noted = 0;
+}
+
+static void close_place(place *p) {
+    rb_listener_close(p->from);
+    rb_link_fini(p->l);
+}
+
+static void accepts(place *p, int64_t ms, int who) {
+    rb_err err;
+    int peer = -1;
+    resbm_status st = rb_link_accept(p->l, p->from, in_ms(ms), &peer, &err);
+    if (who < 0) {
+        assert_int_equal(st, RESBM_E_TIMEOUT);
+        return;
+    }
+    assert_ok(st, &err);
+    assert_int_equal(peer, who);
+}
+
+/* It comes first, and the real one is taken nevertheless. */
+static void another_ones_number(void **state) {
+    place p;
+    (void)state;
+    open_place(&p);
+    int enemy = knock("p1"), friend = knock("p2");
+    say_hello(enemy, 2);
+    accepts(&p, 200, -1);
+    assert_int_equal(verdict_of(enemy), RB_REFUSED_NAME);
+    assert_string_equal(noted, "refused a connection of p1: it called as stage 2, which is p2");
+    say_hello(friend, 2);
+    accepts(&p, 30000, 2);
+    assert_int_equal(verdict_of(friend), RB_WELCOME);
+    assert_int_equal(notes, 1);
+    close(enemy);
+    close(friend);
+    close_place(&p);
+}
+
+/* Numbers of whom nobody was told: stage 0, the coordinator. */
+static void numbers_without_a_name(void **state) {
+    place p;
+    (void)state;
+    open_place(&p);
+    for (int number = -1; number <= 0; number++) {
+        int fd = knock("p1");
+        say_hello(fd, number);
+        accepts(&p, 200, -1);
+        assert_int_equal(verdict_of(fd), RB_REFUSED_NAME);
+        close(fd);
+    }
+    assert_int_equal(notes, 2);
+    assert_non_null(strstr(noted, "which is nobody"));
+    close_place(&p);
+}
+
+static void strangers(void **state) {
+    place p;
+    uint8_t byte;
+    (void)state;
+    open_place(&p);
+    int fd = knock("p9");
+    accepts(&p, 100, -1);
+    assert_int_equal(read(fd, &byte, 1), 0); /* closed without a word */
+    assert_string_equal(noted, "refused a connection of p9: it has no part in this epoch");
+    for (int i = 0; i < 300; i++) {
+        close(knock("p9"));
+        if (i % 50 == 0) accepts(&p, 1, -1);
+    }
+    accepts(&p, 1, -1);
+    assert_int_equal(notes, 100);
+    close(fd);
+    close_place(&p);
+}
+
+/* Who opens streams and says nothing keeps nobody else out, and none of its own newer ones. */
+static void silent_ones(void **state) {
+    place p;
+    int silent[40];
+    (void)state;
+    open_place(&p);
+    for (int i = 0; i < 40; i++) silent[i] = knock("p1");
+    int two = knock("p2");
+    say_hello(two, 2);
+    say_hello(silent[39], 1);
+    int peer, got = 0;
+    rb_err err;
+    for (int i = 0; i < 2; i++) {
+        assert_ok(rb_link_accept(p.l, p.from, in_ms(4000), &peer, &err), &err);
+        got |= 1 << peer;
+    }
+    assert_int_equal(got, 2 | 4);
+    for (int i = 0; i < 40; i++) close(silent[i]);
+    close(two);
+    close_place(&p);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(another_ones_number),
+        cmocka_unit_test(numbers_without_a_name),
+        cmocka_unit_test(strangers),
+        cmocka_unit_test(silent_ones),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
