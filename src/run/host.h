@@ -19,10 +19,11 @@
 #include "run/access.h"
 #include "run/config.h"
 #include "run/crew.h"
+#include "run/lease.h"
 #include "run/server.h"
 #include "run/train.h"
 
-enum { RB_MOST_MEMBERS = 1000, RB_BEAT_GAPS = 32 };
+enum { RB_MOST_MEMBERS = 1000 };
 
 /* A participant as the coordinator knows it. Guarded by the host's lock. */
 typedef struct rb_member {
@@ -30,8 +31,7 @@ typedef struct rb_member {
     char revoked[200]; /* why; empty: it is welcome */
     bool seen, lapsed, paused, left;
     int64_t heard_ns;
-    int64_t gap_ns[RB_BEAT_GAPS]; /* between its last beats */
-    int gaps;
+    rb_lease lease;
     int64_t aside_ns; /* until when others are preferred, because it failed */
     int faults;
     double share; /* of what it measured, that it turned out to give; 0: nothing is known against it */
@@ -88,6 +88,7 @@ typedef struct rb_host {
     char control[160];
     uint64_t token;
     bool running, finished, connected;
+    int64_t looked_ns;                 /* at the leases */
     int snapshots;                     /* kept by this process */
     _Atomic int64_t step, steps_again; /* committed; done once more and found the same */
     char doing[200];

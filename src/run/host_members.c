@@ -9,8 +9,8 @@
 #include "run/host.h"
 #include "run/invitation.h"
 
-#define LEAST_LEASE (4 * RB_SEC)
-#define MOST_LEASE  (20 * RB_SEC)
+#define PAUSE                                                                                                \
+    RB_SEC /* between two looks at leases: this process did not run itself, or was busy with the store */
 enum { MOST_ANSWER = 60000 };
 
 void rb_host_note(rb_host *h, const char *fmt, ...) {
@@ -233,29 +233,9 @@ static void on_measure(void *ctx, const char *from, const char *question, size_t
     free(zeros);
 }
 
-static int by_size(const void *a, const void *b) {
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    return (x > y) - (x < y);
-}
-
-/* How long a participant's silence means nothing: learned from its own beats. */
-static int64_t lease_of(const rb_member *m) {
-    int64_t v[RB_BEAT_GAPS], lease = LEAST_LEASE;
-    int n = m->gaps < RB_BEAT_GAPS ? m->gaps : RB_BEAT_GAPS;
-    if (n >= 4) {
-        memcpy(v, m->gap_ns, (size_t)n * sizeof *v);
-        qsort(v, (size_t)n, sizeof *v, by_size);
-        int64_t median = v[n / 2];
-        for (int i = 0; i < n; i++) v[i] = llabs(v[i] - median);
-        qsort(v, (size_t)n, sizeof *v, by_size);
-        lease = 4 * median + 8 * v[n / 2];
-    }
-    return lease < LEAST_LEASE ? LEAST_LEASE : lease > MOST_LEASE ? MOST_LEASE : lease;
-}
-
 static void heard(rb_host *h, rb_member *m) {
     int64_t now = rb_now_ns();
-    if (m->seen && !m->lapsed) m->gap_ns[m->gaps++ % RB_BEAT_GAPS] = now - m->heard_ns;
+    if (m->seen && !m->lapsed) rb_lease_note(&m->lease, now - m->heard_ns);
     if (m->lapsed || !m->seen) rb_host_note(h, "%s (\"%s\") is there", m->name, m->label);
     m->seen = true;
     m->lapsed = m->left = false;
@@ -446,12 +426,15 @@ void rb_host_check_leases(rb_host *h) {
         rb_member *m = &h->member[i];
         if (!connected || !h->connected)
             m->heard_ns = now; /* this process was cut off: their silence says nothing */
-        if (!m->seen || m->lapsed || now - m->heard_ns <= lease_of(m)) continue;
+        else if (h->looked_ns && now - h->looked_ns > PAUSE && m->heard_ns < now - RB_BEAT_NS)
+            m->heard_ns = now - RB_BEAT_NS; /* or did not run: what they said lies there, to be read */
+        if (!m->seen || m->lapsed || now - m->heard_ns <= rb_lease_ns(&m->lease)) continue;
         m->lapsed = true;
         rb_host_note(h, "%s (\"%s\") has given no sign of life for %.1f s", m->name, m->label,
                      (double)(now - m->heard_ns) * 1e-9);
     }
     h->connected = connected;
+    h->looked_ns = now;
     pthread_mutex_unlock(&h->lock);
 }
 

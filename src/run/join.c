@@ -19,7 +19,6 @@
 #include "run/memory.h"
 #include "run/spawn.h"
 
-#define BEAT_NS (400 * RB_MS)
 #define EAGER_NS                                                                                             \
     (100 * RB_MS) /* between beats for ALERT_NS behind a stage's end: another one is to begin soon */
 #define ALERT_NS   (3 * RB_SEC)
@@ -363,7 +362,7 @@ static resbm_status work(guest *g, rb_err *err) {
     while (!(g->o->stop && atomic_load(g->o->stop)) && g->carrier) {
         int64_t now = rb_now_ns();
         bool alert = g->ended_ns && now - g->ended_ns < ALERT_NS;
-        int64_t next = now + (alert ? EAGER_NS : BEAT_NS);
+        int64_t next = now + (alert ? EAGER_NS : RB_BEAT_NS);
         look_at_stage(g);
         RB_TRY(beat(g, err));
         if (g->done) return say(g, "the run is done"), RESBM_OK;
