@@ -313,6 +313,7 @@ static resbm_status receive(rb_link *l, int peer, const rb_frame_header *want, m
     pthread_mutex_lock(&l->lock);
     resbm_status st = wait_message(l, p, want, matches, deadline_ns, &n, err);
     pthread_mutex_unlock(&l->lock);
+    if (n) n->msg.from = peer;
     *out = n ? &n->msg : NULL;
     return st;
 }
@@ -402,6 +403,7 @@ resbm_status rb_link_recv_any(rb_link *l, int peer, uint8_t kind, int64_t deadli
         pthread_mutex_lock(&l->lock);
         st = wait_any(l, &want, deadline_ns, &who, &n, err);
         pthread_mutex_unlock(&l->lock);
+        if (n) n->msg.from = who;
         *out = n ? &n->msg : NULL;
     } else {
         st = receive(l, peer, &want, same_kind, deadline_ns, out, err);

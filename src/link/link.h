@@ -52,6 +52,7 @@ typedef struct rb_message {
     rb_traffic traffic;
     uint32_t token_bytes; /* of the payload, how many are token ids (counted under RB_TRAFFIC_TOKENS) */
     uint8_t *payload;
+    int from; /* of what was received: the peer */
 } rb_message;
 
 /* A message with room for `bytes` of payload; NULL when there is no memory. */

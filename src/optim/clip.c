@@ -16,5 +16,6 @@ double rb_grad_norm(const rb_tensor_table *t, const double *sumsq, int segments,
 
 float rb_clip_factor(double norm, double limit) {
     if (limit <= 0) return 1;
+    if (isnan(norm)) return 0; /* which fmin would take for no norm at all */
     return (float)fmin(1, limit / (norm + 1e-6));
 }

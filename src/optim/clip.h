@@ -14,7 +14,7 @@ typedef enum rb_clip_scope {
 /* sumsq (rows of the table): squares of each gradient; rows that are not trained are ignored. norm_segments
  * (segments), may be NULL. Returns the whole model's norm. */
 double rb_grad_norm(const rb_tensor_table *t, const double *sumsq, int segments, double *norm_segments);
-/* min(1, limit / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_; limit 0: 1. */
+/* min(1, limit / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_; limit 0: 1. A norm that is NaN or infinite: 0. */
 float rb_clip_factor(double norm, double limit);
 
 #endif

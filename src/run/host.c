@@ -257,17 +257,19 @@ static resbm_status try_once(rb_host *h, rb_train_summary *sum, rb_err *err) {
     return st ? st : closed;
 }
 
-/* Who is named by a fault: "stage 2 sent a bad frame", "stage 1 replica 1 (p0-1a2b) has left". -1: nobody. */
+/* Who is named by a fault: "stage 2 sent a bad frame", "stage 1 replica 1 (p0-1a2b) has left". -1: nobody. Of "stage 2: stage 1
+ * sent ..." it is stage 1, but only stage 2 says so: it broke no rule for sure. */
 static int culprit(const rb_host *h, const rb_err *err, bool *broke_rules) {
     int worker = -1;
     const char *at = strstr(err->text, "stage ");
-    for (; at && worker < 0; at = strstr(at + 1, "stage ")) {
+    for (bool sent = false; at && !sent; at = strstr(at + 1, "stage ")) {
         int n = 0, more = 0, s, r = 0;
         if (sscanf(at, "stage %d%n", &s, &n) != 1 || s < 0 || s >= h->cfg->pipeline.stages) continue;
         if (sscanf(at + n, " replica %d%n", &r, &more) == 1) n += more;
         if (r < 0 || r >= rb_replicas(h->cfg, s)) continue;
-        if (!strncmp(at + n, " sent ", 6)) *broke_rules = true;
-        worker = rb_worker_of(h->cfg, s, r);
+        sent = !strncmp(at + n, " sent ", 6);
+        *broke_rules |= sent && worker < 0;
+        if (worker < 0 || sent) worker = rb_worker_of(h->cfg, s, r);
     }
     return worker;
 }
@@ -305,7 +307,7 @@ static resbm_status wait_members(rb_host *h, rb_err *err) {
 }
 
 static resbm_status train(rb_host *h, rb_err *err) {
-    int in_vain = 0;
+    rb_host_vain v = {.member = -1, .stage = -1};
     for (;;) {
         rb_train_summary sum;
         int64_t farthest = h->step;
@@ -316,14 +318,18 @@ static resbm_status train(rb_host *h, rb_err *err) {
         bool regroups = h->regroup && !(h->asked && atomic_load(h->asked)) && !h->lost_claim;
         if (regroups) rb_host_swap(h);
         if (regroups && st == RESBM_E_CANCELLED) {
-            in_vain = 0;
+            v = (rb_host_vain){.member = -1, .stage = -1};
             continue;
         }
         if (!st || st == RESBM_E_CANCELLED || st == RESBM_E_CONFIG) return st;
         rb_host_note(h, "epoch %u ended: %s; going on", h->epoch, err->text);
-        in_vain = h->step > farthest ? 0 : in_vain + 1;
-        if (in_vain == 50) return rb_err_context(err, st, "fifty times in a row without a step: ");
+        bool broke_rules = false;
+        int worker = st == RESBM_E_NUMERIC || st == RESBM_E_FORMAT ? culprit(h, err, &broke_rules) : -1;
+        rb_host_note_vain(h, &v, h->step > farthest, worker);
+        if (rb_host_is_hopeless(h, &v))
+            return rb_err_context(err, st, "%d times in a row without a step: ", v.epochs);
         blame(h, st, err);
+        rb_host_back_off(h, &v);
     }
 }
 

@@ -438,6 +438,71 @@ void rb_host_check_leases(rb_host *h) {
     pthread_mutex_unlock(&h->lock);
 }
 
+<<<<<<< HEAD
+=======
+bool rb_member_ready(const rb_member *m) {
+    return m->seen && !m->lapsed && !m->paused && !m->left && !*m->revoked;
+}
+
+static bool seated(const rb_host *h, int member) {
+    for (int w = 0; w < h->workers; w++)
+        if (h->seat[w] == member) return true;
+    return false;
+}
+
+static bool fits(const rb_host *h, const rb_member *m, int stage) {
+    return !(m->memory > 0) || m->memory >= h->need[stage];
+}
+
+/* The fastest one that is free and fits; those that failed lately only when there is nobody else. */
+void rb_member_set_aside(rb_member *m) {
+    int64_t pause =
+        RB_SEC << (m->faults < 6 ? m->faults : 6); /* again and again: a full disk, too little memory */
+    if (m->faults++ > 0) m->aside_ns = rb_now_ns() + pause;
+}
+
+bool rb_member_fits(const rb_host *h, const rb_member *m, int stage) {
+    return fits(h, m, stage);
+}
+
+double rb_member_share(const rb_member *m) {
+    return m->share > 0 && m->share < 1 ? m->share : 1;
+}
+
+int rb_host_best_for(const rb_host *h, int stage) {
+    int best = -1;
+    for (int i = 0; i < h->members; i++) {
+        const rb_member *m = &h->member[i], *b = best >= 0 ? &h->member[best] : NULL;
+        if (!rb_member_ready(m) || seated(h, i) || !fits(h, m, stage)) continue;
+        bool aside = m->aside_ns > rb_now_ns(), other = b && b->aside_ns > rb_now_ns();
+        if (!b || (other && !aside) ||
+            (other == aside && m->gflops * rb_member_share(m) > b->gflops * rb_member_share(b) * 1.2))
+            best = i;
+    }
+    return best;
+}
+
+/* A stage stays where it was, if it can: that machine has its weights. */
+bool rb_host_assign(rb_host *h, char *text, size_t size) {
+    int missing = 0, where = -1;
+    pthread_mutex_lock(&h->lock);
+    for (int w = 0; w < h->workers; w++) {
+        const rb_member *m = h->seat[w] >= 0 ? &h->member[h->seat[w]] : NULL;
+        if (m && (!rb_member_ready(m) || m->aside_ns > rb_now_ns() || !fits(h, m, h->place[w].stage)))
+            h->seat[w] = -1;
+    }
+    for (int w = 0; w < h->workers; w++) {
+        if (h->seat[w] < 0) h->seat[w] = rb_host_best_for(h, h->place[w].stage);
+        if (h->seat[w] < 0) missing++, where = h->place[w].stage;
+    }
+    if (missing)
+        snprintf(text, size, "waits for %d more participant%s (stage %d needs %.2f GB of memory)", missing,
+                 missing > 1 ? "s" : "", where, h->need[where] * 1e-9);
+    pthread_mutex_unlock(&h->lock);
+    return !missing;
+}
+
+>>>>>>> efd835c (Numbers of other participants are looked at before they are used: not finite, far too large or made up names the sender, not who got them)
 bool rb_host_lost(void *host, int stage, char *text, size_t size) {
     rb_host *h = host;
     int asked = h->asked ? atomic_load(h->asked) : 0; /* in the middle of a step, too, which may be long */

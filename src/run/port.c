@@ -78,6 +78,7 @@ void rb_port_close(rb_port *p) {
     if (!p->dev) return;
     if (!p->shared) rb_free(p->dev, p->bytes);
     rb_free(p->dev, p->stats.data);
+    free(p->known);
     *p = (rb_port){0};
 }
 

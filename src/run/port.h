@@ -8,6 +8,7 @@
 #define RB_RUN_PORT_H
 
 #include "model/model.h"
+#include "run/guard.h"
 
 /* What the random bits of stochastic rounding are keyed by. */
 typedef struct rb_port_key {
@@ -25,6 +26,9 @@ typedef struct rb_port {
     uint64_t step;   /* which are of this training step */
     void *bytes;     /* device memory of packed_bytes */
     bool shared;     /* bytes belongs to another port */
+    rb_guard guard;  /* of messages of other participants (stage_guard.c), */
+    float *known;    /* (k) steps as they were at the first message of */
+    uint64_t known_step;
     rb_device *dev;
 } rb_port;
 

@@ -3,6 +3,7 @@
  *
  *   stage_open.c    from the configuration to memory, ports, schedules, data
  *   stage_hooks.c   what each action of a schedule does here
+ *   stage_guard.c   what others send, and what goes to them, looked at
  *   stage_ahead.c   messages of a device that is not waited for
  *   stage_step.c    a training step (compute, report, commit), an evaluation
  *   stage_flow.c    updates inside the list: versions, steps that flow into one another
@@ -98,6 +99,7 @@ typedef struct rb_stage {
     const rb_schedule *list; /* the one at work: its deal says who a message goes to */
     int extra;        /* microbatches in flight beyond the schedule's own, as pipeline.inflight came to */
     int *share;       /* (workers) microbatches of each in `train`; NULL: no replicas */
+    rb_guard sum_guard[4]; /* of what other replicas give to a sum (rb_stage_vector.number) */
     float *sync_lost; /* (gradients) what pipeline.replica_codec has not sent yet; NULL: nothing */
     struct rb_cover *cover;         /* NULL: a replica that is lost ends the epoch (stage_cover.c) */
     bool half_forward;              /* a trunk has begun a forward that is to come next */
@@ -313,6 +315,13 @@ resbm_status rb_stage_let_go(rb_stage *s,
 resbm_status rb_stage_computed(rb_stage *s, rb_err *err); /* the end of a computing action */
 resbm_status rb_stage_settle(rb_stage *s, rb_err *err);   /* everything queued is done, nothing waits */
 void rb_stage_forget(rb_stage *s);                        /* when closing, after a fault */
+
+/* stage_guard.c; of stages apart. in: RESBM_E_FORMAT names who sent what is not finite, or too large. out: RESBM_E_NUMERIC
+ * names what first held it here. */
+resbm_status rb_stage_guard_in(rb_stage *s, rb_port *p, const rb_message *m, rb_err *err);
+resbm_status rb_stage_guard_out(rb_stage *s, const rb_message *m, rb_err *err);
+/* RESBM_E_NUMERIC with the first tensor that is not finite, or `what` where none is found. */
+resbm_status rb_stage_fail_numeric(rb_stage *s, const char *what, rb_err *err);
 
 /* stage_flow.c */
 resbm_status rb_stage_open_flow(rb_stage *s, rb_err *err); /* after schedules, model and optimizer */

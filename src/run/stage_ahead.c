@@ -27,6 +27,7 @@ resbm_status rb_stage_let_go(rb_stage *s, rb_err *err) {
     if (!m) return RESBM_OK;
     s->leaving.message = NULL;
     resbm_status st = wait(s, s->leaving.there, err);
+    if (!st) st = rb_stage_guard_out(s, m, err);
     if (st) {
         rb_message_free(m);
         return st;

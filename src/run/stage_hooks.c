@@ -249,6 +249,7 @@ static resbm_status send_packed(rb_stage *s, rb_port *p, int to, int microbatch,
 
 /* A message's bytes into p's, its ids to their place. */
 static resbm_status put_in(rb_stage *s, rb_port *p, int microbatch, const rb_message *m, rb_err *err) {
+    RB_TRY(rb_stage_guard_in(s, p, m, err));
     RB_TRY(rb_upload(s->q, p->bytes, m->payload, p->packed_bytes, err));
     if (p->direction == 0 && !s->evaluating && !s->recounts) RB_TRY(rb_port_count(p, s->q, err));
     if (!id_payload(s, p)) return RESBM_OK;
@@ -278,14 +279,17 @@ static resbm_status take_in(rb_stage *s, rb_port *p, int from, int microbatch, r
     }
     RB_TRY(came);
     s->wait_ns += rb_now_ns() - begin;
+    char who[RB_WHO_TEXT];
+    rb_link_who(s->link, m->from, who);
     resbm_status st = rb_frame_expect(&m->head, &want, err);
     if (!st) st = put_in(s, p, microbatch, m, err);
     if (st)
         rb_message_free(m);
     else
         st = rb_stage_took(s, m, err);
-    char who[RB_WHO_TEXT];
-    return st ? rb_err_context(err, st, "from %s: ", rb_link_who(s->link, from, who)) : RESBM_OK;
+    if (!st || !err || !strncmp(err->text, who, strlen(who))) return st;
+    bool broken = st == RESBM_E_CORRUPT || st == RESBM_E_FORMAT;
+    return rb_err_context(err, st, broken ? "%s sent what cannot be used: " : "from %s: ", who);
 }
 
 static resbm_status recv_parts(rb_stage *s, rb_port *p, int from, int microbatch, const rb_view *parts,

@@ -7,6 +7,7 @@
  * Coded, parts and sums cross in eight bits (codec/group8.h); what each sender loses by that is kept at its place in the
  * vector and added to what it sends there next: its own parts outside its slices, the sums inside them. All, the owner
  * too, go on with what was sent. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include "codec/group8.h"
@@ -26,6 +27,7 @@ typedef struct reduction {
     int64_t count;           /* values of it */
     uint32_t piece;
     int attempt;
+    double largest; /* root of the mean square of a part or sum that came */
 } reduction;
 
 static void list_peers(reduction *r) {
@@ -99,6 +101,53 @@ static resbm_status decode(const reduction *r, const rb_message *m, float *out, 
     return RESBM_OK;
 }
 
+/* Root of the mean square; not finite where a value is not. */
+static double size_of(const float *v, int64_t n) {
+    double sum[4] = {0};
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        for (int k = 0; k < 4; k++) sum[k] += (double)v[i + k] * (double)v[i + k];
+    for (; i < n; i++) sum[0] += (double)v[i] * (double)v[i];
+    return n ? sqrt((sum[0] + sum[1] + sum[2] + sum[3]) / (double)n) : 0;
+}
+
+static const char what_of[][32] = {"gradients", "counts", "changes of weights", "steps of codecs"};
+
+/* Of another participant: its values, or why they are not taken. A step's largest piece teaches what the next ones may be. */
+static resbm_status take(reduction *r, const rb_message *m, float *out, int64_t n, rb_err *err) {
+    char who[RB_WHO_TEXT];
+    rb_stage *s = r->s;
+    resbm_status st = decode(r, m, out, n, err);
+    rb_link_who(s->link, m->from, who);
+    if (st)
+        return rb_err_context(err, st, "%s sent %s, step %lld, that are not finite: ", who,
+                              what_of[r->v->number], (long long)s->step);
+    if (!s->apart) return RESBM_OK;
+    double size = size_of(out, n), ratio = rb_guard_ratio(&s->sum_guard[r->v->number], size);
+    if (!isfinite(size))
+        return rb_fail(err, RESBM_E_FORMAT, "%s sent %s, step %lld, that are not finite", who,
+                       what_of[r->v->number], (long long)s->step);
+    if (ratio > RB_GUARD_RECEIVER)
+        return rb_fail(err, RESBM_E_FORMAT,
+                       "%s sent %s, step %lld, whose norm is %.3g, %.0f times what it was so far", who,
+                       what_of[r->v->number], (long long)s->step, size * sqrt((double)n), ratio);
+    r->largest = fmax(r->largest, size);
+    return RESBM_OK;
+}
+
+/* Before others get it. */
+static resbm_status check_own(const reduction *r, const float *mine, rb_err *err) {
+    rb_stage *s = r->s;
+    const char *what = what_of[r->v->number];
+    if (!s->apart) return RESBM_OK;
+    double size = size_of(mine, r->count), ratio = rb_guard_ratio(&s->sum_guard[r->v->number], size);
+    if (!isfinite(size)) return rb_stage_fail_numeric(s, what, err);
+    if (ratio <= RB_GUARD_SENDER) return RESBM_OK;
+    return rb_fail(err, RESBM_E_NUMERIC,
+                   "step %lld diverges: the %s of stage %d have the norm %.3g, %.0f times what it was so far",
+                   (long long)s->step, what, s->stage, size * sqrt((double)r->count), ratio);
+}
+
 /* --- a piece --- */
 
 static resbm_status send_parts(reduction *r, const float *mine, rb_err *err) {
@@ -120,9 +169,9 @@ static resbm_status add_parts(reduction *r, float *mine, float *sum, float *part
         if (i != r->self) {
             rb_message *m;
             RB_TRY(receive(r, i, PHASE_PART, bytes_of(r, n), &m, err));
-            resbm_status st = decode(r, m, part, n, err);
+            resbm_status st = take(r, m, part, n, err);
             rb_message_free(m);
-            if (st) return rb_err_context(err, st, "from replica %d: ", i);
+            RB_TRY(st);
             of = part;
         }
         if (!i)
@@ -156,9 +205,9 @@ static resbm_status take_sums(reduction *r, float *mine, rb_err *err) {
         rb_message *m;
         if (i == r->self) continue;
         RB_TRY(receive(r, i, PHASE_SUM, bytes_of(r, n), &m, err));
-        resbm_status st = decode(r, m, mine + cut(r, i), n, err);
+        resbm_status st = take(r, m, mine + cut(r, i), n, err);
         rb_message_free(m);
-        if (st) return rb_err_context(err, st, "from replica %d: ", i);
+        RB_TRY(st);
     }
     return RESBM_OK;
 }
@@ -171,6 +220,7 @@ resbm_status rb_stage_sum(rb_stage *s, const rb_stage_vector *v, rb_err *err) {
     for (r.from = 0; r.from < v->length && !st; r.from += r.count, r.piece++) {
         r.count = v->length - r.from < PIECE ? v->length - r.from : PIECE;
         st = v->load(v->ctx, buffer, r.from, r.count, err);
+        if (!st && r.n > 1) st = check_own(&r, buffer, err);
         if (!st && r.n > 1) st = send_parts(&r, buffer, err);
         if (!st && r.n > 1) st = add_parts(&r, buffer, buffer + PIECE, buffer + 2 * PIECE, err);
         if (!st && r.n > 1) st = spread_sum(&r, buffer, err);
@@ -178,7 +228,21 @@ resbm_status rb_stage_sum(rb_stage *s, const rb_stage_vector *v, rb_err *err) {
         if (!st) st = v->store(v->ctx, buffer, r.from, r.count, err);
     }
     free(buffer);
+    if (!st) rb_guard_learn(&s->sum_guard[v->number], r.largest);
     return st ? rb_err_context(err, st, "adding up the replicas of stage %d: ", s->stage) : RESBM_OK;
+}
+
+/* Squares of codes, of no more tokens than a step has. */
+static resbm_status add_count(const reduction *r, const rb_message *m, int64_t k, int64_t *sum, rb_err *err) {
+    const rb_stage *s = r->s;
+    int64_t most = s->M * s->B * s->T * 128 * 128, got = (int64_t)rb_get64(m->payload + 8 * k);
+    char who[RB_WHO_TEXT];
+    if (got < 0 || got > most)
+        return rb_fail(err, RESBM_E_FORMAT, "%s sent a count of %lld, step %lld, that can be 0 to %lld",
+                       rb_link_who(s->link, m->from, who), (long long)got, (long long)s->step,
+                       (long long)most);
+    *sum += got;
+    return RESBM_OK;
 }
 
 /* Whole numbers, whose sum has no order. */
@@ -199,8 +263,9 @@ resbm_status rb_stage_sum_numbers(rb_stage *s, int number, int64_t *mine, int64_
         if (i == r.self) continue;
         resbm_status st = receive(&r, i, PHASE_NUMBERS, bytes, &m, err);
         if (st) return rb_err_context(err, st, "adding up the replicas of stage %d: ", s->stage);
-        for (int64_t k = 0; k < n; k++) mine[k] += (int64_t)rb_get64(m->payload + 8 * k);
+        for (int64_t k = 0; k < n && !st; k++) st = add_count(&r, m, k, &mine[k], err);
         rb_message_free(m);
+        RB_TRY(st);
     }
     return RESBM_OK;
 }

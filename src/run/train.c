@@ -50,13 +50,24 @@ static int loss_stage(const training *t) {
     return rb_stage_of(t->cfg, (int)t->cfg->model.segments - 1);
 }
 
+/* What is not finite is told with its place (check_finite); what cannot be at all, its sender made up. */
+static resbm_status fail_sent(const training *t, int worker, const char *what, double got, const char *of,
+                              rb_err *err) {
+    char who[RB_WHO_TEXT];
+    return rb_fail(err, RESBM_E_FORMAT, "%s sent %s of %g for %s, step %lld; the step was not applied",
+                   rb_link_who(t->crew->control, worker, who), what, got, of, (long long)t->step);
+}
+
 /* What workers send for every microbatch of a step, n each, added into out: those that a replica was not dealt are 0. */
 static resbm_status add_numbers(const training *t, int worker, const char *key, double *out, int n,
                                 rb_err *err) {
     double *part = calloc((size_t)n + 1, sizeof *part);
     if (!part) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d losses", n);
     resbm_status st = rb_json_get_doubles(json_object_get(t->reply[worker], key), part, n, key, err);
-    for (int i = 0; i < n && !st; i++) out[i] += part[i];
+    for (int i = 0; i < n && !st; i++) {
+        if (part[i] < 0) st = fail_sent(t, worker, "a loss", part[i], "a microbatch", err);
+        out[i] += part[i];
+    }
     free(part);
     return st;
 }
@@ -136,7 +147,11 @@ static resbm_status read_norms(training *t, rb_err *err) {
             continue; /* the same as the first one's */
         int n = hosted_rows(t, p->stage, rows);
         st = rb_json_get_doubles(json_object_get(t->reply[w], "sumsq"), part, n, "done.sumsq", err);
-        for (int i = 0; i < n && !st; i++) t->sumsq[of * t->table.count + rows[i]] = part[i];
+        for (int i = 0; i < n && !st; i++) {
+            if (part[i] < 0)
+                st = fail_sent(t, w, "a sum of squares", part[i], t->table.rows[rows[i]].name, err);
+            t->sumsq[of * t->table.count + rows[i]] = part[i];
+        }
     }
     free(rows);
     free(part);
@@ -144,20 +159,24 @@ static resbm_status read_norms(training *t, rb_err *err) {
 }
 
 static resbm_status check_finite(const training *t, double loss, rb_err *err) {
+    char who[RB_WHO_TEXT];
     for (int s = 0; s < t->crew->stages; s++) {
         const char *bad = json_string_value(json_object_get(t->reply[s], "nonfinite"));
         if (bad && *bad)
             return rb_fail(
                 err, RESBM_E_NUMERIC,
-                "step %lld is not finite (loss %g): first in %s on stage %d; the step was not applied. Lower "
+                "step %lld is not finite (loss %g): first in %s on %s; the step was not applied. Lower "
                 "optim.lr, set optim.clip, or go back to an earlier snapshot",
-                (long long)t->step, loss, bad, t->crew->places[s].stage);
+                (long long)t->step, loss, bad, rb_link_who(t->crew->control, s, who));
     }
-    for (int i = 0; i < t->pipelines * t->table.count; i++)
+    for (int i = 0; i < t->pipelines * t->table.count; i++) {
+        const rb_tensor *row = &t->table.rows[i % t->table.count];
         if (!isfinite(t->sumsq[i]))
-            return rb_fail(err, RESBM_E_NUMERIC,
-                           "step %lld: the gradient of %s is not finite; the step was not applied",
-                           (long long)t->step, t->table.rows[i % t->table.count].name);
+            return rb_fail(
+                err, RESBM_E_NUMERIC,
+                "step %lld: the gradient of %s on stage %d is not finite; the step was not applied",
+                (long long)t->step, row->name, rb_stage_of(t->cfg, row->segment));
+    }
     if (isfinite(loss)) return RESBM_OK;
     return rb_fail(err, RESBM_E_NUMERIC, "step %lld: the loss is %g; the step was not applied",
                    (long long)t->step, loss);

@@ -111,16 +111,25 @@ static resbm_status collect_file(const rb_snapshot *s, int worker, const json_t 
                        name, (unsigned long long)sum.bytes);
     snprintf(sum.hash, sizeof sum.hash, "%s", hash);
     snprintf(path, sizeof path, "%s/%s", s->folder, name);
+<<<<<<< HEAD
     rb_apart_wait w = {.stop = lost};
     RB_TRY(rb_apart_recv_file(t->crew->control, worker, path, &sum, &w, t->cfg->pipeline.deadline_ns, err));
     return rb_apart_check_weights(path, err);
+=======
+    RB_TRY(rb_apart_recv_file(t->crew->control, worker, path, &sum, lost, t->cfg->pipeline.deadline_ns, err));
+    resbm_status st = rb_apart_check_weights(path, err);
+    return st ? rb_err_context(err, st, "%s sent a snapshot that cannot be used: ", who) : RESBM_OK;
+>>>>>>> efd835c (Numbers of other participants are looked at before they are used: not finite, far too large or made up names the sender, not who got them)
 }
 
 /* Stages apart send their files after their answer. */
 static resbm_status collect_files(const rb_snapshot *s, int worker, const atomic_bool *lost, rb_err *err) {
     for (size_t i = 0; i < json_array_size(s->files[worker]); i++) {
         resbm_status st = collect_file(s, worker, json_array_get(s->files[worker], i), lost, err);
-        if (st) return rb_err_context(err, st, "stage %d: ", s->t->crew->places[worker].stage);
+        char who[RB_WHO_TEXT];
+        rb_who_at(who, worker, s->t->crew->places);
+        if (st && err && !strncmp(err->text, who, strlen(who))) return st;
+        if (st) return rb_err_context(err, st, "%s: ", who);
     }
     return RESBM_OK;
 }
