@@ -31,11 +31,13 @@ lie() {
     pids="$pids $host"
     wait_for host.log "resbm join INVITATION" 20
     RB_LIE=$what join liar liar
+    liar=$!
     for n in $(seq "$honest"); do join resbm "guest$n"; done
     wait_for host.log "$named" 40
     join resbm guest_spare
     within 60 "! kill -0 $host 2>/dev/null" || { miss "$what: the host does not end"; tail -n 5 host.log; }
     wait $host || { miss "$what: the host ended with $?"; tail -n 5 host.log; }
+    kill -KILL $liar # one that was cut off asks in vain for long
     for p in $pids; do within 20 "! kill -0 $p 2>/dev/null" || miss "$what: a participant does not end"; done
     pids=
     same local run

@@ -6,6 +6,7 @@
 #include "codec/codec.h"
 #include "core/bytes.h"
 #include "core/rng.h"
+#include "device/pack_look.h"
 
 enum { DEVICES = 5, GUARD = 16, MOST = 40000, K_MOST = 2500 };
 /* The first two exist in every build; the rest where the build or the processor has them. */
@@ -157,6 +158,47 @@ static void every_device_gives_the_bytes_of_ref(void **state) {
             ran++;
         }
     assert_int_equal(ran, 15 * 2 * (4 + 4 * 8));
+}
+
+static rb_pack_sight look(rig *r, const rb_pack_args *a, uint8_t *bytes, int64_t B, int64_t T, int64_t k) {
+    rb_pack_plan p;
+    rb_err err;
+    rb_pack_sight s = {0};
+    assert_ok(rb_pack_sizes(&p, a->code, a->scale, B, T, k, &err), &err);
+    p.bytes = bytes;
+    p.steps = a->scale == RB_SCALE_STEP ? r->steps : NULL;
+    rb_pack_look(&p, 200, &s);
+    return s;
+}
+
+/* What the bytes say without a device is what comes out of them with one. */
+static void looked_at_without_a_device(void **state) {
+    rig *r = *state;
+    const int64_t B = 2, T = 11, k = 7, n = B * T * k;
+    int ran = 0, refused = 0;
+    for (int j = 0; j < RB_CODE_COUNT * RB_SCALE_COUNT * 2; j++) {
+        rb_pack_args a = args_of(j / 2 / RB_SCALE_COUNT, j / 2 % RB_SCALE_COUNT, false);
+        if (rb_packed_bytes(&a, B, T, k) < 0) continue;
+        bool places = a.code >= RB_CODEC_COUNT, odd = j % 2 && !takes_finite_only(&a);
+        fill_x(r->x, n, (uint64_t)j);
+        for (int64_t i = 0; i < n && places; i++) r->x[i] = (float)(i % 200);
+        if (odd) r->x[j % n] = places ? 200 : j % 4 == 1 ? NAN : -INFINITY;
+        uint8_t *p = pack_on(r, 0, &a, r->x, B, T, k, 0);
+        unpack_on(r, 0, &a, p + GUARD, B, T, k, 0);
+        rb_pack_sight s = look(r, &a, p + GUARD, B, T, k);
+        double sum = 0;
+        for (int64_t i = 0; i < n; i++) sum += (double)r->y[0][i] * (double)r->y[0][i];
+        if (places)
+            assert_true(s.outside == odd && s.count == 0 && s.sum == 0);
+        else if (odd)
+            assert_true(!isfinite(s.sum));
+        else
+            assert_true(s.count == n && fabs(s.sum / sum - 1) < 1e-6);
+        refused += odd;
+        ran++;
+        free(p);
+    }
+    assert_true(ran > 60 && refused > 20);
 }
 
 /* The unit of the token, group or coordinate of value i of one sequence. */
@@ -583,6 +625,7 @@ int main(void) {
         cmocka_unit_test(few_bits_refuse_what_is_not_finite),
         cmocka_unit_test(levels_of_few_bits),
         cmocka_unit_test(indices),
+        cmocka_unit_test(looked_at_without_a_device),
         cmocka_unit_test(faults_are_named),
     };
     return cmocka_run_group_tests(tests, open_devices, close_devices);

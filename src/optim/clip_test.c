@@ -26,6 +26,7 @@ static void the_factor_bounds_the_norm(void **state) {
     assert_true(rb_clip_factor(1e30, 0) == 1);
     assert_true(rb_clip_factor(4, 1) == (float)(1 / (4 + 1e-6)));
     assert_true(rb_clip_factor(0, 1) == 1);
+    assert_true(rb_clip_factor(NAN, 1) == 0 && rb_clip_factor(INFINITY, 1) == 0);
 }
 
 int main(void) {
