@@ -136,7 +136,6 @@ bool rb_host_lost(void *host, int stage, char *text, size_t size);
 resbm_status rb_host_revoke(rb_host *h, const char *name, const char *why, rb_err *err);
 void rb_host_note(rb_host *h, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-<<<<<<< HEAD
 /* host_places.c */
 resbm_status rb_host_measure_stages(rb_host *h, rb_err *err); /* h->cfg, workers and place are set */
 /* Gives every place a member: who has it keeps it, the heaviest goes to the fastest that fits. False when there are too few, and
@@ -151,20 +150,14 @@ double rb_host_least_need(const rb_host *h); /* bytes of memory of the stage tha
 double rb_host_step_s(const rb_host *h, const rb_member *m, int worker);
 double rb_host_link_s(const rb_host *h, const rb_member *m, int worker);
 double rb_member_share(const rb_member *m); /* what it is known to give of what it measured */
-=======
-/* With the lock: the fastest member that is free and fits, -1: none; what it is known to give of what it measured. */
-int rb_host_best_for(const rb_host *h, int stage);
-double rb_member_share(const rb_member *m);
-bool rb_member_fits(const rb_host *h, const rb_member *m, int stage);
->>>>>>> efd835c (Numbers of other participants are looked at before they are used: not finite, far too large or made up names the sender, not who got them)
 void rb_member_set_aside(
     rb_member *m); /* it failed: from the second time on others are preferred for a while */
 
 /* host_vain.c: epochs without a step, one after the other */
 typedef struct rb_host_vain {
     int epochs, numeric; /* of them, those that ended with numbers that are none, too large or made up */
-    int member, stage;   /* who was named by the last of these, and what it held; -1: nobody */
-    bool others;         /* another one was named for the same stage before */
+    int member, worker, stage; /* who was named by the last of these, and what it held; -1: nobody */
+    bool others;               /* another one was named for the same stage before */
 } rb_host_vain;
 void rb_host_note_vain(rb_host *h, rb_host_vain *v, bool moved,
                        int worker); /* worker: named for numbers; -1: none is */

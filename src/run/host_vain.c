@@ -14,6 +14,7 @@ void rb_host_note_vain(rb_host *h, rb_host_vain *v, bool moved, int worker) {
     int stage = h->place[worker].stage;
     v->others |= v->stage == stage && v->member >= 0 && v->member != h->seat[worker];
     v->member = h->seat[worker];
+    v->worker = worker;
     v->stage = stage;
     v->numeric++;
 }
@@ -27,8 +28,8 @@ bool rb_host_is_hopeless(const rb_host *h, const rb_host_vain *v) {
 static int exchange(const rb_host *h, int member, int stage) {
     for (int w = 0; w < h->workers; w++) {
         int other = h->seat[w];
-        if (other >= 0 && h->place[w].stage != stage && rb_member_fits(h, &h->member[other], stage) &&
-            rb_member_fits(h, &h->member[member], h->place[w].stage))
+        if (other >= 0 && h->place[w].stage != stage && rb_host_fits(h, &h->member[other], stage) &&
+            rb_host_fits(h, &h->member[member], h->place[w].stage))
             return w;
     }
     return -1;
@@ -38,12 +39,10 @@ static int exchange(const rb_host *h, int member, int stage) {
 static void change_seat(rb_host *h, const rb_host_vain *v) {
     pthread_mutex_lock(&h->lock);
     h->member[v->member].aside_ns = rb_now_ns() + ASIDE;
-    int with = rb_host_best_for(h, v->stage) < 0 ? exchange(h, v->member, v->stage) : -1;
-    for (int w = 0; w < h->workers && with >= 0; w++) {
-        if (h->seat[w] != v->member) continue;
-        h->seat[w] = h->seat[with];
+    int with = rb_host_best_for(h, v->worker) < 0 ? exchange(h, v->member, v->stage) : -1;
+    if (with >= 0) {
+        h->seat[v->worker] = h->seat[with];
         h->seat[with] = v->member;
-        break;
     }
     rb_host_note(
         h,
@@ -53,9 +52,9 @@ static void change_seat(rb_host *h, const rb_host_vain *v) {
 }
 
 /* Has one come that could have the stage, and that nothing is known against? */
-static bool somebody_else(rb_host *h, int stage) {
+static bool somebody_else(rb_host *h, int worker) {
     pthread_mutex_lock(&h->lock);
-    int best = rb_host_best_for(h, stage);
+    int best = rb_host_best_for(h, worker);
     bool good = best >= 0 && h->member[best].aside_ns <= rb_now_ns();
     pthread_mutex_unlock(&h->lock);
     return good;
@@ -65,7 +64,7 @@ void rb_host_back_off(rb_host *h, const rb_host_vain *v) {
     if (v->numeric < SURE) return;
     if (v->numeric % SURE == 0) change_seat(h, v);
     int64_t until = rb_now_ns() + (RB_SEC << (v->numeric < SURE + 6 ? v->numeric - SURE : 6));
-    while (rb_now_ns() < until && !somebody_else(h, v->stage) && !(h->asked && atomic_load(h->asked)) &&
+    while (rb_now_ns() < until && !somebody_else(h, v->worker) && !(h->asked && atomic_load(h->asked)) &&
            !atomic_load(&h->stop)) {
         rb_sleep_ns(50 * RB_MS);
         rb_host_check_leases(h);

@@ -111,15 +111,10 @@ static resbm_status collect_file(const rb_snapshot *s, int worker, const json_t 
                        name, (unsigned long long)sum.bytes);
     snprintf(sum.hash, sizeof sum.hash, "%s", hash);
     snprintf(path, sizeof path, "%s/%s", s->folder, name);
-<<<<<<< HEAD
     rb_apart_wait w = {.stop = lost};
     RB_TRY(rb_apart_recv_file(t->crew->control, worker, path, &sum, &w, t->cfg->pipeline.deadline_ns, err));
-    return rb_apart_check_weights(path, err);
-=======
-    RB_TRY(rb_apart_recv_file(t->crew->control, worker, path, &sum, lost, t->cfg->pipeline.deadline_ns, err));
     resbm_status st = rb_apart_check_weights(path, err);
     return st ? rb_err_context(err, st, "%s sent a snapshot that cannot be used: ", who) : RESBM_OK;
->>>>>>> efd835c (Numbers of other participants are looked at before they are used: not finite, far too large or made up names the sender, not who got them)
 }
 
 /* Stages apart send their files after their answer. */
