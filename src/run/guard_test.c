@@ -38,7 +38,7 @@ static void single_ones_move_nothing(void **state) {
     rb_guard g = {0};
     for (int i = 0; i < 300; i++) rb_guard_learn(&g, i % 3 ? 1 : i % 2 ? 900 : 1e-9);
     assert_true(rb_guard_ratio(&g, 900) == 900);
-    assert_true(rb_guard_ratio(&g, 5000) > RB_GUARD_RECEIVER && rb_guard_ratio(&g, 3999) < RB_GUARD_RECEIVER);
+    assert_true(rb_guard_ratio(&g, 5e6) > RB_GUARD_RECEIVER && rb_guard_ratio(&g, 3.9e6) < RB_GUARD_RECEIVER);
 }
 
 int main(void) {

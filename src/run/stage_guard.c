@@ -65,7 +65,7 @@ resbm_status rb_stage_guard_in(rb_stage *s, rb_port *p, const rb_message *m, rb_
                        who, name_of(m, what), (long long)s->cfg.model.d);
     double ratio = judge(p, m, &seen, RB_GUARD_RECEIVER);
     if (ratio <= RB_GUARD_RECEIVER) return RESBM_OK;
-    return rb_fail(err, RESBM_E_FORMAT, "%s sent %s, whose norm is %.3g, %.0f times what it was so far", who,
+    return rb_fail(err, RESBM_E_FORMAT, "%s sent %s, whose norm is %.3g, %.3g times what it was so far", who,
                    name_of(m, what), sqrt(seen.sum), ratio);
 }
 
@@ -98,7 +98,7 @@ resbm_status rb_stage_guard_out(rb_stage *s, const rb_message *m, rb_err *err) {
     if (ratio <= RB_GUARD_SENDER) return RESBM_OK;
     return rb_fail(
         err, RESBM_E_NUMERIC,
-        "step %lld diverges: the %s on stage %d have the norm %.3g, %.0f times what it was so far; "
+        "step %lld diverges: the %s on stage %d have the norm %.3g, %.3g times what it was so far; "
         "the step was not applied. Lower optim.lr, set optim.clip, or go back to an earlier snapshot",
         (long long)s->step, name_of(m, what), s->stage, sqrt(seen.sum), ratio);
 }

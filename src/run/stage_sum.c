@@ -129,7 +129,7 @@ static resbm_status take(reduction *r, const rb_message *m, float *out, int64_t 
                        what_of[r->v->number], (long long)s->step);
     if (ratio > RB_GUARD_RECEIVER)
         return rb_fail(err, RESBM_E_FORMAT,
-                       "%s sent %s, step %lld, whose norm is %.3g, %.0f times what it was so far", who,
+                       "%s sent %s, step %lld, whose norm is %.3g, %.3g times what it was so far", who,
                        what_of[r->v->number], (long long)s->step, size * sqrt((double)n), ratio);
     r->largest = fmax(r->largest, size);
     return RESBM_OK;
@@ -144,7 +144,7 @@ static resbm_status check_own(const reduction *r, const float *mine, rb_err *err
     if (!isfinite(size)) return rb_stage_fail_numeric(s, what, err);
     if (ratio <= RB_GUARD_SENDER) return RESBM_OK;
     return rb_fail(err, RESBM_E_NUMERIC,
-                   "step %lld diverges: the %s of stage %d have the norm %.3g, %.0f times what it was so far",
+                   "step %lld diverges: the %s of stage %d have the norm %.3g, %.3g times what it was so far",
                    (long long)s->step, what, s->stage, size * sqrt((double)r->count), ratio);
 }
 
