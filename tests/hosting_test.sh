@@ -87,13 +87,18 @@ grep -q "another result" host.log && miss "a step that was done again had anothe
 # shellcheck disable=SC2086
 kill $g1 $g2 $g3 $g4 $g5
 for n in 1 2 3 4 5; do eval "ends \$g$n 0 'guest $n' guest$n.log"; done
+cp run/invitation other.invitation
 rm -rf run guest* && mv first run && mv before/guest* . && rmdir before
 
 # The same commands go on, each participant with its own key and weights; a snapshot that is gone from the folder comes from the store.
 rm -rf run/step-*
 host train.steps=100000
 wait_for host.log "resbm join INVITATION" 20
-for n in 1 2 3 4; do join $n; eval "g$n=$!"; done
+for n in 1 2; do join $n; eval "g$n=$!"; done
+join 3 --up 3mbit
+g3=$!
+join 4 --name "guest 4 again" # enrolled under another name
+g4=$!
 join 5 --max-memory 90000G # more than there is
 g5=$!
 wait_for host.log "took the snapshot of step 6 from the store" 60
@@ -113,9 +118,26 @@ while ! grep -q "nothing to do yet: this machine is a spare one" guest?.log && [
 grep -q "nothing to do yet: this machine is a spare one" guest?.log || miss "no participant says that it is spare"
 
 wait_for guest5.log "more than this machine has free" 1
+grep -q "guest 4 again" status.log || { miss "a new --name does not show"; cat status.log; }
+"$resbm" status --json run | python3 -c 'import json, sys
+for p in json.load(sys.stdin)["participants"]:
+    if p["label"] == "guest 3" and not 0 < p["up_bits"] <= 3e6: sys.exit(str(p))' || miss "--up does not count"
+
+# One at a time works with a key; a key is of one run; a number of a process that is no participant is left alone.
+"$resbm" join run/invitation --dir guest1/own >wrong.log 2>&1 && miss "joined twice in one folder"
+wait_for wrong.log "a participant works in .*guest1/own already \(process $g1\)" 1
+mkdir stale
+sleep 600 &
+sleeper=$!
+pids="$pids $sleeper"
+echo $sleeper >stale/pid
+"$resbm" leave stale >wrong.log 2>&1 && miss "left for another process"
+wait_for wrong.log "no participant runs in stale" 1
+kill -0 $sleeper 2>/dev/null || miss "leave has ended a process that is no participant"
+kill $sleeper
 
 # One whose owner gives it too little memory for any stage is told so, and is not taken when a place is free.
-join 6 --max-memory 30M
+join 6 --max-memory 30M --name "guest 6 €€€€€€€€€€€€€€€€€€€€" # cut between two characters
 g6=$!
 wait_for guest6.log "too little for any stage: the smallest needs 0\.[0-9]+ GB .*--max-memory" 30
 "$resbm" status run | grep -q "guest 6 .* spare" || miss "status does not show the one with too little memory as spare"
@@ -145,6 +167,26 @@ kill $g6
 ends $g6 0 "guest with too little memory" guest6.log
 kill -INT "$host"
 ends "$host" 130 "host on Ctrl-C" host.log
+
+"$resbm" join other.invitation --dir guest1/own >wrong.log 2>&1 && miss "another run's key was written over"
+wait_for wrong.log "is the folder of a participant of run r.*, and the invitation is of run r.*: take another --dir" 1
+hour=$(date +%H) && hour=${hour#0}
+join 6 --hours $(((hour + 2) % 24))-$(((hour + 3) % 24))
+g6=$!
+"$resbm" host run.yaml --listen 127.0.0.2:0 --out run >wrong.log 2>&1 && miss "listens elsewhere than it began"
+wait_for wrong.log "--listen: the run in .* was begun with 127.0.0.1:" 1
+"$resbm" host run.yaml --listen 127.0.0.1:0 --announce elsewhere.example --out run >wrong.log 2>&1 && miss "announces another name than it began with"
+wait_for wrong.log "--announce: the run in .* was begun with 127.0.0.1:" 1
+host train.steps=100000
+wait_for guest6.log paused 40
+kill -INT "$host" $g6
+ends "$host" 130 "host once more" host.log
+wait $g6
+"$resbm" doctor --listen 127.0.0.1:0 >wrong.log 2>&1 || miss "doctor --listen"
+wait_for wrong.log "127.0.0.1 is reached from this machine alone" 1
+wait_for wrong.log "have the router forward TCP port [0-9]+ to" 1
+wait_for wrong.log "host on a rented machine with a public address" 1
+wait_for host.log "127.0.0.1 is reached from this machine alone" 1
 
 "$resbm" join nonsense >wrong.log 2>&1 && miss "joined with nonsense"
 wait_for wrong.log "nonsense" 1

@@ -14,6 +14,7 @@
 #include "optim/optim.h"
 #include "pipeline/schedules.h"
 #include "run/memory.h"
+#include "run/reach.h"
 
 static void names(const char *what) {
     printf("%-14s", what);
@@ -101,21 +102,70 @@ static resbm_status links(rb_err *err) {
     return st;
 }
 
+typedef struct arguments {
+    const char *listen, *announce;
+} arguments;
+
+static const struct argp_option options[] = {
+    {"listen", 'l', "HOST[:PORT]", 0,
+     "says instead whether participants would reach a server that resbm host starts with this --listen "
+     "(0.0.0.0:4222)",
+     0},
+    {"announce", 'a', "HOST[:PORT]", 0,
+     "and with this --announce: name or address by which they are to reach it", 0},
+    {0},
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    arguments *a = state->input;
+    if (key == 'l')
+        a->listen = arg;
+    else if (key == 'a')
+        a->announce = arg;
+    else if (key == ARGP_KEY_ARG)
+        argp_error(state, "doctor takes options only, not \"%s\"", arg);
+    else
+        return ARGP_ERR_UNKNOWN;
+    return 0;
+}
+
+static resbm_status hosting(const arguments *a, rb_err *err) {
+    char host[256], announce[256];
+    int port, announced = 0;
+    bool everywhere;
+    rb_buf out = {0};
+    RB_TRY(rb_reach_split(a->listen ? a->listen : "0.0.0.0", "--listen", 4222, host, &port, err));
+    snprintf(announce, sizeof announce, "%s", host);
+    if (a->announce) RB_TRY(rb_reach_split(a->announce, "--announce", 0, announce, &announced, err));
+    resbm_status st = rb_reach_check(host, port, announce, announced, 0, &out, &everywhere, err);
+    if (!st) printf("A server can listen on %s port %d.\n%s", host, port, out.data);
+    rb_buf_free(&out);
+    return st;
+}
+
 int rb_cmd_doctor(int argc, char **argv) {
-    const struct argp argp = {NULL,
-                              NULL,
-                              NULL,
-                              "What this build and this machine can do: devices, kinds, tokenizers, speed "
-                              "of products, and of the links between processes here.",
-                              NULL,
-                              NULL,
-                              NULL};
+    const struct argp argp = {
+        options,
+        parse,
+        NULL,
+        "What this build and this machine can do: devices, kinds, tokenizers, speed "
+        "of products, and of the links between processes here. With --listen or --announce: can "
+        "other machines reach a run that is hosted here?",
+        NULL,
+        NULL,
+        NULL};
     rb_err err = {0};
-    if (argp_parse(&argp, argc, argv, 0, NULL, NULL)) return 2;
+    arguments a = {0};
+    if (argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;
+    resbm_status st;
+    if (a.listen || a.announce) {
+        st = hosting(&a, &err);
+        return st ? rb_cli_fail(st, &err) : 0;
+    }
     printf("resbm %s\n", resbm_version());
     registries();
     engines();
-    resbm_status st = devices(&err);
+    st = devices(&err);
     if (!st) st = machine(&err);
     if (!st) st = links(&err);
     return st ? rb_cli_fail(st, &err) : 0;

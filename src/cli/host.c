@@ -17,7 +17,10 @@ typedef struct arguments {
 static const struct argp_option options[] = {
     {"listen", 'l', "HOST[:PORT]", 0,
      "address the server listens on (default 0.0.0.0:4222; port 0: chosen by the system)", 0},
-    {"announce", 'a', "HOST", 0, "name or address by which participants reach this machine", 0},
+    {"announce", 'a', "HOST[:PORT]", 0,
+     "name or address by which participants reach this machine, and the port where a router forwards another "
+     "one",
+     0},
     {"server", 's', "URL", 0,
      "use the NATS server at tls://HOST:PORT, which runs already, and start none; with --ca and --load", 0},
     {"ca", 'c', "FILE", 0, "certificate that the server's is checked by", 0},
@@ -86,7 +89,7 @@ int rb_cmd_host(int argc, char **argv) {
         NULL,
         NULL,
         NULL};
-    arguments a = {.set = calloc((size_t)argc, sizeof *a.set), .listen = "0.0.0.0"};
+    arguments a = {.set = calloc((size_t)argc, sizeof *a.set)};
     char dir[4096], program[4096];
     rb_err err = {0};
     rb_config *c = calloc(1, sizeof *c);

@@ -1,8 +1,10 @@
 #include <argp.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 #include "cli/cli.h"
 #include "core/buf.h"
@@ -73,6 +75,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         break;
     case 'n':
         a->o.label = arg;
+        a->o.named = true;
         break;
     case 'h':
         if (!minute_of(arg, '-', &a->o.from_minute, &after) || !minute_of(after, 0, &a->o.to_minute, &after))
@@ -154,6 +157,17 @@ static error_t parse_leave(int key, char *arg, struct argp_state *state) {
     return 0;
 }
 
+/* The process that holds the lock on its number; 0: nobody does, and what the file says is of one that has ended. */
+static long participant(const char *path) {
+    char text[32] = "";
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return 0;
+    bool held = flock(fd, LOCK_SH | LOCK_NB) != 0;
+    ssize_t n = held ? read(fd, text, sizeof text - 1) : 0;
+    close(fd);
+    return n > 0 ? strtol(text, NULL, 10) : 0;
+}
+
 int rb_cmd_leave(int argc, char **argv) {
     const struct argp argp = {
         leave_options, parse_leave,
@@ -162,13 +176,10 @@ int rb_cmd_leave(int argc, char **argv) {
         NULL};
     arguments a = {0};
     char path[4096];
-    rb_buf text = {0};
     rb_err err = {0};
     if (argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;
     snprintf(path, sizeof path, "%s/pid", a.dir);
-    resbm_status st = rb_read_file(path, 64, &text, &err);
-    long pid = st ? 0 : strtol(text.data, NULL, 10);
-    rb_buf_free(&text);
+    long pid = participant(path);
     if (pid < 2 || kill((pid_t)pid, a.pause ? SIGUSR1 : a.resume ? SIGUSR2 : SIGTERM))
         return rb_cli_fail(RESBM_E_STATE,
                            (rb_fail(&err, RESBM_E_STATE, "no participant runs in %s", a.dir), &err));

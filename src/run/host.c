@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include "checkpoint/checkpoint.h"
 #include "core/clock.h"
+#include "data/utf8.h"
 #include "run/invitation.h"
 #include "run/record.h"
 
@@ -282,7 +283,7 @@ static void blame(rb_host *h, resbm_status st, const rb_err *fault) {
     rb_member *m = &h->member[h->seat[stage]];
     if (broke_rules && (st == RESBM_E_CORRUPT || st == RESBM_E_FORMAT || st == RESBM_E_NUMERIC)) {
         char why[200];
-        snprintf(why, sizeof why, "%.190s", fault->text);
+        rb_utf8_cut(why, sizeof why, fault->text);
         if (rb_host_revoke(h, m->name, why, &err))
             rb_host_note(h, "could not cut %s off: %s", m->name, err.text);
         return;
@@ -350,6 +351,7 @@ resbm_status rb_host_coordinate(const rb_coordinate_options *o, bool *again, rb_
     if (!h || !h->cfg || !h->member)
         return rb_fail(err, RESBM_E_MEMORY, "no memory for a coordinator"); /* the process ends */
     pthread_mutex_init(&h->lock, NULL);
+    pthread_mutex_init(&h->changing, NULL);
     char *whole = realpath(o->dir, NULL);
     snprintf(h->dir, sizeof h->dir, "%s", whole ? whole : o->dir);
     free(whole);
@@ -375,6 +377,7 @@ resbm_status rb_host_coordinate(const rb_coordinate_options *o, bool *again, rb_
     rb_carrier_close(h->carrier, rb_now_ns() + RB_SEC);
     explicit_bzero(&h->access, sizeof h->access);
     pthread_mutex_destroy(&h->lock);
+    pthread_mutex_destroy(&h->changing);
     free(h->member);
     free(h->place);
     free(h->cfg);

@@ -65,7 +65,8 @@ typedef struct rb_host {
     const char *program;
     FILE *out;
     pthread_mutex_t lock;
-    rb_server_user fixed[2]; /* coordinator and invitation */
+    pthread_mutex_t changing; /* who takes part: held while store and server are told, taken before lock */
+    rb_server_user fixed[2];  /* coordinator and invitation */
     rb_server_config server;
     rb_member *member; /* (RB_MOST_MEMBERS) */
     int members;
@@ -116,8 +117,8 @@ resbm_status rb_host_coordinate(const rb_coordinate_options *o, bool *again, rb_
 typedef struct rb_host_options {
     const rb_config *cfg;
     const char *dir, *program;
-    const char *listen;   /* HOST[:PORT] */
-    const char *announce; /* HOST that participants dial; NULL: listen's */
+    const char *listen;   /* HOST[:PORT]; NULL: 0.0.0.0:4222, or as the run was begun */
+    const char *announce; /* HOST[:PORT] that participants dial; NULL: listen's, or as the run was begun */
     const char *server;   /* tls://HOST:PORT of a server that is there; NULL: one is started */
     const char *authority,
         *load; /* of that: file of the certificate it is checked by; rb_server_config.load */

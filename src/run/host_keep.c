@@ -14,6 +14,7 @@
 #include "data/shard.h"
 #include "run/host.h"
 #include "run/invitation.h"
+#include "run/reach.h"
 
 #define STOPPED_NS                                                                                           \
     (3 * RB_SEC / 2) /* a server or coordinator that a signal has stopped for so long is started anew */
@@ -23,7 +24,8 @@ typedef struct keeper {
     const rb_carrier_module *module;
     char dir[4096], server_dir[4096];
     char host[256], announce[256];
-    int port;
+    int port, announced_port;
+    rb_buf reach; /* what is to be said of who reaches the server; empty: everybody does */
     rb_child server, coordinator;
     int64_t started_ns[2];
     bool foreign;            /* the server is somebody else's */
@@ -37,22 +39,18 @@ static void say(const keeper *k, const char *text) {
 }
 
 static resbm_status read_address(keeper *k, rb_err *err) {
-    const char *at = k->o->listen, *colon = strrchr(at, ':');
-    size_t n = colon ? (size_t)(colon - at) : strlen(at);
-    if (!n || n >= sizeof k->host)
-        return rb_fail(err, RESBM_E_ARG, "--listen is to be HOST or HOST:PORT, not \"%s\"", at);
-    snprintf(k->host, sizeof k->host, "%.*s", (int)n, at);
-    char *end = NULL;
-    long port = colon ? strtol(colon + 1, &end, 10) : 4222;
-    if (port < 0 || port > 65535 || (colon && (end == colon + 1 || *end)))
-        return rb_fail(err, RESBM_E_ARG, "--listen: \"%s\" is no port", colon + 1);
-    k->port = (int)port;
-    snprintf(k->announce, sizeof k->announce, "%s", k->o->announce ? k->o->announce : k->host);
-    if (!strcmp(k->announce, "0.0.0.0"))
+    RB_TRY(rb_reach_split(k->o->listen ? k->o->listen : "0.0.0.0", "--listen", 4222, k->host, &k->port, err));
+    snprintf(k->announce, sizeof k->announce, "%s", k->host);
+    if (k->o->announce)
+        RB_TRY(rb_reach_split(k->o->announce, "--announce", 0, k->announce, &k->announced_port, err));
+    if (!strcmp(k->announce, "0.0.0.0") || !strcmp(k->announce, "::"))
         return rb_fail(err, RESBM_E_ARG,
-                       "with --listen 0.0.0.0, --announce has to say by which name or address participants "
-                       "reach this machine");
-    return k->port ? RESBM_OK : rb_free_port(k->host, &k->port, err);
+                       "with --listen %s, --announce has to say by which name or address participants "
+                       "reach this machine",
+                       k->host);
+    if (!k->port) RB_TRY(rb_free_port(k->host, &k->port, err));
+    if (!k->announced_port) k->announced_port = k->port;
+    return RESBM_OK;
 }
 
 /* A server that is there already: by which certificate it is checked. */
@@ -112,6 +110,17 @@ static resbm_status write_config(keeper *k, rb_err *err) {
     return st;
 }
 
+/* Before anything is made, and again at each start: what is wrong with the address is to be seen here, not by whoever tries to join. A
+ * server that is just ending has a moment to let go of its port. */
+static resbm_status check_reach(keeper *k, rb_err *err) {
+    bool everywhere;
+    rb_buf_free(&k->reach);
+    resbm_status st = rb_reach_check(k->host, k->port, k->announce, k->announced_port, 5 * RB_SEC, &k->reach,
+                                     &everywhere, err);
+    if (!st && everywhere) rb_buf_free(&k->reach);
+    return st;
+}
+
 /* Keys, certificate, and a first configuration that lets the coordinator in. */
 static resbm_status make_run(keeper *k, rb_err *err) {
     rb_access own = {.name = "coordinator"}, invited;
@@ -121,11 +130,14 @@ static resbm_status make_run(keeper *k, rb_err *err) {
     uint32_t number;
     k->foreign = k->o->server != NULL;
     if (!k->foreign) RB_TRY(read_address(k, err));
+    if (!k->foreign) RB_TRY(check_reach(k, err));
     if (getrandom(&number, sizeof number, 0) != sizeof number) return rb_fail_errno(err, errno, "getrandom");
     RB_TRY(k->foreign ? read_foreign(k, &certificate, err)
                       : k->module->make_certificate(k->announce, &certificate, &key, err));
     snprintf(own.run, sizeof own.run, "r%08x", number);
-    snprintf(own.url, sizeof own.url, "tls://%s:%d", k->announce, k->port);
+    char address[260];
+    snprintf(own.url, sizeof own.url, "tls://%s:%d", rb_reach_bracket(k->announce, address),
+             k->announced_port);
     if (k->foreign) snprintf(own.url, sizeof own.url, "%s", k->o->server);
     snprintf(own.certificate, sizeof own.certificate, "%s", certificate.data);
     invited = own;
@@ -149,7 +161,9 @@ static resbm_status make_run(keeper *k, rb_err *err) {
     if (!st && k->foreign) st = rb_server_reload(&c, err);
     if (!st) st = write_server(k, err);
     if (!st && !k->foreign)
-        snprintf(own.url, sizeof own.url, "tls://%s:%d", strcmp(k->host, "0.0.0.0") ? k->host : "127.0.0.1",
+        snprintf(own.url, sizeof own.url, "tls://%s:%d",
+                 strcmp(k->host, "0.0.0.0") && strcmp(k->host, "::") ? rb_reach_bracket(k->host, address)
+                                                                     : "127.0.0.1",
                  k->port);
     if (!st) st = write_access(k, "access.json", &own, err); /* last: it says that all is there */
     explicit_bzero(&own, sizeof own);
@@ -158,14 +172,6 @@ static resbm_status make_run(keeper *k, rb_err *err) {
     rb_buf_free(&key);
     rb_buf_free(&certificate);
     return st;
-}
-
-static bool is_private(const char *host) {
-    struct in_addr a;
-    if (inet_pton(AF_INET, host, &a) != 1) return false;
-    uint32_t v = ntohl(a.s_addr);
-    return v >> 24 == 10 || v >> 24 == 127 || v >> 20 == (172 << 4 | 1) || v >> 16 == (192 << 8 | 168) ||
-           v >> 22 == (100 << 2 | 1);
 }
 
 static void announce(const keeper *k, const rb_access *a) {
@@ -184,29 +190,85 @@ static void announce(const keeper *k, const rb_access *a) {
     fprintf(k->o->out,
             "Who takes part, and how it goes: resbm status %s. Ctrl-C here writes a snapshot and ends.\n\n",
             k->o->dir);
-    char host[256];
-    snprintf(host, sizeof host, "%s", strncmp(a->url, "tls://", 6) ? a->url : a->url + 6);
-    char *colon = strrchr(host, ':');
-    if (colon) *colon = 0;
-    if (is_private(host) && !k->foreign)
-        fprintf(k->o->out,
-                "%s is reached from this network alone. For participants elsewhere: have the router forward "
-                "TCP port %s to this "
-                "machine, or host on a rented machine, and give its public name with --announce (in a new "
-                "--out).\n",
-                host, colon ? colon + 1 : "4222");
+    if (k->reach.len) fprintf(k->o->out, "%s\n", k->reach.data);
     fflush(k->o->out);
 }
 
+/* "tls://NAME:4222" taken apart. */
+static resbm_status read_url(const char *url, char host[256], int *port, rb_err *err) {
+    return rb_reach_split(strncmp(url, "tls://", 6) ? url : url + 6, "the invitation's address", 4222, host,
+                          port, err);
+}
+
+static resbm_status refuse_other(const keeper *k, const char *option, const char *has, rb_err *err) {
+    return rb_fail(
+        err, RESBM_E_STATE,
+        "%s: the run in %s was begun with %s, which its participants' keys and invitations go by: leave %s "
+        "out, or begin a new run in another --out",
+        option, k->dir, has, option);
+}
+
+/* Options of the first start given again: they are what they were, or it is said that they cannot be changed. */
+static resbm_status check_same_place(keeper *k, const rb_host_server *at, rb_err *err) {
+    const rb_host_options *o = k->o;
+    char has[600], host[256], address[260];
+    int port;
+    snprintf(has, sizeof has, "%s:%d", rb_reach_bracket(at->host, address), at->port);
+    if (o->listen) {
+        RB_TRY(rb_reach_split(o->listen, "--listen", 4222, host, &port, err));
+        bool named = strcmp(host, o->listen) != 0;
+        if (strcmp(host, at->host) || (named && port && port != at->port))
+            return refuse_other(k, "--listen", has, err);
+    }
+    snprintf(has, sizeof has, "%s:%d", rb_reach_bracket(k->announce, address), k->announced_port);
+    if (o->announce) {
+        RB_TRY(rb_reach_split(o->announce, "--announce", k->announced_port, host, &port, err));
+        if (strcmp(host, k->announce) || port != k->announced_port)
+            return refuse_other(k, "--announce", has, err);
+    }
+    return RESBM_OK;
+}
+
+/* A foreign server's command may be another one from now on; where it is and how it is known may not. */
+static resbm_status check_same_server(keeper *k, const rb_host_server *at, const rb_access *invited,
+                                      rb_err *err) {
+    const rb_host_options *o = k->o;
+    rb_buf certificate = {0};
+    bool other = false;
+    if (strcmp(o->server, invited->url)) return refuse_other(k, "--server", invited->url, err);
+    if (o->listen || o->announce)
+        return rb_fail(err, RESBM_E_ARG,
+                       "--listen and --announce are of a server that is started here, not of --server");
+    if (o->authority) {
+        RB_TRY(rb_read_file(o->authority, 4000, &certificate, err));
+        other = strcmp(certificate.data ? certificate.data : "", invited->certificate) != 0;
+        rb_buf_free(&certificate);
+    }
+    if (other) return refuse_other(k, "--ca", "another certificate", err);
+    if (!o->load || !strcmp(o->load, at->load)) return RESBM_OK;
+    if (strlen(o->load) > 1000)
+        return rb_fail(err, RESBM_E_ARG, "--load is longer than 1000 bytes; put it into a script");
+    return write_server(k, err);
+}
+
 /* A run that goes on keeps the server it began with. */
-static resbm_status read_kind(keeper *k, rb_err *err) {
+static resbm_status go_on(keeper *k, rb_err *err) {
     rb_host_server at;
+    rb_access invited;
     RB_TRY(rb_host_read_server(k->server_dir, &at, err));
     k->foreign = at.foreign;
-    if (k->foreign == (k->o->server != NULL)) return RESBM_OK;
-    return rb_fail(err, RESBM_E_STATE, "the run in %s was begun %s: go on in that way, or take a new --out",
-                   k->dir,
-                   k->foreign ? "on a server that is not its own (--server)" : "on a server of its own");
+    if (k->foreign != (k->o->server != NULL))
+        return rb_fail(err, RESBM_E_STATE,
+                       "the run in %s was begun %s: go on in that way, or take a new --out", k->dir,
+                       k->foreign ? "on a server that is not its own (--server)" : "on a server of its own");
+    RB_TRY(rb_host_read_access(k->server_dir, "invited.json", &invited, err));
+    explicit_bzero(invited.seed, sizeof invited.seed);
+    if (k->foreign) return check_same_server(k, &at, &invited, err);
+    snprintf(k->host, sizeof k->host, "%s", at.host);
+    k->port = at.port;
+    RB_TRY(read_url(invited.url, k->announce, &k->announced_port, err));
+    RB_TRY(check_same_place(k, &at, err));
+    return check_reach(k, err);
 }
 
 /* Participants get their token ids from here: what is missing is to be seen before they come. */
@@ -240,8 +302,7 @@ static resbm_status prepare(keeper *k, rb_err *err) {
         return rb_fail_errno(err, errno, "cannot make %s", k->server_dir);
     RB_TRY(rb_carrier_module_load("nats", &k->module, err));
     snprintf(path, sizeof path, "%s/access.json", k->server_dir);
-    if (access(path, F_OK)) RB_TRY(make_run(k, err));
-    RB_TRY(read_kind(k, err));
+    RB_TRY(access(path, F_OK) ? make_run(k, err) : go_on(k, err));
     RB_TRY(write_config(k, err));
     RB_TRY(rb_host_read_access(k->server_dir, "invited.json", &own, err));
     announce(k, &own);

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/random.h>
 #include "core/clock.h"
+#include "data/utf8.h"
 #include "run/host.h"
 #include "run/invitation.h"
 
@@ -31,7 +32,7 @@ static rb_member *find(rb_host *h, const char *name) {
     return NULL;
 }
 
-/* --- the store's and the server's copy --- */
+/* --- the store's and the server's copy. Both may take a minute: the lock is not held meanwhile, only `changing` --- */
 
 static resbm_status keep_member(rb_host *h, const rb_member *m, rb_err *err) {
     char key[100];
@@ -53,7 +54,9 @@ static resbm_status keep_member(rb_host *h, const rb_member *m, rb_err *err) {
 static resbm_status keep_names(rb_host *h, rb_err *err) {
     rb_buf b = {0};
     uint64_t revision = UINT64_MAX;
+    pthread_mutex_lock(&h->lock);
     for (int i = 0; i < h->members; i++) rb_buf_printf(&b, "%s\n", h->member[i].name);
+    pthread_mutex_unlock(&h->lock);
     resbm_status st = rb_buf_status(&b, err);
     if (!st)
         st = h->carrier->module->store_set(h->carrier->state, "members", b.data ? b.data : "", b.len,
@@ -66,16 +69,18 @@ static resbm_status keep_names(rb_host *h, rb_err *err) {
  * participant would cost a megabyte for ever. Written again one behind the other, they lie together. */
 resbm_status rb_host_keep_members(rb_host *h, rb_err *err) {
     resbm_status st = RESBM_OK;
+    pthread_mutex_lock(&h->changing);
     for (int i = 0; i < RB_MOST_MEMBERS && !st; i++) {
+        rb_member copy;
         pthread_mutex_lock(&h->lock);
         bool over = i >= h->members;
-        if (!over) st = keep_member(h, &h->member[i], err);
+        if (!over) copy = h->member[i];
         pthread_mutex_unlock(&h->lock);
         if (over) break;
+        st = keep_member(h, &copy, err);
     }
-    pthread_mutex_lock(&h->lock);
     if (!st) st = keep_names(h, err);
-    pthread_mutex_unlock(&h->lock);
+    pthread_mutex_unlock(&h->changing);
     return st;
 }
 
@@ -119,12 +124,13 @@ static resbm_status load_members(rb_host *h, rb_err *err) {
     return st;
 }
 
-/* With the lock: the server's configuration after a change, and its reload. */
+/* The server's configuration after a change, and its reload. */
 static resbm_status tell_server(rb_host *h, rb_err *err) {
-    rb_server_user *users = calloc((size_t)h->members + 2, sizeof *users);
+    rb_server_user *users = calloc(RB_MOST_MEMBERS + 2, sizeof *users);
     int n = 2;
     if (!users) return rb_fail(err, RESBM_E_MEMORY, "no memory for the server's users");
     memcpy(users, h->fixed, sizeof h->fixed);
+    pthread_mutex_lock(&h->lock);
     for (int i = 0; i < h->members; i++) {
         if (*h->member[i].revoked) continue;
         users[n].role = RB_ROLE_PARTICIPANT;
@@ -132,6 +138,7 @@ static resbm_status tell_server(rb_host *h, rb_err *err) {
         snprintf(users[n].public_key, sizeof users[n].public_key, "%s", h->member[i].public_key);
         n++;
     }
+    pthread_mutex_unlock(&h->lock);
     rb_server_config c = h->server;
     c.users = users;
     c.user_count = n;
@@ -162,28 +169,54 @@ static bool user_key(const char *s) {
     return s && strlen(s) == 56 && *s == 'U' && strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == 56;
 }
 
-static resbm_status enrol(rb_host *h, const char *key, const char *label, const char **name, rb_err *err) {
-    uint32_t number;
+/* With the lock: the one that has the key already (its first answer was lost); NULL: none. */
+static rb_member *by_key(rb_host *h, const char *key) {
     for (int i = 0; i < h->members; i++)
-        if (!strcmp(h->member[i].public_key, key)) {
-            *name = h->member[i].name; /* its first answer was lost */
-            return *h->member[i].revoked
-                       ? rb_fail(err, RESBM_E_STATE, "this key was revoked: %s", h->member[i].revoked)
-                       : RESBM_OK;
-        }
-    if (h->members == RB_MOST_MEMBERS)
+        if (!strcmp(h->member[i].public_key, key)) return &h->member[i];
+    return NULL;
+}
+
+static resbm_status enrol_new(rb_host *h, const char *key, const char *label, char name[RB_CARRIER_NAME],
+                              rb_err *err) {
+    uint32_t number;
+    rb_member m = {.stage = -1, .lapsed = true};
+    if (h->members == RB_MOST_MEMBERS) /* only who holds `changing` adds some */
         return rb_fail(err, RESBM_E_STATE, "the run has its %d participants", RB_MOST_MEMBERS);
     if (getrandom(&number, sizeof number, 0) != sizeof number) return rb_fail(err, RESBM_E_IO, "getrandom");
-    rb_member *m = &h->member[h->members];
-    *m = (rb_member){.stage = -1, .lapsed = true};
-    snprintf(m->name, sizeof m->name, "p%d-%04x", h->members, number & 0xffff);
-    snprintf(m->public_key, sizeof m->public_key, "%s", key);
-    snprintf(m->label, sizeof m->label, "%.60s", label);
-    RB_TRY(keep_member(h, m, err));
-    h->members++;
-    *name = m->name;
+    snprintf(m.name, sizeof m.name, "p%d-%04x", h->members, number & 0xffff);
+    snprintf(m.public_key, sizeof m.public_key, "%s", key);
+    rb_utf8_cut(m.label, sizeof m.label, label);
+    RB_TRY(keep_member(h, &m, err));
+    pthread_mutex_lock(&h->lock);
+    h->member[h->members++] = m;
+    pthread_mutex_unlock(&h->lock);
+    snprintf(name, RB_CARRIER_NAME, "%s", m.name);
     RB_TRY(keep_names(h, err));
     return tell_server(h, err);
+}
+
+static resbm_status enrol(rb_host *h, const char *key, const char *label, char name[RB_CARRIER_NAME],
+                          rb_err *err) {
+    char revoked[200] = "";
+    pthread_mutex_lock(&h->changing);
+    pthread_mutex_lock(&h->lock);
+    const rb_member *m = by_key(h, key);
+    bool known = m != NULL;
+    if (known) snprintf(name, RB_CARRIER_NAME, "%s", m->name);
+    if (known) snprintf(revoked, sizeof revoked, "%s", m->revoked);
+    pthread_mutex_unlock(&h->lock);
+    resbm_status st = *revoked ? rb_fail(err, RESBM_E_STATE, "this key was revoked: %s", revoked)
+                      : known  ? RESBM_OK
+                               : enrol_new(h, key, label, name, err);
+    pthread_mutex_unlock(&h->changing);
+    return st;
+}
+
+static bool same_version(const char *version, char why[300]) {
+    if (version && !strcmp(version, resbm_version())) return true;
+    snprintf(why, 300, "it runs resbm %.40s, the host %s: both need the same version",
+             version ? version : "?", resbm_version());
+    return false;
 }
 
 static void on_enrol(void *ctx, const char *from, const char *question, size_t n, rb_buf *out) {
@@ -194,21 +227,16 @@ static void on_enrol(void *ctx, const char *from, const char *question, size_t n
     json_t *j = json_loadb(question, n, JSON_REJECT_DUPLICATES, NULL);
     const char *key = json_string_value(json_object_get(j, "public_key")),
                *label = json_string_value(json_object_get(j, "label")),
-               *version = json_string_value(json_object_get(j, "version")), *name = NULL;
+               *version = json_string_value(json_object_get(j, "version"));
+    char given[RB_CARRIER_NAME] = "";
     if (!user_key(key) || !label) {
         refuse(out, "the question to be enrolled is not well-formed");
         rb_host_note(h, "refused to enrol: the question is not well-formed");
-    } else if (!version || strcmp(version, resbm_version())) {
-        snprintf(why, sizeof why, "it runs resbm %.40s, the host %s: both need the same version",
-                 version ? version : "?", resbm_version());
+    } else if (!same_version(version, why)) {
         refuse(out, why);
         rb_host_note(h, "refused to enrol \"%.60s\": %s", label, why);
     } else {
-        pthread_mutex_lock(&h->lock);
-        resbm_status st = enrol(h, key, label, &name, &err);
-        char given[RB_CARRIER_NAME];
-        snprintf(given, sizeof given, "%s", name ? name : "");
-        pthread_mutex_unlock(&h->lock);
+        resbm_status st = enrol(h, key, label, given, &err);
         if (st)
             refuse(out, err.text);
         else
@@ -249,6 +277,8 @@ static double number(const json_t *j, const char *key, double least, double most
 
 static void read_beat(rb_member *m, const json_t *j) {
     const char *ended = json_string_value(json_object_get(j, "ended"));
+    const char *label = json_string_value(json_object_get(j, "label"));
+    if (label && *label) rb_utf8_cut(m->label, sizeof m->label, label);
     m->paused = json_is_true(json_object_get(j, "paused"));
     m->gflops = number(j, "gflops", 0, 1e9);
     m->memory = number(j, "memory", 0, 1e15);
@@ -308,11 +338,15 @@ static json_t *order_of(const rb_host *h, const rb_member *m) {
 
 static void on_beat(void *ctx, const char *from, const char *question, size_t n, rb_buf *out) {
     rb_host *h = ctx;
+    char why[300];
     json_t *j = json_loadb(question, n, JSON_REJECT_DUPLICATES, NULL);
     pthread_mutex_lock(&h->lock);
     rb_member *m = find(h, from);
+    const char *version = json_string_value(json_object_get(j, "version"));
     if (m && *m->revoked) {
         refuse(out, m->revoked);
+    } else if (m && version && !same_version(version, why)) { /* it was updated since it enrolled */
+        refuse(out, why);
     } else if (m && json_is_object(j)) {
         heard(h, m);
         read_beat(m, j);
@@ -354,7 +388,7 @@ static void on_status(void *ctx, const char *from, const char *question, size_t 
     (void)question;
     (void)n;
     pthread_mutex_lock(&h->lock);
-    for (int i = 0; i < h->members && i < 200; i++) {
+    for (int i = 0; i < h->members; i++) {
         const rb_member *m = &h->member[i];
         json_array_append_new(
             list,
@@ -388,13 +422,17 @@ static void on_revoke(void *ctx, const char *from, const char *question, size_t 
 }
 
 resbm_status rb_host_revoke(rb_host *h, const char *name, const char *why, rb_err *err) {
+    rb_member copy;
+    pthread_mutex_lock(&h->changing);
     pthread_mutex_lock(&h->lock);
     rb_member *m = find(h, name);
     resbm_status st = m ? RESBM_OK : rb_fail(err, RESBM_E_ARG, "the run has no participant \"%s\"", name);
-    if (!st) snprintf(m->revoked, sizeof m->revoked, "%s", why);
-    if (!st) st = keep_member(h, m, err);
-    if (!st) st = tell_server(h, err);
+    if (!st) rb_utf8_cut(m->revoked, sizeof m->revoked, why);
+    if (!st) copy = *m;
     pthread_mutex_unlock(&h->lock);
+    if (!st) st = keep_member(h, &copy, err);
+    if (!st) st = tell_server(h, err);
+    pthread_mutex_unlock(&h->changing);
     if (!st) rb_host_note(h, "%s is cut off: %s", name, why);
     return st;
 }
@@ -406,10 +444,8 @@ resbm_status rb_host_members_open(rb_host *h, rb_err *err) {
     } services[] = {{"enrol", RB_INVITED, on_enrol}, {"measure.*", NULL, on_measure},
                     {"beat.*", NULL, on_beat},       {"leave.*", NULL, on_leave},
                     {"status.*", NULL, on_status},   {"revoke.*", NULL, on_revoke}};
-    pthread_mutex_lock(&h->lock);
-    resbm_status st = load_members(h, err);
+    resbm_status st = load_members(h, err); /* nobody else is there yet */
     if (!st) st = tell_server(h, err);
-    pthread_mutex_unlock(&h->lock);
     for (size_t i = 0; i < sizeof services / sizeof *services && !st; i++)
         st = h->carrier->module->serve(h->carrier->state, services[i].subject, services[i].asker, h,
                                        services[i].answer, err);

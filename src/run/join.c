@@ -1,12 +1,14 @@
 #include "run/join.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <limits.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -40,6 +42,7 @@ typedef struct guest {
     int beats;        /* that were answered, up to 3 */
     int64_t ended_ns; /* when; 0: one runs, or none has yet */
     bool done, cut_off, away;
+    int lock; /* dir/pid, open and locked */
     char reason[200];
 } guest;
 
@@ -134,16 +137,20 @@ static resbm_status enrol(guest *g, rb_err *err) {
     return st;
 }
 
-/* An access of an earlier start, if it is of the same run. */
-static bool known(guest *g) {
-    rb_access invited;
+/* *again: an access of an earlier start lies here, of the same run. That of another run is not written over: its key is what the
+ * other host knows this machine by. */
+static resbm_status read_known(guest *g, bool *again, rb_err *err) {
+    rb_access invited = {0};
     rb_err ignored;
-    if (rb_host_read_access(g->dir, "access.json", &g->access, &ignored)) return false;
-    if (!g->o->invitation) return true;
-    bool same =
-        !rb_invitation_read(g->o->invitation, &invited, &ignored) && !strcmp(invited.run, g->access.run);
-    explicit_bzero(&invited, sizeof invited);
-    return same;
+    *again = !rb_host_read_access(g->dir, "access.json", &g->access, &ignored);
+    if (!*again || !g->o->invitation) return RESBM_OK;
+    RB_TRY(rb_invitation_read(g->o->invitation, &invited, err));
+    explicit_bzero(invited.seed, sizeof invited.seed);
+    if (!strcmp(invited.run, g->access.run)) return RESBM_OK;
+    return rb_fail(
+        err, RESBM_E_STATE,
+        "%s is the folder of a participant of run %s, and the invitation is of run %s: take another --dir",
+        g->dir, g->access.run, invited.run);
 }
 
 /* The server may take a moment to know a new key; who has joined before waits longer for its network. */
@@ -301,14 +308,17 @@ static resbm_status obey(guest *g, const json_t *j, rb_err *err) {
 
 /* --- the beat --- */
 
+bool rb_join_within(const rb_join_options *o, int minute) {
+    int from = o->from_minute, to = o->to_minute;
+    if (from == to) return true;
+    return from < to ? minute >= from && minute < to : minute >= from || minute < to;
+}
+
 static bool within_hours(const rb_join_options *o) {
     time_t now = time(NULL);
     struct tm t;
-    if (o->from_minute == o->to_minute) return true;
     localtime_r(&now, &t);
-    int m = t.tm_hour * 60 + t.tm_min;
-    return o->from_minute < o->to_minute ? m >= o->from_minute && m < o->to_minute
-                                         : m >= o->from_minute || m < o->to_minute;
+    return rb_join_within(o, t.tm_hour * 60 + t.tm_min);
 }
 
 static resbm_status beat(guest *g, rb_err *err) {
@@ -321,11 +331,12 @@ static resbm_status beat(guest *g, rb_err *err) {
     if (away) end_stage(g);
     g->carrier->module->count(g->carrier->state, &n);
     snprintf(subject, sizeof subject, "beat.%s", g->access.name);
-    json_t *j =
-        json_pack("{s:I, s:i, s:s, s:b, s:f, s:f, s:f, s:f, s:f, s:I, s:I}", "epoch", (json_int_t)g->epoch,
-                  "stage", g->stage, "ended", g->ended, "paused", away, "gflops", g->gflops, "memory",
-                  g->memory, "up_bits", g->up_bits, "down_bits", g->down_bits, "latency_s", g->latency_s,
-                  "sent", (json_int_t)n.bytes_out, "received", (json_int_t)n.bytes_in);
+    json_t *j = json_pack("{s:I, s:i, s:s, s:b, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:s, s:s*}", "epoch",
+                          (json_int_t)g->epoch, "stage", g->stage, "ended", g->ended, "paused", away,
+                          "gflops", g->gflops, "memory", g->memory, "up_bits", g->up_bits, "down_bits",
+                          g->down_bits, "latency_s", g->latency_s, "sent", (json_int_t)n.bytes_out,
+                          "received", (json_int_t)n.bytes_in, "version", resbm_version(), "label",
+                          g->o->named ? g->o->label : NULL);
     char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
     json_decref(j);
     if (!text) return rb_fail(err, RESBM_E_MEMORY, "no memory for a beat");
@@ -387,10 +398,27 @@ static resbm_status work(guest *g, rb_err *err) {
     return RESBM_OK;
 }
 
-static resbm_status write_pid(guest *g, rb_err *err) {
-    char text[32];
-    snprintf(text, sizeof text, "%d\n", (int)getpid());
-    return rb_host_write(g->dir, "pid", text, err);
+/* One at a time works with a key. The lock ends with this process, however it ends. */
+static resbm_status lock_folder(guest *g, rb_err *err) {
+    char path[PATH_MAX], text[32];
+    int64_t until = rb_now_ns() + 2 * RB_SEC; /* who reads it (leave) holds it for a moment */
+    snprintf(path, sizeof path, "%s/pid", g->dir);
+    g->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (g->lock < 0) return rb_fail_errno(err, errno, "cannot open %s", path);
+    while (flock(g->lock, LOCK_EX | LOCK_NB)) {
+        ssize_t got = pread(g->lock, text, sizeof text - 1, 0);
+        text[got > 0 ? got : 0] = 0;
+        if (rb_now_ns() > until)
+            return rb_fail(err, RESBM_E_STATE,
+                           "a participant works in %s already (process %ld): resbm leave ends it, another "
+                           "--dir joins once more",
+                           g->dir, strtol(text, NULL, 10));
+        rb_sleep_ns(50 * RB_MS);
+    }
+    int n = snprintf(text, sizeof text, "%d\n", (int)getpid());
+    if (ftruncate(g->lock, 0) || pwrite(g->lock, text, (size_t)n, 0) != n)
+        return rb_fail_errno(err, errno, "cannot write %s", path);
+    return RESBM_OK;
 }
 
 static resbm_status run(guest *g, rb_err *err) {
@@ -399,12 +427,13 @@ static resbm_status run(guest *g, rb_err *err) {
     snprintf(g->dir, sizeof g->dir, "%s", whole ? whole : g->o->dir);
     free(whole);
     chmod(g->dir, 0700);
-    bool again = known(g);
+    bool again;
+    RB_TRY(lock_folder(g, err));
+    RB_TRY(read_known(g, &again, err));
     if (!again)
         RB_TRY(g->o->invitation
                    ? enrol(g, err)
                    : rb_fail(err, RESBM_E_ARG, "%s has not joined a run yet: give an invitation", g->dir));
-    RB_TRY(write_pid(g, err));
     if (chdir(g->dir))
         return rb_fail_errno(err, errno, "cannot enter %s", g->dir); /* where stages keep their weights */
     RB_TRY(connect_own(g, again, err));
@@ -417,15 +446,11 @@ static resbm_status run(guest *g, rb_err *err) {
 }
 
 resbm_status rb_join(const rb_join_options *o, rb_err *err) {
-    guest g = {.o = o, .stage = -1};
+    guest g = {.o = o, .stage = -1, .lock = -1};
     resbm_status st = run(&g, err);
     end_stage(&g);
     rb_carrier_close(g.carrier, rb_now_ns());
     explicit_bzero(&g.access, sizeof g.access);
-    if (*g.dir) {
-        char path[PATH_MAX];
-        snprintf(path, sizeof path, "%s/pid", g.dir);
-        unlink(path);
-    }
+    if (g.lock >= 0) close(g.lock);
     return st;
 }

@@ -83,6 +83,20 @@ static pid_t server_pid(const char *dir) {
     return pid > 1 ? (pid_t)pid : 0;
 }
 
+/* A process number may be another program's by now: that of a server started on our configuration is in its command line. */
+static bool is_our_server(pid_t pid, const char *dir) {
+    char path[PATH_MAX], conf[PATH_MAX], line[4 * PATH_MAX];
+    snprintf(path, sizeof path, "/proc/%d/cmdline", (int)pid);
+    int n = snprintf(conf, sizeof conf, "%s/server.conf", dir);
+    FILE *f = fopen(path, "re");
+    size_t have = f ? fread(line, 1, sizeof line - 1, f) : 0;
+    if (f) fclose(f);
+    line[have] = 0;
+    for (const char *at = line; at < line + have; at += strlen(at) + 1)
+        if (strlen(at) == (size_t)n && !strcmp(at, conf)) return true;
+    return false;
+}
+
 static resbm_status run_load(const rb_server_config *c, rb_err *err) {
     char conf[PATH_MAX], log[PATH_MAX], how[96];
     char *const argv[] = {"/bin/sh", "-c", (char *)c->load, NULL};
@@ -109,9 +123,10 @@ resbm_status rb_server_reload(const rb_server_config *c, rb_err *err) {
     const char *dir = c->dir;
     if (is_foreign(c)) return run_load(c, err);
     pid_t pid = server_pid(dir);
-    if (!pid)
-        return rb_fail(err, RESBM_E_STATE,
-                       "%s/server.pid names no server that could read its configuration again", dir);
+    if (!pid || !is_our_server(pid, dir))
+        return rb_fail(
+            err, RESBM_E_STATE,
+            "%s/server.pid names no running server of this run that could read its configuration again", dir);
     return kill(pid, SIGHUP)
                ? rb_fail_errno(err, errno, "cannot have the server (process %d) read its configuration again",
                                (int)pid)

@@ -179,8 +179,14 @@ static void ask(natsConnection *nc, const char *subject, const char *text, const
 
 static void questions(natsConnection *nc, const char *victim) {
     char subject[200], text[300];
-    static const char *const beats[] = {
-        "", "{", "[]", "7", "{\"epoch\": \"x\", \"epoch\": 2}", "\"\\u0000\"", "[[[[[[[[[[[["};
+    static const char *const beats[] = {"",
+                                        "{",
+                                        "[]",
+                                        "7",
+                                        "{\"epoch\": \"x\", \"epoch\": 2}",
+                                        "\"\\u0000\"",
+                                        "[[[[[[[[[[[[",
+                                        "{\"epoch\": 1, \"version\": \"0.0.1\"}"};
     snprintf(subject, sizeof subject, "revoke.%s", own.name);
     ask(nc, subject, victim, "refused", "a participant revokes another");
     snprintf(subject, sizeof subject, "beat.%s", own.name);
