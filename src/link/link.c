@@ -447,6 +447,19 @@ const char *rb_link_who(const rb_link *l, int peer, char buf[RB_WHO_TEXT]) {
     return rb_who_at(buf, peer, l->opt.places);
 }
 
+int rb_link_stages(const rb_link *l) {
+    return l->opt.stages;
+}
+
+int rb_link_bad_peer(rb_link *l) {
+    int bad = -1;
+    pthread_mutex_lock(&l->lock);
+    for (int i = 0; i < l->opt.stages && bad < 0; i++)
+        if (l->peers[i].fault == RESBM_E_CORRUPT || l->peers[i].fault == RESBM_E_FORMAT) bad = i;
+    pthread_mutex_unlock(&l->lock);
+    return bad;
+}
+
 int rb_link_gone_order(rb_link *l, int peer) {
     const rb_peer *p = rb_link_peer(l, peer);
     pthread_mutex_lock(&l->lock);

@@ -133,6 +133,9 @@ void rb_link_get_stats(rb_link *l, int peer, rb_link_stats *out);
 void rb_link_ask(rb_link *l, int peer);
 /* "stage 2", "the coordinator"; returns buf. */
 const char *rb_link_who(const rb_link *l, int peer, char buf[RB_WHO_TEXT]);
+int rb_link_stages(const rb_link *l); /* rb_link_options.stages */
+/* A stage whose connection was shut off because of what came over it; -1: none. */
+int rb_link_bad_peer(rb_link *l);
 /* When the last frame of any kind came from the peer (rb_now_ns); 0: none yet. */
 int64_t rb_link_heard_ns(rb_link *l, int peer);
 /* Which connection ended first: 0 for a peer whose connection has not ended, else counted up from 1 in the order in which

@@ -111,7 +111,14 @@ static resbm_status send_config(rb_crew *c, int stage, const char *text, const c
                           c->o.training, "threads", (json_int_t)threads_per_stage(c, apart), "listen", listen,
                           "load", apart ? NULL : c->o.load, "scratch", apart ? "." : c->o.scratch, "apart",
                           apart, "manifest", c->manifest.data);
-    return rb_control_send(c->control, stage, j, rb_now_ns() + 10 * RB_SEC, err);
+    resbm_status st = rb_control_send(c->control, stage, j, rb_now_ns() + 10 * RB_SEC, err);
+    if (st) *c->blame = rb_blame_seen(stage, st);
+    return st;
+}
+
+resbm_status rb_crew_accuse(rb_crew *c, int worker, bool broke_rules, resbm_status st) {
+    if (st) *c->blame = (rb_blame){.worker = worker, .by = -1, .broke_rules = broke_rules};
+    return st;
 }
 
 static const char *who(const rb_crew *c, int worker, char buf[RB_WHO_TEXT]) {
@@ -127,12 +134,14 @@ static int lost_child(rb_crew *c, rb_err *err) {
             c->o.outside->lost(c->o.outside->ctx, i, lost, sizeof lost)) {
             rb_fail(err, RESBM_E_PEER, "%s (%s) %s %s", who(c, i, name),
                     c->o.outside->who(c->o.outside->ctx, i), lost, c->doing);
+            rb_crew_accuse(c, i, false, RESBM_E_PEER);
             return i;
         }
         if (!c->child[i].ended || !WIFSIGNALED(c->child[i].status)) continue;
         rb_child_describe(&c->child[i], how, sizeof how);
         rb_fail(err, RESBM_E_PEER, "%s (process %d) %s %s", who(c, i, name), (int)c->child[i].pid, how,
                 c->doing);
+        rb_crew_accuse(c, i, false, RESBM_E_PEER);
         return i;
     }
     return -1;
@@ -184,15 +193,17 @@ static resbm_status find_cause(rb_crew *c, resbm_status st, int from, rb_err *er
         rb_children_poll(c->child, c->stages);
         if (dead_child(c, err)) return err ? err->code : RESBM_E_PEER;
         rb_err other;
+        rb_blame whose;
         json_t *j = NULL;
         resbm_status got =
-            rb_control_recv(c->control, RB_PEER_ANY, rb_now_ns() + 50 * RB_MS, &from, &j, &other);
+            rb_control_hear(c->control, RB_PEER_ANY, rb_now_ns() + 50 * RB_MS, &from, &j, &whose, &other);
         json_decref(j);
         if (from >= 0 && got) c->spoke[from] = true;
         if (from < 0 && weight(st) < 2 && lost_stage(c, err)) return RESBM_E_PEER;
         if (from < 0) rb_sleep_ns(10 * RB_MS); /* nothing was said */
         if (got == RESBM_OK || from < 0 || weight(got) <= weight(st)) continue;
         st = got;
+        *c->blame = whose;
         if (err) *err = other;
     }
     if (st == RESBM_E_TIMEOUT) name_stopped(c, err);
@@ -207,6 +218,7 @@ static resbm_status all_alive(rb_crew *c, int only, json_t **replies, rb_err *er
         if (rb_sign_look(&c->sign[i], c->control, i, c->o.cfg->pipeline.deadline_ns, &silent_ns)) continue;
         char name[RB_WHO_TEXT];
         c->silent = i;
+        rb_crew_accuse(c, i, false, RESBM_E_TIMEOUT);
         return rb_fail(
             err, RESBM_E_TIMEOUT,
             "the coordinator waited %.3g s for a sign of life from %s %s: its process is stopped, or its "
@@ -224,10 +236,12 @@ static resbm_status ended_early(rb_crew *c, json_t **replies, rb_err *err) {
     json_t *j = NULL;
     int from;
     rb_err said;
+    rb_blame whose;
     resbm_status st =
-        replies ? RESBM_OK : rb_control_recv(c->control, RB_PEER_ANY, rb_now_ns(), &from, &j, &said);
+        replies ? RESBM_OK : rb_control_hear(c->control, RB_PEER_ANY, rb_now_ns(), &from, &j, &whose, &said);
     json_decref(j);
     if (st && from >= 0 && weight(st) > 1) { /* a stage says why it ended */
+        *c->blame = whose;
         if (err) *err = said;
         return st;
     }
@@ -235,6 +249,7 @@ static resbm_status ended_early(rb_crew *c, json_t **replies, rb_err *err) {
         char how[96], name[RB_WHO_TEXT];
         if (c->gone[i] || !c->child[i].ended || (replies && replies[i])) continue;
         rb_child_describe(&c->child[i], how, sizeof how);
+        rb_crew_accuse(c, i, false, RESBM_E_PEER);
         return rb_fail(err, RESBM_E_PEER, "%s (process %d) %s %s", who(c, i, name), (int)c->child[i].pid, how,
                        c->doing);
     }
@@ -242,31 +257,36 @@ static resbm_status ended_early(rb_crew *c, json_t **replies, rb_err *err) {
 }
 
 static resbm_status accept_all(rb_crew *c, rb_listener *l, int64_t deadline, rb_err *err) {
+    bool joined[RB_MAX_STAGES] = {false};
     for (int i = 0; i < c->stages;) {
         int peer;
         resbm_status st = rb_link_accept(c->control, l, rb_now_ns() + 100 * RB_MS, &peer, err);
         if (!st) {
             i++;
+            joined[peer] = true;
             continue;
         }
         if (st != RESBM_E_TIMEOUT) return st;
         RB_TRY(stopped(c, err));
         rb_children_poll(c->child, c->stages);
         RB_TRY(ended_early(c, NULL, err));
-        if (rb_now_ns() > deadline)
-            return rb_fail(err, RESBM_E_TIMEOUT,
-                           "%d of %d stages have joined within pipeline.startup_deadline", i, c->stages);
+        if (rb_now_ns() <= deadline) continue;
+        for (int w = c->stages - 1; w >= 0; w--)
+            if (!joined[w]) rb_crew_accuse(c, w, false, RESBM_E_TIMEOUT); /* the first one that lacks */
+        return rb_fail(err, RESBM_E_TIMEOUT, "%d of %d stages have joined within pipeline.startup_deadline",
+                       i, c->stages);
     }
     return RESBM_OK;
 }
 
 /* Others dial it there: in another's place it would have them believe that the other is it. */
-static resbm_status check_address(const rb_crew *c, int stage, const json_t *told, rb_err *err) {
+static resbm_status check_address(rb_crew *c, int stage, const json_t *told, rb_err *err) {
     char own[192], name[RB_WHO_TEXT];
     const char *address = json_string_value(told);
     if (!c->o.outside) return RESBM_OK;
     stage_address(c, stage, own, sizeof own);
     if (address && !strcmp(address, own)) return RESBM_OK;
+    rb_crew_accuse(c, stage, true, RESBM_E_FORMAT);
     return rb_fail(err, RESBM_E_FORMAT, "%s sent the address \"%.150s\", its own is \"%s\"",
                    who(c, stage, name), address ? address : "", own);
 }
@@ -277,7 +297,7 @@ static resbm_status introduce(rb_crew *c, int64_t deadline, rb_err *err) {
     json_t *addresses = json_array(), *speeds = json_array(); /* all stages plan with the same numbers */
     for (int i = 0; i < c->stages; i++) {
         json_array_append(addresses, json_object_get(replies[i], "address"));
-        json_array_append(speeds, json_object_get(replies[i], "gflops"));
+        json_array_append_new(speeds, json_real(json_number_value(json_object_get(replies[i], "gflops"))));
         const char *host = json_string_value(json_object_get(replies[i], "host"));
         snprintf(c->about[i], sizeof c->about[i], "process %lld on %.60s",
                  (long long)json_integer_value(json_object_get(replies[i], "pid")), host ? host : "?");
@@ -367,6 +387,8 @@ resbm_status rb_crew_open(const rb_crew_options *o, rb_crew **out, rb_err *err) 
     c->o = *o;
     c->stages = (int)n;
     c->silent = -1;
+    c->blame = o->blame ? o->blame : &c->unasked;
+    *c->blame = rb_blame_nobody();
     snprintf(c->doing, sizeof c->doing, "while starting");
     resbm_status st = getrandom(&token, sizeof token, 0) == sizeof token
                           ? RESBM_OK
@@ -464,6 +486,7 @@ static resbm_status lose(rb_crew *c, int worker, rb_err *err) {
     char how[sizeof err->text];
     snprintf(how, sizeof how, "%s", err ? err->text : "a replica is lost");
     c->silent = -1;
+    *c->blame = rb_blame_nobody();
     rb_crew_leave_out(c, worker, how);
     return c->o.lose(c->o.ctx, worker, how, err);
 }
@@ -476,6 +499,7 @@ static void how_lost(rb_crew *c, int worker, rb_err *err) {
         if (lost_child(c, err) == worker) return;
         rb_sleep_ns(5 * RB_MS);
     }
+    rb_crew_accuse(c, worker, false, RESBM_E_PEER);
     rb_fail(err, RESBM_E_PEER, "%s is gone %s", who(c, worker, name), c->doing);
 }
 
@@ -488,6 +512,7 @@ resbm_status rb_crew_tell(rb_crew *c, json_t *message, rb_err *err) {
                              rb_now_ns() + c->o.cfg->pipeline.deadline_ns, err);
         failed[i] = st == RESBM_E_PEER && c->o.lose && c->started && has_twin(c, i);
         if (failed[i]) st = RESBM_OK;
+        if (st && st != RESBM_E_CANCELLED) *c->blame = rb_blame_seen(i, st);
     }
     json_decref(message);
     for (int i = 0; i < c->stages && !st; i++) { /* once the others have been told */
@@ -506,33 +531,36 @@ static bool complete(const rb_crew *c, int only, json_t **replies) {
 }
 
 static resbm_status silent(rb_crew *c, const char *type, int only, json_t **replies, rb_err *err) {
-    rb_buf who = {0};
-    for (int i = 0; i < c->stages; i++)
-        if (!replies[i] && !c->gone[i] && (only < 0 || i == only))
-            rb_buf_printf(&who, who.len ? ", %d" : "%d", i);
-    resbm_status st = rb_fail(err, RESBM_E_TIMEOUT, "no \"%s\" from stage %s %s before the deadline", type,
-                              who.data ? who.data : "?", c->doing);
-    rb_buf_free(&who);
+    rb_buf all = {0};
+    char name[RB_WHO_TEXT];
+    for (int i = 0; i < c->stages; i++) {
+        if (replies[i] || c->gone[i] || (only >= 0 && i != only)) continue;
+        if (!all.len) rb_crew_accuse(c, i, false, RESBM_E_TIMEOUT);
+        rb_buf_printf(&all, all.len ? ", %s" : "%s", who(c, i, name));
+    }
+    resbm_status st = rb_fail(err, RESBM_E_TIMEOUT, "no \"%s\" from %s %s before the deadline", type,
+                              all.data ? all.data : "?", c->doing);
+    rb_buf_free(&all);
     return st;
 }
 
 /* While stages start, what they say of their downloads comes between. */
 static resbm_status expect(rb_crew *c, int peer, const char *type, int64_t until, int *from, json_t **out,
                            rb_err *err) {
-    if (!c->downloads) return rb_control_expect(c->control, peer, type, until, from, out, err);
     for (;;) {
-        RB_TRY(rb_control_recv(c->control, peer, until, from, out, err));
+        rb_blame whose;
+        resbm_status st = rb_control_hear(c->control, peer, until, from, out, &whose, err);
+        if (st) *c->blame = whose;
+        if (st) return st;
         const char *got = json_string_value(json_object_get(*out, "t"));
         if (!strcmp(got, type)) return RESBM_OK;
-        bool loading = !strcmp(got, "loading") && *from >= 0 && *from < c->stages;
-        resbm_status st = RESBM_OK;
-        if (loading)
-            rb_downloads_note(c->downloads, *from, *out);
-        else
-            st = rb_fail(err, RESBM_E_FORMAT, "stage %d sent \"%s\" where \"%s\" was due", *from, got, type);
+        if (!c->downloads || strcmp(got, "loading") != 0 || *from < 0 || *from >= c->stages) {
+            rb_crew_accuse(c, *from, true, RESBM_E_FORMAT);
+            return rb_control_unexpected(c->control, *from, type, out, err);
+        }
+        rb_downloads_note(c->downloads, *from, *out);
         json_decref(*out);
         *out = NULL;
-        if (st) return st;
     }
 }
 
@@ -587,6 +615,7 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
     memset(replies, 0, (size_t)c->stages * sizeof *replies);
     for (int i = 0; i < c->stages; i++) rb_sign_begin(&c->sign[i]);
     take_early(c, replies);
+    *c->blame = rb_blame_nobody();
     resbm_status st = RESBM_OK;
     int from = -1;
     while (!complete(c, only, replies)) {
@@ -602,6 +631,7 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
             continue;
         }
         if (quiet) {
+            *c->blame = rb_blame_nobody();
             from = -1;
             st = ended_early(c, replies, err);
             if (!st) st = all_alive(c, only, replies, err);
@@ -634,6 +664,7 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
         if (from < 0 || from >= c->stages || replies[from]) {
             char name[RB_WHO_TEXT];
             json_decref(j);
+            rb_crew_accuse(c, from, true, RESBM_E_FORMAT);
             st = rb_fail(err, RESBM_E_FORMAT, "%s answered \"%s\" twice",
                          from < 0 ? "nobody" : who(c, from, name), type);
             break;

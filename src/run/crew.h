@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 #include <stdatomic.h>
+#include "run/blame.h"
 #include "run/config.h"
 #include "run/sign.h"
 #include "run/spawn.h"
@@ -46,6 +47,7 @@ typedef struct rb_crew_options {
      * gathered. NULL: any loss is a fault. */
     resbm_status (*lose)(void *ctx, int worker, const char *how, rb_err *err);
     void *ctx;
+    rb_blame *blame; /* whom the fault concerns that a call of the crew has ended with; NULL: nobody asks */
     const atomic_int *
         stop; /* how often the user asked to stop: 1 ends the start, 2 every wait (RESBM_E_CANCELLED); or NULL */
 } rb_crew_options;
@@ -59,11 +61,12 @@ typedef struct rb_crew {
     char folder[128]; /* of Unix sockets, while stages join; empty with TCP and afterwards */
     rb_buf manifest;  /* of the snapshot, for stages apart; else empty */
     bool started;
-    char doing[128];   /* for messages: "in step 17" */
-    rb_sign *sign;     /* (stages) of life */
-    char (*about)[96]; /* (stages) "process 4711 on node3", of stages another has started */
-    bool *spoke;       /* (stages) has reported a fault */
-    bool *gone;        /* (stages) lost, and the run went on without it */
+    rb_blame *blame, unasked; /* rb_crew_options.blame, or nobody's */
+    char doing[128];          /* for messages: "in step 17" */
+    rb_sign *sign;            /* (stages) of life */
+    char (*about)[96];        /* (stages) "process 4711 on node3", of stages another has started */
+    bool *spoke;              /* (stages) has reported a fault */
+    bool *gone;               /* (stages) lost, and the run went on without it */
     int redeals
         [RB_MAX_STAGES]; /* an answer whose "redeals" are fewer was given before something was lost, and is
                                    dropped; 0 for what has none */
@@ -86,6 +89,8 @@ int rb_crew_lead(const rb_crew *c, int stage);
 int rb_crew_present(const rb_crew *c); /* how many are */
 /* Says the same to every stage; drops the caller's reference. */
 resbm_status rb_crew_tell(rb_crew *c, json_t *message, rb_err *err);
+/* A fault that the caller has found with what a worker sent; broke_rules: it is not what may come. Returns st. */
+resbm_status rb_crew_accuse(rb_crew *c, int worker, bool broke_rules, resbm_status st);
 /* One answer of type `type` from each stage (or only from stage `only` >= 0) into replies (stages), which the caller
  * drops (rb_crew_drop). A stage that dies, reports a fault, gives no sign of life for pipeline.deadline, or is
  * silent past the deadline: the first fault, with its stage. */

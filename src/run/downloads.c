@@ -82,11 +82,13 @@ static void *send_all(void *arg) {
     return NULL;
 }
 
-static resbm_status check_names(const rb_crew *c, int stage, const json_t *need, rb_err *err) {
+static resbm_status check_names(rb_crew *c, int stage, const json_t *need, rb_err *err) {
     char text[RB_WHO_TEXT];
     for (size_t i = 0; i < json_array_size(need); i++) {
         const char *name = json_string_value(json_array_get(need, i));
-        if (!name || !c->o.load || rb_parts_stage_of(c->o.cfg, name) != c->places[stage].stage)
+        bool own = name && c->o.load && rb_parts_stage_of(c->o.cfg, name) == c->places[stage].stage;
+        if (!own) rb_crew_accuse(c, stage, true, RESBM_E_FORMAT);
+        if (!own)
             return rb_fail(err, RESBM_E_FORMAT, "%s asks for the file \"%s\", which is not its own",
                            rb_who_at(text, stage, c->places), name ? name : "?");
     }

@@ -258,39 +258,25 @@ static resbm_status try_once(rb_host *h, rb_train_summary *sum, rb_err *err) {
     return st ? st : closed;
 }
 
-/* Who is named by a fault: "stage 2 sent a bad frame", "stage 1 replica 1 (p0-1a2b) has left". -1: nobody. Of "stage 2: stage 1
- * sent ..." it is stage 1, but only stage 2 says so: it broke no rule for sure. */
-static int culprit(const rb_host *h, const rb_err *err, bool *broke_rules) {
-    int worker = -1;
-    const char *at = strstr(err->text, "stage ");
-    for (bool sent = false; at && !sent; at = strstr(at + 1, "stage ")) {
-        int n = 0, more = 0, s, r = 0;
-        if (sscanf(at, "stage %d%n", &s, &n) != 1 || s < 0 || s >= h->cfg->pipeline.stages) continue;
-        if (sscanf(at + n, " replica %d%n", &r, &more) == 1) n += more;
-        if (r < 0 || r >= rb_replicas(h->cfg, s)) continue;
-        sent = !strncmp(at + n, " sent ", 6);
-        *broke_rules |= sent && worker < 0;
-        if (worker < 0 || sent) worker = rb_worker_of(h->cfg, s, r);
-    }
-    return worker;
-}
-
-static void blame(rb_host *h, resbm_status st, const rb_err *fault) {
-    bool broke_rules = false;
-    rb_err err;
-    int stage = culprit(h, fault, &broke_rules);
-    if (stage < 0 || h->seat[stage] < 0) return;
-    rb_member *m = &h->member[h->seat[stage]];
-    if (broke_rules && (st == RESBM_E_CORRUPT || st == RESBM_E_FORMAT || st == RESBM_E_NUMERIC)) {
-        char why[200];
-        rb_utf8_cut(why, sizeof why, fault->text);
-        if (rb_host_revoke(h, m->name, why, &err))
-            rb_host_note(h, "could not cut %s off: %s", m->name, err.text);
-        return;
-    }
+static void set_aside(rb_host *h, int worker, bool at_once) {
+    if (worker < 0 || worker >= h->workers || h->seat[worker] < 0) return;
     pthread_mutex_lock(&h->lock);
+    rb_member *m = &h->member[h->seat[worker]];
+    if (at_once && !m->faults) m->faults = 1;
     rb_member_set_aside(m);
     pthread_mutex_unlock(&h->lock);
+}
+
+static void blame(rb_host *h, const rb_blame *b, const rb_err *fault) {
+    rb_sentence s = rb_blame_judge(b);
+    rb_err err;
+    for (int i = 0; i < 2; i++) set_aside(h, s.aside[i], s.at_once);
+    if (s.revoke < 0 || s.revoke >= h->workers || h->seat[s.revoke] < 0) return;
+    const char *name = h->member[h->seat[s.revoke]].name;
+    char why[200];
+    rb_utf8_cut(why, sizeof why, fault->text);
+    if (rb_host_revoke(h, name, why, &err))
+        rb_host_note(h, "could not cut %s off: %s", name, err.text);
 }
 
 static resbm_status wait_members(rb_host *h, rb_err *err) {
@@ -310,7 +296,7 @@ static resbm_status wait_members(rb_host *h, rb_err *err) {
 static resbm_status train(rb_host *h, rb_err *err) {
     rb_host_vain v = {.member = -1, .stage = -1};
     for (;;) {
-        rb_train_summary sum;
+        rb_train_summary sum = {.blame = rb_blame_nobody()};
         int64_t farthest = h->step;
         RB_TRY(wait_members(h, err));
         RB_TRY(rb_host_next_epoch(h, err));
@@ -322,14 +308,14 @@ static resbm_status train(rb_host *h, rb_err *err) {
             v = (rb_host_vain){.member = -1, .stage = -1};
             continue;
         }
-        if (!st || st == RESBM_E_CANCELLED || st == RESBM_E_CONFIG) return st;
+        bool own = sum.blame.by < 0; /* a participant's word ends no run */
+        if (!st || (own && (st == RESBM_E_CANCELLED || st == RESBM_E_CONFIG))) return st;
         rb_host_note(h, "epoch %u ended: %s; going on", h->epoch, err->text);
-        bool broke_rules = false;
-        int worker = st == RESBM_E_NUMERIC || st == RESBM_E_FORMAT ? culprit(h, err, &broke_rules) : -1;
+        int worker = st == RESBM_E_NUMERIC || st == RESBM_E_FORMAT ? sum.blame.worker : -1;
         rb_host_note_vain(h, &v, h->step > farthest, worker);
         if (rb_host_is_hopeless(h, &v))
             return rb_err_context(err, st, "%d times in a row without a step: ", v.epochs);
-        blame(h, st, err);
+        blame(h, &sum.blame, err);
         rb_host_back_off(h, &v);
     }
 }

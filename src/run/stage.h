@@ -53,6 +53,7 @@ typedef struct rb_stage {
     int stage, replica; /* what it is: the stage's first replica is 0 */
     rb_place *places;   /* (workers) */
     int segments;       /* of the model */
+    int accused;        /* a stage whose message was not what may come, + 1; 0: none */
     int *host, hosted;  /* (hosted) the segments hosted here, ascending */
     uint32_t epoch;
     const struct rb_stage_way *way;

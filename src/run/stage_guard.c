@@ -56,6 +56,7 @@ resbm_status rb_stage_guard_in(rb_stage *s, rb_port *p, const rb_message *m, rb_
     rb_pack_sight seen;
     char who[RB_WHO_TEXT], what[96];
     if (!s->apart) return RESBM_OK;
+    s->accused = m->from + 1; /* until nothing is found */
     RB_TRY(look(s, p, m, &seen, err));
     rb_link_who(s->link, m->from, who);
     if (!isfinite(seen.sum))
@@ -64,7 +65,10 @@ resbm_status rb_stage_guard_in(rb_stage *s, rb_port *p, const rb_message *m, rb_
         return rb_fail(err, RESBM_E_FORMAT, "%s sent %s, of coordinates that are none of the model's %lld",
                        who, name_of(m, what), (long long)s->cfg.model.d);
     double ratio = judge(p, m, &seen, RB_GUARD_RECEIVER);
-    if (ratio <= RB_GUARD_RECEIVER) return RESBM_OK;
+    if (ratio <= RB_GUARD_RECEIVER) {
+        s->accused = 0;
+        return RESBM_OK;
+    }
     return rb_fail(err, RESBM_E_FORMAT, "%s sent %s, whose norm is %.3g, %.3g times what it was so far", who,
                    name_of(m, what), sqrt(seen.sum), ratio);
 }

@@ -281,12 +281,14 @@ static resbm_status take_in(rb_stage *s, rb_port *p, int from, int microbatch, r
     s->wait_ns += rb_now_ns() - begin;
     char who[RB_WHO_TEXT];
     rb_link_who(s->link, m->from, who);
+    int giver = m->from;
     resbm_status st = rb_frame_expect(&m->head, &want, err);
     if (!st) st = put_in(s, p, microbatch, m, err);
     if (st)
         rb_message_free(m);
     else
         st = rb_stage_took(s, m, err);
+    if (st == RESBM_E_FORMAT || st == RESBM_E_CORRUPT || st == RESBM_E_NUMERIC) s->accused = giver + 1;
     if (!st || !err || !strncmp(err->text, who, strlen(who))) return st;
     bool broken = st == RESBM_E_CORRUPT || st == RESBM_E_FORMAT;
     return rb_err_context(err, st, broken ? "%s sent what cannot be used: " : "from %s: ", who);

@@ -329,8 +329,10 @@ resbm_status rb_stage_main(const rb_stage_way *way, bool *told, rb_err *err) {
         if (st) {
             rb_err ignored;
             rb_stage_advise(s, err);
+            if (!s->accused && s->link) s->accused = rb_link_bad_peer(s->link) + 1;
             rb_control_send(s->control, RB_PEER_COORDINATOR,
-                            json_pack("{s:s, s:i, s:s}", "t", "fault", "code", (int)st, "text", err->text),
+                            json_pack("{s:s, s:i, s:s, s:i}", "t", "fault", "code", (int)st, "text",
+                                      err->text, "accused", s->accused - 1),
                             rb_now_ns() + RB_SEC, &ignored);
             rb_link_stop(s->control, rb_now_ns() + RB_SEC, &ignored);
         }

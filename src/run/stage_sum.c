@@ -78,6 +78,7 @@ static resbm_status receive(reduction *r, int replica, int phase, size_t bytes, 
                                    err));
     s->wait_ns += rb_now_ns() - begin;
     resbm_status st = rb_frame_expect(&(*out)->head, &want, err);
+    if (st) s->accused = r->peer[replica] + 1;
     if (st) rb_message_free(*out);
     return st;
 }
@@ -118,11 +119,15 @@ static resbm_status take(reduction *r, const rb_message *m, float *out, int64_t 
     char who[RB_WHO_TEXT];
     rb_stage *s = r->s;
     resbm_status st = decode(r, m, out, n, err);
+    s->accused = m->from + 1; /* until nothing is found */
     rb_link_who(s->link, m->from, who);
     if (st)
         return rb_err_context(err, st, "%s sent %s, step %lld, that are not finite: ", who,
                               what_of[r->v->number], (long long)s->step);
-    if (!s->apart) return RESBM_OK;
+    if (!s->apart) {
+        s->accused = 0;
+        return RESBM_OK;
+    }
     double size = size_of(out, n), ratio = rb_guard_ratio(&s->sum_guard[r->v->number], size);
     if (!isfinite(size))
         return rb_fail(err, RESBM_E_FORMAT, "%s sent %s, step %lld, that are not finite", who,
@@ -132,6 +137,7 @@ static resbm_status take(reduction *r, const rb_message *m, float *out, int64_t 
                        "%s sent %s, step %lld, whose norm is %.3g, %.3g times what it was so far", who,
                        what_of[r->v->number], (long long)s->step, size * sqrt((double)n), ratio);
     r->largest = fmax(r->largest, size);
+    s->accused = 0;
     return RESBM_OK;
 }
 
@@ -237,7 +243,9 @@ static resbm_status add_count(const reduction *r, const rb_message *m, int64_t k
     const rb_stage *s = r->s;
     int64_t most = s->M * s->B * s->T * 128 * 128, got = (int64_t)rb_get64(m->payload + 8 * k);
     char who[RB_WHO_TEXT];
-    if (got < 0 || got > most)
+    bool can_be = got >= 0 && got <= most;
+    if (!can_be) r->s->accused = m->from + 1;
+    if (!can_be)
         return rb_fail(err, RESBM_E_FORMAT, "%s sent a count of %lld, step %lld, that can be 0 to %lld",
                        rb_link_who(s->link, m->from, who), (long long)got, (long long)s->step,
                        (long long)most);

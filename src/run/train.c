@@ -68,6 +68,7 @@ static resbm_status add_numbers(const training *t, int worker, const char *key, 
         if (part[i] < 0) st = fail_sent(t, worker, "a loss", part[i], "a microbatch", err);
         out[i] += part[i];
     }
+    rb_crew_accuse(t->crew, worker, st == RESBM_E_FORMAT, st);
     free(part);
     return st;
 }
@@ -125,7 +126,9 @@ static resbm_status check_replicas(const training *t, rb_err *err) {
         const char *a = json_string_value(json_object_get(t->reply[first], "sumsq"));
         if (t->crew->gone[w]) continue;
         const char *b = json_string_value(json_object_get(t->reply[w], "sumsq"));
-        if (!a || !b || strcmp(a, b))
+        bool same = a && b && !strcmp(a, b);
+        if (!same) rb_crew_accuse(t->crew, w, false, RESBM_E_NUMERIC);
+        if (!same)
             return rb_fail(
                 err, RESBM_E_NUMERIC,
                 "step %lld: replicas %d and %d of stage %d have other gradients after adding them up; the "
@@ -152,6 +155,7 @@ static resbm_status read_norms(training *t, rb_err *err) {
                 st = fail_sent(t, w, "a sum of squares", part[i], t->table.rows[rows[i]].name, err);
             t->sumsq[of * t->table.count + rows[i]] = part[i];
         }
+        rb_crew_accuse(t->crew, w, st == RESBM_E_FORMAT, st);
     }
     free(rows);
     free(part);
@@ -162,6 +166,7 @@ static resbm_status check_finite(const training *t, double loss, rb_err *err) {
     char who[RB_WHO_TEXT];
     for (int s = 0; s < t->crew->stages; s++) {
         const char *bad = json_string_value(json_object_get(t->reply[s], "nonfinite"));
+        if (bad && *bad) rb_crew_accuse(t->crew, s, false, RESBM_E_NUMERIC);
         if (bad && *bad)
             return rb_fail(
                 err, RESBM_E_NUMERIC,
@@ -255,6 +260,7 @@ static resbm_status feed(training *t, uint64_t from, int64_t eval_of, rb_err *er
         if (eval_of && w != rb_crew_lead(t->crew, p->stage)) continue; /* the first ones evaluate */
         st = rb_apart_send_ids(t->crew->control, w, ids, n * W, t->cfg->pipeline.deadline_ns, err);
         if (st == RESBM_E_PEER && t->dealt) st = RESBM_OK; /* lost, as the crew will find */
+        if (st) *t->crew->blame = rb_blame_seen(w, st);
     }
     free(ids);
     return st;
@@ -420,6 +426,7 @@ static resbm_status evaluate(training *t, int64_t sequences, double *loss, int64
     t->evals += (uint64_t)sequences + 1;
     const json_t *last = t->reply[rb_crew_lead(t->crew, loss_stage(t))];
     resbm_status st = rb_json_get_doubles(json_object_get(last, "loss"), &sum, 1, "evaled.loss", err);
+    rb_crew_accuse(t->crew, rb_crew_lead(t->crew, loss_stage(t)), st == RESBM_E_FORMAT, st);
     *tokens = json_integer_value(json_object_get(last, "tokens"));
     *loss = *tokens ? sum / (double)*tokens : NAN;
     read_traffic(t, moved);
@@ -674,6 +681,7 @@ static resbm_status run(training *t, rb_err *err) {
                          .training = true,
                          .announce = t->o->announce,
                          .everywhere = t->o->everywhere,
+                         .blame = &t->out->blame,
                          .scratch = t->o->dir,
                          .stop = t->o->stop};
     if (rb_covers(t->cfg) && !o.announce) {
@@ -700,7 +708,8 @@ static resbm_status run(training *t, rb_err *err) {
 resbm_status rb_train(const rb_train_options *o, rb_train_summary *out, rb_err *err) {
     training t = {
         .o = o, .cfg = o->cfg, .out = out, .saved = -1, .called_ns = o->begun_ns ? o->begun_ns : rb_now_ns()};
-    *out = (rb_train_summary){.stages = rb_workers(o->cfg), .start_s = NAN, .first_step_s = NAN};
+    *out = (rb_train_summary){
+        .stages = rb_workers(o->cfg), .start_s = NAN, .first_step_s = NAN, .blame = rb_blame_nobody()};
     resbm_status st = run(&t, err);
     rb_training_abandon_snapshot(&t);
     if (t.crew) rb_crew_drop(t.crew, t.reply); /* of a step that failed behind its answers */

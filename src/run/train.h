@@ -4,6 +4,7 @@
 #define RB_RUN_TRAIN_H
 
 #include <stdatomic.h>
+#include "run/blame.h"
 #include "run/config.h"
 #include "run/stage.h"
 
@@ -48,6 +49,7 @@ typedef struct rb_train_summary {
     int64_t peak_rss[RB_MAX_STAGES];
     rb_memory_bytes memory[RB_MAX_STAGES];
     int64_t sent[RB_MAX_STAGES][RB_TRAFFIC_COUNT];
+    rb_blame blame;     /* whom the fault concerns that it ended with */
     bool stopped_early; /* by request or train.max_seconds */
 } rb_train_summary;
 

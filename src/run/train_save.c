@@ -34,6 +34,7 @@ struct rb_snapshot {
     pthread_t thread;
     atomic_bool over;
     resbm_status st;
+    int worker; /* whose collector has failed; -1: none */
     rb_err err;
 };
 
@@ -47,8 +48,11 @@ static resbm_status add_files(rb_snapshot *s, rb_err *err) {
             rb_part_file *grown = realloc(s->m.files, (size_t)(s->m.file_count + 1) * sizeof *grown);
             if (!grown || !name || !hash) {
                 s->m.files = grown ? grown : s->m.files;
-                return rb_fail(err, RESBM_E_FORMAT, "stage %d sent a broken list of files",
-                               s->t->crew->places[w].stage);
+                char who[RB_WHO_TEXT];
+                if (!grown) return rb_fail(err, RESBM_E_MEMORY, "no memory for a list of files");
+                rb_crew_accuse(s->t->crew, w, true, RESBM_E_FORMAT);
+                return rb_fail(err, RESBM_E_FORMAT, "%s sent a broken list of files",
+                               rb_who_at(who, w, s->t->crew->places));
             }
             s->m.files = grown;
             rb_part_file *p = &s->m.files[s->m.file_count++];
@@ -153,6 +157,7 @@ static void *wait_for_all(void *arg) {
         if (c->runs) pthread_join(c->thread, NULL);
         if (!c->st || s->st) continue;
         s->st = c->st;
+        s->worker = w;
         s->err = c->err;
     }
     if (!s->st) s->st = complete(s, &s->err);
@@ -192,6 +197,9 @@ resbm_status rb_training_await_snapshot(training *t, bool wait, rb_err *err) {
     }
     pthread_join(s->thread, NULL);
     resbm_status st = s->st;
+    bool bad = st == RESBM_E_CORRUPT || st == RESBM_E_FORMAT || st == RESBM_E_NUMERIC;
+    if (bad || st == RESBM_E_PEER || st == RESBM_E_TIMEOUT)
+        rb_crew_accuse(t->crew, s->worker, bad && s->worker >= 0, st); /* it has sent what was checked */
     if (err) *err = s->err;
     if (!st) t->saved = s->step;
     free_snapshot(s);
@@ -242,6 +250,7 @@ static resbm_status save(training *t, bool last, rb_err *err) {
     rb_snapshot *s = calloc(1, sizeof *s);
     if (!s) return rb_fail(err, RESBM_E_MEMORY, "no memory for a snapshot");
     s->t = t;
+    s->worker = -1;
     s->step = t->step;
     resbm_status st = ask(t, s, spread, err);
     if (!st) st = apart ? go_on(s, err) : complete(s, err);

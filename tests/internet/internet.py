@@ -433,31 +433,40 @@ class Run:
         self.secrets()
 
     def impersonate(self):
-        """A participant that has a stage, and with it the secret of the epoch, calls as the others when the next one begins. One of them is
-        late, so that its place is there to be taken."""
+        """A participant that has a stage, and with it the secret of the epoch, calls as the others when the next one begins, with one of them
+        late so that its place is there to be taken; then it sends what is no frame. It alone is cut off, and joins again as somebody new."""
         listed = json.loads(self.inside(0, self.o.resbm, "status", "--json", self.run))
         works = sorted((x for x in listed["participants"] if x["state"] == "works"), key=lambda x: x["stage"])
         if len(works) != STAGES:
             return self.miss("only %d participants work before one of them calls as the others" % len(works))
-        enemy, late, other = (int(x["label"][5:]) for x in works[:3])
-        beat = json.dumps({k: works[0][k] for k in ("gflops", "memory", "up_bits", "down_bits", "latency_s")} | {"epoch": listed["epoch"], "ended": "", "paused": False})
+        enemy, late, name = int(works[0]["label"][5:]), int(works[1]["label"][5:]), works[0]["name"]
+        state = "%d" % listed["epoch"] + "".join(', "%s": %r' % (k, works[0][k]) for k in ("gflops", "memory", "up_bits", "down_bits", "latency_s"))
         log, far = os.path.getsize(self.run + "/host.log"), self.far
+        self.guests.pop(enemy)
+        self.signal(enemy, "resbm (join|stage) ", signal.SIGKILL)
         p = subprocess.Popen(["ip", "netns", "exec", self.net.ns[enemy], os.path.join(os.path.dirname(self.o.resbm), "impostor"), self.dir + "/guest%d/access.json" % enemy,
-                              beat, "30"] + [x["name"] for x in works], stdout=subprocess.PIPE, text=True)
-        if p.stdout.readline() != "ready\n":
-            return self.miss("the impostor was given no orders")
+                              state, "30"] + [x["name"] for x in works], stdout=subprocess.PIPE, text=True)
         self.signal(late, "resbm (join|stage) ", signal.SIGSTOP)
-        self.signal(other, "resbm stage ", signal.SIGKILL)
-        self.after(2.5, lambda: self.signal(late, "resbm (join|stage) ", signal.SIGCONT))
+        self.after(1.5, lambda: self.signal(late, "resbm (join|stage) ", signal.SIGCONT))
         self.wait_for(lambda: p.poll() is not None, 60, "the impostor")
         said = p.stdout.read()
         print(said, end="", flush=True)
         if p.returncode:
-            self.miss("a participant was taken for another, or never came to the door: " + said)
-        named = len(re.findall("refused a connection of %s: it called as stage [1-3], which is p" % works[0]["name"], open(self.run + "/host.log").read()[log:]))
-        if named < min(100, int(re.search(r"coordinator (\d+)", said).group(1))):
+            self.miss("a participant was taken for another, or found no door: " + said)
+        self.wait_for(lambda: self.far > far + 3, 60, "steps after the impostor")
+        heard = open(self.run + "/host.log").read()[log:]
+        named = len(re.findall("refused a connection of %s: it called as stage [1-3], which is p" % name, heard))
+        if named < int(re.search(r"coordinator (\d+)", said).group(1)):
             self.miss("the log names %d calls as another: %s" % (named, said))
-        self.wait_for(lambda: self.far > far + 3, 60, "steps after that")
+        at_stages = sum(open(self.dir + "/guest%d.out" % i).read().count("refused a connection of %s: it called as" % name) for i in range(1, GUESTS + 1))
+        if at_stages < int(re.search(r"stages (\d+)", said).group(1)):
+            self.miss("the participants' logs name %d calls as another: %s" % (at_stages, said))
+        cut = re.findall("(\\S+) is cut off: (.*)", heard)
+        if [x for x, _ in cut] != [name] or "stage 0 sent a bad frame" not in cut[0][1]:
+            self.miss("cut off for a bad frame of %s: %r" % (name, cut))
+        os.remove(self.dir + "/guest%d/access.json" % enemy)
+        self.start_guest(enemy)
+        self.wait_for(lambda: open(self.dir + "/guest%d.out" % enemy).read().count("GFLOP") > 1, 30, "its return")
 
     def store(self):
         return self.inside(0, os.path.join(os.path.dirname(self.o.resbm), "hostile"), "store", self.run + "/host/access.json")
