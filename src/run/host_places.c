@@ -141,7 +141,9 @@ int rb_host_best_for(const rb_host *h, int worker) {
         const rb_member *m = &h->member[i], *b = best >= 0 ? &h->member[best] : NULL;
         if (!rb_member_ready(m) || seated(h, i) || !rb_host_fits(h, m, h->place[worker].stage)) continue;
         double s = rb_host_step_s(h, m, worker);
-        if (b && aside(m) != aside(b) ? aside(m) : b && s * BETTER >= best_s) continue;
+        bool both = b && aside(m) && aside(b) && m->faults != b->faults; /* then the one with fewer */
+        if (both ? m->faults > b->faults : b && aside(m) != aside(b) ? aside(m) : b && s * BETTER >= best_s)
+            continue;
         best = i;
         best_s = s;
     }
