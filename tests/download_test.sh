@@ -2,7 +2,7 @@
 # ctest: timeout=150
 # Weights that take several times pipeline.startup_deadline to come over a slow line: all stages get theirs side by side, patience
 # goes by what comes and not by the clock, host and participants are told how far it is, and the epoch starts. The line is a relay in
-# user space that lets 6 Mbit/s through to the participants together.
+# user space that lets 6 Mbit/s through to the participants together. What their stages send is held to `join --up`.
 set -u
 . "$RB_SOURCE_DIR/tests/run_common.sh"
 [ -f "$RB_BINARY_DIR/resbm-nats.so" ] || { echo "skipped: built without libnats"; exit 77; }
@@ -49,12 +49,16 @@ pids="$host $relay"
 within 20 'grep -q "waits for" host.log && [ -s relay.log ]' || { miss "host or relay do not start"; cat host.log relay.log; verdict; }
 for n in 1 2; do
     mkdir -p guest$n
-    (cd guest$n && exec env OMP_NUM_THREADS=1 "$resbm" join ../run/invitation --dir own) >guest$n.log 2>&1 &
+    (cd guest$n && exec env OMP_NUM_THREADS=1 "$resbm" join ../run/invitation --dir own --up 16kbit) >guest$n.log 2>&1 &
     pids="$pids $!"
 done
 within 40 'grep -q "^step *4/" host.log || ! kill -0 $host 2>/dev/null || [ "$(grep -c "epoch .* ended" host.log)" -gt 4 ]'
 grep -q "^step *4/" host.log || { miss "no step was taken"; tail -n 8 host.log; }
 grep -Eq "stages download .* MB of weights" host.log || miss "the host does not say how far the downloads are"
+# A step sends 1134 bytes one way and, behind them, 984 the other: at 16 kbit/s it takes a second at the least.
+python3 -c 'import json, sys
+step = [json.loads(line) for line in open("run/metrics.jsonl")][-1]
+sys.exit(step["step_s"] < 0.9)' || { miss "--up does not slow what a stage sends"; cat run/metrics.jsonl; }
 for n in 1 2; do
     grep -Eq "downloads? its weights: [0-9.]+ of [0-9.]+ MB" guest$n.log || { miss "participant $n is not told how far it is"; cat guest$n.log; }
     both=$(find guest$n -path '*/weights/*' -size +1M | wc -l)
