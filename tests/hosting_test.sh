@@ -168,7 +168,7 @@ ends $g6 0 "guest with too little memory" guest6.log
 kill -INT "$host"
 ends "$host" 130 "host on Ctrl-C" host.log
 
-"$resbm" join other.invitation --dir guest1/own >wrong.log 2>&1 && miss "another run's key was written over"
+"$resbm" join other.invitation --dir "guest$m/own" >wrong.log 2>&1 && miss "another run's key was written over"
 wait_for wrong.log "is the folder of a participant of run r.*, and the invitation is of run r.*: take another --dir" 1
 hour=$(date +%H) && hour=${hour#0}
 join 6 --hours $(((hour + 2) % 24))-$(((hour + 3) % 24))
