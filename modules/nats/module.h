@@ -45,6 +45,7 @@ typedef struct rb_nats {
     kvStore *kv;
     void *ctx;
     void (*note)(void *ctx, const char *text);
+    void (*malformed)(void *ctx, const char *from);
     rb_nats_mischief_plan mischief;
 } rb_nats;
 

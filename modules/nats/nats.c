@@ -33,8 +33,9 @@ static void note(rb_nats *c, const char *text) {
 }
 
 /* Each is named, but a flood of them does not fill the disk. */
-static void note_refused(rb_nats *c, const char *text) {
+static void note_refused(rb_nats *c, const char *from, const char *text) {
     enum { MOST_A_MINUTE = 3000 };
+    if (c->malformed) c->malformed(c->ctx, from);
     int64_t minute = rb_now_ns() / (60 * RB_SEC);
     if (minute != c->refused_minute) {
         c->refused_minute = minute;
@@ -46,7 +47,7 @@ static void note_refused(rb_nats *c, const char *text) {
 static void refused(void *ctx, const char *from, size_t bytes) {
     char text[200];
     snprintf(text, sizeof text, "refused a packet of %zu bytes from %s: it is not well-formed", bytes, from);
-    note_refused(ctx, text);
+    note_refused(ctx, from, text);
 }
 
 /* The last part of a subject is its sender, vouched for by the server; a part of that would be somebody else. */
@@ -194,6 +195,7 @@ static resbm_status open_carrier(const rb_carrier_options *o, void **out, rb_err
     c->catch_all = o->catch_all;
     c->ctx = o->ctx;
     c->note = o->note;
+    c->malformed = o->malformed;
     pthread_mutex_init(&c->lock, NULL);
     rb_nats_read_mischief(c);
     resbm_status st = getrandom(&c->port, sizeof c->port, 0) == sizeof c->port
@@ -336,7 +338,7 @@ typedef struct server {
 static void question_refused(rb_nats *c, const char *asker, const char *why, const char *what) {
     char text[300];
     snprintf(text, sizeof text, "refused a question of %.63s: %s%.120s", asker, why, what);
-    note_refused(c, text);
+    note_refused(c, asker, text);
 }
 
 static void on_question(natsConnection *nc, natsSubscription *sub, natsMsg *m, void *closure) {

@@ -27,6 +27,8 @@ typedef struct rb_carrier_options {
     void *ctx;
     void (*note)(void *ctx,
                  const char *text); /* cut off, back again, refused by the server; any thread; or NULL */
+    /* A participant has sent a packet or a question that is not well-formed (noted already); any thread; or NULL. */
+    void (*malformed)(void *ctx, const char *from);
 } rb_carrier_options;
 
 typedef struct rb_carrier_counts {

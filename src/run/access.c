@@ -57,6 +57,7 @@ resbm_status rb_access_connect(const rb_access *a, int64_t deadline_ns,
                             .only_asks = !strcmp(a->name, RB_INVITED),
                             .deadline_ns = deadline_ns,
                             .ctx = ctx,
-                            .note = note};
+                            .note = note,
+                            .malformed = a->malformed};
     return rb_carrier_open(m, &o, out, err);
 }

@@ -11,11 +11,12 @@
 
 typedef struct rb_access {
     char url[280], run[64], name[RB_CARRIER_NAME], seed[RB_NKEY_TEXT];
-    char certificate[4096]; /* empty: no TLS */
-    bool catch_all;         /* rb_carrier_options.catch_all; not printed */
-    double up_bits;         /* that its owner lets a stage send per second; 0: no limit */
-    double uplink_bits;     /* that its uplink was measured to carry; 0: not measured */
-    double gflops;          /* of products, that all its processors were measured to do; 0: not measured */
+    char certificate[4096];                         /* empty: no TLS */
+    bool catch_all;                                 /* rb_carrier_options.catch_all; not printed */
+    void (*malformed)(void *ctx, const char *from); /* rb_carrier_options.malformed; not printed */
+    double up_bits;     /* that its owner lets a stage send per second; 0: no limit */
+    double uplink_bits; /* that its uplink was measured to carry; 0: not measured */
+    double gflops;      /* of products, that all its processors were measured to do; 0: not measured */
 } rb_access;
 
 /* One line; the caller frees it (and wipes it). */

@@ -116,6 +116,7 @@ static resbm_status open_host(rb_host *h, rb_err *err) {
     RB_TRY(rb_host_measure_stages(h, err));
     RB_TRY(read_server(h, err));
     h->access.catch_all = true;
+    h->access.malformed = rb_host_malformed;
     RB_TRY(rb_access_connect(&h->access, rb_now_ns() + 30 * RB_SEC, on_note, h, &h->carrier, err));
     char bucket[100];
     snprintf(bucket, sizeof bucket, "resbm-%s", h->access.run);
@@ -275,8 +276,7 @@ static void blame(rb_host *h, const rb_blame *b, const rb_err *fault) {
     const char *name = h->member[h->seat[s.revoke]].name;
     char why[200];
     rb_utf8_cut(why, sizeof why, fault->text);
-    if (rb_host_revoke(h, name, why, &err))
-        rb_host_note(h, "could not cut %s off: %s", name, err.text);
+    if (rb_host_revoke(h, name, why, &err)) rb_host_note(h, "could not cut %s off: %s", name, err.text);
 }
 
 static resbm_status wait_members(rb_host *h, rb_err *err) {

@@ -34,6 +34,10 @@ typedef struct rb_member {
     rb_lease lease;
     int64_t aside_ns; /* until when others are preferred, because it failed */
     int faults;
+    int malformed; /* messages of it that were not well-formed, since this coordinator began */
+    int64_t
+        measure_minute; /* of the clock; bytes of answers that it has been given in it to measure its line by */
+    int64_t measured;
     double share; /* of what it measured, that it turned out to give; 0: nothing is known against it */
     double gflops, memory, up_bits, down_bits, latency_s;
     uint64_t sent, received; /* bytes of packets of the beats, as it says */
@@ -132,7 +136,8 @@ resbm_status
 rb_host_members_open(rb_host *h,
                      rb_err *err); /* reads the store, serves enrol, beat, measure, status, leave, revoke */
 resbm_status rb_host_keep_members(rb_host *h, rb_err *err); /* once more into the store */
-void rb_host_check_leases(rb_host *h);
+void rb_host_check_leases(rb_host *h); /* and cuts off who sends what is not well-formed again and again */
+void rb_host_malformed(void *host, const char *from);
 bool rb_host_lost(void *host, int stage, char *text, size_t size);
 resbm_status rb_host_revoke(rb_host *h, const char *name, const char *why, rb_err *err);
 void rb_host_note(rb_host *h, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -12,7 +12,7 @@
 
 #define PAUSE                                                                                                \
     RB_SEC /* between two looks at leases: this process did not run itself, or was busy with the store */
-enum { MOST_ANSWER = 60000 };
+enum { MOST_ANSWER = 60000, MOST_MALFORMED = 500, MOST_MEASURED = 4 << 20 /* a minute */ };
 
 void rb_host_note(rb_host *h, const char *fmt, ...) {
     char text[600];
@@ -249,13 +249,25 @@ static void on_enrol(void *ctx, const char *from, const char *question, size_t n
     json_decref(j);
 }
 
+/* Joining takes a few of them; a small question that is answered with much is none to flood the host's uplink by. */
+static bool may_measure(rb_host *h, const char *from, long bytes) {
+    pthread_mutex_lock(&h->lock);
+    rb_member *m = find(h, from);
+    int64_t minute = rb_now_ns() / (60 * RB_SEC);
+    if (m && m->measure_minute != minute) m->measured = 0;
+    if (m) m->measure_minute = minute;
+    bool may = m && m->measured + bytes <= MOST_MEASURED;
+    if (may) m->measured += bytes;
+    pthread_mutex_unlock(&h->lock);
+    return may;
+}
+
 static void on_measure(void *ctx, const char *from, const char *question, size_t n, rb_buf *out) {
     char head[16];
-    (void)ctx;
-    (void)from;
     snprintf(head, sizeof head, "%.*s", n < 12 ? (int)n : 12, question);
     long down = strtol(head, NULL, 10);
     if (down < 1 || down > MOST_ANSWER) down = 1;
+    if (!may_measure(ctx, from, down)) return;
     char *zeros = calloc(1, (size_t)down);
     if (zeros) rb_buf_add(out, zeros, (size_t)down);
     free(zeros);
@@ -346,12 +358,14 @@ static void on_beat(void *ctx, const char *from, const char *question, size_t n,
     if (m && *m->revoked) {
         refuse(out, m->revoked);
     } else if (m && version && !same_version(version, why)) { /* it was updated since it enrolled */
+        rb_host_note(h, "refused a beat of %s: %s", from, why);
         refuse(out, why);
     } else if (m && json_is_object(j)) {
         heard(h, m);
         read_beat(m, j);
         put_json(order_of(h, m), out);
     } else if (m) {
+        m->malformed++;
         rb_host_note(h, "%s sent a beat that is not well-formed", from);
         refuse(out, "the beat is not well-formed");
     }
@@ -412,6 +426,7 @@ static void on_revoke(void *ctx, const char *from, const char *question, size_t 
     char name[RB_CARRIER_NAME];
     snprintf(name, sizeof name, "%.*s", n < sizeof name ? (int)n : 0, question);
     if (strcmp(from, h->access.name)) {
+        rb_host_malformed(h, from);
         rb_host_note(h, "%s asked to revoke a participant, which only the host may", from);
         refuse(out, "only the host may");
     } else if (rb_host_revoke(h, name, "revoked by the host", &err)) {
@@ -454,6 +469,31 @@ resbm_status rb_host_members_open(rb_host *h, rb_err *err) {
 
 /* --- leases --- */
 
+void rb_host_malformed(void *host, const char *from) {
+    rb_host *h = host;
+    pthread_mutex_lock(&h->lock);
+    rb_member *m = find(h, from);
+    if (m) m->malformed++;
+    pthread_mutex_unlock(&h->lock);
+}
+
+/* No program of ours sends one: each is named, and some may be somebody's experiment. */
+static void cut_off_malformed(rb_host *h) {
+    char name[RB_CARRIER_NAME] = "", why[100];
+    rb_err err;
+    pthread_mutex_lock(&h->lock);
+    for (int i = 0; i < h->members && !*name; i++) {
+        rb_member *m = &h->member[i];
+        if (m->malformed <= MOST_MALFORMED || *m->revoked) continue;
+        m->malformed = 0;
+        snprintf(name, sizeof name, "%s", m->name);
+    }
+    pthread_mutex_unlock(&h->lock);
+    if (!*name) return;
+    snprintf(why, sizeof why, "it sent more than %d messages that are not well-formed", MOST_MALFORMED);
+    if (rb_host_revoke(h, name, why, &err)) rb_host_note(h, "could not cut %s off: %s", name, err.text);
+}
+
 void rb_host_check_leases(rb_host *h) {
     int64_t now = rb_now_ns();
     bool connected = h->carrier->module->connected(h->carrier->state);
@@ -472,6 +512,7 @@ void rb_host_check_leases(rb_host *h) {
     h->connected = connected;
     h->looked_ns = now;
     pthread_mutex_unlock(&h->lock);
+    cut_off_malformed(h);
 }
 
 bool rb_host_lost(void *host, int stage, char *text, size_t size) {

@@ -2,6 +2,8 @@
  * messages that are malformed or not its to send, asks for what is not its to read, and comes with keys and certificates that are
  * wrong. Prints "refused-by-server N", "malformed N", "accepted N"; what it did that was accepted, each a line.
  *
+ * hostile flood ACCESS.json COUNT: sends the coordinator so many packets that are noise; 0 if its connection ends soon behind them.
+ *
  * hostile store ACCESS.json: what must not change meanwhile: prints the keys of the run's store that nobody but the coordinator
  * may write, with the coordinator's own access. */
 #include <jansson.h>
@@ -252,6 +254,27 @@ static void answers_elsewhere(natsConnection *nc, const char *victim) {
     natsConnection_FlushTimeout(nc, 5000);
 }
 
+static int flood(const char *path, int count) {
+    rb_err err = {0};
+    rb_buf text = {0};
+    natsConnection *nc = NULL;
+    uint8_t p[300];
+    char subject[200];
+    if (rb_read_file(path, 65536, &text, &err) || rb_access_parse(text.data, &own, &err)) return 2;
+    rb_buf_free(&text);
+    for (int i = 0; i < 4 && !nc; i++)
+        if (dial(&own, own.seed, true, own.certificate, &nc) != NATS_OK) nc = NULL;
+    if (!nc) return 2;
+    snprintf(subject, sizeof subject, "%s.to.coordinator.x.%s", own.run, own.name);
+    for (int i = 0; i < count; i++) natsConnection_Publish(nc, subject, p, (int)noise(p, sizeof p));
+    natsConnection_FlushTimeout(nc, 5000);
+    for (int64_t until = rb_now_ns() + 15 * RB_SEC; !natsConnection_IsClosed(nc) && rb_now_ns() < until;)
+        rb_sleep_ns(20 * RB_MS);
+    bool closed = natsConnection_IsClosed(nc);
+    natsConnection_Destroy(nc);
+    return !closed;
+}
+
 /* The store as it is: keys and the hashes of their values. */
 static int show_store(const char *path) {
     static const char *const keys[] = {"coordinator", "epoch", "members"};
@@ -304,6 +327,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "hostile: %s\n", err.text);
         return 2;
     }
+    if (argc == 4 && !strcmp(argv[1], "flood")) return flood(argv[2], atoi(argv[3]));
     if (argc == 3 && !strcmp(argv[1], "store")) return show_store(argv[2]);
     if (argc != 6 || rb_read_file(argv[1], 65536, &text, &err) || rb_access_parse(text.data, &own, &err) ||
         rb_invitation_read(argv[2], &invited, &err)) {
