@@ -82,7 +82,7 @@ class Run:
         self.guests, self.mounted, self.later, self.extra = {}, [], [], {}
         self.seen, self.far, self.hashes, self.losses, self.bad = 0, 0, {}, {}, []
         self.heard, self.waiting, self.waits = 0, None, [] # of host.log; since when the host waits for participants; when it did
-        self.growth = None
+        self.growth, self.tokens = None, set()
         self.recovery = collections.defaultdict(list)
         self.count = collections.Counter()
         self.net = Net(GUESTS + 2, o.rate)
@@ -454,7 +454,8 @@ class Run:
         self.signal(late, "resbm (join|stage) ", signal.SIGSTOP)
         self.after(1.5, lambda: self.signal(late, "resbm (join|stage) ", signal.SIGCONT))
         self.wait_for(lambda: p.poll() is not None, 60, "the impostor")
-        said = p.stdout.read()
+        secret, said = re.fullmatch(r"secret (\w{16})\n(.*)", p.stdout.read(), re.S).groups()
+        self.tokens = {secret}
         print(said, end="", flush=True)
         if p.returncode:
             self.miss("a participant was taken for another, or found no door: " + said)
@@ -481,11 +482,11 @@ class Run:
 
     def secrets(self):
         """No secret stands in a log, a report, a checkpoint, or on a command line: seeds of keys, the invitation's too (host.out shows the
-        invitation, in base64), the server's key."""
+        invitation, in base64), the server's key, an epoch's secret."""
         invited = json.load(open(self.run + "/host/invited.json"))["seed"]
         key = open(self.run + "/host/server.key").read().splitlines()[1]
         line = open(self.run + "/invitation").read().strip()
-        seeds = {invited, key, line[-200:]} | {json.load(open(d + "/access.json"))["seed"] for d in [self.run + "/host"] + [self.dir + "/guest%d" % i for i in range(1, GUESTS + 1)]}
+        seeds = {invited, key, line[-200:]} | self.tokens | {json.load(open(d + "/access.json"))["seed"] for d in [self.run + "/host"] + [self.dir + "/guest%d" % i for i in range(1, GUESTS + 1)]}
         allowed = {"access.json", "invited.json", "invitation", "server.key"}
         for folder, _, files in os.walk(self.dir):
             for f in files:
