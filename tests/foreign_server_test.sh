@@ -1,7 +1,8 @@
 #!/bin/sh
 # ctest: timeout=160
 # A run hosted on NATS servers that are there already, three in a cluster: their configuration includes what resbm writes of users, and a
-# command of their operator's makes them read it again. The bits are those of the local engine; wrong use is named.
+# command of their operator's makes them read it again. They take messages of 64 KB at the most, and longer values of the store in pieces. The bits are those of the local
+# engine; wrong use is named.
 set -u
 . "$RB_SOURCE_DIR/tests/run_common.sh"
 [ -f "$RB_BINARY_DIR/resbm-nats.so" ] || { echo "skipped: built without libnats"; exit 77; }
@@ -45,7 +46,7 @@ server_name: n$n
 listen: "127.0.0.1:$port"
 pid_file: "$here/n$n.pid"
 log_file: "$here/n$n.log"
-max_payload: 1048576
+max_payload: 65536
 tls {cert_file: "$here/cert.pem", key_file: "$here/key.pem"}
 jetstream {store_dir: "$here/store$n"}
 cluster {name: homes, listen: "127.0.0.1:$route", routes: [$routes]}
@@ -85,6 +86,7 @@ ends "$host" 0 host host.log
 # shellcheck disable=SC2154 # by eval
 for n in 1 2 3 4; do eval "ends \$g$n 0 'guest $n' guest$n.log"; done
 same local run
+"$RB_BINARY_DIR/long_values" run/host/access.json || miss "long values, or a full store"
 [ ! -e run/host/server.pem ] || miss "a certificate was made for a server that has one"
 grep -Eq "^(listen|port|jetstream|tls)" run/host/server.conf && miss "the users' configuration says how the server is to be"
 

@@ -58,6 +58,7 @@ bool rb_nats_mischief(rb_nats *c, const char *subject, const uint8_t *p, size_t 
 
 /* store.c */
 resbm_status rb_nats_store_open(void *state, const char *bucket, int64_t most_bytes, rb_err *err);
+size_t rb_nats_store_piece(void *state);
 resbm_status rb_nats_store_get(void *state, const char *key, rb_buf *out, uint64_t *revision, rb_err *err);
 resbm_status rb_nats_store_set(void *state, const char *key, const void *p, size_t n, uint64_t *revision,
                                rb_err *err);

@@ -207,7 +207,7 @@ static resbm_status open_carrier(const rb_carrier_options *o, void **out, rb_err
     if (!st) {
         int64_t most = natsConnection_GetMaxPayload(c->nc) - RB_STREAM_HEADER;
         rb_bus bus = {c, publish, refused};
-        st = most < 1024
+        st = most < 65536 - RB_STREAM_HEADER
                  ? rb_fail(err, RESBM_E_CONFIG,
                            "the server's max_payload of %lld bytes is too small: set 64 KB or more",
                            (long long)most + RB_STREAM_HEADER)
@@ -392,6 +392,7 @@ __attribute__((visibility("default"))) const rb_carrier_module rb_carrier_module
     .store_open = rb_nats_store_open,
     .store_get = rb_nats_store_get,
     .store_set = rb_nats_store_set,
+    .store_piece = rb_nats_store_piece,
     .store_delete = rb_nats_store_delete,
     .store_keys = rb_nats_store_keys,
     .make_key = rb_nats_make_key,

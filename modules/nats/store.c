@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "core/hash.h"
 #include "module.h"
 
 resbm_status rb_nats_store_open(void *state, const char *bucket, int64_t most_bytes, rb_err *err) {
@@ -20,8 +21,35 @@ resbm_status rb_nats_store_open(void *state, const char *bucket, int64_t most_by
              : RESBM_OK;
 }
 
-resbm_status rb_nats_store_get(void *state, const char *key, rb_buf *out, uint64_t *revision, rb_err *err) {
-    rb_nats *c = state;
+/* A value that is longer than a message may be lies in pieces, at KEY.more.HASH.0, KEY.more.HASH.1 and so on; KEY has this, then its
+ * hash and length. Pieces of another value have other keys: the old value is whole until KEY names the new one. */
+static const char cut_mark[] = "\x01"
+                               "cut ";
+enum { HEADERS = 512 /* of a message, which count */, CUT_HEAD = 80 };
+
+typedef struct cut {
+    char hash[33];
+    size_t bytes;
+} cut;
+
+static bool read_cut(const char *p, size_t n, cut *out) {
+    char text[CUT_HEAD + 1];
+    if (n < sizeof cut_mark || n > CUT_HEAD || memcmp(p, cut_mark, sizeof cut_mark - 1) != 0) return false;
+    memcpy(text, p, n);
+    text[n] = 0;
+    return sscanf(text + sizeof cut_mark - 1, "%32[0-9a-f] %zu", out->hash, &out->bytes) == 2;
+}
+
+static void name_piece(char out[300], const char *key, const char *hash, size_t i) {
+    snprintf(out, 300, "%s.more.%s.%zu", key, hash, i);
+}
+
+size_t rb_nats_store_piece(void *state) {
+    int64_t most = natsConnection_GetMaxPayload(((rb_nats *)state)->nc) - HEADERS;
+    return most > 256 ? (size_t)most : 256;
+}
+
+static resbm_status get_one(rb_nats *c, const char *key, rb_buf *out, uint64_t *revision, rb_err *err) {
     kvEntry *e = NULL;
     *revision = 0;
     natsStatus s = kvStore_Get(&e, c->kv, key);
@@ -33,20 +61,119 @@ resbm_status rb_nats_store_get(void *state, const char *key, rb_buf *out, uint64
     return rb_buf_status(out, err);
 }
 
+/* RESBM_E_CORRUPT: a piece is gone, as where another process has set the key meanwhile. */
+static resbm_status get_cut(rb_nats *c, const char *key, const cut *of, rb_buf *out, rb_err *err) {
+    size_t begin = out->len;
+    for (size_t i = 0; out->len - begin < of->bytes; i++) {
+        char piece[300], hash[33];
+        uint64_t revision;
+        size_t before = out->len;
+        name_piece(piece, key, of->hash, i);
+        RB_TRY(get_one(c, piece, out, &revision, err));
+        bool last = out->len - begin >= of->bytes;
+        if (last) rb_hash128_hex(out->data + begin, out->len - begin, hash);
+        if (out->len == before || out->len - begin > of->bytes || (last && strcmp(hash, of->hash) != 0))
+            return rb_fail(err, RESBM_E_CORRUPT, "the run's store has \"%s\" not whole", key);
+    }
+    return RESBM_OK;
+}
+
+resbm_status rb_nats_store_get(void *state, const char *key, rb_buf *out, uint64_t *revision, rb_err *err) {
+    enum { TRIES = 5 };
+    size_t begin = out->len;
+    cut of;
+    for (int i = 0;; i++) {
+        RB_TRY(get_one(state, key, out, revision, err));
+        if (!out->data || !read_cut(out->data + begin, out->len - begin, &of)) return RESBM_OK;
+        out->len = begin;
+        resbm_status st = get_cut(state, key, &of, out, err);
+        if (st != RESBM_E_CORRUPT || i == TRIES) return st;
+        out->len = begin;
+    }
+}
+
+/* What the server says of a write; codes of JetStream's own. */
+static resbm_status fail_set(const char *key, size_t n, natsStatus s, jsErrCode code, rb_err *err) {
+    enum {
+        WRONG_LAST_SEQUENCE = 10071,
+        NO_RESOURCES = 10023,
+        STORAGE = 10047,
+        STORE_FAILED = 10077,
+        ACCOUNT = 10002
+    };
+    const char *why = nats_GetLastError(NULL);
+    if ((int)code == WRONG_LAST_SEQUENCE)
+        return rb_fail(err, RESBM_E_STATE, "\"%s\" of the run's store was changed by another: %s", key, why);
+    if ((int)code == NO_RESOURCES || (int)code == STORAGE || (int)code == STORE_FAILED ||
+        (int)code == ACCOUNT)
+        return rb_fail(
+            err, RESBM_E_IO,
+            "the run's store on the server is full (%s): make room on its disk, or raise "
+            "jetstream.max_file_store, the account's or the bucket's limit; the run goes on from there",
+            why);
+    if (s == NATS_MAX_PAYLOAD)
+        return rb_fail(err, RESBM_E_CONFIG, "%zu bytes of \"%s\" are more than the server's max_payload", n,
+                       key);
+    return code ? rb_fail(err, RESBM_E_IO, "cannot write \"%s\" to the run's store: %s", key, why)
+                : rb_nats_fail(err, s, "cannot write to the run's store");
+}
+
+static int stream_of(const rb_nats *c, const char *key, char stream[200], char subject[400]);
+
+/* Not kvStore_Put and the like: they keep the server's code to themselves. */
+static resbm_status set_one(rb_nats *c, const char *key, const void *p, size_t n, uint64_t *revision,
+                            rb_err *err) {
+    char stream[200], subject[400];
+    jsPubOptions o;
+    jsPubAck *ack = NULL;
+    jsErrCode code = 0;
+    stream_of(c, key, stream, subject);
+    jsPubOptions_Init(&o);
+    if (!*revision)
+        o.ExpectNoMessage = true;
+    else if (*revision != UINT64_MAX)
+        o.ExpectLastSubjectSeq = *revision;
+    natsStatus s = js_Publish(&ack, c->js, subject, p, (int)n, &o, &code);
+    if (s) return fail_set(key, n, s, code, err);
+    *revision = ack->Sequence;
+    jsPubAck_Destroy(ack);
+    return RESBM_OK;
+}
+
+static void drop_cut(rb_nats *c, const char *key, const char *hash) {
+    char all[300];
+    rb_err ignored;
+    snprintf(all, sizeof all, "%s.more.%s.*", key, hash);
+    rb_nats_store_delete(c, all, &ignored);
+}
+
+static resbm_status set_cut(rb_nats *c, const char *key, const uint8_t *p, size_t n, uint64_t *revision,
+                            rb_err *err) {
+    size_t most = rb_nats_store_piece(c);
+    char hash[33], head[CUT_HEAD], piece[300];
+    rb_buf was = {0};
+    uint64_t old, new;
+    cut before;
+    rb_hash128_hex(p, n, hash);
+    RB_TRY(get_one(c, key, &was, &old, err));
+    bool had = was.data && read_cut(was.data, was.len, &before) && strcmp(before.hash, hash) != 0;
+    rb_buf_free(&was);
+    for (size_t i = 0; i * most < n; i++) {
+        size_t left = n - i * most;
+        new = UINT64_MAX;
+        name_piece(piece, key, hash, i);
+        RB_TRY(set_one(c, piece, p + i * most, left < most ? left : most, &new, err));
+    }
+    int m = snprintf(head, sizeof head, "%s%s %zu", cut_mark, hash, n);
+    RB_TRY(set_one(c, key, head, (size_t)m, revision, err));
+    if (had) drop_cut(c, key, before.hash);
+    return RESBM_OK;
+}
+
 resbm_status rb_nats_store_set(void *state, const char *key, const void *p, size_t n, uint64_t *revision,
                                rb_err *err) {
-    rb_nats *c = state;
-    natsStatus s;
-    if (*revision == UINT64_MAX)
-        s = kvStore_Put(revision, c->kv, key, p, (int)n);
-    else if (*revision == 0)
-        s = kvStore_Create(revision, c->kv, key, p, (int)n);
-    else
-        s = kvStore_Update(revision, c->kv, key, p, (int)n, *revision);
-    if (s == NATS_ERR)
-        return rb_fail(err, RESBM_E_STATE, "\"%s\" of the run's store was changed by another: %s", key,
-                       nats_GetLastError(NULL));
-    return s ? rb_nats_fail(err, s, "cannot write to the run's store") : RESBM_OK;
+    return n > rb_nats_store_piece(state) ? set_cut(state, key, p, n, revision, err)
+                                          : set_one(state, key, p, n, revision, err);
 }
 
 /* A bucket is a stream of this name, a key a subject of it; returns how long the subject is in front of the key. */

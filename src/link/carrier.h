@@ -12,7 +12,7 @@
 #include "core/buf.h"
 #include "core/err.h"
 
-enum { RB_CARRIER_VERSION = 3, RB_CARRIER_NAME = 64, RB_NKEY_TEXT = 64 };
+enum { RB_CARRIER_VERSION = 4, RB_CARRIER_NAME = 64, RB_NKEY_TEXT = 64 };
 
 typedef struct rb_carrier_options {
     const char *url;         /* "nats://127.0.0.1:4222", "tls://host:4222" */
@@ -67,11 +67,13 @@ typedef struct rb_carrier_module {
     resbm_status (*serve)(void *c, const char *subject, const char *asker, void *ctx,
                           rb_carrier_answer answer, rb_err *err);
     /* The store. Revision 0: the key is not there. set with revision != UINT64_MAX fails with RESBM_E_STATE unless the
-     * key's newest revision is that one. */
+     * key's newest revision is that one, and with RESBM_E_IO where the server has no room left. */
     resbm_status (*store_open)(void *c, const char *bucket, int64_t most_bytes, rb_err *err);
     resbm_status (*store_get)(void *c, const char *key, rb_buf *out, uint64_t *revision, rb_err *err);
     resbm_status (*store_set)(void *c, const char *key, const void *p, size_t n, uint64_t *revision,
                               rb_err *err);
+    size_t (*store_piece)(
+        void *c); /* bytes that the server takes at once; longer values are cut, and are one all the same */
     resbm_status (*store_delete)(void *c, const char *key, rb_err *err);
     resbm_status (*store_keys)(void *c, rb_buf *out,
                                rb_err *err); /* all of them, each with a newline behind it */

@@ -14,7 +14,11 @@
 
 #define LEASE_NS (2 * RB_SEC)
 #define RENEW_NS (RB_SEC / 2)
-enum { PIECE = 512 * 1024, TIDY = 10 /* snapshots between two times that small keys are written again */ };
+enum {
+    PIECE = 512 * 1024,
+    TIDY = 10, /* snapshots between two times that small keys of a large company are written again, */
+    FEW = 64   /* and of a small one with each */
+};
 
 static resbm_status get(rb_host *h, const char *key, rb_buf *out, uint64_t *revision, rb_err *err) {
     return h->carrier->module->store_get(h->carrier->state, key, out, revision, err);
@@ -171,15 +175,21 @@ resbm_status rb_host_record_commit(rb_host *h, int64_t step, double loss, const 
 
 /* --- snapshots --- */
 
+static size_t piece_of(const rb_host *h) {
+    size_t most = h->carrier->module->store_piece(h->carrier->state);
+    return most < PIECE ? most : PIECE;
+}
+
 static resbm_status put_file(rb_host *h, const char *folder, const rb_part_file *f, rb_err *err) {
     char path[PATH_MAX], key[128];
     snprintf(path, sizeof path, "%s/%s", folder, f->name);
-    uint8_t *piece = malloc(PIECE);
+    size_t most = piece_of(h);
+    uint8_t *piece = malloc(most);
     if (!piece) return rb_fail(err, RESBM_E_MEMORY, "no memory for a piece of a snapshot");
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     resbm_status st = fd < 0 ? rb_fail_errno(err, errno, "cannot open %s", path) : RESBM_OK;
     ssize_t n;
-    for (int i = 0; !st && (n = read(fd, piece, PIECE)) > 0; i++) {
+    for (int i = 0; !st && (n = read(fd, piece, most)) > 0; i++) {
         uint64_t revision = UINT64_MAX;
         snprintf(key, sizeof key, "file.%s.%d", f->sum.hash, i);
         int64_t since = rb_now_ns();
@@ -194,7 +204,7 @@ static resbm_status put_file(rb_host *h, const char *folder, const rb_part_file 
 static void drop_file(rb_host *h, const rb_part_file *f) {
     char key[128];
     rb_err ignored;
-    for (uint64_t at = 0, i = 0; at < f->sum.bytes; at += PIECE, i++) {
+    for (uint64_t at = 0, i = 0, most = piece_of(h); at < f->sum.bytes; at += most, i++) {
         snprintf(key, sizeof key, "file.%s.%d", f->sum.hash, (int)i);
         h->carrier->module->store_delete(h->carrier->state, key, &ignored);
     }
@@ -235,12 +245,13 @@ static resbm_status sweep(rb_host *h, const rb_manifest *now, rb_err *err) {
     return st;
 }
 
-/* Now and then. A fault is none of the run's: the next time will do. */
+/* Accounts of who has done how much, and what others left. A fault is none of the run's: the next time will do. */
 static void tidy(rb_host *h, const rb_manifest *now) {
     rb_err err;
-    if (++h->snapshots % TIDY) return;
-    if (rb_host_keep_members(h, &err) || sweep(h, now, &err))
-        rb_host_note(h, "the store was not tidied: %s", err.text);
+    bool due = ++h->snapshots % TIDY == 0;
+    resbm_status st = due || h->members <= FEW ? rb_host_keep_members(h, &err) : RESBM_OK;
+    if (!st && due) st = sweep(h, now, &err);
+    if (st) rb_host_note(h, "the store was not tidied: %s", err.text);
 }
 
 /* Files that the last snapshot had too are not sent again; what only it had goes, and so do the commits before this one. */
@@ -270,23 +281,44 @@ resbm_status rb_host_keep_snapshot(rb_host *h, int64_t step, const char *folder,
     return st;
 }
 
-static resbm_status take_file(rb_host *h, const char *folder, const rb_part_file *f, rb_err *err) {
-    char path[PATH_MAX], key[128];
-    rb_buf all = {0};
-    for (int i = 0; all.len < f->sum.bytes; i++) {
+/* One piece after the other: a file may be larger than this machine's memory. */
+static resbm_status take_pieces(rb_host *h, int fd, const rb_part_file *f, rb_hasher *hasher, rb_err *err) {
+    uint64_t have = 0;
+    for (int i = 0; have < f->sum.bytes; i++) {
+        char key[128];
         uint64_t revision;
-        size_t before = all.len;
+        rb_buf piece = {0};
         snprintf(key, sizeof key, "file.%s.%d", f->sum.hash, i);
-        RB_TRY(get(h, key, &all, &revision, err));
-        if (all.len == before) break;
+        resbm_status st = get(h, key, &piece, &revision, err);
+        have += piece.len;
+        if (!st && (!piece.len || have > f->sum.bytes))
+            st = rb_fail(err, RESBM_E_CORRUPT, "the store's copy of %s is not whole", f->name);
+        for (size_t at = 0; at < piece.len && !st;) {
+            ssize_t n = write(fd, piece.data + at, piece.len - at);
+            if (n < 0 && errno != EINTR) st = rb_fail_errno(err, errno, "writing %s", f->name);
+            if (n > 0) at += (size_t)n;
+        }
+        if (!st) rb_hasher_add(hasher, piece.data, piece.len);
+        rb_buf_free(&piece);
+        RB_TRY(st);
     }
-    char hash[33] = "";
-    if (all.data) rb_hash128_hex(all.data, all.len, hash);
+    return RESBM_OK;
+}
+
+/* Into a folder that has no name of a snapshot yet. */
+static resbm_status take_file(rb_host *h, const char *folder, const rb_part_file *f, rb_err *err) {
+    char path[PATH_MAX], hash[33] = "";
     snprintf(path, sizeof path, "%s/%s", folder, f->name);
-    resbm_status st = strcmp(hash, f->sum.hash)
-                          ? rb_fail(err, RESBM_E_CORRUPT, "the store's copy of %s is not whole", f->name)
-                          : rb_write_file_atomic(path, all.data, all.len, err);
-    rb_buf_free(&all);
+    rb_hasher *hasher = rb_hasher_new();
+    int fd = hasher ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666) : -1;
+    resbm_status st = !hasher  ? rb_fail(err, RESBM_E_MEMORY, "no memory to check %s", f->name)
+                      : fd < 0 ? rb_fail_errno(err, errno, "cannot write %s", path)
+                               : take_pieces(h, fd, f, hasher, err);
+    if (!st && fsync(fd)) st = rb_fail_errno(err, errno, "syncing %s", path);
+    if (fd >= 0) close(fd);
+    if (hasher) rb_hasher_finish(hasher, hash);
+    if (!st && strcmp(hash, f->sum.hash))
+        st = rb_fail(err, RESBM_E_CORRUPT, "the store's copy of %s is not whole", f->name);
     return st;
 }
 
