@@ -311,7 +311,8 @@ static resbm_status train(rb_host *h, rb_err *err) {
         bool own = sum.blame.by < 0; /* a participant's word ends no run */
         if (!st || (own && (st == RESBM_E_CANCELLED || st == RESBM_E_CONFIG))) return st;
         rb_host_note(h, "epoch %u ended: %s; going on", h->epoch, err->text);
-        int worker = st == RESBM_E_NUMERIC || st == RESBM_E_FORMAT ? sum.blame.worker : -1;
+        bool numbers = st == RESBM_E_NUMERIC || st == RESBM_E_FORMAT || st == RESBM_E_CORRUPT;
+        int worker = numbers ? sum.blame.worker : -1;
         rb_host_note_vain(h, &v, h->step > farthest, worker);
         if (rb_host_is_hopeless(h, &v))
             return rb_err_context(err, st, "%d times in a row without a step: ", v.epochs);
