@@ -78,6 +78,7 @@ def main():
     p.add_argument("--speeds", default="1.3e9", help="FLOP/s of a stage")
     p.add_argument("--steps", type=int, default=4)
     o = p.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)) # so that namespaces and processes go
     o.resbm, o.out = os.path.abspath(o.resbm), os.path.abspath(o.out)
     shutil.rmtree(o.out, ignore_errors=True)
     os.makedirs(o.out)
