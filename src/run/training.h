@@ -74,6 +74,15 @@ void rb_training_deal(training *t);
 json_t *rb_training_deal_json(const training *t);
 void rb_training_measure(training *t);
 
+/* train_answers.c, of t->reply: the step's loss per token; auxiliary losses into t->aux; squares of every tensor's gradient into
+ * t->sumsq. What no honest worker sends names its sender. Then: is all of it finite, and the same on all replicas? */
+resbm_status rb_training_read_loss(training *t, double *loss, rb_err *err);
+resbm_status rb_training_read_aux(training *t, rb_err *err);
+resbm_status rb_training_read_norms(training *t, rb_err *err);
+resbm_status rb_training_check_finite(const training *t, double loss, rb_err *err);
+resbm_status rb_training_check_replicas(const training *t, rb_err *err);
+int rb_training_loss_stage(const training *t); /* the stage of the model's last segment */
+
 /* train.c: has the first replicas that are left begin the evaluation, or begin it anew. */
 resbm_status rb_training_ask_eval(training *t, rb_err *err);
 
