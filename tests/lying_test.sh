@@ -25,7 +25,7 @@ lie() {
     shift 3
     common="train.steps=14 train.checkpoint_every=7 optim.schedule=constant optim.lr=0.001 $*"
     train local $common || { miss "local, for $what"; cat local.log; }
-    rm -rf run guest* liar*
+    rm -rf run guest* liar* host.log # what it said before is not to be waited for
     "$resbm" host run.yaml --listen 127.0.0.1:0 --out run $common >host.log 2>&1 &
     host=$!
     pids="$pids $host"
