@@ -53,7 +53,7 @@ where="boundary 1, microbatch 0, step 10"
 faulty checksum "stage 1.*: stage 0 sent a bad frame.*$where.*checksum [0-9a-f]{16}, its header says"
 faulty microbatch "stage 1.*: stage 0 sent a bad frame.*checksum [0-9a-f]{16}, its header says"
 faulty version "stage 1.*: stage 0 sent a bad frame .*: frame has version 7, this program speaks 1.*$where"
-faulty shape "stage 1.*from stage 0: .*T \(positions\) 31 where 32"
+faulty shape "stage 1.*stage 0 sent what cannot be used: .*T \(positions\) 31 where 32"
 faulty step "stage 1 waited [0-9.]+ s for the forward activation of $where from stage 0" \
     "instead came the forward activation of boundary 1, microbatch 0, step 1010, which nobody asks for"
 faulty cut "stage [01].*stage [01] closed the connection"
