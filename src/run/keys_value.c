@@ -254,11 +254,13 @@ static resbm_status set_number(rb_config *c, const rb_key *k, const char *text, 
                                rb_err *err) {
     double v;
     RB_TRY(rb_key_read_number(k, text, &v, place, err));
+    if (k->type == RB_KEY_REAL || k->type == RB_KEY_RATE) { /* which may be infinite: no integer is */
+        memcpy(field(c, k), &v, sizeof v);
+        return RESBM_OK;
+    }
     int64_t i = (int64_t)v;
     int small = (int)i;
-    if (k->type == RB_KEY_REAL || k->type == RB_KEY_RATE)
-        memcpy(field(c, k), &v, sizeof v);
-    else if (k->size == sizeof small)
+    if (k->size == sizeof small)
         memcpy(field(c, k), &small, sizeof small);
     else
         memcpy(field(c, k), &i, sizeof i);
