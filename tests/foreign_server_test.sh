@@ -13,11 +13,6 @@ make_config
 here=$PWD
 pids=
 trap 'kill -KILL $pids 2>/dev/null; for n in 1 2 3; do [ -f "$here/n$n.pid" ] && kill -KILL "$(cat "$here/n$n.pid")" 2>/dev/null; done' EXIT
-wait_for() { # FILE PATTERN SECONDS
-    i=0
-    while ! grep -Eq -- "$2" "$1" 2>/dev/null && [ $i -lt $(($3 * 10 * patience)) ]; do sleep 0.1; i=$((i + 1)); done
-    grep -Eq -- "$2" "$1" || { miss "$1 does not say '$2'"; tail -n 5 "$1"; }
-}
 ends() { # PID STATUS WHAT LOG
     i=0
     while kill -0 "$1" 2>/dev/null && [ $i -lt $((400 * patience)) ]; do sleep 0.1; i=$((i + 1)); done

@@ -21,11 +21,6 @@ host() {
     host=$!
     pids="$pids $host"
 }
-wait_for() { # FILE PATTERN SECONDS
-    i=0
-    while ! grep -Eq -- "$2" "$1" 2>/dev/null && [ $i -lt $(($3 * 10 * patience)) ]; do sleep 0.1; i=$((i + 1)); done
-    grep -Eq -- "$2" "$1" || { miss "$1 does not say '$2'"; tail -n 5 "$1"; }
-}
 join() { # N [more]
     n=$1
     shift

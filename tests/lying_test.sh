@@ -10,9 +10,6 @@ make_corpus
 make_config
 pids=
 trap 'kill -KILL $pids 2>/dev/null' EXIT
-wait_for() { # FILE PATTERN SECONDS
-    within "$3" "grep -Eq -- '$2' '$1' 2>/dev/null" || { miss "$1 does not say '$2'"; tail -n 5 "$1"; }
-}
 join() { # PROGRAM NAME
     mkdir -p "$2"
     (cd "$2" && exec env OMP_NUM_THREADS=1 "$RB_BINARY_DIR/$1" join ../run/invitation --dir own --name "$2") >>"$2.log" 2>&1 &

@@ -22,6 +22,13 @@ within() {
     done
 }
 
+# Waits until a file says it; a miss when it does not in SECONDS, times patience.
+wait_for() { # FILE PATTERN SECONDS
+    i=0
+    while ! grep -Eq -- "$2" "$1" 2>/dev/null && [ $i -lt $(($3 * 10 * patience)) ]; do sleep 0.1; i=$((i + 1)); done
+    grep -Eq -- "$2" "$1" || { miss "$1 does not say '$2'"; tail -n 5 "$1"; }
+}
+
 # Prose-like bytes, the same everywhere: no package needed, and a model can learn it.
 make_corpus() {
     awk 'BEGIN { s = 7; n = split("the of a slow link carries latent gradients between stages and every segment learns", w, " ")

@@ -34,9 +34,9 @@ typedef struct rb_nats {
     bool closing,
         closed; /* atomic: we close it; libnats has told that it is closed, and is through with this struct */
     bool ended, catch_all;
-    int64_t refused_minute; /* approximate: several threads may count */
+    pthread_mutex_t lock; /* of services, and of what was refused in this minute */
+    int64_t refused_minute;
     int refused_named;
-    pthread_mutex_t lock; /* of services */
     rb_nats_service services[RB_NATS_SERVICES];
     int service_count;
     void *servers[RB_NATS_SERVICES];

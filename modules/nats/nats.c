@@ -37,11 +37,14 @@ static void note_refused(rb_nats *c, const char *from, const char *text) {
     enum { MOST_A_MINUTE = 3000 };
     if (c->malformed) c->malformed(c->ctx, from);
     int64_t minute = rb_now_ns() / (60 * RB_SEC);
+    pthread_mutex_lock(&c->lock);
     if (minute != c->refused_minute) {
         c->refused_minute = minute;
         c->refused_named = 0;
     }
-    if (c->refused_named++ < MOST_A_MINUTE) note(c, text);
+    bool named = c->refused_named++ < MOST_A_MINUTE;
+    pthread_mutex_unlock(&c->lock);
+    if (named) note(c, text);
 }
 
 static void refused(void *ctx, const char *from, size_t bytes) {

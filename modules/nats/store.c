@@ -118,7 +118,12 @@ static resbm_status fail_set(const char *key, size_t n, natsStatus s, jsErrCode 
                 : rb_nats_fail(err, s, "cannot write to the run's store");
 }
 
-static int stream_of(const rb_nats *c, const char *key, char stream[200], char subject[400]);
+/* A bucket is a stream of this name, a key a subject of it; returns how long the subject is in front of the key. */
+static int stream_of(const rb_nats *c, const char *key, char stream[200], char subject[400]) {
+    const char *bucket = kvStore_Bucket(c->kv);
+    snprintf(stream, 200, "KV_%s", bucket);
+    return snprintf(subject, 400, "$KV.%s.%s", bucket, key) - (int)strlen(key);
+}
 
 /* Not kvStore_Put and the like: they keep the server's code to themselves. */
 static resbm_status set_one(rb_nats *c, const char *key, const void *p, size_t n, uint64_t *revision,
@@ -174,13 +179,6 @@ resbm_status rb_nats_store_set(void *state, const char *key, const void *p, size
                                rb_err *err) {
     return n > rb_nats_store_piece(state) ? set_cut(state, key, p, n, revision, err)
                                           : set_one(state, key, p, n, revision, err);
-}
-
-/* A bucket is a stream of this name, a key a subject of it; returns how long the subject is in front of the key. */
-static int stream_of(const rb_nats *c, const char *key, char stream[200], char subject[400]) {
-    const char *bucket = kvStore_Bucket(c->kv);
-    snprintf(stream, 200, "KV_%s", bucket);
-    return snprintf(subject, 400, "$KV.%s.%s", bucket, key) - (int)strlen(key);
 }
 
 /* Not kvStore_Purge: that leaves a mark for each key, for ever, and a run's keys are new ones with every step. */

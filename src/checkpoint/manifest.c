@@ -34,6 +34,12 @@ resbm_status rb_manifest_set(rb_manifest *m, const char *name, int64_t value, rb
     return RESBM_OK;
 }
 
+bool rb_manifest_holds(const rb_manifest *m, const char *name) {
+    for (int i = 0; i < m->file_count; i++)
+        if (!strcmp(m->files[i].name, name)) return true;
+    return false;
+}
+
 int64_t rb_manifest_get(const rb_manifest *m, const char *name) {
     const rb_counter *c = find_counter(m, name);
     return c ? c->value : 0;

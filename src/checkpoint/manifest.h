@@ -57,6 +57,8 @@ resbm_status rb_manifest_print(const rb_manifest *m, rb_buf *out, rb_err *err);
  * for messages. rb_manifest_free when done. */
 resbm_status rb_manifest_parse(const char *text, size_t len, const char *name, rb_manifest *out, rb_err *err);
 void rb_manifest_free(rb_manifest *m);
+/* Is there a row for a file of this name? */
+bool rb_manifest_holds(const rb_manifest *m, const char *name);
 /* May a checkpoint's file have this name? */
 bool rb_part_name_ok(const char *name);
 

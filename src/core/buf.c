@@ -83,18 +83,23 @@ resbm_status rb_sync_dir(const char *dir, rb_err *err) {
     return bad ? rb_fail_errno(err, saved, "cannot sync folder %s", dir) : RESBM_OK;
 }
 
+resbm_status rb_write_all(int fd, const void *p, size_t n, const char *path, rb_err *err) {
+    for (size_t done = 0; done < n;) {
+        ssize_t k = write(fd, (const char *)p + done, n - done);
+        if (k < 0 && errno != EINTR) return rb_fail_errno(err, errno, "cannot write %s", path);
+        if (k > 0) done += (size_t)k;
+    }
+    return RESBM_OK;
+}
+
 static resbm_status write_synced(const char *path, const void *p, size_t n, rb_err *err) {
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0) return rb_fail_errno(err, errno, "cannot create %s", path);
+    resbm_status st = rb_write_all(fd, p, n, path, err);
     int bad = 0;
-    for (size_t done = 0; done < n && !bad;) {
-        ssize_t k = write(fd, (const char *)p + done, n - done);
-        if (k < 0 && errno != EINTR) bad = errno;
-        if (k > 0) done += (size_t)k;
-    }
-    if (!bad && fsync(fd)) bad = errno;
+    if (!st && fsync(fd)) bad = errno;
     if (close(fd) && !bad) bad = errno;
-    return bad ? rb_fail_errno(err, bad, "cannot write %s", path) : RESBM_OK;
+    return st || !bad ? st : rb_fail_errno(err, bad, "cannot write %s", path);
 }
 
 resbm_status rb_write_file_atomic(const char *path, const void *p, size_t n, rb_err *err) {

@@ -21,6 +21,8 @@ void rb_buf_free(rb_buf *b);
 
 /* Whole file into memory (limit bytes at most, RESBM_E_FORMAT beyond). The caller frees with rb_buf_free. */
 resbm_status rb_read_file(const char *path, size_t limit, rb_buf *out, rb_err *err);
+/* All of it into an open file, whatever interrupts; path is for the message. */
+resbm_status rb_write_all(int fd, const void *p, size_t n, const char *path, rb_err *err);
 /* Writes beside (path.tmp), syncs, renames over path, syncs the folder. */
 resbm_status rb_write_file_atomic(const char *path, const void *p, size_t n, rb_err *err);
 /* fsync of a folder so that a rename in it lasts. */

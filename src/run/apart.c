@@ -84,17 +84,6 @@ static resbm_status next_blob(rb_link *l, int peer, const rb_apart_wait *w, int6
     }
 }
 
-static resbm_status write_piece(int fd, const rb_message *m, const char *path, rb_err *err) {
-    size_t n = m->head.payload_bytes;
-    for (size_t at = 0; at < n;) {
-        ssize_t k = write(fd, m->payload + at, n - at);
-        if (k < 0 && errno == EINTR) continue;
-        if (k < 0) return rb_fail_errno(err, errno, "writing %s", path);
-        at += (size_t)k;
-    }
-    return RESBM_OK;
-}
-
 static resbm_status recv_pieces(rb_link *l, int peer, int fd, const char *path, const rb_file_sum *sum,
                                 const rb_apart_wait *w, int64_t patience_ns, rb_err *err) {
     rb_hasher *h = rb_hasher_new();
@@ -107,7 +96,7 @@ static resbm_status recv_pieces(rb_link *l, int peer, int fd, const char *path, 
         if (!st && (!n || n > PIECE || n > sum->bytes - have))
             st = rb_fail(err, RESBM_E_CORRUPT, "a piece of %llu bytes of %s came where %llu were due",
                          (unsigned long long)n, path, (unsigned long long)(sum->bytes - have));
-        if (!st) st = write_piece(fd, m, path, err);
+        if (!st) st = rb_write_all(fd, m->payload, n, path, err);
         if (!st) rb_hasher_add(h, m->payload, n);
         if (!st && w->came) st = w->came(w->ctx, n, err);
         have += n;

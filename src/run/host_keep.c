@@ -385,9 +385,10 @@ resbm_status rb_host_keep(const rb_host_options *o, rb_err *err) {
     bool done = false;
     int status = 0, told = 0;
     FILE *log = NULL;
-    RB_TRY(prepare(&k, err));
+    resbm_status st = prepare(&k, err);
+    rb_buf_free(&k.reach);
+    RB_TRY(st);
     follow(&k, &log);
-    resbm_status st = RESBM_OK;
     while (!done && !st) {
         st = see_to(&k, &done, &status, err);
         follow(&k, &log);

@@ -293,11 +293,7 @@ static resbm_status take_pieces(rb_host *h, int fd, const rb_part_file *f, rb_ha
         have += piece.len;
         if (!st && (!piece.len || have > f->sum.bytes))
             st = rb_fail(err, RESBM_E_CORRUPT, "the store's copy of %s is not whole", f->name);
-        for (size_t at = 0; at < piece.len && !st;) {
-            ssize_t n = write(fd, piece.data + at, piece.len - at);
-            if (n < 0 && errno != EINTR) st = rb_fail_errno(err, errno, "writing %s", f->name);
-            if (n > 0) at += (size_t)n;
-        }
+        if (!st) st = rb_write_all(fd, piece.data, piece.len, f->name, err);
         if (!st) rb_hasher_add(hasher, piece.data, piece.len);
         rb_buf_free(&piece);
         RB_TRY(st);

@@ -30,16 +30,10 @@ int rb_parts_replica_of(const char *file) {
     return at && sscanf(at, ".replica-%d.", &r) == 1 && r > 0 && r < RB_MAX_STAGES ? r : 0;
 }
 
-static bool holds(const rb_manifest *m, const char *name) {
-    for (int i = 0; i < m->file_count; i++)
-        if (!strcmp(m->files[i].name, name)) return true;
-    return false;
-}
-
 bool rb_parts_missing(const rb_tensor_table *t, const rb_manifest *m, char name[RB_PART_NAME]) {
     for (int i = 0; i < t->count; i++) {
         rb_parts_name(&t->rows[i], "", name);
-        if (!t->rows[i].like && !holds(m, name)) return true; /* a copy is in no checkpoint */
+        if (!t->rows[i].like && !rb_manifest_holds(m, name)) return true; /* a copy is in no checkpoint */
     }
     return false;
 }

@@ -47,6 +47,15 @@ typedef struct rb_stage_span {
 } rb_stage_span;
 enum { RB_SPAN_OPTIMIZER = 100, RB_SPAN_EVAL, RB_SPAN_SAVE, RB_SPAN_LINK_FORWARD, RB_SPAN_LINK_BACKWARD };
 
+/* What the replicas of a stage add up: tells vectors of one step apart. */
+typedef enum rb_stage_sum_of {
+    RB_SUM_GRADIENTS,
+    RB_SUM_COUNTS,
+    RB_SUM_CHANGES, /* of weights, by local steps */
+    RB_SUM_STEPS,   /* of codecs */
+    RB_SUM_KINDS
+} rb_stage_sum_of;
+
 typedef struct rb_stage {
     rb_config cfg;
     int self, workers;  /* number of this process, and how many there are (run/workers.h) */
@@ -98,13 +107,13 @@ typedef struct rb_stage {
     int *rows, row_count; /* hosted rows of the table */
     rb_schedule train, eval;
     const rb_schedule *list; /* the one at work: its deal says who a message goes to */
-    int extra;        /* microbatches in flight beyond the schedule's own, as pipeline.inflight came to */
-    int *share;       /* (workers) microbatches of each in `train`; NULL: no replicas */
-    rb_guard sum_guard[4]; /* of what other replicas give to a sum (rb_stage_vector.number) */
-    float *sync_lost; /* (gradients) what pipeline.replica_codec has not sent yet; NULL: nothing */
-    struct rb_cover *cover;         /* NULL: a replica that is lost ends the epoch (stage_cover.c) */
-    bool half_forward;              /* a trunk has begun a forward that is to come next */
-    bool recounts;                  /* what is packed and unpacked now was counted before */
+    int extra;  /* microbatches in flight beyond the schedule's own, as pipeline.inflight came to */
+    int *share; /* (workers) microbatches of each in `train`; NULL: no replicas */
+    rb_guard sum_guard[RB_SUM_KINDS]; /* of what other replicas give to a sum */
+    float *sync_lost;       /* (gradients) what pipeline.replica_codec has not sent yet; NULL: nothing */
+    struct rb_cover *cover; /* NULL: a replica that is lost ends the epoch (stage_cover.c) */
+    bool half_forward;      /* a trunk has begun a forward that is to come next */
+    bool recounts;          /* what is packed and unpacked now was counted before */
     float *anchor, *outer_momentum; /* (trained weights) with optim.local_steps, host */
     struct {
         float *sum; /* (trained weights, then codecs' steps) over `replicas`, host; NULL: none is under way */
@@ -197,7 +206,7 @@ resbm_status rb_stage_reduce(rb_stage *s, rb_err *err);
 
 /* A vector that the replicas of a stage add up, piece by piece (stage_sum.c). */
 typedef struct rb_stage_vector {
-    int number; /* tells vectors of one step apart, 0..16383 */
+    rb_stage_sum_of number;
     int64_t length;
     float *lost; /* (length) pipeline.replica_codec int8: what it has not sent yet; NULL: f32 */
     void *ctx;
@@ -206,7 +215,7 @@ typedef struct rb_stage_vector {
 } rb_stage_vector;
 /* Blocks until all replicas have given their parts; with one replica the sum is its own. */
 resbm_status rb_stage_sum(rb_stage *s, const rb_stage_vector *v, rb_err *err);
-resbm_status rb_stage_sum_numbers(rb_stage *s, int number, int64_t *mine, int64_t n, rb_err *err);
+resbm_status rb_stage_sum_numbers(rb_stage *s, rb_stage_sum_of number, int64_t *mine, int64_t n, rb_err *err);
 /* The vector that the views of the hosted rows make, in the order of the table (absent ones left out): its length; values
  * [from, from + n) of it to or from host memory. */
 typedef rb_view (*rb_stage_view_of)(const rb_stage *s, int row);
@@ -237,14 +246,14 @@ resbm_status rb_cover_send(rb_stage *s, int to, rb_message *m, rb_err *err);
 /* The message `want` of the process that has `segment`'s work on the microbatch, whoever that turns out to be. */
 resbm_status rb_cover_recv(rb_stage *s, int segment, int microbatch, const rb_frame_header *want,
                            rb_message **out, rb_err *err);
-resbm_status rb_cover_recv_sum(rb_stage *s, int worker, const rb_frame_header *want, rb_message **out,
-                               rb_err *err);
+/* The message `want` of that very process, in the sum of replicas or an evaluation. RESBM_E_CANCELLED: a replica is lost, so that
+ * the sum begins anew, or the evaluation is in vain. */
+resbm_status rb_cover_recv_from(rb_stage *s, int worker, const rb_frame_header *want, rb_message **out,
+                                rb_err *err);
 /* An evaluation needs the first replicas that are left: where one of them is lost it is in vain, which a wait returns as
  * RESBM_E_CANCELLED, and the coordinator asks for it anew. */
 void rb_cover_begin_eval(rb_stage *s);
 bool rb_cover_in_vain(const rb_stage *s);
-resbm_status rb_cover_recv_eval(rb_stage *s, int worker, const rb_frame_header *want, rb_message **out,
-                                rb_err *err);
 resbm_status rb_cover_do_tasks(rb_stage *s, bool *moved, rb_err *err);
 resbm_status rb_cover_reduce(rb_stage *s, rb_err *err); /* tasks that are left, then rb_stage_reduce */
 resbm_status rb_cover_redeal(rb_stage *s, const json_t *in, bool *anew, rb_err *err);

@@ -42,19 +42,13 @@ static bool have(const rb_part_file *f) {
     return !stat(path, &sb) && (uint64_t)sb.st_size == f->sum.bytes;
 }
 
-static bool holds(const rb_manifest *m, const char *name) {
-    for (int i = 0; i < m->file_count; i++)
-        if (!strcmp(m->files[i].name, name)) return true;
-    return false;
-}
-
 /* The file of this replica's own states in place of "segment-0.optim.safetensors", where the snapshot has one? */
 static bool has_own(const rb_stage *s, const char *name) {
     char own[RB_PART_NAME + 16];
     const char *tail = strstr(name, ".optim.");
     if (!tail || !s->cfg.optim.local_steps || !s->replica) return false;
     snprintf(own, sizeof own, "%.*s.replica-%d%s", (int)(tail - name), name, s->replica, tail);
-    return holds(&s->snapshot, own);
+    return rb_manifest_holds(&s->snapshot, own);
 }
 
 /* Only the rows of this stage and replica stay in the manifest. */

@@ -332,28 +332,21 @@ bool rb_cover_in_vain(const rb_stage *s) {
     return s->cover && s->cover->in_vain;
 }
 
-resbm_status rb_cover_recv_eval(rb_stage *s, int worker, const rb_frame_header *want, rb_message **out,
+/* Why nobody waits for this message any more; NULL: it is still wanted. */
+static const char *called_off(const rb_stage *s, const rb_frame_header *want) {
+    if (s->evaluating) return s->cover->in_vain ? "a replica was lost in the middle of an evaluation" : NULL;
+    return s->cover->attempt != want->attempt ? "a replica was lost while its stage added up" : NULL;
+}
+
+resbm_status rb_cover_recv_from(rb_stage *s, int worker, const rb_frame_header *want, rb_message **out,
                                 rb_err *err) {
     patience p = twice(s);
     for (;;) {
         resbm_status st = rb_link_recv(s->link, worker, want, slice(s, &p), out, err);
         if (!st) return st;
         RB_TRY(in_vain(s, st, &p, err));
-        if (s->cover->in_vain)
-            return rb_fail(err, RESBM_E_CANCELLED, "a replica was lost in the middle of an evaluation");
-    }
-}
-
-/* RESBM_E_CANCELLED: a replica of this stage is lost, the sum begins anew. */
-resbm_status rb_cover_recv_sum(rb_stage *s, int worker, const rb_frame_header *want, rb_message **out,
-                               rb_err *err) {
-    patience p = twice(s);
-    for (;;) {
-        resbm_status st = rb_link_recv(s->link, worker, want, slice(s, &p), out, err);
-        if (!st) return st;
-        RB_TRY(in_vain(s, st, &p, err));
-        if (s->cover->attempt != want->attempt)
-            return rb_fail(err, RESBM_E_CANCELLED, "a replica was lost while its stage added up");
+        const char *why = called_off(s, want);
+        if (why) return rb_fail(err, RESBM_E_CANCELLED, "%s", why);
     }
 }
 

@@ -60,9 +60,14 @@ static resbm_status keep_steps(void *ctx, float *sum, int64_t from, int64_t n, r
 /* --- the meeting --- */
 
 static resbm_status add_up(rb_stage *s, int64_t n, int64_t m, rb_err *err) {
-    rb_stage_vector weights = {
-        .number = 2, .length = n, .lost = s->sync_lost, .ctx = s, .load = moved, .store = keep_moved};
-    rb_stage_vector codecs = {.number = 3, .length = m, .ctx = s, .load = look_at_steps, .store = keep_steps};
+    rb_stage_vector weights = {.number = RB_SUM_CHANGES,
+                               .length = n,
+                               .lost = s->sync_lost,
+                               .ctx = s,
+                               .load = moved,
+                               .store = keep_moved};
+    rb_stage_vector codecs = {
+        .number = RB_SUM_STEPS, .length = m, .ctx = s, .load = look_at_steps, .store = keep_steps};
     s->meeting.replicas = rb_stage_replicas_left(s);
     RB_TRY(rb_stage_sum(s, &weights, err));
     return rb_stage_sum(s, &codecs, err);

@@ -57,8 +57,11 @@ resbm_status rb_stage_open_lost(rb_stage *s, int64_t length, rb_err *err) {
 }
 
 static resbm_status reduce_gradients(rb_stage *s, rb_err *err) {
-    rb_stage_vector v = {
-        .number = 0, .length = rb_stage_vector_length(s, gradient), .ctx = s, .load = load, .store = store};
+    rb_stage_vector v = {.number = RB_SUM_GRADIENTS,
+                         .length = rb_stage_vector_length(s, gradient),
+                         .ctx = s,
+                         .load = load,
+                         .store = store};
     RB_TRY(rb_stage_open_lost(s, v.length, err));
     v.lost = s->sync_lost;
     return rb_stage_sum(s, &v, err);
@@ -90,7 +93,7 @@ static resbm_status reduce_counts(rb_stage *s, rb_err *err) {
     int64_t *host = malloc((size_t)n * sizeof *host);
     if (!host) return rb_fail(err, RESBM_E_MEMORY, "no memory for %lld counts", (long long)n);
     resbm_status st = copy_counts(s, host, true, &n, err);
-    if (!st) st = rb_stage_sum_numbers(s, 1, host, n, err);
+    if (!st) st = rb_stage_sum_numbers(s, RB_SUM_COUNTS, host, n, err);
     if (!st) st = copy_counts(s, host, false, &n, err);
     free(host);
     return st;

@@ -73,7 +73,7 @@ static resbm_status receive(reduction *r, int replica, int phase, size_t bytes, 
     rb_stage *s = r->s;
     rb_frame_header want = address(r, phase, bytes);
     int64_t begin = rb_now_ns();
-    RB_TRY(s->cover ? rb_cover_recv_sum(s, r->peer[replica], &want, out, err)
+    RB_TRY(s->cover ? rb_cover_recv_from(s, r->peer[replica], &want, out, err)
                     : rb_link_recv(s->link, r->peer[replica], &want, begin + s->cfg.pipeline.deadline_ns, out,
                                    err));
     s->wait_ns += rb_now_ns() - begin;
@@ -112,7 +112,8 @@ static double size_of(const float *v, int64_t n) {
     return n ? sqrt((sum[0] + sum[1] + sum[2] + sum[3]) / (double)n) : 0;
 }
 
-static const char what_of[][32] = {"gradients", "counts", "changes of weights", "steps of codecs"};
+static const char what_of[RB_SUM_KINDS][32] = {"gradients", "counts", "changes of weights",
+                                               "steps of codecs"};
 
 /* Of another participant: its values, or why they are not taken. A step's largest piece teaches what the next ones may be. */
 static resbm_status take(reduction *r, const rb_message *m, float *out, int64_t n, rb_err *err) {
@@ -254,7 +255,8 @@ static resbm_status add_count(const reduction *r, const rb_message *m, int64_t k
 }
 
 /* Whole numbers, whose sum has no order. */
-resbm_status rb_stage_sum_numbers(rb_stage *s, int number, int64_t *mine, int64_t n, rb_err *err) {
+resbm_status rb_stage_sum_numbers(rb_stage *s, rb_stage_sum_of number, int64_t *mine, int64_t n,
+                                  rb_err *err) {
     rb_stage_vector v = {.number = number};
     reduction r = {.s = s, .v = &v, .attempt = rb_cover_attempt(s)};
     size_t bytes = (size_t)n * 8;
