@@ -33,6 +33,7 @@ typedef struct rb_nats {
     rb_streams *streams;
     bool closing,
         closed; /* atomic: we close it; libnats has told that it is closed, and is through with this struct */
+    int at_work; /* atomic: subscriptions whose handlers may still run */
     bool ended, catch_all;
     pthread_mutex_t lock; /* of services, and of what was refused in this minute */
     int64_t refused_minute;

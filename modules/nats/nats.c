@@ -94,11 +94,25 @@ static void on_closed(natsConnection *nc, void *closure) {
     __atomic_store_n(&c->closed, true, __ATOMIC_RELEASE); /* the last that is done with c here */
 }
 
-/* libnats tells on_closed from a thread of its own, some time after natsConnection_Close. False: it has not yet, and c must
- * stay. */
+static void on_subscription_over(void *closure) {
+    rb_nats *c = closure;
+    __atomic_sub_fetch(&c->at_work, 1, __ATOMIC_RELEASE);
+}
+
+/* Its handler uses c until on_subscription_over. */
+static void counted(rb_nats *c, natsSubscription *sub) {
+    __atomic_add_fetch(&c->at_work, 1, __ATOMIC_RELAXED);
+    if (natsSubscription_SetOnCompleteCB(sub, on_subscription_over,
+                                         c)) /* closed already, with its connection */
+        __atomic_sub_fetch(&c->at_work, 1, __ATOMIC_RELAXED);
+}
+
+/* libnats tells on_closed and the end of each subscription from threads of its own, some time after natsConnection_Close.
+ * False: it has not yet, and c must stay. */
 static bool through_with(const rb_nats *c) {
     int64_t until = rb_now_ns() + 5 * RB_SEC;
-    while (c->nc && !__atomic_load_n(&c->closed, __ATOMIC_ACQUIRE)) {
+    while (c->nc && (!__atomic_load_n(&c->closed, __ATOMIC_ACQUIRE) ||
+                     __atomic_load_n(&c->at_work, __ATOMIC_ACQUIRE))) {
         if (rb_now_ns() > until) return false;
         rb_sleep_ns(RB_MS);
     }
@@ -184,6 +198,7 @@ static resbm_status subscribe(rb_nats *c, rb_err *err) {
         snprintf(subject, sizeof subject, "%s.to.%s.p-%016llx.*", c->run, c->name,
                  (unsigned long long)c->port);
     natsStatus s = natsConnection_Subscribe(&c->packets, c->nc, subject, on_packet, c);
+    if (!s) counted(c, c->packets);
     if (!s) s = natsConnection_FlushTimeout(c->nc, 5000);
     return s ? rb_nats_fail(err, s, "cannot subscribe to this participant's packets") : RESBM_OK;
 }
@@ -236,13 +251,13 @@ void rb_nats_close(void *state, int64_t linger_until_ns) {
     bool through = through_with(c);
     for (int i = 0; i < c->service_count; i++) natsSubscription_Destroy(c->services[i].sub);
     natsSubscription_Destroy(c->packets);
+    if (streams) rb_streams_stop(streams); /* until then it sends by c->nc */
     natsConnection_Destroy(c->nc);
+    explicit_bzero(c->seed, sizeof c->seed);
+    if (!through) return; /* a little memory is lost rather than used after its end */
     rb_streams_close(streams, 0);
     for (int i = 0; i < c->server_count; i++) free(c->servers[i]);
-    explicit_bzero(c->seed, sizeof c->seed);
     free(c->mischief.held);
-    c->mischief.held = NULL;
-    if (!through) return; /* a little memory is lost rather than used after its end */
     pthread_mutex_destroy(&c->lock);
     free(c);
 }
@@ -257,6 +272,7 @@ static resbm_status add_service(rb_nats *c, const char *subject, int pipe, natsM
                                 rb_err *err) {
     natsSubscription *sub = NULL;
     natsStatus s = natsConnection_Subscribe(&sub, c->nc, subject, on, closure);
+    if (!s) counted(c, sub);
     if (!s) s = natsConnection_FlushTimeout(c->nc, 5000);
     if (s) {
         natsSubscription_Destroy(sub);
@@ -292,7 +308,6 @@ static void unlisten(void *state, int pipe) {
         c->services[i] = c->services[--c->service_count];
     }
     pthread_mutex_unlock(&c->lock);
-    if (sub) natsSubscription_Unsubscribe(sub);
     natsSubscription_Destroy(sub);
     rb_streams_unlisten(c->streams, pipe);
 }

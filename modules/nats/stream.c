@@ -551,16 +551,20 @@ void rb_streams_drain(rb_streams *s, int64_t until_ns) {
     pthread_mutex_unlock(&s->lock);
 }
 
+void rb_streams_stop(rb_streams *s) {
+    if (!s->started) return;
+    pthread_mutex_lock(&s->lock);
+    s->stopping = true;
+    wake(s);
+    pthread_mutex_unlock(&s->lock);
+    pthread_join(s->thread, NULL);
+    s->started = false;
+}
+
 void rb_streams_close(rb_streams *s, int64_t linger_until_ns) {
     if (!s) return;
-    if (s->started) {
-        rb_streams_drain(s, linger_until_ns);
-        pthread_mutex_lock(&s->lock);
-        s->stopping = true;
-        wake(s);
-        pthread_mutex_unlock(&s->lock);
-        pthread_join(s->thread, NULL);
-    }
+    if (s->started) rb_streams_drain(s, linger_until_ns);
+    rb_streams_stop(s);
     while (s->service_count) rb_streams_unlisten(s, s->services[0].in);
     for (conn *c = s->conns, *next; c; c = next) {
         next = c->next;

@@ -48,6 +48,8 @@ resbm_status rb_streams_open(const rb_bus *bus, uint64_t port, size_t piece, rb_
 /* After the process has closed its ends: waits until everything written has been acknowledged, and the other sides know of
  * the end; at most until the deadline. */
 void rb_streams_drain(rb_streams *s, int64_t until_ns);
+/* Nothing is published any more; packets may still come in. */
+void rb_streams_stop(rb_streams *s);
 /* Drains, then ends all. */
 void rb_streams_close(rb_streams *s, int64_t linger_until_ns);
 /* A packet that came for a service of this process (service NULL: for its port) from participant `from`, which the bus
