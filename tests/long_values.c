@@ -52,6 +52,20 @@ static void long_values(void) {
     CHECK(m->store_set(c->state, "long", "x", 1, &stale, &err) == RESBM_E_STATE);
     CHECK(holds("long", value[1], LONG, &seen));
     CHECK(!m->store_set(c->state, "long", "short", 5, &revision, &err) && holds("long", "short", 5, &seen));
+    CHECK(keys() == 1); /* and so are those of a long value where a short one follows, */
+    CHECK(!m->store_set(c->state, "long", value[0], LONG, &revision, &err) && keys() == n);
+    CHECK(!m->store_delete(c->state, "long", &err) && keys() == 0); /* or none, */
+    revision = 0;
+    CHECK(!m->store_set(c->state, "long", value[1], LONG, &revision, &err) && keys() == n);
+}
+
+/* or where another process has written the long one. */
+static void long_values_of_another(void) {
+    const rb_carrier_module *m = c->module;
+    uint64_t revision;
+    CHECK(keys() > 1 && holds("long", value[1], LONG, &revision));
+    CHECK(!m->store_set(c->state, "long", "short", 5, &revision, &err) && keys() == 1);
+    CHECK(holds("long", "short", 5, &revision));
 }
 
 static void full(void) {
@@ -85,6 +99,9 @@ int main(int argc, char **argv) {
         value[0][i] = (char)(i * 7 + i / 251), value[1][i] = (char)(i * 5 + i / 241);
     c = open_store(argv[1], "resbm-long-values", -1);
     long_values();
+    rb_carrier_close(c, 0);
+    c = open_store(argv[1], "resbm-long-values", -1);
+    long_values_of_another();
     rb_carrier_close(c, 0);
     c = open_store(argv[1], "resbm-small", 500000);
     full();

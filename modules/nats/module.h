@@ -35,7 +35,7 @@ typedef struct rb_nats {
         closed; /* atomic: we close it; libnats has told that it is closed, and is through with this struct */
     int at_work; /* atomic: subscriptions whose handlers may still run */
     bool ended, catch_all;
-    pthread_mutex_t lock; /* of services, and of what was refused in this minute */
+    pthread_mutex_t lock; /* of services, of what was refused in this minute, and of cut_keys */
     int64_t refused_minute;
     int refused_named;
     rb_nats_service services[RB_NATS_SERVICES];
@@ -44,6 +44,7 @@ typedef struct rb_nats {
     int server_count;
     jsCtx *js;
     kvStore *kv;
+    rb_buf cut_keys; /* store.c */
     void *ctx;
     void (*note)(void *ctx, const char *text);
     void (*malformed)(void *ctx, const char *from);

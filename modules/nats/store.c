@@ -5,22 +5,6 @@
 #include "core/hash.h"
 #include "module.h"
 
-resbm_status rb_nats_store_open(void *state, const char *bucket, int64_t most_bytes, rb_err *err) {
-    rb_nats *c = state;
-    jsOptions o;
-    kvConfig k;
-    jsOptions_Init(&o);
-    o.Wait = 5000;
-    natsStatus s = natsConnection_JetStream(&c->js, c->nc, &o);
-    kvConfig_Init(&k);
-    k.Bucket = bucket;
-    k.History = 1;
-    k.MaxBytes = most_bytes;
-    if (!s && (s = js_KeyValue(&c->kv, c->js, bucket)) != NATS_OK) s = js_CreateKeyValue(&c->kv, c->js, &k);
-    return s ? rb_nats_fail(err, s, "cannot open the run's store on the server (it needs JetStream)")
-             : RESBM_OK;
-}
-
 /* A value that is longer than a message may be lies in pieces, at KEY.more.HASH.0, KEY.more.HASH.1 and so on; KEY has this, then its
  * hash and length. Pieces of another value have other keys: the old value is whole until KEY names the new one. */
 static const char cut_mark[] = "\x01"
@@ -145,11 +129,44 @@ static resbm_status set_one(rb_nats *c, const char *key, const void *p, size_t n
     return RESBM_OK;
 }
 
+/* Keys that have had pieces, so that whoever writes or deletes one of them looks for those, and others cost no question more. Lines;
+ * with c->lock. */
+static const char *find_cut_key(const rb_nats *c, const char *key) {
+    char line[300];
+    snprintf(line, sizeof line, "\n%s\n", key);
+    return c->cut_keys.data ? strstr(c->cut_keys.data, line) : NULL;
+}
+
+static void note_cut_key(rb_nats *c, const char *key) {
+    pthread_mutex_lock(&c->lock);
+    if (!find_cut_key(c, key)) rb_buf_printf(&c->cut_keys, c->cut_keys.len ? "%s\n" : "\n%s\n", key);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static bool is_cut_key(rb_nats *c, const char *key) {
+    pthread_mutex_lock(&c->lock);
+    bool is = find_cut_key(c, key) != NULL || c->cut_keys.failed;
+    pthread_mutex_unlock(&c->lock);
+    return is;
+}
+
+static resbm_status purge(rb_nats *c, const char *key, rb_err *err) {
+    jsOptions o;
+    char stream[200], subject[400];
+    stream_of(c, key, stream, subject);
+    jsOptions_Init(&o);
+    o.Wait = 5000;
+    o.Stream.Purge.Subject = subject;
+    natsStatus s = js_PurgeStream(c->js, stream, &o, NULL);
+    return s && s != NATS_NOT_FOUND ? rb_nats_fail(err, s, "cannot delete from the run's store") : RESBM_OK;
+}
+
+/* What is left of it is in nobody's way, and goes with the next writing. */
 static void drop_cut(rb_nats *c, const char *key, const char *hash) {
     char all[300];
     rb_err ignored;
     snprintf(all, sizeof all, "%s.more.%s.*", key, hash);
-    rb_nats_store_delete(c, all, &ignored);
+    purge(c, all, &ignored);
 }
 
 static resbm_status set_cut(rb_nats *c, const char *key, const uint8_t *p, size_t n, uint64_t *revision,
@@ -163,6 +180,7 @@ static resbm_status set_cut(rb_nats *c, const char *key, const uint8_t *p, size_
     RB_TRY(get_one(c, key, &was, &old, err));
     bool had = was.data && read_cut(was.data, was.len, &before) && strcmp(before.hash, hash) != 0;
     rb_buf_free(&was);
+    note_cut_key(c, key);
     for (size_t i = 0; i * most < n; i++) {
         size_t left = n - i * most;
         new = UINT64_MAX;
@@ -175,23 +193,20 @@ static resbm_status set_cut(rb_nats *c, const char *key, const uint8_t *p, size_
     return RESBM_OK;
 }
 
+/* A short value in the place of a long one: that one's pieces go once it is there, so that nobody reads half of either. */
 resbm_status rb_nats_store_set(void *state, const char *key, const void *p, size_t n, uint64_t *revision,
                                rb_err *err) {
-    return n > rb_nats_store_piece(state) ? set_cut(state, key, p, n, revision, err)
-                                          : set_one(state, key, p, n, revision, err);
+    if (n > rb_nats_store_piece(state)) return set_cut(state, key, p, n, revision, err);
+    RB_TRY(set_one(state, key, p, n, revision, err));
+    if (is_cut_key(state, key)) drop_cut(state, key, "*");
+    return RESBM_OK;
 }
 
 /* Not kvStore_Purge: that leaves a mark for each key, for ever, and a run's keys are new ones with every step. */
 resbm_status rb_nats_store_delete(void *state, const char *key, rb_err *err) {
-    rb_nats *c = state;
-    jsOptions o;
-    char stream[200], subject[400];
-    stream_of(c, key, stream, subject);
-    jsOptions_Init(&o);
-    o.Wait = 5000;
-    o.Stream.Purge.Subject = subject;
-    natsStatus s = js_PurgeStream(c->js, stream, &o, NULL);
-    return s && s != NATS_NOT_FOUND ? rb_nats_fail(err, s, "cannot delete from the run's store") : RESBM_OK;
+    RB_TRY(purge(state, key, err));
+    if (is_cut_key(state, key)) drop_cut(state, key, "*");
+    return RESBM_OK;
 }
 
 /* By the stream's state, not kvStore_Keys: its consumer waits for a number of messages that the server gets wrong after purges. */
@@ -214,7 +229,39 @@ resbm_status rb_nats_store_keys(void *state, rb_buf *out, rb_err *err) {
     return rb_buf_status(out, err);
 }
 
+/* Of another process, an earlier one of this run's. */
+static resbm_status find_cuts(rb_nats *c, rb_err *err) {
+    rb_buf keys = {0};
+    char *save = NULL;
+    RB_TRY(rb_nats_store_keys(c, &keys, err));
+    for (char *k = keys.data ? strtok_r(keys.data, "\n", &save) : NULL; k; k = strtok_r(NULL, "\n", &save)) {
+        char *more = strstr(k, ".more.");
+        if (!more) continue;
+        *more = 0;
+        note_cut_key(c, k);
+    }
+    rb_buf_free(&keys);
+    return RESBM_OK;
+}
+
+resbm_status rb_nats_store_open(void *state, const char *bucket, int64_t most_bytes, rb_err *err) {
+    rb_nats *c = state;
+    jsOptions o;
+    kvConfig k;
+    jsOptions_Init(&o);
+    o.Wait = 5000;
+    natsStatus s = natsConnection_JetStream(&c->js, c->nc, &o);
+    kvConfig_Init(&k);
+    k.Bucket = bucket;
+    k.History = 1;
+    k.MaxBytes = most_bytes;
+    if (!s && (s = js_KeyValue(&c->kv, c->js, bucket)) != NATS_OK) s = js_CreateKeyValue(&c->kv, c->js, &k);
+    return s ? rb_nats_fail(err, s, "cannot open the run's store on the server (it needs JetStream)")
+             : find_cuts(c, err);
+}
+
 void rb_nats_store_close(rb_nats *c) {
+    rb_buf_free(&c->cut_keys);
     kvStore_Destroy(c->kv);
     jsCtx_Destroy(c->js);
 }

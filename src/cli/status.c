@@ -80,6 +80,9 @@ static void print(const json_t *j) {
                number_of(p, "received") * 1e-6, number_of(p, "steps"), number_of(p, "busy_s"),
                *text_of(p, "reason") ? "  " : "", text_of(p, "reason"));
     }
+    if (number_of(j, "unused") > 0)
+        printf("\n%.0f more %s asked to join and not come yet\n", number_of(j, "unused"),
+               number_of(j, "unused") > 1 ? "machines have" : "machine has");
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state) {

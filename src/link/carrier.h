@@ -73,7 +73,8 @@ typedef struct rb_carrier_module {
     resbm_status (*store_set)(void *c, const char *key, const void *p, size_t n, uint64_t *revision,
                               rb_err *err);
     size_t (*store_piece)(
-        void *c); /* bytes that the server takes at once; longer values are cut, and are one all the same */
+        void *
+            c); /* bytes that the server takes at once; longer values are cut, and are one all the same: who writes or deletes one leaves nothing of it */
     resbm_status (*store_delete)(void *c, const char *key, rb_err *err);
     resbm_status (*store_keys)(void *c, rb_buf *out,
                                rb_err *err); /* all of them, each with a newline behind it */

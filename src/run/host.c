@@ -339,6 +339,8 @@ resbm_status rb_host_coordinate(const rb_coordinate_options *o, bool *again, rb_
         return rb_fail(err, RESBM_E_MEMORY, "no memory for a coordinator"); /* the process ends */
     pthread_mutex_init(&h->lock, NULL);
     pthread_mutex_init(&h->changing, NULL);
+    pthread_mutex_init(&h->telling, NULL);
+    pthread_mutex_init(&h->notes.lock, NULL);
     char *whole = realpath(o->dir, NULL);
     snprintf(h->dir, sizeof h->dir, "%s", whole ? whole : o->dir);
     free(whole);
@@ -359,12 +361,15 @@ resbm_status rb_host_coordinate(const rb_coordinate_options *o, bool *again, rb_
                      "this process is no longer the coordinator: its claim was not renewed in time");
     *again = h->lost_claim || st == RESBM_E_PEER || st == RESBM_E_TIMEOUT;
     rb_err ignored;
+    rb_host_roll_close(h);
     if (h->claiming && !h->lost_claim) rb_host_keep_members(h, &ignored);
     rb_host_unclaim(h);
     rb_carrier_close(h->carrier, rb_now_ns() + RB_SEC);
     explicit_bzero(&h->access, sizeof h->access);
     pthread_mutex_destroy(&h->lock);
     pthread_mutex_destroy(&h->changing);
+    pthread_mutex_destroy(&h->telling);
+    pthread_mutex_destroy(&h->notes.lock);
     free(h->member);
     free(h->place);
     free(h->cfg);

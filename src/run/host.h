@@ -23,12 +23,17 @@
 #include "run/server.h"
 #include "run/train.h"
 
-enum { RB_MOST_MEMBERS = 1000 };
+enum {
+    RB_MOST_MEMBERS = 1000,
+    RB_MOST_UNUSED = 200 /* of them under whose names nobody has come yet */
+};
 
 /* A participant as the coordinator knows it. Guarded by the host's lock. */
 typedef struct rb_member {
     char name[RB_CARRIER_NAME], public_key[RB_NKEY_TEXT], label[64];
-    char revoked[200]; /* why; empty: it is welcome */
+    char revoked[200];    /* why; empty: it is welcome */
+    bool came, came_kept; /* it has asked something with its key; the store knows that */
+    int64_t enrolled_ns;  /* or read from the store */
     bool seen, lapsed, paused, left;
     int64_t heard_ns;
     rb_lease lease;
@@ -59,6 +64,13 @@ typedef struct rb_host_server {
     char load[1024]; /* rb_server_config.load */
 } rb_host_server;
 
+/* Of what others can have the host write into its log, in this minute (host_note.c). */
+typedef struct rb_host_asked {
+    pthread_mutex_t lock;
+    int64_t minute;
+    int said, unsaid;
+} rb_host_asked;
+
 typedef struct rb_host {
     rb_access access;
     rb_carrier *carrier;
@@ -69,8 +81,13 @@ typedef struct rb_host {
     const char *program;
     FILE *out;
     pthread_mutex_t lock;
-    pthread_mutex_t changing; /* who takes part: held while store and server are told, taken before lock */
-    rb_server_user fixed[2];  /* coordinator and invitation */
+    pthread_mutex_t changing; /* who takes part: held while the store is told, taken before lock */
+    pthread_mutex_t telling;  /* held while the server is told, taken behind `changing` and before lock */
+    pthread_t clerk;          /* host_roll.c */
+    atomic_bool clerking, changed; /* the clerk runs; the server does not know yet who takes part */
+    char trouble[400];             /* why it could not be told the last time; empty: it could */
+    rb_host_asked notes;
+    rb_server_user fixed[2]; /* coordinator and invitation */
     rb_server_config server;
     rb_member *member; /* (RB_MOST_MEMBERS) */
     int members;
@@ -131,16 +148,31 @@ typedef struct rb_host_options {
 } rb_host_options;
 resbm_status rb_host_keep(const rb_host_options *o, rb_err *err);
 
+/* host_note.c: lines of the log. The second: of what others ask; so many a minute, then it counts what it leaves out. */
+void rb_host_note(rb_host *h, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void rb_host_note_asked(rb_host *h, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* host_roll.c: who is enrolled */
+/* Reads the store, tells the server, and starts a thread that tells it of changes. */
+resbm_status rb_host_roll_open(rb_host *h, rb_err *err);
+void rb_host_roll_close(rb_host *h); /* before the carrier; of one that was never opened too */
+/* RESBM_OK: the name is its own; the server knows its key within seconds. *later: there is no room now, and it may ask again. */
+resbm_status rb_host_enrol(rb_host *h, const char *key, const char *label, char name[RB_CARRIER_NAME],
+                           bool *later, rb_err *err);
+rb_member *rb_host_find(rb_host *h, const char *name);                         /* with the lock; NULL: none */
+resbm_status rb_host_keep_member(rb_host *h, const rb_member *m, rb_err *err); /* with `changing` */
+resbm_status rb_host_keep_members(rb_host *h, rb_err *err); /* all, once more into the store */
+resbm_status rb_host_tell_server(rb_host *h, rb_err *err);  /* at once */
+void rb_host_expire(rb_host *h, int64_t now_ns);            /* names under which nobody has come in an hour */
+
 /* host_members.c */
 resbm_status
 rb_host_members_open(rb_host *h,
-                     rb_err *err); /* reads the store, serves enrol, beat, measure, status, leave, revoke */
-resbm_status rb_host_keep_members(rb_host *h, rb_err *err); /* once more into the store */
+                     rb_err *err);     /* the roll, and serves enrol, beat, measure, status, leave, revoke */
 void rb_host_check_leases(rb_host *h); /* and cuts off who sends what is not well-formed again and again */
 void rb_host_malformed(void *host, const char *from);
 bool rb_host_lost(void *host, int stage, char *text, size_t size);
 resbm_status rb_host_revoke(rb_host *h, const char *name, const char *why, rb_err *err);
-void rb_host_note(rb_host *h, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* host_places.c */
 resbm_status rb_host_measure_stages(rb_host *h, rb_err *err); /* h->cfg, workers and place are set */

@@ -1,10 +1,8 @@
-/* Who takes part: enrolment, beats and leases, revocation. */
+/* Who takes part: answers to what participants ask, leases, revocation. */
 #include <jansson.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include "core/clock.h"
 #include "data/utf8.h"
 #include "run/host.h"
@@ -13,140 +11,6 @@
 #define PAUSE                                                                                                \
     RB_SEC /* between two looks at leases: this process did not run itself, or was busy with the store */
 enum { MOST_ANSWER = 60000, MOST_MALFORMED = 500, MOST_MEASURED = 4 << 20 /* a minute */ };
-
-void rb_host_note(rb_host *h, const char *fmt, ...) {
-    char text[600];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
-    for (char *p = text; *p; p++)
-        if ((unsigned char)*p < 32) *p = ' '; /* labels and reasons come from others */
-    fprintf(h->out, "resbm host: %s\n", text);
-    fflush(h->out);
-}
-
-static rb_member *find(rb_host *h, const char *name) {
-    for (int i = 0; i < h->members; i++)
-        if (!strcmp(h->member[i].name, name)) return &h->member[i];
-    return NULL;
-}
-
-/* --- the store's and the server's copy. Both may take a minute: the lock is not held meanwhile, only `changing` --- */
-
-static resbm_status keep_member(rb_host *h, const rb_member *m, rb_err *err) {
-    char key[100];
-    uint64_t revision = UINT64_MAX;
-    json_t *j = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:f}", "public_key", m->public_key, "label",
-                          m->label, "revoked", m->revoked, "sent", (json_int_t)m->moved[0], "received",
-                          (json_int_t)m->moved[1], "steps", (json_int_t)m->steps, "busy_s", m->busy_s);
-    char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
-    json_decref(j);
-    if (!text) return rb_fail(err, RESBM_E_MEMORY, "no memory for a member");
-    snprintf(key, sizeof key, "member.%s", m->name);
-    resbm_status st =
-        h->carrier->module->store_set(h->carrier->state, key, text, strlen(text), &revision, err);
-    free(text);
-    return st;
-}
-
-/* The list of names beside the members themselves. */
-static resbm_status keep_names(rb_host *h, rb_err *err) {
-    rb_buf b = {0};
-    uint64_t revision = UINT64_MAX;
-    pthread_mutex_lock(&h->lock);
-    for (int i = 0; i < h->members; i++) rb_buf_printf(&b, "%s\n", h->member[i].name);
-    pthread_mutex_unlock(&h->lock);
-    resbm_status st = rb_buf_status(&b, err);
-    if (!st)
-        st = h->carrier->module->store_set(h->carrier->state, "members", b.data ? b.data : "", b.len,
-                                           &revision, err);
-    rb_buf_free(&b);
-    return st;
-}
-
-/* A key that is written once lies in a file of the store among what was deleted since, and keeps it from being removed: a
- * participant would cost a megabyte for ever. Written again one behind the other, they lie together. */
-resbm_status rb_host_keep_members(rb_host *h, rb_err *err) {
-    resbm_status st = RESBM_OK;
-    pthread_mutex_lock(&h->changing);
-    for (int i = 0; i < RB_MOST_MEMBERS && !st; i++) {
-        rb_member copy;
-        pthread_mutex_lock(&h->lock);
-        bool over = i >= h->members;
-        if (!over) copy = h->member[i];
-        pthread_mutex_unlock(&h->lock);
-        if (over) break;
-        st = keep_member(h, &copy, err);
-    }
-    if (!st) st = keep_names(h, err);
-    pthread_mutex_unlock(&h->changing);
-    return st;
-}
-
-static resbm_status load_member(rb_host *h, const char *name, rb_err *err) {
-    char key[100];
-    rb_buf b = {0};
-    uint64_t revision;
-    snprintf(key, sizeof key, "member.%s", name);
-    RB_TRY(h->carrier->module->store_get(h->carrier->state, key, &b, &revision, err));
-    json_t *j = json_loads(b.data ? b.data : "", 0, NULL);
-    rb_buf_free(&b);
-    const char *key_text = json_string_value(json_object_get(j, "public_key")),
-               *label = json_string_value(json_object_get(j, "label")),
-               *revoked = json_string_value(json_object_get(j, "revoked"));
-    if (key_text && h->members < RB_MOST_MEMBERS) {
-        rb_member *m = &h->member[h->members++];
-        *m = (rb_member){.stage = -1,
-                         .moved = {json_integer_value(json_object_get(j, "sent")),
-                                   json_integer_value(json_object_get(j, "received"))},
-                         .steps = json_integer_value(json_object_get(j, "steps")),
-                         .busy_s = json_number_value(json_object_get(j, "busy_s"))};
-        snprintf(m->name, sizeof m->name, "%s", name);
-        snprintf(m->public_key, sizeof m->public_key, "%s", key_text);
-        snprintf(m->label, sizeof m->label, "%s", label ? label : "");
-        snprintf(m->revoked, sizeof m->revoked, "%s", revoked ? revoked : "");
-    }
-    json_decref(j);
-    return RESBM_OK;
-}
-
-static resbm_status load_members(rb_host *h, rb_err *err) {
-    rb_buf names = {0};
-    uint64_t revision;
-    char *save = NULL;
-    RB_TRY(h->carrier->module->store_get(h->carrier->state, "members", &names, &revision, err));
-    resbm_status st = RESBM_OK;
-    for (char *n = names.data ? strtok_r(names.data, "\n", &save) : NULL; n && !st;
-         n = strtok_r(NULL, "\n", &save))
-        st = load_member(h, n, err);
-    rb_buf_free(&names);
-    return st;
-}
-
-/* The server's configuration after a change, and its reload. */
-static resbm_status tell_server(rb_host *h, rb_err *err) {
-    rb_server_user *users = calloc(RB_MOST_MEMBERS + 2, sizeof *users);
-    int n = 2;
-    if (!users) return rb_fail(err, RESBM_E_MEMORY, "no memory for the server's users");
-    memcpy(users, h->fixed, sizeof h->fixed);
-    pthread_mutex_lock(&h->lock);
-    for (int i = 0; i < h->members; i++) {
-        if (*h->member[i].revoked) continue;
-        users[n].role = RB_ROLE_PARTICIPANT;
-        snprintf(users[n].name, sizeof users[n].name, "%s", h->member[i].name);
-        snprintf(users[n].public_key, sizeof users[n].public_key, "%s", h->member[i].public_key);
-        n++;
-    }
-    pthread_mutex_unlock(&h->lock);
-    rb_server_config c = h->server;
-    c.users = users;
-    c.user_count = n;
-    resbm_status st = rb_server_write(&c, err);
-    if (!st) st = rb_server_reload(&c, err);
-    free(users);
-    return st;
-}
 
 /* --- answers; each runs on a thread of the carrier --- */
 
@@ -169,49 +33,6 @@ static bool user_key(const char *s) {
     return s && strlen(s) == 56 && *s == 'U' && strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == 56;
 }
 
-/* With the lock: the one that has the key already (its first answer was lost); NULL: none. */
-static rb_member *by_key(rb_host *h, const char *key) {
-    for (int i = 0; i < h->members; i++)
-        if (!strcmp(h->member[i].public_key, key)) return &h->member[i];
-    return NULL;
-}
-
-static resbm_status enrol_new(rb_host *h, const char *key, const char *label, char name[RB_CARRIER_NAME],
-                              rb_err *err) {
-    uint32_t number;
-    rb_member m = {.stage = -1, .lapsed = true};
-    if (h->members == RB_MOST_MEMBERS) /* only who holds `changing` adds some */
-        return rb_fail(err, RESBM_E_STATE, "the run has its %d participants", RB_MOST_MEMBERS);
-    if (getrandom(&number, sizeof number, 0) != sizeof number) return rb_fail(err, RESBM_E_IO, "getrandom");
-    snprintf(m.name, sizeof m.name, "p%d-%04x", h->members, number & 0xffff);
-    snprintf(m.public_key, sizeof m.public_key, "%s", key);
-    rb_utf8_cut(m.label, sizeof m.label, label);
-    RB_TRY(keep_member(h, &m, err));
-    pthread_mutex_lock(&h->lock);
-    h->member[h->members++] = m;
-    pthread_mutex_unlock(&h->lock);
-    snprintf(name, RB_CARRIER_NAME, "%s", m.name);
-    RB_TRY(keep_names(h, err));
-    return tell_server(h, err);
-}
-
-static resbm_status enrol(rb_host *h, const char *key, const char *label, char name[RB_CARRIER_NAME],
-                          rb_err *err) {
-    char revoked[200] = "";
-    pthread_mutex_lock(&h->changing);
-    pthread_mutex_lock(&h->lock);
-    const rb_member *m = by_key(h, key);
-    bool known = m != NULL;
-    if (known) snprintf(name, RB_CARRIER_NAME, "%s", m->name);
-    if (known) snprintf(revoked, sizeof revoked, "%s", m->revoked);
-    pthread_mutex_unlock(&h->lock);
-    resbm_status st = *revoked ? rb_fail(err, RESBM_E_STATE, "this key was revoked: %s", revoked)
-                      : known  ? RESBM_OK
-                               : enrol_new(h, key, label, name, err);
-    pthread_mutex_unlock(&h->changing);
-    return st;
-}
-
 static bool same_version(const char *version, char why[300]) {
     if (version && !strcmp(version, resbm_version())) return true;
     snprintf(why, 300, "it runs resbm %.40s, the host %s: both need the same version",
@@ -219,40 +40,51 @@ static bool same_version(const char *version, char why[300]) {
     return false;
 }
 
+static void put_enrolled(rb_host *h, const char *key, const char *label, rb_buf *out) {
+    rb_err err = {0};
+    char given[RB_CARRIER_NAME] = "";
+    bool later;
+    resbm_status st = rb_host_enrol(h, key, label, given, &later, &err);
+    if (!st) {
+        put_json(json_pack("{s:s}", "name", given), out);
+        rb_host_note_asked(h, "%s (\"%.60s\") has joined", given, label);
+        return;
+    }
+    put_json(json_pack("{s:s, s:b}", "refused", err.text, "later", later), out);
+    rb_host_note_asked(h, "refused to enrol \"%.60s\": %s", label, err.text);
+}
+
 static void on_enrol(void *ctx, const char *from, const char *question, size_t n, rb_buf *out) {
     rb_host *h = ctx;
     char why[300];
-    rb_err err = {0};
     (void)from;
     json_t *j = json_loadb(question, n, JSON_REJECT_DUPLICATES, NULL);
     const char *key = json_string_value(json_object_get(j, "public_key")),
                *label = json_string_value(json_object_get(j, "label")),
                *version = json_string_value(json_object_get(j, "version"));
-    char given[RB_CARRIER_NAME] = "";
     if (!user_key(key) || !label) {
         refuse(out, "the question to be enrolled is not well-formed");
-        rb_host_note(h, "refused to enrol: the question is not well-formed");
+        rb_host_note_asked(h, "refused to enrol: the question is not well-formed");
     } else if (!same_version(version, why)) {
         refuse(out, why);
-        rb_host_note(h, "refused to enrol \"%.60s\": %s", label, why);
+        rb_host_note_asked(h, "refused to enrol \"%.60s\": %s", label, why);
     } else {
-        resbm_status st = enrol(h, key, label, given, &err);
-        if (st)
-            refuse(out, err.text);
-        else
-            put_json(json_pack("{s:s}", "name", given), out);
-        if (st)
-            rb_host_note(h, "refused to enrol \"%.60s\": %s", label, err.text);
-        else
-            rb_host_note(h, "%s (\"%.60s\") has joined", given, label);
+        put_enrolled(h, key, label, out);
     }
     json_decref(j);
+}
+
+/* With the lock: who asks in its own name has come with its key. */
+static rb_member *asker(rb_host *h, const char *from) {
+    rb_member *m = rb_host_find(h, from);
+    if (m) m->came = true;
+    return m;
 }
 
 /* Joining takes a few of them; a small question that is answered with much is none to flood the host's uplink by. */
 static bool may_measure(rb_host *h, const char *from, long bytes) {
     pthread_mutex_lock(&h->lock);
-    rb_member *m = find(h, from);
+    rb_member *m = asker(h, from);
     int64_t minute = rb_now_ns() / (60 * RB_SEC);
     if (m && m->measure_minute != minute) m->measured = 0;
     if (m) m->measure_minute = minute;
@@ -276,7 +108,7 @@ static void on_measure(void *ctx, const char *from, const char *question, size_t
 static void heard(rb_host *h, rb_member *m) {
     int64_t now = rb_now_ns();
     if (m->seen && !m->lapsed) rb_lease_note(&m->lease, now - m->heard_ns);
-    if (m->lapsed || !m->seen) rb_host_note(h, "%s (\"%s\") is there", m->name, m->label);
+    if (m->lapsed || !m->seen) rb_host_note_asked(h, "%s (\"%s\") is there", m->name, m->label);
     m->seen = true;
     m->lapsed = m->left = false;
     m->heard_ns = now;
@@ -353,12 +185,12 @@ static void on_beat(void *ctx, const char *from, const char *question, size_t n,
     char why[300];
     json_t *j = json_loadb(question, n, JSON_REJECT_DUPLICATES, NULL);
     pthread_mutex_lock(&h->lock);
-    rb_member *m = find(h, from);
+    rb_member *m = asker(h, from);
     const char *version = json_string_value(json_object_get(j, "version"));
     if (m && *m->revoked) {
         refuse(out, m->revoked);
     } else if (m && version && !same_version(version, why)) { /* it was updated since it enrolled */
-        rb_host_note(h, "refused a beat of %s: %s", from, why);
+        rb_host_note_asked(h, "refused a beat of %s: %s", from, why);
         refuse(out, why);
     } else if (m && json_is_object(j)) {
         heard(h, m);
@@ -366,7 +198,7 @@ static void on_beat(void *ctx, const char *from, const char *question, size_t n,
         put_json(order_of(h, m), out);
     } else if (m) {
         m->malformed++;
-        rb_host_note(h, "%s sent a beat that is not well-formed", from);
+        rb_host_note_asked(h, "%s sent a beat that is not well-formed", from);
         refuse(out, "the beat is not well-formed");
     }
     pthread_mutex_unlock(&h->lock);
@@ -378,10 +210,10 @@ static void on_leave(void *ctx, const char *from, const char *question, size_t n
     (void)question;
     (void)n;
     pthread_mutex_lock(&h->lock);
-    rb_member *m = find(h, from);
+    rb_member *m = asker(h, from);
     if (m) {
         m->left = m->lapsed = true;
-        rb_host_note(h, "%s (\"%s\") leaves", m->name, m->label);
+        rb_host_note_asked(h, "%s (\"%s\") leaves", m->name, m->label);
     }
     pthread_mutex_unlock(&h->lock);
     rb_buf_puts(out, "{}");
@@ -398,12 +230,15 @@ static const char *state_of(const rb_host *h, const rb_member *m) {
 static void on_status(void *ctx, const char *from, const char *question, size_t n, rb_buf *out) {
     rb_host *h = ctx;
     json_t *list = json_array();
+    int unused = 0;
     (void)from;
     (void)question;
     (void)n;
     pthread_mutex_lock(&h->lock);
     for (int i = 0; i < h->members; i++) {
         const rb_member *m = &h->member[i];
+        unused += !m->came && !*m->revoked;
+        if (!m->came) continue; /* somebody has asked for a name, no more */
         json_array_append_new(
             list,
             json_pack("{s:s, s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:f, s:s}", "name",
@@ -413,9 +248,9 @@ static void on_status(void *ctx, const char *from, const char *question, size_t 
                       (json_int_t)m->sent + m->moved[0], "received", (json_int_t)m->received + m->moved[1],
                       "steps", (json_int_t)m->steps, "busy_s", m->busy_s, "reason", m->revoked));
     }
-    put_json(json_pack("{s:I, s:I, s:I, s:I, s:s, s:o}", "step", (json_int_t)h->step, "steps",
+    put_json(json_pack("{s:I, s:I, s:I, s:I, s:s, s:i, s:o}", "step", (json_int_t)h->step, "steps",
                        (json_int_t)h->cfg->train.steps, "epoch", (json_int_t)h->epoch, "again",
-                       (json_int_t)h->steps_again, "doing", h->doing, "participants", list),
+                       (json_int_t)h->steps_again, "doing", h->doing, "unused", unused, "participants", list),
              out);
     pthread_mutex_unlock(&h->lock);
 }
@@ -427,7 +262,7 @@ static void on_revoke(void *ctx, const char *from, const char *question, size_t 
     snprintf(name, sizeof name, "%.*s", n < sizeof name ? (int)n : 0, question);
     if (strcmp(from, h->access.name)) {
         rb_host_malformed(h, from);
-        rb_host_note(h, "%s asked to revoke a participant, which only the host may", from);
+        rb_host_note_asked(h, "%s asked to revoke a participant, which only the host may", from);
         refuse(out, "only the host may");
     } else if (rb_host_revoke(h, name, "revoked by the host", &err)) {
         refuse(out, err.text);
@@ -440,13 +275,13 @@ resbm_status rb_host_revoke(rb_host *h, const char *name, const char *why, rb_er
     rb_member copy;
     pthread_mutex_lock(&h->changing);
     pthread_mutex_lock(&h->lock);
-    rb_member *m = find(h, name);
+    rb_member *m = rb_host_find(h, name);
     resbm_status st = m ? RESBM_OK : rb_fail(err, RESBM_E_ARG, "the run has no participant \"%s\"", name);
     if (!st) rb_utf8_cut(m->revoked, sizeof m->revoked, why);
     if (!st) copy = *m;
     pthread_mutex_unlock(&h->lock);
-    if (!st) st = keep_member(h, &copy, err);
-    if (!st) st = tell_server(h, err);
+    if (!st) st = rb_host_keep_member(h, &copy, err);
+    if (!st) st = rb_host_tell_server(h, err);
     pthread_mutex_unlock(&h->changing);
     if (!st) rb_host_note(h, "%s is cut off: %s", name, why);
     return st;
@@ -459,8 +294,7 @@ resbm_status rb_host_members_open(rb_host *h, rb_err *err) {
     } services[] = {{"enrol", RB_INVITED, on_enrol}, {"measure.*", NULL, on_measure},
                     {"beat.*", NULL, on_beat},       {"leave.*", NULL, on_leave},
                     {"status.*", NULL, on_status},   {"revoke.*", NULL, on_revoke}};
-    resbm_status st = load_members(h, err); /* nobody else is there yet */
-    if (!st) st = tell_server(h, err);
+    resbm_status st = rb_host_roll_open(h, err);
     for (size_t i = 0; i < sizeof services / sizeof *services && !st; i++)
         st = h->carrier->module->serve(h->carrier->state, services[i].subject, services[i].asker, h,
                                        services[i].answer, err);
@@ -472,7 +306,7 @@ resbm_status rb_host_members_open(rb_host *h, rb_err *err) {
 void rb_host_malformed(void *host, const char *from) {
     rb_host *h = host;
     pthread_mutex_lock(&h->lock);
-    rb_member *m = find(h, from);
+    rb_member *m = rb_host_find(h, from);
     if (m) m->malformed++;
     pthread_mutex_unlock(&h->lock);
 }

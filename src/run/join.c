@@ -25,6 +25,7 @@
     (100 * RB_MS) /* between beats for ALERT_NS behind a stage's end: another one is to begin soon */
 #define ALERT_NS   (3 * RB_SEC)
 #define STOPPED_NS (3 * RB_SEC / 2)
+#define ENROL_NS   (120 * RB_SEC) /* to ask for a name */
 enum { PROBE_BYTES = 50000 };
 
 typedef struct guest {
@@ -85,11 +86,13 @@ static resbm_status ask(guest *g, rb_carrier *c, const char *subject, const void
 
 /* --- enrolment --- */
 
-static resbm_status read_name(const rb_buf *answer, rb_access *own, rb_err *err) {
+/* *later: the host has no room at this moment, and may be asked again. */
+static resbm_status read_name(const rb_buf *answer, rb_access *own, bool *later, rb_err *err) {
     json_t *j = json_loads(answer->data ? answer->data : "", 0, NULL);
     const char *name = json_string_value(json_object_get(j, "name")),
                *refused = json_string_value(json_object_get(j, "refused"));
     resbm_status st = RESBM_OK;
+    *later = json_is_true(json_object_get(j, "later"));
     if (name && strlen(name) < sizeof own->name)
         snprintf(own->name, sizeof own->name, "%s", name);
     else
@@ -99,9 +102,20 @@ static resbm_status read_name(const rb_buf *answer, rb_access *own, rb_err *err)
     return st;
 }
 
+static resbm_status ask_once(guest *g, rb_carrier *c, const char *text, rb_access *own, bool *later,
+                             rb_err *err) {
+    rb_buf answer = {0};
+    resbm_status st = ask(g, c, "enrol", text, strlen(text), 2 * RB_SEC, &answer, err);
+    *later = st != RESBM_OK;
+    if (!st) st = read_name(&answer, own, later, err);
+    rb_buf_free(&answer);
+    return st;
+}
+
+/* Many may ask at once, or somebody for many: then there is room again soon, and who asks often gets some. */
 static resbm_status ask_to_enrol(guest *g, rb_carrier *c, rb_access *own, rb_err *err) {
     char key[RB_NKEY_TEXT];
-    rb_buf answer = {0};
+    bool later = true, told = false;
     RB_TRY(c->module->make_key(own->seed, key, err));
     json_t *j =
         json_pack("{s:s, s:s, s:s}", "public_key", key, "label", g->o->label, "version", resbm_version());
@@ -109,13 +123,14 @@ static resbm_status ask_to_enrol(guest *g, rb_carrier *c, rb_access *own, rb_err
     json_decref(j);
     if (!text) return rb_fail(err, RESBM_E_MEMORY, "no memory to ask");
     resbm_status st = RESBM_E_TIMEOUT;
-    for (int i = 0; i < 15 && st; i++) {
-        st = ask(g, c, "enrol", text, strlen(text), 2 * RB_SEC, &answer, err);
-        if (st) rb_sleep_ns(RB_SEC / 2);
+    for (int64_t until = rb_now_ns() + ENROL_NS; later;) {
+        st = ask_once(g, c, text, own, &later, err);
+        if (!later || rb_now_ns() > until || (g->o->stop && atomic_load(g->o->stop))) break;
+        if (st == RESBM_E_STATE && !told) say(g, "many machines ask to join at this moment: asking again");
+        told |= st == RESBM_E_STATE;
+        rb_sleep_ns(RB_SEC / 4);
     }
     free(text);
-    if (!st) st = read_name(&answer, own, err);
-    rb_buf_free(&answer);
     return st;
 }
 
@@ -153,13 +168,23 @@ static resbm_status read_known(guest *g, bool *again, rb_err *err) {
         g->dir, g->access.run, invited.run);
 }
 
-/* The server may take a moment to know a new key; who has joined before waits longer for its network. */
+/* A key that the server was never told of is no use later either: the next time asks for another. */
+static resbm_status give_up_new(guest *g, resbm_status st, rb_err *err) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/access.json", g->dir);
+    unlink(path);
+    return rb_err_context(err, st,
+                          "the server does not know this machine's new key (resbm join asks for another): ");
+}
+
+/* The server may take a moment to know a new key (somebody else's: a minute); who has joined before waits longer for its network. */
 static resbm_status connect_own(guest *g, bool again, rb_err *err) {
     resbm_status st = RESBM_OK;
-    for (int64_t until = rb_now_ns() + (again ? 600 : 30) * RB_SEC;;) {
+    for (int64_t until = rb_now_ns() + (again ? 600 : 150) * RB_SEC;;) {
         st = rb_access_connect(&g->access, rb_now_ns() + 10 * RB_SEC, on_note, g, &g->carrier, err);
-        if (!st || st == RESBM_E_CONFIG || rb_now_ns() > until || (g->o->stop && atomic_load(g->o->stop)))
-            return st;
+        bool refused = st == RESBM_E_CONFIG;
+        if (!st || (again && refused) || (g->o->stop && atomic_load(g->o->stop))) return st;
+        if (rb_now_ns() > until) return refused ? give_up_new(g, st, err) : st;
         rb_sleep_ns(300 * RB_MS);
     }
 }

@@ -1,0 +1,284 @@
+/* The roll: many ask to be enrolled, by one invitation. Each is answered; few names wait for somebody to come; the server is told of many at
+ * once; who comes meanwhile is enrolled and stays; log, store and roll stay small; places of names that are of no use are had again. */
+#include "core/clock.h"
+#include "run/host.h"
+#include "rb_cmocka.h"
+
+#include <stdlib.h>
+#include <sys/stat.h>
+
+static rb_host h;
+static rb_err err;
+static rb_carrier carrier;
+static char dir[] = "roll.XXXXXX";
+
+/* A store of keys, and the values of none. */
+static struct {
+    pthread_mutex_t lock;
+    char key[4000][64];
+    char names[32000];
+    int keys, writes;
+} store = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static int find_key(const char *key) {
+    for (int i = 0; i < store.keys; i++)
+        if (!strcmp(store.key[i], key)) return i;
+    return -1;
+}
+
+static resbm_status get(void *c, const char *key, rb_buf *out, uint64_t *revision, rb_err *e) {
+    (void)c;
+    (void)e;
+    *revision = 0;
+    pthread_mutex_lock(&store.lock);
+    if (!strcmp(key, "members")) rb_buf_puts(out, store.names);
+    if (find_key(key) >= 0 && !strncmp(key, "member.", 7))
+        rb_buf_printf(out, "{\"public_key\": \"K%s\", \"label\": \"x\", \"came\": false}", key);
+    pthread_mutex_unlock(&store.lock);
+    return RESBM_OK;
+}
+
+static resbm_status set(void *c, const char *key, const void *p, size_t n, uint64_t *revision, rb_err *e) {
+    (void)c;
+    pthread_mutex_lock(&store.lock);
+    store.writes++;
+    if (find_key(key) < 0) snprintf(store.key[store.keys++], 64, "%s", key);
+    if (!strcmp(key, "members")) snprintf(store.names, sizeof store.names, "%.*s", (int)n, (const char *)p);
+    pthread_mutex_unlock(&store.lock);
+    *revision = 1;
+    (void)e;
+    return RESBM_OK;
+}
+
+static resbm_status delete (void *c, const char *key, rb_err *e) {
+    (void)c;
+    (void)e;
+    pthread_mutex_lock(&store.lock);
+    int i = find_key(key);
+    if (i >= 0) memmove(store.key[i], store.key[i + 1], sizeof store.key[0] * (size_t)(store.keys-- - i - 1));
+    pthread_mutex_unlock(&store.lock);
+    return RESBM_OK;
+}
+
+static const rb_carrier_module module = {.store_get = get, .store_set = set, .store_delete = delete};
+
+static void set_up(void) {
+    static rb_config cfg;
+    static char load[200];
+    assert_non_null(mkdtemp(dir));
+    carrier = (rb_carrier){&module, NULL};
+    h = (rb_host){
+        .carrier = &carrier, .cfg = &cfg, .workers = 1, .slow = -1, .swap_member = -1, .seat = {-1}};
+    h.out = tmpfile();
+    h.member = calloc(RB_MOST_MEMBERS, sizeof *h.member);
+    assert_non_null(h.member);
+    assert_non_null(h.out);
+    snprintf(load, sizeof load, "grep -c nkey \"$RESBM_SERVER_CONF\" >>%s/loads; [ ! -e %s/bad ]", dir, dir);
+    h.server = (rb_server_config){.dir = dir, .host = "", .run = "r", .load = load};
+    pthread_mutex_init(&h.lock, NULL);
+    pthread_mutex_init(&h.changing, NULL);
+    pthread_mutex_init(&h.telling, NULL);
+    pthread_mutex_init(&h.notes.lock, NULL);
+    assert_ok(rb_host_roll_open(&h, &err), &err);
+}
+
+static void tear_down(void) {
+    rb_host_roll_close(&h);
+    fclose(h.out);
+    free(h.member);
+    store.keys = store.writes = 0;
+    *store.names = 0;
+    snprintf(dir, sizeof dir, "roll.XXXXXX");
+}
+
+static int lines(FILE *f) {
+    int n = 0;
+    rewind(f);
+    for (int c; (c = fgetc(f)) != EOF;) n += c == '\n';
+    return n;
+}
+
+/* How often the server was told, and of how many the last time. */
+static int loads(int *users) {
+    char path[100];
+    snprintf(path, sizeof path, "%s/loads", dir);
+    FILE *f = fopen(path, "r");
+    int n = 0;
+    while (f && fscanf(f, "%d", users) == 1) n++;
+    if (f) fclose(f);
+    return n;
+}
+
+static void key_of(int i, char key[RB_NKEY_TEXT]) {
+    snprintf(key, RB_NKEY_TEXT, "U%055d", i);
+}
+
+static bool ask(int i, char name[RB_CARRIER_NAME], bool *later) {
+    char key[RB_NKEY_TEXT];
+    key_of(i, key);
+    return !rb_host_enrol(&h, key, "somebody", name, later, &err);
+}
+
+static int unused(void) {
+    int n = 0;
+    pthread_mutex_lock(&h.lock);
+    for (int i = 0; i < h.members; i++) n += !h.member[i].came && !*h.member[i].revoked;
+    pthread_mutex_unlock(&h.lock);
+    return n;
+}
+
+/* As time goes by. */
+static void grow_old(int64_t by) {
+    pthread_mutex_lock(&h.lock);
+    for (int i = 0; i < h.members; i++) h.member[i].enrolled_ns -= by, h.member[i].heard_ns -= by;
+    pthread_mutex_unlock(&h.lock);
+}
+
+static void comes(const char *name) {
+    pthread_mutex_lock(&h.lock);
+    rb_member *m = rb_host_find(&h, name);
+    assert_non_null(m);
+    m->came = m->seen = true;
+    m->lapsed = false;
+    m->heard_ns = rb_now_ns();
+    pthread_mutex_unlock(&h.lock);
+}
+
+static bool is_there(const char *name) {
+    pthread_mutex_lock(&h.lock);
+    bool is = rb_host_find(&h, name) != NULL;
+    pthread_mutex_unlock(&h.lock);
+    return is;
+}
+
+static void a_flood(void **state) {
+    enum { ASKED = 3000 };
+    char name[RB_CARRIER_NAME], honest[RB_CARRIER_NAME], again[RB_CARRIER_NAME];
+    bool later;
+    int users = 0, granted = 0;
+    (void)state;
+    set_up();
+    assert_true(ask(-1, honest, &later));
+    assert_true(ask(-1, again, &later)); /* the answer was lost */
+    assert_string_equal(honest, again);
+    comes(honest);
+    for (int i = 0; i < ASKED; i++) {
+        bool got = ask(i, name, &later);
+        granted += got;
+        assert_true(got || later);
+        rb_host_note_asked(&h, "%d", i);
+    }
+    assert_int_equal(granted, RB_MOST_UNUSED);
+    assert_int_equal(unused(), RB_MOST_UNUSED);
+    assert_true(strstr(err.text, "have not come yet; their places are free in some seconds") != NULL);
+    assert_true(store.writes < 2 * RB_MOST_UNUSED + 20); /* those that were refused cost none */
+    assert_true(lines(h.out) < 1100);                    /* two minutes, if one has just ended */
+    for (int64_t until = rb_now_ns() + 60 * RB_SEC; users < RB_MOST_UNUSED + 3 && rb_now_ns() < until;) {
+        loads(&users);
+        rb_sleep_ns(20 * RB_MS);
+    }
+    assert_int_equal(users, RB_MOST_UNUSED + 3); /* coordinator, invitation, the honest one, and those */
+    assert_true(loads(&users) < 40);
+    grow_old(11 * RB_SEC);
+    assert_true(ask(ASKED, name, &later)); /* in the place of the oldest, which had time to come */
+    assert_int_equal(unused(), RB_MOST_UNUSED);
+    assert_int_equal(h.members, RB_MOST_UNUSED + 1);
+    assert_true(is_there(honest) && is_there(name));
+    assert_int_equal(store.keys, RB_MOST_UNUSED + 2); /* its key is gone; "members" is one */
+    tear_down();
+}
+
+static void expires(void **state) {
+    char name[RB_CARRIER_NAME];
+    bool later;
+    int users = -1;
+    (void)state;
+    set_up();
+    for (int i = 0; i < 10; i++) assert_true(ask(i, name, &later));
+    comes(name);
+    rb_host_expire(&h, rb_now_ns());
+    assert_int_equal(unused(), 9);
+    grow_old(3601 * RB_SEC);
+    rb_host_expire(&h, rb_now_ns());
+    assert_int_equal(unused(), 0);
+    for (int64_t until = rb_now_ns() + 60 * RB_SEC; users != 3 && rb_now_ns() < until;
+         rb_sleep_ns(20 * RB_MS))
+        loads(&users);
+    assert_int_equal(users, 3); /* their keys open nothing */
+    for (int i = 10; i < 19; i++) assert_true(ask(i, name, &later));
+    assert_int_equal(h.members, 10); /* in the places of those */
+    tear_down();
+}
+
+/* A roll that is full of participants which came: who is revoked, or was never of use and is away for long, gives way; who works does not. */
+static void is_full(void **state) {
+    char name[RB_CARRIER_NAME], revoked[RB_CARRIER_NAME], away[RB_CARRIER_NAME];
+    bool later;
+    (void)state;
+    set_up();
+    for (int i = 0; i < RB_MOST_MEMBERS; i++) {
+        assert_true(ask(i, name, &later));
+        comes(name);
+        if (i == 500) snprintf(revoked, sizeof revoked, "%s", name);
+        if (i == 700) snprintf(away, sizeof away, "%s", name);
+    }
+    assert_false(ask(RB_MOST_MEMBERS, name, &later));
+    assert_false(later);
+    assert_true(strstr(err.text, "resbm revoke") != NULL);
+    assert_ok(rb_host_revoke(&h, revoked, "by the host", &err), &err);
+    h.seat[0] = 500; /* until the epoch ends */
+    assert_false(ask(RB_MOST_MEMBERS, name, &later));
+    h.seat[0] = -1;
+    assert_true(ask(RB_MOST_MEMBERS, name, &later));
+    comes(name);
+    assert_false(is_there(revoked));
+    grow_old(3601 * RB_SEC);
+    assert_false(ask(RB_MOST_MEMBERS + 1, name, &later));
+    pthread_mutex_lock(&h.lock);
+    rb_host_find(&h, away)->lapsed = true;
+    pthread_mutex_unlock(&h.lock);
+    assert_true(ask(RB_MOST_MEMBERS + 1, name, &later));
+    assert_false(is_there(away));
+    assert_int_equal(h.members, RB_MOST_MEMBERS);
+    tear_down();
+}
+
+/* A server that cannot be told: new ones hear why, until it can. */
+static void cannot_tell(void **state) {
+    char name[RB_CARRIER_NAME], bad[100];
+    bool later;
+    (void)state;
+    set_up();
+    snprintf(bad, sizeof bad, "%s/bad", dir);
+    assert_int_equal(mkdir(bad, 0700), 0);
+    assert_true(ask(0, name, &later));
+    for (int64_t until = rb_now_ns() + 60 * RB_SEC; rb_now_ns() < until; rb_sleep_ns(20 * RB_MS)) {
+        pthread_mutex_lock(&h.lock);
+        bool known = *h.trouble;
+        pthread_mutex_unlock(&h.lock);
+        if (known) break;
+    }
+    assert_false(ask(1, name, &later));
+    assert_true(strstr(err.text, "the server does not know who may join") != NULL);
+    tear_down();
+}
+
+/* What a coordinator before has enrolled. */
+static void loads_the_roll(void **state) {
+    (void)state;
+    uint64_t revision;
+    set(NULL, "member.p0-1", "", 0, &revision, &err);
+    set(NULL, "member.p1-2", "", 0, &revision, &err);
+    set(NULL, "members", "p0-1\np1-2\n", 10, &revision, &err);
+    set_up();
+    assert_int_equal(h.members, 2);
+    assert_int_equal(unused(), 2);
+    tear_down();
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(a_flood), cmocka_unit_test(expires),
+                                       cmocka_unit_test(is_full), cmocka_unit_test(cannot_tell),
+                                       cmocka_unit_test(loads_the_roll)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
