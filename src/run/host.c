@@ -341,6 +341,7 @@ resbm_status rb_host_coordinate(const rb_coordinate_options *o, bool *again, rb_
     pthread_mutex_init(&h->changing, NULL);
     pthread_mutex_init(&h->telling, NULL);
     pthread_mutex_init(&h->notes.lock, NULL);
+    pthread_mutex_init(&h->enrol_notes.lock, NULL);
     char *whole = realpath(o->dir, NULL);
     snprintf(h->dir, sizeof h->dir, "%s", whole ? whole : o->dir);
     free(whole);
@@ -370,6 +371,7 @@ resbm_status rb_host_coordinate(const rb_coordinate_options *o, bool *again, rb_
     pthread_mutex_destroy(&h->changing);
     pthread_mutex_destroy(&h->telling);
     pthread_mutex_destroy(&h->notes.lock);
+    pthread_mutex_destroy(&h->enrol_notes.lock);
     free(h->member);
     free(h->place);
     free(h->cfg);

@@ -64,7 +64,7 @@ typedef struct rb_host_server {
     char load[1024]; /* rb_server_config.load */
 } rb_host_server;
 
-/* Of what others can have the host write into its log, in this minute (host_note.c). */
+/* How much others have had the host write into its log in this minute (host_note.c). */
 typedef struct rb_host_asked {
     pthread_mutex_t lock;
     int64_t minute;
@@ -84,10 +84,10 @@ typedef struct rb_host {
     pthread_mutex_t changing; /* who takes part: held while the store is told, taken before lock */
     pthread_mutex_t telling;  /* held while the server is told, taken behind `changing` and before lock */
     pthread_t clerk;          /* host_roll.c */
-    atomic_bool clerking, changed; /* the clerk runs; the server does not know yet who takes part */
-    char trouble[400];             /* why it could not be told the last time; empty: it could */
-    rb_host_asked notes;
-    rb_server_user fixed[2]; /* coordinator and invitation */
+    atomic_bool clerking, changed;    /* the clerk runs; the server does not know yet who takes part */
+    char trouble[400];                /* why it could not be told the last time; empty: it could */
+    rb_host_asked notes, enrol_notes; /* about participants' questions, and those of whoever is invited */
+    rb_server_user fixed[2];          /* coordinator and invitation */
     rb_server_config server;
     rb_member *member; /* (RB_MOST_MEMBERS) */
     int members;
@@ -148,9 +148,10 @@ typedef struct rb_host_options {
 } rb_host_options;
 resbm_status rb_host_keep(const rb_host_options *o, rb_err *err);
 
-/* host_note.c: lines of the log. The second: of what others ask; so many a minute, then it counts what it leaves out. */
+/* host_note.c: lines of the log. The second: of what others ask, so many of them a minute, then it counts what it leaves out. */
 void rb_host_note(rb_host *h, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-void rb_host_note_asked(rb_host *h, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void rb_host_note_asked(rb_host *h, rb_host_asked *notes, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /* host_roll.c: who is enrolled */
 /* Reads the store, tells the server, and starts a thread that tells it of changes. */

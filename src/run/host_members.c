@@ -47,11 +47,11 @@ static void put_enrolled(rb_host *h, const char *key, const char *label, rb_buf 
     resbm_status st = rb_host_enrol(h, key, label, given, &later, &err);
     if (!st) {
         put_json(json_pack("{s:s}", "name", given), out);
-        rb_host_note_asked(h, "%s (\"%.60s\") has joined", given, label);
+        rb_host_note_asked(h, &h->enrol_notes, "%s (\"%.60s\") has joined", given, label);
         return;
     }
     put_json(json_pack("{s:s, s:b}", "refused", err.text, "later", later), out);
-    rb_host_note_asked(h, "refused to enrol \"%.60s\": %s", label, err.text);
+    rb_host_note_asked(h, &h->enrol_notes, "refused to enrol \"%.60s\": %s", label, err.text);
 }
 
 static void on_enrol(void *ctx, const char *from, const char *question, size_t n, rb_buf *out) {
@@ -64,10 +64,10 @@ static void on_enrol(void *ctx, const char *from, const char *question, size_t n
                *version = json_string_value(json_object_get(j, "version"));
     if (!user_key(key) || !label) {
         refuse(out, "the question to be enrolled is not well-formed");
-        rb_host_note_asked(h, "refused to enrol: the question is not well-formed");
+        rb_host_note_asked(h, &h->enrol_notes, "refused to enrol: the question is not well-formed");
     } else if (!same_version(version, why)) {
         refuse(out, why);
-        rb_host_note_asked(h, "refused to enrol \"%.60s\": %s", label, why);
+        rb_host_note_asked(h, &h->enrol_notes, "refused to enrol \"%.60s\": %s", label, why);
     } else {
         put_enrolled(h, key, label, out);
     }
@@ -108,7 +108,7 @@ static void on_measure(void *ctx, const char *from, const char *question, size_t
 static void heard(rb_host *h, rb_member *m) {
     int64_t now = rb_now_ns();
     if (m->seen && !m->lapsed) rb_lease_note(&m->lease, now - m->heard_ns);
-    if (m->lapsed || !m->seen) rb_host_note_asked(h, "%s (\"%s\") is there", m->name, m->label);
+    if (m->lapsed || !m->seen) rb_host_note_asked(h, &h->notes, "%s (\"%s\") is there", m->name, m->label);
     m->seen = true;
     m->lapsed = m->left = false;
     m->heard_ns = now;
@@ -190,7 +190,7 @@ static void on_beat(void *ctx, const char *from, const char *question, size_t n,
     if (m && *m->revoked) {
         refuse(out, m->revoked);
     } else if (m && version && !same_version(version, why)) { /* it was updated since it enrolled */
-        rb_host_note_asked(h, "refused a beat of %s: %s", from, why);
+        rb_host_note_asked(h, &h->notes, "refused a beat of %s: %s", from, why);
         refuse(out, why);
     } else if (m && json_is_object(j)) {
         heard(h, m);
@@ -198,7 +198,7 @@ static void on_beat(void *ctx, const char *from, const char *question, size_t n,
         put_json(order_of(h, m), out);
     } else if (m) {
         m->malformed++;
-        rb_host_note_asked(h, "%s sent a beat that is not well-formed", from);
+        rb_host_note_asked(h, &h->notes, "%s sent a beat that is not well-formed", from);
         refuse(out, "the beat is not well-formed");
     }
     pthread_mutex_unlock(&h->lock);
@@ -213,7 +213,7 @@ static void on_leave(void *ctx, const char *from, const char *question, size_t n
     rb_member *m = asker(h, from);
     if (m) {
         m->left = m->lapsed = true;
-        rb_host_note_asked(h, "%s (\"%s\") leaves", m->name, m->label);
+        rb_host_note_asked(h, &h->notes, "%s (\"%s\") leaves", m->name, m->label);
     }
     pthread_mutex_unlock(&h->lock);
     rb_buf_puts(out, "{}");
@@ -262,7 +262,7 @@ static void on_revoke(void *ctx, const char *from, const char *question, size_t 
     snprintf(name, sizeof name, "%.*s", n < sizeof name ? (int)n : 0, question);
     if (strcmp(from, h->access.name)) {
         rb_host_malformed(h, from);
-        rb_host_note_asked(h, "%s asked to revoke a participant, which only the host may", from);
+        rb_host_note_asked(h, &h->notes, "%s asked to revoke a participant, which only the host may", from);
         refuse(out, "only the host may");
     } else if (rb_host_revoke(h, name, "revoked by the host", &err)) {
         refuse(out, err.text);

@@ -37,10 +37,10 @@ static bool may_say(rb_host_asked *a, int64_t now, int *unsaid) {
     return may;
 }
 
-void rb_host_note_asked(rb_host *h, const char *fmt, ...) {
+void rb_host_note_asked(rb_host *h, rb_host_asked *notes, const char *fmt, ...) {
     va_list ap;
     int unsaid;
-    bool may = may_say(&h->notes, rb_now_ns(), &unsaid);
+    bool may = may_say(notes, rb_now_ns(), &unsaid);
     if (unsaid)
         rb_host_note(h, "%d more lines about questions were left out within a minute: at most %d are written",
                      unsaid, MOST_A_MINUTE);

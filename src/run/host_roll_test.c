@@ -80,6 +80,7 @@ static void set_up(void) {
     pthread_mutex_init(&h.changing, NULL);
     pthread_mutex_init(&h.telling, NULL);
     pthread_mutex_init(&h.notes.lock, NULL);
+    pthread_mutex_init(&h.enrol_notes.lock, NULL);
     assert_ok(rb_host_roll_open(&h, &err), &err);
 }
 
@@ -166,7 +167,7 @@ static void a_flood(void **state) {
         bool got = ask(i, name, &later);
         granted += got;
         assert_true(got || later);
-        rb_host_note_asked(&h, "%d", i);
+        rb_host_note_asked(&h, &h.notes, "%d", i);
     }
     assert_int_equal(granted, RB_MOST_UNUSED);
     assert_int_equal(unused(), RB_MOST_UNUSED);

@@ -4,10 +4,14 @@
  *
  * hostile flood ACCESS.json COUNT: sends the coordinator so many packets that are noise; 0 if its connection ends soon behind them.
  *
+ * hostile enrol INVITATION: asks for a thousand names, each with a key of its own, and then for a hundred more a second until it is told
+ * to end (SIGTERM). Prints "asked N, enrolled N, refused N".
+ *
  * hostile store ACCESS.json: what must not change meanwhile: prints the keys of the run's store that nobody but the coordinator
  * may write, with the coordinator's own access. */
 #include <jansson.h>
 #include <nats/nats.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -275,6 +279,64 @@ static int flood(const char *path, int count) {
     return !closed;
 }
 
+static volatile sig_atomic_t enough;
+static int enrolled, put_off;
+
+static void on_term(int sig) {
+    (void)sig;
+    enough = 1;
+}
+
+static void on_answer(natsConnection *nc, natsSubscription *sub, natsMsg *m, void *closure) {
+    char text[200];
+    (void)nc;
+    (void)sub;
+    (void)closure;
+    snprintf(text, sizeof text, "%.*s", natsMsg_GetDataLength(m), natsMsg_GetData(m));
+    __atomic_add_fetch(strstr(text, "\"name\"") ? &enrolled : &put_off, 1, __ATOMIC_RELAXED);
+    natsMsg_Destroy(m);
+}
+
+static void ask_for_a_name(natsConnection *nc, int i) {
+    char subject[200], back[240], text[300], seed[RB_NKEY_TEXT], key[RB_NKEY_TEXT];
+    rb_err err;
+    if (module->make_key(seed, key, &err)) return;
+    snprintf(subject, sizeof subject, "%s.ask.enrol", own.run);
+    snprintf(back, sizeof back, "%s.inbox.%s.crowd.%d", own.run, own.name, i);
+    snprintf(text, sizeof text, "{\"public_key\": \"%s\", \"label\": \"flood\", \"version\": \"%s\"}", key,
+             resbm_version());
+    natsConnection_PublishRequestString(nc, subject, back, text);
+}
+
+static int enrol_flood(const char *invitation) {
+    enum { AT_ONCE = 1000 };
+    rb_err err = {0};
+    natsConnection *nc = NULL;
+    natsSubscription *sub = NULL;
+    char all[200];
+    int asked = 0;
+    if (rb_invitation_read(invitation, &own, &err)) return 2;
+    snprintf(own.name, sizeof own.name, "%s", RB_INVITED);
+    snprintf(all, sizeof all, "%s.inbox.%s.crowd.*", own.run, own.name);
+    signal(SIGTERM, on_term);
+    for (int i = 0; i < 4 && !nc; i++)
+        if (dial(&own, own.seed, true, own.certificate, &nc) != NATS_OK) nc = NULL;
+    if (!nc || natsConnection_Subscribe(&sub, nc, all, on_answer, NULL) != NATS_OK) return 2;
+    for (; !enough; asked++) {
+        ask_for_a_name(nc, asked);
+        if (asked >= AT_ONCE) rb_sleep_ns(10 * RB_MS);
+    }
+    natsConnection_FlushTimeout(nc, 5000);
+    for (int64_t until = rb_now_ns() + 10 * RB_SEC;
+         __atomic_load_n(&enrolled, __ATOMIC_RELAXED) + __atomic_load_n(&put_off, __ATOMIC_RELAXED) < asked &&
+         rb_now_ns() < until;)
+        rb_sleep_ns(20 * RB_MS);
+    printf("asked %d, enrolled %d, refused %d\n", asked, enrolled, put_off);
+    natsSubscription_Destroy(sub);
+    natsConnection_Destroy(nc);
+    return 0;
+}
+
 /* The store as it is: keys and the hashes of their values. */
 static int show_store(const char *path) {
     static const char *const keys[] = {"coordinator", "epoch", "members"};
@@ -328,6 +390,7 @@ int main(int argc, char **argv) {
         return 2;
     }
     if (argc == 4 && !strcmp(argv[1], "flood")) return flood(argv[2], atoi(argv[3]));
+    if (argc == 3 && !strcmp(argv[1], "enrol")) return enrol_flood(argv[2]);
     if (argc == 3 && !strcmp(argv[1], "store")) return show_store(argv[2]);
     if (argc != 6 || rb_read_file(argv[1], 65536, &text, &err) || rb_access_parse(text.data, &own, &err) ||
         rb_invitation_read(argv[2], &invited, &err)) {

@@ -424,6 +424,8 @@ class Run:
             named, want, malformed, refused, there), flush=True)
         if named < want or refused + there < malformed:
             self.miss("the logs name %d violations of %d, and %d malformed messages of %d" % (named, want, refused + there, malformed))
+        crowd = self.crowd(m)
+        self.oversize(m, access)
         flood = subprocess.Popen(["ip", "netns", "exec", self.net.ns[m], os.path.join(os.path.dirname(self.o.resbm), "hostile"), "flood", access, "600"])
         self.wait_for(lambda: flood.poll() is not None, 60, "the flood")
         now = json.loads(self.inside(0, self.o.resbm, "status", "--json", self.run))
@@ -434,8 +436,49 @@ class Run:
         self.wait_for(lambda: p.poll() is not None, 60, "the end of a participant that was revoked")
         if p.returncode != 1 or "cannot connect" not in open(self.dir + "/enemy.out").read():
             self.miss("a revoked key still opens: " + open(self.dir + "/enemy.out").read()[-300:])
+        self.end_crowd(*crowd)
         self.impersonate()
         self.secrets()
+
+    def crowd(self, m):
+        """Somebody asks for a thousand names by the invitation, and goes on; somebody else wants to join meanwhile."""
+        began, log, server = time.monotonic(), os.path.getsize(self.run + "/host.log"), os.path.getsize(self.run + "/host/server.log")
+        p = subprocess.Popen(["ip", "netns", "exec", self.net.ns[m], os.path.join(os.path.dirname(self.o.resbm), "hostile"), "enrol", self.run + "/invitation"],
+                             stdout=subprocess.PIPE, text=True)
+        self.wait_for(lambda: "have not come yet; their places are free" in open(self.run + "/host.log").read()[log:], 30, "the crowd")
+        return p, self.start_guest(m, name="friend"), began, log, server
+
+    def end_crowd(self, p, friend, began, log, server):
+        self.wait_for(lambda: "GFLOP" in open(self.dir + "/friend.out").read(), 60, "a participant that joins among many who only ask")
+        took = time.monotonic() - began
+        self.signal(len(self.net.ns) - 1, "hostile enrol ", signal.SIGTERM)
+        self.wait_for(lambda: p.poll() is not None, 30, "the end of the crowd")
+        said = p.stdout.read()
+        asked, enrolled, refused = map(int, re.findall(r"\d+", said))
+        told = open(self.run + "/host/server.log").read()[server:].count("Reloaded server configuration")
+        lines = open(self.run + "/host.log").read()[log:].count('"flood"')
+        now = json.loads(self.inside(0, self.o.resbm, "status", "--json", self.run))
+        print("a crowd " + said.strip() + "; one joined among them; the server was told %d times in %.1f s; %d lines in the log; %d names without anybody" % (
+            told, took, lines, now["unused"]), flush=True)
+        if asked < 1000 or enrolled + refused != asked or not 200 <= enrolled < 200 * (1 + took / 10) or now["unused"] > 200:
+            self.miss("of a crowd too many were enrolled, or not all answered: " + said)
+        if not 0 < told <= took + 3 or lines > 500 * (2 + took // 60):
+            self.miss("a crowd had the server told %d times in %.1f s, and wrote %d lines" % (told, took, lines))
+        friend.terminate()
+        friend.wait(20)
+
+    def oversize(self, m, access):
+        """What the client library would refuse to send: the server itself closes such connections, and names them."""
+        server, far = os.path.getsize(self.run + "/host/server.log"), self.far
+        p = subprocess.Popen(["ip", "netns", "exec", self.net.ns[m], os.path.join(os.path.dirname(self.o.resbm), "oversize"), access], stdout=subprocess.PIPE, text=True)
+        self.wait_for(lambda: p.poll() is not None, 60, "messages that are too large")
+        said = p.stdout.read()
+        print(said, end="", flush=True)
+        heard = open(self.run + "/host/server.log").read()[server:]
+        names = ["maximum payload exceeded: 1048577 vs 1048576", "Bad or Missing Size", "Header Size larger then TotalSize", "maximum control line exceeded"]
+        if p.returncode or any(heard.count(x) != 1 for x in names):
+            self.miss("messages that are too large: status %d, %s; the server's log names %r" % (p.returncode, said, [heard.count(x) for x in names]))
+        self.wait_for(lambda: self.far > far + 1, 60, "steps behind messages that are too large")
 
     def impersonate(self):
         """A participant that has a stage, and with it the secret of the epoch, calls as the others when the next one begins, with one of them
