@@ -9,7 +9,7 @@ set -u
 [ -x "$RB_BINARY_DIR/liar" ] || { echo "skipped: built without libnats"; exit 77; }
 make_corpus
 make_config
-pids= was='' again='' # settings of the last reference; who sends everything twice
+pids='' was='' again='' # settings of the last reference; who sends everything twice
 trap 'kill -KILL $pids 2>/dev/null' EXIT
 join() { # PROGRAM NAME
     mkdir -p "$2"
