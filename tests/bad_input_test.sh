@@ -112,7 +112,7 @@ rm -rf hasty
 # shellcheck disable=SC2086
 setsid "$resbm" train -q run.yaml --out hasty $slow >hasty.log 2>&1 &
 pid=$!
-within 8 '[ -s hasty/step-2/manifest.json ]'
+within 8 '[ -s hasty/step-2/manifest.json ] && grep -q "step 2/40" hasty.log' # step 3 has begun, which takes seconds
 kill -INT "$pid"
 within 8 'grep -q "once more ends at once" hasty.log'
 kill -INT "$pid"
