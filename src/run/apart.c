@@ -1,21 +1,12 @@
 #include "run/apart.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include "core/bytes.h"
 #include "core/clock.h"
-#include "core/hash.h"
 #include "device/pack_layout.h"
 
-enum { PIECE = 256 * 1024 };
-
-static rb_message *new_blob(size_t n, rb_traffic class) {
+rb_message *rb_apart_blob(size_t n, rb_traffic class) {
     rb_message *m = rb_message_new(n);
     if (!m) return NULL;
     m->head = (rb_frame_header){.kind = RB_FRAME_BLOB, .payload_bytes = n};
@@ -23,107 +14,9 @@ static rb_message *new_blob(size_t n, rb_traffic class) {
     return m;
 }
 
-/* Small enough that at this rate others wait a fiftieth of a second for it. */
-static size_t piece_of(const rb_apart_pace *pace) {
-    double n = pace && pace->bits > 0 ? pace->bits / 8 / 50 : PIECE;
-    return n < 2048 ? 2048 : n > PIECE ? PIECE : (size_t)n;
-}
-
-/* Waits for the next piece's time, in short looks at *stop. */
-static resbm_status keep_pace(rb_apart_pace *p, size_t bytes, rb_err *err) {
-    int64_t now = rb_now_ns();
-    if (!p) return RESBM_OK;
-    if (p->next_ns < now) p->next_ns = now;
-    while (p->next_ns > rb_now_ns() && !(p->stop && atomic_load(p->stop))) {
-        int64_t left = p->next_ns - rb_now_ns();
-        rb_sleep_ns(left < 50 * RB_MS ? left : 50 * RB_MS);
-    }
-    if (p->bits > 0) p->next_ns += (int64_t)(8e9 * (double)bytes / p->bits);
-    return p->stop && atomic_load(p->stop) ? rb_fail(err, RESBM_E_CANCELLED, "stopped on request") : RESBM_OK;
-}
-
-resbm_status rb_apart_send_piece(rb_link *l, int peer, int fd, rb_apart_pace *pace, bool *end,
-                                 int64_t patience_ns, rb_err *err) {
-    size_t most = piece_of(pace);
-    RB_TRY(keep_pace(pace, most, err));
-    rb_message *m = new_blob(most, RB_TRAFFIC_SNAPSHOT);
-    if (!m) return rb_fail(err, RESBM_E_MEMORY, "no memory for a piece of a snapshot");
-    ssize_t n = read(fd, m->payload, most);
-    if (n <= 0) {
-        rb_message_free(m);
-        *end = true;
-        return n < 0 ? rb_fail_errno(err, errno, "reading a file of the snapshot") : RESBM_OK;
-    }
-    m->head.payload_bytes = (uint64_t)n;
-    return rb_link_send(l, peer, m, rb_now_ns() + patience_ns, err);
-}
-
-resbm_status rb_apart_send_file(rb_link *l, int peer, const char *path, rb_apart_pace *pace,
-                                int64_t patience_ns, rb_err *err) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    resbm_status st = RESBM_OK;
-    if (fd < 0) return rb_fail_errno(err, errno, "cannot open %s", path);
-    for (bool end = false; !end && !st;) st = rb_apart_send_piece(l, peer, fd, pace, &end, patience_ns, err);
-    close(fd);
-    return st;
-}
-
-static resbm_status next_blob(rb_link *l, int peer, const rb_apart_wait *w, int64_t patience_ns,
-                              rb_message **out, rb_err *err) {
-    int64_t until = rb_now_ns() + patience_ns;
-    for (;;) {
-        int from;
-        bool looks = w->look != NULL;
-        int64_t next = w->stop || looks ? rb_now_ns() + 100 * RB_MS : until;
-        resbm_status st =
-            rb_link_recv_any(l, peer, RB_FRAME_BLOB, looks || next < until ? next : until, &from, out, err);
-        if (st != RESBM_E_TIMEOUT || (!looks && rb_now_ns() >= until)) return st;
-        if (w->stop && atomic_load(w->stop))
-            return rb_fail(err, RESBM_E_CANCELLED, "who sent a file is lost");
-        if (looks) RB_TRY(w->look(w->ctx, err));
-    }
-}
-
-static resbm_status recv_pieces(rb_link *l, int peer, int fd, const char *path, const rb_file_sum *sum,
-                                const rb_apart_wait *w, int64_t patience_ns, rb_err *err) {
-    rb_hasher *h = rb_hasher_new();
-    char hash[33];
-    resbm_status st = h ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to check %s", path);
-    for (uint64_t have = 0; have < sum->bytes && !st;) {
-        rb_message *m = NULL;
-        st = next_blob(l, peer, w, patience_ns, &m, err);
-        uint64_t n = st ? 0 : m->head.payload_bytes;
-        if (!st && (!n || n > PIECE || n > sum->bytes - have))
-            st = rb_fail(err, RESBM_E_CORRUPT, "a piece of %llu bytes of %s came where %llu were due",
-                         (unsigned long long)n, path, (unsigned long long)(sum->bytes - have));
-        if (!st) st = rb_write_all(fd, m->payload, n, path, err);
-        if (!st) rb_hasher_add(h, m->payload, n);
-        if (!st && w->came) st = w->came(w->ctx, n, err);
-        have += n;
-        rb_message_free(m);
-    }
-    if (h) rb_hasher_finish(h, hash);
-    if (st || !strcmp(hash, sum->hash)) return st;
-    return rb_fail(err, RESBM_E_CORRUPT, "%s came with the hash %s, %s was announced", path, hash, sum->hash);
-}
-
-resbm_status rb_apart_recv_file(rb_link *l, int peer, const char *path, const rb_file_sum *sum,
-                                const rb_apart_wait *w, int64_t patience_ns, rb_err *err) {
-    char part[PATH_MAX];
-    snprintf(part, sizeof part, "%s.part", path);
-    int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0) return rb_fail_errno(err, errno, "cannot write %s", part);
-    resbm_status st = recv_pieces(l, peer, fd, path, sum, w, patience_ns, err);
-    if (!st && fsync(fd)) st = rb_fail_errno(err, errno, "syncing %s", part);
-    close(fd);
-    if (!st && rename(part, path)) st = rb_fail_errno(err, errno, "cannot name %s", path);
-    if (st) unlink(part);
-    return st;
-}
-
 resbm_status rb_apart_send_ids(rb_link *l, int peer, const int32_t *ids, int64_t n, int64_t patience_ns,
                                rb_err *err) {
-    rb_message *m = new_blob((size_t)n * 4, RB_TRAFFIC_TOKENS);
+    rb_message *m = rb_apart_blob((size_t)n * 4, RB_TRAFFIC_TOKENS);
     if (!m) return rb_fail(err, RESBM_E_MEMORY, "no memory for %lld token ids", (long long)n);
     for (int64_t i = 0; i < n; i++) rb_put32(m->payload + 4 * i, (uint32_t)ids[i]);
     return rb_link_send(l, peer, m, rb_now_ns() + patience_ns, err);
@@ -132,7 +25,8 @@ resbm_status rb_apart_send_ids(rb_link *l, int peer, const int32_t *ids, int64_t
 resbm_status rb_apart_recv_ids(rb_link *l, int peer, int32_t *ids, int64_t n, int64_t vocab,
                                int64_t patience_ns, rb_err *err) {
     rb_message *m;
-    RB_TRY(next_blob(l, peer, &(rb_apart_wait){0}, patience_ns, &m, err));
+    int from;
+    RB_TRY(rb_link_recv_any(l, peer, RB_FRAME_BLOB, rb_now_ns() + patience_ns, &from, &m, err));
     resbm_status st = RESBM_OK;
     if (m->head.payload_bytes != (uint64_t)n * 4)
         st = rb_fail(err, RESBM_E_CORRUPT, "%llu bytes of token ids came, %lld were due",

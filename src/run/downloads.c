@@ -1,11 +1,8 @@
 #include "run/downloads.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdlib.h>
-#include <unistd.h>
 #include "core/clock.h"
 #include "run/apart.h"
 #include "run/parts.h"
@@ -17,7 +14,7 @@ enum {
 typedef struct download {
     json_t *need; /* names; NULL: nothing */
     size_t next;
-    int fd;                       /* of need[next]; -1: not open */
+    rb_apart_out *out;            /* of need[next]; NULL: not open */
     bool waits;                   /* it has said so */
     uint64_t before;              /* bytes of the files before it, */
     _Atomic uint64_t given, have; /* all that were sent; that it says it has */
@@ -39,8 +36,7 @@ static resbm_status open_next(rb_downloads *o, int stage, rb_err *err) {
     char path[PATH_MAX];
     download *d = &o->d[stage];
     snprintf(path, sizeof path, "%s/%s", o->c->o.load, json_string_value(json_array_get(d->need, d->next)));
-    d->fd = open(path, O_RDONLY | O_CLOEXEC);
-    return d->fd < 0 ? rb_fail_errno(err, errno, "cannot open %s", path) : RESBM_OK;
+    return rb_apart_out_open(path, (rb_apart_base){.fd = -1}, &d->out, err);
 }
 
 /* *sent: a piece has gone; *left: there is more to send. */
@@ -50,16 +46,16 @@ static resbm_status send_to(rb_downloads *o, int stage, bool *sent, bool *left, 
     if (d->next >= json_array_size(d->need)) return RESBM_OK;
     *left = true;
     if (atomic_load(&d->given) - atomic_load(&d->have) >= AHEAD) return RESBM_OK;
-    if (d->fd < 0) RB_TRY(open_next(o, stage, err));
-    RB_TRY(
-        rb_apart_send_piece(o->c->control, stage, d->fd, NULL, &end, o->c->o.cfg->pipeline.deadline_ns, err));
+    if (!d->out) RB_TRY(open_next(o, stage, err));
+    RB_TRY(rb_apart_send_piece(o->c->control, stage, d->out, NULL, &end, o->c->o.cfg->pipeline.deadline_ns,
+                               err));
     *sent = true;
-    uint64_t given = d->before + (uint64_t)lseek(d->fd, 0, SEEK_CUR);
+    uint64_t given = d->before + rb_apart_out_done(d->out, NULL);
     atomic_store(&d->given, given);
     if (!end) return RESBM_OK;
     d->before = given;
-    close(d->fd);
-    d->fd = -1;
+    rb_apart_out_close(d->out);
+    d->out = NULL;
     d->next++;
     return RESBM_OK;
 }
@@ -111,7 +107,6 @@ resbm_status rb_downloads_begin(rb_crew *c, json_t *const *listening, rb_downloa
         json_t *need = json_object_get(listening[i], "need");
         if (!st) st = check_names(c, i, need, err);
         o->d[i].need = json_incref(need);
-        o->d[i].fd = -1;
         all += json_array_size(need);
         o->unready += json_array_size(need) > 0;
     }
@@ -154,7 +149,7 @@ void rb_downloads_end(rb_downloads *o) {
     atomic_store(&o->stop, true);
     if (o->runs) pthread_join(o->thread, NULL);
     for (int i = 0; i < o->c->stages; i++) {
-        if (o->d[i].fd >= 0) close(o->d[i].fd);
+        rb_apart_out_close(o->d[i].out);
         json_decref(o->d[i].need);
     }
     free(o->d);

@@ -2,6 +2,7 @@
  * asked for where it is not there, and goes back over the control channel. */
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -12,6 +13,7 @@
 #include <unistd.h>
 #include "checkpoint/checkpoint.h"
 #include "core/clock.h"
+#include "core/hash.h"
 #include "run/apart.h"
 #include "run/control.h"
 #include "run/parts.h"
@@ -144,7 +146,8 @@ static resbm_status fetch(download *d, const rb_part_file *f, rb_err *err) {
     rb_apart_wait w = {.look = still_there, .came = came, .ctx = d};
     path_of(weights, f->sum.hash, kept);
     path_of(loading, f->name, path);
-    if (!have(f)) RB_TRY(rb_apart_recv_file(d->s->control, RB_PEER_COORDINATOR, kept, &f->sum, &w, 0, err));
+    if (!have(f))
+        RB_TRY(rb_apart_recv_file(d->s->control, RB_PEER_COORDINATOR, kept, &f->sum, &w, 0, NULL, err));
     return link(kept, path) ? rb_fail_errno(err, errno, "cannot link %s to %s", kept, path) : RESBM_OK;
 }
 
@@ -171,15 +174,31 @@ static bool hands_in(const rb_stage *s, const json_t *file, bool lead) {
     return replica ? replica == s->replica : lead;
 }
 
-static resbm_status hand_in(rb_stage *s, const json_t *files, bool lead, rb_apart_pace *pace, rb_err *err) {
+/* What the coordinator has of the snapshot before, where this stage has the same, and it is whole. */
+static rb_apart_base base_of(const json_t *bases, const char *name) {
+    char path[PATH_MAX], hash[33];
+    const char *wanted = json_string_value(json_object_get(bases, name));
+    rb_apart_base b = {.fd = -1};
+    rb_err why;
+    if (!wanted || strlen(wanted) != 32 || strspn(wanted, "0123456789abcdef") != 32) return b;
+    path_of(weights, wanted, path);
+    if (rb_hash_file(path, hash, NULL, &why) || strcmp(hash, wanted)) return b;
+    snprintf(b.hash, sizeof b.hash, "%s", wanted);
+    b.fd = open(path, O_RDONLY | O_CLOEXEC);
+    return b;
+}
+
+static resbm_status hand_in(rb_stage *s, const json_t *files, const json_t *bases, bool lead,
+                            rb_apart_pace *pace, rb_err *err) {
     char path[PATH_MAX], kept[PATH_MAX];
     for (size_t i = 0; i < json_array_size(files); i++) {
         const json_t *f = json_array_get(files, i);
         path_of(saving, json_string_value(json_array_get(f, 0)), path);
         path_of(weights, json_string_value(json_array_get(f, 2)), kept);
         if (hands_in(s, f, lead))
-            RB_TRY(rb_apart_send_file(s->control, RB_PEER_COORDINATOR, path, pace,
-                                      s->cfg.pipeline.deadline_ns, err));
+            RB_TRY(rb_apart_send_file(s->control, RB_PEER_COORDINATOR, path,
+                                      base_of(bases, json_string_value(json_array_get(f, 0))), pace,
+                                      s->cfg.pipeline.deadline_ns, NULL, err));
         if (rename(path, kept)) return rb_fail_errno(err, errno, "cannot move %s to %s", path, kept);
     }
     forget_others(s, files);
@@ -190,7 +209,7 @@ static resbm_status hand_in(rb_stage *s, const json_t *files, bool lead, rb_apar
 
 struct rb_sending {
     rb_stage *s;
-    json_t *files;
+    json_t *files, *bases;
     bool lead;
     rb_apart_pace pace;
     atomic_bool stop;
@@ -201,7 +220,7 @@ struct rb_sending {
 
 static void *send_files(void *arg) {
     struct rb_sending *o = arg;
-    o->st = hand_in(o->s, o->files, o->lead, &o->pace, &o->err);
+    o->st = hand_in(o->s, o->files, o->bases, o->lead, &o->pace, &o->err);
     return NULL;
 }
 
@@ -214,11 +233,18 @@ static double snapshot_bits(const rb_stage *s) {
     return least * s->cfg.snapshot_share;
 }
 
-static resbm_status begin_sending(rb_stage *s, json_t *files, bool lead, rb_err *err) {
+static void free_sending(struct rb_sending *o) {
+    json_decref(o->files);
+    json_decref(o->bases);
+    free(o);
+}
+
+static resbm_status begin_sending(rb_stage *s, json_t *files, json_t *bases, bool lead, rb_err *err) {
     struct rb_sending *o = calloc(1, sizeof *o);
     if (!o) return rb_fail(err, RESBM_E_MEMORY, "no memory to send a snapshot");
     o->s = s;
     o->files = json_incref(files);
+    o->bases = json_deep_copy(bases); /* the message's other parts are of the other thread */
     o->lead = lead;
     o->pace = (rb_apart_pace){.bits = snapshot_bits(s), .stop = &o->stop};
     int bad = pthread_create(&o->thread, NULL, send_files, o);
@@ -226,8 +252,7 @@ static resbm_status begin_sending(rb_stage *s, json_t *files, bool lead, rb_err 
         s->sending = o;
         return RESBM_OK;
     }
-    json_decref(o->files);
-    free(o);
+    free_sending(o);
     return rb_fail_errno(err, bad, "cannot start a thread");
 }
 
@@ -237,8 +262,7 @@ resbm_status rb_stage_apart_sent(rb_stage *s, rb_err *err) {
     pthread_join(o->thread, NULL);
     resbm_status st = o->st;
     if (st && err) *err = o->err;
-    json_decref(o->files);
-    free(o);
+    free_sending(o);
     s->sending = NULL;
     return st;
 }
@@ -251,7 +275,7 @@ void rb_stage_apart_stop(rb_stage *s) {
 resbm_status rb_stage_apart_save(rb_stage *s, const json_t *in, rb_err *err) {
     bool spread = json_is_true(json_object_get(in, "spread"));
     RB_TRY(rb_stage_apart_sent(s, err));
-    json_t *files = json_array(), *mine = json_array();
+    json_t *files = json_array(), *mine = json_array(), *bases = json_object_get(in, "bases");
     bool lead = rb_stage_lead(s, s->stage) == s->self;
     resbm_status st = rb_stage_write_parts(s, saving, false, files, err);
     for (size_t i = 0; i < json_array_size(files); i++)
@@ -262,7 +286,8 @@ resbm_status rb_stage_apart_save(rb_stage *s, const json_t *in, rb_err *err) {
                                        json_integer_value(json_object_get(in, "redeals"))),
                              rb_now_ns() + s->cfg.pipeline.deadline_ns, err);
     json_decref(mine);
-    if (!st) st = spread ? begin_sending(s, files, lead, err) : hand_in(s, files, lead, NULL, err);
+    if (!st)
+        st = spread ? begin_sending(s, files, bases, lead, err) : hand_in(s, files, bases, lead, NULL, err);
     json_decref(files);
     return st;
 }

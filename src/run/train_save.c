@@ -9,6 +9,7 @@
 #include <string.h>
 #include "checkpoint/checkpoint.h"
 #include "run/apart.h"
+#include "run/bases.h"
 #include "run/control.h"
 #include "run/parts.h"
 #include "run/training.h"
@@ -18,7 +19,8 @@ typedef struct collector {
     int worker;
     pthread_t thread;
     bool runs;
-    atomic_bool lost; /* it will send no more */
+    atomic_bool lost;        /* it will send no more */
+    uint64_t bytes, crossed; /* of its files; of messages that brought them */
     resbm_status st;
     rb_err err;
 } collector;
@@ -29,6 +31,7 @@ struct rb_snapshot {
     char folder[PATH_MAX]; /* step-N.tmp */
     rb_manifest m;
     rb_buf config;
+    rb_bases *bases; /* files of the snapshot before, which this one's are packed against; or NULL */
     json_t *files[RB_MAX_STAGES]; /* of each worker */
     collector *collectors;        /* (workers) */
     pthread_t thread;
@@ -93,14 +96,27 @@ static void free_snapshot(rb_snapshot *s) {
     for (int w = 0; w < RB_MAX_STAGES; w++) json_decref(s->files[w]);
     free(s->m.files);
     free(s->collectors);
+    rb_bases_close(s->bases);
     rb_buf_free(&s->config);
     free(s);
 }
 
-static resbm_status collect_file(const rb_snapshot *s, int worker, const json_t *f, const atomic_bool *lost,
-                                 rb_err *err) {
+typedef struct offered {
+    const rb_bases *bases;
+    const char *name;
+} offered;
+
+static int take_base(void *ctx, const char *hash) {
+    const offered *o = ctx;
+    return rb_bases_take(o->bases, o->name, hash);
+}
+
+static resbm_status collect_file(collector *c, const json_t *f, rb_err *err) {
     char path[PATH_MAX], who[RB_WHO_TEXT];
+    const rb_snapshot *s = c->of;
     const training *t = s->t;
+    int worker = c->worker;
+    uint64_t crossed = 0;
     rb_file_sum sum = {.bytes = (uint64_t)json_integer_value(json_array_get(f, 1))};
     const char *name = json_string_value(json_array_get(f, 0)),
                *hash = json_string_value(json_array_get(f, 2));
@@ -115,18 +131,23 @@ static resbm_status collect_file(const rb_snapshot *s, int worker, const json_t 
                        name, (unsigned long long)sum.bytes);
     snprintf(sum.hash, sizeof sum.hash, "%s", hash);
     snprintf(path, sizeof path, "%s/%s", s->folder, name);
-    rb_apart_wait w = {.stop = lost};
-    RB_TRY(rb_apart_recv_file(t->crew->control, worker, path, &sum, &w, t->cfg->pipeline.deadline_ns, err));
+    offered base = {.bases = s->bases, .name = name};
+    rb_apart_wait w = {.stop = &c->lost, .base = take_base, .ctx = &base};
+    RB_TRY(rb_apart_recv_file(t->crew->control, worker, path, &sum, &w, t->cfg->pipeline.deadline_ns,
+                              &crossed, err));
+    c->bytes += sum.bytes;
+    c->crossed += crossed;
     resbm_status st = rb_apart_check_weights(path, err);
     return st ? rb_err_context(err, st, "%s sent a snapshot that cannot be used: ", who) : RESBM_OK;
 }
 
 /* Stages apart send their files after their answer. */
-static resbm_status collect_files(const rb_snapshot *s, int worker, const atomic_bool *lost, rb_err *err) {
-    for (size_t i = 0; i < json_array_size(s->files[worker]); i++) {
-        resbm_status st = collect_file(s, worker, json_array_get(s->files[worker], i), lost, err);
+static resbm_status collect_files(collector *c, rb_err *err) {
+    const json_t *files = c->of->files[c->worker];
+    for (size_t i = 0; i < json_array_size(files); i++) {
+        resbm_status st = collect_file(c, json_array_get(files, i), err);
         char who[RB_WHO_TEXT];
-        rb_who_at(who, worker, s->t->crew->places);
+        rb_who_at(who, c->worker, c->of->t->crew->places);
         if (st && err && !strncmp(err->text, who, strlen(who))) return st;
         if (st) return rb_err_context(err, st, "%s: ", who);
     }
@@ -146,7 +167,7 @@ static resbm_status complete(rb_snapshot *s, rb_err *err) {
 
 static void *collect(void *arg) {
     collector *c = arg;
-    c->st = collect_files(c->of, c->worker, &c->lost, &c->err);
+    c->st = collect_files(c, &c->err);
     return NULL;
 }
 
@@ -186,6 +207,21 @@ static resbm_status go_on(rb_snapshot *s, rb_err *err) {
     return rb_fail_errno(err, bad, "cannot start a thread");
 }
 
+static void tell_cost(const rb_snapshot *s) {
+    const training *t = s->t;
+    uint64_t bytes = 0, crossed = 0;
+    char text[200];
+    for (int w = 0; w < t->crew->stages; w++) {
+        bytes += s->collectors[w].bytes;
+        crossed += s->collectors[w].crossed;
+    }
+    if (!t->o->hooks.note) return;
+    snprintf(text, sizeof text,
+             "the snapshot of step %lld is here: %.1f MB of files, for which %.1f MB crossed",
+             (long long)s->step, (double)bytes / 1e6, (double)crossed / 1e6);
+    t->o->hooks.note(t->o->hooks.ctx, text);
+}
+
 resbm_status rb_training_await_snapshot(training *t, bool wait, rb_err *err) {
     rb_snapshot *s = t->snapshot;
     if (!s || (!wait && !atomic_load(&s->over))) return RESBM_OK;
@@ -202,6 +238,7 @@ resbm_status rb_training_await_snapshot(training *t, bool wait, rb_err *err) {
         rb_crew_accuse(t->crew, s->worker, bad && s->worker >= 0, st); /* it has sent what was checked */
     if (err) *err = s->err;
     if (!st) t->saved = s->step;
+    if (!st) tell_cost(s);
     free_snapshot(s);
     t->snapshot = NULL;
     if ((st != RESBM_E_PEER && st != RESBM_E_CANCELLED) || !t->dealt || !t->o->hooks.note) return st;
@@ -226,13 +263,23 @@ void rb_training_abandon_snapshot(training *t) {
     t->snapshot = NULL;
 }
 
+/* What this run's newest snapshot has, whoever made it: a stage that has the same file packs against it. */
+static void open_bases(rb_snapshot *s) {
+    char path[PATH_MAX];
+    rb_err why;
+    const training *t = s->t;
+    if (t->saved >= 0 && t->saved != t->step && !rb_checkpoint_path(t->o->dir, t->saved, path, &why))
+        s->bases = rb_bases_open(path);
+}
+
 static resbm_status ask(training *t, rb_snapshot *s, bool spread, rb_err *err) {
     snprintf(t->crew->doing, sizeof t->crew->doing, "while writing the snapshot of step %lld",
              (long long)t->step);
     RB_TRY(rb_checkpoint_begin(t->o->dir, t->step, s->folder, err));
+    if (t->o->outside && t->o->outside->apart) open_bases(s);
     memset(t->crew->redeals, 0, sizeof t->crew->redeals);
-    t->saving = json_pack("{s:s, s:I, s:s, s:b}", "t", "save", "step", (json_int_t)t->step, "dir", s->folder,
-                          "spread", spread);
+    t->saving = json_pack("{s:s, s:I, s:s, s:b, s:o}", "t", "save", "step", (json_int_t)t->step, "dir",
+                          s->folder, "spread", spread, "bases", rb_bases_offer(s->bases));
     resbm_status st = rb_crew_tell(t->crew, json_incref(t->saving), err);
     if (!st) st = rb_crew_gather(t->crew, "saved", -1, rb_training_deadline(t) + 600 * RB_SEC, t->reply, err);
     json_decref(t->saving);
