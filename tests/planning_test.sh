@@ -67,7 +67,7 @@ says tight.txt "stage 0 lacks"
 # Bytes, time and share of the uplink that snapshots take on their way to the host of a run across machines; where that is longer than
 # the time between them, what is enough.
 "$resbm" plan run.yaml pipeline.speed=1e9 --own link.up=10mbit train.checkpoint_every=1000 >up.txt || miss "plan with an uplink"
-says up.txt "to the host of a run across machines: up to .* a stage, .* at link.snapshot_share=0.25 of its uplink, every .*%; whole files, of which packing"
+says up.txt "to the host of a run across machines: up to .* a stage, .* at link.snapshot_share=0.25 of its uplink, every .*% of it; whole files, of which packing"
 "$resbm" plan run.yaml pipeline.speed=1e9 --own link.up=10mbit train.checkpoint_every=1 >up.txt || miss "plan with an uplink"
 says up.txt "longer than the time between snapshots, so that steps would wait: train.checkpoint_every=[0-9]* is enough"
 "$resbm" plan run.yaml pipeline.speed=1e9 --own link.up=10mbit train.checkpoint_every=1000 --json >up.json || miss "plan with an uplink"
