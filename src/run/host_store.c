@@ -16,6 +16,7 @@
 #define RENEW_NS (RB_SEC / 2)
 enum {
     PIECE = 512 * 1024,
+    FAR_PIECE = 128 * 1024, /* over a line that others wait for */
     TIDY = 10, /* snapshots between two times that small keys of a large company are written again, */
     FEW = 64   /* and of a small one with each */
 };
@@ -177,10 +178,24 @@ resbm_status rb_host_record_commit(rb_host *h, int64_t step, double loss, const 
 
 static size_t piece_of(const rb_host *h) {
     size_t most = h->carrier->module->store_piece(h->carrier->state);
-    return most < PIECE ? most : PIECE;
+    size_t wanted = h->at.foreign ? FAR_PIECE : PIECE;
+    return most < wanted ? most : wanted;
 }
 
-static resbm_status put_file(rb_host *h, const char *folder, const rb_part_file *f, rb_err *err) {
+/* To somebody else's server the pieces go up this machine's line, beside what it tells the steps that go on meanwhile: the line is free
+ * for these for the rest of the time. For whom the run waits, and on the own server, there is no pause. */
+static void leave_the_line(const rb_host *h, int64_t step, int64_t took_ns) {
+    int64_t until = rb_now_ns() + (int64_t)((double)took_ns * (1 / h->cfg->snapshot_share - 1));
+    bool waits = !h->at.foreign || step >= h->cfg->train.steps;
+    while (!waits && rb_now_ns() < until) {
+        waits = h->lost_claim || (h->asked && atomic_load(h->asked)) || atomic_load(&h->stop);
+        int64_t left = until - rb_now_ns();
+        rb_sleep_ns(left < 50 * RB_MS ? left : 50 * RB_MS);
+    }
+}
+
+static resbm_status put_file(rb_host *h, int64_t step, const char *folder, const rb_part_file *f,
+                             rb_err *err) {
     char path[PATH_MAX], key[128];
     snprintf(path, sizeof path, "%s/%s", folder, f->name);
     size_t most = piece_of(h);
@@ -195,6 +210,7 @@ static resbm_status put_file(rb_host *h, const char *folder, const rb_part_file 
         int64_t since = rb_now_ns();
         do st = set(h, key, piece, (size_t)n, &revision, err);
         while (st && try_again(st, since));
+        leave_the_line(h, step, rb_now_ns() - since);
     }
     if (fd >= 0) close(fd);
     free(piece);
@@ -266,7 +282,7 @@ resbm_status rb_host_keep_snapshot(rb_host *h, int64_t step, const char *folder,
     resbm_status st = rb_read_file(path, RB_MANIFEST_LIMIT, &text, err);
     if (!st) st = rb_manifest_parse(text.data, text.len, path, &now, err);
     for (int i = 0; i < now.file_count && !st; i++)
-        if (!holds(&old, now.files[i].sum.hash)) st = put_file(h, folder, &now.files[i], err);
+        if (!holds(&old, now.files[i].sum.hash)) st = put_file(h, step, folder, &now.files[i], err);
     if (!st) st = set(h, "snapshot", text.data, text.len, &revision, err);
     for (int i = 0; i < old.file_count && !st; i++)
         if (!holds(&now, old.files[i].sum.hash)) drop_file(h, &old.files[i]);

@@ -355,11 +355,11 @@ const rb_key rb_keys[] = {
           "pipelines: messages follow each other whatever the latency; occupies: after each the uplink "
           "stands still until it "
           "has arrived."),
-    REAL(
-        "link", "snapshot_share", snapshot_share, "0.25", 0.001, 1, NULL, DEPLOYMENT,
-        "Under resbm host: share of a stage's uplink (link.up, join --up, or what join measured; the least "
-        "of them) that "
-        "its snapshots take on their way to the host while steps go on; 1: all of it, before the next step."),
+    REAL("link", "snapshot_share", snapshot_share, "0.25", 0.001, 1, NULL, DEPLOYMENT,
+         "Under resbm host: share of a stage's uplink (link.up, join --up, or what join measured; the least "
+         "of them) that "
+         "its snapshots take on their way to the host while steps go on; 1: all of it, before the next step. "
+         "Of the host's own line, too, where the server is somebody else's (resbm host --server)."),
     INT("link", "seed", link.seed, "1", 0, EXACT, DEPLOYMENT, "Key of jitter and loss."),
 
     WORDY(RB_KEY_NAME, "", "engine", engine, "local", "local|mpi|nats", DEPLOYMENT,

@@ -173,44 +173,78 @@ static int left_ms(int64_t until) {
     return left < 0 ? 0 : (int)left;
 }
 
-static bool connects(int fd, const struct addrinfo *a, int64_t until, int *why) {
-    socklen_t n = sizeof *why;
-    *why = 0;
-    if (!connect(fd, a->ai_addr, a->ai_addrlen)) return true;
-    if (errno != EINPROGRESS) return *why = errno, false;
-    struct pollfd p = {fd, POLLOUT, 0};
-    if (poll(&p, 1, left_ms(until)) < 1) return *why = ETIMEDOUT, false;
-    return !getsockopt(fd, SOL_SOCKET, SO_ERROR, why, &n) && !*why;
-}
-
-/* Whatever has come to the listener gets the token; and the one that was dialed has it or not. */
-static bool says_token(const listener *l, int fd, int64_t until) {
+/* One address that is dialed. All are at once: each may take its whole time. */
+typedef struct attempt {
+    const struct addrinfo *to;
+    int fd; /* -1: it is known what came of it */
+    bool connected;
+    dialed how;
     unsigned char got[TOKEN];
-    while (left_ms(until) > 0) {
-        struct pollfd p[2] = {{fd, POLLIN, 0}, {l->fd, POLLIN, 0}};
-        if (poll(p, 2, left_ms(until)) < 1) return false;
-        int other = p[1].revents ? accept4(l->fd, NULL, NULL, SOCK_CLOEXEC) : -1;
-        if (other >= 0) {
-            bool sent = send(other, l->token, TOKEN, MSG_NOSIGNAL) == TOKEN;
-            close(other);
-            if (!sent) return false;
-        }
-        if (!p[0].revents) continue;
-        return recv(fd, got, TOKEN, MSG_WAITALL) == TOKEN && !memcmp(got, l->token, TOKEN);
-    }
-    return false;
+    size_t have;
+} attempt;
+
+static void ends(attempt *a, dialed how) {
+    a->how = how;
+    if (a->fd >= 0) close(a->fd);
+    a->fd = -1;
 }
 
-static dialed dial(const listener *l, const struct addrinfo *a) {
-    int why, fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    int64_t until = rb_now_ns() + DIAL_NS;
-    if (fd < 0) return NO_WAY;
-    dialed d = connects(fd, a, until, &why) ? (says_token(l, fd, until) ? SELF : STRANGER)
-               : why == ECONNREFUSED        ? REFUSED
-               : why == ETIMEDOUT           ? SILENT
-                                            : NO_WAY;
-    close(fd);
-    return d;
+static void fails(attempt *a, int why) {
+    ends(a, why == ECONNREFUSED ? REFUSED : why == ETIMEDOUT ? SILENT : NO_WAY);
+}
+
+static void dial(attempt *a, const struct addrinfo *to) {
+    *a = (attempt){.to = to, .fd = socket(to->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
+    if (a->fd < 0)
+        ends(a, NO_WAY);
+    else if (!connect(a->fd, to->ai_addr, to->ai_addrlen))
+        a->connected = true;
+    else if (errno != EINPROGRESS)
+        fails(a, errno);
+}
+
+/* Whatever has come to the listener gets the token; */
+static void greet(const listener *l) {
+    int other = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC);
+    if (other < 0) return;
+    ssize_t sent = send(other, l->token, TOKEN, MSG_NOSIGNAL);
+    (void)sent; /* then the one that was dialed has it not */
+    close(other);
+}
+
+/* and the one that was dialed has it or not. */
+static void listen_to(attempt *a, const listener *l) {
+    int why = 0;
+    socklen_t size = sizeof why;
+    if (!a->connected && (getsockopt(a->fd, SOL_SOCKET, SO_ERROR, &why, &size) || why)) {
+        fails(a, why);
+        return;
+    }
+    a->connected = true;
+    ssize_t n = recv(a->fd, a->got + a->have, TOKEN - a->have, 0);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    a->have += n > 0 ? (size_t)n : 0;
+    if (n <= 0 || a->have == TOKEN)
+        ends(a, a->have == TOKEN && !memcmp(a->got, l->token, TOKEN) ? SELF : STRANGER);
+}
+
+static void dial_all(const listener *l, attempt *a, int n) {
+    for (int64_t until = rb_now_ns() + DIAL_NS; left_ms(until) > 0;) {
+        struct pollfd p[MOST_ADDRESSES + 1] = {{l->fd, POLLIN, 0}};
+        int of[MOST_ADDRESSES + 1], waits = 1;
+        for (int i = 0; i < n; i++) {
+            if (a[i].fd < 0) continue;
+            p[waits] = (struct pollfd){a[i].fd, a[i].connected ? POLLIN : POLLOUT, 0};
+            of[waits++] = i;
+        }
+        if (waits == 1) return;
+        if (poll(p, (nfds_t)waits, left_ms(until)) < 1) continue;
+        if (p[0].revents) greet(l);
+        for (int i = 1; i < waits; i++)
+            if (p[i].revents) listen_to(&a[of[i]], l);
+    }
+    for (int i = 0; i < n; i++)
+        if (a[i].fd >= 0) ends(&a[i], a[i].connected ? STRANGER : SILENT);
 }
 
 /* --- words --- */
@@ -283,11 +317,19 @@ resbm_status rb_reach_check(const char *host, int port, const char *announce, in
     int dials = announced_port ? announced_port : l.port;
     rb_err unknown;
     if (resolve(announce, dials, 0, &all, &unknown)) rb_buf_printf(out, "%s\n", unknown.text);
-    int n = 0;
-    for (const struct addrinfo *a = all; a && n < MOST_ADDRESSES; a = a->ai_next, n++) {
+    attempt tried[MOST_ADDRESSES];
+    int count = 0;
+    for (const struct addrinfo *a = all; a && count < MOST_ADDRESSES; a = a->ai_next)
+        if (rb_reach_kind_of(a->ai_addr) == RB_REACH_WILDCARD)
+            tried[count++] = (attempt){.to = a, .fd = -1, .how = NO_WAY};
+        else
+            dial(&tried[count++], a);
+    dial_all(&l, tried, count);
+    for (int n = 0; n < count; n++) {
+        const struct addrinfo *a = tried[n].to;
         rb_reach_kind kind = rb_reach_kind_of(a->ai_addr);
         bool mine = is_own(a->ai_addr, lan);
-        dialed how = kind == RB_REACH_WILDCARD ? NO_WAY : dial(&l, a);
+        dialed how = tried[n].how;
         text_of(a->ai_addr, text);
         rb_buf_printf(out, "%s%s%s%s %s; %s.\n", announce, strcmp(announce, text) ? " (" : "",
                       strcmp(announce, text) ? text : "", strcmp(announce, text) ? ")" : "",

@@ -2,7 +2,9 @@
 #include "run/reach.h"
 
 #include <arpa/inet.h>
+#include <netdb.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <string.h>
 #include <unistd.h>
 #include "core/clock.h"
@@ -102,9 +104,59 @@ static void dialing_tells(void **state) {
     close(fd);
 }
 
+/* "two.example" stands for two of this machine's addresses (linked with --wrap). */
+int __real_getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
+                       struct addrinfo **out);
+int __wrap_getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
+                       struct addrinfo **out);
+
+int __wrap_getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
+                       struct addrinfo **out) {
+    if (strcmp(host, "two.example")) return __real_getaddrinfo(host, service, hints, out);
+    int bad = __real_getaddrinfo("127.0.0.1", service, hints, out);
+    return bad ? bad : __real_getaddrinfo("127.0.0.2", service, hints, &(*out)->ai_next);
+}
+
+typedef struct silent {
+    int fd[2];
+    bool together;
+} silent;
+
+/* Two that take a connection and say nothing. */
+static void *take_both(void *arg) {
+    silent *s = arg;
+    char byte;
+    int first = accept(s->fd[0], NULL, NULL), second = accept(s->fd[1], NULL, NULL);
+    s->together = recv(first, &byte, 1, MSG_DONTWAIT) < 0; /* else it has been given up already */
+    close(first);
+    close(second);
+    return NULL;
+}
+
+/* One that says nothing keeps no other address waiting. */
+static void addresses_are_dialed_together(void **state) {
+    silent s;
+    pthread_t thread;
+    int port = taken_port(&s.fd[0]);
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    (void)state;
+    inet_pton(AF_INET, "127.0.0.2", &a.sin_addr);
+    s.fd[1] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_false(bind(s.fd[1], (struct sockaddr *)&a, sizeof a) || listen(s.fd[1], 1));
+    assert_false(pthread_create(&thread, NULL, take_both, &s));
+    check("127.0.0.1", 0, "two.example", port, false,
+          (const char *const[]){
+              "two.example (127.0.0.1) is reached from this machine alone; dialed from here, something else",
+              "two.example (127.0.0.2) is reached from this machine alone; dialed from here, something else",
+              NULL});
+    pthread_join(thread, NULL);
+    assert_true(s.together);
+    for (int i = 0; i < 2; i++) close(s.fd[i]);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(kinds_are_told_apart),
-                                       cmocka_unit_test(addresses_are_split),
-                                       cmocka_unit_test(dialing_tells)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(addresses_are_dialed_together), cmocka_unit_test(kinds_are_told_apart),
+        cmocka_unit_test(addresses_are_split), cmocka_unit_test(dialing_tells)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
