@@ -6,6 +6,8 @@
  *   sumsq                a step's report: a sum of squares of -1
  *   piece                a snapshot: a byte of a file is another one
  *   again                messages of boundaries: each once more, with the first one of all, and that with the epoch before
+ *   stuck                sends no message of a boundary any more, while its process lives
+ *   dies                 ends where it should say that it is ready
  *
  * Whatever RB_LIE is, it says on standard error that a frame which came twice was dropped, and if one of an epoch before was not. */
 #include <jansson.h>
@@ -13,7 +15,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "core/bytes.h"
+#include "core/clock.h"
 #include "link/internal.h"
 #include "run/control.h"
 
@@ -71,9 +75,10 @@ bool __wrap_rb_seen_before(rb_seen *s, const rb_frame_header *h) {
 }
 
 resbm_status __wrap_rb_link_send(rb_link *l, int peer, rb_message *m, int64_t deadline_ns, rb_err *err) {
-    static atomic_int codes, nan, large, part, count, again, piece;
+    static atomic_int codes, nan, large, part, count, again, piece, stuck;
     bool boundary = m->head.kind == RB_FRAME_FORWARD || m->head.kind == RB_FRAME_BACKWARD;
     bool counts = m->head.kind == RB_FRAME_SYNC && m->head.boundary % 4 == 2;
+    if (boundary && lies("stuck", &stuck)) rb_sleep_ns(600 * RB_SEC);
     if (boundary && lies("codes", &codes)) fill(m, 0x88888888);
     if (boundary && lies("nan", &nan)) fill(m, 0x7fc07fc0);
     if (boundary && lies("large", &large)) fill(m, 0x71c971c9);
@@ -85,8 +90,9 @@ resbm_status __wrap_rb_link_send(rb_link *l, int peer, rb_message *m, int64_t de
 }
 
 resbm_status __wrap_rb_control_send(rb_link *l, int peer, json_t *message, int64_t deadline_ns, rb_err *err) {
-    static atomic_int reports;
+    static atomic_int reports, ready;
     const char *type = json_string_value(json_object_get(message, "t"));
+    if (type && !strcmp(type, "ready") && lies("dies", &ready)) _exit(3);
     if (type && !strcmp(type, "done") && lies("sumsq", &reports)) {
         const char *was = json_string_value(json_object_get(message, "sumsq"));
         const char *rest = was ? strchr(was, ' ') : NULL;

@@ -133,9 +133,6 @@ rb_node *rb_list_pop(rb_list *l);
 void rb_list_free(rb_list *l);
 /* Which class of traffic the bytes [from, to) of a frame belong to: adds them to count. */
 void rb_count_bytes(uint64_t count[RB_TRAFFIC_COUNT], const rb_node *n, size_t from, size_t to);
-/* "the forward activation of boundary 1, microbatch 3, step 17"; returns buf. */
-enum { RB_WHAT_TEXT = 160 };
-const char *rb_what(char buf[RB_WHAT_TEXT], const rb_frame_header *h);
 rb_traffic rb_traffic_of(const rb_frame_header *h);
 
 /* seen.c: true when the address was there before; remembers it otherwise. */

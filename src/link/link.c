@@ -291,8 +291,7 @@ static resbm_status fail_late(const rb_link *l, const rb_peer *p, const rb_frame
 
 /* With the lock. */
 static resbm_status wait_message(rb_link *l, rb_peer *p, const rb_frame_header *want, matcher matches,
-                                 int64_t deadline_ns, rb_node **out, rb_err *err) {
-    int64_t since = rb_now_ns();
+                                 int64_t since, int64_t deadline_ns, rb_node **out, rb_err *err) {
     for (bool in_time = true;; in_time = wait_change(l, &l->arrived, deadline_ns)) {
         if (l->closed) return fail_closed(l, "waiting for", want, err);
         if ((*out = inbox_take(l, p, want, matches))) return RESBM_OK;
@@ -303,7 +302,7 @@ static resbm_status wait_message(rb_link *l, rb_peer *p, const rb_frame_header *
 }
 
 static resbm_status receive(rb_link *l, int peer, const rb_frame_header *want, matcher matches,
-                            int64_t deadline_ns, rb_message **out, rb_err *err) {
+                            int64_t since_ns, int64_t deadline_ns, rb_message **out, rb_err *err) {
     char me[RB_WHO_TEXT];
     rb_peer *p = rb_link_peer(l, peer);
     rb_node *n = NULL;
@@ -311,7 +310,7 @@ static resbm_status receive(rb_link *l, int peer, const rb_frame_header *want, m
         return rb_fail(err, RESBM_E_ARG, "%s cannot receive from number %d",
                        rb_who_at(me, l->opt.self, l->opt.places), peer);
     pthread_mutex_lock(&l->lock);
-    resbm_status st = wait_message(l, p, want, matches, deadline_ns, &n, err);
+    resbm_status st = wait_message(l, p, want, matches, since_ns, deadline_ns, &n, err);
     pthread_mutex_unlock(&l->lock);
     if (n) n->msg.from = peer;
     *out = n ? &n->msg : NULL;
@@ -320,7 +319,12 @@ static resbm_status receive(rb_link *l, int peer, const rb_frame_header *want, m
 
 resbm_status rb_link_recv(rb_link *l, int peer, const rb_frame_header *want, int64_t deadline_ns,
                           rb_message **out, rb_err *err) {
-    return receive(l, peer, want, same_address, deadline_ns, out, err);
+    return receive(l, peer, want, same_address, rb_now_ns(), deadline_ns, out, err);
+}
+
+resbm_status rb_link_recv_since(rb_link *l, int peer, const rb_frame_header *want, int64_t since_ns,
+                                int64_t deadline_ns, rb_message **out, rb_err *err) {
+    return receive(l, peer, want, same_address, since_ns, deadline_ns, out, err);
 }
 
 static bool is_before(const rb_frame_header *a, const rb_frame_header *b) {
@@ -406,7 +410,7 @@ resbm_status rb_link_recv_any(rb_link *l, int peer, uint8_t kind, int64_t deadli
         if (n) n->msg.from = who;
         *out = n ? &n->msg : NULL;
     } else {
-        st = receive(l, peer, &want, same_kind, deadline_ns, out, err);
+        st = receive(l, peer, &want, same_kind, rb_now_ns(), deadline_ns, out, err);
     }
     if (from) *from = who;
     return st;

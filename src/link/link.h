@@ -112,6 +112,9 @@ resbm_status rb_link_send(rb_link *l, int peer, rb_message *m, int64_t deadline_
 /* The message of `want`'s kind, epoch, step, boundary, direction, microbatch (and attempt) from peer. */
 resbm_status rb_link_recv(rb_link *l, int peer, const rb_frame_header *want, int64_t deadline_ns,
                           rb_message **out, rb_err *err);
+/* The same; a wait that began at since_ns goes on, as its fault then says. */
+resbm_status rb_link_recv_since(rb_link *l, int peer, const rb_frame_header *want, int64_t since_ns,
+                                int64_t deadline_ns, rb_message **out, rb_err *err);
 /* Forgets what came of steps before `step`, and of evaluations (bit 63 set), and was not asked for. */
 void rb_link_drop_before(rb_link *l, uint64_t step);
 /* The oldest message of kind `kind` from peer (or RB_PEER_ANY; *from tells): the control channel's way. With
@@ -133,6 +136,9 @@ void rb_link_get_stats(rb_link *l, int peer, rb_link_stats *out);
 void rb_link_ask(rb_link *l, int peer);
 /* "stage 2", "the coordinator"; returns buf. */
 const char *rb_link_who(const rb_link *l, int peer, char buf[RB_WHO_TEXT]);
+/* "the forward activation of boundary 1, microbatch 3, step 17"; returns buf. */
+enum { RB_WHAT_TEXT = 160 };
+const char *rb_what(char buf[RB_WHAT_TEXT], const rb_frame_header *h);
 int rb_link_stages(const rb_link *l); /* rb_link_options.stages */
 /* A stage whose connection was shut off because of what came over it; -1: none. */
 int rb_link_bad_peer(rb_link *l);

@@ -24,7 +24,7 @@ rb_sentence rb_blame_judge(const rb_blame *b) {
     } else {
         s.aside[0] = b->worker;
         if (b->by >= 0 && b->by != b->worker) s.aside[1] = b->by;
-        s.at_once = s.aside[1] >= 0;
+        s.at_once = s.aside[1] >= 0 || b->holds_up;
     }
     return s;
 }

@@ -10,6 +10,7 @@ typedef struct rb_blame {
     int worker;       /* whom it concerns; -1: nobody in particular */
     int by;           /* the worker who says so; -1: the coordinator saw it itself */
     bool broke_rules; /* what came from it was not what may come; of what the coordinator saw alone */
+    bool holds_up;    /* the others waited for it, each for the next: it is set aside at once */
 } rb_blame;
 
 /* What follows for participants. -1: for nobody. */

@@ -27,6 +27,9 @@ static void sentences(void **state) {
     sentence_is((rb_blame){.worker = 3, .by = 3}, -1, 3, -1, false);
     sentence_is((rb_blame){.worker = 3, .by = 1}, -1, 3, 1, true);
     sentence_is((rb_blame){.worker = 3, .by = 0, .broke_rules = true}, -1, 3, 0, true); /* only its word */
+    sentence_is((rb_blame){.worker = 3, .by = -1, .holds_up = true}, -1, 3, -1, true);
+    sentence_is((rb_blame){.worker = 3, .by = 2, .holds_up = true}, -1, 3, 2,
+                true); /* each waits for the other */
 }
 
 static void told_is(const char *text, int worker) {

@@ -210,24 +210,6 @@ static resbm_status find_cause(rb_crew *c, resbm_status st, int from, rb_err *er
     return st;
 }
 
-/* Every stage that owes an answer (replies NULL: any) is to give signs of life meanwhile. */
-static resbm_status all_alive(rb_crew *c, int only, json_t **replies, rb_err *err) {
-    for (int i = 0; i < c->stages; i++) {
-        if (c->gone[i] || replies[i] || (only >= 0 && i != only) || c->child[i].ended) continue;
-        int64_t silent_ns;
-        if (rb_sign_look(&c->sign[i], c->control, i, c->o.cfg->pipeline.deadline_ns, &silent_ns)) continue;
-        char name[RB_WHO_TEXT];
-        c->silent = i;
-        rb_crew_accuse(c, i, false, RESBM_E_TIMEOUT);
-        return rb_fail(
-            err, RESBM_E_TIMEOUT,
-            "the coordinator waited %.3g s for a sign of life from %s %s: its process is stopped, or its "
-            "machine or the network to it is gone; see to it, or raise pipeline.deadline",
-            (double)silent_ns * 1e-9, who(c, i, name), c->doing);
-    }
-    return RESBM_OK;
-}
-
 /* A stage that ended before it gave its answer (replies NULL: any). Looks at the last poll, not at a new
  * one: whoever ended since may have left its answer behind. */
 static resbm_status ended_early(rb_crew *c, json_t **replies, rb_err *err) {
@@ -447,12 +429,6 @@ int rb_crew_present(const rb_crew *c) {
     return n;
 }
 
-static bool has_twin(const rb_crew *c, int worker) {
-    for (int i = 0; i < c->stages; i++)
-        if (i != worker && !c->gone[i] && c->places[i].stage == c->places[worker].stage) return true;
-    return false;
-}
-
 /* The worker whose loss a fault is, if the run can do without it: gone, with the connection to it, or without a sign of life.
  * -1: none such. err says how, in the end. */
 static int spared(rb_crew *c, resbm_status st, int from, rb_err *err) {
@@ -470,7 +446,7 @@ static int spared(rb_crew *c, resbm_status st, int from, rb_err *err) {
     if (worker < 0 && st == RESBM_E_PEER) worker = from;
     for (int i = 0; i < c->stages && worker < 0 && st == RESBM_E_PEER; i++)
         if (!c->gone[i] && rb_link_gone_order(c->control, i)) worker = i;
-    return worker >= 0 && worker < c->stages && !c->gone[worker] && has_twin(c, worker) ? worker : -1;
+    return worker >= 0 && worker < c->stages && !c->gone[worker] && rb_crew_has_twin(c, worker) ? worker : -1;
 }
 
 void rb_crew_leave_out(rb_crew *c, int worker, const char *how) {
@@ -479,7 +455,8 @@ void rb_crew_leave_out(rb_crew *c, int worker, const char *how) {
         kill(c->child[worker].pid, SIGKILL);
         rb_children_end(&c->child[worker], 1, rb_now_ns() + RB_SEC);
     }
-    if (c->o.outside && c->o.outside->dropped) c->o.outside->dropped(c->o.outside->ctx, worker, how);
+    if (c->o.outside && c->o.outside->dropped)
+        c->o.outside->dropped(c->o.outside->ctx, worker, how, c->held.found == worker);
 }
 
 static resbm_status lose(rb_crew *c, int worker, rb_err *err) {
@@ -488,6 +465,7 @@ static resbm_status lose(rb_crew *c, int worker, rb_err *err) {
     c->silent = -1;
     *c->blame = rb_blame_nobody();
     rb_crew_leave_out(c, worker, how);
+    c->held.found = -1;
     return c->o.lose(c->o.ctx, worker, how, err);
 }
 
@@ -510,7 +488,7 @@ resbm_status rb_crew_tell(rb_crew *c, json_t *message, rb_err *err) {
         if (c->gone[i]) continue;
         st = rb_control_send(c->control, i, json_incref(message),
                              rb_now_ns() + c->o.cfg->pipeline.deadline_ns, err);
-        failed[i] = st == RESBM_E_PEER && c->o.lose && c->started && has_twin(c, i);
+        failed[i] = st == RESBM_E_PEER && c->o.lose && c->started && rb_crew_has_twin(c, i);
         if (failed[i]) st = RESBM_OK;
         if (st && st != RESBM_E_CANCELLED) *c->blame = rb_blame_seen(i, st);
     }
@@ -518,7 +496,7 @@ resbm_status rb_crew_tell(rb_crew *c, json_t *message, rb_err *err) {
     for (int i = 0; i < c->stages && !st; i++) { /* once the others have been told */
         if (!failed[i] || c->gone[i]) continue;
         how_lost(c, i, err);
-        st = has_twin(c, i) ? lose(c, i, err) : RESBM_E_PEER;
+        st = rb_crew_has_twin(c, i) ? lose(c, i, err) : RESBM_E_PEER;
     }
     return st ? find_cause(c, st, -1, err) : RESBM_OK;
 }
@@ -554,6 +532,11 @@ static resbm_status expect(rb_crew *c, int peer, const char *type, int64_t until
         if (st) return st;
         const char *got = json_string_value(json_object_get(*out, "t"));
         if (!strcmp(got, type)) return RESBM_OK;
+        if (!strcmp(got, "waits") && rb_held_note(&c->held, *from, *out, c->stages)) {
+            json_decref(*out);
+            *out = NULL;
+            continue;
+        }
         if (!c->downloads || strcmp(got, "loading") != 0 || *from < 0 || *from >= c->stages) {
             rb_crew_accuse(c, *from, true, RESBM_E_FORMAT);
             return rb_control_unexpected(c->control, *from, type, out, err);
@@ -614,6 +597,7 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
                             rb_err *err) {
     memset(replies, 0, (size_t)c->stages * sizeof *replies);
     for (int i = 0; i < c->stages; i++) rb_sign_begin(&c->sign[i]);
+    rb_held_begin(&c->held, rb_now_ns());
     take_early(c, replies);
     *c->blame = rb_blame_nobody();
     resbm_status st = RESBM_OK;
@@ -634,7 +618,8 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
             *c->blame = rb_blame_nobody();
             from = -1;
             st = ended_early(c, replies, err);
-            if (!st) st = all_alive(c, only, replies, err);
+            if (!st) st = rb_crew_all_alive(c, only, replies, err);
+            if (!st) st = rb_crew_held_up(c, replies, err);
             if (!st && c->downloads) st = rb_downloads_fault(c->downloads, err);
             if (!st && too_late(c, deadline_ns)) st = silent(c, type, only, replies, err);
             if (!st) continue;
@@ -673,7 +658,10 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
     }
     if (!st) return RESBM_OK;
     rb_crew_drop(c, replies);
-    return find_cause(c, st, from, err);
+    if (c->held.found >= 0) return st; /* those who wait were given the time to say so */
+    st = find_cause(c, st, from, err);
+    if (st == RESBM_E_TIMEOUT) rb_crew_name_holder(c, c->blame->by, err);
+    return st;
 }
 
 void rb_crew_drop(rb_crew *c, json_t **replies) {
@@ -688,5 +676,5 @@ resbm_status rb_crew_look(rb_crew *c, rb_err *err) {
     rb_children_poll(c->child, c->stages);
     int worker = lost_child(c, err);
     if (worker < 0) return RESBM_OK;
-    return c->o.lose && has_twin(c, worker) ? lose(c, worker, err) : RESBM_E_PEER;
+    return c->o.lose && rb_crew_has_twin(c, worker) ? lose(c, worker, err) : RESBM_E_PEER;
 }

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include "run/blame.h"
 #include "run/config.h"
+#include "run/held.h"
 #include "run/sign.h"
 #include "run/spawn.h"
 #include "run/workers.h"
@@ -22,9 +23,11 @@ typedef struct rb_crew_outside {
                           rb_err *err);
     /* Is a stage lost? Then text gets how: "has given no sign of life for 5.1 s". NULL: only rb_child tells. */
     bool (*lost)(void *ctx, int stage, char *text, size_t size);
-    /* A stage is left out from now on; whatever of it is still there is to end. how NULL: it did nothing wrong. NULL: nothing is
+    /* A stage is left out from now on; whatever of it is still there is to end. how NULL: it did nothing wrong; held_up: it held up the others. NULL: nothing is
      * left to do. */
-    void (*dropped)(void *ctx, int stage, const char *how);
+    void (*dropped)(void *ctx, int stage, const char *how, bool held_up);
+    /* Could another participant have the place of this one now? NULL: no. */
+    bool (*spare)(void *ctx, int stage);
     /* A stage has so many of the bytes of weights that it lacks; or NULL. */
     void (*loading)(void *ctx, int stage, uint64_t have, uint64_t of);
     /* Somebody was refused; NULL: nobody wants to know. */
@@ -70,6 +73,7 @@ typedef struct rb_crew {
     int redeals
         [RB_MAX_STAGES]; /* an answer whose "redeals" are fewer was given before something was lost, and is
                                    dropped; 0 for what has none */
+    rb_held held;        /* who holds up the others */
     int silent;          /* the last one found without a sign of life; -1 */
     struct rb_downloads *downloads; /* while stages start (run/downloads.h); else NULL */
     bool ahead; /* stages have been told more than one step, and may answer the next before others this one */
@@ -97,6 +101,16 @@ resbm_status rb_crew_accuse(rb_crew *c, int worker, bool broke_rules, resbm_stat
 resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t deadline_ns, json_t **replies,
                             rb_err *err);
 void rb_crew_drop(rb_crew *c, json_t **replies);
+bool rb_crew_has_twin(const rb_crew *c, int worker); /* another one of its stage is there */
+
+/* crew_held.c. Every stage that owes an answer (replies NULL: any) is to give signs of life meanwhile. */
+resbm_status rb_crew_all_alive(rb_crew *c, int only, json_t **replies, rb_err *err);
+/* RESBM_E_TIMEOUT names the stage that holds up the others, where the step's deadline (c->held) has passed and somebody can do its
+ * part; it is c->silent then. */
+resbm_status rb_crew_held_up(rb_crew *c, json_t **replies, rb_err *err);
+/* Behind a fault of stage `from`, which has waited too long: whom it waited for in the end, into c->blame and the sentence. */
+void rb_crew_name_holder(rb_crew *c, int from, rb_err *err);
+
 /* While nothing is asked: is everybody there, and is the run to go on? */
 resbm_status rb_crew_look(rb_crew *c, rb_err *err);
 

@@ -200,6 +200,7 @@ static resbm_status on_commit(void *ctx, int64_t step, double loss, const char *
 static resbm_status on_saved(void *ctx, int64_t step, const char *folder, rb_err *err) {
     rb_host *h = ((attempt *)ctx)->h;
     RB_TRY(rb_host_keep_snapshot(h, step, folder, err));
+    h->held_up = 0;
     if (step < h->cfg->train.steps) rb_host_regroup(h);
     return RESBM_OK;
 }
@@ -215,6 +216,8 @@ static void stand_down(rb_host *h) {
     for (int i = 0; i < h->members; i++) h->member[i].stage = -1;
     pthread_mutex_unlock(&h->lock);
 }
+
+enum { MOST_SLACK = 6 }; /* doublings */
 
 static resbm_status try_once(rb_host *h, rb_train_summary *sum, rb_err *err) {
     attempt a = {.h = h};
@@ -234,6 +237,7 @@ static resbm_status try_once(rb_host *h, rb_train_summary *sum, rb_err *err) {
                             .start = start_stage,
                             .lost = rb_host_lost,
                             .dropped = rb_host_dropped,
+                            .spare = rb_host_spare,
                             .loading = on_loading,
                             .note = on_note,
                             .apart = true};
@@ -242,6 +246,7 @@ static resbm_status try_once(rb_host *h, rb_train_summary *sum, rb_err *err) {
                           .program = h->program,
                           .resume = step >= 0,
                           .least_epoch = h->epoch,
+                          .slack = 1 << (h->held_up < MOST_SLACK ? h->held_up : MOST_SLACK),
                           .outside = &crew,
                           .stop = &h->stop,
                           .throwaway = true,
@@ -263,8 +268,7 @@ static void set_aside(rb_host *h, int worker, bool at_once) {
     if (worker < 0 || worker >= h->workers || h->seat[worker] < 0) return;
     pthread_mutex_lock(&h->lock);
     rb_member *m = &h->member[h->seat[worker]];
-    if (at_once && !m->faults) m->faults = 1;
-    rb_member_set_aside(m);
+    rb_member_set_aside(m, at_once);
     pthread_mutex_unlock(&h->lock);
 }
 
@@ -299,6 +303,7 @@ static resbm_status train(rb_host *h, rb_err *err) {
         rb_train_summary sum = {.blame = rb_blame_nobody()};
         int64_t farthest = h->step;
         RB_TRY(wait_members(h, err));
+        rb_host_note_try(h, &v);
         RB_TRY(rb_host_next_epoch(h, err));
         say_doing(h, "starts epoch %u", h->epoch);
         resbm_status st = try_once(h, &sum, err);
@@ -308,12 +313,13 @@ static resbm_status train(rb_host *h, rb_err *err) {
             v = (rb_host_vain){.member = -1, .stage = -1};
             continue;
         }
+        h->held_up += sum.blame.holds_up;
         bool own = sum.blame.by < 0; /* a participant's word ends no run */
         if (!st || (own && (st == RESBM_E_CANCELLED || st == RESBM_E_CONFIG))) return st;
         rb_host_note(h, "epoch %u ended: %s; going on", h->epoch, err->text);
         bool numbers = st == RESBM_E_NUMERIC || st == RESBM_E_FORMAT || st == RESBM_E_CORRUPT;
         int worker = numbers ? sum.blame.worker : -1;
-        rb_host_note_vain(h, &v, h->step > farthest, worker);
+        rb_host_note_vain(h, &v, h->step > farthest, worker, err->text);
         if (rb_host_is_hopeless(h, &v))
             return rb_err_context(err, st, "%d times in a row without a step: ", v.epochs);
         blame(h, &sum.blame, err);

@@ -36,6 +36,7 @@ typedef struct rb_member {
     int64_t enrolled_ns;  /* or read from the store */
     bool seen, lapsed, paused, left;
     int64_t heard_ns;
+    int64_t came_ns; /* or came back */
     rb_lease lease;
     int64_t aside_ns; /* until when others are preferred, because it failed */
     int faults;
@@ -102,8 +103,9 @@ typedef struct rb_host {
     double step_s;                      /* of that step */
     uint64_t loading[RB_MAX_STAGES][2]; /* (workers) bytes of weights that each has, of those it lacked */
     int64_t loading_told_ns;
-    int timed;                    /* steps of this epoch with speeds */
-    int slow;                     /* member that a spare one would be much faster than; -1 */
+    int held_up; /* epochs since the last snapshot that ended because one held up the others */
+    int timed;   /* steps of this epoch with speeds */
+    int slow;    /* member that a spare one would be much faster than; -1 */
     int swap_worker, swap_member; /* who is to have which place then; -1: nobody */
     bool regroup;                 /* this epoch ends behind a snapshot, for other places */
     uint32_t epoch;
@@ -114,6 +116,8 @@ typedef struct rb_host {
     int snapshots;                     /* kept by this process */
     _Atomic int64_t step, steps_again; /* committed; done once more and found the same */
     char doing[200];
+    char vain[200];          /* why the next try waits, */
+    int64_t next_try_ns;     /* until when; 0: it does not */
     atomic_int stop;         /* for rb_train */
     const atomic_int *asked; /* by the user */
     atomic_bool lost_claim;
@@ -190,25 +194,34 @@ double rb_host_step_s(const rb_host *h, const rb_member *m, int worker);
 double rb_host_link_s(const rb_host *h, const rb_member *m, int worker);
 double rb_member_share(const rb_member *m); /* what it is known to give of what it measured */
 void rb_member_set_aside(
-    rb_member *m); /* it failed: from the second time on others are preferred for a while */
+    rb_member *m,
+    bool at_once); /* it failed: from the second time on, or at once, others are preferred for a while */
 
 /* host_vain.c: epochs without a step, one after the other */
 typedef struct rb_host_vain {
     int epochs, numeric; /* of them, those that ended with numbers that are none, too large or made up */
-    int member, worker, stage; /* who was named by the last of these, and what it held; -1: nobody */
-    bool others;               /* another one was named for the same stage before */
+    int member, worker, stage;   /* who was named by the last of these, and what it held; -1: nobody */
+    bool others;                 /* another one was named for the same stage before */
+    int stepless;                /* epochs in a row without any step, not even one that was done before; */
+    char why[100];               /* how the last of them ended */
+    bool tried[RB_MOST_MEMBERS]; /* who had a place in one of those */
 } rb_host_vain;
-void rb_host_note_vain(rb_host *h, rb_host_vain *v, bool moved,
-                       int worker); /* worker: named for numbers; -1: none is */
+void rb_host_note_try(const rb_host *h, rb_host_vain *v); /* places are taken, an epoch begins */
+/* It has ended. worker: named for numbers; -1: none is */
+void rb_host_note_vain(rb_host *h, rb_host_vain *v, bool moved, int worker, const char *why);
+int64_t rb_host_pause_ns(const rb_host_vain *v);
 bool rb_host_is_hopeless(const rb_host *h, const rb_host_vain *v);
-/* Where one participant is named again and again: another one gets its stage, and the next epoch waits, longer each time. */
+/* Waits before the next epoch, longer each time, where several came to no step, or until a participant comes. Where one is named
+ * again and again, another one gets its stage. */
 void rb_host_back_off(rb_host *h, const rb_host_vain *v);
+
+bool rb_host_spare(void *host, int worker); /* one could have the place now that nothing is known against */
 
 /* host_regroup.c */
 void rb_host_note_speeds(rb_host *h, const rb_step_record *r); /* of a committed step */
 void rb_host_regroup(rb_host *h); /* behind a snapshot: gives stages to others where that is better */
 void rb_host_swap(rb_host *h);    /* between that epoch and the next */
-void rb_host_dropped(void *host, int worker, const char *how);
+void rb_host_dropped(void *host, int worker, const char *how, bool held_up);
 
 /* host_store.c */
 resbm_status rb_host_claim(rb_host *h,

@@ -109,6 +109,7 @@ static void heard(rb_host *h, rb_member *m) {
     int64_t now = rb_now_ns();
     if (m->seen && !m->lapsed) rb_lease_note(&m->lease, now - m->heard_ns);
     if (m->lapsed || !m->seen) rb_host_note_asked(h, &h->notes, "%s (\"%s\") is there", m->name, m->label);
+    if (m->lapsed || !m->seen) m->came_ns = now;
     m->seen = true;
     m->lapsed = m->left = false;
     m->heard_ns = now;
@@ -123,7 +124,9 @@ static void read_beat(rb_member *m, const json_t *j) {
     const char *ended = json_string_value(json_object_get(j, "ended"));
     const char *label = json_string_value(json_object_get(j, "label"));
     if (label && *label) rb_utf8_cut(m->label, sizeof m->label, label);
-    m->paused = json_is_true(json_object_get(j, "paused"));
+    bool paused = json_is_true(json_object_get(j, "paused"));
+    if (m->paused && !paused) m->came_ns = rb_now_ns();
+    m->paused = paused;
     m->gflops = number(j, "gflops", 0, 1e9);
     m->memory = number(j, "memory", 0, 1e15);
     m->up_bits = number(j, "up_bits", 0, 1e12);
@@ -234,7 +237,14 @@ static void on_status(void *ctx, const char *from, const char *question, size_t 
     (void)from;
     (void)question;
     (void)n;
+    char doing[260];
     pthread_mutex_lock(&h->lock);
+    int64_t left = h->next_try_ns - rb_now_ns();
+    if (h->next_try_ns)
+        snprintf(doing, sizeof doing, "the next try in %.0f s: %s", left > 0 ? (double)left * 1e-9 : 0.0,
+                 h->vain);
+    else
+        snprintf(doing, sizeof doing, "%s", h->doing);
     for (int i = 0; i < h->members; i++) {
         const rb_member *m = &h->member[i];
         unused += !m->came && !*m->revoked;
@@ -250,7 +260,7 @@ static void on_status(void *ctx, const char *from, const char *question, size_t 
     }
     put_json(json_pack("{s:I, s:I, s:I, s:I, s:s, s:i, s:o}", "step", (json_int_t)h->step, "steps",
                        (json_int_t)h->cfg->train.steps, "epoch", (json_int_t)h->epoch, "again",
-                       (json_int_t)h->steps_again, "doing", h->doing, "unused", unused, "participants", list),
+                       (json_int_t)h->steps_again, "doing", doing, "unused", unused, "participants", list),
              out);
     pthread_mutex_unlock(&h->lock);
 }

@@ -124,7 +124,8 @@ static bool seated(const rb_host *h, int member) {
     return false;
 }
 
-void rb_member_set_aside(rb_member *m) {
+void rb_member_set_aside(rb_member *m, bool at_once) {
+    if (at_once && !m->faults) m->faults = 1;
     int64_t pause =
         RB_SEC << (m->faults < 6 ? m->faults : 6); /* again and again: a full disk, too little memory */
     if (m->faults++ > 0) m->aside_ns = rb_now_ns() + pause;

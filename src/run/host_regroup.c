@@ -179,13 +179,13 @@ void rb_host_swap(rb_host *h) {
     pthread_mutex_unlock(&h->lock);
 }
 
-void rb_host_dropped(void *host, int worker, const char *how) {
+void rb_host_dropped(void *host, int worker, const char *how, bool held_up) {
     rb_host *h = host;
     pthread_mutex_lock(&h->lock);
     rb_member *m = h->seat[worker] >= 0 ? &h->member[h->seat[worker]] : NULL;
     h->seat[worker] = -1;
     h->speed[worker] = 0;
     if (m) m->stage = -1; /* with its next beat it hears that there is nothing to do */
-    if (m && how && !m->left && !m->paused) rb_member_set_aside(m);
+    if (m && how && !m->left && !m->paused) rb_member_set_aside(m, held_up);
     pthread_mutex_unlock(&h->lock);
 }

@@ -102,7 +102,7 @@ static void lost_place_is_taken(void **state) {
     (void)state;
     set_up(2, 5);
     h.member[4].lapsed = true;
-    rb_host_dropped(&h, 3, "was killed");
+    rb_host_dropped(&h, 3, "was killed", false);
     h.member[3].lapsed = true;
     assert_int_equal(h.seat[3], -1);
     assert_int_equal(h.member[3].stage, -1);
@@ -112,13 +112,25 @@ static void lost_place_is_taken(void **state) {
     tear_down();
 }
 
+/* Who held up the others is not the next one to take a place: others are preferred from the first time on. */
+static void held_up_is_set_aside(void **state) {
+    (void)state;
+    set_up(2, 4);
+    rb_host_dropped(&h, 3, "holds up the others", true);
+    assert_true(h.member[3].aside_ns > rb_now_ns());
+    assert_false(regroups()); /* there is no other */
+    h.member[3].aside_ns = 0;
+    assert_true(regroups());
+    tear_down();
+}
+
 /* An epoch begins with all places taken: with one spare for two that are empty the run goes on as it is. */
 static void all_places_are_taken_or_none(void **state) {
     (void)state;
     set_up(2, 5);
-    rb_host_dropped(&h, 3, "was killed");
+    rb_host_dropped(&h, 3, "was killed", false);
     h.member[3].lapsed = true;
-    rb_host_dropped(&h, 1, NULL); /* left out with it, and away for a while */
+    rb_host_dropped(&h, 1, NULL, false); /* left out with it, and away for a while */
     h.member[1].lapsed = true;
     assert_false(regroups());
     h.member[1].lapsed = false;
@@ -152,9 +164,9 @@ static void what_is_given_is_accounted(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(slow_one_is_replaced), cmocka_unit_test(others_stay),
-                                       cmocka_unit_test(lost_place_is_taken),
-                                       cmocka_unit_test(all_places_are_taken_or_none),
-                                       cmocka_unit_test(what_is_given_is_accounted)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(slow_one_is_replaced),         cmocka_unit_test(others_stay),
+        cmocka_unit_test(lost_place_is_taken),          cmocka_unit_test(held_up_is_set_aside),
+        cmocka_unit_test(all_places_are_taken_or_none), cmocka_unit_test(what_is_given_is_accounted)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

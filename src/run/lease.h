@@ -4,14 +4,12 @@
 
 #include <stdint.h>
 #include "core/clock.h"
+#include "run/usual.h"
 
 #define RB_BEAT_NS (400 * RB_MS) /* between a participant's beats, where nothing has it hurry */
 
-enum { RB_BEAT_GAPS = 32 };
-
 typedef struct rb_lease {
-    int64_t gap_ns[RB_BEAT_GAPS]; /* the last ones, in a ring */
-    int gaps;                     /* that there were */
+    rb_usual gaps;
 } rb_lease;
 
 void rb_lease_note(rb_lease *l, int64_t gap_ns);

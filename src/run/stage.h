@@ -7,6 +7,7 @@
  *   stage_ahead.c   messages of a device that is not waited for
  *   stage_step.c    a training step (compute, report, commit), an evaluation
  *   stage_flow.c    updates inside the list: versions, steps that flow into one another
+ *   stage_wait.c    waits for other stages, of which the coordinator hears
  *   stage_sum.c     replicas: a vector added up between them
  *   stage_reduce.c  replicas: the sum of their gradients
  *   stage_cover.c   replicas: what a lost one had to do, done by those that are left
@@ -159,6 +160,7 @@ typedef struct rb_stage {
     rb_stage_span *span; /* ring of kept intervals */
     int spans, span_capacity;
     int64_t wait_ns; /* in receives, of the step under way */
+    int64_t late_ns; /* when that is to be over, as the coordinator has learned; 0: nobody knows */
     /* Bytes of frames handed to the link. A step ends only when its last message has been received, so at a commit
      * these are the bytes that have left, while the link's own count of a stage that is done early may lag. */
     uint64_t handed[RB_TRAFFIC_COUNT];
@@ -312,6 +314,13 @@ json_t *rb_stage_traffic(const rb_stage *s);
 json_t *rb_stage_losses(const rb_stage *s, int64_t first); /* of microbatches first .. first + M - 1 */
 json_t *rb_stage_aux_losses(const rb_stage *s, int64_t first);
 int64_t rb_stage_peak_rss(void);
+
+/* stage_wait.c: the message `want` of that very process, within pipeline.deadline; that it is waited for is told, once that
+ * takes long. From when on a wait that began then is long; what is told. */
+resbm_status rb_stage_recv(rb_stage *s, int from, const rb_frame_header *want, rb_message **out, rb_err *err);
+int64_t rb_stage_tell_ns(const rb_stage *s, int64_t begin_ns);
+void rb_stage_tell_waits(rb_stage *s, int on, const rb_frame_header *what);
+void rb_stage_tell_goes_on(rb_stage *s);
 
 /* stage_ahead.c: on a device of its own (a GPU) the host queues action after action. A message's bytes leave the device
  * behind the packing, and the message is sent while the next action computes; what came is given back once the device has

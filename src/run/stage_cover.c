@@ -280,6 +280,8 @@ static resbm_status look(rb_stage *s, int segment, int microbatch, const rb_fram
 
 typedef struct patience {
     int64_t since_ns, deadline_ns, gone_ns; /* gone: since when the one waited for is, 0: it is there */
+    int64_t tell_ns;                        /* when the coordinator is to hear of it; */
+    bool told;                              /* it has */
 } patience;
 
 /* After a look in vain: hears what the coordinator has to say, does tasks. RESBM_OK: look again. */
@@ -310,8 +312,21 @@ static int64_t slice(const rb_stage *s, const patience *p) {
 
 /* The coordinator, which finds out who is lost, has the first deadline. */
 static patience twice(const rb_stage *s) {
-    return (patience){.since_ns = rb_now_ns(),
-                      .deadline_ns = rb_now_ns() + 2 * s->cfg.pipeline.deadline_ns + RB_SEC};
+    int64_t now = rb_now_ns();
+    return (patience){.since_ns = now,
+                      .deadline_ns = now + 2 * s->cfg.pipeline.deadline_ns + RB_SEC,
+                      .tell_ns = rb_stage_tell_ns(s, now)};
+}
+
+static void tell(rb_stage *s, patience *p, int on, const rb_frame_header *want) {
+    if (p->told || rb_now_ns() < p->tell_ns) return;
+    p->told = true;
+    rb_stage_tell_waits(s, on, want);
+}
+
+static resbm_status came(rb_stage *s, const patience *p) {
+    if (p->told) rb_stage_tell_goes_on(s);
+    return RESBM_OK;
 }
 
 resbm_status rb_cover_recv(rb_stage *s, int segment, int microbatch, const rb_frame_header *want,
@@ -319,8 +334,9 @@ resbm_status rb_cover_recv(rb_stage *s, int segment, int microbatch, const rb_fr
     patience p = twice(s);
     for (;;) {
         resbm_status st = look(s, segment, microbatch, want, slice(s, &p), out, err);
-        if (!st) return st;
+        if (!st) return came(s, &p);
         RB_TRY(in_vain(s, st, &p, err));
+        tell(s, &p, rb_schedule_host(s->list, segment, microbatch), want);
     }
 }
 
@@ -343,8 +359,9 @@ resbm_status rb_cover_recv_from(rb_stage *s, int worker, const rb_frame_header *
     patience p = twice(s);
     for (;;) {
         resbm_status st = rb_link_recv(s->link, worker, want, slice(s, &p), out, err);
-        if (!st) return st;
+        if (!st) return came(s, &p);
         RB_TRY(in_vain(s, st, &p, err));
+        tell(s, &p, worker, want);
         const char *why = called_off(s, want);
         if (why) return rb_fail(err, RESBM_E_CANCELLED, "%s", why);
     }

@@ -268,8 +268,7 @@ static resbm_status take_in(rb_stage *s, rb_port *p, int from, int microbatch, r
     rb_message *m;
     int64_t begin = rb_now_ns();
     int sender = p->direction ? p->boundary + 1 : p->boundary;
-    resbm_status came = !s->cover
-                            ? rb_link_recv(s->link, from, &want, begin + s->cfg.pipeline.deadline_ns, &m, err)
+    resbm_status came = !s->cover       ? rb_stage_recv(s, from, &want, &m, err)
                         : s->evaluating ? rb_cover_recv_from(s, from, &want, &m, err)
                                         : rb_cover_recv(s, sender, microbatch, &want, &m, err);
     if (came == RESBM_E_TIMEOUT && err) {

@@ -229,6 +229,8 @@ resbm_status rb_stage_step(rb_stage *s, const json_t *in, json_t **reply, rb_err
     int64_t busy = 0, begin = rb_now_ns();
     s->step = (uint64_t)json_integer_value(json_object_get(in, "step"));
     s->sequence = (uint64_t)json_integer_value(json_object_get(in, "sequence"));
+    int64_t deadline = json_integer_value(json_object_get(in, "deadline_ns"));
+    s->late_ns = deadline > 0 && deadline < s->cfg.pipeline.deadline_ns ? begin + deadline : 0;
     s->evaluating = false;
     rb_cover_begin_step(s);
     RB_TRY(rb_stage_narrow(s, (int64_t)s->step, err));
@@ -322,6 +324,7 @@ resbm_status rb_stage_eval(rb_stage *s, const json_t *in, json_t **reply, rb_err
     double sum = 0;
     s->step = (uint64_t)json_integer_value(json_object_get(in, "number"));
     s->evaluating = true;
+    s->late_ns = 0;
     rb_cover_begin_eval(s);
     if (s->cover) s->attempt = (uint16_t)redeals;
     if (rb_stage_lead(s, s->stage) != s->self) n = 0; /* the first replicas evaluate */

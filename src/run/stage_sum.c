@@ -74,8 +74,7 @@ static resbm_status receive(reduction *r, int replica, int phase, size_t bytes, 
     rb_frame_header want = address(r, phase, bytes);
     int64_t begin = rb_now_ns();
     RB_TRY(s->cover ? rb_cover_recv_from(s, r->peer[replica], &want, out, err)
-                    : rb_link_recv(s->link, r->peer[replica], &want, begin + s->cfg.pipeline.deadline_ns, out,
-                                   err));
+                    : rb_stage_recv(s, r->peer[replica], &want, out, err));
     s->wait_ns += rb_now_ns() - begin;
     resbm_status st = rb_frame_expect(&(*out)->head, &want, err);
     if (st) s->accused = r->peer[replica] + 1;

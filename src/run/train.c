@@ -129,8 +129,9 @@ static resbm_status tell_step(training *t, rb_err *err) {
     uint64_t sequence = t->sequence + (uint64_t)((t->told - t->step) * t->cfg->train.batch);
     RB_TRY(feed(t, sequence, 0, err));
     return rb_crew_tell(t->crew,
-                        json_pack("{s:s, s:I, s:I, s:b, s:o*}", "t", "step", "step", (json_int_t)t->told++,
-                                  "sequence", (json_int_t)sequence, "begins", begins, "deal",
+                        json_pack("{s:s, s:I, s:I, s:b, s:I, s:o*}", "t", "step", "step",
+                                  (json_int_t)t->told++, "sequence", (json_int_t)sequence, "begins", begins,
+                                  "deadline_ns", (json_int_t)t->crew->held.deadline_ns, "deal",
                                   rb_replicated(t->cfg) ? rb_training_deal_json(t) : NULL),
                         err);
 }
@@ -177,9 +178,11 @@ static resbm_status one_step(training *t, rb_step_record *r, rb_err *err) {
     rb_training_deal(t);
     rb_training_spread(t);
     t->computing = true;
+    rb_training_set_pace(t);
     RB_TRY(tell_steps(t, err));
     RB_TRY(rb_crew_gather(t->crew, "done", -1, rb_training_deadline(t) + 3600 * RB_SEC, t->reply, err));
     t->computing = false;
+    rb_training_note_pace(t, rb_now_ns() - begin);
     RB_TRY(rb_training_read_loss(t, &r->loss, err));
     RB_TRY(rb_training_read_norms(t, err));
     RB_TRY(rb_training_read_aux(t, err));

@@ -77,7 +77,8 @@ typedef struct rb_train_options {
     int announce; /* what rb_crew_options.announce and .everywhere are; 0: stages are started here */
     bool everywhere;
     uint32_t least_epoch; /* of the run: at least this one */
-    bool throwaway;       /* dir goes away afterwards: a fault does not speak of its snapshots */
+    int slack; /* times that a step's learned deadline is longer, because of those that passed it before; 0: once */
+    bool throwaway; /* dir goes away afterwards: a fault does not speak of its snapshots */
     const struct rb_crew_outside *outside; /* stages on other machines; NULL: what cfg->engine says */
     const atomic_int *
         stop; /* becomes 1: snapshot after the present step and end; 2: end without. RESBM_E_CANCELLED; or NULL */

@@ -155,6 +155,7 @@ resbm_status rb_training_lose(void *ctx, int worker, const char *how, rb_err *er
     if (!to) return rb_fail(err, RESBM_E_MEMORY, "no memory for a deal");
     for (int m = 0; m < t->cfg->train.microbatches; m++) to[m] = -1;
     t->losses++;
+    t->crew->held.deadline_ns = 0; /* what is done again may take its time */
     bool whole = t->cfg->optim.local_steps && t->cfg->pipeline.stages > 1;
     snprintf(text, sizeof text,
              whole ? "%.500s; going on without it and the rest of its pipeline"

@@ -43,6 +43,7 @@ typedef struct training {
     int share[RB_MAX_STAGES];    /* (workers) of this step's microbatches */
     int64_t packets[RB_MAX_STAGES][2];
     double busy_s[RB_MAX_STAGES]; /* rb_step_record */
+    rb_usual steps;               /* how long they took in this epoch */
     int shared_by;                /* how many workers that deal was made for; 0: none yet */
     int *dealt;            /* (stages, microbatches) which worker has each; NULL: no loss can be covered */
     bool dealt_again;      /* in this step, because a replica was lost */
@@ -73,6 +74,10 @@ static inline int64_t rb_training_deadline(const training *t) {
 void rb_training_deal(training *t);
 json_t *rb_training_deal_json(const training *t);
 void rb_training_measure(training *t);
+
+/* train_pace.c: how long the next step may take, as far as is known, into t->crew->held; and how long it took. */
+void rb_training_set_pace(training *t);
+void rb_training_note_pace(training *t, int64_t took_ns);
 
 /* train_answers.c, of t->reply: the step's loss per token; auxiliary losses into t->aux; squares of every tensor's gradient into
  * t->sumsq. What no honest worker sends names its sender. Then: is all of it finite, and the same on all replicas? */
