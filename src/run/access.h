@@ -8,6 +8,7 @@
 #include "link/carrier.h"
 
 #define RB_INVITED "invite" /* the name that the key of invitations goes by on the server */
+#define RB_PROBE   "probe"  /* of one that only connects */
 
 typedef struct rb_access {
     char url[280], run[64], name[RB_CARRIER_NAME], seed[RB_NKEY_TEXT];

@@ -90,7 +90,8 @@ typedef struct rb_host {
     rb_host_asked notes, enrol_notes; /* about participants' questions, and those of whoever is invited */
     rb_server_user fixed[2];          /* coordinator and invitation */
     rb_server_config server;
-    rb_member *member; /* (RB_MOST_MEMBERS) */
+    resbm_status (*probe)(const rb_access *a, rb_err *err); /* connects, for tests; NULL: as one does */
+    rb_member *member;                                      /* (RB_MOST_MEMBERS) */
     int members;
     int workers;             /* processes of the run: stages and their replicas (run/workers.h) */
     rb_place *place;         /* (workers) */
@@ -167,8 +168,10 @@ resbm_status rb_host_enrol(rb_host *h, const char *key, const char *label, char 
 rb_member *rb_host_find(rb_host *h, const char *name);                         /* with the lock; NULL: none */
 resbm_status rb_host_keep_member(rb_host *h, const rb_member *m, rb_err *err); /* with `changing` */
 resbm_status rb_host_keep_members(rb_host *h, rb_err *err); /* all, once more into the store */
-resbm_status rb_host_tell_server(rb_host *h, rb_err *err);  /* at once */
 void rb_host_expire(rb_host *h, int64_t now_ns);            /* names under which nobody has come in an hour */
+
+/* host_server.c: at once. Returns when the server is known to have its new configuration; RESBM_E_TIMEOUT: it has not. */
+resbm_status rb_host_tell_server(rb_host *h, rb_err *err);
 
 /* host_members.c */
 resbm_status

@@ -133,36 +133,6 @@ static resbm_status load_members(rb_host *h, rb_err *err) {
     return st;
 }
 
-static int list_users(rb_host *h, rb_server_user *users) {
-    int n = 2;
-    memcpy(users, h->fixed, sizeof h->fixed);
-    pthread_mutex_lock(&h->lock);
-    for (int i = 0; i < h->members; i++) {
-        if (*h->member[i].revoked) continue;
-        users[n].role = RB_ROLE_PARTICIPANT;
-        snprintf(users[n].name, sizeof users[n].name, "%s", h->member[i].name);
-        snprintf(users[n].public_key, sizeof users[n].public_key, "%s", h->member[i].public_key);
-        n++;
-    }
-    pthread_mutex_unlock(&h->lock);
-    return n;
-}
-
-/* The server's configuration after a change, and its reload. */
-resbm_status rb_host_tell_server(rb_host *h, rb_err *err) {
-    rb_server_user *users = calloc(RB_MOST_MEMBERS + 2, sizeof *users);
-    if (!users) return rb_fail(err, RESBM_E_MEMORY, "no memory for the server's users");
-    pthread_mutex_lock(&h->telling);
-    rb_server_config c = h->server;
-    c.users = users;
-    c.user_count = list_users(h, users);
-    resbm_status st = rb_server_write(&c, err);
-    if (!st) st = rb_server_reload(&c, err);
-    pthread_mutex_unlock(&h->telling);
-    free(users);
-    return st;
-}
-
 /* --- whose place another may have; with the lock --- */
 
 static bool in_use(const rb_host *h, int member) {

@@ -60,7 +60,25 @@ static resbm_status delete (void *c, const char *key, rb_err *e) {
     return RESBM_OK;
 }
 
-static const rb_carrier_module module = {.store_get = get, .store_set = set, .store_delete = delete};
+static resbm_status make_key(char seed[RB_NKEY_TEXT], char public_key[RB_NKEY_TEXT], rb_err *e) {
+    (void)e;
+    snprintf(seed, RB_NKEY_TEXT, "S");
+    snprintf(public_key, RB_NKEY_TEXT, "U");
+    return RESBM_OK;
+}
+
+static const rb_carrier_module module = {
+    .store_get = get, .store_set = set, .store_delete = delete, .make_key = make_key};
+
+static atomic_int refusals, probes; /* so many more; so many connections were tried */
+
+static resbm_status probe(const rb_access *a, rb_err *e) {
+    atomic_fetch_add(&probes, 1);
+    if (strcmp(a->name, "probe") != 0 || strcmp(a->seed, "S") != 0) return RESBM_E_INTERNAL;
+    return atomic_load(&refusals) > 0 && atomic_fetch_sub(&refusals, 1) > 0
+               ? rb_fail(e, RESBM_E_CONFIG, "refused")
+               : RESBM_OK;
+}
 
 static void set_up(void) {
     static rb_config cfg;
@@ -70,11 +88,13 @@ static void set_up(void) {
     carrier = (rb_carrier){&module, NULL};
     h = (rb_host){
         .carrier = &carrier, .cfg = &cfg, .workers = 1, .slow = -1, .swap_member = -1, .seat = {-1}};
+    h.probe = probe;
     h.out = tmpfile();
     h.member = calloc(RB_MOST_MEMBERS, sizeof *h.member);
     assert_non_null(h.member);
     assert_non_null(h.out);
-    snprintf(load, sizeof load, "grep -c nkey \"$RESBM_SERVER_CONF\" >>%s/loads; [ ! -e %s/bad ]", dir, dir);
+    snprintf(load, sizeof load,
+             "grep nkey \"$RESBM_SERVER_CONF\" | grep -vc probe >>%s/loads; [ ! -e %s/bad ]", dir, dir);
     h.server = (rb_server_config){.dir = dir, .host = "", .run = "r", .load = load};
     pthread_mutex_init(&h.lock, NULL);
     pthread_mutex_init(&h.changing, NULL);
@@ -285,6 +305,38 @@ static void cannot_tell(void **state) {
     tear_down();
 }
 
+/* That the command has ended well is not enough: the server has to let in whom only the new configuration knows. */
+static void known_only_when_it_lets_in(void **state) {
+    (void)state;
+    set_up();
+    atomic_store(&refusals, 3);
+    atomic_store(&probes, 0);
+    assert_ok(rb_host_tell_server(&h, &err), &err);
+    assert_int_equal(atomic_load(&probes), 4);
+    tear_down();
+}
+
+/* What our own server has said against it since. */
+static void refused_by_its_log(void **state) {
+    char words[200], path[100];
+    (void)state;
+    set_up();
+    snprintf(path, sizeof path, "%s/server.log", dir);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fprintf(f, "[1] [ERR] Failed to reload server configuration: long ago\n");
+    fflush(f);
+    int64_t since = rb_server_log_bytes(dir);
+    assert_false(rb_server_refuses(dir, since, words, sizeof words));
+    fprintf(f, "[1] [INF] a word\n[1] [ERR] Failed to reload server configuration: no certificate\n");
+    fclose(f);
+    assert_true(rb_server_refuses(dir, since, words, sizeof words));
+    assert_string_equal(words, "Failed to reload server configuration: no certificate");
+    assert_true(rb_server_refuses(dir, 1 << 20, words, sizeof words)); /* a new log has begun */
+    assert_false(rb_server_refuses("nowhere", 0, words, sizeof words));
+    tear_down();
+}
+
 /* What a coordinator before has enrolled. */
 static void loads_the_roll(void **state) {
     (void)state;
@@ -299,8 +351,13 @@ static void loads_the_roll(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(a_flood),     cmocka_unit_test(tells_of_many_at_once),
-                                       cmocka_unit_test(expires),     cmocka_unit_test(is_full),
-                                       cmocka_unit_test(cannot_tell), cmocka_unit_test(loads_the_roll)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(a_flood),
+                                       cmocka_unit_test(tells_of_many_at_once),
+                                       cmocka_unit_test(expires),
+                                       cmocka_unit_test(is_full),
+                                       cmocka_unit_test(cannot_tell),
+                                       cmocka_unit_test(known_only_when_it_lets_in),
+                                       cmocka_unit_test(refused_by_its_log),
+                                       cmocka_unit_test(loads_the_roll)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

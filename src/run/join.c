@@ -96,7 +96,7 @@ static resbm_status read_name(const rb_buf *answer, rb_access *own, bool *later,
     if (name && strlen(name) < sizeof own->name)
         snprintf(own->name, sizeof own->name, "%s", name);
     else
-        st = rb_fail(err, RESBM_E_STATE, "the host refuses this machine: %.200s",
+        st = rb_fail(err, RESBM_E_STATE, "the host refuses this machine: %.800s",
                      refused ? refused : "its answer is not well-formed");
     json_decref(j);
     return st;

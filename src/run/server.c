@@ -20,6 +20,8 @@ static void permissions(const rb_server_user *u, const char *run, rb_buf *out) {
                       ", permissions: {publish: {allow: [\"%s.to.*.*.%s\", \"%s.ask.*.%s\"]}, "
                       "subscribe: {allow: [\"%s.to.%s.*.*\", \"%s.inbox.%s.>\"]}}",
                       run, u->name, run, u->name, run, u->name, run, u->name);
+    if (u->role == RB_ROLE_PROBE)
+        rb_buf_puts(out, ", permissions: {publish: {deny: [\">\"]}, subscribe: {deny: [\">\"]}}");
     if (u->role == RB_ROLE_INVITATION)
         rb_buf_printf(
             out,
@@ -175,6 +177,32 @@ resbm_status rb_free_port(const char *host, int *port, rb_err *err) {
     if (fd >= 0) close(fd);
     *port = ntohs(a.sin_port);
     return ok ? RESBM_OK : rb_fail_errno(err, why, "cannot find a free port of %s", host);
+}
+
+int64_t rb_server_log_bytes(const char *dir) {
+    char path[PATH_MAX];
+    struct stat s;
+    snprintf(path, sizeof path, "%s/server.log", dir);
+    return stat(path, &s) ? 0 : (int64_t)s.st_size;
+}
+
+bool rb_server_refuses(const char *dir, int64_t since_bytes, char *out, size_t size) {
+    static const char words[] = "Failed to reload server configuration";
+    char path[PATH_MAX], line[1024];
+    bool found = false;
+    snprintf(path, sizeof path, "%s/server.log", dir);
+    FILE *f = fopen(path, "re");
+    if (!f) return false;
+    if (since_bytes > rb_server_log_bytes(dir))
+        since_bytes = 0; /* a full one was put aside, and a new one begun */
+    fseek(f, (long)since_bytes, SEEK_SET);
+    while (!found && fgets(line, sizeof line, f)) {
+        const char *at = strstr(line, words);
+        found = at != NULL;
+        if (found) snprintf(out, size, "%.*s", (int)strcspn(at, "\n"), at);
+    }
+    fclose(f);
+    return found;
 }
 
 void rb_server_last_words(const char *dir, char *out, size_t size) {
