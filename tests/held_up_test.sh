@@ -41,6 +41,20 @@ liar=$!
 for n in 1 2; do join resbm guest$n; done
 wait_for host.log "^step +1/" 40
 join resbm guest_spare
+wait_for host.log "guest_spare..\)? is there" 20
+
+# Meanwhile: a server that refuses its new configuration is not taken for one that has it: who joins is told.
+mv run/host/server.key kept.key
+join resbm guest_early
+early=$!
+refused="the server does not know its new configuration \(.*server.conf\): Failed to reload server configuration: .*server.key"
+wait_for host.log "the server was not told who takes part: $refused.*; trying again" 20
+join resbm guest_refused
+within 40 "! kill -0 $! 2>/dev/null" || miss "one whom the server does not know waits"
+wait_for guest_refused.log "the host refuses this machine: $refused" 1
+mv kept.key run/host/server.key
+kill -KILL $early
+
 wait_for host.log "holds up the others" 40
 sed -n 's/.*epoch [0-9]* ended: \(.*\)/  \1/p' host.log
 grep -Eq "stage ([0-2]) \(p[0-9]-[0-9a-f]{4}\) holds up the others in step ([89]|1[0-9]): .* which is [0-9.e+]+ times the usual [0-9.]+ s of [0-9]+ steps of this epoch, and waits for nobody; (stage [0-2] waits for the (forward activation|gradient) of boundary [0-9], microbatch [0-9], step [0-9]+ from it|the others have done theirs)" host.log ||
@@ -51,19 +65,8 @@ finish
 [ "$(grep -c 'epoch [0-9]* ended' host.log)" = 1 ] || { miss "other epochs ended"; grep 'epoch [0-9]* ended' host.log; }
 
 begin pipeline.stages=2 train.steps=6 train.checkpoint_every=3 optim.schedule=constant
-join resbm guest1
-wait_for host.log "waits for 1 more participant" 20
-# A server that refuses its new configuration is not taken for one that has it: who joins is told. Once it can, all are let in.
-mv run/host/server.key kept.key
-join resbm guest_early
-refused="the server does not know its new configuration \(.*server.conf\): Failed to reload server configuration: .*server.key"
-wait_for host.log "the server was not told who takes part: $refused.*; trying again" 20
-join resbm guest_refused
-within 40 "! kill -0 $! 2>/dev/null" || miss "one whom the server does not know waits"
-wait_for guest_refused.log "the host refuses this machine: $refused" 1
-mv kept.key run/host/server.key
-
 # One of two always dies.
+join resbm guest1
 RB_LIE="dies 0" join liar liar
 liar=$!
 wait_for host.log "the next try in 0.5 s: the last 3 epochs ended before a step, the last because .*stage [01] .*exited with status 3" 40

@@ -86,7 +86,7 @@ typedef struct rb_host {
     pthread_mutex_t telling;  /* held while the server is told, taken behind `changing` and before lock */
     pthread_t clerk;          /* host_roll.c */
     atomic_bool clerking, changed;    /* the clerk runs; the server does not know yet who takes part */
-    char trouble[400];                /* why it could not be told the last time; empty: it could */
+    char trouble[600];                /* why it could not be told the last time; empty: it could */
     rb_host_asked notes, enrol_notes; /* about participants' questions, and those of whoever is invited */
     rb_server_user fixed[2];          /* coordinator and invitation */
     rb_server_config server;
