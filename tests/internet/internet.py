@@ -85,6 +85,7 @@ class Run:
         self.growth, self.tokens = None, set()
         self.recovery = collections.defaultdict(list)
         self.count = collections.Counter()
+        self.stuck = []
         self.net = Net(GUESTS + 2, o.rate)
 
     def say(self, text):
@@ -115,6 +116,7 @@ class Run:
             if self.o.evaluate:
                 text = text.replace('tokenizer: bytes', 'val: "%s/corpus/train-*.bin", tokenizer: bytes' % self.dir).replace("eval_every: 0", "eval_every: 10, eval_sequences: 400")
             f.write((text.replace("optim:    {", "optim:    {local_steps: %d, " % self.o.local_steps) if self.o.local_steps else text) % self.dir)
+        sh("cc", "-O1", "-o", self.dir + "/stuck", os.path.dirname(os.path.abspath(__file__)) + "/stuck.c")
         sh("cc", "-shared", "-fPIC", "-O1", "-o", self.dir + "/skew.so", os.path.dirname(os.path.abspath(__file__)) + "/skew.c")
         self.begin = time.monotonic()
         self.start_host()
@@ -263,6 +265,10 @@ class Run:
     def stop_stage(self):
         self.signal(self.of_stage(), "resbm stage ", signal.SIGSTOP)
 
+    def stuck_stage(self): # it lives, its beats come, and it computes nothing
+        for pid in self.pids(self.of_stage(), "resbm stage "):
+            self.stuck.append(subprocess.Popen([self.dir + "/stuck", str(pid), str(self.rng.randint(2, 40))], stderr=subprocess.DEVNULL))
+
     def kill_participant(self):
         self.restart(self.of_stage(), self.rng.uniform(0.2, 6))
 
@@ -336,7 +342,7 @@ class Run:
 
     KINDS = ["kill_stage", "stop_stage", "kill_participant", "stop_participant", "kill_coordinator", "stop_coordinator", "kill_server",
              "stop_server", "link_down_1s", "link_down_10s", "link_down_60s", "one_direction", "rate_to_a_tenth", "late_joiner",
-             "doubled_and_reordered", "disk_full", "clock_skew"]
+             "doubled_and_reordered", "disk_full", "clock_skew", "stuck_stage"]
 
     def round(self, kinds):
         together = self.rng.randint(1, self.o.together)
@@ -624,6 +630,9 @@ class Run:
                 log.count("going on without it"), len(re.findall("in the evaluation .*going on without it", log)), log.count("takes the place of the replica"), log.count("; going on\n")))
 
     def close(self):
+        for p in self.stuck:
+            p.kill()
+            p.wait()
         for m in range(len(self.net.ns)):
             self.signal(m, ".", signal.SIGKILL)
         time.sleep(0.3)
