@@ -21,6 +21,7 @@ typedef struct collector {
     bool runs;
     atomic_bool lost;        /* it will send no more */
     uint64_t bytes, crossed; /* of its files; of messages that brought them */
+    int files, based;        /* how many files came; packed against those of the snapshot before */
     resbm_status st;
     rb_err err;
 } collector;
@@ -31,7 +32,8 @@ struct rb_snapshot {
     char folder[PATH_MAX]; /* step-N.tmp */
     rb_manifest m;
     rb_buf config;
-    rb_bases *bases; /* files of the snapshot before, which this one's are packed against; or NULL */
+    int64_t before;               /* the newest snapshot here, */
+    rb_bases *bases;              /* and its files, which this one's are packed against; or NULL */
     json_t *files[RB_MAX_STAGES]; /* of each worker */
     collector *collectors;        /* (workers) */
     pthread_t thread;
@@ -102,13 +104,15 @@ static void free_snapshot(rb_snapshot *s) {
 }
 
 typedef struct offered {
-    const rb_bases *bases;
+    collector *c;
     const char *name;
 } offered;
 
 static int take_base(void *ctx, const char *hash) {
     const offered *o = ctx;
-    return rb_bases_take(o->bases, o->name, hash);
+    int fd = rb_bases_take(o->c->of->bases, o->name, hash);
+    o->c->based += fd >= 0;
+    return fd;
 }
 
 static resbm_status collect_file(collector *c, const json_t *f, rb_err *err) {
@@ -131,10 +135,11 @@ static resbm_status collect_file(collector *c, const json_t *f, rb_err *err) {
                        name, (unsigned long long)sum.bytes);
     snprintf(sum.hash, sizeof sum.hash, "%s", hash);
     snprintf(path, sizeof path, "%s/%s", s->folder, name);
-    offered base = {.bases = s->bases, .name = name};
+    offered base = {.c = c, .name = name};
     rb_apart_wait w = {.stop = &c->lost, .base = take_base, .ctx = &base};
     RB_TRY(rb_apart_recv_file(t->crew->control, worker, path, &sum, &w, t->cfg->pipeline.deadline_ns,
                               &crossed, err));
+    c->files++;
     c->bytes += sum.bytes;
     c->crossed += crossed;
     resbm_status st = rb_apart_check_weights(path, err);
@@ -209,17 +214,22 @@ static resbm_status go_on(rb_snapshot *s, rb_err *err) {
 
 static void tell_cost(const rb_snapshot *s) {
     const training *t = s->t;
-    uint64_t bytes = 0, crossed = 0;
-    char text[200];
+    collector all = {0};
+    char text[240];
     for (int w = 0; w < t->crew->stages; w++) {
-        bytes += s->collectors[w].bytes;
-        crossed += s->collectors[w].crossed;
+        const collector *c = &s->collectors[w];
+        all.bytes += c->bytes;
+        all.crossed += c->crossed;
+        all.files += c->files;
+        all.based += c->based;
     }
-    if (!t->o->hooks.note) return;
-    snprintf(text, sizeof text,
-             "the snapshot of step %lld is here: %.1f MB of files, for which %.1f MB crossed",
-             (long long)s->step, (double)bytes / 1e6, (double)crossed / 1e6);
-    t->o->hooks.note(t->o->hooks.ctx, text);
+    int n = snprintf(text, sizeof text,
+                     "the snapshot of step %lld is here: %d files of %.1f MB, for which %.1f MB crossed",
+                     (long long)s->step, all.files, (double)all.bytes / 1e6, (double)all.crossed / 1e6);
+    if (all.based)
+        snprintf(text + n, sizeof text - (size_t)n, "; %d are packed against those of step %lld", all.based,
+                 (long long)s->before);
+    if (t->o->hooks.note) t->o->hooks.note(t->o->hooks.ctx, text);
 }
 
 resbm_status rb_training_await_snapshot(training *t, bool wait, rb_err *err) {
@@ -268,6 +278,7 @@ static void open_bases(rb_snapshot *s) {
     char path[PATH_MAX];
     rb_err why;
     const training *t = s->t;
+    s->before = t->saved;
     if (t->saved >= 0 && t->saved != t->step && !rb_checkpoint_path(t->o->dir, t->saved, path, &why))
         s->bases = rb_bases_open(path);
 }
