@@ -204,14 +204,16 @@ static void nobody_there(void **state) {
 
 /* Packets that are right, once more: in the middle of the stream they belong to, in another's name, behind its end. */
 static void again(side *from, side *to, const char *name) {
-    for (unsigned i = 0; i < 64 && i < from->sent; i++) {
-        pthread_mutex_lock(&from->bus->lock);
+    for (unsigned i = 0; i < 64; i++) {
         uint8_t p[sizeof from->old[i].p];
+        pthread_mutex_lock(&from->bus->lock);
+        bool sent = i < from->sent;
         size_t n = from->old[i].n;
         char service[16];
         memcpy(p, from->old[i].p, n);
         memcpy(service, from->old[i].service, sizeof service);
         pthread_mutex_unlock(&from->bus->lock);
+        if (!sent) break;
         deliver(to, name, *service ? service : NULL, p, n);
     }
 }
