@@ -144,6 +144,11 @@ resbm_status rb_delta_look(const uint8_t *head, size_t len, size_t n, size_t *pa
     return RESBM_OK;
 }
 
+size_t rb_delta_bytes(const uint8_t *head, size_t len) {
+    size_t n = len < RB_DELTA_HEADER ? 0 : rb_get32(head + 4);
+    return n <= RB_DELTA_PIECE ? n : 0;
+}
+
 static resbm_status inflate_plane(rb_delta *d, const uint8_t *in, size_t n, uint8_t *out, size_t whole,
                                   rb_err *err) {
     if (!d->unpacks)

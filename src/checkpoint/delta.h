@@ -34,6 +34,8 @@ size_t rb_delta_pack(rb_delta *d, const uint8_t *in, size_t n, const uint8_t *ba
  * is needed. RESBM_E_CORRUPT: it is none. */
 resbm_status rb_delta_look(const uint8_t *head, size_t len, size_t n, size_t *packed, bool *based,
                            rb_err *err);
+/* Of how many bytes it says to be the piece; 0: it says nothing that can be. Where no one knows better; unpacking checks the rest. */
+size_t rb_delta_bytes(const uint8_t *head, size_t len);
 /* Unpacks a whole one (`len` bytes, as rb_delta_look says) into the n bytes of out; never writes more. base: n bytes, where it is
  * needed. RESBM_E_CORRUPT: it is none, and what stands in out is worth nothing. */
 resbm_status rb_delta_unpack(rb_delta *d, const uint8_t *packed, size_t len, const uint8_t *base,

@@ -8,7 +8,8 @@
  * as long as the beats of a participant let expect, measured on the coordinator's monotonic clock alone.
  *
  * The store's keys: coordinator (who it is; compare-and-set), epoch, member.NAME, commit.STEP (loss and fingerprint), snapshot
- * (newest manifest), file.HASH.N (its files in pieces).
+ * (newest manifest), packed.HASH.N (its files in packed pieces, checkpoint/delta.h; file.HASH.N in a store from before:
+ * as they are).
  */
 #ifndef RB_RUN_HOST_H
 #define RB_RUN_HOST_H

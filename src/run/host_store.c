@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/delta.h"
 #include "core/clock.h"
 #include "core/hash.h"
 #include "run/host.h"
@@ -15,8 +16,8 @@
 #define LEASE_NS (2 * RB_SEC)
 #define RENEW_NS (RB_SEC / 2)
 enum {
-    PIECE = 512 * 1024,
-    FAR_PIECE = 128 * 1024, /* over a line that others wait for */
+    PIECE = 8 * RB_DELTA_MOST,
+    FAR_PIECE = 2 * RB_DELTA_MOST, /* over a line that others wait for */
     TIDY = 10, /* snapshots between two times that small keys of a large company are written again, */
     FEW = 64   /* and of a small one with each */
 };
@@ -194,34 +195,63 @@ static void leave_the_line(const rb_host *h, int64_t step, int64_t took_ns) {
     }
 }
 
-static resbm_status put_file(rb_host *h, int64_t step, const char *folder, const rb_part_file *f,
-                             rb_err *err) {
-    char path[PATH_MAX], key[128];
-    snprintf(path, sizeof path, "%s/%s", folder, f->name);
-    size_t most = piece_of(h);
-    uint8_t *piece = malloc(most);
-    if (!piece) return rb_fail(err, RESBM_E_MEMORY, "no memory for a piece of a snapshot");
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    resbm_status st = fd < 0 ? rb_fail_errno(err, errno, "cannot open %s", path) : RESBM_OK;
+/* Bytes of a file that one value holds at the most, packed (checkpoint/delta.h) without a base: the store has this snapshot alone. */
+static size_t bytes_of_value(const rb_host *h) {
+    size_t most = piece_of(h), whole = most / RB_DELTA_MOST;
+    return whole ? whole * RB_DELTA_PIECE : most - RB_DELTA_HEADER;
+}
+
+static size_t pack(rb_delta *d, const uint8_t *in, size_t n, uint8_t *out) {
+    size_t len = 0;
+    for (size_t at = 0, part; at < n; at += part) {
+        part = n - at < RB_DELTA_PIECE ? n - at : RB_DELTA_PIECE;
+        len += rb_delta_pack(d, in + at, part, NULL, out + len);
+    }
+    return len;
+}
+
+static resbm_status put_values(rb_host *h, int64_t step, int fd, const rb_part_file *f, rb_delta *d,
+                               uint8_t *piece, uint8_t *value, rb_err *err) {
+    char key[128];
     ssize_t n;
-    for (int i = 0; !st && (n = read(fd, piece, most)) > 0; i++) {
+    for (int i = 0; (n = read(fd, piece, bytes_of_value(h))) > 0; i++) {
         uint64_t revision = UINT64_MAX;
-        snprintf(key, sizeof key, "file.%s.%d", f->sum.hash, i);
+        size_t len = pack(d, piece, (size_t)n, value);
+        resbm_status st;
+        snprintf(key, sizeof key, "packed.%s.%d", f->sum.hash, i);
         int64_t since = rb_now_ns();
-        do st = set(h, key, piece, (size_t)n, &revision, err);
+        do st = set(h, key, value, len, &revision, err);
         while (st && try_again(st, since));
+        RB_TRY(st);
         leave_the_line(h, step, rb_now_ns() - since);
     }
+    return n < 0 ? rb_fail_errno(err, errno, "reading %s", f->name) : RESBM_OK;
+}
+
+static resbm_status put_file(rb_host *h, int64_t step, const char *folder, const rb_part_file *f,
+                             rb_err *err) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/%s", folder, f->name);
+    uint8_t *piece = malloc(PIECE), *value = malloc(PIECE);
+    rb_delta *d = rb_delta_new();
+    int fd = -1;
+    resbm_status st = RESBM_OK;
+    if (!piece || !value || !d) st = rb_fail(err, RESBM_E_MEMORY, "no memory for a piece of a snapshot");
+    if (!st && (fd = open(path, O_RDONLY | O_CLOEXEC)) < 0)
+        st = rb_fail_errno(err, errno, "cannot open %s", path);
+    if (!st) st = put_values(h, step, fd, f, d, piece, value, err);
     if (fd >= 0) close(fd);
+    rb_delta_free(d);
     free(piece);
+    free(value);
     return st;
 }
 
 static void drop_file(rb_host *h, const rb_part_file *f) {
     char key[128];
     rb_err ignored;
-    for (uint64_t at = 0, i = 0, most = piece_of(h); at < f->sum.bytes; at += most, i++) {
-        snprintf(key, sizeof key, "file.%s.%d", f->sum.hash, (int)i);
+    for (uint64_t at = 0, i = 0, most = bytes_of_value(h); at < f->sum.bytes; at += most, i++) {
+        snprintf(key, sizeof key, "packed.%s.%d", f->sum.hash, (int)i);
         h->carrier->module->store_delete(h->carrier->state, key, &ignored);
     }
 }
@@ -245,7 +275,8 @@ static resbm_status read_snapshot(rb_host *h, rb_manifest *m, uint64_t *revision
 static bool is_stale(const rb_manifest *now, const char *key) {
     char hash[33];
     if (!strncmp(key, "commit.", 7)) return strtoll(key + 7, NULL, 10) < now->step;
-    return sscanf(key, "file.%32[0-9a-f].", hash) == 1 && !holds(now, hash);
+    return (sscanf(key, "packed.%32[0-9a-f].", hash) == 1 || sscanf(key, "file.%32[0-9a-f].", hash) == 1) &&
+           !holds(now, hash);
 }
 
 /* What a coordinator that was killed, or a server that did not answer, left behind. */
@@ -297,24 +328,67 @@ resbm_status rb_host_keep_snapshot(rb_host *h, int64_t step, const char *folder,
     return st;
 }
 
-/* One piece after the other: a file may be larger than this machine's memory. */
-static resbm_status take_pieces(rb_host *h, int fd, const rb_part_file *f, rb_hasher *hasher, rb_err *err) {
-    uint64_t have = 0;
-    for (int i = 0; have < f->sum.bytes; i++) {
+typedef struct taken {
+    const rb_part_file *f;
+    int fd;
+    uint64_t have;
+    rb_hasher *hasher;
+    rb_delta *delta;
+    uint8_t piece[RB_DELTA_PIECE];
+} taken;
+
+static resbm_status keep_piece(taken *t, const uint8_t *p, size_t n, rb_err *err) {
+    if (!n || n > t->f->sum.bytes - t->have)
+        return rb_fail(err, RESBM_E_CORRUPT, "the store's copy of %s is not whole", t->f->name);
+    RB_TRY(rb_write_all(t->fd, p, n, t->f->name, err));
+    rb_hasher_add(t->hasher, p, n);
+    t->have += n;
+    return RESBM_OK;
+}
+
+static resbm_status unpack(taken *t, const uint8_t *p, size_t len, rb_err *err) {
+    for (size_t at = 0, part; at < len; at += part) {
+        bool based;
+        size_t n = rb_delta_bytes(p + at, len - at);
+        RB_TRY(rb_delta_look(p + at, len - at, n, &part, &based, err));
+        if (part > len - at) part = len - at; /* which unpacking refuses */
+        RB_TRY(rb_delta_unpack(t->delta, p + at, part, NULL, t->piece, n, err));
+        RB_TRY(keep_piece(t, t->piece, n, err));
+    }
+    return RESBM_OK;
+}
+
+/* One value after the other: a file may be larger than this machine's memory. A store that was written before values were packed has
+ * "file." where others have "packed.". */
+static resbm_status take_values(rb_host *h, taken *t, rb_err *err) {
+    bool packed = true;
+    for (int i = 0; t->have < t->f->sum.bytes; i++) {
         char key[128];
         uint64_t revision;
-        rb_buf piece = {0};
-        snprintf(key, sizeof key, "file.%s.%d", f->sum.hash, i);
-        resbm_status st = get(h, key, &piece, &revision, err);
-        have += piece.len;
-        if (!st && (!piece.len || have > f->sum.bytes))
-            st = rb_fail(err, RESBM_E_CORRUPT, "the store's copy of %s is not whole", f->name);
-        if (!st) st = rb_write_all(fd, piece.data, piece.len, f->name, err);
-        if (!st) rb_hasher_add(hasher, piece.data, piece.len);
-        rb_buf_free(&piece);
+        rb_buf value = {0};
+        snprintf(key, sizeof key, "packed.%s.%d", t->f->sum.hash, i);
+        resbm_status st = packed ? get(h, key, &value, &revision, err) : RESBM_OK;
+        if (!i && !value.len) packed = false;
+        snprintf(key, sizeof key, "file.%s.%d", t->f->sum.hash, i);
+        if (!st && !packed) st = get(h, key, &value, &revision, err);
+        if (!st && !value.len)
+            st = rb_fail(err, RESBM_E_CORRUPT, "the store's copy of %s is not whole", t->f->name);
+        const uint8_t *p = (const uint8_t *)value.data;
+        if (!st) st = packed ? unpack(t, p, value.len, err) : keep_piece(t, p, value.len, err);
+        rb_buf_free(&value);
         RB_TRY(st);
     }
     return RESBM_OK;
+}
+
+static resbm_status take_pieces(rb_host *h, int fd, const rb_part_file *f, rb_hasher *hasher, rb_err *err) {
+    taken *t = calloc(1, sizeof *t);
+    if (t) *t = (taken){.f = f, .fd = fd, .hasher = hasher, .delta = rb_delta_new()};
+    resbm_status st = t && t->delta ? take_values(h, t, err)
+                                    : rb_fail(err, RESBM_E_MEMORY, "no memory to take %s", f->name);
+    if (t) rb_delta_free(t->delta);
+    free(t);
+    return st;
 }
 
 /* Into a folder that has no name of a snapshot yet. */
