@@ -79,7 +79,7 @@ trap 'kill $wild 2>/dev/null; kill -KILL $pids 2>/dev/null' EXIT
 lie "codes 0" "stage [01],.* stage [01] sent (activations|gradients) of boundary [0-9], step 0, microbatch [0-9], that are not finite" 1 pipeline.stages=2
 lie "sumsq 0" "stage [01] sent a sum of squares of -1 for [a-z_.0-9]+, step 0" 1 pipeline.stages=2
 again=guest1
-lie "piece 0" "is cut off: stage [01].* came with the hash [0-9a-f]+, [0-9a-f]+ was announced" 1 pipeline.stages=2
+lie "hash 0" "is cut off: stage [01].* came with the hash [0-9a-f]+, 0123456789abcdef0123456789abcdef was announced" 1 pipeline.stages=2
 [ "$(grep -c "that came twice was dropped" liar.log)" -gt 20 ] || miss "no frame that came twice is dropped"
 grep -m 1 "was let in" liar.log && miss "a frame of an epoch before is taken"
 again=
