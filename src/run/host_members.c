@@ -29,8 +29,23 @@ static void put_json(json_t *j, rb_buf *out) {
     json_decref(j);
 }
 
+/* A user's public NKey, checksum included: a server whose configuration holds one that is none refuses all of it, so that nobody else
+ * could join, or be cut off. Base32 of the letter's byte, 32 bytes, and their CRC-16 (XMODEM), the low byte first. */
 static bool user_key(const char *s) {
-    return s && strlen(s) == 56 && *s == 'U' && strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == 56;
+    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    uint8_t b[35];
+    uint32_t bits = 0, crc = 0;
+    if (!s || strlen(s) != 56 || *s != 'U' || strspn(s, letters) != 56) return false;
+    for (int i = 0, have = 0, n = 0; i < 56; i++) {
+        bits = bits << 5 | (uint32_t)(strchr(letters, s[i]) - letters);
+        have += 5;
+        if (have >= 8) b[n++] = (uint8_t)(bits >> (have -= 8));
+    }
+    for (int i = 0; i < 33; i++) {
+        crc ^= (uint32_t)b[i] << 8;
+        for (int k = 0; k < 8; k++) crc = (crc << 1 ^ (crc & 0x8000 ? 0x1021 : 0)) & 0xffff;
+    }
+    return b[0] == 20 << 3 && crc == (uint32_t)(b[33] | b[34] << 8);
 }
 
 static bool same_version(const char *version, char why[300]) {

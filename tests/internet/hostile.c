@@ -211,6 +211,11 @@ static void questions(natsConnection *nc, const char *victim) {
              "{\"public_key\": \"UAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\", \"label\": "
              "\"old\", \"version\": \"0.0.1\"}");
     ask(door, "enrol", text, "refused", "another version joins");
+    snprintf(text, sizeof text, /* which the server would choke on */
+             "{\"public_key\": \"UAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\", \"label\": "
+             "\"choke\", \"version\": \"%s\"}",
+             resbm_version());
+    ask(door, "enrol", text, "refused", "a key with a wrong checksum joins");
     natsConnection_Destroy(door);
 }
 
@@ -322,7 +327,7 @@ static int enrol_flood(const char *invitation) {
     for (int i = 0; i < 4 && !nc; i++)
         if (dial(&own, own.seed, true, own.certificate, &nc) != NATS_OK) nc = NULL;
     if (!nc || natsConnection_Subscribe(&sub, nc, all, on_answer, NULL) != NATS_OK) return 2;
-    for (; !enough; asked++) {
+    for (; !enough || asked < AT_ONCE; asked++) {
         ask_for_a_name(nc, asked);
         if (asked >= AT_ONCE) rb_sleep_ns(10 * RB_MS);
     }

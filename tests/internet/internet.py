@@ -456,9 +456,9 @@ class Run:
 
     def end_crowd(self, p, friend, began, log, server):
         self.wait_for(lambda: "GFLOP" in open(self.dir + "/friend.out").read(), 60, "a participant that joins among many who only ask")
-        took = time.monotonic() - began
         self.signal(len(self.net.ns) - 1, "hostile enrol ", signal.SIGTERM)
-        self.wait_for(lambda: p.poll() is not None, 30, "the end of the crowd")
+        self.wait_for(lambda: p.poll() is not None, 60, "the end of the crowd")
+        took = time.monotonic() - began
         said = p.stdout.read()
         asked, enrolled, refused = map(int, re.findall(r"\d+", said))
         told = open(self.run + "/host/server.log").read()[server:].count("Reloaded server configuration")

@@ -136,7 +136,12 @@ static void close_raw(raw *r) {
 /* Sends that, so many zeros, and a ping; was the connection closed before the answer to it? -1: it could not be made. */
 static int is_closed(const char *head, size_t zeros) {
     raw r;
-    bool closed = false, answered = false, there = open_raw(&r);
+    bool closed = false, answered = false, there = false;
+    for (int i = 0; i < 8 && !there;
+         i++) { /* a server that reads its configuration again may refuse a key by mistake */
+        if (i) close_raw(&r), rb_sleep_ns(300 * RB_MS);
+        there = open_raw(&r);
+    }
     char *body = calloc(1, zeros + 1);
     if (there && body) {
         r.have = 0;
