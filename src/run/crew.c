@@ -130,7 +130,7 @@ static int lost_child(rb_crew *c, rb_err *err) {
     for (int i = 0; i < c->stages; i++) {
         char how[96], name[RB_WHO_TEXT], lost[200];
         if (c->gone[i]) continue;
-        if (c->o.outside && c->o.outside->lost &&
+        if (c->o.outside && c->o.outside->lost && !c->spoke[i] && /* else it has said why it ends */
             c->o.outside->lost(c->o.outside->ctx, i, lost, sizeof lost)) {
             rb_fail(err, RESBM_E_PEER, "%s (%s) %s %s", who(c, i, name),
                     c->o.outside->who(c->o.outside->ctx, i), lost, c->doing);
@@ -598,6 +598,9 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
     memset(replies, 0, (size_t)c->stages * sizeof *replies);
     for (int i = 0; i < c->stages; i++) rb_sign_begin(&c->sign[i]);
     rb_held_begin(&c->held, rb_now_ns());
+    bool writes =
+        !strcmp(type, "saved") && c->o.outside && c->o.outside->apart; /* its peers do not wait for it */
+    c->held.most_ns = writes ? c->o.cfg->pipeline.deadline_ns : 0;
     take_early(c, replies);
     *c->blame = rb_blame_nobody();
     resbm_status st = RESBM_OK;

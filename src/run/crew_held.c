@@ -69,32 +69,42 @@ static resbm_status fail_held(rb_crew *c, int worker, int other, rb_err *err) {
     char name[RB_WHO_TEXT + RB_CARRIER_NAME + 4], second[sizeof name], waits[RB_WHO_TEXT + RB_WHAT_TEXT + 80];
     const rb_held *h = &c->held;
     double s = (double)h->passed_ns * 1e-9, usual = (double)h->usual_ns * 1e-9;
+    char how[120];
+    if (h->deadline_ns)
+        snprintf(how, sizeof how, "%.3g times the usual %.2g s of %d steps of this epoch", s / usual, usual,
+                 h->steps);
+    else
+        snprintf(how, sizeof how, "too long after the others (pipeline.deadline is %.3g s)",
+                 (double)h->most_ns * 1e-9);
     name_of(c, worker, name);
     if (other >= 0) {
         char what[RB_WHAT_TEXT];
-        return rb_fail(err, RESBM_E_TIMEOUT,
-                       "all wait %s, for %.3g s, which is %.3g times the usual %.2g s of %d steps of this "
-                       "epoch: %s for %s from %s, which has sent it; the line of one of the two does not "
-                       "carry it",
-                       c->doing, s, s / usual, usual, h->steps, name, rb_what(what, &h->by[worker].what),
-                       name_of(c, other, second));
+        return rb_fail(
+            err, RESBM_E_TIMEOUT,
+            "all wait %s, for %.3g s, which is %s: %s for %s from %s, which has sent it; the line of one "
+            "of the two does not carry it",
+            c->doing, s, how, name, rb_what(what, &h->by[worker].what), name_of(c, other, second));
     }
     say_who_waits(c, worker, waits, sizeof waits);
-    return rb_fail(err, RESBM_E_TIMEOUT,
-                   "%s holds up the others %s: it has not done its part for %.3g s, which is %.3g times the "
-                   "usual %.2g s of %d steps of this epoch, and waits for nobody; %s",
-                   name, c->doing, s, s / usual, usual, h->steps, waits);
+    return rb_fail(
+        err, RESBM_E_TIMEOUT,
+        "%s holds up the others %s: it has not done its part for %.3g s, which is %s, and waits for "
+        "nobody; %s",
+        name, c->doing, s, how, waits);
 }
 
 resbm_status rb_crew_held_up(rb_crew *c, json_t **replies, rb_err *err) {
     bool owes[RB_MAX_STAGES], answered[RB_MAX_STAGES];
     const rb_crew_outside *o = c->o.outside;
     bool online = !o || !o->carrier || o->carrier->module->connected(o->carrier->state);
-    if (!rb_held_due(&c->held, rb_now_ns(), online)) return RESBM_OK;
+    int answers = 0;
     for (int i = 0; i < c->stages; i++) {
         answered[i] = !c->gone[i] && replies[i];
         owes[i] = !c->gone[i] && !replies[i];
+        answers += answered[i];
     }
+    rb_held_answers(&c->held, answers);
+    if (!rb_held_due(&c->held, rb_now_ns(), online)) return RESBM_OK;
     int other, worker = rb_held_find(&c->held, owes, answered, c->stages, &other);
     if (worker < 0 || !can_be_spared(c, worker)) return RESBM_OK;
     c->silent = c->held.found = worker;

@@ -7,7 +7,10 @@
 enum { KNOWN = 8, MEDIANS = 12, DEVIATIONS = 16 };
 #define FLOOR (8 * RB_SEC)
 #define PAUSE RB_SEC /* between two looks: this process did not run itself */
-enum { MOST_TOLD = 65536 };
+enum {
+    MOST_TOLD = 65536,
+    HEAVIER = 4 /* times that one may have more to write than the last of the others */
+};
 
 int64_t rb_step_deadline_ns(const rb_usual *steps, int slack, int64_t most_ns) {
     if (rb_usual_known(steps) < KNOWN) return 0;
@@ -23,6 +26,13 @@ void rb_held_begin(rb_held *h, int64_t now_ns) {
     h->looked_ns = now_ns;
     h->passed_ns = 0;
     h->found = -1;
+    h->answers = 0;
+    h->answered_ns = 0;
+}
+
+void rb_held_answers(rb_held *h, int answers) {
+    if (answers != h->answers) h->answered_ns = h->passed_ns;
+    h->answers = answers;
 }
 
 static json_int_t within(const json_t *j, const char *key, json_int_t most) {
@@ -49,7 +59,8 @@ bool rb_held_due(rb_held *h, int64_t now_ns, bool connected) {
     int64_t passed = now_ns - h->looked_ns;
     h->looked_ns = now_ns;
     if (connected && passed < PAUSE) h->passed_ns += passed;
-    return h->deadline_ns > 0 && h->passed_ns > h->deadline_ns + RB_SEC + 2 * h->usual_ns;
+    if (h->deadline_ns > 0) return h->passed_ns > h->deadline_ns + RB_SEC + 2 * h->usual_ns;
+    return h->most_ns > 0 && h->passed_ns > h->most_ns + HEAVIER * h->answered_ns + RB_SEC;
 }
 
 /* Most others wait for it. */

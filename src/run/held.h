@@ -29,11 +29,15 @@ typedef struct rb_held {
     int64_t usual_ns;             /* how long a step takes, */
     int steps;                    /* by so many */
     int64_t looked_ns, passed_ns; /* since the answers are waited for, as far as it counts */
-    int found;                    /* the last one that was found; -1 */
+    int64_t most_ns;     /* where none is learned: what one may take longer than the others; 0: anything */
+    int answers;         /* so many have answered, */
+    int64_t answered_ns; /* the last of them then */
+    int found;           /* the last one that was found; -1 */
 } rb_held;
 
 /* Answers are waited for from now on. */
 void rb_held_begin(rb_held *h, int64_t now_ns);
+void rb_held_answers(rb_held *h, int answers); /* so many are there */
 /* Worker `from` says {"t": "waits", "on": WORKER or -1, and what}. False: no stage of ours says that, or so often. */
 bool rb_held_note(rb_held *h, int from, const json_t *said, int workers);
 /* To be called several times a second. Has the step's deadline passed, and a little more, in which those who wait say so? Time

@@ -170,6 +170,13 @@ static void time_that_counts(void **state) {
     assert_true(due_within(&now, 1, true));
     h.deadline_ns = 0; /* not learned */
     assert_false(due_within(&now, 1000, true));
+    rb_held_begin(&h, now); /* one writes longer than the others: those took five seconds */
+    h.most_ns = MOST;
+    assert_false(due_within(&now, 5, true));
+    rb_held_answers(&h, WORKERS - 1);
+    rb_held_answers(&h, WORKERS - 1);
+    assert_false(due_within(&now, 75.5, true)); /* 60, four times five, and one */
+    assert_true(due_within(&now, 1, true));
 }
 
 int main(void) {

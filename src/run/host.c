@@ -217,7 +217,11 @@ static void stand_down(rb_host *h) {
     pthread_mutex_unlock(&h->lock);
 }
 
-enum { MOST_SLACK = 6 }; /* doublings */
+/* Twice as long for each epoch that a learned deadline has ended, from the second one on since the last snapshot. */
+static int slack(const rb_host *h) {
+    int doublings = h->held_up > 1 ? h->held_up - 1 : 0;
+    return 1 << (doublings < 6 ? doublings : 6);
+}
 
 static resbm_status try_once(rb_host *h, rb_train_summary *sum, rb_err *err) {
     attempt a = {.h = h};
@@ -246,7 +250,7 @@ static resbm_status try_once(rb_host *h, rb_train_summary *sum, rb_err *err) {
                           .program = h->program,
                           .resume = step >= 0,
                           .least_epoch = h->epoch,
-                          .slack = 1 << (h->held_up < MOST_SLACK ? h->held_up : MOST_SLACK),
+                          .slack = slack(h),
                           .outside = &crew,
                           .stop = &h->stop,
                           .throwaway = true,
