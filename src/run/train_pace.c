@@ -5,7 +5,9 @@ void rb_training_set_pace(training *t) {
     int64_t deviation;
     rb_held *h = &t->crew->held;
     bool hosted = t->o->outside && t->o->outside->apart; /* else nobody takes the place of who is set aside */
-    h->deadline_ns = hosted ? rb_step_deadline_ns(&t->steps, t->o->slack, t->cfg->pipeline.deadline_ns) : 0;
+    if (!t->timed) t->saved_before = t->saved;
+    int slack = t->saved == t->saved_before ? t->o->slack : 1; /* the run has come on since */
+    h->deadline_ns = hosted ? rb_step_deadline_ns(&t->steps, slack, t->cfg->pipeline.deadline_ns) : 0;
     h->usual_ns = rb_usual_median(&t->steps, &deviation);
     h->steps = rb_usual_known(&t->steps);
 }

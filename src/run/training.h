@@ -43,6 +43,7 @@ typedef struct training {
     int share[RB_MAX_STAGES];    /* (workers) of this step's microbatches */
     int64_t packets[RB_MAX_STAGES][2];
     double busy_s[RB_MAX_STAGES]; /* rb_step_record */
+    int64_t saved_before;         /* newest snapshot as the epoch began */
     rb_usual steps;               /* how long they took in this epoch */
     int shared_by;                /* how many workers that deal was made for; 0: none yet */
     int *dealt;            /* (stages, microbatches) which worker has each; NULL: no loss can be covered */
