@@ -130,7 +130,10 @@ static resbm_status open_host(rb_host *h, rb_err *err) {
 
 static const char *who(void *ctx, int stage) {
     rb_host *h = ctx;
-    return h->seat[stage] >= 0 ? h->member[h->seat[stage]].name : "nobody";
+    pthread_mutex_lock(&h->lock); /* a thread that ends a snapshot may be at it */
+    const char *name = h->seat[stage] >= 0 ? h->member[h->seat[stage]].name : "nobody";
+    pthread_mutex_unlock(&h->lock);
+    return name;
 }
 
 static resbm_status start_stage(void *ctx, int stage, const char *control, uint64_t token, rb_child *out,
