@@ -72,6 +72,8 @@ for kind in $kinds; do
     ranks "$kind" 3 "$resbm" train -q run.yaml --out wrong engine=mpi >"$kind-3.log" 2>&1 && miss "$kind: 3 ranks for 4 stages"
     says "$kind-3.log" "mpirun started 3 ranks, but pipeline.stages: 4 needs 4"
     quiet "$kind-3.log"
+    ranks "$kind" 3 "$resbm" train -q run.yaml --out wrong engine=mpi pipeline.stages=none >"$kind-key.log" 2>&1 && miss "$kind: no number"
+    quiet "$kind-key.log"
 done
 # Replicas over MPI: those of the local engine, bit for bit.
 kind=${kinds##* }

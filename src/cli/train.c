@@ -163,6 +163,9 @@ int rb_cmd_train(int argc, char **argv) {
     if (!st) st = train(&a, c, a.dir ? a.dir : dir, &err);
     free(c);
     rb_cli_words_free(&a.words);
-    if (silent) return 1;
+    if (silent) {
+        rb_rank_let_the_first_speak();
+        return 1;
+    }
     return st ? rb_cli_fail(st, &err) : 0;
 }

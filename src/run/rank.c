@@ -41,6 +41,11 @@ int rb_rank_of_process(void) {
     return rb_mpi_launched(&r) ? r : -1;
 }
 
+/* Once one rank ends badly, its launcher ends all of them, before they have said anything; so the first one's end comes first. */
+void rb_rank_let_the_first_speak(void) {
+    rb_sleep_ns(3 * RB_SEC);
+}
+
 bool rb_rank_announce(const char *text, int *fd, bool *everywhere) {
     char *end;
     *fd = (int)strtol(text, &end, 10);
@@ -256,6 +261,7 @@ static resbm_status join_and_work(rank *r, bool *told, rb_err *err) {
     int64_t deadline = rb_now_ns() + r->o->cfg->pipeline.startup_deadline_ns;
     resbm_status st = check_size(r, err);
     *told = st && r->self; /* every rank comes to the same: one says it */
+    if (*told) rb_rank_let_the_first_speak();
     RB_TRY(st);
     RB_TRY(compare_hosts(r, deadline, err));
     take_signals(r);

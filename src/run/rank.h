@@ -18,6 +18,9 @@ typedef struct rb_rank_options {
 
 /* Was this process started by a launcher of MPI? Its rank, or -1. */
 int rb_rank_of_process(void);
+/* For another rank whose fault the first one has as well, and says: blocks for some seconds, in which the launcher usually ends
+ * this process. */
+void rb_rank_let_the_first_speak(void);
 /* Works as the rank it is until the run is over; blocks that long. *told: somebody else prints the fault. *exit_status: of
  * the whole run on rank 0, of this stage elsewhere. */
 resbm_status rb_rank_main(const rb_rank_options *o, bool *told, int *exit_status, rb_err *err);
