@@ -12,6 +12,7 @@
 #include <jansson.h>
 #include <nats/nats.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -284,12 +285,11 @@ static int flood(const char *path, int count) {
     return !closed;
 }
 
-static volatile sig_atomic_t enough;
-static int enrolled, put_off;
+static atomic_int enough, enrolled, put_off;
 
 static void on_term(int sig) {
     (void)sig;
-    enough = 1;
+    atomic_store(&enough, 1);
 }
 
 static void on_answer(natsConnection *nc, natsSubscription *sub, natsMsg *m, void *closure) {
@@ -298,7 +298,7 @@ static void on_answer(natsConnection *nc, natsSubscription *sub, natsMsg *m, voi
     (void)sub;
     (void)closure;
     snprintf(text, sizeof text, "%.*s", natsMsg_GetDataLength(m), natsMsg_GetData(m));
-    __atomic_add_fetch(strstr(text, "\"name\"") ? &enrolled : &put_off, 1, __ATOMIC_RELAXED);
+    atomic_fetch_add(strstr(text, "\"name\"") ? &enrolled : &put_off, 1);
     natsMsg_Destroy(m);
 }
 
@@ -327,16 +327,15 @@ static int enrol_flood(const char *invitation) {
     for (int i = 0; i < 4 && !nc; i++)
         if (dial(&own, own.seed, true, own.certificate, &nc) != NATS_OK) nc = NULL;
     if (!nc || natsConnection_Subscribe(&sub, nc, all, on_answer, NULL) != NATS_OK) return 2;
-    for (; !enough || asked < AT_ONCE; asked++) {
+    for (; !atomic_load(&enough) || asked < AT_ONCE; asked++) {
         ask_for_a_name(nc, asked);
         if (asked >= AT_ONCE) rb_sleep_ns(10 * RB_MS);
     }
     natsConnection_FlushTimeout(nc, 5000);
     for (int64_t until = rb_now_ns() + 10 * RB_SEC;
-         __atomic_load_n(&enrolled, __ATOMIC_RELAXED) + __atomic_load_n(&put_off, __ATOMIC_RELAXED) < asked &&
-         rb_now_ns() < until;)
+         atomic_load(&enrolled) + atomic_load(&put_off) < asked && rb_now_ns() < until;)
         rb_sleep_ns(20 * RB_MS);
-    printf("asked %d, enrolled %d, refused %d\n", asked, enrolled, put_off);
+    printf("asked %d, enrolled %d, refused %d\n", asked, atomic_load(&enrolled), atomic_load(&put_off));
     natsSubscription_Destroy(sub);
     natsConnection_Destroy(nc);
     return 0;
