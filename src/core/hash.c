@@ -1,8 +1,10 @@
 #include "core/hash.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 uint64_t rb_hash64(const void *p, size_t n) {
@@ -32,25 +34,29 @@ void rb_hasher_finish(rb_hasher *h, char out[33]) {
     XXH3_freeState((XXH3_state_t *)h);
 }
 
-resbm_status rb_hash_file(const char *path, char out[33], uint64_t *bytes, rb_err *err) {
-    enum { piece = 1 << 20 };
-    FILE *f = fopen(path, "rb");
-    if (!f) return rb_fail_errno(err, errno, "cannot open %s", path);
-    XXH3_state_t *s = XXH3_createState();
-    uint8_t *buf = malloc(piece);
+resbm_status rb_hash_fd(int fd, const char *path, char out[33], uint64_t *bytes, rb_err *err) {
+    enum { PIECE = 1 << 20 };
+    rb_hasher *h = rb_hasher_new();
+    uint8_t *buf = malloc(PIECE);
     uint64_t total = 0;
-    resbm_status st = RESBM_OK;
-    if (!s || !buf) {
-        st = rb_fail(err, RESBM_E_MEMORY, "no memory to hash %s", path);
-    } else {
-        XXH3_128bits_reset(s);
-        for (size_t n; (n = fread(buf, 1, piece, f)) > 0; total += n) XXH3_128bits_update(s, buf, n);
-        if (ferror(f)) st = rb_fail_errno(err, errno, "cannot read %s", path);
-        hex128(XXH3_128bits_digest(s), out);
+    ssize_t n = 0;
+    resbm_status st = h && buf ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to hash %s", path);
+    while (!st && ((n = pread(fd, buf, PIECE, (off_t)total)) > 0 || (n < 0 && errno == EINTR))) {
+        if (n < 0) continue;
+        rb_hasher_add(h, buf, (size_t)n);
+        total += (uint64_t)n;
     }
+    if (n < 0) st = rb_fail_errno(err, errno, "cannot read %s", path);
     if (bytes) *bytes = total;
-    XXH3_freeState(s);
+    if (h) rb_hasher_finish(h, out);
     free(buf);
-    fclose(f);
+    return st;
+}
+
+resbm_status rb_hash_file(const char *path, char out[33], uint64_t *bytes, rb_err *err) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return rb_fail_errno(err, errno, "cannot open %s", path);
+    resbm_status st = rb_hash_fd(fd, path, out, bytes, err);
+    close(fd);
     return st;
 }

@@ -29,15 +29,10 @@ static resbm_status read_base(int fd, uint64_t at, uint8_t *out, size_t n, rb_er
 }
 
 static bool is_whole(int fd, const char *hash) {
-    uint8_t piece[16 << 10];
     char is[33];
-    rb_hasher *h = rb_hasher_new();
-    ssize_t n;
-    if (!h) return true; /* nobody knows */
-    for (off_t at = 0; (n = pread(fd, piece, sizeof piece, at)) > 0; at += n)
-        rb_hasher_add(h, piece, (size_t)n);
-    rb_hasher_finish(h, is);
-    return !n && !strcmp(is, hash);
+    rb_err why;
+    resbm_status st = rb_hash_fd(fd, "what a file is packed against", is, NULL, &why);
+    return st == RESBM_E_MEMORY || (!st && !strcmp(is, hash)); /* without memory nobody knows */
 }
 
 static void put_hash(uint8_t out[HASH], const char *hash) {

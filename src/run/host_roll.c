@@ -157,12 +157,12 @@ static int may_go(const rb_host *h, int member, int64_t now) {
     return away && !m->steps && now - heard >= AWAY_NS ? AWAY : MAY_NOT;
 }
 
-/* The one that may go soonest, the oldest of its kind; -1: none of at least this kind. */
-static int find_room(const rb_host *h, int64_t now, int least) {
+/* Of those of kind `least` to `most` the one that may go soonest, the oldest of its kind; -1: there is none. */
+static int find_room(const rb_host *h, int64_t now, int least, int most) {
     int best = -1, kind = least;
     for (int i = 0; i < h->members; i++) {
         int k = may_go(h, i, now);
-        if (k < kind || k == MAY_NOT) continue;
+        if (k < kind || k > most) continue;
         if (k == kind && best >= 0 && h->member[best].enrolled_ns <= h->member[i].enrolled_ns) continue;
         best = i;
         kind = k;
@@ -172,21 +172,14 @@ static int find_room(const rb_host *h, int64_t now, int least) {
 
 /* Where a new member is to stand: h->members: behind the others. -1: nowhere, now. */
 static int find_place(const rb_host *h, int64_t now, bool *later) {
-    int unused = 0, expired = find_room(h, now, EXPIRED);
+    int unused = 0, expired = find_room(h, now, EXPIRED, EXPIRED);
     for (int i = 0; i < h->members; i++) unused += is_unused(&h->member[i]);
     *later = true;
-    if (unused >= RB_MOST_UNUSED) {
-        int place = -1; /* in the place of the oldest of them */
-        for (int i = 0; i < h->members; i++)
-            if (is_unused(&h->member[i]) && may_go(h, i, now) == UNUSED &&
-                (place < 0 || h->member[i].enrolled_ns < h->member[place].enrolled_ns))
-                place = i;
-        return place;
-    }
+    if (unused >= RB_MOST_UNUSED) return find_room(h, now, UNUSED, UNUSED); /* in the place of one of them */
     if (expired >= 0) return expired;
     if (h->members < RB_MOST_MEMBERS) return h->members;
     *later = false;
-    return find_room(h, now, AWAY);
+    return find_room(h, now, AWAY, EXPIRED);
 }
 
 /* --- enrolment --- */

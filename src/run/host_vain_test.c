@@ -1,41 +1,30 @@
 /* Epochs without a step: from the third on the next try waits, longer each time, until a step is made or another one comes. */
-#include <stdlib.h>
 #include <string.h>
 #include "core/clock.h"
-#include "run/host.h"
+#include "run/host_testing.h"
 #include "rb_cmocka.h"
 
 static rb_host h;
 static rb_host_vain v;
-
-static bool connected(void *state) {
-    (void)state;
-    return true;
-}
-
-static const rb_carrier_module module = {.connected = connected};
-static rb_carrier carrier = {.module = &module};
 static rb_place places[2] = {{0, 0}, {1, 0}};
 
 static int begin(void **state) {
     (void)state;
-    h = (rb_host){
-        .out = fopen("said", "w"), .carrier = &carrier, .connected = true, .members = 3, .workers = 2};
+    bool ok = testing_begin(&h, 3, fopen("said", "w"));
+    h.workers = 2;
     h.place = places;
-    h.member = calloc(RB_MOST_MEMBERS, sizeof *h.member);
-    pthread_mutex_init(&h.lock, NULL);
-    for (int i = 0; i < 3 && h.member; i++)
-        h.member[i] = (rb_member){.seen = true, .stage = -1, .heard_ns = rb_now_ns()};
+    for (int i = 0; ok && i < 3; i++) {
+        h.member[i].stage = -1;
+        h.member[i].heard_ns = rb_now_ns();
+    }
     h.seat[1] = 1;
     v = (rb_host_vain){.member = -1, .stage = -1};
-    return !h.member || !h.out;
+    return !ok;
 }
 
 static int end(void **state) {
     (void)state;
-    fclose(h.out);
-    pthread_mutex_destroy(&h.lock);
-    free(h.member);
+    testing_end(&h);
     return 0;
 }
 

@@ -1,36 +1,20 @@
 /* Who is given up for silence: by the coordinator's own clock, and never for a time in which it did not run or was cut off itself. */
-#include <stdlib.h>
 #include "core/clock.h"
-#include "run/host.h"
+#include "run/host_testing.h"
 #include "rb_cmocka.h"
 
 static rb_host h;
-static bool online;
-
-static bool connected(void *state) {
-    (void)state;
-    return online;
-}
-
-static const rb_carrier_module module = {.connected = connected};
-static rb_carrier carrier = {.module = &module};
 
 static int begin(void **state) {
     (void)state;
-    h = (rb_host){.out = fopen("/dev/null", "w"), .carrier = &carrier, .connected = true, .members = 1};
-    h.member = calloc(RB_MOST_MEMBERS, sizeof *h.member);
-    pthread_mutex_init(&h.lock, NULL);
-    online = true;
-    h.member[0].seen = true;
-    for (int i = 0; h.member && i < 40; i++) rb_lease_note(&h.member[0].lease, 410 * RB_MS); /* 3.3 s */
-    return !h.member;
+    bool ok = testing_begin(&h, 1, fopen("/dev/null", "w"));
+    for (int i = 0; ok && i < 40; i++) rb_lease_note(&h.member[0].lease, 410 * RB_MS); /* 3.3 s */
+    return !ok;
 }
 
 static int end(void **state) {
     (void)state;
-    fclose(h.out);
-    pthread_mutex_destroy(&h.lock);
-    free(h.member);
+    testing_end(&h);
     return 0;
 }
 
@@ -56,9 +40,9 @@ static void own_absence_is_nobodys_silence(void **state) {
     (void)state;
     assert_false(lapses(3600, 3600)); /* this machine slept */
     assert_true(lapses(3600, 0.1));
-    online = false;
+    testing_online = false;
     assert_false(lapses(30, 0.1));
-    online = true; /* back again: everybody has a whole lease */
+    testing_online = true; /* back again: everybody has a whole lease */
     assert_false(lapses(30, 0.1));
     assert_true(lapses(30, 0.1));
 }
