@@ -7,16 +7,12 @@
 # That needs a server that knows it, which is seen to.
 set -u
 . "$RB_SOURCE_DIR/tests/run_common.sh"
+. "$RB_SOURCE_DIR/tests/liar_common.sh"
 [ -x "$RB_BINARY_DIR/liar" ] || { echo "skipped: built without libnats"; exit 77; }
 make_corpus
 make_config
 pids=
 trap 'kill -KILL $pids 2>/dev/null' EXIT
-join() { # PROGRAM NAME
-    mkdir -p "$2"
-    (cd "$2" && exec env OMP_NUM_THREADS=1 "$RB_BINARY_DIR/$1" join ../run/invitation --dir own --name "$2") >>"$2.log" 2>&1 &
-    pids="$pids $!"
-}
 begin() { # settings
     train local "$@" || { miss "local"; cat local.log; }
     rm -rf run guest* liar* host.log
@@ -25,15 +21,6 @@ begin() { # settings
     pids=$host
     wait_for host.log "resbm join INVITATION" 20
 }
-finish() {
-    within 60 "! kill -0 $host 2>/dev/null" || { miss "the host does not end"; tail -n 5 host.log; }
-    wait $host || { miss "the host ended with $?"; tail -n 5 host.log; }
-    kill -KILL $liar 2>/dev/null
-    for p in $pids; do within 20 "! kill -0 $p 2>/dev/null" || miss "a participant does not end"; done
-    pids=
-    same local run
-}
-
 # Three stages: it is stuck in the ninth or the eighteenth step, when eight are known.
 begin pipeline.stages=3 train.steps=22 train.checkpoint_every=10 optim.schedule=constant train.eval_every=0 data.val= pipeline.deadline=$((60 * patience))s
 RB_LIE="stuck 54" join liar liar

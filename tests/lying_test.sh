@@ -6,16 +6,12 @@
 # changes nothing. A run whose own settings make its numbers none ends, with step and tensor, and holds that against nobody.
 set -u
 . "$RB_SOURCE_DIR/tests/run_common.sh"
+. "$RB_SOURCE_DIR/tests/liar_common.sh"
 [ -x "$RB_BINARY_DIR/liar" ] || { echo "skipped: built without libnats"; exit 77; }
 make_corpus
 make_config
 pids='' was='' again='' # settings of the last reference; who sends everything twice
 trap 'kill -KILL $pids 2>/dev/null' EXIT
-join() { # PROGRAM NAME
-    mkdir -p "$2"
-    (cd "$2" && exec env OMP_NUM_THREADS=1 "$RB_BINARY_DIR/$1" join ../run/invitation --dir own --name "$2") >>"$2.log" 2>&1 &
-    pids="$pids $!"
-}
 
 # lie WHAT "PATTERN OF WHAT THE HOST SAYS" HONEST [settings]: so many honest ones and the liar begin, one more comes when it was named.
 lie() {
@@ -36,12 +32,7 @@ lie() {
     done
     wait_for host.log "$named" 40
     join resbm guest_spare
-    within 60 "! kill -0 $host 2>/dev/null" || { miss "$what: the host does not end"; tail -n 5 host.log; }
-    wait $host || { miss "$what: the host ended with $?"; tail -n 5 host.log; }
-    kill -KILL $liar 2>/dev/null # one that was cut off asks in vain for long
-    for p in $pids; do within 20 "! kill -0 $p 2>/dev/null" || miss "$what: a participant does not end"; done
-    pids=
-    same local run
+    finish "$what: "
     echo "  $what: $(($(now_ms) - begun)) ms"
     ! grep -E "guest[0-9_spare]*\"?\)? (was )?cut off|not finite: first in" host.log || miss "$what: an honest one is blamed"
 }
