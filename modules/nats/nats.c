@@ -170,6 +170,17 @@ resbm_status rb_nats_fail(rb_err *err, natsStatus s, const char *what) {
                    "%s: %s", what, natsStatus_GetText(s));
 }
 
+/* What a status of libnats means to who wants to take part; NULL: no more than its own words. */
+static const char *meaning(natsStatus s) {
+    bool broken = s == NATS_PROTOCOL_ERROR || s == NATS_CONNECTION_CLOSED || s == NATS_IO_ERROR;
+    return broken ? "it was reached, and broke the connection off or said nothing more: it is too busy, or "
+                    "something in "
+                    "between lets no TLS pass; try again later, or look into DIR/host/server.log on the host"
+           : s == NATS_NO_SERVER || s == NATS_TIMEOUT
+               ? "nothing answers there: the host has ended, or its port is not open to this machine"
+               : NULL;
+}
+
 static resbm_status connect_to(rb_nats *c, const rb_carrier_options *o, rb_err *err) {
     natsOptions *n = NULL;
     natsStatus s = natsOptions_Create(&n);
@@ -185,8 +196,10 @@ static resbm_status connect_to(rb_nats *c, const rb_carrier_options *o, rb_err *
     }
     natsOptions_Destroy(n);
     if (!s) return RESBM_OK;
-    char what[400];
-    snprintf(what, sizeof what, "cannot connect to the server at %s as %s", o->url, o->name);
+    char what[700];
+    const char *means = meaning(s);
+    snprintf(what, sizeof what, "cannot connect to the server at %s as %s%s%s", o->url, o->name,
+             means ? ": " : "", means ? means : "");
     return rb_nats_fail(err, s, what);
 }
 
