@@ -74,15 +74,15 @@ static bool all_within(const rb_tensor_in *t) {
     return !bad;
 }
 
-resbm_status rb_apart_check_weights(const char *path, rb_err *err) {
+resbm_status rb_apart_check_weights(const char *path, bool computed, rb_err *err) {
     rb_safetensors *s;
     RB_TRY(rb_safetensors_open(path, &s, err));
     resbm_status st = RESBM_OK;
     for (int i = 0; i < rb_safetensors_count(s) && !st; i++) {
         const rb_tensor_in *t = rb_safetensors_at(s, i);
-        const char *wrong = !all_finite(t)   ? "is not finite"
-                            : !all_within(t) ? "has values that it cannot have"
-                                             : NULL;
+        const char *wrong = !all_finite(t)               ? "is not finite"
+                            : computed && !all_within(t) ? "has values that it cannot have"
+                                                         : NULL;
         if (wrong) st = rb_fail(err, RESBM_E_FORMAT, "%s: tensor %s %s", path, t->name, wrong);
     }
     rb_safetensors_close(s);

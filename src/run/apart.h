@@ -58,7 +58,8 @@ resbm_status rb_apart_send_ids(rb_link *l, int peer, const int32_t *ids, int64_t
 resbm_status rb_apart_recv_ids(rb_link *l, int peer, int32_t *ids, int64_t n, int64_t vocab,
                                int64_t patience_ns, rb_err *err);
 
-/* Every number in a file of weights is finite, and one that it can be. RESBM_E_FORMAT names file and tensor. */
-resbm_status rb_apart_check_weights(const char *path, rb_err *err);
+/* Every number in a file of weights is finite, and one that it can be; computed: not by device timed, whose memory is empty.
+ * RESBM_E_FORMAT names file and tensor. */
+resbm_status rb_apart_check_weights(const char *path, bool computed, rb_err *err);
 
 #endif

@@ -10,15 +10,19 @@
 static char folder[] = "/tmp/resbm-apart-XXXXXX";
 
 /* A file of one tensor of four values. */
-static resbm_status check(const char *name, rb_dtype dtype, const void *data, rb_err *err) {
+static resbm_status check_of(bool computed, const char *name, rb_dtype dtype, const void *data, rb_err *err) {
     rb_tensor_out t = {.name = name, .dtype = dtype, .rank = 1, .shape = {4}, .data = data};
     rb_part_file f;
     char path[100];
     assert_ok(rb_checkpoint_write_part(folder, "a.safetensors", &t, 1, &f, err), err);
     snprintf(path, sizeof path, "%s/a.safetensors", folder);
-    resbm_status st = rb_apart_check_weights(path, err);
+    resbm_status st = rb_apart_check_weights(path, computed, err);
     unlink(path);
     return st;
+}
+
+static resbm_status check(const char *name, rb_dtype dtype, const void *data, rb_err *err) {
+    return check_of(true, name, dtype, data, err);
 }
 
 static void every_type_of_number(void **state) {
@@ -57,6 +61,10 @@ static void what_cannot_be(void **state) {
     v[2] = 0;
     assert_fails(check("boundary.0.decoder.steps", RB_F32, v, &err), RESBM_E_FORMAT, part, &err);
     assert_ok(check("exp_avg_sq.a", RB_F32, v, &err), &err);
+    assert_ok(check_of(false, "boundary.0.decoder.steps", RB_F32, v, &err), &err);
+    v[2] = NAN;
+    assert_fails(check_of(false, "boundary.0.decoder.steps", RB_F32, v, &err), RESBM_E_FORMAT, "finite",
+                 &err);
 }
 
 int main(void) {

@@ -11,6 +11,7 @@
 #include "run/apart.h"
 #include "run/bases.h"
 #include "run/control.h"
+#include "run/devices.h"
 #include "run/parts.h"
 #include "run/training.h"
 
@@ -142,7 +143,9 @@ static resbm_status collect_file(collector *c, const json_t *f, rb_err *err) {
     c->files++;
     c->bytes += sum.bytes;
     c->crossed += crossed;
-    resbm_status st = rb_apart_check_weights(path, err);
+    char device[RB_DEVICE_NAME];
+    bool computed = strcmp(rb_device_of_stage(t->cfg, p->stage, device), "timed") != 0;
+    resbm_status st = rb_apart_check_weights(path, computed, err);
     return st ? rb_err_context(err, st, "%s sent a snapshot that cannot be used: ", who) : RESBM_OK;
 }
 

@@ -37,10 +37,10 @@ TWICE = CONFIG.replace("codec_fwd: int4, codec_bwd: int4", "codec_fwd: f32, code
 
 
 class Net:
-    """A bridge in a namespace of its own; one namespace per machine. Machine 0 is the host."""
+    """A bridge in a namespace of its own; one namespace per machine. Machine 0 is the host. burst: bytes that pass a line at once."""
 
-    def __init__(self, machines, rate):
-        self.id, self.rate = "rb%d" % os.getpid(), rate
+    def __init__(self, machines, rate, burst=65536):
+        self.id, self.rate, self.burst = "rb%d" % os.getpid(), rate, burst
         self.ns = ["%sm%d" % (self.id, i) for i in range(machines)]
         self.hub = self.id + "hub"
         sh("ip", "netns", "add", self.hub)
@@ -57,7 +57,7 @@ class Net:
 
     def set_rate(self, i, mbit):
         for ns, dev in ((self.ns[i], "eth0"), (self.hub, "p%d" % i)):
-            sh("tc", "-n", ns, "qdisc", "replace", "dev", dev, "root", "tbf", "rate", "%gmbit" % mbit, "burst", "64kb", "latency", "300ms")
+            sh("tc", "-n", ns, "qdisc", "replace", "dev", dev, "root", "tbf", "rate", "%gmbit" % mbit, "burst", str(self.burst), "latency", "300ms")
 
     def up(self, i, up):
         sh("ip", "-n", self.hub, "link", "set", "p%d" % i, "up" if up else "down")

@@ -4,7 +4,9 @@ space), ratio 128, int4, against the same run without network and against what `
 a relay. Stages compute nothing and take the time that pipeline.speed says, so that a busy machine tells little else. Also what the
 server takes. The higher the speed, the larger the links' part of a step.
 
-    throughput.py --resbm PROGRAM --out DIR [--rates 80,8] [--speeds 1.3e9] [--steps 4]"""
+    throughput.py --resbm PROGRAM --out DIR [--rates 80,8] [--speeds 1.3e9] [--steps 4]
+
+Ends with 1 where a run does not, sends other bytes than that without network, or is faster than its links allow by the simulator."""
 import argparse, json, os, shutil, signal, subprocess, sys, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import internet
@@ -37,8 +39,8 @@ def predicted(o, config, rate, speed):
 
 
 def hosted(o, config, rate):
-    net = internet.Net(5, rate)
-    run, procs, seen = "%s-at%g" % (config[:-5], rate), [], (0, 0)
+    net = internet.Net(5, rate, burst=max(3000, int(rate * 1e6 / 8 * 1e-3))) # a step's messages are small: none may pass unslowed
+    run, procs, seen, until = "%s-at%g" % (config[:-5], rate), [], (0, 0), time.monotonic() + o.deadline
     env = dict(os.environ, OMP_NUM_THREADS="1")
 
     def start(machine, *argv):
@@ -52,6 +54,9 @@ def hosted(o, config, rate):
             start(i, "join", run + "/invitation", "--dir", "%s-guest%d" % (run, i))
         begin = None
         while procs[0].poll() is None:
+            if time.monotonic() > until:
+                sys.exit("the run over %g Mbit/s has not ended within %g s; the last words of %s.log:\n%s" % (
+                    rate, o.deadline, run, "".join(open(run + ".log").readlines()[-12:])))
             time.sleep(0.5)
             try:
                 pid = int(open(run + "/host/server.pid").read())
@@ -77,11 +82,13 @@ def main():
     p.add_argument("--rates", default="80,8")
     p.add_argument("--speeds", default="1.3e9", help="FLOP/s of a stage")
     p.add_argument("--steps", type=int, default=4)
+    p.add_argument("--deadline", type=float, default=600, help="seconds for each run")
     o = p.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)) # so that namespaces and processes go
     o.resbm, o.out = os.path.abspath(o.resbm), os.path.abspath(o.out)
     shutil.rmtree(o.out, ignore_errors=True)
     os.makedirs(o.out)
+    bad = 0
     with open(o.out + "/text", "w") as f:
         f.write("latent gradients cross a slow link. " * 20000)
     internet.sh(o.resbm, "data", "--out", o.out + "/corpus", o.out + "/text")
@@ -98,7 +105,10 @@ def main():
             plan, (s, server) = predicted(o, config, rate, speed), hosted(o, config, rate)
             print("| %.3g | %g Mbit/s, 50 ms | %.3f | %.3f | %.3f | %.3f | %.0f | %.4f | %.0f |" % (
                 speed, rate, s["step_s"], alone["step_s"] / s["step_s"], plan, s["step_s"] / plan, s["wire_ratio"], server[0], server[1] / 1e6), flush=True)
-    return 0
+            if abs(s["wire_ratio"] / alone["wire_ratio"] - 1) > 0.01 or s["step_s"] < 0.9 * plan:
+                print("FAILED: other bytes, or less time than the links take")
+                bad = 1
+    return bad
 
 
 if __name__ == "__main__":
