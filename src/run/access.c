@@ -10,8 +10,8 @@ resbm_status rb_access_print(const rb_access *a, char **out, rb_err *err) {
     const struct {
         const char *key;
         double value;
-    } number[] = {{"up_bits", a->up_bits}, {"uplink_bits", a->uplink_bits}, {"gflops", a->gflops}};
-    for (int i = 0; i < 3; i++)
+    } number[] = {{"up_bits", a->up_bits}, {"uplink_bits", a->uplink_bits}};
+    for (int i = 0; i < 2; i++)
         if (number[i].value > 0) json_object_set_new(j, number[i].key, json_real(number[i].value));
     *out = j ? json_dumps(j, JSON_COMPACT) : NULL;
     json_decref(j);
@@ -38,7 +38,6 @@ resbm_status rb_access_parse(const char *text, rb_access *a, rb_err *err) {
               plain(a->name);
     a->up_bits = json_number_value(json_object_get(j, "up_bits"));
     a->uplink_bits = json_number_value(json_object_get(j, "uplink_bits"));
-    a->gflops = json_number_value(json_object_get(j, "gflops"));
     json_decref(j);
     return ok ? RESBM_OK : rb_fail(err, RESBM_E_FORMAT, "this is no access to a run's server");
 }

@@ -1,6 +1,6 @@
 /* Access: what a process needs to reach the run's server as one participant, as one line of JSON:
  *     {"url": "tls://host:4222", "run": "r3f2a", "name": "p-2b7c", "seed": "SU…", "certificate": "-----BEGIN …",
- *      "up_bits": 0, "uplink_bits": 21e6, "gflops": 140}
+ *      "up_bits": 0, "uplink_bits": 21e6}
  * It holds a secret: it travels on standard input and in files of mode 0600, never on a command line or in a log. */
 #ifndef RB_RUN_ACCESS_H
 #define RB_RUN_ACCESS_H
@@ -17,7 +17,6 @@ typedef struct rb_access {
     void (*malformed)(void *ctx, const char *from); /* rb_carrier_options.malformed; not printed */
     double up_bits;     /* that its owner lets a stage send per second; 0: no limit */
     double uplink_bits; /* that its uplink was measured to carry; 0: not measured */
-    double gflops;      /* of products, that all its processors were measured to do; 0: not measured */
 } rb_access;
 
 /* One line; the caller frees it (and wipes it). */

@@ -1,11 +1,15 @@
 #include "run/held.h"
 
+#include <math.h>
 #include "core/clock.h"
 
 /* A machine that suddenly has ten times the work on its processors, or a tenth of its rate, goes on; what interrupts everybody for a
  * moment (a server that is started again, a cut of seconds) is longer than many a step, and has the floor. */
 enum { KNOWN = 8, MEDIANS = 12, DEVIATIONS = 16 };
-#define FLOOR (8 * RB_SEC)
+#define FLOOR (5 * RB_SEC)
+/* Whoever takes that long is rather replaced than waited for; of steps that are long themselves so many medians. */
+#define LONG (60 * RB_SEC)
+enum { LONG_MEDIANS = 4 };
 #define PAUSE RB_SEC /* between two looks: this process did not run itself */
 enum {
     MOST_TOLD = 65536,
@@ -15,8 +19,9 @@ enum {
 int64_t rb_step_deadline_ns(const rb_usual *steps, int slack, int64_t most_ns) {
     if (rb_usual_known(steps) < KNOWN) return 0;
     int64_t deviation, median = rb_usual_median(steps, &deviation);
-    double ns = (double)MEDIANS * (double)median + (double)DEVIATIONS * (double)deviation;
-    if (ns < (double)FLOOR) ns = (double)FLOOR;
+    double varies = (double)DEVIATIONS * (double)deviation, ns = (double)MEDIANS * (double)median + varies;
+    if (ns > (double)LONG) ns = fmax((double)LONG, (double)LONG_MEDIANS * (double)median + varies);
+    ns = fmax(ns, (double)FLOOR);
     ns *= slack > 1 ? slack : 1;
     return ns < (double)most_ns ? (int64_t)ns : 0;
 }

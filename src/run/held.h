@@ -12,7 +12,7 @@
 #include "run/config.h"
 #include "run/usual.h"
 
-/* A step's deadline, ns from its begin. 0: none is known yet, or pipeline.deadline (most_ns) is shorter. slack: times that it is
+/* A step's deadline, ns from its begin. 0: none is known yet, or a single wait's own, most_ns, is shorter. slack: times that it is
  * longer than usual, because steps of earlier epochs have passed theirs. */
 int64_t rb_step_deadline_ns(const rb_usual *steps, int slack, int64_t most_ns);
 

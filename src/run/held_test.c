@@ -6,7 +6,7 @@
 #include "rb_cmocka.h"
 
 enum { WORKERS = 5 };
-#define MOST (60 * RB_SEC)
+#define MOST (600 * RB_SEC)
 
 static rb_held h;
 static bool owes[WORKERS], answered[WORKERS];
@@ -25,16 +25,19 @@ static double deadline(const double *s, int n, int times, int slack) {
 static void learned_from_steps(void **state) {
     (void)state;
     assert_true(deadline((double[]){0.3}, 1, 7, 1) == 0);      /* too few */
-    assert_true(deadline((double[]){0.3}, 1, 8, 1) == 8);      /* the floor */
+    assert_true(deadline((double[]){0.3}, 1, 8, 1) == 5);      /* the floor */
     assert_true(deadline((double[]){2}, 1, 20, 0) == 24);      /* twelve medians */
     assert_true(deadline((double[]){2, 2.5}, 2, 20, 1) == 38); /* and sixteen deviations */
     assert_true(deadline((double[]){2, 2.5, 3}, 3, 20, 1) == 38);
-    assert_true(deadline((double[]){6}, 1, 20, 1) == 0);   /* pipeline.deadline is shorter */
-    assert_true(deadline((double[]){0.3}, 1, 8, 4) == 32); /* those before passed theirs */
-    assert_true(deadline((double[]){0.3}, 1, 8, 8) == 0);
+    assert_true(deadline((double[]){9}, 1, 20, 1) == 60);   /* long ones: a minute, */
+    assert_true(deadline((double[]){40}, 1, 20, 1) == 160); /* then four medians */
+    assert_true(deadline((double[]){40, 60}, 2, 20, 1) == 560);
+    assert_true(deadline((double[]){200}, 1, 20, 1) == 0); /* a wait's own is shorter */
+    assert_true(deadline((double[]){0.3}, 1, 8, 4) == 20); /* those before passed theirs */
+    assert_true(deadline((double[]){0.3}, 1, 8, 120) == 0);
     rb_usual u = took((double[]){0.5}, 1, 40); /* one long step changes nothing, many do */
     rb_usual_note(&u, 3600 * RB_SEC);
-    assert_true(rb_step_deadline_ns(&u, 1, MOST) == 8 * RB_SEC);
+    assert_true(rb_step_deadline_ns(&u, 1, MOST) == 6 * RB_SEC);
     for (int i = 0; i < 40; i++) rb_usual_note(&u, RB_SEC);
     assert_true(rb_step_deadline_ns(&u, 1, MOST) == 12 * RB_SEC);
 }
@@ -171,7 +174,7 @@ static void time_that_counts(void **state) {
     h.deadline_ns = 0; /* not learned */
     assert_false(due_within(&now, 1000, true));
     rb_held_begin(&h, now); /* one writes longer than the others: those took five seconds */
-    h.most_ns = MOST;
+    h.most_ns = 60 * RB_SEC;
     assert_false(due_within(&now, 5, true));
     rb_held_answers(&h, WORKERS - 1);
     rb_held_answers(&h, WORKERS - 1);

@@ -226,6 +226,31 @@ static int slack(const rb_host *h) {
     return 1 << (doublings < 6 ? doublings : 6);
 }
 
+/* Of single waits; a step has no other before some are known. */
+static int64_t wait_deadline(rb_host *h) {
+    int64_t stated = h->cfg->pipeline.deadline_ns, ns = rb_host_wait_ns(h, slack(h));
+    if (ns > stated)
+        rb_host_note(h, "a wait of this epoch may take %.3g s (pipeline.deadline is %.3g s): %s",
+                     (double)ns * 1e-9, (double)stated * 1e-9,
+                     slack(h) > 1 ? "epochs before were held up" : "a step of these machines is long");
+    return ns;
+}
+
+/* 0: as the schedule is. */
+static int depth(rb_host *h) {
+    rb_err err;
+    int extra, stated = (int)h->cfg->pipeline.inflight;
+    if (rb_host_plan_depth(h, &extra, &err)) {
+        rb_host_note(h, "how deep the pipeline is to be could not be planned: %s", err.text);
+        return stated;
+    }
+    if (extra > stated)
+        rb_host_note(
+            h, "keeps %d microbatches more in flight, so that stages compute while messages are under way",
+            extra);
+    return extra;
+}
+
 static resbm_status try_once(rb_host *h, rb_train_summary *sum, rb_err *err) {
     attempt a = {.h = h};
     int64_t step = -1;
@@ -248,7 +273,8 @@ static resbm_status try_once(rb_host *h, rb_train_summary *sum, rb_err *err) {
                             .loading = on_loading,
                             .note = on_note,
                             .apart = true};
-    rb_train_options o = {.cfg = h->cfg,
+    rb_config c = *h->cfg; /* what it points to stays h's */
+    rb_train_options o = {.cfg = &c,
                           .dir = h->dir,
                           .program = h->program,
                           .resume = step >= 0,
@@ -264,6 +290,8 @@ static resbm_status try_once(rb_host *h, rb_train_summary *sum, rb_err *err) {
                                     .spans = on_spans,
                                     .commit = on_commit,
                                     .saved = on_saved}};
+    c.pipeline.deadline_ns = wait_deadline(h);
+    c.pipeline.inflight = depth(h);
     resbm_status st = rb_train(&o, sum, err);
     stand_down(h);
     bool whole = (st == RESBM_OK && !sum->nothing_left) || (st == RESBM_E_CANCELLED && sum->stopped_early);

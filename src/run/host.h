@@ -22,6 +22,7 @@
 #include "run/crew.h"
 #include "run/lease.h"
 #include "run/server.h"
+#include "pipeline/simulator.h"
 #include "run/train.h"
 
 enum {
@@ -99,11 +100,12 @@ typedef struct rb_host {
     int seat[RB_MAX_STAGES]; /* (workers) member of each; -1 */
     /* Of each stage (host_places.c): bytes of memory; FLOP, bytes out and in of a microbatch; bytes of a step's sum of replicas. */
     double need[RB_MAX_STAGES], work[RB_MAX_STAGES], traffic[RB_MAX_STAGES][2], sum[RB_MAX_STAGES];
-    double speed[RB_MAX_STAGES];        /* (workers) microbatches a second in this epoch; 0: unknown */
-    int64_t packets[RB_MAX_STAGES][2];  /* (workers) rb_step_record, of the last step */
-    double computes[RB_MAX_STAGES];     /* (workers) share of a step */
-    double step_s;                      /* of that step */
-    uint64_t loading[RB_MAX_STAGES][2]; /* (workers) bytes of weights that each has, of those it lacked */
+    rb_segment_cost flop[RB_MAX_SEGMENTS]; /* of a microbatch in each segment */
+    double speed[RB_MAX_STAGES];           /* (workers) microbatches a second in this epoch; 0: unknown */
+    int64_t packets[RB_MAX_STAGES][2];     /* (workers) rb_step_record, of the last step */
+    double computes[RB_MAX_STAGES];        /* (workers) share of a step */
+    double step_s;                         /* of that step */
+    uint64_t loading[RB_MAX_STAGES][2];    /* (workers) bytes of weights that each has, of those it lacked */
     int64_t loading_told_ns;
     int held_up; /* epochs since the last snapshot that ended because one held up the others */
     int timed;   /* steps of this epoch with speeds */
@@ -183,6 +185,10 @@ void rb_host_malformed(void *host, const char *from);
 bool rb_host_lost(void *host, int stage, char *text, size_t size);
 resbm_status rb_host_revoke(rb_host *h, const char *name, const char *why, rb_err *err);
 
+/* host_depth.c. Microbatches in flight beyond the schedule's own, once all places are taken: pipeline.inflight, or with auto the
+ * fewest that cover the links of those who have the places, within their memory. */
+resbm_status rb_host_plan_depth(rb_host *h, int *extra, rb_err *err);
+
 /* host_places.c */
 resbm_status rb_host_measure_stages(rb_host *h, rb_err *err); /* h->cfg, workers and place are set */
 /* Gives every place a member: who has it keeps it, the heaviest goes to the fastest that fits. False when there are too few, and
@@ -195,7 +201,11 @@ bool rb_host_fits(const rb_host *h, const rb_member *m, int stage);
 double rb_host_least_need(const rb_host *h); /* bytes of memory of the stage that takes least */
 /* Seconds that a step would take the member in that place, at the least; what its link alone takes. */
 double rb_host_step_s(const rb_host *h, const rb_member *m, int worker);
+/* How long a wait may take, ns: pipeline.deadline, or more where a step of those who have the places is long; that so many times,
+ * up to eight, for those before were too short. */
+int64_t rb_host_wait_ns(const rb_host *h, int times);
 double rb_host_link_s(const rb_host *h, const rb_member *m, int worker);
+double rb_member_flops(const rb_member *m); /* a second, of a training step; 0: it has not measured */
 double rb_member_share(const rb_member *m); /* what it is known to give of what it measured */
 void rb_member_set_aside(
     rb_member *m,

@@ -49,13 +49,6 @@ static double sum_of(const rb_config *c, int stage, double gradients) {
     return c->optim.local_steps > 0 ? bytes / (double)c->optim.local_steps : bytes;
 }
 
-/* Depth that `inflight: auto` may come to, where links are given: each stage decides with speeds that are not known here. */
-static int most_in_flight(const rb_config *c) {
-    bool decides =
-        !c->pipeline.inflight && (c->link.latency_ns > 0 || c->link.up_bits > 0 || c->link.down_bits > 0);
-    return decides ? (int)c->train.microbatches : (int)c->pipeline.inflight;
-}
-
 resbm_status rb_host_measure_stages(rb_host *h, rb_err *err) {
     const rb_config *c = h->cfg;
     memset(h->work, 0, sizeof h->work);
@@ -63,10 +56,11 @@ resbm_status rb_host_measure_stages(rb_host *h, rb_err *err) {
         rb_segment_measure m;
         RB_TRY(rb_measure_segment(c, "timed", g, 0, 0, &m, err));
         h->work[rb_stage_of(c, g)] += m.forward + m.backward;
+        h->flop[g] = (rb_segment_cost){m.forward, m.backward, m.input, m.weight};
     }
     for (int s = 0; s < (int)c->pipeline.stages; s++) {
         rb_fit_need need;
-        RB_TRY(rb_fit_stage(c, s, most_in_flight(c), &need, err));
+        RB_TRY(rb_fit_stage(c, s, (int)c->pipeline.inflight, &need, err)); /* deeper: host_depth.c */
         double gradients = (double)need.part.gradients;
         traffic_of(c, s, h->traffic[s]);
         h->sum[s] = sum_of(c, s, gradients);
@@ -77,12 +71,19 @@ resbm_status rb_host_measure_stages(rb_host *h, rb_err *err) {
 
 /* --- how long a step would take a machine; what is not known of it takes no time --- */
 
+/* The longest wait is for what all others do first; measured before the run, a machine's speed is a guess. */
+enum { EXPECTED = 4, MOST_TIMES = 8 };
+
 static double seconds(double what, double rate) {
     return rate > 0 ? what / rate : 0;
 }
 
 double rb_member_share(const rb_member *m) {
     return m->share > 0 && m->share < 1 ? m->share : 1;
+}
+
+double rb_member_flops(const rb_member *m) {
+    return m->gflops * rb_member_share(m) * GIVES;
 }
 
 static double part_of(const rb_host *h, int worker) {
@@ -98,8 +99,16 @@ double rb_host_link_s(const rb_host *h, const rb_member *m, int worker) {
 
 double rb_host_step_s(const rb_host *h, const rb_member *m, int worker) {
     double work = part_of(h, worker) * h->work[h->place[worker].stage];
-    double computes = seconds(work, m->gflops * rb_member_share(m) * GIVES);
+    double computes = seconds(work, rb_member_flops(m));
     return fmax(computes, rb_host_link_s(h, m, worker)) + 2 * m->latency_s;
+}
+
+int64_t rb_host_wait_ns(const rb_host *h, int times) {
+    double in_turn = 0, stated = (double)h->cfg->pipeline.deadline_ns;
+    for (int w = 0; w < h->workers; w++)
+        if (h->seat[w] >= 0) in_turn += 1e9 * rb_host_step_s(h, &h->member[h->seat[w]], w);
+    double ns = fmax(stated, EXPECTED * in_turn) * (times < MOST_TIMES ? times : MOST_TIMES);
+    return ns < 1e18 ? (int64_t)ns : (int64_t)1e18;
 }
 
 /* --- assignment --- */

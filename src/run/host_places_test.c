@@ -1,5 +1,6 @@
 /* Who gets which stage: memory as the schedule keeps microbatches, the heaviest stage to the fastest machine that fits, a slow link
  * spare, and weights that are there already. */
+#include <math.h>
 #include <stdlib.h>
 #include "core/clock.h"
 #include "run/fit.h"
@@ -156,6 +157,25 @@ static void slow_link_is_spare(void **state) {
     assert_true(h.seat[0] == 3 || h.seat[1] == 3);
 }
 
+static void a_long_step_has_a_longer_wait(void **state) {
+    (void)state;
+    configure((const char *const[]){MODEL, NULL});
+    arrives(10, 8e9, 1e9, 1e9);
+    arrives(10, 8e9, 1e9, 1e9);
+    int64_t stated = h.cfg->pipeline.deadline_ns;
+    assert_true(rb_host_wait_ns(&h, 1) == stated); /* nobody has a place */
+    assert_true(rb_host_assign(&h, text, sizeof text));
+    assert_true(rb_host_wait_ns(&h, 1) == stated && rb_host_wait_ns(&h, 2) == 2 * stated);
+    assert_true(rb_host_wait_ns(&h, 64) == 8 * stated);
+    h.member[h.seat[1]].latency_s = 50;
+    double first = rb_host_step_s(&h, &h.member[h.seat[0]], 0),
+           second = rb_host_step_s(&h, &h.member[h.seat[1]], 1);
+    assert_true(second > 100);
+    assert_true(fabs((double)rb_host_wait_ns(&h, 1) * 1e-9 - 4 * (first + second)) < 1e-6);
+    h.member[h.seat[1]].latency_s = INFINITY;
+    assert_true(rb_host_wait_ns(&h, 1) == (int64_t)1e18);
+}
+
 /* The only one that fits the large stage may not sit on the small one. */
 static void room_is_made(void **state) {
     (void)state;
@@ -210,9 +230,13 @@ static void far_one_is_replaced(void **state) {
 
 int main(void) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, begin, end)
-    const struct CMUnitTest tests[] = {TEST(memory_is_the_schedules_own),  TEST(copies_for_replicas_count),
-                                       TEST(heaviest_goes_to_the_fastest), TEST(weights_stay),
-                                       TEST(slow_link_is_spare),           TEST(room_is_made),
+    const struct CMUnitTest tests[] = {TEST(memory_is_the_schedules_own),
+                                       TEST(copies_for_replicas_count),
+                                       TEST(heaviest_goes_to_the_fastest),
+                                       TEST(weights_stay),
+                                       TEST(slow_link_is_spare),
+                                       TEST(a_long_step_has_a_longer_wait),
+                                       TEST(room_is_made),
                                        TEST(far_one_is_replaced)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -283,7 +283,6 @@ static resbm_status start_stage(guest *g, const char *control, int stages, uint6
     char *text, line[200];
     a.up_bits = g->o->up_bits;
     a.uplink_bits = g->up_bits;
-    a.gflops = g->gflops;
     resbm_status st = rb_access_print(&a, &text, err);
     explicit_bzero(&a, sizeof a);
     if (st) return st;

@@ -338,7 +338,9 @@ const rb_key rb_keys[] = {
     DURATION("pipeline", "deadline", pipeline.deadline_ns, "60s", 1e6,
              "Longest wait for another stage's message, and for a sign of life from a stage that computes or "
              "writes, before "
-             "the run ends with a message. Hosted runs learn a shorter one for their steps."),
+             "the run ends with a message. Hosted runs learn one for their steps, and take a longer one "
+             "where a step "
+             "of their machines is long."),
     DURATION(
         "pipeline", "startup_deadline", pipeline.startup_deadline_ns, "60s", 1e6,
         "Longest wait for all stages to be there; while weights are downloaded, for the next piece of them."),

@@ -78,7 +78,6 @@ typedef struct rb_stage {
     bool apart;      /* shares no folder with the coordinator (stage_apart.c) */
     struct rb_sending *sending; /* a snapshot on its way to the coordinator; NULL: none */
     double uplink_bits;         /* that join measured; 0: unknown */
-    double measured_gflops;     /* likewise, with all processors */
     double up_bits;             /* that this machine's owner lets its stage send per second; 0: no limit */
     rb_manifest snapshot;       /* apart: what it was started from, its own files */
     rb_carrier *carrier;        /* NULL: peers are reached by sockets */
@@ -168,7 +167,8 @@ typedef struct rb_stage {
 
 /* Everything below works on an opened stage; faults are the caller's to report. */
 resbm_status rb_stage_open(rb_stage *s, rb_err *err); /* cfg, self, epoch, training, link, gflops are set */
-/* Does pipeline.inflight: auto have something to decide, with speeds measured? Alike on all stages. */
+/* Does pipeline.inflight: auto have something to decide here, with speeds measured? Alike on all stages. For those of a hosted run
+ * its host decides (host_depth.c). */
 bool rb_stage_plans_in_flight(const rb_stage *s);
 /* The part of it that takes memory: model, ports, seats, buffers. cfg, host, hosted, training, halves are set; slots
  * (hosted): microbatches alive in each segment. */

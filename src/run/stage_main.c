@@ -127,16 +127,6 @@ static resbm_status read_speeds(rb_stage *s, const json_t *speeds, rb_err *err) 
     return RESBM_OK;
 }
 
-/* As join has measured it: at an epoch's start it would take its time, and all stages would measure at once. */
-static resbm_status own_speed(const rb_stage *s, double *gflops, rb_err *err) {
-    double cores = (double)sysconf(_SC_NPROCESSORS_ONLN), threads = (double)s->cfg.pipeline.threads;
-    if (s->measured_gflops > 0) {
-        *gflops = s->measured_gflops * (threads < cores ? threads / cores : 1);
-        return RESBM_OK;
-    }
-    return rb_bench_sgemm_glance((int)threads, gflops, err);
-}
-
 static resbm_status open_links(rb_stage *s, const json_t *in, rb_err *err) {
     rb_link_options o = {.self = s->self,
                          .stages = s->workers,
@@ -157,7 +147,8 @@ static resbm_status open_links(rb_stage *s, const json_t *in, rb_err *err) {
     int from;
     int64_t deadline = rb_now_ns() + s->cfg.pipeline.startup_deadline_ns;
     double gflops = 0;
-    if (rb_stage_plans_in_flight(s)) RB_TRY(own_speed(s, &gflops, err));
+    if (rb_stage_plans_in_flight(s))
+        RB_TRY(rb_bench_sgemm_glance((int)s->cfg.pipeline.threads, &gflops, err));
     RB_TRY(rb_link_open(&o, &s->link, err));
     RB_TRY(listen_for(s, json_string_value(json_object_get(in, "listen")), &mine, err));
     resbm_status st = tell_address(s, mine, gflops, need, deadline, err);
@@ -237,7 +228,6 @@ static resbm_status reach(rb_stage *s, const char *text, rb_err *err) {
     resbm_status st = rb_access_parse(text, &a, err);
     s->up_bits = a.up_bits;
     s->uplink_bits = a.uplink_bits;
-    s->measured_gflops = a.gflops;
     a.catch_all = *a.certificate != 0; /* the participant's only process that has streams */
     if (!st)
         st = rb_access_connect(&a, rb_now_ns() + 60 * RB_SEC, a.catch_all ? s->way->note : NULL, NULL,

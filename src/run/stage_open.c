@@ -32,11 +32,20 @@ bool rb_stage_plans_in_flight(const rb_stage *s) {
     const rb_config *c = &s->cfg;
     bool delayed = c->link.latency_ns > 0 || c->link.up_bits > 0 || c->link.down_bits > 0;
     const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
-    return s->training && !c->pipeline.inflight && delayed && c->pipeline.stages > 1 && kind &&
+    return s->training && !s->apart && !c->pipeline.inflight && delayed && c->pipeline.stages > 1 && kind &&
            kind->takes_extra && !kind->extra_ages;
 }
 
-/* pipeline.inflight: auto, with each stage's speed as it measured it. A training step reaches about 0.6 of what plain
+/* Of the slowest replica, a second. */
+static double flops_of(const rb_stage *s, int stage) {
+    double least = 0;
+    if (s->cfg.pipeline.speed > 0) return s->cfg.pipeline.speed;
+    for (int w = 0; w < s->workers; w++)
+        if (s->places[w].stage == stage && !(least > 0 && least <= s->gflops[w])) least = s->gflops[w];
+    return 0.6e9 * least;
+}
+
+/* pipeline.inflight: auto, with each stage's speed as it is stated, or as it measured it. A training step reaches about 0.6 of what plain
  * products do (docs/benchmarks.md). The depth never changes a bit of the result, only its time. */
 static resbm_status auto_in_flight(const rb_stage *s, const rb_schedule_kind *kind, rb_schedule_args *a,
                                    rb_err *err) {
@@ -54,7 +63,7 @@ static resbm_status auto_in_flight(const rb_stage *s, const rb_schedule_kind *ki
                mlp = 3 * d * (double)m->ffn;
         rb_segment_halves has = rb_halves_of(m, i);
         double weights = attention * (double)has.attention + mlp * (double)has.mlp;
-        cost[i].forward = 2 * tokens * weights / (0.6e9 * s->gflops[rb_stage_of(&s->cfg, i)]);
+        cost[i].forward = 2 * tokens * weights / flops_of(s, rb_stage_of(&s->cfg, i));
         cost[i].backward = 2 * cost[i].forward;
         slot[i] = (size_t)(tokens * (double)m->segment_layers[i] * (8 * d + 2 * (double)m->ffn) * 4);
     }
