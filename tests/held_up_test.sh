@@ -4,7 +4,7 @@
 # A participant that lives, and whose stage does nothing more (tests/liar.c), is found by what the steps before took, and a spare one takes
 # its place long before pipeline.deadline; the run has the bits of the local engine. One whose stage always dies at its start has the next
 # tries wait, longer each time, which host and status say; the run goes on at once when another one comes.
-# That needs a server that knows it, which is seen to.
+# That needs a server that knows it, which is seen to. One that never ends its first step ends the epoch, too, with nobody to take its place.
 set -u
 . "$RB_SOURCE_DIR/tests/run_common.sh"
 . "$RB_SOURCE_DIR/tests/liar_common.sh"
@@ -62,6 +62,16 @@ wait_for host.log "the next try in 2 s: the last 5 epochs" 20
 grep -Eq "^step 0 of 6, epoch [0-9]+, the next try in [0-2] s: the last 5 epochs ended before a step, the last because stage [01] .* exited with status 3" status.log ||
     { miss "status does not say why nothing goes on"; head -n 1 status.log; }
 wait_for guest1.log "nothing to do yet: the run waits before the next try: the last [3-5] epochs ended before a step" 10
+join resbm guest_other
+finish
+
+# One does not say that it has done its first step, in which no deadline is learned, and nobody could take its place.
+begin pipeline.stages=2 train.steps=4 train.checkpoint_every=2 optim.schedule=constant pipeline.deadline=$((3 * patience))s
+join resbm guest1
+RB_LIE="mute 0" join liar liar
+liar=$!
+wait_for host.log "epoch 1 ended: stage [01] .*holds up the others in step 0: it has not done its part for [0-9.]+ s, which is too long after the others .pipeline.deadline is $((3 * patience)) s., and waits for nobody; (the others have done theirs|stage [01] waits)" 60
+wait_for host.log "pipeline.deadline is $((3 * patience)) s.: epochs before were held up" 60
 join resbm guest_other
 finish
 verdict

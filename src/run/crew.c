@@ -598,9 +598,7 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
     memset(replies, 0, (size_t)c->stages * sizeof *replies);
     for (int i = 0; i < c->stages; i++) rb_sign_begin(&c->sign[i]);
     rb_held_begin(&c->held, rb_now_ns());
-    bool writes =
-        !strcmp(type, "saved") && c->o.outside && c->o.outside->apart; /* its peers do not wait for it */
-    c->held.most_ns = writes ? c->o.cfg->pipeline.deadline_ns : 0;
+    c->held.most_ns = c->started ? c->o.cfg->pipeline.deadline_ns : 0; /* weights may come to one much later */
     take_early(c, replies);
     *c->blame = rb_blame_nobody();
     resbm_status st = RESBM_OK;

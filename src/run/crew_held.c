@@ -39,7 +39,7 @@ static const char *name_of(const rb_crew *c, int worker, char buf[RB_WHO_TEXT + 
     return buf;
 }
 
-/* Could anybody do its part? Else it is given all the time there is. */
+/* Could anybody do its part? Else it is given what time it takes, unless it hangs. */
 static bool can_be_spared(const rb_crew *c, int worker) {
     const rb_crew_outside *o = c->o.outside;
     if (c->o.lose && rb_crew_has_twin(c, worker)) return true;
@@ -106,7 +106,7 @@ resbm_status rb_crew_held_up(rb_crew *c, json_t **replies, rb_err *err) {
     rb_held_answers(&c->held, answers);
     if (!rb_held_due(&c->held, rb_now_ns(), online)) return RESBM_OK;
     int other, worker = rb_held_find(&c->held, owes, answered, c->stages, &other);
-    if (worker < 0 || !can_be_spared(c, worker)) return RESBM_OK;
+    if (worker < 0 || !(can_be_spared(c, worker) || rb_held_hangs(&c->held))) return RESBM_OK;
     c->silent = c->held.found = worker;
     *c->blame = (rb_blame){.worker = worker, .by = other, .holds_up = true};
     return fail_held(c, worker, other, err);

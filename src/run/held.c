@@ -13,7 +13,7 @@ enum { LONG_MEDIANS = 4 };
 #define PAUSE RB_SEC /* between two looks: this process did not run itself */
 enum {
     MOST_TOLD = 65536,
-    HEAVIER = 4 /* times that one may have more to write than the last of the others */
+    HEAVIER = 4 /* times that one may have more to do than the last of the others that has answered */
 };
 
 int64_t rb_step_deadline_ns(const rb_usual *steps, int slack, int64_t most_ns) {
@@ -64,8 +64,12 @@ bool rb_held_due(rb_held *h, int64_t now_ns, bool connected) {
     int64_t passed = now_ns - h->looked_ns;
     h->looked_ns = now_ns;
     if (connected && passed < PAUSE) h->passed_ns += passed;
-    if (h->deadline_ns > 0) return h->passed_ns > h->deadline_ns + RB_SEC + 2 * h->usual_ns;
-    return h->most_ns > 0 && h->passed_ns > h->most_ns + HEAVIER * h->answered_ns + RB_SEC;
+    if (rb_held_hangs(h)) return true;
+    return h->deadline_ns > 0 && h->passed_ns > h->deadline_ns + RB_SEC + 2 * h->usual_ns;
+}
+
+bool rb_held_hangs(const rb_held *h) {
+    return h->most_ns > 0 && h->answers > 0 && h->passed_ns > h->most_ns + HEAVIER * h->answered_ns + RB_SEC;
 }
 
 /* Most others wait for it. */

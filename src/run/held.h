@@ -29,7 +29,7 @@ typedef struct rb_held {
     int64_t usual_ns;             /* how long a step takes, */
     int steps;                    /* by so many */
     int64_t looked_ns, passed_ns; /* since the answers are waited for, as far as it counts */
-    int64_t most_ns;     /* where none is learned: what one may take longer than the others; 0: anything */
+    int64_t most_ns;     /* learned or not: what one may take longer than all others; 0: anything */
     int answers;         /* so many have answered, */
     int64_t answered_ns; /* the last of them then */
     int found;           /* the last one that was found; -1 */
@@ -43,6 +43,8 @@ bool rb_held_note(rb_held *h, int from, const json_t *said, int workers);
 /* To be called several times a second. Has the step's deadline passed, and a little more, in which those who wait say so? Time
  * in which this process was cut off (connected), or did not run itself, does not count. */
 bool rb_held_due(rb_held *h, int64_t now_ns, bool connected);
+/* Is one so much later than all others that it counts as hung, though nobody could take its place? */
+bool rb_held_hangs(const rb_held *h);
 /* Of the workers that owe an answer: the one that holds up the others, which does not wait itself; -1: nobody is held up, all of
  * them work. Where all wait, a message is under way and does not come: the one that it is for, *other (else -1) has sent it. */
 int rb_held_find(const rb_held *h, const bool *owes, const bool *answered, int workers, int *other);

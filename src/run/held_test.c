@@ -179,7 +179,19 @@ static void time_that_counts(void **state) {
     rb_held_answers(&h, WORKERS - 1);
     rb_held_answers(&h, WORKERS - 1);
     assert_false(due_within(&now, 75.5, true)); /* 60, four times five, and one */
+    assert_false(rb_held_hangs(&h));
     assert_true(due_within(&now, 1, true));
+    assert_true(rb_held_hangs(&h));
+    rb_held_begin(&h, now); /* of one alone nobody knows what it has to do */
+    assert_false(due_within(&now, 1000, true));
+    h.deadline_ns = 8 * RB_SEC; /* learned: it is late, and hangs only where all others are ready */
+    rb_held_begin(&h, now);
+    assert_true(due_within(&now, 20, true)); /* after ten */
+    rb_held_answers(&h, WORKERS - 1);
+    for (int i = 0; i < 455; i++, now += RB_SEC / 5) assert_true(rb_held_due(&h, now, true));
+    assert_false(rb_held_hangs(&h));
+    for (int i = 0; i < 5; i++, now += RB_SEC / 5) assert_true(rb_held_due(&h, now, true));
+    assert_true(rb_held_hangs(&h)); /* 60, four times ten, and one */
 }
 
 int main(void) {
