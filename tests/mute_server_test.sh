@@ -1,7 +1,7 @@
 #!/bin/sh
 # ctest: timeout=90
 # A participant whose connection breaks, or whose server falls silent, before it has come about tries again
-# (tests/internet/mute_server.py; modules/nats/tls_read.c).
+# (tests/internet/mute_server.py; modules/nats/tls_waits.c).
 set -u
 . "$RB_SOURCE_DIR/tests/run_common.sh"
 [ -f "$RB_BINARY_DIR/resbm-nats.so" ] || { echo "skipped: built without libnats"; exit 77; }

@@ -14,6 +14,7 @@
 #include "core/rng.h"
 #include "module.h"
 #include "subject.h"
+#include "tls_waits.h"
 
 static bool publish(void *ctx, const char *to, const char *service, uint64_t port, const uint8_t *p,
                     size_t n) {
@@ -172,11 +173,12 @@ resbm_status rb_nats_fail(rb_err *err, natsStatus s, const char *what) {
 
 /* What a status of libnats means to who wants to take part; NULL: no more than its own words. */
 static const char *meaning(natsStatus s) {
-    bool broken = s == NATS_PROTOCOL_ERROR || s == NATS_CONNECTION_CLOSED || s == NATS_IO_ERROR;
+    bool broken =
+        s == NATS_PROTOCOL_ERROR || s == NATS_CONNECTION_CLOSED || s == NATS_IO_ERROR || s == NATS_TIMEOUT;
     return broken ? "it was reached, and broke the connection off or said nothing more: it is too busy, or "
                     "something in "
                     "between lets no TLS pass; try again later, or look into DIR/host/server.log on the host"
-           : s == NATS_NO_SERVER || s == NATS_TIMEOUT
+           : s == NATS_NO_SERVER
                ? "nothing answers there: the host has ended, or its port is not open to this machine"
                : NULL;
 }
@@ -190,6 +192,7 @@ static resbm_status connect_to(rb_nats *c, const rb_carrier_options *o, rb_err *
     int refused = 0;
     for (bool again = !s; again;) {
         s = natsConnection_Connect(&c->nc, n);
+        if (s == NATS_SSL_ERROR && rb_tls_fell_silent()) s = NATS_TIMEOUT;
         bool final = s == NATS_CONNECTION_AUTH_FAILED || s == NATS_SSL_ERROR || s == NATS_INVALID_ARG;
         again = s && (final ? ++refused < 4 : rb_now_ns() < o->deadline_ns);
         if (again) rb_sleep_ns(100 * RB_MS);
