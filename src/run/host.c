@@ -228,7 +228,9 @@ static int slack(const rb_host *h) {
 
 /* Of single waits; a step has no other before some are known. */
 static int64_t wait_deadline(rb_host *h) {
+    pthread_mutex_lock(&h->lock);
     int64_t stated = h->cfg->pipeline.deadline_ns, ns = rb_host_wait_ns(h, slack(h));
+    pthread_mutex_unlock(&h->lock);
     if (ns > stated)
         rb_host_note(h, "a wait of this epoch may take %.3g s (pipeline.deadline is %.3g s): %s",
                      (double)ns * 1e-9, (double)stated * 1e-9,
@@ -244,10 +246,11 @@ static int depth(rb_host *h) {
         rb_host_note(h, "how deep the pipeline is to be could not be planned: %s", err.text);
         return stated;
     }
-    if (extra > stated)
+    if (extra > stated && extra != h->depth_told)
         rb_host_note(
             h, "keeps %d microbatches more in flight, so that stages compute while messages are under way",
             extra);
+    h->depth_told = extra;
     return extra;
 }
 

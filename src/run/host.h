@@ -99,6 +99,7 @@ typedef struct rb_host {
     rb_place *place;         /* (workers) */
     int seat[RB_MAX_STAGES]; /* (workers) member of each; -1 */
     /* Of each stage (host_places.c): bytes of memory; FLOP, bytes out and in of a microbatch; bytes of a step's sum of replicas. */
+    double planned[RB_MAX_STAGES]; /* of need, what rb_fit_stage counts */
     double need[RB_MAX_STAGES], work[RB_MAX_STAGES], traffic[RB_MAX_STAGES][2], sum[RB_MAX_STAGES];
     rb_segment_cost flop[RB_MAX_SEGMENTS]; /* of a microbatch in each segment */
     double speed[RB_MAX_STAGES];           /* (workers) microbatches a second in this epoch; 0: unknown */
@@ -112,6 +113,7 @@ typedef struct rb_host {
     int slow;    /* member that a spare one would be much faster than; -1 */
     int swap_worker, swap_member; /* who is to have which place then; -1: nobody */
     bool regroup;                 /* this epoch ends behind a snapshot, for other places */
+    int depth_told;               /* microbatches more in flight that the log speaks of */
     uint32_t epoch;
     char control[160];
     uint64_t token;
@@ -202,7 +204,7 @@ double rb_host_least_need(const rb_host *h); /* bytes of memory of the stage tha
 /* Seconds that a step would take the member in that place, at the least; what its link alone takes. */
 double rb_host_step_s(const rb_host *h, const rb_member *m, int worker);
 /* How long a wait may take, ns: pipeline.deadline, or more where a step of those who have the places is long; that so many times,
- * up to eight, for those before were too short. */
+ * up to eight, for those before were too short. With the lock. */
 int64_t rb_host_wait_ns(const rb_host *h, int times);
 double rb_host_link_s(const rb_host *h, const rb_member *m, int worker);
 double rb_member_flops(const rb_member *m); /* a second, of a training step; 0: it has not measured */

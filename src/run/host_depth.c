@@ -5,9 +5,26 @@
 #include "run/predict.h"
 #include "run/workers.h"
 
-/* With the host's lock: every place is taken. */
-static const rb_member *in_place(const rb_host *h, int worker) {
-    return &h->member[h->seat[worker]];
+/* What is known of the machine in each place, taken with the host's lock: planning takes longer than a beat may wait. */
+typedef struct machines {
+    const rb_host *h;
+    struct {
+        double flops, memory, up_bits, down_bits, latency_s;
+    } of[RB_MAX_STAGES];
+} machines;
+
+static void look(rb_host *h, machines *m) {
+    m->h = h;
+    pthread_mutex_lock(&h->lock);
+    for (int w = 0; w < h->workers; w++) {
+        const rb_member *who = &h->member[h->seat[w]];
+        m->of[w].flops = rb_member_flops(who);
+        m->of[w].memory = who->memory;
+        m->of[w].up_bits = who->up_bits;
+        m->of[w].down_bits = who->down_bits;
+        m->of[w].latency_s = who->latency_s;
+    }
+    pthread_mutex_unlock(&h->lock);
 }
 
 static bool plans(const rb_config *c) {
@@ -16,11 +33,12 @@ static bool plans(const rb_config *c) {
 }
 
 /* FLOP/s of a stage with all its replicas; 0: of one it is not known. */
-static double rate_of(const rb_host *h, int stage) {
+static double rate_of(const machines *m, int stage) {
+    const rb_host *h = m->h;
     double all = 0;
     for (int w = 0; w < h->workers; w++) {
         if (h->place[w].stage != stage) continue;
-        double one = h->cfg->pipeline.speed > 0 ? h->cfg->pipeline.speed : rb_member_flops(in_place(h, w));
+        double one = h->cfg->pipeline.speed > 0 ? h->cfg->pipeline.speed : m->of[w].flops;
         if (!(one > 0)) return 0;
         all += one;
     }
@@ -28,9 +46,10 @@ static double rate_of(const rb_host *h, int stage) {
 }
 
 /* Seconds of a microbatch in each segment. False: some speed is not known. */
-static bool costs(const rb_host *h, rb_segment_cost *cost) {
+static bool costs(const machines *m, rb_segment_cost *cost) {
+    const rb_host *h = m->h;
     for (int g = 0; g < (int)h->cfg->model.segments; g++) {
-        double rate = rate_of(h, rb_stage_of(h->cfg, g));
+        double rate = rate_of(m, rb_stage_of(h->cfg, g));
         const rb_segment_cost *f = &h->flop[g];
         if (!(rate > 0)) return false;
         cost[g] = (rb_segment_cost){f->forward / rate, f->backward / rate, f->input / rate, f->weight / rate};
@@ -38,59 +57,66 @@ static bool costs(const rb_host *h, rb_segment_cost *cost) {
     return true;
 }
 
-static bool neighbours(const rb_config *c, int a, int b) {
-    for (int i = 0; i + 1 < (int)c->model.segments; i++) {
-        int x = rb_stage_of(c, i), y = rb_stage_of(c, i + 1);
-        if ((x == a && y == b) || (x == b && y == a)) return a != b;
+/* To the host and from there to whom it sends to: of the stages beside it the replica that is farthest. (stages) */
+static void ways(const machines *m, double *farthest) {
+    const rb_config *c = m->h->cfg;
+    double own[RB_MAX_STAGES] = {0};
+    for (int w = 0; w < m->h->workers; w++) {
+        int s = m->h->place[w].stage;
+        own[s] = fmax(own[s], m->of[w].latency_s / 2);
     }
-    return false;
-}
-
-/* To the host and from there to whom it sends to, of those the farthest. */
-static double one_way(const rb_host *h, int worker) {
-    double farthest = 0;
-    for (int w = 0; w < h->workers; w++)
-        if (neighbours(h->cfg, h->place[w].stage, h->place[worker].stage))
-            farthest = fmax(farthest, in_place(h, w)->latency_s / 2);
-    return in_place(h, worker)->latency_s / 2 + farthest;
+    for (int s = 0; s < (int)c->pipeline.stages; s++) farthest[s] = 0;
+    for (int i = 0; i + 1 < (int)c->model.segments; i++) {
+        int a = rb_stage_of(c, i), b = rb_stage_of(c, i + 1);
+        if (a == b) continue;
+        farthest[a] = fmax(farthest[a], own[b]);
+        farthest[b] = fmax(farthest[b], own[a]);
+    }
 }
 
 static double less_of(double limit, double measured) {
     return !(limit > 0) || (measured > 0 && measured < limit) ? measured : limit;
 }
 
-static void lines(const rb_host *h, rb_machine *machine) {
-    const rb_shape_options *l = &h->cfg->link;
-    for (int w = 0; w < h->workers; w++) {
-        const rb_member *m = in_place(h, w);
+static void lines(const machines *m, rb_machine *machine) {
+    const rb_shape_options *l = &m->h->cfg->link;
+    double farthest[RB_MAX_STAGES];
+    ways(m, farthest);
+    for (int w = 0; w < m->h->workers; w++) {
+        double way_s = m->of[w].latency_s / 2 + farthest[m->h->place[w].stage];
         machine[w] = (rb_machine){.count = 1,
-                                  .up_bits = less_of(l->up_bits, m->up_bits),
-                                  .down_bits = less_of(l->down_bits, m->down_bits),
-                                  .latency_ns = l->latency_ns + (int64_t)(1e9 * fmin(one_way(h, w), 3600)),
+                                  .up_bits = less_of(l->up_bits, m->of[w].up_bits),
+                                  .down_bits = less_of(l->down_bits, m->of[w].down_bits),
+                                  .latency_ns = l->latency_ns + (int64_t)(1e9 * fmin(way_s, 3600)),
                                   .jitter_ns = l->jitter_ns};
     }
 }
 
-/* Have all machines the memory? One whose memory is not known has. */
-static bool fits(const rb_host *h, int extra) {
-    for (int w = 0; w < h->workers; w++) {
-        rb_fit_need deep, plain;
+/* Of the replica that has least; 0: of none it is known. */
+static double memory_of(const machines *m, int stage) {
+    double least = 0;
+    for (int w = 0; w < m->h->workers; w++)
+        if (m->h->place[w].stage == stage) least = less_of(least, m->of[w].memory);
+    return least;
+}
+
+static bool fits(const machines *m, int extra) {
+    for (int s = 0; s < (int)m->h->cfg->pipeline.stages; s++) {
+        rb_fit_need deep;
         rb_err why;
-        int stage = h->place[w].stage;
-        double memory = in_place(h, w)->memory;
+        double memory = memory_of(m, s);
         if (!(memory > 0)) continue;
-        if (rb_fit_stage(h->cfg, stage, extra, &deep, &why) || rb_fit_stage(h->cfg, stage, 0, &plain, &why))
-            return false;
-        if (h->need[stage] + (double)deep.total - (double)plain.total > memory) return false;
+        if (rb_fit_stage(m->h->cfg, s, extra, &deep, &why)) return false;
+        if (m->h->need[s] - m->h->planned[s] + (double)deep.total > memory) return false;
     }
     return true;
 }
 
-static int most_that_fit(const rb_host *h, int wanted) {
+static int most_that_fit(const machines *m, int wanted) {
     int low = 0, high = wanted;
     while (low < high) {
         int middle = low + (high - low + 1) / 2;
-        if (fits(h, middle))
+        if (fits(m, middle))
             low = middle;
         else
             high = middle - 1;
@@ -98,23 +124,18 @@ static int most_that_fit(const rb_host *h, int wanted) {
     return low;
 }
 
-static resbm_status plan(const rb_host *h, int *extra, rb_err *err) {
+resbm_status rb_host_plan_depth(rb_host *h, int *extra, rb_err *err) {
     rb_segment_cost cost[RB_MAX_SEGMENTS];
     rb_machine machine[RB_MAX_STAGES];
+    machines m;
+    look(h, &m);
     *extra = (int)h->cfg->pipeline.inflight;
-    if (!plans(h->cfg) || !costs(h, cost)) return RESBM_OK;
-    lines(h, machine);
+    if (!plans(h->cfg) || !costs(&m, cost)) return RESBM_OK;
+    lines(&m, machine);
     rb_prediction p;
     rb_prediction_input in = {.cfg = h->cfg, .cost = cost, .machine = machine};
     resbm_status st = rb_predict(&in, &p, err);
-    if (!st) *extra = most_that_fit(h, p.extra);
+    if (!st) *extra = most_that_fit(&m, p.extra);
     rb_prediction_free(&p);
-    return st;
-}
-
-resbm_status rb_host_plan_depth(rb_host *h, int *extra, rb_err *err) {
-    pthread_mutex_lock(&h->lock);
-    resbm_status st = plan(h, extra, err);
-    pthread_mutex_unlock(&h->lock);
     return st;
 }

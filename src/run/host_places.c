@@ -61,6 +61,7 @@ resbm_status rb_host_measure_stages(rb_host *h, rb_err *err) {
     for (int s = 0; s < (int)c->pipeline.stages; s++) {
         rb_fit_need need;
         RB_TRY(rb_fit_stage(c, s, (int)c->pipeline.inflight, &need, err)); /* deeper: host_depth.c */
+        h->planned[s] = (double)need.total;
         double gradients = (double)need.part.gradients;
         traffic_of(c, s, h->traffic[s]);
         h->sum[s] = sum_of(c, s, gradients);
