@@ -93,6 +93,12 @@ tr '{}' '\n\n' <relay.json | awk -F '[:,]' '
     /"bytes_fwd":/ { for (i = 1; i < NF; i++) if ($i ~ /"bytes_(fwd|bwd)"/) sent += $(i + 1) }
     /"thread":/ { for (i = 1; i < NF; i++) { if ($i == "\"bytes\"") passed = $(i + 1); if ($i == "\"down\"") down = $(i + 1); if ($i == "\"up\"") up = $(i + 1) } }
     END { exit !(passed > 0 && passed > 0.999 * sent && passed < 1.001 * sent && up > 1.999 * down && up < 2.001 * down) }' || { miss "the relay's shares"; cat relay.json; }
+# The coordinator is beside it: a step's order comes from there, and the word that it is done goes there.
+printf 'machines:\n  - {count: 3, flops: 1e9, latency: 20ms}\n' >near.yaml
+printf 'machines:\n  - {count: 3, flops: 1e9, latency: 5ms}\nrelay: {latency: 15ms}\n' >far.yaml
+for m in near far; do "$resbm" plan run.yaml pipeline.stages=3 -m $m.yaml --own --json >$m.json || miss "plan -m $m.yaml"; done
+awk -v a="$(field near.json step_s)" -v b="$(field far.json step_s)" 'BEGIN { exit !(b - a > 0.0199 && b - a < 0.0201) }' ||
+    miss "a step takes $(field far.json step_s) s with the coordinator beside the relay, $(field near.json step_s) s without"
 sed 's/message/massage/' relay.yaml >bad.yaml
 "$resbm" plan run.yaml pipeline.stages=3 -m bad.yaml 2>err.txt && miss "an unknown key of a relay"
 says err.txt 'a relay has no "massage"'

@@ -205,6 +205,23 @@ static resbm_status place_updates(const rb_prediction_input *in, bool inside, rb
     return RESBM_OK;
 }
 
+/* With a relay the coordinator lives beside it: a step's order, and the token ids of stages that have no data, come from there before it
+ * begins. Seconds until the word that it is done is back there, from the machine that is farthest. */
+static double place_orders(const rb_prediction_input *in, links *l) {
+    double back = 0, ids = (double)(in->cfg->train.batch * (in->cfg->model.context + 1)) * 4;
+    int first = rb_stage_of(in->cfg, 0);
+    if (!in->relay) return 0;
+    for (int w = 0; w < rb_workers(in->cfg); w++) {
+        back = fmax(back, l->latency[w]);
+        l->start[w] += l->relay.latency;
+        if (w != first) continue; /* its replicas side by side */
+        double rate = l->relay.up > 0 ? l->relay.up : l->port[w].down;
+        if (l->port[w].down > 0) rate = fmin(rate, l->port[w].down);
+        if (rate > 0) l->start[w] += ids / rate;
+    }
+    return back;
+}
+
 /* With replicas: the deal that their paces lead to. */
 static resbm_status deal(const rb_prediction_input *in, const rb_schedule_kind *kind,
                          const rb_schedule_args *a, const rb_sim_options *o, rb_prediction *out,
@@ -236,13 +253,18 @@ static resbm_status run_named(const rb_prediction_input *in, links *l, rb_predic
     RB_TRY(find_kind(c, &kind, err));
     rb_sim_options o = options(in, out, l);
     RB_TRY(place_updates(in, kind->flows, &o, l, err));
+    double back = place_orders(in, l);
     o.background = l->busy;
     RB_TRY(find_depth(in, kind, &a, &o, out, err));
     out->extra = a.extra;
     out->steps = rb_steady_steps(kind, &a, &out->first);
     promises(kind, &a, out);
-    if (rb_replicated(c)) return deal(in, kind, &a, &o, out, err);
-    return rb_simulate_steady(kind, &a, &o, &out->schedule, &out->sim, err);
+    if (rb_replicated(c))
+        RB_TRY(deal(in, kind, &a, &o, out, err));
+    else
+        RB_TRY(rb_simulate_steady(kind, &a, &o, &out->schedule, &out->sim, err));
+    out->sim.step += back;
+    return RESBM_OK;
 }
 
 static resbm_status run_file(const rb_prediction_input *in, const char *file, links *l, rb_prediction *out,
@@ -250,9 +272,12 @@ static resbm_status run_file(const rb_prediction_input *in, const char *file, li
     rb_sim_options o = options(in, out, l);
     RB_TRY(from_file(in->cfg, file, &out->schedule, out->slots, out->stash, err));
     RB_TRY(place_updates(in, rb_schedule_updates(&out->schedule), &o, l, err));
+    double back = place_orders(in, l);
     o.background = l->busy;
     out->steps = 1;
-    return rb_simulate(&out->schedule, &o, &out->sim, err);
+    RB_TRY(rb_simulate(&out->schedule, &o, &out->sim, err));
+    out->sim.step += back;
+    return RESBM_OK;
 }
 
 static resbm_status run(const rb_prediction_input *in, links *l, rb_prediction *out, rb_err *err) {

@@ -9,7 +9,7 @@ the seed and happen at random moments; then the run must get past the farthest s
 faults. With --replicas the four processes are two stages held twice each: a loss then changes the deal and with it the rounding, which
 training amplifies: losses may be five times as far from the single process's as those of calm runs with other deals have been up to the same
 step, and weights are not compared; with --local-steps neither are. Needs root and iproute2. Exit status 0: all held; 77: this machine has no network namespaces."""
-import argparse, collections, json, os, random, re, shutil, signal, statistics, subprocess, sys, time
+import argparse, base64, collections, json, os, random, re, shutil, signal, statistics, subprocess, sys, time
 
 import growth
 
@@ -34,6 +34,14 @@ def sh(*a, ok=False):
 
 TWICE = CONFIG.replace("codec_fwd: int4, codec_bwd: int4", "codec_fwd: f32, codec_bwd: f32").replace("{warmup: 2,", "{kind: adamw, lr: 0.0005, warmup: 2,") \
     .replace("microbatches: 2,", "microbatches: 4,").replace("{stages: 4,", "{stages: 2, replicas: 2, deal: even,")
+
+
+def elsewhere(invitation, url):
+    """That invitation, dialled at another address."""
+    head, body = invitation.strip().split(".", 1)
+    j = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+    j["url"] = url
+    return head + "." + base64.urlsafe_b64encode(json.dumps(j, separators=(",", ":")).encode()).decode().rstrip("=")
 
 
 class Net:

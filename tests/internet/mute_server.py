@@ -5,7 +5,9 @@ word, or says nothing. Whoever connects is to try again, and to end with an erro
     mute_server.py --resbm PROGRAM --host DIR
 
 DIR: of a run that `resbm host` has begun (its key, its invitation). Ends with 1 where `resbm join` does not come again."""
-import argparse, base64, json, os, socket, ssl, struct, subprocess, sys, threading, time
+import argparse, json, os, socket, ssl, struct, subprocess, sys, threading, time
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import internet
 
 INFO = {"server_id": "S", "version": "2.9.10", "proto": 1, "headers": True, "max_payload": 1048576, "tls_required": True, "nonce": "cmVzYm0="}
 WAYS = {"resets": 4, "closes": 4, "says nothing": 2, "speaks no TLS": 2} # how often one comes within the time
@@ -44,17 +46,14 @@ def main():
     p.add_argument("--resbm", required=True)
     p.add_argument("--host", required=True)
     o = p.parse_args()
-    text = open(o.host + "/invitation").read().strip()
-    head, body = text.split(".", 1)
-    invitation = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+    invitation = open(o.host + "/invitation").read()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(o.host + "/host/server.pem", o.host + "/host/server.key")
     seen, joins = {w: 0 for w in WAYS}, {}
     for way in WAYS:
         listener = socket.create_server(("127.0.0.1", 0))
         threading.Thread(target=serve, args=(way, listener, context, seen), daemon=True).start()
-        invitation["url"] = "tls://127.0.0.1:%d" % listener.getsockname()[1]
-        own = head + "." + base64.urlsafe_b64encode(json.dumps(invitation, separators=(",", ":")).encode()).decode().rstrip("=")
+        own = internet.elsewhere(invitation, "tls://127.0.0.1:%d" % listener.getsockname()[1])
         log = open("%s.log" % way.replace(" ", "-"), "w")
         joins[way] = subprocess.Popen([o.resbm, "join", own, "--dir", "guest-" + way.replace(" ", "-")], stdout=log, stderr=subprocess.STDOUT)
     until = time.monotonic() + SECONDS

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Throughput through the relay: four participants in network namespaces at several rates (tc tbf, each way) and 50 ms of latency (user
-space), ratio 128, int4, against the same run without network and against what `resbm plan` predicts for machines of such links that meet in
+"""Throughput through the relay: four participants in network namespaces at several rates (tc tbf, each way) and 50 ms of latency from one to
+another (delay.c: 25 ms from each to the server and back, for all that it says), ratio 128, int4, against the same run without network and against what `resbm plan` predicts for machines of such links that meet in
 a relay. Stages compute nothing and take the time that pipeline.speed says, so that a busy machine tells little else. Also what the
 server takes. The higher the speed, the larger the links' part of a step.
 
@@ -19,8 +19,8 @@ train:    {steps: %d, batch: 8, microbatches: 8, eval_every: 0, checkpoint_every
 pipeline: {stages: 4, threads: 1, device: timed, speed: %g}
 """
 MACHINES = """machines:
-  - {count: 4, flops: %g, up: %gmbit, down: %gmbit, latency: 50ms}
-relay: {up: %gmbit, down: %gmbit, latency: 0ms, message: 62us, moves: 163M}
+  - {count: 4, flops: %g, up: %gmbit, down: %gmbit, latency: 25ms}
+relay: {up: %gmbit, down: %gmbit, latency: 25ms, message: 62us, moves: 163M}
 """
 
 
@@ -44,14 +44,16 @@ def hosted(o, config, rate):
     env = dict(os.environ, OMP_NUM_THREADS="1")
 
     def start(machine, *argv):
-        procs.append(subprocess.Popen(["ip", "netns", "exec", net.ns[machine], o.resbm, *argv], stdout=open(run + ".log", "a"), stderr=subprocess.STDOUT,
+        procs.append(subprocess.Popen(["ip", "netns", "exec", net.ns[machine], *argv], stdout=open(run + ".log", "a"), stderr=subprocess.STDOUT,
                                       stdin=subprocess.DEVNULL, env=env))
     try:
-        start(0, "host", config, "--listen", "10.88.0.1:4222", "--out", run, "link.latency=50ms")
+        start(0, o.resbm, "host", config, "--listen", "10.88.0.1:4222", "--out", run)
         while not os.path.exists(run + "/invitation"):
             time.sleep(0.1)
+        far = internet.elsewhere(open(run + "/invitation").read(), "tls://127.0.0.1:4222")
         for i in range(1, 5):
-            start(i, "join", run + "/invitation", "--dir", "%s-guest%d" % (run, i))
+            start(i, o.out + "/delay", "4222", "10.88.0.1", "4222", "25")
+            start(i, o.resbm, "join", far, "--dir", "%s-guest%d" % (run, i))
         begin = None
         while procs[0].poll() is None:
             if time.monotonic() > until:
@@ -91,6 +93,7 @@ def main():
     bad = 0
     with open(o.out + "/text", "w") as f:
         f.write("latent gradients cross a slow link. " * 20000)
+    internet.sh("cc", "-O2", "-o", o.out + "/delay", os.path.dirname(os.path.abspath(__file__)) + "/delay.c")
     internet.sh(o.resbm, "data", "--out", o.out + "/corpus", o.out + "/text")
     print("| FLOP/s of a stage | link | s per step | of the speed without network | simulator | measured over it | wire ratio | server: share of a core | server: MB |")
     print("|---|---|---|---|---|---|---|---|---|")
