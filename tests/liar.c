@@ -8,10 +8,12 @@
  *   again                messages of boundaries: each once more, with the first one of all, and that with the epoch before
  *   stuck                sends no message of a boundary any more, while its process lives
  *   dies                 ends where it should say that it is ready
+ *   gone, falls          is killed when it has said, or where it should say, that it has done a step
  *   mute                 does not say that it has done a step, while its process lives
  *
  * Whatever RB_LIE is, it says on standard error that a frame which came twice was dropped, and if one of an epoch before was not. */
 #include <jansson.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -90,10 +92,16 @@ resbm_status __wrap_rb_link_send(rb_link *l, int peer, rb_message *m, int64_t de
 }
 
 resbm_status __wrap_rb_control_send(rb_link *l, int peer, json_t *message, int64_t deadline_ns, rb_err *err) {
-    static atomic_int reports, saves, ready, steps;
+    static atomic_int reports, saves, ready, steps, gone, falls;
     const char *type = json_string_value(json_object_get(message, "t"));
     if (type && !strcmp(type, "ready") && lies("dies", &ready)) _exit(3);
     if (type && !strcmp(type, "done") && lies("mute", &steps)) rb_sleep_ns(600 * RB_SEC);
+    if (type && !strcmp(type, "done") && lies("falls", &falls)) raise(SIGKILL);
+    if (type && !strcmp(type, "done") && lies("gone", &gone)) {
+        __real_rb_control_send(l, peer, message, deadline_ns, err);
+        rb_sleep_ns(50 * RB_MS); /* until it is under way */
+        raise(SIGKILL);
+    }
     if (type && !strcmp(type, "done") && lies("sumsq", &reports)) {
         const char *was = json_string_value(json_object_get(message, "sumsq"));
         const char *rest = was ? strchr(was, ' ') : NULL;

@@ -71,6 +71,26 @@ while [ $round -lt "${RB_ROUNDS:-1}" ]; do
     close_to one slow 1e-5
     round=$((round + 1))
 done
+# The replica of the last stage is lost when its stage has done the step, and then the one before it, for whose microbatches its gradients
+# are wanted once more: what it had kept of them went with it.
+if [ -x "$RB_BINARY_DIR/liar" ]; then
+    cat >pair.sh <<'END'
+#!/bin/sh
+case $1 in 3) export RB_LIE="gone 3" ;; 2) export RB_LIE="falls 3" ;; esac
+shift
+exec "$@"
+END
+    chmod +x pair.sh
+    rm -rf pair
+    own=$resbm resbm=$RB_BINARY_DIR/liar
+    began=$(date +%s)
+    train pair $smooth pipeline.stages=2 pipeline.replicas=2 pipeline.transport=tcp "pipeline.launcher=$PWD/pair.sh {stage}" \
+        pipeline.deadline=$((20 * patience))s || { miss "pair"; cat pair.log; }
+    resbm=$own
+    [ "$(grep -c "in step 3.*going on without it" pair.log)" = 2 ] || { miss "pair does not tell of 2 losses in step 3"; cat pair.log; }
+    [ $(($(date +%s) - began)) -lt $((20 * patience)) ] || miss "pair stood still"
+    close_to one pair 1e-5
+fi
 # Local steps: with one process its whole pipeline goes, the first one and another; the others meet without them, and write the snapshots.
 # Theirs are other microbatches than an undisturbed run's, so that losses are close to its, not the same.
 local="pipeline.stages=2 pipeline.replicas=3 optim.local_steps=2"

@@ -46,12 +46,11 @@ static resbm_status deal_again(training *t, int lost, int *to, rb_err *err) {
     return RESBM_OK;
 }
 
-/* Have all of its stage answered, it too? Then what it did is in their sums. */
+/* Have all answered, it too? Then what it did is in its stage's sums, and nobody wants a message of it any more: not one that was
+ * still on its way, nor once more one that it had sent to somebody who is lost as well, which it alone has kept. */
 static bool all_answered(const training *t, int lost) {
     for (int w = 0; w < t->crew->stages; w++)
-        if (t->crew->places[w].stage == t->crew->places[lost].stage && !t->reply[w] &&
-            (w == lost || !t->crew->gone[w]))
-            return false;
+        if (!t->reply[w] && (w == lost || !t->crew->gone[w])) return false;
     return true;
 }
 
