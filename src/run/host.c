@@ -247,9 +247,10 @@ static int depth(rb_host *h) {
         return stated;
     }
     if (extra > stated && extra != h->depth_told)
-        rb_host_note(
-            h, "keeps %d microbatches more in flight, so that stages compute while messages are under way",
-            extra);
+        rb_host_note(h,
+                     "pipeline.inflight=%d for the links of these machines: stages compute while messages "
+                     "are under way",
+                     extra);
     h->depth_told = extra;
     return extra;
 }
