@@ -1,9 +1,6 @@
 /* How deep an epoch's pipeline is: by its machines' latency and speed, within their memory. */
-#include <stdlib.h>
 #include "run/fit.h"
-#include "run/host.h"
-#include "run/workers.h"
-#include "rb_cmocka.h"
+#include "run/host_configured.h"
 
 static rb_host h;
 static rb_err err;
@@ -14,13 +11,7 @@ static rb_err err;
         "train.batch=16", "train.microbatches=16"
 
 static void configure(const char *const *settings) {
-    assert_ok(rb_config_defaults(h.cfg, &err), &err);
-    for (int i = 0; settings[i]; i++) assert_ok(rb_config_override(h.cfg, settings[i], &err), &err);
-    assert_ok(rb_config_validate(h.cfg, &err), &err);
-    free(h.place);
-    h.workers = rb_workers(h.cfg);
-    h.place = rb_worker_places(h.cfg);
-    assert_ok(rb_host_measure_stages(&h, &err), &err);
+    configured(&h, settings);
     for (int w = 0; w < h.workers; w++) {
         h.seat[w] = w;
         h.member[w] = (rb_member){.seen = true, .gflops = 1, .up_bits = 1e8, .down_bits = 1e8};
@@ -41,20 +32,12 @@ static int depth(double latency_s, double gflops) {
 
 static int begin(void **state) {
     (void)state;
-    h = (rb_host){.out = NULL};
-    h.cfg = calloc(1, sizeof *h.cfg);
-    h.member = calloc(RB_MOST_MEMBERS, sizeof *h.member);
-    pthread_mutex_init(&h.lock, NULL);
-    return h.cfg && h.member ? 0 : 1;
+    return configured_begin(&h);
 }
 
 static int end(void **state) {
     (void)state;
-    pthread_mutex_destroy(&h.lock);
-    free(h.place);
-    free(h.member);
-    free(h.cfg);
-    return 0;
+    return configured_end(&h);
 }
 
 static void the_farther_the_deeper(void **state) {

@@ -1,25 +1,16 @@
 /* Who gets which stage: memory as the schedule keeps microbatches, the heaviest stage to the fastest machine that fits, a slow link
  * spare, and weights that are there already. */
 #include <math.h>
-#include <stdlib.h>
 #include "core/clock.h"
 #include "run/fit.h"
-#include "run/host.h"
-#include "run/workers.h"
-#include "rb_cmocka.h"
+#include "run/host_configured.h"
 
 static rb_host h;
 static rb_err err;
 static char text[200];
 
 static void configure(const char *const *settings) {
-    assert_ok(rb_config_defaults(h.cfg, &err), &err);
-    for (int i = 0; settings[i]; i++) assert_ok(rb_config_override(h.cfg, settings[i], &err), &err);
-    assert_ok(rb_config_validate(h.cfg, &err), &err);
-    free(h.place);
-    h.workers = rb_workers(h.cfg);
-    h.place = rb_worker_places(h.cfg);
-    assert_ok(rb_host_measure_stages(&h, &err), &err);
+    configured(&h, settings);
 }
 
 #define MODEL                                                                                                \
@@ -29,22 +20,12 @@ static void configure(const char *const *settings) {
 
 static int begin(void **state) {
     (void)state;
-    h = (rb_host){.slow = -1, .swap_member = -1, .out = fopen("/dev/null", "w")};
-    h.cfg = calloc(1, sizeof *h.cfg);
-    h.member = calloc(RB_MOST_MEMBERS, sizeof *h.member);
-    pthread_mutex_init(&h.lock, NULL);
-    for (int w = 0; w < RB_MAX_STAGES; w++) h.seat[w] = -1;
-    return h.cfg && h.member ? 0 : 1;
+    return configured_begin(&h);
 }
 
 static int end(void **state) {
     (void)state;
-    fclose(h.out);
-    pthread_mutex_destroy(&h.lock);
-    free(h.place);
-    free(h.member);
-    free(h.cfg);
-    return 0;
+    return configured_end(&h);
 }
 
 static rb_member *arrives(double gflops, double memory, double up, double down) {

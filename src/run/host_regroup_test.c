@@ -1,30 +1,15 @@
 /* Who gets another stage, and when: a slow machine's goes to a much faster spare one, by two snapshots in a row; a lost replica's place is
  * taken; what waits for links, or is only half as slow, stays. */
 #include "core/clock.h"
-#include "run/host.h"
-#include "run/workers.h"
-#include "rb_cmocka.h"
-
-#include <stdlib.h>
+#include "run/host_configured.h"
 
 static rb_host h;
-static rb_err err;
 
 static void set_up(int replicas, int members) {
-    h = (rb_host){.slow = -1, .swap_member = -1, .out = fopen("/dev/null", "w")};
-    h.cfg = calloc(1, sizeof *h.cfg);
-    h.member = calloc(RB_MOST_MEMBERS, sizeof *h.member);
-    assert_non_null(h.cfg);
-    assert_non_null(h.member);
-    assert_ok(rb_config_defaults(h.cfg, &err), &err);
-    h.cfg->pipeline.stages = 2;
-    h.cfg->pipeline.replicas = replicas;
-    h.cfg->train.microbatches = 4;
-    assert_ok(rb_config_validate(h.cfg, &err), &err);
-    pthread_mutex_init(&h.lock, NULL);
-    h.workers = rb_workers(h.cfg);
-    h.place = rb_worker_places(h.cfg);
-    assert_ok(rb_host_measure_stages(&h, &err), &err);
+    char text[40];
+    snprintf(text, sizeof text, "pipeline.replicas=%d", replicas);
+    assert_int_equal(configured_begin(&h), 0);
+    configured(&h, (const char *const[]){"pipeline.stages=2", text, "train.microbatches=4", NULL});
     h.members = members;
     for (int i = 0; i < members; i++) {
         snprintf(h.member[i].name, sizeof h.member[i].name, "p%d", i);
@@ -32,15 +17,11 @@ static void set_up(int replicas, int members) {
         h.member[i].gflops = 10;
         h.member[i].stage = -1;
     }
-    for (int w = 0; w < RB_MAX_STAGES; w++) h.seat[w] = w < h.workers ? w : -1;
+    for (int w = 0; w < h.workers; w++) h.seat[w] = w;
 }
 
 static void tear_down(void) {
-    fclose(h.out);
-    pthread_mutex_destroy(&h.lock);
-    free(h.place);
-    free(h.member);
-    free(h.cfg);
+    configured_end(&h);
 }
 
 /* Steps in which each process takes its part of a second for four microbatches. */
