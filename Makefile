@@ -59,7 +59,7 @@ test: ## install what testing needs, build everything, run every test
 SEED ?= 1
 SECONDS ?= $(if $(filter soak,$(MAKECMDGOALS)),1800,7200)
 TOGETHER ?= 3
-test-internet: configure ## faults of every kind on a run across network namespaces, SECONDS long (docs/internet.md)
+test-internet: configure ## faults of every kind on a run across network namespaces, SECONDS long (docs/internet-measured.md)
 	@scripts/install-deps.sh build test
 	cmake --build $(BUILD) -j $(JOBS)
 	python3 tests/internet/internet.py --resbm $(BUILD)/resbm --out $(BUILD)/internet --seed $(SEED) --seconds $(SECONDS) \

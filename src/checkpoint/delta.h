@@ -8,7 +8,7 @@
  *             bytes of the piece, bytes of each plane as it follows. Then the planes: as they are, or as raw deflate.
  *
  * A plane is compressed where its bytes are worth it: low bytes of mantissas are random and are copied. Of zlib's strategies Z_RLE
- * takes the fewest bytes here and is the fastest (docs/internet.md has figures). */
+ * takes the fewest bytes here and is the fastest (docs/internet-inside.md has figures). */
 #ifndef RB_CHECKPOINT_DELTA_H
 #define RB_CHECKPOINT_DELTA_H
 
