@@ -75,7 +75,7 @@ static resbm_status fail_held(rb_crew *c, int worker, int other, rb_err *err) {
                  h->steps);
     else
         snprintf(how, sizeof how, "too long after the others (pipeline.deadline is %.3g s)",
-                 (double)h->most_ns * 1e-9);
+                 (double)c->o.cfg->pipeline.deadline_ns * 1e-9);
     name_of(c, worker, name);
     if (other >= 0) {
         char what[RB_WHAT_TEXT];
