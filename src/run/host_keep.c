@@ -31,6 +31,7 @@ typedef struct keeper {
     bool foreign;            /* the server is somebody else's */
     char id[40], before[40]; /* of the coordinator that runs, and of the one before, which has ended */
     int quick[2];            /* how often it ended soon after its start, in a row */
+    int told;                /* how often the coordinator that runs was told that the user asked to stop */
 } keeper;
 
 static void say(const keeper *k, const char *text) {
@@ -361,7 +362,14 @@ static resbm_status see_to(keeper *k, bool *done, int *status, rb_err *err) {
         *status = WEXITSTATUS(k->coordinator.status);
         return RESBM_OK;
     }
+    if (k->told && k->coordinator.ended && WIFSIGNALED(k->coordinator.status) &&
+        WTERMSIG(k->coordinator.status) == SIGTERM) { /* it had not come so far as to hear of it */
+        *done = true;
+        *status = 130;
+        return RESBM_OK;
+    }
     if (!k->coordinator.pid || k->coordinator.ended) {
+        k->told = 0; /* the next one has not heard of it */
         if (k->coordinator.pid) RB_TRY(ended(k, &k->coordinator, 1, "coordinator", err));
         RB_TRY(start_coordinator(k, err));
         k->started_ns[1] = rb_now_ns();
@@ -383,7 +391,7 @@ static void follow(keeper *k, FILE **log) {
 resbm_status rb_host_keep(const rb_host_options *o, rb_err *err) {
     keeper k = {.o = o};
     bool done = false;
-    int status = 0, told = 0;
+    int status = 0;
     FILE *log = NULL;
     resbm_status st = prepare(&k, err);
     rb_buf_free(&k.reach);
@@ -393,10 +401,10 @@ resbm_status rb_host_keep(const rb_host_options *o, rb_err *err) {
         st = see_to(&k, &done, &status, err);
         follow(&k, &log);
         int asked = o->asked ? atomic_load(o->asked) : 0;
-        if (asked > told && k.coordinator.pid && !k.coordinator.ended) {
+        if (asked > k.told && k.coordinator.pid && !k.coordinator.ended) {
             kill(k.coordinator.pid,
                  SIGTERM); /* the coordinator is in a group of its own, and hears of Ctrl-C from here */
-            told = asked;
+            k.told = asked;
         }
         rb_sleep_ns(100 * RB_MS);
     }
