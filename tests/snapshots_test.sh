@@ -16,6 +16,7 @@ trap 'kill -KILL $pids 2>/dev/null' EXIT
 host() { # STEPS [more]
     steps=$1
     shift
+    rm -f host.log # what the one before said is not waited for
     # shellcheck disable=SC2086
     "$resbm" host run.yaml --listen 127.0.0.1:0 --out run $wide train.steps="$steps" "$@" >host.log 2>&1 &
     host=$!
