@@ -27,11 +27,6 @@ static void look(rb_host *h, machines *m) {
     pthread_mutex_unlock(&h->lock);
 }
 
-static bool plans(const rb_config *c) {
-    const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
-    return !c->pipeline.inflight && c->pipeline.stages > 1 && kind && kind->takes_extra && !kind->extra_ages;
-}
-
 /* FLOP/s of a stage with all its replicas; 0: of one it is not known. */
 static double rate_of(const machines *m, int stage) {
     const rb_host *h = m->h;
@@ -130,7 +125,7 @@ resbm_status rb_host_plan_depth(rb_host *h, int *extra, rb_err *err) {
     machines m;
     look(h, &m);
     *extra = (int)h->cfg->pipeline.inflight;
-    if (!plans(h->cfg) || !costs(&m, cost)) return RESBM_OK;
+    if (*extra || !costs(&m, cost)) return RESBM_OK;
     lines(&m, machine);
     rb_prediction p;
     rb_prediction_input in = {.cfg = h->cfg, .cost = cost, .machine = machine};

@@ -208,13 +208,16 @@ static resbm_status place_updates(const rb_prediction_input *in, bool inside, rb
 /* With a relay the coordinator lives beside it: a step's order, and the token ids of stages that have no data, come from there before it
  * begins. Seconds until the word that it is done is back there, from the machine that is farthest. */
 static double place_orders(const rb_prediction_input *in, links *l) {
-    double back = 0, ids = (double)(in->cfg->train.batch * (in->cfg->model.context + 1)) * 4;
-    int first = rb_stage_of(in->cfg, 0);
+    const rb_config *c = in->cfg;
+    double back = 0, ids = (double)(c->train.batch * (c->model.context + 1)) * 4;
+    int first = rb_stage_of(c, 0);
     if (!in->relay) return 0;
-    for (int w = 0; w < rb_workers(in->cfg); w++) {
+    for (int w = 0; w < rb_workers(c); w++) {
         back = fmax(back, l->latency[w]);
         l->start[w] += l->relay.latency;
-        if (w != first) continue; /* its replicas side by side */
+    }
+    for (int r = 0; r < rb_replicas(c, first); r++) { /* each has all of them */
+        int w = rb_worker_of(c, first, r);
         double rate = l->relay.up > 0 ? l->relay.up : l->port[w].down;
         if (l->port[w].down > 0) rate = fmin(rate, l->port[w].down);
         if (rate > 0) l->start[w] += ids / rate;
@@ -253,18 +256,13 @@ static resbm_status run_named(const rb_prediction_input *in, links *l, rb_predic
     RB_TRY(find_kind(c, &kind, err));
     rb_sim_options o = options(in, out, l);
     RB_TRY(place_updates(in, kind->flows, &o, l, err));
-    double back = place_orders(in, l);
     o.background = l->busy;
     RB_TRY(find_depth(in, kind, &a, &o, out, err));
     out->extra = a.extra;
     out->steps = rb_steady_steps(kind, &a, &out->first);
     promises(kind, &a, out);
-    if (rb_replicated(c))
-        RB_TRY(deal(in, kind, &a, &o, out, err));
-    else
-        RB_TRY(rb_simulate_steady(kind, &a, &o, &out->schedule, &out->sim, err));
-    out->sim.step += back;
-    return RESBM_OK;
+    if (rb_replicated(c)) return deal(in, kind, &a, &o, out, err);
+    return rb_simulate_steady(kind, &a, &o, &out->schedule, &out->sim, err);
 }
 
 static resbm_status run_file(const rb_prediction_input *in, const char *file, links *l, rb_prediction *out,
@@ -272,12 +270,9 @@ static resbm_status run_file(const rb_prediction_input *in, const char *file, li
     rb_sim_options o = options(in, out, l);
     RB_TRY(from_file(in->cfg, file, &out->schedule, out->slots, out->stash, err));
     RB_TRY(place_updates(in, rb_schedule_updates(&out->schedule), &o, l, err));
-    double back = place_orders(in, l);
     o.background = l->busy;
     out->steps = 1;
-    RB_TRY(rb_simulate(&out->schedule, &o, &out->sim, err));
-    out->sim.step += back;
-    return RESBM_OK;
+    return rb_simulate(&out->schedule, &o, &out->sim, err);
 }
 
 static resbm_status run(const rb_prediction_input *in, links *l, rb_prediction *out, rb_err *err) {
@@ -286,7 +281,10 @@ static resbm_status run(const rb_prediction_input *in, links *l, rb_prediction *
     out->slots = calloc(n, sizeof *out->slots);
     out->stash = calloc(n, sizeof *out->stash);
     if (!out->slots || !out->stash) return rb_fail(err, RESBM_E_MEMORY, "no memory for %zu segments", n);
-    return file ? run_file(in, file, l, out, err) : run_named(in, l, out, err);
+    double back = place_orders(in, l);
+    RB_TRY(file ? run_file(in, file, l, out, err) : run_named(in, l, out, err));
+    out->sim.step += back;
+    return RESBM_OK;
 }
 
 /* Cores that the links' threads keep busy while a step's lists run, in the mean. */
