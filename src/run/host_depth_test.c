@@ -2,7 +2,6 @@
 #include "run/fit.h"
 #include "run/host_configured.h"
 
-static rb_host h;
 static rb_err err;
 
 #define MODEL                                                                                                \
@@ -11,7 +10,7 @@ static rb_err err;
         "train.batch=16", "train.microbatches=16"
 
 static void configure(const char *const *settings) {
-    configured(&h, settings);
+    configured(settings);
     for (int w = 0; w < h.workers; w++) {
         h.seat[w] = w;
         h.member[w] = (rb_member){.seen = true, .gflops = 1, .up_bits = 1e8, .down_bits = 1e8};
@@ -28,16 +27,6 @@ static int depth(double latency_s, double gflops) {
     }
     assert_ok(rb_host_plan_depth(&h, &extra, &err), &err);
     return extra;
-}
-
-static int begin(void **state) {
-    (void)state;
-    return configured_begin(&h);
-}
-
-static int end(void **state) {
-    (void)state;
-    return configured_end(&h);
 }
 
 static void the_farther_the_deeper(void **state) {

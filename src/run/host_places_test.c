@@ -5,28 +5,13 @@
 #include "run/fit.h"
 #include "run/host_configured.h"
 
-static rb_host h;
 static rb_err err;
 static char text[200];
-
-static void configure(const char *const *settings) {
-    configured(&h, settings);
-}
 
 #define MODEL                                                                                                \
     "model.d=64", "model.layers=4", "model.heads=4", "model.ffn=96", "model.vocab=256", "model.context=64",  \
         "model.segments=2", "pipeline.stages=2", "boundary.kind=residual", "boundary.ratio=8",               \
         "train.batch=16", "train.microbatches=16"
-
-static int begin(void **state) {
-    (void)state;
-    return configured_begin(&h);
-}
-
-static int end(void **state) {
-    (void)state;
-    return configured_end(&h);
-}
 
 static rb_member *arrives(double gflops, double memory, double up, double down) {
     rb_member *m = &h.member[h.members];
@@ -50,10 +35,10 @@ static void memory_is_the_schedules_own(void **state) {
     double need[2];
     rb_fit_need own;
     (void)state;
-    configure((const char *const[]){MODEL, "pipeline.schedule=1f1b", NULL});
+    configured((const char *const[]){MODEL, "pipeline.schedule=1f1b", NULL});
     need[0] = h.need[0];
     need[1] = h.need[1];
-    configure((const char *const[]){MODEL, "pipeline.schedule=gpipe", NULL});
+    configured((const char *const[]){MODEL, "pipeline.schedule=gpipe", NULL});
     for (int s = 0; s < 2; s++) {
         assert_ok(rb_fit_stage(h.cfg, s, (int)h.cfg->pipeline.inflight, &own, &err), &err);
         assert_int_equal(own.slots, 16);
@@ -65,30 +50,30 @@ static void memory_is_the_schedules_own(void **state) {
     arrives(10, need[1] + 1e6, 1e8, 1e8);
     assert_false(rb_host_assign(&h, text, sizeof text));
     assert_non_null(strstr(text, "waits for 2 more participants"));
-    configure((const char *const[]){MODEL, "pipeline.schedule=1f1b", NULL});
+    configured((const char *const[]){MODEL, "pipeline.schedule=1f1b", NULL});
     assert_true(rb_host_assign(&h, text, sizeof text));
 }
 
 static void copies_for_replicas_count(void **state) {
     (void)state;
-    configure((const char *const[]){MODEL, NULL});
+    configured((const char *const[]){MODEL, NULL});
     double alone = h.need[0];
     rb_fit_need own;
     assert_ok(rb_fit_stage(h.cfg, 0, 0, &own, &err), &err);
     double gradients = (double)own.part.gradients;
-    configure((const char *const[]){MODEL, "pipeline.replicas=2", NULL});
+    configured((const char *const[]){MODEL, "pipeline.replicas=2", NULL});
     assert_true(h.need[0] >= alone + gradients);
     double plain = h.need[0];
-    configure((const char *const[]){MODEL, "pipeline.replicas=2", "pipeline.replica_codec=int8", NULL});
+    configured((const char *const[]){MODEL, "pipeline.replicas=2", "pipeline.replica_codec=int8", NULL});
     assert_true(h.need[0] >= plain + 1.9 * gradients);
-    configure((const char *const[]){MODEL, "pipeline.replicas=2", "optim.local_steps=50",
-                                    "train.eval_every=50", "train.checkpoint_every=50", NULL});
+    configured((const char *const[]){MODEL, "pipeline.replicas=2", "optim.local_steps=50",
+                                     "train.eval_every=50", "train.checkpoint_every=50", NULL});
     assert_true(h.need[0] >= alone + 3 * gradients);
 }
 
 static void heaviest_goes_to_the_fastest(void **state) {
     (void)state;
-    configure(
+    configured(
         (const char *const[]){MODEL, "model.vocab=4096", NULL}); /* the head makes stage 1 the heavier one */
     assert_true(h.work[1] > 1.5 * h.work[0]);
     arrives(50, 8e9, 1e9, 1e9); /* who comes first does not decide */
@@ -107,7 +92,7 @@ static void heaviest_goes_to_the_fastest(void **state) {
 /* Who has a place already keeps it though another would do better: that machine has the weights. */
 static void weights_stay(void **state) {
     (void)state;
-    configure((const char *const[]){MODEL, "model.vocab=4096", NULL});
+    configured((const char *const[]){MODEL, "model.vocab=4096", NULL});
     arrives(10, 8e9, 1e9, 1e9);
     arrives(12, 8e9, 1e9, 1e9);
     assert_true(rb_host_assign(&h, text, sizeof text));
@@ -124,7 +109,7 @@ static void weights_stay(void **state) {
 
 static void slow_link_is_spare(void **state) {
     (void)state;
-    configure((const char *const[]){MODEL, NULL});
+    configured((const char *const[]){MODEL, NULL});
     arrives(40, 8e9, 1e5, 1e8); /* the fastest processor behind the slowest uplink, */
     arrives(10, 8e9, 1e8, 1e8);
     arrives(40, 8e9, 1e8, 1e5); /* or downlink */
@@ -140,7 +125,7 @@ static void slow_link_is_spare(void **state) {
 
 static void a_long_step_has_a_longer_wait(void **state) {
     (void)state;
-    configure((const char *const[]){MODEL, NULL});
+    configured((const char *const[]){MODEL, NULL});
     arrives(10, 8e9, 1e9, 1e9);
     arrives(10, 8e9, 1e9, 1e9);
     int64_t stated = h.cfg->pipeline.deadline_ns;
@@ -160,7 +145,7 @@ static void a_long_step_has_a_longer_wait(void **state) {
 /* The only one that fits the large stage may not sit on the small one. */
 static void room_is_made(void **state) {
     (void)state;
-    configure((const char *const[]){MODEL, "model.vocab=4096", NULL});
+    configured((const char *const[]){MODEL, "model.vocab=4096", NULL});
     arrives(10, h.need[1] * 1.01, 1e8, 1e8);
     h.seat[0] = 0;
     arrives(10, (h.need[0] + h.need[1]) / 2, 1e8, 1e8);
@@ -189,7 +174,7 @@ static void steps(double step_s) {
 
 static void far_one_is_replaced(void **state) {
     (void)state;
-    configure((const char *const[]){MODEL, NULL});
+    configured((const char *const[]){MODEL, NULL});
     arrives(10, 8e9, 1e5, 1e8);
     arrives(10, 8e9, 1e8, 1e8);
     assert_true(rb_host_assign(&h, text, sizeof text));

@@ -3,13 +3,11 @@
 #include "core/clock.h"
 #include "run/host_configured.h"
 
-static rb_host h;
-
 static void set_up(int replicas, int members) {
     char text[40];
     snprintf(text, sizeof text, "pipeline.replicas=%d", replicas);
-    assert_int_equal(configured_begin(&h), 0);
-    configured(&h, (const char *const[]){"pipeline.stages=2", text, "train.microbatches=4", NULL});
+    assert_int_equal(begin(NULL), 0);
+    configured((const char *const[]){"pipeline.stages=2", text, "train.microbatches=4", NULL});
     h.members = members;
     for (int i = 0; i < members; i++) {
         snprintf(h.member[i].name, sizeof h.member[i].name, "p%d", i);
@@ -21,7 +19,7 @@ static void set_up(int replicas, int members) {
 }
 
 static void tear_down(void) {
-    configured_end(&h);
+    end(NULL);
 }
 
 /* Steps in which each process takes its part of a second for four microbatches. */
