@@ -102,7 +102,6 @@ resbm_status rb_crew_held_up(rb_crew *c, json_t **replies, rb_err *err) {
         answered[i] = !c->gone[i] && replies[i];
         owes[i] = !c->gone[i] && !replies[i];
         /* Other replicas have nothing to do in an evaluation, and tell nothing of how long it is. */
-        /* Other replicas have nothing to do in an evaluation, and tell nothing of how long it is. */
         answers += answered[i] && rb_crew_lead(c, c->places[i].stage) == i;
     }
     rb_held_answers(&c->held, answers);
