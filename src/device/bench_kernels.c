@@ -217,6 +217,26 @@ static resbm_status bench_loss_and_embedding(bench *b, rb_err *err) {
     return RESBM_OK;
 }
 
+/* The symmetric products of Muon's iteration: whole, and the half of them that is computed. */
+static resbm_status bench_squares(bench *b, rb_err *err) {
+    int64_t d = b->s.d, f = b->s.ffn;
+    void *x, *c;
+    RB_TRY(array(b, d * f, false, &x, err));
+    RB_TRY(array(b, d * d, false, &c, err));
+    rb_view wide = rb_view2(x, RB_F32, d, f), tall = rb_view2(x, RB_F32, f, d),
+            vc = rb_view2(c, RB_F32, d, d);
+    rb_op op[] = {{.kind = RB_OP_GEMM, .t = {vc, wide, wide}, .f = {1, 0}, .i = {0, 1}},
+                  {.kind = RB_OP_SYRK, .t = {vc, wide}, .f = {1, 0}, .i = {0}},
+                  {.kind = RB_OP_GEMM, .t = {vc, tall, tall}, .f = {1, 0}, .i = {1, 0}},
+                  {.kind = RB_OP_SYRK, .t = {vc, tall}, .f = {1, 0}, .i = {1}}};
+    static const char *const name[] = {"x x^T (d x ffn), whole", "x x^T (d x ffn), half and mirrored",
+                                       "x^T x (ffn x d), whole", "x^T x (ffn x d), half and mirrored"};
+    for (int i = 0; i < 4; i++)
+        RB_TRY(time_op(b, name[i], &op[i], (double)(d * (i % 2 ? d + 1 : 2 * d)) * (double)f, 0, err));
+    free_arrays(b);
+    return RESBM_OK;
+}
+
 static resbm_status bench_optimizers(bench *b, rb_err *err) {
     int64_t n = b->s.d * b->s.ffn;
     void *p[4], *norm;
@@ -247,6 +267,7 @@ static resbm_status run_all(bench *b, rb_err *err) {
     RB_TRY(bench_rowwise(b, err));
     RB_TRY(bench_swiglu(b, err));
     RB_TRY(bench_loss_and_embedding(b, err));
+    RB_TRY(bench_squares(b, err));
     return bench_optimizers(b, err);
 }
 

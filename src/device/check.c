@@ -29,6 +29,16 @@ static resbm_status check_gemm(const rb_op *op, rb_err *err) {
                    (long long)n);
 }
 
+static resbm_status check_syrk(const rb_op *op, rb_err *err) {
+    const rb_view *c = &op->t[0], *a = &op->t[1];
+    int ta = op->i[0] != 0;
+    int64_t m = a->shape[ta], k = a->shape[!ta];
+    if (c->shape[0] == m && c->shape[1] == m) return RESBM_OK;
+    return rb_fail(err, RESBM_E_ARG, "syrk: c is %lldx%lld, but op(a) is %lldx%lld and its square %lldx%lld",
+                   (long long)c->shape[0], (long long)c->shape[1], (long long)m, (long long)k, (long long)m,
+                   (long long)m);
+}
+
 static resbm_status check_rope(const rb_op *op, rb_err *err) {
     int64_t T = op->t[0].shape[1], D = op->t[0].shape[3], rows = op->t[1].shape[0], off = op->i[0];
     if (D % 2) return rb_fail(err, RESBM_E_ARG, "rope: head width %lld is odd", (long long)D);
@@ -71,6 +81,7 @@ static const spec specs[RB_OP_COUNT] = {
     [RB_OP_GEMM] = {{"gemm", 3, BIT(0), BIT(0), 0},
                     {{"c", "f", ".."}, {"a", "f", ".."}, {"b", "fh", ".."}},
                     check_gemm},
+    [RB_OP_SYRK] = {{"syrk", 2, BIT(0), BIT(0), 0}, {{"c", "f", ".."}, {"a", "f", ".."}}, check_syrk},
     [RB_OP_EMBED_FWD] = {{"embed_forward", 3, BIT(0), 0, 0},
                          {{"out", "f", "nd"}, {"table", "f", "Vd"}, {"ids", "i", "n"}},
                          NULL},

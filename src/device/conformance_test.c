@@ -38,6 +38,43 @@ static void test_gemm(void **state) {
         }
 }
 
+/* What lies above the diagonal is mirrored, whatever was there before: the lower half to the bit. */
+static void check_symmetric(fixture *f, const test_case *c) {
+    for (int d = 0; d < f->devices; d++) {
+        void *got[PARTS];
+        run_case(c, f->d[d].dev, f->d[d].q, got);
+        rb_view v = view_of(&c->t[0], got[0]);
+        for (int64_t i = 0; i < v.shape[0]; i++)
+            for (int64_t j = 0; j < i; j++)
+                if (get(&v, i * v.stride[0] + j) != get(&v, j * v.stride[0] + i))
+                    fail_msg("%s on %s: row %lld column %lld is no mirror image", c->name, f->d[d].name,
+                             (long long)j, (long long)i);
+        free_results(got, 2);
+    }
+}
+
+/* One strip and several, with a last one of a few rows; panels of transposed columns, with a rest. */
+static void test_syrk(void **state) {
+    static const int64_t size[][2] = {{1, 1}, {5, 3}, {64, 64}, {65, 40}, {130, 300}, {200, 33}, {259, 257}};
+    for (size_t i = 0; i < sizeof size / sizeof *size; i++)
+        for (int t = 0; t < 4; t++) {
+            int64_t M = size[i][0], K = size[i][1], ta = t & 1, gap = i % 2 ? 3 : 0;
+            float beta = t >> 1 ? 0.5f : 0;
+            test_case c = {
+                {.kind = RB_OP_SYRK, .f = {beta != 0 ? 1 : 2, beta}, .i = {ta}},
+                {P2(M, M, gap, beta != 0 ? NORMAL : NAN_FILL), P2(ta ? K : M, ta ? M : K, gap, NORMAL)},
+                1e-5,
+                "",
+                0};
+            make_case(&c);
+            rb_view v = view_of(&c.t[0], c.t[0].host);
+            for (int64_t r = 0; r < M; r++)
+                for (int64_t j = r + 1; j < M; j++) put(&v, r * v.stride[0] + j, NAN);
+            check_symmetric(*state, &c);
+            check(*state, &c);
+        }
+}
+
 /* Tiles large enough that oneDNN would cut them by the number of threads if it were let. */
 static void test_gemm_bits_of_large_tiles(void **state) {
     fixture *f = *state;
@@ -371,6 +408,7 @@ static void test_every_kind_was_seen(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gemm),
+        cmocka_unit_test(test_syrk),
         cmocka_unit_test(test_gemm_bits_of_large_tiles),
         cmocka_unit_test(test_fill_and_axpby),
         cmocka_unit_test(test_embed),

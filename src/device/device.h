@@ -46,6 +46,7 @@ typedef enum rb_op_kind {
     RB_OP_FILL,
     RB_OP_AXPBY,
     RB_OP_GEMM,
+    RB_OP_SYRK,
     RB_OP_EMBED_FWD,
     RB_OP_EMBED_BWD,
     RB_OP_RMSNORM_FWD,

@@ -70,6 +70,9 @@ static void test_wrong_shapes_are_refused(void **state) {
         rb_queue *q = f->d[i].q;
         assert_fails(rb_gemm(q, false, false, 1, m, m, 0, narrow, &err), RESBM_E_ARG, "gemm: c is 4x3", &err);
         assert_fails(rb_gemm(q, false, true, 1, m, narrow, 0, m, &err), RESBM_E_ARG, "gemm", &err);
+        assert_fails(rb_syrk(q, false, 1, narrow, 0, narrow, &err), RESBM_E_ARG,
+                     "syrk: c is 4x3, but op(a) is 4x3 and its square 4x4", &err);
+        assert_fails(rb_syrk(q, true, 1, narrow, 0, m, &err), RESBM_E_ARG, "its square 3x3", &err);
         assert_fails(rb_swiglu_forward(q, m, tall, m, &err), RESBM_E_ARG, "swiglu_forward: gate is 5x4",
                      &err);
         assert_fails(rb_silu_forward(q, m, narrow, &err), RESBM_E_ARG, "silu_forward: x", &err);

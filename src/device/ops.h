@@ -18,6 +18,10 @@ resbm_status rb_axpby(rb_queue *q, float alpha, rb_view x, float beta, rb_view y
 resbm_status rb_gemm(rb_queue *q, bool ta, bool tb, float alpha, rb_view a, rb_view b, float beta, rb_view c,
                      rb_err *err);
 
+/* C (M,M) = alpha op(A) op(A)^T + beta C, symmetric to the bit: what is below the diagonal is computed, what is above
+ * mirrors it. op(A) is (M,K), A's transpose when ta. Of C only the lower triangle is read; beta 0 ignores it too. */
+resbm_status rb_syrk(rb_queue *q, bool ta, float alpha, rb_view a, float beta, rb_view c, rb_err *err);
+
 /* out (n,d) = table (V,d) rows picked by ids (n) i32. An id outside [0,V) is RESBM_E_ARG on host-side
  * devices. */
 resbm_status rb_embed_forward(rb_queue *q, rb_view out, rb_view table, rb_view ids, rb_err *err);

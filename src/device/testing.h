@@ -224,7 +224,7 @@ static inline double bound_of(const test_case *c, rb_math math) {
                  : math == RB_MATH_F32                        ? 0
                                                               : 4e-3,
            more = 0;
-    if (c->op.kind == RB_OP_GEMM) more = one;
+    if (c->op.kind == RB_OP_GEMM || c->op.kind == RB_OP_SYRK) more = one;
     if (c->op.kind == RB_OP_ATTN_FWD) more = 2.5 * one;
     if (c->op.kind == RB_OP_ATTN_BWD) more = 5 * one;
     return fmax(c->tolerance, more);

@@ -12,8 +12,8 @@ static const float A = 3.4445f, B = -4.7750f, C = 2.0315f, NORM_EPS = 1e-7f;
 /* next (m,n) = one iteration of x (m,n); gram, poly (min,min). */
 static resbm_status iterate(rb_queue *q, rb_view x, rb_view next, rb_view gram, rb_view poly, rb_err *err) {
     bool tall = x.shape[0] > x.shape[1];
-    RB_TRY(rb_gemm(q, tall, !tall, 1, x, x, 0, gram, err));
-    RB_TRY(rb_gemm(q, false, false, C, gram, gram, 0, poly, err));
+    RB_TRY(rb_syrk(q, tall, 1, x, 0, gram, err));
+    RB_TRY(rb_syrk(q, false, C, gram, 0, poly, err));
     RB_TRY(rb_axpby(q, B, gram, 1, poly, err));
     RB_TRY(tall ? rb_gemm(q, false, false, 1, x, poly, 0, next, err)
                 : rb_gemm(q, false, false, 1, poly, x, 0, next, err));

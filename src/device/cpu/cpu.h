@@ -23,5 +23,6 @@ typedef struct rb_cpu_device {
 resbm_status rb_cpu_scratch(rb_queue *q, size_t bytes, void **out, rb_err *err);
 
 resbm_status rb_cpu_gemm(rb_queue *q, const rb_op *op, rb_err *err);
+resbm_status rb_cpu_syrk(rb_queue *q, const rb_op *op, rb_err *err);
 
 #endif

@@ -109,6 +109,7 @@ static resbm_status cpu_open(const rb_device_options *opt, rb_device **out, rb_e
     dev->table.queue_open = queue_open;
     dev->table.queue_close = queue_close;
     dev->table.kernel[RB_OP_GEMM] = rb_cpu_gemm;
+    dev->table.kernel[RB_OP_SYRK] = rb_cpu_syrk;
     set->slots(&dev->table);
     dev->base.table = &dev->table;
     dev->base.opt = *opt;

@@ -86,6 +86,7 @@ void rb_cuda_slots(rb_device_table *t);
 RB_CUDA_SLOT(fill);
 RB_CUDA_SLOT(axpby);
 RB_CUDA_SLOT(gemm);
+RB_CUDA_SLOT(syrk);
 RB_CUDA_SLOT(embed_forward);
 RB_CUDA_SLOT(embed_backward);
 RB_CUDA_SLOT(rmsnorm_forward);

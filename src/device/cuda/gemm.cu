@@ -130,3 +130,21 @@ RB_CUDA_SLOT(gemm) {
     bool whole = p.math == RB_MATH_F32 || p.math == RB_MATH_TF32;
     return whole ? rb_lt_run(rb_cuda_of(q)->lt, rb_cuda_queue_of(q), &p, err) : run_rounded(q, op, &p, err);
 }
+
+struct mirror_down {
+    rb_view c;
+    __device__ void operator()(int64_t r, int64_t i) const {
+        if (i > r) *rb_f32(c, r, i) = *rb_f32(c, i, r);
+    }
+};
+
+/* The whole product: the library has none of half of it. Its two halves need not be equal to the bit. */
+RB_CUDA_SLOT(syrk) {
+    rb_op whole = *op;
+    whole.kind = RB_OP_GEMM;
+    whole.t[2] = op->t[1];
+    whole.i[1] = !op->i[0];
+    RB_TRY(rb_cuda_gemm(q, &whole, err));
+    rb_each(q, &op->t[0], mirror_down{op->t[0]});
+    return rb_cuda_launched(op, err);
+}

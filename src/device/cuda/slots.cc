@@ -6,6 +6,7 @@ void rb_cuda_slots(rb_device_table *t) {
     k[RB_OP_FILL] = rb_cuda_fill;
     k[RB_OP_AXPBY] = rb_cuda_axpby;
     k[RB_OP_GEMM] = rb_cuda_gemm;
+    k[RB_OP_SYRK] = rb_cuda_syrk;
     k[RB_OP_EMBED_FWD] = rb_cuda_embed_forward;
     k[RB_OP_EMBED_BWD] = rb_cuda_embed_backward;
     k[RB_OP_RMSNORM_FWD] = rb_cuda_rmsnorm_forward;

@@ -9,6 +9,7 @@
 resbm_status rb_ref_fill(rb_queue *q, const rb_op *op, rb_err *err);
 resbm_status rb_ref_axpby(rb_queue *q, const rb_op *op, rb_err *err);
 resbm_status rb_ref_gemm(rb_queue *q, const rb_op *op, rb_err *err);
+resbm_status rb_ref_syrk(rb_queue *q, const rb_op *op, rb_err *err);
 resbm_status rb_ref_embed_forward(rb_queue *q, const rb_op *op, rb_err *err);
 resbm_status rb_ref_embed_backward(rb_queue *q, const rb_op *op, rb_err *err);
 resbm_status rb_ref_rmsnorm_forward(rb_queue *q, const rb_op *op, rb_err *err);

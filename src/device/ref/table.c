@@ -29,6 +29,7 @@ const rb_device_table rb_ref_table = {
             [RB_OP_FILL] = rb_ref_fill,
             [RB_OP_AXPBY] = rb_ref_axpby,
             [RB_OP_GEMM] = rb_ref_gemm,
+            [RB_OP_SYRK] = rb_ref_syrk,
             [RB_OP_EMBED_FWD] = rb_ref_embed_forward,
             [RB_OP_EMBED_BWD] = rb_ref_embed_backward,
             [RB_OP_RMSNORM_FWD] = rb_ref_rmsnorm_forward,

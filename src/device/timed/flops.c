@@ -15,6 +15,8 @@ double rb_op_flops(const rb_op *op) {
     switch (op->kind) {
     case RB_OP_GEMM:
         return 2 * count(t[0]) * (double)t[1].shape[op->i[0] ? 0 : 1];
+    case RB_OP_SYRK: /* one triangle, the diagonal with it */
+        return (count(t[0]) + (double)t[0].shape[0]) * (double)t[1].shape[op->i[0] ? 0 : 1];
     case RB_OP_ATTN_FWD:
         return attention(&t[2], &t[3], 4);
     case RB_OP_ATTN_BWD:
