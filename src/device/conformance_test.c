@@ -55,10 +55,11 @@ static void check_symmetric(fixture *f, const test_case *c) {
 
 /* One strip and several, with a last one of a few rows; panels of transposed columns, with a rest. */
 static void test_syrk(void **state) {
-    static const int64_t size[][2] = {{1, 1}, {5, 3}, {64, 64}, {65, 40}, {130, 300}, {200, 33}, {259, 257}};
+    static const int64_t size[][2] = {{1, 1},     {5, 3},    {64, 64},   {65, 40},
+                                      {130, 300}, {200, 33}, {259, 257}, {512, 300}};
     for (size_t i = 0; i < sizeof size / sizeof *size; i++)
         for (int t = 0; t < 4; t++) {
-            int64_t M = size[i][0], K = size[i][1], ta = t & 1, gap = i % 2 ? 3 : 0;
+            int64_t M = size[i][0], K = size[i][1], ta = t & 1, gap = i % 2 && M < 512 ? 3 : 0;
             float beta = t >> 1 ? 0.5f : 0;
             test_case c = {
                 {.kind = RB_OP_SYRK, .f = {beta != 0 ? 1 : 2, beta}, .i = {ta}},
@@ -71,6 +72,22 @@ static void test_syrk(void **state) {
             for (int64_t r = 0; r < M; r++)
                 for (int64_t j = r + 1; j < M; j++) put(&v, r * v.stride[0] + j, NAN);
             check_symmetric(*state, &c);
+            check(*state, &c);
+        }
+}
+
+/* Factors whose rows lie a power of two or far apart, which the cpu copies in panels: full ones and rests of them. */
+static void test_gemm_of_distant_rows(void **state) {
+    static const int64_t size[][3] = {{512, 40, 300}, {40, 512, 300}, {200, 512, 33}, {1030, 270, 260}};
+    for (size_t i = 0; i < sizeof size / sizeof *size; i++)
+        for (int t = 0; t < 4; t++) {
+            int64_t M = size[i][0], N = size[i][1], K = size[i][2], ta = t & 1;
+            test_case c = {{.kind = RB_OP_GEMM, .f = {0.5f, t >> 1 ? 2.f : 0}, .i = {ta, 0}},
+                           {P2(M, N, 5, t >> 1 ? NORMAL : NAN_FILL), P2(ta ? K : M, ta ? M : K, 0, NORMAL),
+                            P2(K, N, 0, NORMAL)},
+                           1e-5,
+                           "",
+                           0};
             check(*state, &c);
         }
 }
@@ -408,6 +425,7 @@ static void test_every_kind_was_seen(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gemm),
+        cmocka_unit_test(test_gemm_of_distant_rows),
         cmocka_unit_test(test_syrk),
         cmocka_unit_test(test_gemm_bits_of_large_tiles),
         cmocka_unit_test(test_fill_and_axpby),

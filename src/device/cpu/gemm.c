@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include "core/bytes.h"
 #include "device/cpu/cpu.h"
+#include "device/cpu/panels.h"
 #include "device/cpu/sgemm.h"
 
 /* The cut of C (M,N) into tiles, from its shape alone: about PIECES row tiles, and column tiles where the
@@ -30,7 +31,7 @@ static cut cut_of(int64_t M, int64_t N) {
     return c;
 }
 
-static dnnl_status_t run_tile(const rb_op *op, const cut *t, int64_t tile) {
+static int run_tile(const rb_op *op, const cut *t, int64_t tile, float *panels) {
     const rb_view *c = &op->t[0], *a = &op->t[1], *b = &op->t[2];
     bool ta = op->i[0], tb = op->i[1];
     int64_t K = a->shape[!ta], i = tile % t->row_tiles * t->rows, j = tile / t->row_tiles * t->cols;
@@ -39,13 +40,14 @@ static dnnl_status_t run_tile(const rb_op *op, const cut *t, int64_t tile) {
     const float *pa = (const float *)a->data + (ta ? i : i * a->stride[0]);
     const float *pb = (const float *)b->data + (tb ? j * b->stride[0] : j);
     float *pc = (float *)c->data + i * c->stride[0] + j;
-    return dnnl_sgemm(ta ? 'T' : 'N', tb ? 'T' : 'N', m, n, K, op->f[0], pa, a->stride[0], pb, b->stride[0],
-                      op->f[1], pc, c->stride[0]);
+    return rb_cpu_sgemm(panels, ta, tb, m, n, K, op->f[0], pa, a->stride[0], pb, b->stride[0], op->f[1], pc,
+                        c->stride[0]);
 }
 
 static resbm_status multiply(rb_queue *q, const rb_op *op, rb_err *err) {
-    (void)q;
     const rb_view *c = &op->t[0];
+    void *memory;
+    RB_TRY(rb_cpu_scratch(q, (size_t)q->dev->opt.threads * RB_PANELS * sizeof(float), &memory, err));
     cut t = cut_of(c->shape[0], c->shape[1]);
     int64_t tiles = t.row_tiles * t.col_tiles, work = c->shape[0] * c->shape[1] * op->t[1].shape[!op->i[0]];
     (void)work;
@@ -53,9 +55,10 @@ static resbm_status multiply(rb_queue *q, const rb_op *op, rb_err *err) {
 #pragma omp parallel num_threads(q->dev->opt.threads) if (tiles > 1 && work > SPAWN_PRODUCTS)
     {
         rb_sgemm_one_thread();
+        float *panels = (float *)memory + (int64_t)rb_thread_number() * RB_PANELS;
 #pragma omp for schedule(dynamic, 1) reduction(max : worst)
         for (int64_t i = 0; i < tiles; i++) {
-            int st = run_tile(op, &t, i);
+            int st = run_tile(op, &t, i, panels);
             if (st > worst) worst = st;
         }
     }
