@@ -45,6 +45,18 @@ go two pipeline.device=cuda:emulated pipeline.math=f32 pipeline.stages=2 && same
 go late pipeline.device=late:cuda:emulated pipeline.weight_copies=false && same bf16 late
 kept=$(planned bf16 weights) bare=$(planned late weights)
 [ "$kept" -gt $((bare * 5 / 4)) ] && [ "$kept" -le $((bare * 3 / 2)) ] || miss "copies: $kept bytes of weights, $bare without"
+# Activations inside blocks in bf16 (the default where products are in it) or f32; with all that a block can have.
+go wide pipeline.device=cuda:emulated pipeline.activations=f32 && near cpu wide 0.02 && near wide bf16 0.02
+half=$(planned bf16 activations) whole=$(planned wide activations)
+[ $((half * 5)) -lt $((whole * 4)) ] || miss "activations: $half bytes in bf16, $whole in f32"
+rich="model.qk_norm=true model.qkv_bias=true train.recompute=true"
+# shellcheck disable=SC2086
+{
+    go rich-cpu pipeline.device=cpu $rich
+    go rich pipeline.device=cuda:emulated $rich && near rich-cpu rich 0.02
+    go rich-late pipeline.device=late:cuda:emulated pipeline.stages=2 pipeline.schedule=zb-h1 $rich && same rich rich-late
+    go rich-f16 pipeline.device=cuda:emulated:1 $rich && near rich-cpu rich-f16 0.005
+}
 go mixed pipeline.device="cuda:emulated, cpu" pipeline.math=auto pipeline.stages=2 && near cpu mixed 0.02
 go late-zb pipeline.device=late:cuda:emulated pipeline.schedule=zb-h1 pipeline.stages=2 && same bf16 late-zb
 go late-2bw pipeline.device=late:cuda:emulated pipeline.schedule=pipedream-2bw optim.clip_scope=segment pipeline.stages=2 \
@@ -82,6 +94,7 @@ refused 'names 3 devices for pipeline.stages = 2' pipeline.device=cpu,cpu,cpu pi
 refused 'cuda:7: this machine has 2 GPUs' pipeline.device=cuda:emulated:7
 refused 'bf16; there are f32 and f16' pipeline.device=cuda:emulated:1 pipeline.math=bf16
 refused 'cpu computes products in f32 only' pipeline.math=bf16
+refused 'activations = bf16, but stage 0.s device cpu' pipeline.activations=bf16
 RB_CUDA_EMU_MEMORY=330000 && export RB_CUDA_EMU_MEMORY
 refused 'the activations, .* GB (segment .*emulated.*of its 0.00033 GB are free): .*train.microbatches' pipeline.device=cuda:emulated
 RB_CUDA_EMU_MEMORY=100000

@@ -15,6 +15,18 @@
 #define IDS1(n, range, what)                                                                                 \
     { RB_I32, 1, {n}, 0, what, range, 0, NULL, 0 }
 
+/* The case with the views of the mask in bf16, as activations are kept; outputs among them are rounded once. */
+static void check_halves(fixture *f, const test_case *c, unsigned views) {
+    test_case half = *c;
+    for (int j = 0; j < PARTS; j++) {
+        half.t[j].host = NULL; /* made anew: what c had is freed */
+        if (views >> j & 1 && half.t[j].rank) half.t[j].dtype = RB_BF16;
+    }
+    if (views & rb_op_info(c->op.kind)->out && half.tolerance < 1. / 128) half.tolerance = 1. / 128;
+    check(f, &half);
+}
+enum { ALL_VIEWS = (1 << PARTS) - 1, LSE_OF_FORWARD = 1 << 1, LSE_OF_BACKWARD = 1 << 5 };
+
 static void test_gemm(void **state) {
     static const int64_t size[][3] = {{1, 1, 1},      {1, 300, 64},  {5, 7, 3},    {64, 64, 64},
                                       {130, 70, 33},  {257, 96, 40}, {33, 520, 9}, {520, 33, 65},
@@ -29,12 +41,11 @@ static void test_gemm(void **state) {
                            1e-5,
                            "",
                            0};
-            test_case half = c; /* the second factor in bf16, as weights are kept */
-            half.t[2].dtype = RB_BF16;
             check(*state, &c);
-            if (M >= 33)
-                check(*state,
-                      &half); /* enough rows: errors of one go the same way, as its numbers are positive */
+            if (M < 33)
+                continue; /* enough rows: errors of one go the same way, as its numbers are positive */
+            static const unsigned halves[] = {1 << 0, 1 << 1, 1 << 2 /* as weights are kept */, 7};
+            for (int j = 0; j < 4; j++) check_halves(*state, &c, halves[j]);
         }
 }
 
@@ -185,7 +196,14 @@ static void test_rmsnorm(void **state) {
                 {.kind = RB_OP_RMSNORM_BWD_X, .f = {0}}, {inplace, rows, rows, w, rstd}, 3e-6, "", 0};
             test_case g = {{.kind = RB_OP_RMSNORM_BWD_W}, {dw, rows, rows, rstd}, 1e-5, "", 0};
             test_case *all[] = {&f, &b, &a, &s, &g};
-            for (int j = 0; j < 5; j++) check(*state, all[j]);
+            static const unsigned halves[] = {1 << 0 | 1 << 2, 7, 7, 7, 1 << 1 | 1 << 2};
+            for (int j = 0; j < 5; j++) {
+                check(*state, all[j]);
+                check_halves(*state, all[j], halves[j]);
+            }
+            check_halves(*state, &f, 1 << 0);
+            check_halves(*state, &b, 1 << 1);
+            check_halves(*state, &g, 1 << 1);
         }
 }
 
@@ -203,6 +221,7 @@ static void test_rope(void **state) {
                            "",
                            0};
             check(*state, &c);
+            check_halves(*state, &c, 1 << 0);
         }
 }
 
@@ -235,32 +254,38 @@ static void test_attention_forward(void **state) {
     for (size_t i = 0; i < sizeof attention_sizes / sizeof *attention_sizes; i++) {
         test_case c = attention_forward_case(&attention_sizes[i]);
         check(*state, &c);
+        check_halves(*state, &c, ALL_VIEWS & ~LSE_OF_FORWARD);
     }
 }
 
 /* out and lse must belong to q, k, v: the reference computes them first. */
+static void check_attention_backward(fixture *f, heads s, bool halves) {
+    s.offset = 0;
+    test_case fwd = attention_forward_case(&s);
+    for (int j = 0; halves && j < 5; j++)
+        if (!(LSE_OF_FORWARD >> j & 1)) fwd.t[j].dtype = RB_BF16;
+    make_case(&fwd);
+    void *done[PARTS];
+    run_case(&fwd, f->d[0].dev, f->d[0].q, done);
+    test_case c = {{.kind = RB_OP_ATTN_BWD, .f = {fwd.op.f[0]}},
+                   {rows_of(&s, s.T, s.H, 1, NAN_FILL), rows_of(&s, s.T, s.G, 0, NAN_FILL),
+                    rows_of(&s, s.T, s.G, 2, NAN_FILL), rows_of(&s, s.T, s.H, 4, NORMAL), fwd.t[0], fwd.t[1],
+                    fwd.t[2], fwd.t[3], fwd.t[4]},
+                   halves ? 1. / 64 : 2e-5,
+                   "",
+                   0.1};
+    for (int j = 0; halves && j < PARTS; j++)
+        if (!(LSE_OF_BACKWARD >> j & 1)) c.t[j].dtype = RB_BF16;
+    make_case(&c);
+    for (int j = 4; j < 9; j++) memcpy(c.t[j].host, done[j - 4], c.t[j].bytes);
+    check(f, &c);
+    free_results(done, 5);
+    free_case(&fwd);
+}
 static void test_attention_backward(void **state) {
-    fixture *f = *state;
-    for (size_t i = 0; i < sizeof attention_sizes / sizeof *attention_sizes; i++) {
-        heads s = attention_sizes[i];
-        s.offset = 0;
-        test_case fwd = attention_forward_case(&s);
-        make_case(&fwd);
-        void *done[PARTS];
-        run_case(&fwd, f->d[0].dev, f->d[0].q, done);
-        test_case c = {{.kind = RB_OP_ATTN_BWD, .f = {fwd.op.f[0]}},
-                       {rows_of(&s, s.T, s.H, 1, NAN_FILL), rows_of(&s, s.T, s.G, 0, NAN_FILL),
-                        rows_of(&s, s.T, s.G, 2, NAN_FILL), rows_of(&s, s.T, s.H, 4, NORMAL), fwd.t[0],
-                        fwd.t[1], fwd.t[2], fwd.t[3], fwd.t[4]},
-                       2e-5,
-                       "",
-                       0.1};
-        make_case(&c);
-        for (int j = 4; j < 9; j++) memcpy(c.t[j].host, done[j - 4], c.t[j].bytes);
-        check(f, &c);
-        free_results(done, 5);
-        free_case(&fwd);
-    }
+    for (size_t i = 0; i < sizeof attention_sizes / sizeof *attention_sizes; i++)
+        for (int halves = 0; halves < 2; halves++)
+            check_attention_backward(*state, attention_sizes[i], halves);
 }
 
 static void test_activations(void **state) {
@@ -280,7 +305,11 @@ static void test_activations(void **state) {
                                {{.kind = RB_OP_SILU_BWD}, {out, x, x}, 2e-6, "", 0},
                                {{.kind = RB_OP_SILU_BWD}, {on1, x, x}, 2e-6, "", 0},
                                {{.kind = RB_OP_SILU_BWD}, {on2, x, x}, 2e-6, "", 0}};
-            for (size_t j = 0; j < sizeof all / sizeof *all; j++) check(*state, &all[j]);
+            for (size_t j = 0; j < sizeof all / sizeof *all; j++) {
+                check(*state, &all[j]);
+                if (all[j].op.kind == RB_OP_SWIGLU_FWD || all[j].op.kind == RB_OP_SWIGLU_BWD)
+                    check_halves(*state, &all[j], ALL_VIEWS);
+            }
         }
     test_case odd[] = {{{.kind = RB_OP_SILU_FWD}, {P2(3, 39, 0, ZERO), P2(3, 39, 0, SPECIAL)}, 2e-6, "", 0},
                        {{.kind = RB_OP_SWIGLU_FWD},
@@ -289,6 +318,7 @@ static void test_activations(void **state) {
                         "",
                         0}};
     for (int j = 0; j < 2; j++) check(*state, &odd[j]);
+    check_halves(*state, &odd[1], ALL_VIEWS);
 }
 
 static void test_xent(void **state) {

@@ -4,6 +4,7 @@
 #include <string.h>
 #include "device/check.h"
 #include "device/tables.h"
+#include "device/widen.h"
 
 const rb_device_table *const rb_devices[] = {&rb_ref_table, &rb_cpu_table, &rb_cuda_table, &rb_late_table,
                                              NULL};
@@ -113,5 +114,6 @@ resbm_status rb_download(rb_queue *q, void *host, const void *src, size_t bytes,
 
 resbm_status rb_run(rb_queue *q, const rb_op *op, rb_err *err) {
     RB_TRY(rb_check_op(op, err));
+    if (q->dev->table->host_memory && rb_wants_widening(op)) return rb_run_widened(q, op, err);
     return q->dev->table->kernel[op->kind](q, op, err);
 }

@@ -100,7 +100,7 @@ typedef struct rb_event {
 
 typedef resbm_status (*rb_kernel)(rb_queue *q, const rb_op *op, rb_err *err);
 
-/* What products are computed in; operands and results are f32 in memory all the same. */
+/* What products are computed in, whatever operands and results are in memory. */
 typedef enum rb_math {
     RB_MATH_AUTO, /* what the device does best: f32 on processors; bf16 on GPUs, f16 on those that have no bf16 */
     RB_MATH_F32,
@@ -154,7 +154,8 @@ typedef struct rb_device_table {
 struct rb_device {
     const rb_device_table *table;
     rb_device_options opt;
-    /* RB_BF16: products round their factors to it, so that one kept in bf16 gives the same bits; else RB_F32. */
+    /* RB_BF16: products round their factors to it, so that one kept in bf16 gives the same bits, and activations that go
+     * into products lose nothing by it; else RB_F32. */
     rb_dtype factor;
     size_t working; /* bytes kernels take for themselves, but what factors are rounded into */
 };

@@ -1,5 +1,7 @@
 /* The operations, one typed function each: builds the record and runs it on the queue. Shapes after each
- * operand; legend in device.h. "+=" operands are read and written. All numbers f32 unless said. Rows may be
+ * operand; legend in device.h. "+=" operands are read and written. All numbers f32 unless said. Operands of products, RMSNorm
+ * (not w, rstd, dw), rope, attention (not lse) and SwiGLU may each be bf16: computed as in f32 from what they are, results
+ * rounded once, to nearest even. Rows may be
  * strided (columns of a wider matrix); the last dimension has stride 1. Returns at once where the device is
  * asynchronous. RESBM_E_ARG names the operation and the operand whose shape or type does not fit. */
 #ifndef RB_DEVICE_OPS_H

@@ -88,6 +88,8 @@ typedef struct rb_stage_options {
                                  and begin as they are allocated. NULL: none. Read while opening only */
     bool
         weight_copies; /* where the device's products round their factors to bf16: matrices are kept in it too */
+    bool
+        half_activations; /* what lies between the operations of a block is kept in bf16; the stream stays f32 */
     bool bare; /* weights and gradients stay as they are allocated: nobody looks before they are set */
 } rb_stage_options;
 

@@ -367,7 +367,8 @@ static resbm_status open_host(rb_stage_model *m, const rb_stage_options *o, rb_e
 }
 
 static resbm_status open_device(rb_stage_model *m, rb_err *err) {
-    rb_plan p = {0};
+    rb_dtype acts = m->opt.half_activations ? RB_BF16 : RB_F32;
+    rb_plan p = {.acts = acts};
     RB_TRY(alloc_tensors(m, false, m->weight, &m->weights, &m->weight_bytes, err));
     memcpy(m->own, m->weight, (size_t)m->table.count * sizeof *m->own);
     RB_TRY(rb_stage_open_copies(m, err));
@@ -377,7 +378,7 @@ static resbm_status open_device(rb_stage_model *m, rb_err *err) {
     plan_buffers(m, &p);
     m->buffer_bytes = p.used;
     RB_TRY(take_memory(m, p.used, "the activations", smaller_batch, &m->buffers, err));
-    p = (rb_plan){.base = m->buffers};
+    p = (rb_plan){.base = m->buffers, .acts = acts};
     plan_buffers(m, &p);
     return RESBM_OK;
 }

@@ -99,12 +99,12 @@ static parts parts_of(const rb_block_dims *s, const rb_view *w) {
 void rb_block_plan_saved(const rb_block_dims *s, int64_t n, rb_plan *p, rb_block_saved *out) {
     bool att = has_attention(s), mlp = has_mlp(s), norms = att && s->qk_norm;
     out->rstd1 = att ? rb_plan1(p, n) : rb_none();
-    out->qkv = att ? rb_plan2(p, n, qkv_width(s)) : rb_none();
-    out->att = att ? rb_plan2(p, n, s->heads * s->head) : rb_none();
+    out->qkv = att ? rb_plan_acts(p, n, qkv_width(s)) : rb_none();
+    out->att = att ? rb_plan_acts(p, n, s->heads * s->head) : rb_none();
     out->lse = att ? rb_plan1(p, n * s->heads) : rb_none();
     out->x2 = att && mlp ? rb_plan2(p, n, s->d) : rb_none();
     out->rstd2 = mlp ? rb_plan1(p, n) : rb_none();
-    out->gu = mlp ? rb_plan2(p, n, 2 * s->ffn) : rb_none();
+    out->gu = mlp ? rb_plan_acts(p, n, 2 * s->ffn) : rb_none();
     out->rstdq = norms ? rb_plan1(p, n * s->heads) : rb_none();
     out->rstdk = norms ? rb_plan1(p, n * s->kv_heads) : rb_none();
 }
@@ -112,28 +112,31 @@ void rb_block_plan_saved(const rb_block_dims *s, int64_t n, rb_plan *p, rb_block
 void rb_block_plan_kept(const rb_block_dims *s, int64_t n, bool with_dgu, bool with_dx2, rb_plan *p,
                         rb_block_kept *out) {
     bool att = has_attention(s), mlp = has_mlp(s);
-    out->dqkv = att ? rb_plan2(p, n, qkv_width(s)) : rb_none();
-    out->h = mlp ? rb_plan2(p, n, s->ffn) : rb_none();
-    out->dgu = mlp && with_dgu ? rb_plan2(p, n, 2 * s->ffn) : rb_none();
+    out->dqkv = att ? rb_plan_acts(p, n, qkv_width(s)) : rb_none();
+    out->h = mlp ? rb_plan_acts(p, n, s->ffn) : rb_none();
+    out->dgu = mlp && with_dgu ? rb_plan_acts(p, n, 2 * s->ffn) : rb_none();
     out->dx2 = att && mlp && with_dx2 ? rb_plan2(p, n, s->d) : rb_none();
 }
 
 void rb_block_plan_scratch(const rb_block_dims *s, int64_t n, rb_plan *p, rb_block_scratch *out) {
-    out->norm = rb_plan2(p, n, s->d);
-    out->h = rb_plan2(p, n, s->ffn);
-    out->att = rb_plan2(p, n, s->heads * s->head);
-    out->qk = s->qk_norm ? rb_plan2(p, n, (s->heads + s->kv_heads) * s->head) : rb_none();
+    out->norm = rb_plan_acts(p, n, s->d);
+    out->h = rb_plan_acts(p, n, s->ffn);
+    out->att = rb_plan_acts(p, n, s->heads * s->head);
+    out->qk = s->qk_norm ? rb_plan_acts(p, n, (s->heads + s->kv_heads) * s->head) : rb_none();
     out->ones = s->qkv_bias ? rb_plan2(p, n, 1) : rb_none();
 }
 
 /* Heads [from, from+count) of width D of a matrix (n, columns), as (n,count,D) and as (B,T,count,D). */
 static rb_view rows_of_heads(rb_view m, int64_t from, int64_t count, int64_t D) {
-    return (rb_view){
-        (float *)m.data + from * D, RB_F32, 3, {m.shape[0], count, D, 1}, {m.stride[0], D, 1, 1}};
+    return (rb_view){rb_columns(m, from * D, count * D).data,
+                     m.dtype,
+                     3,
+                     {m.shape[0], count, D, 1},
+                     {m.stride[0], D, 1, 1}};
 }
 static rb_view heads_of(const rb_run_ctx *run, rb_view m, int64_t from, int64_t count, int64_t D) {
-    return (rb_view){(float *)m.data + from * D,
-                     RB_F32,
+    return (rb_view){rb_columns(m, from * D, count * D).data,
+                     m.dtype,
                      4,
                      {run->B, run->T, count, D},
                      {run->T * m.stride[0], m.stride[0], D, 1}};

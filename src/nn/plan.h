@@ -8,6 +8,7 @@
 typedef struct rb_plan {
     char *base; /* NULL while counting */
     size_t used;
+    rb_dtype acts; /* what rb_plan_acts hands out: RB_F32 or RB_BF16 */
 } rb_plan;
 
 /* 64-byte aligned. NULL while counting. */
@@ -21,6 +22,10 @@ static inline rb_view rb_plan1(rb_plan *p, int64_t a) {
 }
 static inline rb_view rb_plan2(rb_plan *p, int64_t a, int64_t b) {
     return rb_view2(rb_plan_take(p, (size_t)(a * b) * 4), RB_F32, a, b);
+}
+/* What lies between the operations of a block and goes into products. */
+static inline rb_view rb_plan_acts(rb_plan *p, int64_t a, int64_t b) {
+    return rb_view2(rb_plan_take(p, (size_t)(a * b) * rb_dtype_size(p->acts)), p->acts, a, b);
 }
 
 #endif

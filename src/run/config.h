@@ -64,6 +64,13 @@ typedef struct rb_train_config {
     uint64_t seed;
 } rb_train_config;
 
+/* What activations inside blocks are kept in. */
+typedef enum rb_activations {
+    RB_ACTIVATIONS_AUTO, /* bf16 where products round their factors to it */
+    RB_ACTIVATIONS_F32,
+    RB_ACTIVATIONS_BF16
+} rb_activations;
+
 typedef struct rb_pipeline_config {
     int64_t stages;
     int64_t replicas; /* processes per stage, where there is no list */
@@ -88,6 +95,7 @@ typedef struct rb_pipeline_config {
     char device[512];   /* run/devices.h */
     rb_math math;
     bool weight_copies;
+    rb_activations activations;
     double speed; /* FLOP/s; 0 = not stated */
     int64_t deadline_ns, startup_deadline_ns;
 } rb_pipeline_config;

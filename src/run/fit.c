@@ -24,8 +24,8 @@ static int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
-/* The largest two factors of one product, in 16 bits, and the eighth more that working memory grows by. Weights that are kept
- * in bf16 need none. */
+/* The largest two factors of one product, in 16 bits, and the eighth more that working memory grows by. Weights and activations
+ * that are kept in bf16 need none: then the stream is what is left, beside the head's logits. */
 static size_t rounded_bytes(const rb_config *c, int stage) {
     const rb_model_config *m = &c->model;
     char name[RB_DEVICE_NAME];
@@ -35,10 +35,11 @@ static size_t rounded_bytes(const rb_config *c, int stage) {
     int64_t n = c->train.batch / c->train.microbatches * m->context,
             head = m->head ? m->head : m->d / m->heads;
     int64_t wide = larger(2 * m->ffn, larger(m->d, (m->heads + 2 * m->kv_heads) * head));
+    bool f16 = c->pipeline.math == RB_MATH_F16, acts = !f16 && c->pipeline.activations != RB_ACTIVATIONS_F32;
+    int64_t in = acts ? m->d : wide, between = acts ? m->d : m->ffn;
     int64_t chunk = larger(1, RB_HEAD_CHUNK / m->vocab);
-    int64_t first = larger(n * wide, (chunk < n ? chunk : n) * m->vocab), second = n * larger(m->d, m->ffn);
-    bool kept = c->pipeline.weight_copies && c->pipeline.math != RB_MATH_F16;
-    if (!kept) second = larger(second, larger(wide, m->vocab) * m->d);
+    int64_t first = larger(n * in, (chunk < n ? chunk : n) * m->vocab), second = n * larger(m->d, between);
+    if (f16 || !c->pipeline.weight_copies) second = larger(second, larger(wide, m->vocab) * m->d);
     return (size_t)(first + second) * 9 / 4;
 }
 

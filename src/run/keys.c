@@ -325,13 +325,18 @@ const rb_key rb_keys[] = {
           "and takes as long "
           "as pipeline.speed says, to try out schedules and links."),
     WORDY(RB_KEY_ENUM, "pipeline", "math", pipeline.math, "auto", "auto|f32|tf32|bf16|f16", DEPLOYMENT,
-          "What products are computed in; weights, sums and everything between them stay f32. auto: f32 on "
+          "What products are computed in; weights and sums stay f32. auto: f32 on "
           "processors; on "
           "GPUs bf16, or f16 with scaled operands where there is no bf16 (compute capability 7.5)."),
     PLAIN(RB_KEY_BOOL, "pipeline", "weight_copies", pipeline.weight_copies, "true", DEPLOYMENT,
           "On a GPU that computes in bf16: matrices are kept in bf16 beside their f32 weights (2 bytes a "
           "parameter) and "
           "rounded once after each update; false: at each use. The same bits."),
+    WORDY(
+        RB_KEY_ENUM, "pipeline", "activations", pipeline.activations, "auto", "auto|f32|bf16", DEPLOYMENT,
+        "Type in memory of what blocks keep between their operations; the residual stream and its gradient "
+        "stay f32. bf16: half the memory, and nothing is left to round before a product; only where products "
+        "are in bf16. auto: bf16 there, else f32."),
     REAL("pipeline", "speed", pipeline.speed, "0", 0, 1e18, "FLOP/s", DEPLOYMENT,
          "What a stage sustains: taken by device: timed and by plans; 0: no time at all, and plans measure "
          "this machine."),

@@ -224,6 +224,15 @@ static resbm_status find_trunks(rb_stage *s, rb_err *err) {
     return RESBM_OK;
 }
 
+/* Activations in bf16 that were asked for by name are where products are in bf16, or nowhere. */
+static resbm_status check_activations(const rb_stage *s, const char *device, rb_err *err) {
+    if (s->cfg.pipeline.activations != RB_ACTIVATIONS_BF16 || s->dev->factor == RB_BF16) return RESBM_OK;
+    return rb_fail(err, RESBM_E_UNSUPPORTED,
+                   "pipeline.activations = bf16, but stage %d's device %s does not compute products in bf16 "
+                   "here; auto takes bf16 where that is so",
+                   s->self, device);
+}
+
 static resbm_status open_model(rb_stage *s, const int *slots, rb_err *err) {
     char name[RB_DEVICE_NAME];
     rb_device_options o = {.threads = (int)s->cfg.pipeline.threads,
@@ -232,6 +241,7 @@ static resbm_status open_model(rb_stage *s, const int *slots, rb_err *err) {
     RB_TRY(rb_tensor_table_build(&s->cfg.model, &s->cfg.boundary, &s->table, err));
     RB_TRY(
         rb_device_open(rb_device_of_stage(&s->cfg, s->places ? s->stage : s->self, name), &o, &s->dev, err));
+    RB_TRY(check_activations(s, name, err));
     s->room = rb_room(s->dev);
     RB_TRY(rb_queue_open(s->dev, &s->q, err));
     s->ahead = !s->measuring && !s->dev->table->host_memory && strcmp(s->dev->table->name, "timed");
@@ -246,6 +256,8 @@ static resbm_status open_model(rb_stage *s, const int *slots, rb_err *err) {
                           .training = s->training,
                           .split_backward = s->halves,
                           .weight_copies = s->cfg.pipeline.weight_copies,
+                          .half_activations =
+                              s->dev->factor == RB_BF16 && s->cfg.pipeline.activations != RB_ACTIVATIONS_F32,
                           .bare = s->measuring};
     s->rows = calloc((size_t)s->table.count, sizeof *s->rows);
     if (!s->rows) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d tensors", s->table.count);

@@ -1,6 +1,4 @@
 #include <dnnl.h>
-#include <stdlib.h>
-#include "core/bytes.h"
 #include "device/cpu/cpu.h"
 #include "device/cpu/panels.h"
 #include "device/cpu/sgemm.h"
@@ -44,7 +42,7 @@ static int run_tile(const rb_op *op, const cut *t, int64_t tile, float *panels) 
                         c->stride[0]);
 }
 
-static resbm_status multiply(rb_queue *q, const rb_op *op, rb_err *err) {
+resbm_status rb_cpu_gemm(rb_queue *q, const rb_op *op, rb_err *err) {
     const rb_view *c = &op->t[0];
     void *memory;
     RB_TRY(rb_cpu_scratch(q, (size_t)q->dev->opt.threads * RB_PANELS * sizeof(float), &memory, err));
@@ -66,23 +64,4 @@ static resbm_status multiply(rb_queue *q, const rb_op *op, rb_err *err) {
     return rb_fail(err, worst == dnnl_out_of_memory ? RESBM_E_MEMORY : RESBM_E_INTERNAL,
                    "gemm: oneDNN returned status %d for a product of %lldx%lld", worst,
                    (long long)c->shape[0], (long long)c->shape[1]);
-}
-
-/* A factor in bf16 (which this device itself never asks for) is widened first. */
-resbm_status rb_cpu_gemm(rb_queue *q, const rb_op *op, rb_err *err) {
-    const rb_view *b = &op->t[2];
-    if (b->dtype != RB_BF16) return multiply(q, op, err);
-    int64_t rows = b->shape[0], width = b->shape[1];
-    float *wide = malloc((size_t)(rows * width) * sizeof *wide);
-    if (!wide)
-        return rb_fail(err, RESBM_E_MEMORY, "gemm: no memory for a factor of %lldx%lld", (long long)rows,
-                       (long long)width);
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < width; j++)
-            wide[i * width + j] = rb_bf16_to_f32(((const uint16_t *)b->data)[i * b->stride[0] + j]);
-    rb_op o = *op;
-    o.t[2] = rb_view2(wide, RB_F32, rows, width);
-    resbm_status st = multiply(q, &o, err);
-    free(wide);
-    return st;
 }

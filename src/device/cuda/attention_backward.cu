@@ -131,7 +131,8 @@ __global__ void __launch_bounds__(SCALE_THREADS) find_most_of_heads(unsigned *mo
     unsigned here = 0;
     for (int64_t i = (int64_t)blockIdx.x * SCALE_THREADS + threadIdx.x; i < rows * D;
          i += (int64_t)gridDim.x * SCALE_THREADS) {
-        unsigned size = __float_as_uint(rb_row_f32(&dout, i / D)[i % D]) & 0x7fffffffu;
+        unsigned size =
+            __float_as_uint(rb_cells_at(dout, rb_row_offset(&dout, i / D)).get(i % D)) & 0x7fffffffu;
         here = size > here ? size : here;
     }
     atomicMax(most, here);

@@ -5,9 +5,9 @@
 
 enum { ROW_THREADS = 128, ROW_WARPS = ROW_THREADS / RB_WARP, MOST_D = 512, PER_LANE = MOST_D / RB_WARP };
 
-static __device__ __forceinline__ float dot(const float *a, const float *b, int D) {
+static __device__ __forceinline__ float dot(const rb_cells &a, const rb_cells &b, int D) {
     float s = 0;
-    for (int i = 0; i < D; i++) s += a[i] * b[i];
+    for (int i = 0; i < D; i++) s += a.get(i) * b.get(i);
     return s;
 }
 
@@ -29,9 +29,9 @@ static __device__ void add_rows(float *acc, float p, const rb_view &v, int64_t b
     int lane = (int)threadIdx.x % RB_WARP;
     for (int j = 0; j < n; j++) {
         float w = __shfl_sync(RB_ALL_LANES, p, j);
-        const float *from = rb_head_row(&v, b, first + j, g);
+        rb_cells from = rb_cells_of_head(v, b, first + j, g);
         for (int c = lane, u = 0; u < PER_LANE; c += RB_WARP, u++)
-            if (c < D) acc[u] += w * from[c];
+            if (c < D) acc[u] += w * from.get(c);
     }
 }
 
@@ -46,11 +46,11 @@ __global__ void __launch_bounds__(ROW_THREADS)
     if (n >= s.B * s.H * s.T) return;
     row r(n, s.H, s.T);
     int64_t g = r.h / (s.H / s.G), end = s.offset + r.t + 1;
-    const float *pq = rb_head_row(&q, r.b, r.t, r.h);
+    rb_cells pq = rb_cells_of_head(q, r.b, r.t, r.h);
     float acc[PER_LANE] = {0}, top = -INFINITY, sum = 0;
     for (int64_t first = 0; first < end; first += RB_WARP) {
         int here = lanes_of(first, end);
-        float x = lane < here ? s.scale * dot(pq, rb_head_row(&k, r.b, first + lane, g), s.D) : -INFINITY;
+        float x = lane < here ? s.scale * dot(pq, rb_cells_of_head(k, r.b, first + lane, g), s.D) : -INFINITY;
         float most = rb_nan_max(top, rb_warp_max(x)), shrink = expf(top - most),
               p = lane < here ? expf(x - most) : 0.0f;
         sum = sum * shrink + rb_warp_sum(p);
@@ -58,9 +58,9 @@ __global__ void __launch_bounds__(ROW_THREADS)
         add_rows(acc, p, v, r.b, first, here, g, s.D);
         top = most;
     }
-    float *to = rb_head_row(&out, r.b, r.t, r.h);
+    rb_cells to = rb_cells_of_head(out, r.b, r.t, r.h);
     for (int c = lane, u = 0; u < PER_LANE; c += RB_WARP, u++)
-        if (c < s.D) to[c] = acc[u] / sum;
+        if (c < s.D) to.put(c, acc[u] / sum);
     if (lane == 0) *lse_at(lse, r) = top + logf(sum);
 }
 
@@ -93,10 +93,10 @@ __global__ void __launch_bounds__(ROW_THREADS)
     int64_t n = (int64_t)blockIdx.x * ROW_WARPS + threadIdx.x / RB_WARP;
     if (n >= s.B * s.H * s.T) return;
     row r(n, s.H, s.T);
-    const float *a = rb_head_row(&dout, r.b, r.t, r.h), *b = rb_head_row(&out, r.b, r.t, r.h);
+    rb_cells a = rb_cells_of_head(dout, r.b, r.t, r.h), b = rb_cells_of_head(out, r.b, r.t, r.h);
     float sum = 0;
     for (int c = (int)threadIdx.x % RB_WARP; c < s.D; c += RB_WARP)
-        sum += (up ? rb_half_round(*up * a[c]) : a[c]) * b[c];
+        sum += (up ? rb_half_round(*up * a.get(c)) : a.get(c)) * b.get(c);
     sum = rb_warp_sum(sum);
     if (threadIdx.x % RB_WARP == 0) delta[n] = sum;
 }
@@ -107,34 +107,35 @@ __global__ void __launch_bounds__(ROW_THREADS) query_grads(grads x, const float 
     if (n >= s.B * s.H * s.T) return;
     row r(n, s.H, s.T);
     int64_t g = r.h / (s.H / s.G), end = r.t + 1;
-    const float *pq = rb_head_row(&x.q, r.b, r.t, r.h), *go = rb_head_row(&x.dout, r.b, r.t, r.h);
+    rb_cells pq = rb_cells_of_head(x.q, r.b, r.t, r.h), go = rb_cells_of_head(x.dout, r.b, r.t, r.h);
     float l = *lse_at(x.lse, r), acc[PER_LANE] = {0};
     for (int64_t first = 0; first < end; first += RB_WARP) {
         int here = lanes_of(first, end);
         float ds = 0;
         if (lane < here) {
-            float p = expf(s.scale * dot(pq, rb_head_row(&x.k, r.b, first + lane, g), s.D) - l);
-            ds = p * (dot(go, rb_head_row(&x.v, r.b, first + lane, g), s.D) - delta[n]) * s.scale;
+            float p = expf(s.scale * dot(pq, rb_cells_of_head(x.k, r.b, first + lane, g), s.D) - l);
+            ds = p * (dot(go, rb_cells_of_head(x.v, r.b, first + lane, g), s.D) - delta[n]) * s.scale;
         }
         add_rows(acc, ds, x.k, r.b, first, here, g, s.D);
     }
-    float *to = rb_head_row(&x.dq, r.b, r.t, r.h);
+    rb_cells to = rb_cells_of_head(x.dq, r.b, r.t, r.h);
     for (int c = lane, u = 0; u < PER_LANE; c += RB_WARP, u++)
-        if (c < s.D) to[c] = acc[u];
+        if (c < s.D) to.put(c, acc[u]);
 }
 
 /* Key (b, g, t): the queries of one head from t on, 32 at a time. */
 static __device__ void key_from_head(const grads &x, const float *delta, const shape &s, const row &r,
                                      int64_t h, float *dk, float *dv) {
     int lane = (int)threadIdx.x % RB_WARP;
-    const float *pk = rb_head_row(&x.k, r.b, r.t, r.h), *pv = rb_head_row(&x.v, r.b, r.t, r.h);
+    rb_cells pk = rb_cells_of_head(x.k, r.b, r.t, r.h), pv = rb_cells_of_head(x.v, r.b, r.t, r.h);
     for (int64_t first = r.t; first < s.T; first += RB_WARP) {
         int here = lanes_of(first, s.T);
         float p = 0, ds = 0;
         if (lane < here) {
             row m((r.b * s.H + h) * s.T + first + lane, s.H, s.T);
-            p = expf(s.scale * dot(rb_head_row(&x.q, m.b, m.t, h), pk, s.D) - *lse_at(x.lse, m));
-            ds = p * (dot(rb_head_row(&x.dout, m.b, m.t, h), pv, s.D) - delta[(m.b * s.H + h) * s.T + m.t]) *
+            p = expf(s.scale * dot(rb_cells_of_head(x.q, m.b, m.t, h), pk, s.D) - *lse_at(x.lse, m));
+            ds = p *
+                 (dot(rb_cells_of_head(x.dout, m.b, m.t, h), pv, s.D) - delta[(m.b * s.H + h) * s.T + m.t]) *
                  s.scale;
         }
         add_rows(dv, p, x.dout, r.b, first, here, h, s.D);
@@ -148,11 +149,11 @@ __global__ void __launch_bounds__(ROW_THREADS) key_grads(grads x, const float *d
     row r(n, s.G, s.T);
     float dk[PER_LANE] = {0}, dv[PER_LANE] = {0};
     for (int64_t h = r.h * per; h < (r.h + 1) * per; h++) key_from_head(x, delta, s, r, h, dk, dv);
-    float *to_k = rb_head_row(&x.dk, r.b, r.t, r.h), *to_v = rb_head_row(&x.dv, r.b, r.t, r.h);
+    rb_cells to_k = rb_cells_of_head(x.dk, r.b, r.t, r.h), to_v = rb_cells_of_head(x.dv, r.b, r.t, r.h);
     for (int c = (int)threadIdx.x % RB_WARP, u = 0; u < PER_LANE; c += RB_WARP, u++)
         if (c < s.D) {
-            to_k[c] = dk[u];
-            to_v[c] = dv[u];
+            to_k.put(c, dk[u]);
+            to_v.put(c, dv[u]);
         }
 }
 

@@ -1,4 +1,4 @@
-/* Tiles of heads for the tensor cores (rb_mma: m16n8k16). Rows of a head come from f32 memory, are rounded to 16 bits and
+/* Tiles of heads for the tensor cores (rb_mma: m16n8k16). Rows of a head come from memory, are rounded to 16 bits where they are f32, and
  * lie in shared memory as words of two neighbours: along the width for products over the width, and "upright", along the
  * rows, for products over the rows. Padding of 4 words keeps the fragments' loads free of bank conflicts.
  *
@@ -19,20 +19,34 @@ enum { RB_TILE_THREADS = 128, RB_TILE_WARPS = RB_TILE_THREADS / RB_WARP, RB_TILE
 
 /* Some rows of one head: [first, end) exist, `width` columns do; the rest reads as 0. */
 struct rb_head_rows {
-    const float *base; /* row 0 of the head */
+    rb_cells base; /* row 0 of the head */
     int64_t gap, end;
     int width;
     float factor;
+    bool words; /* neighbours are words in memory already */
     __device__ float at(int64_t row, int col) const {
-        return row < end && col < width ? factor * base[row * gap + col] : 0.0f;
+        return row < end && col < width ? factor * base.get(row * gap + col) : 0.0f;
     }
-    __device__ uint32_t pair(int64_t row, int col) const { return rb_half2(at(row, col), at(row, col + 1)); }
+    __device__ uint32_t pair(int64_t row, int col) const {
+        if (words && row < end && col + 1 < width)
+            return *(const uint32_t *)((const uint16_t *)base.at + row * gap + col);
+        return rb_half2(at(row, col), at(row, col + 1));
+    }
 };
+/* What is in bf16 crosses unchanged where the tensor cores take bf16, rows begin at words and nothing is multiplied. */
+static __device__ __forceinline__ bool rb_rows_are_words(const rb_cells &base, int64_t gap, float factor) {
+#if !defined(RB_CUDA_EMULATED) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+    return false;
+#elif defined(RB_CUDA_EMULATED)
+    if (emu_f16) return false;
+#endif
+    return base.half && factor == 1.0f && gap % 2 == 0 && (uintptr_t)base.at % sizeof(uint32_t) == 0;
+}
 
 static __device__ __forceinline__ rb_head_rows rb_rows_of_head(const rb_view &v, int64_t b, int64_t h,
                                                                int64_t end, int width, float factor) {
-    return rb_head_rows{(const float *)v.data + b * v.stride[0] + h * v.stride[2], v.stride[1], end, width,
-                        factor};
+    rb_cells base = rb_cells_at(v, b * v.stride[0] + h * v.stride[2]);
+    return rb_head_rows{base, v.stride[1], end, width, factor, rb_rows_are_words(base, v.stride[1], factor)};
 }
 
 /* to [ROWS][RB_FLAT_GAP(DP)] */
@@ -109,7 +123,7 @@ static __device__ void rb_store(const rb_view &to, int64_t b, int64_t h, int64_t
         for (int i = 0; i < 4; i++) {
             int64_t r = row + g + (i < 2 ? 0 : 8);
             int c = 8 * n + 2 * t + i % 2;
-            if (r < end && c < width) rb_head_row(&to, b, r, h)[c] = d[n][i] * (i < 2 ? low : high);
+            if (r < end && c < width) rb_cells_of_head(to, b, r, h).put(c, d[n][i] * (i < 2 ? low : high));
         }
 }
 

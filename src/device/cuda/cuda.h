@@ -4,6 +4,7 @@
 #define RB_DEVICE_CUDA_CUDA_H
 
 extern "C" {
+#include "core/bytes.h"
 #include "device/device.h"
 #include "device/view.h"
 }
@@ -112,6 +113,30 @@ RB_CUDA_SLOT(topk);
 RB_CUDA_SLOT(scatter);
 
 #ifdef RB_FOR_KERNELS
+/* A row in memory, f32 or bf16. */
+struct rb_cells {
+    void *at;
+    bool half;
+    __device__ __forceinline__ float get(int64_t i) const {
+        return half ? rb_bf16_to_f32(((const uint16_t *)at)[i]) : ((const float *)at)[i];
+    }
+    __device__ __forceinline__ void put(int64_t i, float v) const {
+        if (half)
+            ((uint16_t *)at)[i] = rb_bf16_from_f32(v);
+        else
+            ((float *)at)[i] = v;
+    }
+};
+static __device__ __forceinline__ rb_cells rb_cells_at(const rb_view &v, int64_t offset) {
+    bool half = v.dtype == RB_BF16;
+    return rb_cells{(char *)v.data + offset * (half ? 2 : 4), half};
+}
+/* Row (b, t, h) of a (B,T,H,D) view. */
+static __device__ __forceinline__ rb_cells rb_cells_of_head(const rb_view &v, int64_t b, int64_t t,
+                                                            int64_t h) {
+    return rb_cells_at(v, b * v.stride[0] + t * v.stride[1] + h * v.stride[2]);
+}
+
 /* The first fault stays. */
 static __device__ __forceinline__ void rb_cuda_report(rb_cuda_fault *f, rb_cuda_fault what) {
     if (atomicCAS(&f->kind, RB_FAULT_NONE, what.kind) == RB_FAULT_NONE) {

@@ -43,5 +43,15 @@ template <class F> static void rb_each(rb_queue *base, const rb_view *v, F f) {
 static __device__ __forceinline__ float *rb_f32(const rb_view &v, int64_t row, int64_t i) {
     return (float *)v.data + (v.rank == 1 ? i : rb_row_offset(&v, row) + i);
 }
+/* The same of a view that may be in bf16. */
+static __device__ __forceinline__ rb_cells rb_cell_row(const rb_view &v, int64_t row) {
+    return rb_cells_at(v, v.rank == 1 ? 0 : rb_row_offset(&v, row));
+}
+static __device__ __forceinline__ float rb_get(const rb_view &v, int64_t row, int64_t i) {
+    return rb_cell_row(v, row).get(i);
+}
+static __device__ __forceinline__ void rb_put(const rb_view &v, int64_t row, int64_t i, float value) {
+    rb_cell_row(v, row).put(i, value);
+}
 
 #endif

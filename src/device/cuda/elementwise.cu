@@ -1,7 +1,4 @@
 /* fill, axpby, and the activations. */
-extern "C" {
-#include "core/bytes.h"
-}
 #include "device/cuda/each.h"
 
 template <class T> struct fill_with {
@@ -39,21 +36,14 @@ RB_CUDA_SLOT(fill) {
     return rb_cuda_launched(op, err);
 }
 
-static __device__ __forceinline__ float load(const rb_view &v, int64_t at) {
-    return v.dtype == RB_BF16 ? rb_bf16_to_f32(((const uint16_t *)v.data)[at]) : ((const float *)v.data)[at];
-}
-
 struct axpby_of {
     rb_view y, x;
     float alpha, beta;
     __device__ void operator()(int64_t r, int64_t i) const {
-        int64_t at = rb_row_offset(&y, r) + i;
-        float v = alpha * load(x, rb_row_offset(&x, r) + i);
-        if (beta != 0) v += beta * load(y, at);
-        if (y.dtype == RB_BF16)
-            ((uint16_t *)y.data)[at] = rb_bf16_from_f32(v);
-        else
-            ((float *)y.data)[at] = v;
+        rb_cells to = rb_cell_row(y, r);
+        float v = alpha * rb_get(x, r, i);
+        if (beta != 0) v += beta * to.get(i);
+        to.put(i, v);
     }
 };
 
@@ -74,8 +64,8 @@ static __device__ __forceinline__ float slope(float x, float s) {
 struct swiglu_of {
     rb_view h, gate, up;
     __device__ void operator()(int64_t r, int64_t i) const {
-        float g = *rb_f32(gate, r, i);
-        *rb_f32(h, r, i) = g * sigmoid(g) * *rb_f32(up, r, i);
+        float g = rb_get(gate, r, i);
+        rb_put(h, r, i, g * sigmoid(g) * rb_get(up, r, i));
     }
 };
 
@@ -89,10 +79,10 @@ RB_CUDA_SLOT(swiglu_forward) {
 struct swiglu_back {
     rb_view dgate, dup, h, dh, gate, up;
     __device__ void operator()(int64_t r, int64_t i) const {
-        float g = *rb_f32(gate, r, i), u = *rb_f32(up, r, i), d = *rb_f32(dh, r, i), s = sigmoid(g);
-        *rb_f32(dgate, r, i) = d * u * slope(g, s);
-        *rb_f32(dup, r, i) = d * (g * s);
-        if (h.data) *rb_f32(h, r, i) = g * s * u;
+        float g = rb_get(gate, r, i), u = rb_get(up, r, i), d = rb_get(dh, r, i), s = sigmoid(g);
+        rb_put(dgate, r, i, d * u * slope(g, s));
+        rb_put(dup, r, i, d * (g * s));
+        if (h.data) rb_put(h, r, i, g * s * u);
     }
 };
 

@@ -1,10 +1,7 @@
-/* Products. Operands are f32 in memory; for bf16 and f16 they are rounded into working memory first, but for a second factor
- * that is in bf16 already (weights, of which the model keeps copies). f16's range is
+/* Products. What of the factors is f32 in memory is rounded into working memory first where products are in bf16 or f16; what is
+ * in bf16 already (copies of weights, activations) is taken as it is. f16's range is
  * small: each operand is scaled by a power of two that puts its largest size just below 2^8, and alpha takes the two
  * powers back, exactly. Nothing overflows and no step has to be thrown away, as with one scale for the whole loss. */
-extern "C" {
-#include "core/bytes.h"
-}
 #include "device/cuda/each.h"
 #include "device/cuda/lt.h"
 
@@ -44,7 +41,7 @@ struct round_to_half {
     int64_t stride;
     const operand_scale *scale; /* NULL: as it is */
     __device__ void operator()(int64_t r, int64_t i) const {
-        float v = *rb_f32(x, r, i);
+        float v = rb_get(x, r, i);
         if (scale) v *= power_for(scale->most);
         out[r * stride + i] = rb_half1(v);
     }
@@ -61,22 +58,31 @@ static int64_t padded(int64_t n) {
     return (n + ROUND_WIDTH - 1) / ROUND_WIDTH * ROUND_WIDTH;
 }
 
-struct widen {
-    rb_view x; /* bf16 */
-    float *out;
-    __device__ void operator()(int64_t r, int64_t i) const {
-        int64_t at = (x.rank == 1 ? i : rb_row_offset(&x, r) + i), width = rb_row_width(&x);
-        out[r * width + i] = rb_bf16_to_f32(((const uint16_t *)x.data)[at]);
-    }
+struct copy_cells {
+    rb_view to, from;
+    __device__ void operator()(int64_t r, int64_t i) const { rb_put(to, r, i, rb_get(from, r, i)); }
 };
 
-/* For products that do not round to bf16: the second factor in f32, in working memory. */
-static resbm_status widen_factor(rb_queue *q, rb_op *op, rb_err *err) {
-    rb_view *b = &op->t[2];
-    void *room;
-    RB_TRY(rb_cuda_scratch(q, 2, (size_t)rb_count(*b) * sizeof(float), &room, err));
-    rb_each(q, b, widen{*b, (float *)room});
-    *b = rb_view2(room, RB_F32, b->shape[0], b->shape[1]);
+static bool is_half(const rb_view *v) {
+    return v->dtype == RB_BF16;
+}
+
+/* For products that do not round to bf16: operands in bf16 as f32 in working memory, and the result rounded from there. */
+static resbm_status run_widened(rb_queue *q, const rb_op *op, rb_err *err) {
+    rb_op wide = *op;
+    int64_t count = 0;
+    float *room;
+    for (int j = 0; j < 3; j++) count += is_half(&op->t[j]) ? rb_count(op->t[j]) : 0;
+    RB_TRY(rb_cuda_scratch(q, 2, (size_t)count * sizeof *room, (void **)&room, err));
+    for (int j = 0; j < 3; j++) {
+        if (!is_half(&op->t[j])) continue;
+        wide.t[j] = rb_view2(room, RB_F32, op->t[j].shape[0], op->t[j].shape[1]);
+        room += rb_count(op->t[j]);
+        if (j > 0 || op->f[1] != 0) rb_each(q, &op->t[j], copy_cells{wide.t[j], op->t[j]});
+    }
+    RB_TRY(rb_cuda_launched(op, err));
+    RB_TRY(rb_cuda_gemm(q, &wide, err));
+    if (is_half(&op->t[0])) rb_each(q, &op->t[0], copy_cells{op->t[0], wide.t[0]});
     return rb_cuda_launched(op, err);
 }
 
@@ -88,46 +94,48 @@ static void round_operand(rb_queue *q, const rb_view *x, uint16_t *out, operand_
     rb_each(q, x, round_to_half{*x, out, padded(x->shape[1]), scale});
 }
 
+/* In bf16, and its rows begin at 16 bytes, as products are fastest with. */
+static bool is_ready(const rb_view *x) {
+    return is_half(x) && x->stride[0] % ROUND_WIDTH == 0 && (uintptr_t)x->data % 16 == 0;
+}
+static size_t rounded_bytes(const rb_view *x) {
+    return is_ready(x) ? 0 : ((size_t)(padded(x->shape[1]) * x->shape[0]) * 2 + 255) / 256 * 256;
+}
+
 static resbm_status run_rounded(rb_queue *q, const rb_op *op, rb_lt_product *p, rb_err *err) {
     rb_cuda_queue *c = rb_cuda_queue_of(q);
     const rb_view *a = &op->t[1], *b = &op->t[2];
-    bool there = b->dtype == RB_BF16; /* b */
-    int64_t count_a = padded(a->shape[1]) * a->shape[0],
-            count_b = there ? 0 : padded(b->shape[1]) * b->shape[0];
-    size_t head = 256, half_a = ((size_t)count_a * 2 + 255) / 256 * 256;
+    size_t head = 256, bytes_a = rounded_bytes(a);
     char *room;
-    RB_TRY(rb_cuda_scratch(q, 0, head + half_a + (size_t)count_b * 2, (void **)&room, err));
+    RB_TRY(rb_cuda_scratch(q, 0, head + bytes_a + rounded_bytes(b), (void **)&room, err));
     bool scaled = p->math == RB_MATH_F16;
     operand_scale *s = (operand_scale *)room;
     float *scalars = (float *)(room + 64);
-    uint16_t *ha = (uint16_t *)(room + head), *hb = (uint16_t *)(room + head + half_a);
+    uint16_t *ha = (uint16_t *)(room + head), *hb = (uint16_t *)(room + head + bytes_a);
     if (scaled) RB_CUDA_TRY(cudaMemsetAsync(s, 0, 2 * sizeof *s, c->stream), "gemm", err);
-    round_operand(q, a, ha, scaled ? &s[0] : NULL);
-    if (!there) round_operand(q, b, hb, scaled ? &s[1] : NULL);
+    if (!is_ready(a)) round_operand(q, a, ha, scaled ? &s[0] : NULL);
+    if (!is_ready(b)) round_operand(q, b, hb, scaled ? &s[1] : NULL);
     if (scaled) {
         RB_LAUNCH(c, combine, 1u, RB_WARP, scalars, &s[0], &s[1], p->alpha, p->beta);
         p->scalars = scalars;
     }
-    p->a = ha;
-    p->b = there ? b->data : hb;
-    p->lda = padded(a->shape[1]);
-    p->ldb = there ? b->stride[0] : padded(b->shape[1]);
+    p->a = is_ready(a) ? a->data : ha;
+    p->b = is_ready(b) ? b->data : hb;
+    p->lda = is_ready(a) ? a->stride[0] : padded(a->shape[1]);
+    p->ldb = is_ready(b) ? b->stride[0] : padded(b->shape[1]);
     RB_TRY(rb_cuda_launched(op, err));
     return rb_lt_run(rb_cuda_of(q)->lt, c, p, err);
 }
 
 RB_CUDA_SLOT(gemm) {
-    if (op->t[2].dtype == RB_BF16 && rb_cuda_of(q)->math != RB_MATH_BF16) {
-        rb_op wide = *op;
-        RB_TRY(widen_factor(q, &wide, err));
-        return rb_cuda_gemm(q, &wide, err);
-    }
     const rb_view *c = &op->t[0], *a = &op->t[1], *b = &op->t[2];
-    bool ta = op->i[0] != 0, tb = op->i[1] != 0;
-    rb_lt_product p = {rb_cuda_of(q)->math,  ta,           tb,       c->shape[0],      c->shape[1],
-                       a->shape[ta ? 0 : 1], a->data,      b->data,  (float *)c->data, a->stride[0],
-                       b->stride[0],         c->stride[0], op->f[0], op->f[1],         NULL};
-    bool whole = p.math == RB_MATH_F32 || p.math == RB_MATH_TF32;
+    bool ta = op->i[0] != 0, tb = op->i[1] != 0, halves = is_half(c) || is_half(a) || is_half(b);
+    rb_math math = rb_cuda_of(q)->math;
+    if (halves && math != RB_MATH_BF16) return run_widened(q, op, err);
+    rb_lt_product p = {math,     ta,       tb,      c->shape[0],  c->shape[1],  a->shape[ta ? 0 : 1],
+                       a->data,  b->data,  c->data, a->stride[0], b->stride[0], c->stride[0],
+                       op->f[0], op->f[1], NULL,    is_half(c)};
+    bool whole = math == RB_MATH_F32 || math == RB_MATH_TF32;
     return whole ? rb_lt_run(rb_cuda_of(q)->lt, rb_cuda_queue_of(q), &p, err) : run_rounded(q, op, &p, err);
 }
 

@@ -7,17 +7,18 @@
 
 struct rb_lt;
 
-/* c (m,n) = alpha op(a) (m,k) op(b) (k,n) + beta c. math F32 and TF32: a and b are f32; BF16, F16: 16-bit. c is f32, sums
- * are f32. Leading dimensions in elements. scalars: {alpha, beta} in device memory, or NULL: those here. */
+/* c (m,n) = alpha op(a) (m,k) op(b) (k,n) + beta c. math F32 and TF32: a and b are f32; BF16, F16: 16-bit. Sums
+ * are f32; c is f32, or bf16 where c_half says so (math BF16 only). Leading dimensions in elements. scalars: {alpha, beta} in device memory, or NULL: those here. */
 struct rb_lt_product {
     rb_math math;
     bool ta, tb;
     int64_t m, n, k;
     const void *a, *b;
-    float *c;
+    void *c;
     int64_t lda, ldb, ldc;
     float alpha, beta;
     const float *scalars;
+    bool c_half;
 };
 
 /* RESBM_E_UNSUPPORTED says where the library was looked for. */

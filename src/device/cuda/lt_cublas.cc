@@ -144,6 +144,10 @@ static cudaDataType_t type_of(const rb_lt_product *p) {
     return p->math == RB_MATH_BF16 ? CUDA_R_16BF : p->math == RB_MATH_F16 ? CUDA_R_16F : CUDA_R_32F;
 }
 
+static size_t element_of_c(const rb_lt_product *p) {
+    return p->c_half ? 2 : 4;
+}
+
 static resbm_status describe(const rb_lt *lt, const rb_lt_product *p, plan *w, rb_err *err) {
     cublasOperation_t first = p->tb ? CUBLAS_OP_T : CUBLAS_OP_N, second = p->ta ? CUBLAS_OP_T : CUBLAS_OP_N;
     cublasComputeType_t compute = p->math == RB_MATH_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
@@ -160,7 +164,9 @@ static resbm_status describe(const rb_lt *lt, const rb_lt_product *p, plan *w, r
            p, err);
     LT_TRY(lt->cublasLtMatrixLayoutCreate(&w->a, type_of(p), rows_b, columns_b, p->ldb), p, err);
     LT_TRY(lt->cublasLtMatrixLayoutCreate(&w->b, type_of(p), rows_a, columns_a, p->lda), p, err);
-    LT_TRY(lt->cublasLtMatrixLayoutCreate(&w->c, CUDA_R_32F, (uint64_t)p->n, (uint64_t)p->m, p->ldc), p, err);
+    LT_TRY(lt->cublasLtMatrixLayoutCreate(&w->c, p->c_half ? CUDA_R_16BF : CUDA_R_32F, (uint64_t)p->n,
+                                          (uint64_t)p->m, p->ldc),
+           p, err);
     return RESBM_OK;
 }
 
@@ -173,7 +179,7 @@ static uint32_t alignment(const void *p, int64_t gap, size_t element) {
 static resbm_status set_alignments(const rb_lt *lt, const rb_lt_product *p, plan *w, rb_err *err) {
     size_t element = type_of(p) == CUDA_R_32F ? 4 : 2;
     uint32_t a = alignment(p->b, p->ldb, element), b = alignment(p->a, p->lda, element),
-             c = alignment(p->c, p->ldc, 4);
+             c = alignment(p->c, p->ldc, element_of_c(p));
     LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
                                                     &a, sizeof a),
            p, err);
@@ -211,7 +217,7 @@ static resbm_status choose(rb_lt *lt, const rb_lt_product *p, plan *w, cublasLtM
     size_t element = type_of(p) == CUDA_R_32F ? 4 : 2;
     int what = (int)p->math | p->ta << 4 | p->tb << 5 | (p->scalars != NULL) << 6 |
                (alignment(p->a, p->lda, element) >= 16) << 7 | (alignment(p->b, p->ldb, element) >= 16) << 8 |
-               (alignment(p->c, p->ldc, 4) >= 16) << 9;
+               (alignment(p->c, p->ldc, element_of_c(p)) >= 16) << 9 | p->c_half << 10;
     shape_key key(p->m, p->n, p->k, p->lda, p->ldb, p->ldc, what);
     std::lock_guard<std::mutex> hold(lt->lock);
     auto at = lt->known.find(key);

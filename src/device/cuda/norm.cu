@@ -3,19 +3,19 @@
 
 enum { NORM_THREADS = 256, NORM_PIECE = 64, NORM_WARPS = NORM_THREADS / RB_WARP };
 
-static __device__ __forceinline__ float *norm_row(const rb_view &v, int64_t r) {
-    return (float *)v.data + (v.rank == 1 ? r * rb_row_width(&v) : rb_row_offset(&v, r));
+static __device__ __forceinline__ rb_cells norm_row(const rb_view &v, int64_t r) {
+    return rb_cells_at(v, v.rank == 1 ? r * rb_row_width(&v) : rb_row_offset(&v, r));
 }
 
 __global__ void __launch_bounds__(NORM_THREADS)
     norm_rows(rb_view y, rb_view rstd, rb_view x, const float *w, float eps) {
     __shared__ float room[NORM_WARPS];
     int64_t r = blockIdx.x, d = rb_row_width(&x);
-    const float *px = norm_row(x, r);
-    float *py = norm_row(y, r), sum = 0;
-    for (int64_t i = threadIdx.x; i < d; i += NORM_THREADS) sum += px[i] * px[i];
+    rb_cells px = norm_row(x, r), py = norm_row(y, r);
+    float sum = 0;
+    for (int64_t i = threadIdx.x; i < d; i += NORM_THREADS) sum += px.get(i) * px.get(i);
     float s = 1.0f / sqrtf(rb_block_sum(sum, room) / (float)d + eps);
-    for (int64_t i = threadIdx.x; i < d; i += NORM_THREADS) py[i] = px[i] * s * (w ? w[i] : 1.0f);
+    for (int64_t i = threadIdx.x; i < d; i += NORM_THREADS) py.put(i, px.get(i) * s * (w ? w[i] : 1.0f));
     if (threadIdx.x == 0) ((float *)rstd.data)[r * rstd.stride[0]] = s;
 }
 
@@ -31,13 +31,13 @@ __global__ void __launch_bounds__(NORM_THREADS)
     norm_back(rb_view dx, rb_view dy, rb_view x, const float *w, rb_view rstd, float beta) {
     __shared__ float room[NORM_WARPS];
     int64_t r = blockIdx.x, d = rb_row_width(&x);
-    const float *px = norm_row(x, r), *pdy = norm_row(dy, r);
-    float *pdx = norm_row(dx, r), dot = 0, s = ((const float *)rstd.data)[r * rstd.stride[0]];
-    for (int64_t i = threadIdx.x; i < d; i += NORM_THREADS) dot += pdy[i] * (w ? w[i] : 1.0f) * px[i];
+    rb_cells px = norm_row(x, r), pdy = norm_row(dy, r), pdx = norm_row(dx, r);
+    float dot = 0, s = ((const float *)rstd.data)[r * rstd.stride[0]];
+    for (int64_t i = threadIdx.x; i < d; i += NORM_THREADS) dot += pdy.get(i) * (w ? w[i] : 1.0f) * px.get(i);
     float c = rb_block_sum(dot, room) * s * s * s / (float)d;
     for (int64_t i = threadIdx.x; i < d; i += NORM_THREADS) {
-        float g = s * pdy[i] * (w ? w[i] : 1.0f) - c * px[i];
-        pdx[i] = beta == 0 ? g : g + beta * pdx[i];
+        float g = s * pdy.get(i) * (w ? w[i] : 1.0f) - c * px.get(i);
+        pdx.put(i, beta == 0 ? g : g + beta * pdx.get(i));
     }
 }
 
@@ -57,7 +57,8 @@ __global__ void __launch_bounds__(NORM_THREADS)
     float sum = 0;
     if (i >= d) return;
     for (int64_t r = from; r < to; r++)
-        sum += norm_row(dy, r)[i] * norm_row(x, r)[i] * ((const float *)rstd.data)[r * rstd.stride[0]];
+        sum +=
+            norm_row(dy, r).get(i) * norm_row(x, r).get(i) * ((const float *)rstd.data)[r * rstd.stride[0]];
     part[(int64_t)blockIdx.y * d + i] = sum;
 }
 

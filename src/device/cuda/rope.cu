@@ -8,11 +8,11 @@ struct rotate {
     float sign;
     __device__ void operator()(int64_t r, int64_t i) const {
         int64_t h = r % H, t = r / H % T, b = r / (H * T);
-        float *p = rb_head_row(&x, b, t, h);
-        float c = *rb_f32(cos, offset + t, i), s = sign * *rb_f32(sin, offset + t, i), re = p[i],
-              im = p[i + half];
-        p[i] = re * c - im * s;
-        p[i + half] = im * c + re * s;
+        rb_cells p = rb_cells_of_head(x, b, t, h);
+        float c = *rb_f32(cos, offset + t, i), s = sign * *rb_f32(sin, offset + t, i), re = p.get(i),
+              im = p.get(i + half);
+        p.put(i, re * c - im * s);
+        p.put(i + half, im * c + re * s);
     }
 };
 

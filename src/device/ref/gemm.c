@@ -1,10 +1,4 @@
-#include "core/bytes.h"
 #include "device/ref/ref.h"
-
-static double factor(const rb_view *b, int64_t at) {
-    return b->dtype == RB_BF16 ? (double)rb_bf16_to_f32(((const uint16_t *)b->data)[at])
-                               : (double)((const float *)b->data)[at];
-}
 
 resbm_status rb_ref_gemm(rb_queue *q, const rb_op *op, rb_err *err) {
     (void)q, (void)err;
@@ -16,10 +10,10 @@ resbm_status rb_ref_gemm(rb_queue *q, const rb_op *op, rb_err *err) {
     double alpha = op->f[0], beta = op->f[1];
     for (int64_t i = 0; i < M; i++)
         for (int64_t j = 0; j < N; j++) {
-            const float *pa = (const float *)a->data + i * a_row;
+            const float *pa = (const float *)a->data + i * a_row, *pb = (const float *)b->data + j * b_col;
             float *out = (float *)c->data + i * c->stride[0] + j;
             double sum = 0;
-            for (int64_t k = 0; k < K; k++) sum += (double)pa[k * a_col] * factor(b, j * b_col + k * b_row);
+            for (int64_t k = 0; k < K; k++) sum += (double)pa[k * a_col] * (double)pb[k * b_row];
             *out = (float)(alpha * sum + (beta == 0 ? 0 : beta * (double)*out));
         }
     return RESBM_OK;

@@ -34,6 +34,16 @@ static float factor(const rb_lt_product *p, const void *m, int64_t at) {
                                    : emu_half_value(((const uint16_t *)m)[at]);
 }
 
+static float got(const rb_lt_product *p, int64_t at) {
+    return p->c_half ? rb_bf16_to_f32(((const uint16_t *)p->c)[at]) : ((const float *)p->c)[at];
+}
+static void put(const rb_lt_product *p, int64_t at, float v) {
+    if (p->c_half)
+        ((uint16_t *)p->c)[at] = rb_bf16_from_f32(v);
+    else
+        ((float *)p->c)[at] = v;
+}
+
 static void multiply(const rb_lt_product *p) {
     float alpha = p->scalars ? p->scalars[0] : p->alpha, beta = p->scalars ? p->scalars[1] : p->beta;
     float *b = (float *)malloc((size_t)(p->n * p->k) * sizeof *b); /* (n,k) */
@@ -44,10 +54,11 @@ static void multiply(const rb_lt_product *p) {
     for (int64_t i = 0; i < p->m; i++) {
         for (int64_t k = 0; k < p->k; k++) a[k] = factor(p, p->a, p->ta ? k * p->lda + i : i * p->lda + k);
         for (int64_t j = 0; j < p->n; j++) {
-            float sum[8] = {0}, *c = p->c + i * p->ldc + j;
+            float sum[8] = {0};
+            int64_t at = i * p->ldc + j;
             for (int64_t k = 0; k < p->k; k++) sum[k % 8] += a[k] * b[j * p->k + k];
             float all = ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
-            *c = beta == 0 ? alpha * all : alpha * all + beta * *c;
+            put(p, at, beta == 0 ? alpha * all : alpha * all + beta * got(p, at));
         }
     }
     free(a);
