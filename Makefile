@@ -30,10 +30,12 @@ configure:
 	    -DRESBM_TESTS=ON $(CMAKE_ARGS)
 
 .PHONY: cuda
-# The toolkit that has nvcc may come without cuBLAS; then the Python wheel's is taken.
-cuda: ## build the program and its CUDA device, build/resbm-cuda.so (needs nvcc; docs/cuda.md)
+# The toolkit that has nvcc may come without cuBLAS; then the Python wheel's is taken. CUDNN=1 fetches cuDNN's too (0.6 GB);
+# one that is there already is built in without.
+cuda: ## build the program and its CUDA device, build/resbm-cuda.so (needs nvcc; CUDNN=1 fetches cuDNN; docs/cuda.md)
 	@scripts/install-deps.sh --check build
 	@[ -f "$${CUDA_HOME:-/usr/local/cuda}/include/cublasLt.h" ] || scripts/venv.sh cuda
+	@[ -z "$(CUDNN)" ] || scripts/venv.sh cudnn
 	@$(MAKE) --no-print-directory configure CMAKE_ARGS="-DRESBM_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES) $(CMAKE_ARGS) -DRESBM_CUDA=ON"
 	cmake --build $(BUILD) -j $(JOBS) --target resbm resbm_shared cuda
 

@@ -7,6 +7,7 @@ string(REPLACE "," ";" RB_ARCHITECTURES "${RESBM_CUDA_ARCHITECTURES}")
 
 file(GLOB RB_CUDA_KERNELS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/device/cuda/*.cu) # for the GPU
 file(GLOB RB_CUDA_HOST CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/device/cuda/*.cc)    # only calls it
+list(FILTER RB_CUDA_HOST EXCLUDE REGEX "/sdpa_") # attention by cuDNN: below
 # What the plugin needs of the rest of the library, in C.
 set(RB_CUDA_SHARED_SOURCES ${CMAKE_SOURCE_DIR}/src/core/err.c ${CMAKE_SOURCE_DIR}/src/core/rng.c
   ${CMAKE_SOURCE_DIR}/src/device/check.c ${CMAKE_SOURCE_DIR}/src/device/pack_layout.c)
@@ -73,7 +74,38 @@ if(NOT RESBM_CUDA STREQUAL OFF AND NOT RB_CUDA_MISSING)
   if(NOT CUDART_INCLUDE OR NOT CUDART_STATIC)
     message(FATAL_ERROR "${RB_NVCC} is here, but not cuda_runtime.h and libcudart_static.a: set CUDA_HOME, or RESBM_CUDA=OFF")
   endif()
-  add_library(resbm_cuda MODULE EXCLUDE_FROM_ALL ${RB_CUDA_HOST} ${RB_CUDA_SHARED_SOURCES} ${objects})
+  # Attention by cuDNN, where its headers and those of its frontend are (the frontend's want nvrtc.h).
+  file(GLOB site LIST_DIRECTORIES true ${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages)
+  find_path(CUDNN_INCLUDE cudnn.h HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS ${RB_WHEELS} PATH_SUFFIXES include)
+  find_path(CUDNN_FRONTEND_INCLUDE cudnn_frontend.h PATHS ${site} PATH_SUFFIXES include)
+  find_path(NVRTC_INCLUDE nvrtc.h HINTS ENV CUDA_HOME ENV CUDA_PATH
+    PATHS /usr/local/cuda ${RB_WHEELS} PATH_SUFFIXES include targets/x86_64-linux/include)
+  set(sdpa ${CMAKE_SOURCE_DIR}/src/device/cuda/sdpa_missing.cc)
+  set(tools "")
+  if(CUDNN_INCLUDE AND CUDNN_FRONTEND_INCLUDE AND NVRTC_INCLUDE)
+    get_filename_component(cudnn_root ${CUDNN_INCLUDE} DIRECTORY)
+    file(GLOB cudnn_path ${cudnn_root}/lib/libcudnn.so.*)
+    add_library(resbm_sdpa OBJECT EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/src/device/cuda/sdpa_cudnn.cc
+      ${CMAKE_SOURCE_DIR}/src/device/cuda/sdpa_runtime.cc)
+    target_link_libraries(resbm_sdpa PRIVATE rb_flags)
+    target_include_directories(resbm_sdpa SYSTEM PRIVATE ${CUDART_INCLUDE} ${CUDNN_FRONTEND_INCLUDE} ${CUDNN_INCLUDE}
+      ${NVRTC_INCLUDE})
+    target_compile_definitions(resbm_sdpa PRIVATE NV_CUDNN_FRONTEND_USE_DYNAMIC_LOADING RB_CUDNN_PATH="${cudnn_path}")
+    target_compile_options(resbm_sdpa PRIVATE ${RB_CUDA_CXX_OPTIONS} -O1 -g0) # the frontend is large, and waits for the GPU
+    set(sdpa $<TARGET_OBJECTS:resbm_sdpa>)
+    if(RESBM_TESTS)
+      add_executable(cudnn_plans EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/tests/cudnn_plans.cc ${sdpa})
+      target_link_libraries(cudnn_plans PRIVATE rb_core ${CUDART_STATIC} ${CMAKE_DL_LIBS} rt)
+      target_include_directories(cudnn_plans SYSTEM PRIVATE ${CUDART_INCLUDE})
+      target_compile_options(cudnn_plans PRIVATE ${RB_CUDA_CXX_OPTIONS})
+      add_library(cuda_stub MODULE EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/tests/driver_stub.c)
+      target_link_options(cuda_stub PRIVATE -Wl,-soname,libcuda.so.1)
+      set_target_properties(cuda_stub PROPERTIES PREFIX "" OUTPUT_NAME libcuda_stub C_VISIBILITY_PRESET default)
+      set(tools cudnn_plans cuda_stub)
+    endif()
+    message(STATUS "attention by cuDNN: ${CUDNN_INCLUDE}, frontend ${CUDNN_FRONTEND_INCLUDE}")
+  endif()
+  add_library(resbm_cuda MODULE EXCLUDE_FROM_ALL ${RB_CUDA_HOST} ${sdpa} ${RB_CUDA_SHARED_SOURCES} ${objects})
   set_source_files_properties(${objects} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
   target_link_libraries(resbm_cuda PRIVATE rb_flags ${CUDART_STATIC} ${CMAKE_DL_LIBS} rt)
   target_include_directories(resbm_cuda SYSTEM PRIVATE ${CUDART_INCLUDE} ${CUBLASLT_INCLUDE})
@@ -82,7 +114,7 @@ if(NOT RESBM_CUDA STREQUAL OFF AND NOT RB_CUDA_MISSING)
   target_link_options(resbm_cuda PRIVATE ${RB_CUDA_MAP} -Wl,-z,defs)
   set_target_properties(resbm_cuda PROPERTIES PREFIX "" OUTPUT_NAME resbm-cuda LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}
     LINKER_LANGUAGE CXX)
-  add_custom_target(cuda DEPENDS resbm_cuda)
+  add_custom_target(cuda DEPENDS resbm_cuda ${tools})
   message(STATUS "device cuda: ${RB_NVCC}, cuBLASLt ${CUBLASLT_INCLUDE}, for ${RESBM_CUDA_ARCHITECTURES}")
   install(TARGETS resbm_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/resbm OPTIONAL)
 elseif(RESBM_CUDA STREQUAL ON)

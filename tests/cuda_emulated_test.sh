@@ -42,6 +42,12 @@ go bf16 pipeline.device=cuda:emulated && near cpu bf16 0.02
 go f16 pipeline.device=cuda:emulated:1 && near cpu f16 0.005
 go two pipeline.device=cuda:emulated pipeline.math=f32 pipeline.stages=2 && same f32 two
 # Without matrices kept in bf16 between updates, and late: the bits of rounding them at each use; 2 bytes less for each in the plan.
+# Attention by the library (loops in its place), which rounds to bf16 what own kernels keep in f32: other bits, but the same on other
+# numbers of stages and late; `auto` measures and says what it took.
+go cudnn pipeline.device=cuda:emulated pipeline.attention=cudnn && near cpu cudnn 0.02
+cmp -s bf16.losses cudnn.losses && miss "attention by the library gives the very losses of own attention: it was not taken"
+go cudnn-late pipeline.device=late:cuda:emulated pipeline.attention=cudnn pipeline.stages=2 && same cudnn cudnn-late
+go faster pipeline.device=late:cuda:emulated pipeline.attention=auto && near cpu faster 0.02
 go late pipeline.device=late:cuda:emulated pipeline.weight_copies=false && same bf16 late
 kept=$(planned bf16 weights) bare=$(planned late weights)
 [ "$kept" -gt $((bare * 5 / 4)) ] && [ "$kept" -le $((bare * 3 / 2)) ] || miss "copies: $kept bytes of weights, $bare without"
@@ -95,6 +101,13 @@ refused 'cuda:7: this machine has 2 GPUs' pipeline.device=cuda:emulated:7
 refused 'bf16; there are f32 and f16' pipeline.device=cuda:emulated:1 pipeline.math=bf16
 refused 'cpu computes products in f32 only' pipeline.math=bf16
 refused 'activations = bf16, but stage 0.s device cpu' pipeline.activations=bf16
+refused 'attention = cudnn is for GPUs' pipeline.attention=cudnn
+refused 'attention = cudnn: .*for products in bf16' pipeline.device=cuda:emulated pipeline.math=f32 pipeline.attention=cudnn
+refused 'attention = cudnn: .*for products in bf16' pipeline.device=cuda:emulated:1 pipeline.attention=cudnn
+RB_CUDA_EMU_CUDNN=0 && export RB_CUDA_EMU_CUDNN
+refused 'attention = cudnn: cuDNN is missing' pipeline.device=cuda:emulated pipeline.attention=cudnn
+go without pipeline.device=cuda:emulated pipeline.attention=auto && same bf16 without
+unset RB_CUDA_EMU_CUDNN
 RB_CUDA_EMU_MEMORY=330000 && export RB_CUDA_EMU_MEMORY
 refused 'the activations, .* GB (segment .*emulated.*of its 0.00033 GB are free): .*train.microbatches' pipeline.device=cuda:emulated
 RB_CUDA_EMU_MEMORY=100000

@@ -90,6 +90,11 @@ size_t rb_room(rb_device *dev) {
     return dev->table->room(dev);
 }
 
+void rb_choices(rb_device *dev, char *text, size_t size) {
+    *text = 0;
+    if (dev->table->choices) dev->table->choices(dev, text, size);
+}
+
 resbm_status rb_queue_open(rb_device *dev, rb_queue **out, rb_err *err) {
     return dev->table->queue_open(dev, out, err);
 }

@@ -110,12 +110,20 @@ typedef enum rb_math {
     RB_MATH_COUNT
 } rb_math;
 
+/* Whose kernels a GPU takes for attention (docs/cuda.md). */
+typedef enum rb_attention {
+    RB_ATTENTION_OWN,
+    RB_ATTENTION_CUDNN, /* opening fails where it cannot be had */
+    RB_ATTENTION_AUTO   /* whichever is faster, per shape, where there are both */
+} rb_attention;
+
 typedef struct rb_device_options {
     int threads;        /* compute threads of this stage; >= 1 */
     int index;          /* which accelerator */
     int64_t late_ns;    /* device "late": how long each operation waits before it runs */
     double flops_per_s; /* device "timed": how fast it pretends to be; 0: no time passes */
     rb_math math;
+    rb_attention attention; /* a host's devices have only their own */
     /* What follows the colon of a device's name, read during open only; NULL or "" = the best there is. cpu:
      * the instruction set ("cpu:v3"; v2, v3, v4, plain or native as built). late: the device inside
      * ("late:cpu"). cuda: the card's number, "emulated" (tests), or both ("cuda:emulated:1"). */
@@ -147,6 +155,8 @@ typedef struct rb_device_table {
     /* What is queued on q from now on waits for event e of queue `of` first, of the same device; the host does not. q is
      * the calling thread's; another may be using `of`, which must stay open until q has passed this. */
     resbm_status (*queue_after)(rb_queue *q, rb_queue *of, rb_event e, rb_err *err);
+    /* What the device chose by itself and bits may depend on, a line for people; empty: nothing. The slot may be empty. */
+    void (*choices)(rb_device *dev, char *text, size_t size);
     rb_kernel kernel[RB_OP_COUNT];
 } rb_device_table;
 
@@ -157,7 +167,7 @@ struct rb_device {
     /* RB_BF16: products round their factors to it, so that one kept in bf16 gives the same bits, and activations that go
      * into products lose nothing by it; else RB_F32. */
     rb_dtype factor;
-    size_t working; /* bytes kernels take for themselves, but what factors are rounded into */
+    size_t working; /* bytes kernels take for themselves, but what grows with the shapes (run/fit.c) */
 };
 struct rb_queue {
     rb_device *dev;
@@ -177,6 +187,8 @@ void rb_device_close(rb_device *dev); /* NULL is fine */
 resbm_status rb_alloc(rb_device *dev, size_t bytes, void **out, rb_err *err);
 void rb_free(rb_device *dev, void *p);
 size_t rb_room(rb_device *dev);
+/* See the table's choices. */
+void rb_choices(rb_device *dev, char *text, size_t size);
 resbm_status rb_queue_open(rb_device *dev, rb_queue **out, rb_err *err);
 void rb_queue_close(rb_queue *q);
 resbm_status rb_queue_sync(rb_queue *q, rb_err *err);

@@ -285,11 +285,12 @@ typedef struct open_device {
     const char *name;
     int threads;
     rb_math math;
+    rb_attention attention;
     rb_device *dev;
     rb_queue *q;
 } open_device;
 
-enum { DEVICES = 16 };
+enum { DEVICES = 24 };
 typedef struct fixture {
     open_device d[DEVICES]; /* d[0] is the reference */
     int devices, cases[RB_OP_COUNT];
@@ -306,27 +307,33 @@ static inline int open_devices(void **state) {
         const char *name;
         int threads;
         rb_math math;
-    } wanted[] = {{"ref", 1, 0},
-                  {"cpu", 1, 0},
-                  {"cpu", 2, 0},
-                  {"cpu", 3, 0},
-                  {"cpu:v3", 2, 0},
-                  {"cpu:v2", 2, 0},
-                  {"late", 1, 0},
-                  {"late:cpu", 2, 0},
-                  {"ref", 1, 0},
-                  {"cuda:emulated", 1, RB_MATH_F32},
-                  {"cuda:emulated", 1, RB_MATH_BF16},
-                  {"cuda:emulated:1", 1, RB_MATH_F16},
-                  {"cuda", 1, RB_MATH_F32},
-                  {"cuda", 1, RB_MATH_TF32},
-                  {"cuda", 1, RB_MATH_AUTO}};
+        rb_attention attention;
+    } wanted[] = {{"ref", 1, 0, 0},
+                  {"cpu", 1, 0, 0},
+                  {"cpu", 2, 0, 0},
+                  {"cpu", 3, 0, 0},
+                  {"cpu:v3", 2, 0, 0},
+                  {"cpu:v2", 2, 0, 0},
+                  {"late", 1, 0, 0},
+                  {"late:cpu", 2, 0, 0},
+                  {"ref", 1, 0, 0},
+                  {"cuda:emulated", 1, RB_MATH_F32, 0},
+                  {"cuda:emulated", 1, RB_MATH_BF16, 0},
+                  {"cuda:emulated", 1, RB_MATH_BF16, RB_ATTENTION_CUDNN},
+                  {"cuda:emulated:1", 1, RB_MATH_F16, 0},
+                  {"cuda", 1, RB_MATH_F32, 0},
+                  {"cuda", 1, RB_MATH_TF32, 0},
+                  {"cuda", 1, RB_MATH_AUTO, 0},
+                  {"cuda", 1, RB_MATH_AUTO, RB_ATTENTION_CUDNN}};
     _Static_assert(sizeof wanted / sizeof *wanted <= DEVICES, "room for all");
     fixture *f = calloc(1, sizeof *f);
     rb_err err;
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         open_device *d = &f->d[f->devices];
-        rb_device_options opt = {.threads = wanted[i].threads, .late_ns = 20000, .math = wanted[i].math};
+        rb_device_options opt = {.threads = wanted[i].threads,
+                                 .late_ns = 20000,
+                                 .math = wanted[i].math,
+                                 .attention = wanted[i].attention};
         resbm_status st = rb_device_open(wanted[i].name, &opt, &d->dev, &err);
         if (st != RESBM_OK && may_lack(wanted[i].name)) {
             printf("left out: %s: %s\n", wanted[i].name, err.text);
@@ -336,6 +343,7 @@ static inline int open_devices(void **state) {
         d->name = wanted[i].name;
         d->threads = wanted[i].threads;
         d->math = wanted[i].math;
+        d->attention = wanted[i].attention;
         assert_ok(rb_queue_open(d->dev, &d->q, &err), &err);
         f->devices++;
     }
@@ -362,12 +370,13 @@ static inline int close_devices(void **state) {
 static inline void check_device(const test_case *c, const open_device *d, void *want[PARTS],
                                 void *same_bits[PARTS]) {
     void *got[PARTS];
-    char label[64];
+    char label[96];
     int views = rb_op_info(c->op.kind)->views;
     static const char *const maths[RB_MATH_COUNT] = {"", " in f32", " in tf32", " in bf16", " in f16"};
     bool cuda = strstr(d->name, "cuda");
     double tolerance = cuda ? bound_of(c, d->math) : c->tolerance;
-    snprintf(label, sizeof label, "%s with %d threads%s", d->name, d->threads, maths[d->math]);
+    snprintf(label, sizeof label, "%s with %d threads%s%s", d->name, d->threads, maths[d->math],
+             d->attention ? ", attention by cuDNN" : "");
     run_case(c, d->dev, d->q, got);
     for (int j = 0; j < views; j++) {
         if (!got[j]) continue;
@@ -386,8 +395,10 @@ static inline void check(fixture *f, test_case *c) {
     int views = rb_op_info(c->op.kind)->views;
     if (!c->t[0].host) make_case(c);
     run_case(c, f->d[0].dev, f->d[0].q, want);
+    bool attention = c->op.kind == RB_OP_ATTN_FWD || c->op.kind == RB_OP_ATTN_BWD;
     for (int i = 1; i < f->devices; i++) {
         bool cpu = !strcmp(f->d[i].name, "cpu");
+        if (f->d[i].attention && !attention) continue; /* nothing else of it is different */
         check_device(c, &f->d[i], want, cpu && f->d[i].threads > 1 ? one : none);
         if (cpu && f->d[i].threads == 1) run_case(c, f->d[i].dev, f->d[i].q, one);
     }

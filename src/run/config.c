@@ -189,6 +189,10 @@ static resbm_status check_stages(const rb_config *c, rb_err *err) {
     char at[300];
     const rb_pipeline_config *p = &c->pipeline;
     RB_TRY(rb_devices_check(c, where(c, "pipeline", "device", at), err));
+    if (p->attention == RB_ATTENTION_CUDNN && rb_devices_all_host(c))
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "%spipeline.attention = cudnn is for GPUs, but pipeline.device = %s; set it to own",
+                       where(c, "pipeline", "attention", at), p->device);
     if (p->stages > c->model.segments)
         return rb_fail(
             err, RESBM_E_CONFIG,

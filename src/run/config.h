@@ -94,6 +94,7 @@ typedef struct rb_pipeline_config {
     char mpi[16];       /* auto, openmpi or mpich */
     char device[512];   /* run/devices.h */
     rb_math math;
+    rb_attention attention;
     bool weight_copies;
     rb_activations activations;
     double speed; /* FLOP/s; 0 = not stated */

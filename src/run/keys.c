@@ -328,6 +328,12 @@ const rb_key rb_keys[] = {
           "What products are computed in; weights and sums stay f32. auto: f32 on "
           "processors; on "
           "GPUs bf16, or f16 with scaled operands where there is no bf16 (compute capability 7.5)."),
+    WORDY(RB_KEY_ENUM, "pipeline", "attention", pipeline.attention, "own", "own|cudnn|auto", DEPLOYMENT,
+          "Whose attention a GPU that computes in bf16 takes. own: this project's; cudnn: cuDNN's, or an "
+          "error that says what "
+          "is missing; auto: the faster of the two, timed at each start where cuDNN is found, so that a "
+          "second start "
+          "may give other last bits (docs/cuda.md)."),
     PLAIN(RB_KEY_BOOL, "pipeline", "weight_copies", pipeline.weight_copies, "true", DEPLOYMENT,
           "On a GPU that computes in bf16: matrices are kept in bf16 beside their f32 weights (2 bytes a "
           "parameter) and "

@@ -237,7 +237,8 @@ static resbm_status open_model(rb_stage *s, const int *slots, rb_err *err) {
     char name[RB_DEVICE_NAME];
     rb_device_options o = {.threads = (int)s->cfg.pipeline.threads,
                            .flops_per_s = s->cfg.pipeline.speed,
-                           .math = s->cfg.pipeline.math};
+                           .math = s->cfg.pipeline.math,
+                           .attention = s->cfg.pipeline.attention};
     RB_TRY(rb_tensor_table_build(&s->cfg.model, &s->cfg.boundary, &s->table, err));
     RB_TRY(
         rb_device_open(rb_device_of_stage(&s->cfg, s->places ? s->stage : s->self, name), &o, &s->dev, err));

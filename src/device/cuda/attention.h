@@ -1,5 +1,6 @@
-/* Attention's operands, and what its kernels share. attention.cu takes the tensor cores (attention_forward.cu,
- * attention_backward.cu) where products are 16-bit and heads not too wide, else the ordinary cores (attention_f32.cu). */
+/* Attention's operands, and what its kernels share. attention.cc takes a library (attention_sdpa.cu) where the device has one
+ * and the operation is for it, else the tensor cores (attention_forward.cu, attention_backward.cu) where products are 16-bit
+ * and heads not too wide, else the ordinary cores (attention_f32.cu). */
 #ifndef RB_DEVICE_CUDA_ATTENTION_H
 #define RB_DEVICE_CUDA_ATTENTION_H
 
@@ -39,5 +40,19 @@ resbm_status rb_cuda_attention_backward_f32(rb_queue *q, const rb_op *op, rb_err
 enum { RB_TILE_WIDTH = 128 };
 resbm_status rb_cuda_attention_forward_tiles(rb_queue *q, const rb_op *op, rb_err *err);
 resbm_status rb_cuda_attention_backward_tiles(rb_queue *q, const rb_op *op, rb_err *err);
+/* By the kernels above. */
+resbm_status rb_cuda_attention_own(rb_queue *q, const rb_op *op, rb_err *err);
+
+/* Is the operation for a library: as many keys as queries, more than one of them, lse without gaps? */
+bool rb_cuda_attention_for_sdpa(const rb_op *op);
+/* By the device's library. RESBM_E_UNSUPPORTED: it does not do this shape, and why. */
+resbm_status rb_cuda_attention_sdpa(rb_queue *q, const rb_op *op, rb_err *err);
+
+/* By whichever of the two is faster: timed when a shape is first met, which the host waits for, and kept. */
+resbm_status rb_cuda_attention_faster(rb_queue *q, const rb_op *op, rb_err *err);
+struct rb_cuda_choices *rb_cuda_choices_new(void); /* NULL: no memory */
+void rb_cuda_choices_free(struct rb_cuda_choices *c);
+/* What was chosen so far, for people. */
+void rb_cuda_choices_say(struct rb_cuda_choices *c, char *text, size_t size);
 
 #endif

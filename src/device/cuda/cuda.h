@@ -20,7 +20,10 @@ struct rb_cuda_device {
     char name[96];
     size_t total;
     rb_lt *lt;
-    struct rb_cuda_blocks *blocks; /* what alloc handed out */
+    struct rb_sdpa *sdpa;            /* attention by a library (sdpa.h); NULL: own kernels alone */
+    struct rb_cuda_choices *choices; /* which of the two is faster (attention.h); NULL: always the library */
+    char attention[256];             /* whose attention, for people; empty: own, as asked for */
+    struct rb_cuda_blocks *blocks;   /* what alloc handed out */
 };
 
 /* The first thing a kernel found wrong with what it was given. It lies in the device's memory; the host reads a copy
@@ -94,8 +97,7 @@ RB_CUDA_SLOT(rmsnorm_forward);
 RB_CUDA_SLOT(rmsnorm_backward_x);
 RB_CUDA_SLOT(rmsnorm_backward_w);
 RB_CUDA_SLOT(rope);
-RB_CUDA_SLOT(attention_forward);
-RB_CUDA_SLOT(attention_backward);
+RB_CUDA_SLOT(attention);
 RB_CUDA_SLOT(swiglu_forward);
 RB_CUDA_SLOT(swiglu_backward);
 RB_CUDA_SLOT(silu_forward);

@@ -9,8 +9,9 @@ extern "C" {
 #include "core/err.h"
 #include "device/cuda/plugin.h"
 }
-#include "device/cuda/cuda.h"
+#include "device/cuda/attention.h"
 #include "device/cuda/lt.h"
+#include "device/cuda/sdpa.h"
 
 struct rb_cuda_blocks {
     std::mutex lock;
@@ -127,11 +128,21 @@ static resbm_status cuda_queue_open(rb_device *dev, rb_queue **out, rb_err *err)
 static void cuda_close(rb_device *base) {
     rb_cuda_device *d = (rb_cuda_device *)base;
     cudaSetDevice(d->index);
+    rb_sdpa_close(d->sdpa);
+    rb_cuda_choices_free(d->choices);
     rb_lt_close(d->lt);
     if (d->blocks)
         for (auto &b : d->blocks->at) cudaFree(b.first);
     delete d->blocks;
     free(d);
+}
+
+static void cuda_choices(rb_device *base, char *text, size_t size) {
+    rb_cuda_device *d = (rb_cuda_device *)base;
+    if (d->choices)
+        rb_cuda_choices_say(d->choices, text, size);
+    else
+        snprintf(text, size, "%s", d->attention);
 }
 
 static rb_device_table cuda_table(void) {
@@ -149,6 +160,7 @@ static rb_device_table cuda_table(void) {
     t.event_record = rb_cuda_event_record;
     t.event_wait = rb_cuda_event_wait;
     t.queue_after = rb_cuda_queue_after;
+    t.choices = cuda_choices;
     rb_cuda_slots(&t);
     return t;
 }
@@ -190,6 +202,28 @@ static resbm_status find_card(rb_cuda_device *d, rb_err *err) {
                    d->major, d->minor);
 }
 
+/* The library, where it is asked for. Without it `auto` is own kernels, and the device says why. */
+static resbm_status find_library(rb_cuda_device *d, rb_err *err) {
+    if (d->math != RB_MATH_BF16)
+        return rb_fail(err, RESBM_E_UNSUPPORTED, "cuDNN's attention is for products in bf16 (pipeline.math)");
+    return rb_sdpa_open(d->index, d->major, d->minor, &d->sdpa, err);
+}
+
+static resbm_status open_attention(rb_cuda_device *d, rb_attention want, rb_err *err) {
+    rb_err why;
+    if (want == RB_ATTENTION_OWN) return RESBM_OK;
+    resbm_status st = find_library(d, &why);
+    if (st != RESBM_OK && want == RB_ATTENTION_CUDNN)
+        return rb_fail(err, st, "device cuda:%d, pipeline.attention = cudnn: %s", d->index, why.text);
+    if (st != RESBM_OK)
+        snprintf(d->attention, sizeof d->attention, "own attention: %s", why.text);
+    else if (want == RB_ATTENTION_AUTO && !(d->choices = rb_cuda_choices_new()))
+        return rb_fail(err, RESBM_E_MEMORY, "device cuda: no memory");
+    else
+        rb_sdpa_describe(d->attention, sizeof d->attention);
+    return RESBM_OK;
+}
+
 static resbm_status open_card(rb_cuda_device *d, rb_math math, rb_err *err) {
     d->blocks = new (std::nothrow) rb_cuda_blocks();
     if (!d->blocks) return rb_fail(err, RESBM_E_MEMORY, "device cuda: no memory");
@@ -197,7 +231,8 @@ static resbm_status open_card(rb_cuda_device *d, rb_math math, rb_err *err) {
     RB_TRY(choose_math(d, math, err));
     d->base.factor = d->math == RB_MATH_BF16 ? RB_BF16 : RB_F32;
     d->base.working = rb_lt_working() + (size_t)RB_CUDA_SCRATCH * PIECE;
-    return rb_lt_open(d, &d->lt, err);
+    RB_TRY(rb_lt_open(d, &d->lt, err));
+    return open_attention(d, d->base.opt.attention, err);
 }
 
 static resbm_status cuda_open(const rb_device_options *opt, rb_device **out, rb_err *err) {
@@ -232,6 +267,6 @@ extern "C" __attribute__((visibility("default"))) const rb_cuda_plugin *resbm_cu
 extern "C" const rb_cuda_plugin *resbm_cuda_plugin(void) {
     static const rb_cuda_plugin plugin = {
         RESBM_VERSION, sizeof(rb_op), sizeof(rb_device_options), sizeof(rb_device_table), RB_OP_COUNT,
-        cuda_open,     describe};
+        cuda_open,     describe,      rb_sdpa_describe};
     return &plugin;
 }

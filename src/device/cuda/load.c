@@ -126,6 +126,13 @@ void rb_cuda_describe(char *text, size_t size) {
         p->describe(text, size);
 }
 
+void rb_cuda_describe_attention(char *text, size_t size) {
+    const rb_cuda_plugin *p = NULL;
+    rb_err err;
+    *text = 0;
+    if (!plugin(false, &p, &err)) p->describe_attention(text, size);
+}
+
 const rb_device_table rb_cuda_table = {
     .name = "cuda",
     .summary = "an NVIDIA GPU: cuBLASLt and own kernels (cuda:1 is the second one)",

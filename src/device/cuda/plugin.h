@@ -15,10 +15,14 @@ typedef struct rb_cuda_plugin {
     resbm_status (*open)(const rb_device_options *opt, rb_device **out, rb_err *err);
     /* A line on what there is or what is missing, for people. */
     void (*describe)(char *text, size_t size);
+    /* "cuDNN 9.28.1", or why attention has only own kernels. */
+    void (*describe_attention)(char *text, size_t size);
 } rb_cuda_plugin;
 
 /* What cards there are, as "cuda:0 NAME, 24 GB, compute capability 8.9; ..."; or why none can be used. */
 void rb_cuda_describe(char *text, size_t size);
+/* Whether cuDNN was found, for people; empty where there is no plugin. */
+void rb_cuda_describe_attention(char *text, size_t size);
 
 /* The plugin's one visible name. */
 #define RB_CUDA_ENTRY "resbm_cuda_plugin"

@@ -13,8 +13,8 @@ void rb_cuda_slots(rb_device_table *t) {
     k[RB_OP_RMSNORM_BWD_X] = rb_cuda_rmsnorm_backward_x;
     k[RB_OP_RMSNORM_BWD_W] = rb_cuda_rmsnorm_backward_w;
     k[RB_OP_ROPE] = rb_cuda_rope;
-    k[RB_OP_ATTN_FWD] = rb_cuda_attention_forward;
-    k[RB_OP_ATTN_BWD] = rb_cuda_attention_backward;
+    k[RB_OP_ATTN_FWD] = rb_cuda_attention;
+    k[RB_OP_ATTN_BWD] = rb_cuda_attention;
     k[RB_OP_SWIGLU_FWD] = rb_cuda_swiglu_forward;
     k[RB_OP_SWIGLU_BWD] = rb_cuda_swiglu_backward;
     k[RB_OP_SILU_FWD] = rb_cuda_silu_forward;

@@ -279,6 +279,10 @@ static resbm_status late_queue_open(rb_device *base, rb_queue **out, rb_err *err
     return rb_fail_errno(err, e, "device late: no thread for a queue");
 }
 
+static void late_choices(rb_device *base, char *text, size_t size) {
+    rb_choices(device_of(base)->inner, text, size);
+}
+
 static void late_close(rb_device *base) {
     late_device *d = device_of(base);
     while (d->blocks) late_free(base, d->blocks->shown);
@@ -324,4 +328,5 @@ const rb_device_table rb_late_table = {
     .event_wait = late_event_wait,
     .queue_after = late_queue_after,
     .room = late_room,
+    .choices = late_choices,
 };

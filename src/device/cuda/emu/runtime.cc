@@ -2,6 +2,7 @@
  * order; RB_CUDA_EMU_LATE_US makes every item wait that many microseconds first. RB_CUDA_EMU_MEMORY is the size of the
  * emulated card in bytes. */
 #include <stdlib.h>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <map>
@@ -22,6 +23,8 @@ struct emu_event {
     std::mutex lock; /* another thread's stream may be told to wait for it */
     emu_stream *stream = nullptr;
     uint64_t ticket = 0;
+    bool timed = false;
+    std::chrono::steady_clock::time_point passed;
 };
 
 namespace {
@@ -150,11 +153,21 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) {
     *e = new emu_event();
     return cudaSuccess;
 }
+cudaError_t cudaEventCreate(cudaEvent_t *e) {
+    *e = new emu_event();
+    (*e)->timed = true;
+    return cudaSuccess;
+}
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to) {
+    *ms = std::chrono::duration<float, std::milli>(to->passed - from->passed).count();
+    return cudaSuccess;
+}
 cudaError_t cudaEventDestroy(cudaEvent_t e) {
     delete e;
     return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+    if (e->timed) emu_enqueue(s, [=] { e->passed = std::chrono::steady_clock::now(); });
     std::lock_guard<std::mutex> hold(s->lock), also(e->lock);
     e->stream = s;
     e->ticket = s->queued;

@@ -1,0 +1,67 @@
+#include "device/cuda/sdpa_runtime.h"
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+#include <string.h>
+
+/* What the frontend calls of the runtime. */
+#define RUNTIME_FUNCTIONS(X)                                                                                 \
+    X(cudaDeviceGetAttribute)                                                                                \
+    X(cudaDeviceSynchronize)                                                                                 \
+    X(cudaEventCreate)                                                                                       \
+    X(cudaEventDestroy)                                                                                      \
+    X(cudaEventElapsedTime)                                                                                  \
+    X(cudaEventRecord)                                                                                       \
+    X(cudaEventSynchronize)                                                                                  \
+    X(cudaFree)                                                                                              \
+    X(cudaGetDevice)                                                                                         \
+    X(cudaGetDeviceProperties)                                                                               \
+    X(cudaGetErrorString)                                                                                    \
+    X(cudaGetLastError)                                                                                      \
+    X(cudaGraphAddChildGraphNode)                                                                            \
+    X(cudaGraphAddMemcpyNode)                                                                                \
+    X(cudaGraphAddMemsetNode)                                                                                \
+    X(cudaGraphChildGraphNodeGetGraph)                                                                       \
+    X(cudaGraphCreate)                                                                                       \
+    X(cudaGraphDestroy)                                                                                      \
+    X(cudaGraphGetNodes)                                                                                     \
+    X(cudaGraphGetRootNodes)                                                                                 \
+    X(cudaGraphMemcpyNodeSetParams)                                                                          \
+    X(cudaGraphMemsetNodeSetParams)                                                                          \
+    X(cudaGraphNodeGetDependencies)                                                                          \
+    X(cudaGraphNodeGetDependentNodes)                                                                        \
+    X(cudaGraphRetainUserObject)                                                                             \
+    X(cudaMalloc)                                                                                            \
+    X(cudaMemcpyAsync)                                                                                       \
+    X(cudaMemsetAsync)                                                                                       \
+    X(cudaPointerGetAttributes)                                                                              \
+    X(cudaRuntimeGetVersion)                                                                                 \
+    X(cudaStreamBeginCapture)                                                                                \
+    X(cudaStreamCreate)                                                                                      \
+    X(cudaStreamDestroy)                                                                                     \
+    X(cudaStreamEndCapture)                                                                                  \
+    X(cudaStreamGetCaptureInfo)                                                                              \
+    X(cudaStreamIsCapturing)                                                                                 \
+    X(cudaStreamSynchronize)                                                                                 \
+    X(cudaThreadExchangeStreamCaptureMode)                                                                   \
+    X(cudaUserObjectCreate)                                                                                  \
+    X(cudaUserObjectRelease)
+
+static const struct {
+    const char *name;
+    void *function;
+} functions[] = {
+#define ENTRY(f) {#f, (void *)f},
+    RUNTIME_FUNCTIONS(ENTRY)
+#undef ENTRY
+};
+
+void *rb_sdpa_dlopen(const char *name, int flags) {
+    return strncmp(name, "libcudart", 9) ? dlopen(name, flags) : (void *)functions;
+}
+
+void *rb_sdpa_dlsym(void *object, const char *name) {
+    if (object != (const void *)functions) return dlsym(object, name);
+    for (const auto &f : functions)
+        if (!strcmp(f.name, name)) return f.function;
+    return NULL;
+}
