@@ -1,6 +1,6 @@
 """The CUDA device beside PyTorch on the same GPU, in one run: the tables that docs/cuda.md lists as not yet measured.
 
-    bench/cuda.py [--program build/resbm] [--device cuda] [--rounds 3] [--parts train,boundary,offload,pipeline]
+    bench/cuda.py [--program build/resbm] [--device cuda] [--rounds 3] [--parts train,attention,boundary,offload,pipeline]
                   [--sizes 124M,350M,1.1B,llama8b] [--contexts 1024,4096] [--no-torch]
 
 PyTorch: bf16 autocast, scaled_dot_product_attention, fused AdamW, eager and torch.compile (bench/torch_llama.py's model). The
@@ -209,7 +209,45 @@ def pipeline(r, a):
             row(name, label, f"{tokens / s[0]:.0f}", f"{s[1] / s[0]:.2f}")
 
 
-PARTS = {"train": train, "boundary": boundary, "offload": offload, "pipeline": pipeline}
+OPERATIONS = ("attention forward", "attention backward")
+
+
+def bench_attention(r, name, context, whose):
+    """Milliseconds of attention's two operations, by `resbm bench kernels`; or the fault."""
+    d, _, heads, kv, *_, thousands = SIZES[name]
+    options = {"device": r.device, "attention": whose, "d": d, "heads": heads, "kv-heads": kv, "T": context,
+               "B": max(1, thousands * 1024 // context), "ffn": 64}
+    command = [str(r.program), "bench", "kernels", *(f"--{key}={value}" for key, value in options.items())]
+    out = subprocess.run(command, text=True, capture_output=True)
+    if out.returncode:
+        return None, (out.stderr or out.stdout).strip().splitlines()[-1][:160]
+    lines = {o: line.split() for line in out.stdout.splitlines() for o in OPERATIONS if line.startswith(o)}
+    return [float(lines[o][len(o.split())]) for o in OPERATIONS], None
+
+
+def attention(r, a):
+    head("Attention, own beside cuDNN's: operations, and a whole step", "model", "context", "forward ms own", "cuDNN",
+         "backward ms own", "cuDNN", "step s own", "cuDNN", "ratio")
+    for name in a.sizes:
+        for context in a.contexts:
+            best, steps, fault = {}, {"own": [], "cudnn": []}, None
+            for _ in range(a.rounds):
+                for whose in steps:
+                    ms, why = bench_attention(r, name, context, whose)
+                    seconds, said, _ = resbm_run(r, name, context, 1, 1, *ADAMW, f"pipeline.attention={whose}")
+                    fault = fault or why or (None if seconds else said)
+                    steps[whose] += seconds or []
+                    if ms:
+                        best[whose] = [min(p) for p in zip(ms, best.get(whose, ms))]
+            if fault:
+                row(name, context, *["-"] * 6, fault)
+                continue
+            own, theirs = (statistics.median(steps[w]) for w in ("own", "cudnn"))
+            row(name, context, *(f"{best[w][i]:.3f}" for i in (0, 1) for w in ("own", "cudnn")), f"{own:.4f}",
+                f"{theirs:.4f}", f"{own / theirs:.2f}")
+
+
+PARTS = {"train": train, "attention": attention, "boundary": boundary, "offload": offload, "pipeline": pipeline}
 
 
 def main():

@@ -42,12 +42,6 @@ go bf16 pipeline.device=cuda:emulated && near cpu bf16 0.02
 go f16 pipeline.device=cuda:emulated:1 && near cpu f16 0.005
 go two pipeline.device=cuda:emulated pipeline.math=f32 pipeline.stages=2 && same f32 two
 # Without matrices kept in bf16 between updates, and late: the bits of rounding them at each use; 2 bytes less for each in the plan.
-# Attention by the library (loops in its place), which rounds to bf16 what own kernels keep in f32: other bits, but the same on other
-# numbers of stages and late; `auto` measures and says what it took.
-go cudnn pipeline.device=cuda:emulated pipeline.attention=cudnn && near cpu cudnn 0.02
-cmp -s bf16.losses cudnn.losses && miss "attention by the library gives the very losses of own attention: it was not taken"
-go cudnn-late pipeline.device=late:cuda:emulated pipeline.attention=cudnn pipeline.stages=2 && same cudnn cudnn-late
-go faster pipeline.device=late:cuda:emulated pipeline.attention=auto && near cpu faster 0.02
 go late pipeline.device=late:cuda:emulated pipeline.weight_copies=false && same bf16 late
 kept=$(planned bf16 weights) bare=$(planned late weights)
 [ "$kept" -gt $((bare * 5 / 4)) ] && [ "$kept" -le $((bare * 3 / 2)) ] || miss "copies: $kept bytes of weights, $bare without"
@@ -55,6 +49,18 @@ kept=$(planned bf16 weights) bare=$(planned late weights)
 go wide pipeline.device=cuda:emulated pipeline.activations=f32 && near cpu wide 0.02 && near wide bf16 0.02
 half=$(planned bf16 activations) whole=$(planned wide activations)
 [ $((half * 5)) -lt $((whole * 4)) ] || miss "activations: $half bytes in bf16, $whole in f32"
+# Attention by the library (loops in its place): operands where they lie, and rounded where activations are f32, which gives other
+# losses than own attention; the same bits on other numbers of stages and late. `auto` measures and says what it took.
+go cudnn pipeline.device=cuda:emulated pipeline.attention=cudnn && near cpu cudnn 0.02
+grep -q '"emulated"' cudnn/summary.json || { miss "summary.json does not say whose attention it was"; cat cudnn/summary.json; }
+go cudnn-late pipeline.device=late:cuda:emulated pipeline.attention=cudnn pipeline.stages=2 && same cudnn cudnn-late
+go cudnn-wide pipeline.device=cuda:emulated pipeline.attention=cudnn pipeline.activations=f32 && near wide cudnn-wide 0.02
+cmp -s wide.losses cudnn-wide.losses && miss "attention by the library gives the very losses of own attention: it was not taken"
+go faster pipeline.device=late:cuda:emulated pipeline.attention=auto && near cpu faster 0.02
+for way in forward backward; do
+    grep -q "attention $way of 2 x 16 tokens, 2 heads of 16, 1 of keys: .*own [0-9.e-]* ms, cuDNN [0-9.e-]* ms" faster/summary.json ||
+        { miss "summary.json does not say whose attention the $way pass took"; cat faster/summary.json; }
+done
 rich="model.qk_norm=true model.qkv_bias=true train.recompute=true"
 # shellcheck disable=SC2086
 {
@@ -107,6 +113,7 @@ refused 'attention = cudnn: .*for products in bf16' pipeline.device=cuda:emulate
 RB_CUDA_EMU_CUDNN=0 && export RB_CUDA_EMU_CUDNN
 refused 'attention = cudnn: cuDNN is missing' pipeline.device=cuda:emulated pipeline.attention=cudnn
 go without pipeline.device=cuda:emulated pipeline.attention=auto && same bf16 without
+grep -q '"own attention: cuDNN is missing' without/summary.json || { miss "summary.json does not say why attention is own"; cat without/summary.json; }
 unset RB_CUDA_EMU_CUDNN
 RB_CUDA_EMU_MEMORY=330000 && export RB_CUDA_EMU_MEMORY
 refused 'the activations, .* GB (segment .*emulated.*of its 0.00033 GB are free): .*train.microbatches' pipeline.device=cuda:emulated

@@ -11,12 +11,13 @@
 
 typedef struct arguments {
     const char *what, *device;
+    rb_attention attention;
     int threads;
     double seconds;
     rb_bench_sizes sizes;
 } arguments;
 
-enum { key_T = 300, key_B, key_d, key_heads, key_ffn, key_vocab };
+enum { key_T = 300, key_B, key_d, key_heads, key_ffn, key_vocab, key_kv_heads, key_attention };
 
 static const struct argp_option options[] = {
     {"threads", 't', "N", 0, "threads (default: this machine's processors)", 0},
@@ -26,10 +27,20 @@ static const struct argp_option options[] = {
     {"T", key_T, "N", 0, "kernels: positions (default 256)", 0},
     {"d", key_d, "N", 0, "kernels: width (default 256)", 0},
     {"heads", key_heads, "N", 0, "kernels: heads (default 4)", 0},
+    {"kv-heads", key_kv_heads, "N", 0, "kernels: heads of keys and values (default: --heads)", 0},
+    {"attention", key_attention, "NAME", 0, "kernels, on a GPU: own, cudnn or auto (default own)", 0},
     {"ffn", key_ffn, "N", 0, "kernels: feed-forward width (default 704)", 0},
     {"vocab", key_vocab, "N", 0, "kernels: vocabulary (default 256)", 0},
     {0},
 };
+
+static rb_attention attention_of(const char *name, struct argp_state *state) {
+    static const char *const names[] = {"own", "cudnn", "auto"};
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(name, names[i])) return (rb_attention)i;
+    argp_error(state, "--attention %s: there are own, cudnn and auto", name);
+    return RB_ATTENTION_OWN;
+}
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
@@ -53,7 +64,13 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         a->sizes.d = rb_cli_int("d", arg, 1, 1 << 16, state);
         break;
     case key_heads:
-        a->sizes.heads = a->sizes.kv_heads = rb_cli_int("heads", arg, 1, 1 << 12, state);
+        a->sizes.heads = rb_cli_int("heads", arg, 1, 1 << 12, state);
+        break;
+    case key_kv_heads:
+        a->sizes.kv_heads = rb_cli_int("kv-heads", arg, 1, 1 << 12, state);
+        break;
+    case key_attention:
+        a->attention = attention_of(arg, state);
         break;
     case key_ffn:
         a->sizes.ffn = rb_cli_int("ffn", arg, 1, 1 << 18, state);
@@ -70,6 +87,10 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         if (a->what && a->sizes.d % a->sizes.heads)
             argp_error(state, "--heads %lld does not divide --d %lld", (long long)a->sizes.heads,
                        (long long)a->sizes.d);
+        if (!a->sizes.kv_heads) a->sizes.kv_heads = a->sizes.heads;
+        if (a->sizes.heads % a->sizes.kv_heads)
+            argp_error(state, "--kv-heads %lld does not divide --heads %lld", (long long)a->sizes.kv_heads,
+                       (long long)a->sizes.heads);
         break;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -78,10 +99,13 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 }
 
 static resbm_status kernels(const arguments *a, rb_buf *out, rb_err *err) {
-    rb_device_options o = {.threads = a->threads};
+    rb_device_options o = {.threads = a->threads, .attention = a->attention};
+    char chosen[1024];
     rb_device *d;
     RB_TRY(rb_device_open(a->device, &o, &d, err));
     resbm_status st = rb_bench_kernels(d, &a->sizes, out, err);
+    rb_choices(d, chosen, sizeof chosen);
+    if (*chosen) rb_buf_printf(out, "%s\n", chosen);
     rb_device_close(d);
     return st;
 }
@@ -97,12 +121,10 @@ static resbm_status flops(const arguments *a, rb_buf *out, rb_err *err) {
 int rb_cmd_bench(int argc, char **argv) {
     const struct argp argp = {options, parse, "kernels|codec|links|flops", "Measures this machine.", NULL,
                               NULL,    NULL};
-    arguments a = {
-        .device = "cpu",
-        .threads = (int)sysconf(_SC_NPROCESSORS_ONLN),
-        .seconds = 0.2,
-        .sizes = {
-            .batch = 16, .context = 256, .d = 256, .heads = 4, .kv_heads = 4, .ffn = 704, .vocab = 256}};
+    arguments a = {.device = "cpu",
+                   .threads = (int)sysconf(_SC_NPROCESSORS_ONLN),
+                   .seconds = 0.2,
+                   .sizes = {.batch = 16, .context = 256, .d = 256, .heads = 4, .ffn = 704, .vocab = 256}};
     rb_err err = {0};
     rb_buf out = {0};
     resbm_status st;

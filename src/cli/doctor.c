@@ -28,15 +28,13 @@ static resbm_status devices(rb_err *err) {
         names(i ? "" : "devices");
         printf("%s: %s%s%s\n", rb_devices[i]->name, rb_devices[i]->summary, st ? "; not usable here: " : "",
                st ? err->text : "");
-        if (st || strcmp(rb_devices[i]->name, "cuda")) {
-            if (!st) rb_device_close(d);
-            continue;
-        }
-        char cards[1024];
-        rb_device_close(d);
+        char cards[1024], attention[1024];
+        if (!st) rb_device_close(d);
+        if (strcmp(rb_devices[i]->name, "cuda")) continue;
         rb_cuda_describe(cards, sizeof cards);
-        names("");
-        printf("%s\n", cards);
+        rb_cuda_describe_attention(attention, sizeof attention);
+        if (!st) printf("%14s%s\n", "", cards);
+        if (*attention) printf("%14sbesides its own attention: %s\n", "", attention);
     }
     return RESBM_OK;
 }

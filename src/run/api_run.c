@@ -26,6 +26,11 @@ static resbm_status spans(void *ctx, int stage, const rb_stage_span *span, int n
     return w->record.spans(w->record.ctx, stage, span, n, err);
 }
 
+static void attention(void *ctx, int stage, const char *text) {
+    watched *w = ctx;
+    w->record.attention(w->record.ctx, stage, text);
+}
+
 static resbm_status step(void *ctx, const rb_step_record *r, rb_err *err) {
     watched *w = ctx;
     RB_TRY(w->record.step(w->record.ctx, r, err));
@@ -50,12 +55,13 @@ static resbm_status train(const rb_config *cfg, const resbm_train_options *o, rb
     RB_TRY(rb_make_dirs(o->dir, err));
     RB_TRY(rb_record_open(cfg, o->dir, NULL, true, &rec, err));
     watched w = {.o = o, .record = rb_record_hooks(rec)};
-    rb_train_options t = {.cfg = cfg,
-                          .dir = o->dir,
-                          .program = o->program,
-                          .resume = o->resume != 0,
-                          .stop = &w.stop,
-                          .hooks = {.ctx = &w, .ready = ready, .step = step, .spans = spans}};
+    rb_train_options t = {
+        .cfg = cfg,
+        .dir = o->dir,
+        .program = o->program,
+        .resume = o->resume != 0,
+        .stop = &w.stop,
+        .hooks = {.ctx = &w, .ready = ready, .step = step, .attention = attention, .spans = spans}};
     resbm_status st = rb_train(&t, &sum, err);
     rb_err late;
     bool whole = (st == RESBM_OK && !sum.nothing_left) || (st == RESBM_E_CANCELLED && sum.stopped_early);

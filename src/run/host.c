@@ -213,6 +213,11 @@ static resbm_status on_spans(void *ctx, int stage, const rb_stage_span *span, in
     return a->to.spans(a->to.ctx, stage, span, n, err);
 }
 
+static void on_attention(void *ctx, int stage, const char *text) {
+    attempt *a = ctx;
+    a->to.attention(a->to.ctx, stage, text);
+}
+
 static void stand_down(rb_host *h) {
     pthread_mutex_lock(&h->lock);
     h->running = false;
@@ -291,6 +296,7 @@ static resbm_status try_once(rb_host *h, rb_train_summary *sum, rb_err *err) {
                                     .ready = on_ready,
                                     .step = on_step,
                                     .note = on_text,
+                                    .attention = on_attention,
                                     .spans = on_spans,
                                     .commit = on_commit,
                                     .saved = on_saved}};

@@ -27,6 +27,7 @@ struct rb_record {
     rb_progress *progress;
     stage_spans *stage; /* (workers) */
     rb_place *place;    /* (workers) */
+    char **attention;   /* (workers) what was told of it; NULL: nothing */
     double val_loss;
 };
 
@@ -36,7 +37,8 @@ resbm_status rb_record_open(const rb_config *cfg, const char *dir, FILE *out, bo
     *rec = NULL;
     if (r) r->stage = calloc((size_t)rb_workers(cfg), sizeof *r->stage);
     if (r) r->place = rb_worker_places(cfg);
-    if (!r || !r->stage || !r->place) {
+    if (r) r->attention = calloc((size_t)rb_workers(cfg), sizeof *r->attention);
+    if (!r || !r->stage || !r->place || !r->attention) {
         free(r);
         return rb_fail(err, RESBM_E_MEMORY, "no memory to record a run");
     }
@@ -57,6 +59,7 @@ resbm_status rb_record_open(const rb_config *cfg, const char *dir, FILE *out, bo
     if (st) {
         free(r->stage);
         free(r->place);
+        free(r->attention);
         free(r);
         return st;
     }
@@ -149,6 +152,15 @@ static void note(void *ctx, const char *text) {
     if (r->progress) rb_progress_note(r->progress, text);
 }
 
+static void attention(void *ctx, int stage, const char *text) {
+    rb_record *r = ctx;
+    char line[600];
+    free(r->attention[stage]);
+    r->attention[stage] = strdup(text);
+    snprintf(line, sizeof line, "stage %d: %s", stage, text);
+    note(r, line);
+}
+
 static resbm_status keep_spans(void *ctx, int stage, const rb_stage_span *span, int n, rb_err *err) {
     rb_record *r = ctx;
     stage_spans *s = &r->stage[stage];
@@ -160,7 +172,8 @@ static resbm_status keep_spans(void *ctx, int stage, const rb_stage_span *span, 
 }
 
 rb_train_hooks rb_record_hooks(rb_record *rec) {
-    return (rb_train_hooks){.ctx = rec, .ready = ready, .step = step, .note = note, .spans = keep_spans};
+    return (rb_train_hooks){
+        .ctx = rec, .ready = ready, .step = step, .note = note, .attention = attention, .spans = keep_spans};
 }
 
 /* When the message a receive waited for was queued by its sender; 0 when no trace of it was kept. */
@@ -301,6 +314,7 @@ static resbm_status write_summary(const rb_record *r, const rb_train_summary *s,
                     .stages = s->stages,
                     .peak_rss_bytes = rss,
                     .memory = s->memory,
+                    .attention = r->attention,
                     .link = link};
     o.val_bpb = o.val_loss / log(2) / rb_data_bytes_per_token(r->cfg->data.tokenizer, r->cfg->data.val);
     snprintf(o.boundary, sizeof o.boundary, "%s", r->cfg->boundary.kind);
@@ -329,6 +343,8 @@ resbm_status rb_record_close(rb_record *r, const rb_train_summary *s, bool finis
     if (!st && finished) st = write_trace(r, err);
     if (!st && finished) st = write_report(r, err);
     for (int i = 0; i < rb_workers(r->cfg); i++) free(r->stage[i].span);
+    for (int i = 0; i < rb_workers(r->cfg); i++) free(r->attention[i]);
+    free(r->attention);
     free(r->stage);
     free(r->place);
     free(r);

@@ -371,7 +371,9 @@ resbm_status rb_stage_stats(rb_stage *s, json_t **reply, rb_err *err) {
     json_t *memory = json_array();
     for (size_t i = 0; i < sizeof v / sizeof *v; i++)
         json_array_append_new(memory, json_integer((json_int_t)v[i]));
-    *reply = json_pack("{s:s, s:I, s:o, s:o, s:o}", "t", "stats", "rss", (json_int_t)rb_stage_peak_rss(),
-                       "memory", memory, "sent", rb_stage_traffic(s), "spans", spans);
+    char chosen[RB_CHOICES];
+    rb_choices(s->dev, chosen, sizeof chosen);
+    *reply = json_pack("{s:s, s:I, s:o, s:o, s:o, s:s}", "t", "stats", "rss", (json_int_t)rb_stage_peak_rss(),
+                       "memory", memory, "sent", rb_stage_traffic(s), "spans", spans, "attention", chosen);
     return *reply ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for this stage's trace");
 }

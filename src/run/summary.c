@@ -52,6 +52,19 @@ static void print_memory(rb_buf *b, const rb_summary *s) {
     rb_buf_puts(b, s->memory && s->stages ? "\n  ],\n" : "],\n");
 }
 
+static void print_attention(rb_buf *b, const rb_summary *s) {
+    bool any = false;
+    for (int i = 0; s->attention && i < s->stages; i++) any = any || s->attention[i];
+    for (int i = 0; any && i < s->stages; i++) {
+        json_t *text = json_string(s->attention[i] ? s->attention[i] : "own");
+        char *quoted = text ? json_dumps(text, JSON_ENCODE_ANY) : NULL;
+        rb_buf_printf(b, "%s%s", i ? ",\n    " : "  \"attention\": [\n    ", quoted ? quoted : "null");
+        free(quoted);
+        json_decref(text);
+    }
+    if (any) rb_buf_puts(b, "\n  ],\n");
+}
+
 static void print_summary(rb_buf *b, const rb_summary *s) {
     rb_buf_puts(b, "{\n");
     member(b, "val_loss", s->val_loss, 9);
@@ -68,6 +81,7 @@ static void print_summary(rb_buf *b, const rb_summary *s) {
     for (int i = 0; i < s->stages; i++) rb_buf_printf(b, "%s%" PRIu64, i ? ", " : "", s->peak_rss_bytes[i]);
     rb_buf_puts(b, "],\n");
     print_memory(b, s);
+    print_attention(b, s);
     for (int i = 0; s->staleness && i < s->stages; i++) {
         rb_buf_puts(b, i ? ", " : "  \"staleness\": [");
         rb_json_number(b, s->staleness[i], 6);

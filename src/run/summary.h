@@ -4,6 +4,7 @@
  *     wire_ratio peak_rss_bytes bubble params token_bytes_per_token boundary codec_fwd codec_bwd time_s start_s
  *     first_step_s links, and with a delayed update: delay
  *
+ * attention, where pipeline.attention is not own: what each stage's device took, and the times it chose by.
  * start_s and first_step_s: seconds from the start of the program to the begin and to the end of its first step.
  * links is an array of {from, to, up_bits, activations, gradients, tokens, sync, snapshots, control}: the bytes that
  * left stage `from` for stage `to`, headers included, by what they carried, over the whole run. */
@@ -13,7 +14,7 @@
 #include <stdint.h>
 #include "core/err.h"
 
-enum { RB_SUMMARY_MAX_STAGES = 1024, RB_SUMMARY_MAX_LINKS = 4096 };
+enum { RB_SUMMARY_MAX_STAGES = 1024, RB_SUMMARY_MAX_LINKS = 4096, RB_CHOICES = 512 /* bytes a stage says */ };
 
 typedef struct rb_link_bytes {
     int from, to;   /* stages */
@@ -49,6 +50,8 @@ typedef struct rb_summary {
     int stages;
     uint64_t *peak_rss_bytes;      /* (stages) */
     const rb_memory_bytes *memory; /* (stages); NULL: unknown. Written, not read back */
+    char *const *
+        attention; /* (stages) whose, where it was not own by default, else NULL; or NULL. Written, not read back */
     const double
         *staleness; /* (stages) asynchronous schedules: mean age of the weights in gradients, in updates; or
                                  NULL. Written, not read back */

@@ -395,6 +395,8 @@ static resbm_status finish(training *t, rb_err *err) {
     for (int s = 0; s < t->crew->stages && !st; s++) {
         t->out->peak_rss[s] = json_integer_value(json_object_get(t->reply[s], "rss"));
         t->out->memory[s] = read_memory(json_object_get(t->reply[s], "memory"));
+        const char *chosen = json_string_value(json_object_get(t->reply[s], "attention"));
+        if (chosen && *chosen && t->o->hooks.attention) t->o->hooks.attention(t->o->hooks.ctx, s, chosen);
         st = hand_spans(t, s, err);
     }
     int64_t moved[RB_TRAFFIC_COUNT];

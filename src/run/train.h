@@ -59,6 +59,8 @@ typedef struct rb_train_hooks {
     resbm_status (*ready)(void *ctx, const char *rules, int64_t params, int64_t resumed_from, rb_err *err);
     resbm_status (*step)(void *ctx, const rb_step_record *r, rb_err *err);
     void (*note)(void *ctx, const char *text); /* one line for people */
+    /* At the end: what a stage's device took for attention, where it was not own by default. NULL: nobody asks. */
+    void (*attention)(void *ctx, int stage, const char *text);
     /* Before a commit is told: step (from 0), its loss, fingerprint of its gradients' norms. The commit waits until it
      * is recorded; a fault ends the run. NULL: nothing is recorded. */
     resbm_status (*commit)(void *ctx, int64_t step, double loss, const char *fingerprint, rb_err *err);
