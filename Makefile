@@ -30,7 +30,7 @@ configure:
 	    -DRESBM_TESTS=ON $(CMAKE_ARGS)
 
 .PHONY: cuda
-# The toolkit that has nvcc may come without cuBLAS; then the Python wheel's is taken. CUDNN=1 fetches cuDNN's too (0.6 GB);
+# The toolkit that has nvcc may come without cuBLAS; then the Python wheel's is taken. CUDNN=1 fetches cuDNN's too (0.5 GB);
 # one that is there already is built in without.
 cuda: ## build the program and its CUDA device, build/resbm-cuda.so (needs nvcc; CUDNN=1 fetches cuDNN; docs/cuda.md)
 	@scripts/install-deps.sh --check build

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes .venv with the pinned Python packages of tests/requirements.txt, and with argument `torch`, `python`, `cuda` (cuBLAS) or
-# `cudnn` (0.6 GB to fetch, 1 GB on disk; without what they depend on, which we do not use) those of tests/requirements-<argument>.txt too. Does nothing when they are there. Only tests that read our files with other
+# `cudnn` (0.5 GB to fetch, 0.9 GB on disk; without what they depend on, which we do not use) those of tests/requirements-<argument>.txt too. Does nothing when they are there. Only tests that read our files with other
 # people's libraries, golden numbers and the benchmark use it; nothing else in this project needs Python.
 # RESBM_NO_VENV=1 skips it; those tests then report themselves skipped.
 set -eu

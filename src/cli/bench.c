@@ -103,7 +103,10 @@ static resbm_status kernels(const arguments *a, rb_buf *out, rb_err *err) {
     char chosen[1024];
     rb_device *d;
     RB_TRY(rb_device_open(a->device, &o, &d, err));
-    resbm_status st = rb_bench_kernels(d, &a->sizes, out, err);
+    bool only_own = d->table->host_memory && a->attention;
+    resbm_status st =
+        only_own ? rb_fail(err, RESBM_E_ARG, "--attention is for GPUs; device %s has its own", a->device)
+                 : rb_bench_kernels(d, &a->sizes, out, err);
     rb_choices(d, chosen, sizeof chosen);
     if (*chosen) rb_buf_printf(out, "%s\n", chosen);
     rb_device_close(d);

@@ -165,6 +165,7 @@ static void consider_all(search *s) {
     if (gpu && adamw && c->optim.offload_update == RB_OFFLOAD_UPDATE_DEVICE)
         consider(s, "optim.offload=host optim.offload_parts=states optim.offload_update=host");
     if (none && !gpu) consider(s, "optim.offload=disk");
+    if (c->pipeline.attention != RB_ATTENTION_OWN) consider(s, "pipeline.attention=own");
     if (c->optim.offload_parts == RB_OFFLOAD_STATES && c->optim.offload_update == RB_OFFLOAD_UPDATE_DEVICE)
         consider(s, gpu ? "optim.offload=host optim.offload_parts=states+gradients"
                         : "optim.offload=disk optim.offload_parts=states+gradients");

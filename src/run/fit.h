@@ -9,9 +9,9 @@
 typedef struct rb_fit_need {
     rb_stage_need part;
     size_t activations, stashes; /* of all microbatches alive; older versions of weights */
-    size_t rounded;              /* on a GPU: what factors of products are rounded into, about */
-    size_t total;                /* everything */
-    int slots;                   /* microbatches alive at once, in the segment with most */
+    size_t rounded; /* on a GPU: what factors of products are rounded into, about; and what cuDNN works in */
+    size_t total;   /* everything */
+    int slots;      /* microbatches alive at once, in the segment with most */
 } rb_fit_need;
 
 /* cfg is validated; extra: microbatches in flight beyond the schedule's own. */

@@ -1,8 +1,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include "core/clock.h"
+#include "device/cuda/sdpa_room.h"
 #include "device/timed/timed.h"
 #include "rb_cmocka.h"
+#include "run/fit.h"
 #include "run/measure.h"
 #include "run/measure_link.h"
 #include "run/stage.h"
@@ -62,6 +64,33 @@ static void memory_is_what_a_stage_takes(void **state) {
         }
     }
     free(s);
+}
+
+static size_t rounded_of(const char *more) {
+    rb_config *c = config(more);
+    rb_fit_need need;
+    rb_err err;
+    assert_ok(rb_fit_stage(c, 0, 0, &need, &err), &err);
+    free(c);
+    return need.rounded;
+}
+
+/* What cuDNN's attention works in is planned, and what its operands are rounded into where activations are f32 (here they are
+ * more than the factors of a product). Calls are cut where they would keep much; whole sequences as long as one is not too much. */
+static void attention_by_a_library_is_planned(void **state) {
+    (void)state;
+    size_t room = rb_sdpa_room(2, 16, 4, 4, 16) * 9 / 8, operands = rb_sdpa_operands(2, 16, 4, 4, 16) * 9 / 8;
+    size_t own = rounded_of("pipeline.device=cuda"),
+           f32 = rounded_of("pipeline.device=cuda pipeline.activations=f32");
+    assert_int_equal(rounded_of("pipeline.device=cuda pipeline.attention=cudnn"), own + room);
+    assert_int_equal(rounded_of("pipeline.device=cuda pipeline.attention=auto pipeline.activations=f32"),
+                     (f32 > operands ? f32 : operands) + room);
+    rb_sdpa_cut whole = rb_sdpa_cut_for(6, 1024, 16, 4, RB_SDPA_MOST_DP),
+                sequences = rb_sdpa_cut_for(6, 2048, 16, 4, RB_SDPA_MOST_DP),
+                groups = rb_sdpa_cut_for(6, 4096, 32, 8, RB_SDPA_MOST_DP);
+    assert_int_equal(whole.sequences * 100 + whole.groups, 604);
+    assert_int_equal(sequences.sequences * 100 + sequences.groups, 204);
+    assert_int_equal(groups.sequences * 100 + groups.groups, 102);
 }
 
 /* Per block and token: forward 2 per weight and 2 T d of attention (half a square, twice two), backward twice and 2.5
@@ -135,6 +164,7 @@ static void links_take_processor_time(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(memory_is_what_a_stage_takes),
+        cmocka_unit_test(attention_by_a_library_is_planned),
         cmocka_unit_test(operations_are_counted),
         cmocka_unit_test(seconds_are_measured_on_a_device_that_computes),
         cmocka_unit_test(others_work_beside),
