@@ -21,8 +21,8 @@ static const card cards[] = {{"A100", 80, 108, 166912, 2048, 32, 5120, 80LL << 3
 struct size {
     int64_t B, T, H, G, D;
 };
-static const size sizes[] = {
-    {2, 64, 4, 2, 64}, {4, 1024, 12, 12, 64}, {1, 4096, 32, 8, 128}, {3, 37, 6, 2, 128}, {2, 100, 3, 1, 8}};
+static const size sizes[] = {{2, 64, 4, 2, 64},  {4, 1024, 12, 12, 64}, {1, 4096, 32, 8, 128},
+                             {3, 37, 6, 2, 128}, {2, 100, 3, 1, 8},     {1, 49, 2, 2, 72}};
 
 static void describe(const card &c, char *text, size_t room) {
     snprintf(text, room,
@@ -95,6 +95,9 @@ int main(int argc, char **argv) {
         printf("skipped: no libcuda.so.1, and no stand-in for it: %s\n", dlerror());
         return 77;
     }
+    if (*RB_CUBLASLT_PATH)
+        dlopen(RB_CUBLASLT_PATH,
+               RTLD_NOW | RTLD_LOCAL); /* as a device does; cuDNN ends the program without */
     rb_sdpa_describe(text, sizeof text);
     if (strncmp(text, "cuDNN ", 6) || text[6] < '0' || text[6] > '9') {
         printf("skipped: %s\n", text);

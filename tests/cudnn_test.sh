@@ -5,4 +5,8 @@
 set -u
 plans=$RB_BINARY_DIR/cudnn_plans
 [ -x "$plans" ] || { echo "skipped: this build was made without cuDNN's headers (scripts/venv.sh cudnn, then make cuda)"; exit 77; }
-exec "$plans" "$RB_BINARY_DIR/libcuda_stub.so"
+stub=$RB_BINARY_DIR/libcuda_stub.so
+RESBM_CUDNN=$stub "$plans" "$stub" >wrong.log 2>&1
+[ $? = 77 ] && grep -q 'libcuda_stub.so was loaded, but is not cuDNN' wrong.log ||
+    { echo "another library under cuDNN's name:"; cat wrong.log; exit 1; }
+exec "$plans" "$stub"

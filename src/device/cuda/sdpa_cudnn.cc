@@ -74,17 +74,24 @@ static std::string beside_plugin(void) {
     return slash == std::string::npos ? "" : path.substr(0, slash + 1) + library_name;
 }
 
+static const char *given(void) {
+    const char *path = getenv("RESBM_CUDNN");
+    return path && *path ? path : NULL;
+}
+
 static void *load_somewhere(std::string *tried) {
-    const char *given = getenv("RESBM_CUDNN");
     void *object;
-    if (given && *given) return try_load(given, tried);
+    if (given()) return try_load(given(), tried);
     if ((object = try_load(library_name, tried))) return object;
     if ((object = try_load(beside_plugin(), tried))) return object;
     return try_load(RB_CUDNN_PATH, tried);
 }
 
-static std::string version_text(void) {
-    int v = (int)fe::detail::get_backend_version(); /* 92801: 9.28.1 */
+enum { LEAST = 90800 }; /* the first that takes a card's description; 92801 is 9.28.1 */
+static size_t loaded_version;
+
+static std::string version_text(size_t number) {
+    int v = (int)number;
     return "cuDNN " + std::to_string(v / 10000) + "." + std::to_string(v / 100 % 100) + "." +
            std::to_string(v % 100);
 }
@@ -102,11 +109,17 @@ static resbm_status load(rb_err *err) {
             "cuDNN is missing (%s); install the Python package nvidia-cudnn-cu%d, or name the file in "
             "RESBM_CUDNN",
             tried.c_str(), CUDART_VERSION / 1000);
+    size_t (*version)(void) = (size_t(*)(void))dlsym(object, "cudnnGetVersion");
+    if (!version)
+        return rb_fail(err, RESBM_E_UNSUPPORTED, "%s was loaded, but is not cuDNN",
+                       given() ? given() : library_name);
+    if (version() < LEAST)
+        return rb_fail(err, RESBM_E_UNSUPPORTED,
+                       "cuDNN %d.%d is the least whose attention is taken; there is %s", LEAST / 10000,
+                       LEAST / 100 % 100, version_text(version()).c_str());
+    loaded_version = version();
     fe::cudnn_dlhandle = object;
-    if (fe::detail::get_backend_version() >= 90800) return RESBM_OK;
-    fe::cudnn_dlhandle = NULL;
-    return rb_fail(err, RESBM_E_UNSUPPORTED,
-                   "cuDNN 9.8 is the least whose attention is taken, and %s is older", library_name);
+    return RESBM_OK;
 }
 
 /* --- faults. The frontend returns some and throws others. */
@@ -133,6 +146,11 @@ template <class F> static resbm_status guarded(const char *what, F act, rb_err *
         fe::error_t fault = (call);                                                                          \
         if (fault.is_bad()) return fault;                                                                    \
     } while (0)
+
+static fe::error_t as_fault(cudnnStatus_t st) {
+    if (st == CUDNN_STATUS_SUCCESS) return {};
+    return {fe::error_code_t::CUDNN_BACKEND_API_FAILED, fe::detail::get_error_string(st)};
+}
 
 /* --- graphs */
 
@@ -242,10 +260,8 @@ resbm_status rb_sdpa_open(int index, int major, int minor, rb_sdpa **out, rb_err
     s->to.sm = major * 10 + minor;
     if (cudaSetDevice(index) != cudaSuccess)
         return rb_fail(err, RESBM_E_INTERNAL, "device cuda:%d cannot be chosen", index);
-    cudnnStatus_t st = fe::detail::create_handle(&s->to.handle);
-    if (st != CUDNN_STATUS_SUCCESS)
-        return rb_fail(err, RESBM_E_UNSUPPORTED, "%s cannot use this card: %s", version_text().c_str(),
-                       fe::detail::get_error_string(st));
+    RB_TRY(guarded(
+        "on this card", [&] { return as_fault(fe::detail::create_handle(&s->to.handle)); }, err));
     *out = s.release();
     return RESBM_OK;
 }
@@ -260,7 +276,7 @@ void rb_sdpa_close(rb_sdpa *s) {
 void rb_sdpa_describe(char *text, size_t size) {
     rb_err err;
     bool there = load(&err) == RESBM_OK;
-    snprintf(text, size, "%s", there ? version_text().c_str() : err.text);
+    snprintf(text, size, "%s", there ? version_text(loaded_version).c_str() : err.text);
 }
 
 static shape_key key_of(const rb_sdpa_call *c) {
@@ -299,12 +315,12 @@ resbm_status rb_sdpa_run(rb_sdpa *s, cudaStream_t stream, const rb_sdpa_call *c,
     std::unordered_map<int64_t, void *> at = {
         {Q, c->q.data}, {K, c->k.data}, {V, c->v.data}, {OUT, c->out.data}, {LSE, c->lse}};
     if (c->backward) at.insert({{DOUT, c->dout.data}, {DQ, c->dq.data}, {DK, c->dk.data}, {DV, c->dv.data}});
-    cudnnStatus_t st = fe::detail::set_stream(s->to.handle, stream);
-    if (st != CUDNN_STATUS_SUCCESS)
-        return rb_fail(err, RESBM_E_INTERNAL, "cuDNN takes no stream: %s", fe::detail::get_error_string(st));
-    resbm_status done = guarded(
-        "running", [&] { return p->graph->execute(s->to.handle, at, room); }, err);
-    return done == RESBM_E_UNSUPPORTED ? rb_err_context(err, RESBM_E_INTERNAL, "device cuda: ") : done;
+    auto queue = [&]() -> fe::error_t {
+        FE_TRY(as_fault(fe::detail::set_stream(s->to.handle, stream)));
+        return p->graph->execute(s->to.handle, at, room);
+    };
+    resbm_status st = guarded("queueing it", queue, err);
+    return st == RESBM_E_UNSUPPORTED ? rb_err_context(err, RESBM_E_INTERNAL, "device cuda: ") : st;
 }
 
 resbm_status rb_sdpa_try(const char *card, int sm, const rb_sdpa_call *c, size_t *room, rb_err *err) {
