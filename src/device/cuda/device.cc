@@ -231,9 +231,8 @@ static resbm_status open_card(rb_cuda_device *d, rb_math math, rb_err *err) {
     RB_TRY(choose_math(d, math, err));
     d->base.factor = d->math == RB_MATH_BF16 ? RB_BF16 : RB_F32;
     d->base.working = rb_lt_working() + (size_t)RB_CUDA_SCRATCH * PIECE;
-    RB_TRY(rb_lt_open(
-        d, &d->lt,
-        err)); /* first: cuDNN takes the cuBLASLt that is loaded, and ends the program without one */
+    /* Before cuDNN, which takes the cuBLASLt that is loaded and ends the program without one. */
+    RB_TRY(rb_lt_open(d, &d->lt, err));
     return open_attention(d, d->base.opt.attention, err);
 }
 
