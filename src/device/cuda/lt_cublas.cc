@@ -13,6 +13,7 @@
 extern "C" {
 #include "core/err.h"
 }
+#include "device/cuda/library.h"
 #include "device/cuda/lt.h"
 
 #ifndef RB_CUBLASLT_PATH
@@ -55,29 +56,9 @@ struct rb_lt {
 
 /* --- loading */
 
-static void *try_load(const std::string &path, std::string *tried) {
-    if (path.empty()) return NULL;
-    void *object = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (!object) *tried += (tried->empty() ? "" : "; ") + std::string(dlerror());
-    return object;
-}
-
-static std::string beside_plugin(void) {
-    Dl_info info;
-    if (!dladdr((void *)beside_plugin, &info) || !info.dli_fname) return "";
-    std::string path = info.dli_fname;
-    size_t slash = path.rfind('/');
-    return slash == std::string::npos ? "" : path.substr(0, slash + 1) + library_name;
-}
-
 static resbm_status load(rb_lt *lt, rb_err *err) {
-    const char *given = getenv("RESBM_CUBLASLT");
     std::string tried;
-    if (given && *given)
-        lt->object = try_load(given, &tried);
-    else if (!(lt->object = try_load(library_name, &tried)) &&
-             !(lt->object = try_load(beside_plugin(), &tried)))
-        lt->object = try_load(RB_CUBLASLT_PATH, &tried);
+    lt->object = rb_find_library("RESBM_CUBLASLT", library_name, RB_CUBLASLT_PATH, &tried);
     if (!lt->object)
         return rb_fail(
             err, RESBM_E_UNSUPPORTED,

@@ -1,7 +1,7 @@
 /* Attention by cuDNN, whose graphs its header-only frontend builds. The library is not linked but loaded when a device opens
  * that is to have it: from RESBM_CUDNN, from where the system finds libraries, from beside the plugin, or from where it lay when
  * the plugin was built. Plans whose sums depend on chance are left out, so that the same shapes give the same bits. */
-#include <dlfcn.h>
+#include "device/cuda/library.h"
 #include "device/cuda/sdpa_runtime.h"
 
 /* The frontend opens CUDA's runtime by its name; it gets the one inside this object. */
@@ -59,34 +59,6 @@ struct rb_sdpa {
 
 /* --- loading */
 
-static void *try_load(const std::string &path, std::string *tried) {
-    if (path.empty()) return NULL;
-    void *object = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (!object) *tried += (tried->empty() ? "" : "; ") + std::string(dlerror());
-    return object;
-}
-
-static std::string beside_plugin(void) {
-    Dl_info info;
-    if (!dladdr((void *)beside_plugin, &info) || !info.dli_fname) return "";
-    std::string path = info.dli_fname;
-    size_t slash = path.rfind('/');
-    return slash == std::string::npos ? "" : path.substr(0, slash + 1) + library_name;
-}
-
-static const char *given(void) {
-    const char *path = getenv("RESBM_CUDNN");
-    return path && *path ? path : NULL;
-}
-
-static void *load_somewhere(std::string *tried) {
-    void *object;
-    if (given()) return try_load(given(), tried);
-    if ((object = try_load(library_name, tried))) return object;
-    if ((object = try_load(beside_plugin(), tried))) return object;
-    return try_load(RB_CUDNN_PATH, tried);
-}
-
 enum { LEAST = 90800 }; /* the first that takes a card's description; 92801 is 9.28.1 */
 static size_t loaded_version;
 
@@ -102,7 +74,7 @@ static resbm_status load(rb_err *err) {
     std::lock_guard<std::mutex> hold(lock);
     std::string tried;
     if (fe::cudnn_dlhandle) return RESBM_OK;
-    void *object = load_somewhere(&tried);
+    void *object = rb_find_library("RESBM_CUDNN", library_name, RB_CUDNN_PATH, &tried);
     if (!object)
         return rb_fail(
             err, RESBM_E_UNSUPPORTED,
@@ -112,7 +84,7 @@ static resbm_status load(rb_err *err) {
     size_t (*version)(void) = (size_t(*)(void))dlsym(object, "cudnnGetVersion");
     if (!version)
         return rb_fail(err, RESBM_E_UNSUPPORTED, "%s was loaded, but is not cuDNN",
-                       given() ? given() : library_name);
+                       rb_library_named("RESBM_CUDNN", library_name));
     if (version() < LEAST)
         return rb_fail(err, RESBM_E_UNSUPPORTED,
                        "cuDNN %d.%d is the least whose attention is taken; there is %s", LEAST / 10000,
