@@ -9,7 +9,7 @@ typedef struct cut {
     int64_t rows, cols, row_tiles, col_tiles;
 } cut;
 
-enum { PIECES = 8, ROW_UNIT = 8, COL_UNIT = 48, MIN_ROWS = 64, MIN_COLS = 192, SPAWN_PRODUCTS = 1 << 18 };
+enum { PIECES = 8, ROW_UNIT = 8, COL_UNIT = 48, MIN_ROWS = 64, MIN_COLS = 192 };
 
 static int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
@@ -44,16 +44,16 @@ static int run_tile(const rb_op *op, const cut *t, int64_t tile, float *panels) 
 
 resbm_status rb_cpu_gemm(rb_queue *q, const rb_op *op, rb_err *err) {
     const rb_view *c = &op->t[0];
-    void *memory;
-    RB_TRY(rb_cpu_scratch(q, (size_t)q->dev->opt.threads * RB_PANELS * sizeof(float), &memory, err));
+    float *memory;
+    RB_TRY(rb_cpu_take_panels(q, &memory, err));
     cut t = cut_of(c->shape[0], c->shape[1]);
     int64_t tiles = t.row_tiles * t.col_tiles, work = c->shape[0] * c->shape[1] * op->t[1].shape[!op->i[0]];
     (void)work;
     int worst = dnnl_success;
-#pragma omp parallel num_threads(q->dev->opt.threads) if (tiles > 1 && work > SPAWN_PRODUCTS)
+#pragma omp parallel num_threads(q->dev->opt.threads) if (tiles > 1 && work > RB_SPAWN_PRODUCTS)
     {
         rb_sgemm_one_thread();
-        float *panels = (float *)memory + (int64_t)rb_thread_number() * RB_PANELS;
+        float *panels = memory + (int64_t)rb_thread_number() * RB_PANELS;
 #pragma omp for schedule(dynamic, 1) reduction(max : worst)
         for (int64_t i = 0; i < tiles; i++) {
             int st = run_tile(op, &t, i, panels);

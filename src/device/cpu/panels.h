@@ -6,8 +6,7 @@
 #ifndef RB_DEVICE_CPU_PANELS_H
 #define RB_DEVICE_CPU_PANELS_H
 
-#include <stdbool.h>
-#include <stdint.h>
+#include "device/device.h"
 
 /* A (rows, depth), B (depth, columns) and a gap behind each row of B, all within a core's second cache. */
 enum {
@@ -19,8 +18,15 @@ enum {
         RB_PANEL_DEPTH * (RB_PANEL_ROWS + RB_PANEL_COLUMNS + RB_PANEL_GAP) /* floats for each thread */
 };
 
+/* Room for the panels of each of the queue's threads, one behind the other: the queue's working memory. */
+resbm_status rb_cpu_take_panels(rb_queue *q, float **out, rb_err *err);
+
 /* dst (columns, rows) = src (rows, columns) transposed. */
 void rb_cpu_transpose(float *dst, int64_t ldd, const float *src, int64_t lds, int64_t rows, int64_t columns);
+
+static inline int64_t rb_least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
 
 /* C (m,n) = alpha op(A) op(B) + beta C on the calling thread; ta, tb as in rb_gemm; `panels` holds RB_PANELS floats.
  * What is copied goes by shapes and strides alone. Returns oneDNN's status. */

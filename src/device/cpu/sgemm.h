@@ -2,6 +2,8 @@
 #ifndef RB_DEVICE_CPU_SGEMM_H
 #define RB_DEVICE_CPU_SGEMM_H
 
+enum { RB_SPAWN_PRODUCTS = 1 << 18 /* multiplications below which a team costs more than it gives */ };
+
 #ifdef _OPENMP
 #include <omp.h>
 /* For use inside a parallel region: a team's task owns its own thread count, others' are untouched. */

@@ -11,7 +11,7 @@
 #include "device/cpu/panels.h"
 #include "device/cpu/sgemm.h"
 
-enum { TILE = 64, SPAWN_PRODUCTS = 1 << 18 };
+enum { TILE = 64 };
 
 typedef struct call {
     const float *a;
@@ -20,10 +20,6 @@ typedef struct call {
     bool ta;
     float alpha, beta;
 } call;
-
-static inline int64_t least(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
 
 /* Rows [from, from + m) of C up to the diagonal's square, included. */
 static int multiply(const call *s, int64_t from, int64_t m, float *panels) {
@@ -44,13 +40,13 @@ static int run(const call *s, int threads) {
     int64_t strips = (s->M + TILE - 1) / TILE;
     int worst = dnnl_success;
     (void)threads;
-#pragma omp parallel num_threads(threads) if (strips > 1 && s->M * s->M * s->K > SPAWN_PRODUCTS)
+#pragma omp parallel num_threads(threads) if (strips > 1 && s->M * s->M * s->K > RB_SPAWN_PRODUCTS)
     {
         rb_sgemm_one_thread();
         float *panels = s->panels + (int64_t)rb_thread_number() * RB_PANELS;
 #pragma omp for schedule(dynamic, 1) reduction(max : worst)
         for (int64_t i = strips - 1; i >= 0; i--) {
-            int64_t from = i * TILE, m = least(TILE, s->M - from);
+            int64_t from = i * TILE, m = rb_least(TILE, s->M - from);
             int st = multiply(s, from, m, panels);
             if (st > worst) worst = st;
             mirror(s, from, m);
@@ -71,8 +67,7 @@ resbm_status rb_cpu_syrk(rb_queue *q, const rb_op *op, rb_err *err) {
               .ta = ta,
               .alpha = op->f[0],
               .beta = op->f[1]};
-    size_t bytes = (size_t)q->dev->opt.threads * RB_PANELS * sizeof(float);
-    RB_TRY(rb_cpu_scratch(q, bytes, (void **)&s.panels, err));
+    RB_TRY(rb_cpu_take_panels(q, &s.panels, err));
     int st = run(&s, q->dev->opt.threads);
     if (st == dnnl_success) return RESBM_OK;
     return rb_fail(err, st == dnnl_out_of_memory ? RESBM_E_MEMORY : RESBM_E_INTERNAL,

@@ -1,9 +1,6 @@
 /* Attention by a library (sdpa.h). What is f32 in memory is rounded to bf16 in working memory first, and its results are
  * widened from there; what is bf16 already, with rows where the library wants them, is handed over as it is. Heads whose width
  * is no multiple of 8 get zeros behind them, which change no product. */
-extern "C" {
-#include "core/bytes.h"
-}
 #include "device/cuda/attention.h"
 #include "device/cuda/each.h"
 #include "device/cuda/sdpa.h"
@@ -22,13 +19,7 @@ struct heads_to_half {
     uint16_t *out;
     int64_t width;
     __device__ void operator()(int64_t r, int64_t i) const {
-        uint16_t bits = 0;
-        if (i < x.shape[3]) {
-            int64_t at = rb_row_offset(&x, r) + i;
-            bits =
-                x.dtype == RB_BF16 ? ((const uint16_t *)x.data)[at] : rb_half1(((const float *)x.data)[at]);
-        }
-        out[r * width + i] = bits;
+        out[r * width + i] = i < x.shape[3] ? rb_half1(rb_get(x, r, i)) : 0;
     }
 };
 struct heads_from_half {
@@ -36,12 +27,7 @@ struct heads_from_half {
     const uint16_t *from;
     int64_t width;
     __device__ void operator()(int64_t r, int64_t i) const {
-        uint16_t bits = from[r * width + i];
-        int64_t at = rb_row_offset(&x, r) + i;
-        if (x.dtype == RB_BF16)
-            ((uint16_t *)x.data)[at] = bits;
-        else
-            ((float *)x.data)[at] = rb_bf16_to_f32(bits);
+        rb_put(x, r, i, rb_bf16_to_f32(from[r * width + i]));
     }
 };
 

@@ -58,13 +58,16 @@ static int64_t padded(int64_t n) {
     return (n + ROUND_WIDTH - 1) / ROUND_WIDTH * ROUND_WIDTH;
 }
 
-struct copy_cells {
-    rb_view to, from;
-    __device__ void operator()(int64_t r, int64_t i) const { rb_put(to, r, i, rb_get(from, r, i)); }
-};
-
 static bool is_half(const rb_view *v) {
     return v->dtype == RB_BF16;
+}
+
+static resbm_status copy(rb_queue *q, const rb_view &to, const rb_view &from, rb_err *err) {
+    rb_op op = rb_op();
+    op.kind = RB_OP_AXPBY;
+    op.t[0] = to, op.t[1] = from;
+    op.f[0] = 1;
+    return rb_cuda_axpby(q, &op, err);
 }
 
 /* For products that do not round to bf16: operands in bf16 as f32 in working memory, and the result rounded from there. */
@@ -78,16 +81,14 @@ static resbm_status run_widened(rb_queue *q, const rb_op *op, rb_err *err) {
         if (!is_half(&op->t[j])) continue;
         wide.t[j] = rb_view2(room, RB_F32, op->t[j].shape[0], op->t[j].shape[1]);
         room += rb_count(op->t[j]);
-        if (j > 0 || op->f[1] != 0) rb_each(q, &op->t[j], copy_cells{wide.t[j], op->t[j]});
+        if (j > 0 || op->f[1] != 0) RB_TRY(copy(q, wide.t[j], op->t[j], err));
     }
-    RB_TRY(rb_cuda_launched(op, err));
     RB_TRY(rb_cuda_gemm(q, &wide, err));
-    if (is_half(&op->t[0])) rb_each(q, &op->t[0], copy_cells{op->t[0], wide.t[0]});
-    return rb_cuda_launched(op, err);
+    return is_half(&op->t[0]) ? copy(q, op->t[0], wide.t[0], err) : RESBM_OK;
 }
 
 /* x rounded at `out`, its rows padded(width) apart. */
-static void round_operand(rb_queue *q, const rb_view *x, uint16_t *out, operand_scale *scale) {
+static void round_to(rb_queue *q, const rb_view *x, uint16_t *out, operand_scale *scale) {
     rb_cuda_queue *c = rb_cuda_queue_of(q);
     unsigned blocks = x->shape[0] < 1024 ? (unsigned)x->shape[0] : 1024u;
     if (scale) RB_LAUNCH(c, find_most, blocks, ROUND_THREADS, scale, *x);
@@ -102,6 +103,15 @@ static size_t rounded_bytes(const rb_view *x) {
     return is_ready(x) ? 0 : ((size_t)(padded(x->shape[1]) * x->shape[0]) * 2 + 255) / 256 * 256;
 }
 
+/* Where x is in 16 bits: as it lies, or rounded at `out`; *ld: from row to row. */
+static const void *round_operand(rb_queue *q, const rb_view *x, uint16_t *out, operand_scale *scale,
+                                 int64_t *ld) {
+    *ld = is_ready(x) ? x->stride[0] : padded(x->shape[1]);
+    if (is_ready(x)) return x->data;
+    round_to(q, x, out, scale);
+    return out;
+}
+
 static resbm_status run_rounded(rb_queue *q, const rb_op *op, rb_lt_product *p, rb_err *err) {
     rb_cuda_queue *c = rb_cuda_queue_of(q);
     const rb_view *a = &op->t[1], *b = &op->t[2];
@@ -111,18 +121,13 @@ static resbm_status run_rounded(rb_queue *q, const rb_op *op, rb_lt_product *p, 
     bool scaled = p->math == RB_MATH_F16;
     operand_scale *s = (operand_scale *)room;
     float *scalars = (float *)(room + 64);
-    uint16_t *ha = (uint16_t *)(room + head), *hb = (uint16_t *)(room + head + bytes_a);
     if (scaled) RB_CUDA_TRY(cudaMemsetAsync(s, 0, 2 * sizeof *s, c->stream), "gemm", err);
-    if (!is_ready(a)) round_operand(q, a, ha, scaled ? &s[0] : NULL);
-    if (!is_ready(b)) round_operand(q, b, hb, scaled ? &s[1] : NULL);
+    p->a = round_operand(q, a, (uint16_t *)(room + head), scaled ? &s[0] : NULL, &p->lda);
+    p->b = round_operand(q, b, (uint16_t *)(room + head + bytes_a), scaled ? &s[1] : NULL, &p->ldb);
     if (scaled) {
         RB_LAUNCH(c, combine, 1u, RB_WARP, scalars, &s[0], &s[1], p->alpha, p->beta);
         p->scalars = scalars;
     }
-    p->a = is_ready(a) ? a->data : ha;
-    p->b = is_ready(b) ? b->data : hb;
-    p->lda = is_ready(a) ? a->stride[0] : padded(a->shape[1]);
-    p->ldb = is_ready(b) ? b->stride[0] : padded(b->shape[1]);
     RB_TRY(rb_cuda_launched(op, err));
     return rb_lt_run(rb_cuda_of(q)->lt, c, p, err);
 }
