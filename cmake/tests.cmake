@@ -4,12 +4,14 @@
 # in a *_test.c, sets the deadline in seconds (default 120) and keeps other tests from running beside it.
 # N is what a quiet machine needs at the most. A deadline is there to end what hangs, so a busy machine gets four times
 # that, and sanitized programs, which are several times slower, six times more. It goes before ctest --timeout.
+# Long deadlines start first: what is long must not begin when nothing is left to run beside it.
 function(rb_test_marks name file)
   file(STRINGS ${file} marks REGEX "ctest:" LIMIT_COUNT 1)
   set(seconds 120)
   if(marks MATCHES "timeout=([0-9]+)")
     set(seconds ${CMAKE_MATCH_1})
   endif()
+  set_tests_properties(${name} PROPERTIES COST ${seconds})
   math(EXPR seconds "${seconds} * 4")
   if(RESBM_SANITIZE)
     math(EXPR seconds "${seconds} * 6")
