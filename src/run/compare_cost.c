@@ -3,10 +3,19 @@
 #include <math.h>
 #include <string.h>
 #include "codec/frame.h"
+#include "optim/groups.h"
 #include "run/port.h"
 
 static bool multiplies(const rb_tensor *t) {
     return t->rank == 2 && t->role != RB_ROLE_EMBEDDING && t->role != RB_ROLE_STEP;
+}
+
+/* Newton-Schulz (optim/muon.c): each iteration a symmetric product over the long side, one of that with itself, of which one
+ * triangle is computed, and one back. */
+static double orthogonalization(const rb_tensor *t, double iterations) {
+    double side = fmin((double)t->shape[0], (double)t->shape[1]),
+           length = fmax((double)t->shape[0], (double)t->shape[1]);
+    return iterations * (side * (side + 1) * (length + side) + 2 * side * side * length);
 }
 
 static void add_row(const rb_config *c, const rb_tensor *t, double tokens, rb_cost *out) {
@@ -15,6 +24,8 @@ static void add_row(const rb_config *c, const rb_tensor *t, double tokens, rb_co
     double work = multiplies(t) ? 2 * tokens * weights * share : 0;
     out->params[t->segment] += weights;
     out->forward[t->segment] += work;
+    if (rb_optim_find(c->optim.rule.kind)->rule_of(t) == RB_RULE_MUON)
+        out->optimizer[t->segment] += orthogonalization(t, c->optim.rule.ns_steps);
     if (t->part == RB_PART_SEGMENT) return;
     out->boundary_params += weights;
     out->boundary_forward += work;
@@ -74,14 +85,20 @@ resbm_status rb_cost_of(const rb_config *c, rb_cost *out, rb_err *err) {
     return add_frames(c, out, err);
 }
 
-double rb_cost_total(const rb_cost *c) {
+static double sum_of(const double *of, int segments) {
     double sum = 0;
-    for (int i = 0; i < c->segments; i++) sum += c->forward[i];
+    for (int i = 0; i < segments; i++) sum += of[i];
     return sum;
 }
 
+double rb_cost_total(const rb_cost *c) {
+    return sum_of(c->forward, c->segments);
+}
+
 double rb_cost_params(const rb_cost *c) {
-    double sum = 0;
-    for (int i = 0; i < c->segments; i++) sum += c->params[i];
-    return sum;
+    return sum_of(c->params, c->segments);
+}
+
+double rb_cost_optimizer(const rb_cost *c) {
+    return sum_of(c->optimizer, c->segments);
 }

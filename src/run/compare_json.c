@@ -34,6 +34,7 @@ static json_t *sweep(const rb_compare_row *row) {
     for (int i = 0; i < w->values; i++) json_array_append_new(values, json_string(w->value[i]));
     json_object_set_new(o, "key", json_string(w->key));
     json_object_set_new(o, "values", values);
+    json_object_set_new(o, "losses", numbers(row->sweep_loss, w->values));
     json_object_set_new(o, "best", *row->point ? json_string(row->point) : json_null());
     json_object_set_new(o, "at_edge", json_boolean(row->edge != 0));
     return o;

@@ -169,6 +169,9 @@ static void print_target(const rb_compare_result *r, rb_buf *out) {
     }
     rb_buf_puts(out, ", on the mean curve over the seeds, between two evaluations along a straight line.");
     if (r->reference >= 0) rb_buf_printf(out, " Ratios are to %s.", r->row[r->reference].variant->name);
+    for (int i = 0; i < r->rows; i++)
+        if (r->row[i].uncompressed && r->row[i].done < r->row[i].seeds)
+            rb_buf_printf(out, " %s may still come below it.", r->row[i].variant->name);
     rb_buf_puts(out, "\n");
 }
 
@@ -180,7 +183,7 @@ static void print_times(const rb_compare_result *r, rb_buf *out) {
                   "timing model ",
                   s->link[0].name);
     if (s->flops > 0)
-        rb_buf_printf(out, "(stages of %.4g Gflop/s each, without the optimizer) over every link.",
+        rb_buf_printf(out, "(stages of %.4g Gflop/s each, Muon's products counted) over every link.",
                       s->flops / 1e9);
     else
         rb_buf_puts(out,
@@ -200,11 +203,19 @@ static void print_what(const rb_compare_row *row, rb_buf *out) {
             rb_buf_printf(out, "%" PRId64 " steps", row->steps);
         else
             rb_buf_puts(out, "which is not known yet");
-        if (row->fitting > 0 && fabs(row->fitting / (double)row->steps - 1) > 0.1)
+        if (row->fitting > 0 && fabs(row->fitting / (double)row->steps - 1) > 0.01)
             rb_buf_printf(out, " (by the present measurement it would be %.0f)", row->fitting);
         if (row->capped) rb_buf_puts(out, ", CUT SHORT by `longest`");
     }
     rb_buf_puts(out, ".\n");
+}
+
+static void print_swept(rb_buf *out, const char *before, const char *value, double loss) {
+    rb_buf_printf(out, "%s %s", before, value);
+    if (isnan(loss))
+        rb_buf_puts(out, " (failed)");
+    else
+        rb_buf_printf(out, " (%.4f)", loss);
 }
 
 static void print_row_notes(const rb_compare_row *row, rb_buf *out) {
@@ -214,13 +225,16 @@ static void print_row_notes(const rb_compare_row *row, rb_buf *out) {
         rb_buf_printf(out, "- %s: its time cannot be measured: %s\n", row->variant->name, row->time_fault);
     if (*w->key && *row->point) {
         rb_buf_printf(out, "- %s: of %s", row->variant->name, w->key);
-        for (int i = 0; i < w->values; i++) rb_buf_printf(out, "%s %s", i ? "," : "", w->value[i]);
+        for (int i = 0; i < w->values; i++) print_swept(out, i ? "," : "", w->value[i], row->sweep_loss[i]);
         rb_buf_printf(out, " the best is %s.", row->point);
         if (row->edge)
             rb_buf_printf(out, " WARNING: it is the %s of the sweep; a better one may lie beyond.",
                           row->edge < 0 ? "lowest" : "highest");
         rb_buf_puts(out, "\n");
     }
+    if (row->done + row->failed < row->seeds)
+        rb_buf_printf(out, "- %s: %d of %d seeds not trained yet.\n", row->variant->name,
+                      row->seeds - row->done - row->failed, row->seeds);
     if (row->failed)
         rb_buf_printf(out, "- %s: %d of %d seeds failed: %s\n", row->variant->name, row->failed, row->seeds,
                       row->fault);
@@ -234,8 +248,11 @@ static void print_failed_points(const rb_study *t, rb_buf *out) {
 
 void rb_compare_notes(const rb_compare_result *r, rb_buf *out) {
     const rb_compare_spec *s = r->study->s;
-    rb_buf_printf(out, "- %d seed%s each; ± is the standard deviation over them.\n", s->seeds,
-                  s->seeds > 1 ? "s" : "");
+    bool sweeps = false;
+    for (int i = 0; i < r->rows; i++) sweeps |= *r->row[i].variant->sweep.key != 0;
+    rb_buf_printf(out, "- %d seed%s each%s; ± is the standard deviation over them.\n", s->seeds,
+                  s->seeds > 1 ? "s" : "",
+                  sweeps ? ", a swept value chosen with the first of them, which counts in the mean" : "");
     print_target(r, out);
     print_times(r, out);
     if (!r->equal_tokens)

@@ -123,15 +123,7 @@ static resbm_status measure(probe *p, rb_timing *m, rb_err *err) {
     bool whole = true, pipelined = p->deployed->pipeline.stages > 1;
     rb_timing_free(m);
     *m = (rb_timing){.step = NAN, .bytes_forward = NAN, .bytes_backward = NAN, .bytes_ids = NAN, .rss = NAN};
-    if (t->s->flops > 0 && pipelined)
-        RB_TRY(rb_timing_by_rate(&t->time[p->variant].cost, p->one, t->s->flops, m, err));
-    else
-        RB_TRY(measure_one(p, m, &whole, err));
-    if (whole && t->s->flops > 0 && !pipelined) {
-        free(m->segment);
-        m->optimizer = m->rest = 0;
-        RB_TRY(rb_timing_by_rate(&t->time[p->variant].cost, p->one, t->s->flops, m, err));
-    }
+    if (!(t->s->flops > 0 && pipelined)) RB_TRY(measure_one(p, m, &whole, err));
     if (whole && pipelined) RB_TRY(measure_deployed(p, m, &whole, err));
     m->known = whole;
     return RESBM_OK;
@@ -199,6 +191,10 @@ static resbm_status time_variant(probe *p, rb_err *err) {
     RB_TRY(rb_compare_deployed(t->s, t->base, &w, &t->s->link[0], p->deployed, err));
     RB_TRY(rb_cost_of(p->deployed, &time->cost, err));
     RB_TRY(load_or_measure(p, err));
+    if (t->s->flops > 0 && time->measured.known) {
+        free(time->measured.segment);
+        RB_TRY(rb_timing_by_rate(&time->cost, p->one, t->s->flops, &time->measured, err));
+    }
     for (int l = 0; l < t->s->links && time->measured.known; l++)
         RB_TRY(rb_timing_step(&time->measured, &time->cost, p->deployed, &t->s->link[l].shape, &time->step[l],
                               err));

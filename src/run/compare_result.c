@@ -102,6 +102,14 @@ static resbm_status take_spread(rb_compare_row *row, const rb_curve *curve, rb_e
     return RESBM_OK;
 }
 
+static void take_sweep(const rb_study *t, int variant, rb_compare_row *row) {
+    const rb_sweep *w = &row->variant->sweep;
+    for (int i = 0; i < w->values; i++) {
+        const rb_compare_run *r = rb_study_find(t, variant, w->value[i], 0, t->s->sweep_share);
+        row->sweep_loss[i] = r && r->state == RB_RUN_DONE ? r->loss : NAN;
+    }
+}
+
 static resbm_status gather_row(const rb_study *t, int variant, rb_compare_row *row, rb_err *err) {
     rb_compare_run *run[RB_COMPARE_SEEDS];
     rb_curve curve[RB_COMPARE_SEEDS];
@@ -116,6 +124,7 @@ static resbm_status gather_row(const rb_study *t, int variant, rb_compare_row *r
     RB_TRY(describe_row(t, variant, row, err));
     take_time(t, variant, row);
     rb_study_seeds(t, variant, run);
+    take_sweep(t, variant, row);
     for (int i = 0; i < row->seeds; i++) {
         if (run[i] && run[i]->state == RB_RUN_FAILED && !row->failed++) row->fault = run[i]->fault;
         if (!run[i] || run[i]->state != RB_RUN_DONE) continue;
@@ -142,7 +151,8 @@ static void reach_target(const rb_study *t, const rb_compare_result *r, int vari
     rb_compare_run *run[RB_COMPARE_SEEDS];
     rb_compare_row *row = &r->row[variant];
     row->reach = row->done ? rb_curve_reach(&row->mean, r->target) : NAN;
-    for (int l = 0; l < t->s->links; l++) row->time_to[l] = row->reach * row->step[l];
+    for (int l = 0; l < t->s->links && row->done == row->seeds; l++)
+        row->time_to[l] = row->reach * row->step[l];
     rb_study_seeds(t, variant, run);
     for (int i = 0, n = 0; i < row->seeds; i++) {
         if (!run[i] || run[i]->state != RB_RUN_DONE) continue;
@@ -170,7 +180,8 @@ resbm_status rb_compare_gather(const rb_study *t, rb_compare_result *out, rb_err
     if (isnan(out->target)) return RESBM_OK;
     for (int i = 0; i < out->rows; i++) reach_target(t, out, i);
     for (int i = 0; i < out->rows && out->reference >= 0; i++)
-        out->row[i].ratio = out->row[i].reach / out->row[out->reference].reach;
+        if (out->row[i].done == out->row[i].seeds)
+            out->row[i].ratio = out->row[i].reach / out->row[out->reference].reach;
     return RESBM_OK;
 }
 

@@ -11,16 +11,18 @@ typedef struct rb_compare_row {
     char boundary[200]; /* "residual k 8 int4, identity none, tokens trunk" */
     bool uncompressed;
     int seeds, done, failed;
-    const char *fault; /* of the first seed that failed; NULL */
-    int edge;          /* of the sweep */
+    const char *fault;                    /* of the first seed that failed; NULL */
+    int edge;                             /* of the sweep */
+    double sweep_loss[RB_COMPARE_POINTS]; /* (its values) with the first seed; NAN: not trained, or failed */
     int64_t steps, tokens_per_step;
     double loss, deviation; /* final; mean and deviation over the seeds that are done */
     double seed_loss[RB_COMPARE_SEEDS], seed_reach[RB_COMPARE_SEEDS]; /* (seeds) */
     rb_curve mean;                                                    /* over those seeds */
     double *spread;                                                   /* (mean.n) deviation over the seeds */
-    double reach;                /* steps to the target on the mean curve */
-    int reached;                 /* seeds that reached it */
-    double ratio;                /* of reach to the reference's */
+    double reach; /* steps to the target on the mean curve */
+    int reached;  /* seeds that reached it */
+    double
+        ratio; /* of reach to the reference's; like time_to only where all seeds are done, as the target is of all */
     double params, extra_params; /* of the whole model; of it the boundaries' */
     double compute,
         extra_compute; /* operations of a step, forward and backward; of it the boundaries' share of the rest */

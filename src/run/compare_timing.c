@@ -76,17 +76,26 @@ resbm_status rb_timing_by_rate(const rb_cost *cost, const rb_config *c, double f
         out->segment[s] =
             (rb_segment_cost){forward, forward * cost->backward, forward * cost->backward - forward, forward};
     }
+    out->optimizer = rb_cost_optimizer(cost) / flops;
+    out->rest = 0;
     return RESBM_OK;
 }
 
 /* ---- a step */
 
-/* The optimizer's time of the stage with most weights. */
-static double optimizer_share(const rb_timing *t, const rb_cost *cost, const rb_config *c) {
-    double params[RB_MAX_STAGES] = {0}, most = 0;
-    for (int s = 0; s < cost->segments; s++) params[rb_stage_of(c, s)] += cost->params[s];
-    for (int i = 0; i < c->pipeline.stages; i++) most = fmax(most, params[i]);
-    return t->optimizer * most / fmax(1, rb_cost_params(cost));
+/* A segment's part of the optimizer's time: by its products, or by weights where it has none (AdamW). */
+static double update_of(const rb_timing *t, const rb_cost *cost, int segment) {
+    double all = rb_cost_optimizer(cost);
+    return t->optimizer *
+           (all > 0 ? cost->optimizer[segment] / all : cost->params[segment] / fmax(1, rb_cost_params(cost)));
+}
+
+/* The optimizer's time of the stage that has most of it. */
+static double longest_update(const rb_timing *t, const rb_cost *cost, const rb_config *c) {
+    double update[RB_MAX_STAGES] = {0}, most = 0;
+    for (int s = 0; s < cost->segments; s++) update[rb_stage_of(c, s)] += update_of(t, cost, s);
+    for (int i = 0; i < c->pipeline.stages; i++) most = fmax(most, update[i]);
+    return most;
 }
 
 static resbm_status play_file(const rb_config *c, const rb_schedule_args *a, const rb_sim_options *o,
@@ -123,8 +132,7 @@ static resbm_status simulate(const rb_timing *t, const rb_cost *cost, const rb_c
     double update[RB_MAX_SEGMENTS];
     for (int i = 0; link && i < c->pipeline.stages; i++)
         port[i] = (rb_sim_port){link->up_bits / 8, link->down_bits / 8};
-    for (int g = 0; g < cost->segments; g++)
-        update[g] = t->optimizer * cost->params[g] / fmax(1, rb_cost_params(cost));
+    for (int g = 0; g < cost->segments; g++) update[g] = update_of(t, cost, g);
     rb_sim_options o = {.cost = t->segment,
                         .update = update,
                         .port = link ? port : NULL,
@@ -145,7 +153,7 @@ static resbm_status simulate(const rb_timing *t, const rb_cost *cost, const rb_c
 resbm_status rb_timing_step(const rb_timing *t, const rb_cost *cost, const rb_config *deployed,
                             const rb_shape_options *link, double *seconds, rb_err *err) {
     RB_TRY(simulate(t, cost, deployed, deployed->pipeline.stages > 1 ? link : NULL, seconds, err));
-    *seconds += t->rest + (deployed->pipeline.updates ? 0 : optimizer_share(t, cost, deployed));
+    *seconds += t->rest + (deployed->pipeline.updates ? 0 : longest_update(t, cost, deployed));
     return RESBM_OK;
 }
 

@@ -3,8 +3,8 @@
  * Two short runs of each variant, with nothing beside them on the machine: one on a single stage, whose trace says how
  * long each segment computes for a microbatch; and one as deployed, over the first link, which is the measured step. From
  * the first one the simulator (pipeline/simulator.h) says what a step takes over every link when each stage has its
- * processor to itself. With a stated rate (spec.compute) the first run is left out: operations over that rate, without
- * the optimizer, so the figures do not depend on this machine.
+ * processor to itself. With a stated rate (spec.compute) the first run is left out: operations over that rate, Muon's
+ * products among them, so the figures do not depend on this machine.
  *
  * DIR/timing/VARIANT.json keeps what was measured, with the configuration it belongs to; one of another
  * configuration is measured again. */
@@ -34,7 +34,7 @@ void rb_timing_free(rb_timing *t);
 /* From the trace of a run on one stage: the shortest of each, the first step left out, so that what else the machine did
  * counts least. */
 resbm_status rb_timing_take_trace(const char *path, int segments, rb_timing *out, rb_err *err);
-/* By operations at a rate per second. */
+/* By operations at a rate per second. Fills segments, optimizer and rest alone. */
 resbm_status rb_timing_by_rate(const rb_cost *cost, const rb_config *c, double flops, rb_timing *out,
                                rb_err *err);
 /* Seconds of a step of the deployed configuration over a link (NULL: unshaped). */

@@ -46,6 +46,12 @@ static void operations_by_hand(void **state) {
     assert_true(near(c.forward[1], 2 * 32 * (block + head) + attention));
     assert_true(near(c.params[0], block + 2 * 8 + 16 * 8) && near(c.params[1], block + 2 * 8 + head + 8));
     assert_true(c.boundary_params == 0 && c.boundary_forward == 0 && c.backward == 2);
+    double square = 8 * 9 * 16 + 2 * 8 * 8 * 8, oblong = 4 * 5 * 12 + 2 * 4 * 4 * 8;
+    assert_true(near(c.optimizer[0], 5 * (4 * square + 3 * oblong)) && near(c.optimizer[1], c.optimizer[0]));
+    assert_true(near(rb_cost_optimizer(&c), 2 * c.optimizer[0]));
+    assert_ok(rb_config_override(cfg, "optim.kind=adamw", &err), &err);
+    assert_ok(rb_cost_of(cfg, &c, &err), &err);
+    assert_true(rb_cost_optimizer(&c) == 0);
     assert_true(near(c.frame_forward, 56 + 2 * 2 * 8 * 8) && c.ids == 0 && c.tokens == 16);
     free(cfg);
 }
@@ -85,7 +91,7 @@ static void steps_by_the_model(void **state) {
     assert_ok(rb_timing_step(&t, &cost, c, &slow, &s, &err), &err);
     assert_true(near(s, 2 * (3 + 9) + 0.5 + 0.25)); /* one process: no link slows it */
     assert_ok(rb_timing_step(&t, &cost, two, NULL, &fast, &err), &err);
-    double most = fmax(cost.params[0], cost.params[1]) / rb_cost_params(&cost);
+    double most = fmax(cost.optimizer[0], cost.optimizer[1]) / rb_cost_optimizer(&cost);
     assert_true(fast >= 2 * 9 + 1 + 2 + 0.25 + 0.5 * most - 1e-9 && fast < s);
     assert_ok(rb_timing_step(&t, &cost, two, &slow, &far, &err), &err);
     assert_true(far > fast + cost.frame_forward * 8 / 1000);
@@ -104,6 +110,7 @@ static void by_a_stated_rate(void **state) {
     assert_true(near(t.segment[1].forward, cost.forward[1] / 2 / 1e6));
     assert_true(near(t.segment[1].backward, 2 * t.segment[1].forward));
     assert_true(near(t.segment[1].input + t.segment[1].weight, t.segment[1].backward));
+    assert_true(near(t.optimizer, rb_cost_optimizer(&cost) / 1e6) && t.optimizer > 0);
     rb_timing_free(&t);
     free(c);
 }
