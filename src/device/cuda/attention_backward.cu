@@ -41,8 +41,8 @@ __global__ void __launch_bounds__(RB_TILE_THREADS)
     query_tiles(rb_attention_grads x, const float *delta, const loss_scale *ls, rb_attention_shape s) {
     __shared__ uint32_t keys[BACK_STEP * RB_FLAT_GAP(DP)], values[BACK_STEP * RB_FLAT_GAP(DP)],
         upright[DP * RB_UPRIGHT_GAP(BACK_STEP)];
-    int64_t b = blockIdx.y / s.H, h = blockIdx.y % s.H, g = h / (s.H / s.G),
-            tile = (int64_t)blockIdx.x * RB_TILE_ROWS;
+    int64_t b = blockIdx.x / s.H, h = blockIdx.x % s.H, g = h / (s.H / s.G),
+            tile = (int64_t)(gridDim.y - 1 - blockIdx.y) * RB_TILE_ROWS; /* those with most keys first */
     int warp = (int)threadIdx.x / RB_WARP, lane = (int)threadIdx.x % RB_WARP;
     int64_t row = tile + 16 * warp, end = tile + RB_TILE_ROWS < s.T ? tile + RB_TILE_ROWS : s.T;
     uint32_t a[DP / 16][4], go[DP / 16][4];
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(RB_TILE_THREADS)
     key_tiles(rb_attention_grads x, const float *delta, const loss_scale *ls, rb_attention_shape s) {
     __shared__ uint32_t qs[BACK_STEP * RB_FLAT_GAP(DP)], os[BACK_STEP * RB_FLAT_GAP(DP)];
     __shared__ uint32_t q_up[DP * RB_UPRIGHT_GAP(BACK_STEP)], o_up[DP * RB_UPRIGHT_GAP(BACK_STEP)];
-    int64_t b = blockIdx.y / s.G, g = blockIdx.y % s.G, tile = (int64_t)blockIdx.x * RB_TILE_ROWS,
+    int64_t b = blockIdx.x / s.G, g = blockIdx.x % s.G, tile = (int64_t)blockIdx.y * RB_TILE_ROWS,
             per = s.H / s.G;
     int warp = (int)threadIdx.x / RB_WARP, lane = (int)threadIdx.x % RB_WARP;
     int64_t row = tile + 16 * warp;
@@ -155,6 +155,7 @@ static resbm_status find_scale(rb_queue *base, const rb_view *dout, loss_scale *
         RB_LAUNCH(c, no_scale, 1u, RB_WARP, ls);
         return RESBM_OK;
     }
+    RB_CUDA_TRY(cudaSetDevice(c->index), "attention_backward", err);
     RB_CUDA_TRY(cudaMemsetAsync(most, 0, sizeof *most, c->stream), "attention_backward", err);
     RB_LAUNCH(c, find_most_of_heads, 256u, SCALE_THREADS, most, *dout);
     RB_LAUNCH(c, make_scale, 1u, RB_WARP, ls, most);
@@ -168,8 +169,8 @@ static void launch_backward(rb_queue *base, const rb_attention_grads &x, const f
     unsigned tiles = (unsigned)((s.T + RB_TILE_ROWS - 1) / RB_TILE_ROWS);
     auto queries = query_tiles<DP>;
     auto keys = key_tiles<DP>;
-    RB_LAUNCH(c, queries, dim3(tiles, (unsigned)(s.B * s.H)), RB_TILE_THREADS, x, delta, ls, s);
-    RB_LAUNCH(c, keys, dim3(tiles, (unsigned)(s.B * s.G)), RB_TILE_THREADS, x, delta, ls, s);
+    RB_LAUNCH(c, queries, dim3((unsigned)(s.B * s.H), tiles), RB_TILE_THREADS, x, delta, ls, s);
+    RB_LAUNCH(c, keys, dim3((unsigned)(s.B * s.G), tiles), RB_TILE_THREADS, x, delta, ls, s);
 }
 
 resbm_status rb_cuda_attention_backward_tiles(rb_queue *q, const rb_op *op, rb_err *err) {

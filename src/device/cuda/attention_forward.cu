@@ -58,8 +58,8 @@ template <int DP>
 __global__ void __launch_bounds__(RB_TILE_THREADS)
     forward_tiles(rb_view out, rb_view lse, rb_view q, rb_view k, rb_view v, rb_attention_shape s) {
     __shared__ uint32_t keys[FORWARD_KEYS * RB_FLAT_GAP(DP)], values[DP * RB_UPRIGHT_GAP(FORWARD_KEYS)];
-    int64_t b = blockIdx.y / s.H, h = blockIdx.y % s.H, g = h / (s.H / s.G),
-            tile = (int64_t)blockIdx.x * RB_TILE_ROWS;
+    int64_t b = blockIdx.x / s.H, h = blockIdx.x % s.H, g = h / (s.H / s.G),
+            tile = (int64_t)(gridDim.y - 1 - blockIdx.y) * RB_TILE_ROWS; /* those with most keys first */
     int warp = (int)threadIdx.x / RB_WARP, lane = (int)threadIdx.x % RB_WARP;
     int64_t row = tile + 16 * warp, last = (tile + RB_TILE_ROWS < s.T ? tile + RB_TILE_ROWS : s.T) - 1;
     int64_t end = s.offset + last + 1;
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(RB_TILE_THREADS)
 
 template <int DP> static void launch_forward(rb_queue *base, const rb_op *op, const rb_attention_shape &s) {
     rb_cuda_queue *c = rb_cuda_queue_of(base);
-    dim3 grid((unsigned)((s.T + RB_TILE_ROWS - 1) / RB_TILE_ROWS), (unsigned)(s.B * s.H));
+    dim3 grid((unsigned)(s.B * s.H), (unsigned)((s.T + RB_TILE_ROWS - 1) / RB_TILE_ROWS));
     auto kernel = forward_tiles<DP>;
     RB_LAUNCH(c, kernel, grid, RB_TILE_THREADS, op->t[0], op->t[1], op->t[2], op->t[3], op->t[4], s);
 }

@@ -184,6 +184,11 @@ static resbm_status ask(rb_lt *lt, const rb_lt_product *p, plan *w, cublasLtMatm
     LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                     &room, sizeof room),
            p, err);
+    /* Parts of a sum are kept in f32: the library would add those of a result in bf16 in bf16. */
+    uint32_t sums = CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                                    &sums, sizeof sums),
+           p, err);
     RB_TRY(set_alignments(lt, p, w, err));
     LT_TRY(lt->cublasLtMatmulAlgoGetHeuristic(lt->handle, w->desc, w->a, w->b, w->c, w->c, w->preference, 1,
                                               &result, &found),

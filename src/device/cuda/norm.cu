@@ -53,13 +53,15 @@ __global__ void __launch_bounds__(NORM_THREADS)
     weight_pieces(float *part, rb_view dy, rb_view x, rb_view rstd) {
     int64_t d = rb_row_width(&x), rows = rb_row_count(&x),
             i = (int64_t)blockIdx.x * NORM_THREADS + threadIdx.x;
-    int64_t from = (int64_t)blockIdx.y * NORM_PIECE, to = from + NORM_PIECE < rows ? from + NORM_PIECE : rows;
-    float sum = 0;
     if (i >= d) return;
-    for (int64_t r = from; r < to; r++)
-        sum +=
-            norm_row(dy, r).get(i) * norm_row(x, r).get(i) * ((const float *)rstd.data)[r * rstd.stride[0]];
-    part[(int64_t)blockIdx.y * d + i] = sum;
+    for (int64_t piece = blockIdx.y, from; (from = piece * NORM_PIECE) < rows; piece += gridDim.y) {
+        int64_t to = from + NORM_PIECE < rows ? from + NORM_PIECE : rows;
+        float sum = 0;
+        for (int64_t r = from; r < to; r++)
+            sum += norm_row(dy, r).get(i) * norm_row(x, r).get(i) *
+                   ((const float *)rstd.data)[r * rstd.stride[0]];
+        part[piece * d + i] = sum;
+    }
 }
 
 __global__ void __launch_bounds__(NORM_THREADS)
@@ -77,7 +79,7 @@ RB_CUDA_SLOT(rmsnorm_backward_w) {
     unsigned across = (unsigned)((d + NORM_THREADS - 1) / NORM_THREADS);
     float *part;
     RB_TRY(rb_cuda_scratch(q, 0, (size_t)(pieces * d) * sizeof *part, (void **)&part, err));
-    RB_LAUNCH(c, weight_pieces, dim3(across, (unsigned)pieces), NORM_THREADS, part, op->t[1], op->t[2],
+    RB_LAUNCH(c, weight_pieces, dim3(across, rb_grid_rows(pieces)), NORM_THREADS, part, op->t[1], op->t[2],
               op->t[3]);
     RB_LAUNCH(c, norm_add_pieces, across, NORM_THREADS, (float *)op->t[0].data, part, pieces, d);
     return rb_cuda_launched(op, err);

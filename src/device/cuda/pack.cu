@@ -37,11 +37,9 @@ __global__ void __launch_bounds__(PACK_THREADS) check_steps(rb_pack_plan p, int 
 /* --- packing */
 
 /* One warp per scale: the largest size of its values, as bits. */
-__global__ void __launch_bounds__(PACK_THREADS) find_scales(rb_pack_plan p) {
-    int64_t u = ((int64_t)blockIdx.x * PACK_THREADS + threadIdx.x) / RB_WARP, b = blockIdx.y;
+static __device__ void find_scale_of(const rb_pack_plan &p, int64_t b, int64_t u) {
     int lane = (int)threadIdx.x % RB_WARP;
     unsigned most = 0;
-    if (u >= p.units) return;
     int64_t from = u * p.unit, to = from + p.unit < p.n ? from + p.unit : p.n;
     for (int64_t i = from + lane; i < to; i += RB_WARP) {
         unsigned size = __float_as_uint(*element(p, b, i)) & 0x7fffffffu;
@@ -52,6 +50,12 @@ __global__ void __launch_bounds__(PACK_THREADS) find_scales(rb_pack_plan p) {
         most = other > most ? other : most;
     }
     if (lane == 0) rb_put16(rb_pack_scales(&p, b) + 2 * u, rb_unit_bits(most, p.most));
+}
+
+__global__ void __launch_bounds__(PACK_THREADS) find_scales(rb_pack_plan p) {
+    int64_t u = ((int64_t)blockIdx.x * PACK_THREADS + threadIdx.x) / RB_WARP;
+    if (u >= p.units) return;
+    for (int64_t b = blockIdx.y; b < p.B; b += gridDim.y) find_scale_of(p, b, u);
 }
 
 /* 16 random bits of each of the eight values. */
@@ -99,18 +103,18 @@ static __device__ uint64_t codes_of(const rb_pack_plan &p, int64_t b, int64_t fr
 }
 
 __global__ void __launch_bounds__(PACK_THREADS) pack_codes(rb_pack_plan p, rb_cuda_fault *fault) {
-    int64_t b = blockIdx.y, from = ((int64_t)blockIdx.x * PACK_THREADS + threadIdx.x) * PACK_OWN;
+    int64_t from = ((int64_t)blockIdx.x * PACK_THREADS + threadIdx.x) * PACK_OWN;
     if (from >= p.n) return;
     int n = p.n - from < PACK_OWN ? (int)(p.n - from) : PACK_OWN;
-    uint64_t codes = codes_of(p, b, from, n, fault);
-    uint8_t *out = rb_pack_codes(&p, b) + rb_code_bytes(&p, from);
-    for (int i = 0; i < (int)rb_code_bytes(&p, n); i++) out[i] = (uint8_t)(codes >> 8 * i);
+    for (int64_t b = blockIdx.y; b < p.B; b += gridDim.y) {
+        uint64_t codes = codes_of(p, b, from, n, fault);
+        uint8_t *out = rb_pack_codes(&p, b) + rb_code_bytes(&p, from);
+        for (int i = 0; i < (int)rb_code_bytes(&p, n); i++) out[i] = (uint8_t)(codes >> 8 * i);
+    }
 }
 
 /* f32, bf16, indices. */
-__global__ void __launch_bounds__(PACK_THREADS) pack_whole(rb_pack_plan p) {
-    int64_t b = blockIdx.y, from = ((int64_t)blockIdx.x * PACK_THREADS + threadIdx.x) * PACK_OWN;
-    if (from >= p.n) return;
+static __device__ void pack_whole_of(const rb_pack_plan &p, int64_t b, int64_t from) {
     int n = p.n - from < PACK_OWN ? (int)(p.n - from) : PACK_OWN;
     random8 r(p, b, from / PACK_OWN);
     walker w(p, from);
@@ -127,9 +131,13 @@ __global__ void __launch_bounds__(PACK_THREADS) pack_whole(rb_pack_plan p) {
             rb_put16(out + 2 * i, p.stochastic ? rb_bf16_stochastic(x, r.of(i)) : rb_bf16_from_f32(x));
     }
 }
+__global__ void __launch_bounds__(PACK_THREADS) pack_whole(rb_pack_plan p) {
+    int64_t from = ((int64_t)blockIdx.x * PACK_THREADS + threadIdx.x) * PACK_OWN;
+    for (int64_t b = blockIdx.y; from < p.n && b < p.B; b += gridDim.y) pack_whole_of(p, b, from);
+}
 
 static dim3 grid_of(int64_t threads, int64_t B) {
-    return dim3((unsigned)((threads + PACK_THREADS - 1) / PACK_THREADS), (unsigned)B);
+    return dim3((unsigned)((threads + PACK_THREADS - 1) / PACK_THREADS), rb_grid_rows(B));
 }
 
 RB_CUDA_SLOT(pack) {
@@ -154,8 +162,7 @@ static __device__ __forceinline__ int code_at(const rb_pack_plan &p, const uint8
     return q < levels / 2 ? q : q - levels;
 }
 
-__global__ void __launch_bounds__(PACK_THREADS) unpack_codes(rb_pack_plan p) {
-    int64_t b = blockIdx.y, from = ((int64_t)blockIdx.x * PACK_THREADS + threadIdx.x) * PACK_OWN;
+static __device__ void unpack_codes_of(const rb_pack_plan &p, int64_t b, int64_t from) {
     walker w(p, from);
     const uint8_t *codes = rb_pack_codes(&p, b);
     for (int64_t i = from; i < from + PACK_OWN && i < p.n; i++, w.next(p)) {
@@ -165,9 +172,12 @@ __global__ void __launch_bounds__(PACK_THREADS) unpack_codes(rb_pack_plan p) {
         *w.at(p, b) = bad ? rb_f32_of(0x7fc00000u) : ((float)q + (p.half ? 0.5f : 0.0f)) * u;
     }
 }
+__global__ void __launch_bounds__(PACK_THREADS) unpack_codes(rb_pack_plan p) {
+    int64_t from = ((int64_t)blockIdx.x * PACK_THREADS + threadIdx.x) * PACK_OWN;
+    for (int64_t b = blockIdx.y; b < p.B; b += gridDim.y) unpack_codes_of(p, b, from);
+}
 
-__global__ void __launch_bounds__(PACK_THREADS) unpack_whole(rb_pack_plan p) {
-    int64_t b = blockIdx.y, from = ((int64_t)blockIdx.x * PACK_THREADS + threadIdx.x) * PACK_OWN;
+static __device__ void unpack_whole_of(const rb_pack_plan &p, int64_t b, int64_t from) {
     walker w(p, from);
     const uint8_t *in = rb_pack_codes(&p, b);
     for (int64_t i = from; i < from + PACK_OWN && i < p.n; i++, w.next(p))
@@ -175,6 +185,10 @@ __global__ void __launch_bounds__(PACK_THREADS) unpack_whole(rb_pack_plan p) {
                       : p.code == RB_CODE_INDEX8  ? (float)in[i]
                       : p.code == RB_CODE_INDEX16 ? (float)rb_get16(in + 2 * i)
                                                   : rb_bf16_to_f32(rb_get16(in + 2 * i));
+}
+__global__ void __launch_bounds__(PACK_THREADS) unpack_whole(rb_pack_plan p) {
+    int64_t from = ((int64_t)blockIdx.x * PACK_THREADS + threadIdx.x) * PACK_OWN;
+    for (int64_t b = blockIdx.y; b < p.B; b += gridDim.y) unpack_whole_of(p, b, from);
 }
 
 RB_CUDA_SLOT(unpack) {
@@ -195,15 +209,16 @@ RB_CUDA_SLOT(unpack) {
 enum { PACK_POSITIONS = 64 };
 
 __global__ void __launch_bounds__(PACK_THREADS) add_squares(rb_pack_plan p, int64_t *stats) {
-    int64_t j = (int64_t)blockIdx.x * PACK_THREADS + threadIdx.x,
-            first = (int64_t)blockIdx.y * PACK_POSITIONS;
+    int64_t j = (int64_t)blockIdx.x * PACK_THREADS + threadIdx.x;
     unsigned long long sum = 0;
     if (j >= p.k) return;
-    for (int64_t at = first; at < first + PACK_POSITIONS && at < p.B * p.T; at++) {
-        int64_t code = code_at(p, rb_pack_codes(&p, at / p.T), at % p.T * p.k + j);
-        if (p.half) code = 2 * code + 1;
-        sum += (unsigned long long)(code * code);
-    }
+    for (int64_t first = (int64_t)blockIdx.y * PACK_POSITIONS; first < p.B * p.T;
+         first += (int64_t)gridDim.y * PACK_POSITIONS)
+        for (int64_t at = first; at < first + PACK_POSITIONS && at < p.B * p.T; at++) {
+            int64_t code = code_at(p, rb_pack_codes(&p, at / p.T), at % p.T * p.k + j);
+            if (p.half) code = 2 * code + 1;
+            sum += (unsigned long long)(code * code);
+        }
     atomicAdd((unsigned long long *)stats + j, sum);
 }
 
@@ -212,7 +227,7 @@ RB_CUDA_SLOT(code_stats) {
     rb_pack_plan p;
     RB_TRY(rb_pack_plan_of(op, &p, err));
     dim3 grid((unsigned)((p.k + PACK_THREADS - 1) / PACK_THREADS),
-              (unsigned)((p.B * p.T + PACK_POSITIONS - 1) / PACK_POSITIONS));
+              rb_grid_rows((p.B * p.T + PACK_POSITIONS - 1) / PACK_POSITIONS));
     RB_LAUNCH(c, add_squares, grid, PACK_THREADS, p, (int64_t *)op->t[0].data);
     return rb_cuda_launched(op, err);
 }

@@ -21,6 +21,16 @@
 #endif
 
 enum { RB_WARP = 32 };
+/* Blocks across a grid's second dimension, of which there are 65535 at most: kernels go on from block y to y + gridDim.y.
+ * The emulation has two, so that they do. */
+#ifdef RB_CUDA_EMULATED
+static const int64_t RB_GRID_ROWS = 2;
+#else
+static const int64_t RB_GRID_ROWS = 65535;
+#endif
+static inline unsigned rb_grid_rows(int64_t n) {
+    return (unsigned)(n < RB_GRID_ROWS ? n : RB_GRID_ROWS);
+}
 #define RB_ALL_LANES 0xffffffffu
 
 /* What follows is for kernels; sources that only call the GPU are compiled by the C++ compiler, which knows none of it. */

@@ -65,7 +65,8 @@ void body();
     ucontext_t c;
     getcontext(&c);
     c.uc_stack.ss_sp = x->stack;
-    c.uc_stack.ss_size = (size_t)(STACK - i % 61 * 1088); /* frames at one place in all stacks share few lines of cache */
+    c.uc_stack.ss_size =
+        (size_t)(STACK - i % 61 * 1088); /* frames at one place in all stacks share few lines of cache */
     c.uc_link = nullptr;
     makecontext(&c, body, 0);
     setcontext(&c);
@@ -150,6 +151,8 @@ static void run_grid(dim3 grid, dim3 block, const std::function<void()> &kernel)
     run->n = (int)(block.x * block.y * block.z);
     if (run->n > MOST || run->n % LANES || block.y != 1)
         broken("a block must have whole warps, one dimension, 1024 threads at most");
+    if (!grid.x || !grid.y || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z != 1)
+        broken("a grid has 1 to 2^31 - 1 by 1 to 65535 blocks here");
     for (int i = 0; i < run->n; i++)
         if (!run->f[i].stack)
             run->f[i].stack = (char *)mmap(nullptr, STACK, PROT_READ | PROT_WRITE,
