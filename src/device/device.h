@@ -104,7 +104,7 @@ typedef resbm_status (*rb_kernel)(rb_queue *q, const rb_op *op, rb_err *err);
 typedef enum rb_math {
     RB_MATH_AUTO, /* what the device does best: f32 on processors; bf16 on GPUs, f16 on those that have no bf16 */
     RB_MATH_F32,
-    RB_MATH_TF32, /* f32 whose factors are rounded to 11 bits */
+    RB_MATH_TF32, /* f32 whose factors have 11 bits (how a card comes to them is its own: some round, some cut) */
     RB_MATH_BF16, /* factors rounded to bf16, sums f32 */
     RB_MATH_F16,  /* factors scaled by powers of two into f16's range and rounded to it, sums f32 */
     RB_MATH_COUNT
