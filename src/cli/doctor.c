@@ -7,7 +7,7 @@
 #include "cli/cli.h"
 #include "codec/codec.h"
 #include "data/tokenizer.h"
-#include "device/bench_kernels.h"
+#include "device/bench_peak.h"
 #include "device/cuda/plugin.h"
 #include "link/bench_link.h"
 #include "link/mpi.h"
@@ -28,12 +28,13 @@ static resbm_status devices(rb_err *err) {
         names(i ? "" : "devices");
         printf("%s: %s%s%s\n", rb_devices[i]->name, rb_devices[i]->summary, st ? "; not usable here: " : "",
                st ? err->text : "");
-        char cards[1024], attention[1024];
+        char cards[1024], attention[1024] = "";
         if (!st) rb_device_close(d);
         if (strcmp(rb_devices[i]->name, "cuda")) continue;
         rb_cuda_describe(cards, sizeof cards);
-        rb_cuda_describe_attention(attention, sizeof attention);
         if (!st) printf("%14s%s\n", "", cards);
+        /* What would load cuDNN, which ends the program where there is no cuBLASLt. */
+        if (!st) rb_cuda_describe_attention(attention, sizeof attention);
         if (*attention) printf("%14sbesides its own attention: %s\n", "", attention);
     }
     return RESBM_OK;

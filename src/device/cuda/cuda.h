@@ -83,6 +83,10 @@ resbm_status rb_cuda_event_record(rb_queue *q, rb_event *out, rb_err *err);
 resbm_status rb_cuda_event_wait(rb_queue *q, rb_event e, rb_err *err);
 resbm_status rb_cuda_queue_after(rb_queue *q, rb_queue *of, rb_event e, rb_err *err);
 
+/* code.cu: the compute capability, as 86, that the kernels which the chosen card would run were compiled for (as PTX, where
+ * that is what it has to take); an error where there are none for it. */
+cudaError_t rb_cuda_code(int *made_for);
+
 /* Fills in the kernels of a table (slots.cu). */
 void rb_cuda_slots(rb_device_table *t);
 

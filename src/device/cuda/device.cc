@@ -30,9 +30,13 @@ static double giga(size_t bytes) {
     return (double)bytes * 1e-9;
 }
 
-static resbm_status no_memory(const rb_cuda_device *d, size_t bytes, rb_err *err) {
+/* What a request for memory returned. Anything else than "out of memory" comes from a kernel queued before. */
+static resbm_status memory_status(const rb_cuda_device *d, cudaError_t e, size_t bytes, rb_err *err) {
     size_t free = 0, total = 0;
+    if (e == cudaSuccess) return RESBM_OK;
     cudaGetLastError();
+    if (e != cudaErrorMemoryAllocation)
+        return rb_cuda_status(e, "taking memory (or a kernel queued before)", err);
     cudaMemGetInfo(&free, &total);
     return rb_fail(err, RESBM_E_MEMORY,
                    "device cuda:%d (%s): no memory for %zu bytes (%.3g GB): %.3g of its %.3g GB are free",
@@ -43,7 +47,7 @@ static resbm_status cuda_alloc(rb_device *base, size_t bytes, void **out, rb_err
     rb_cuda_device *d = (rb_cuda_device *)base;
     *out = NULL;
     RB_CUDA_TRY(cudaSetDevice(d->index), "choosing the card", err);
-    if (cudaMalloc(out, bytes ? bytes : 1) != cudaSuccess) return no_memory(d, bytes, err);
+    RB_TRY(memory_status(d, cudaMalloc(out, bytes ? bytes : 1), bytes, err));
     std::lock_guard<std::mutex> hold(d->blocks->lock);
     d->blocks->at[*out] = bytes;
     return RESBM_OK;
@@ -70,15 +74,14 @@ enum { PIECE = 1 << 16 /* working memory grows by */ };
 resbm_status rb_cuda_scratch(rb_queue *base, int which, size_t bytes, void **out, rb_err *err) {
     rb_cuda_queue *q = rb_cuda_queue_of(base);
     if (bytes > q->scratch_bytes[which]) {
+        RB_CUDA_TRY(cudaSetDevice(q->index), "choosing the card", err);
         RB_CUDA_TRY(cudaStreamSynchronize(q->stream), "waiting to enlarge working memory", err);
         if (q->scratch[which]) cudaFree(q->scratch[which]);
         q->scratch[which] = NULL;
         q->scratch_bytes[which] = 0;
         bytes = (bytes + bytes / 8 + PIECE) / PIECE * PIECE;
-        if (cudaMalloc(&q->scratch[which], bytes) != cudaSuccess) {
-            no_memory(rb_cuda_of(base), bytes, err);
-            return rb_err_context(err, RESBM_E_MEMORY, "working memory of the kernels: ");
-        }
+        resbm_status st = memory_status(rb_cuda_of(base), cudaMalloc(&q->scratch[which], bytes), bytes, err);
+        if (st) return rb_err_context(err, st, "working memory of the kernels: ");
         q->scratch_bytes[which] = bytes;
     }
     *out = q->scratch[which];
@@ -105,8 +108,7 @@ static resbm_status fill_queue(rb_cuda_queue *q, rb_err *err) {
     RB_CUDA_TRY(cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking), "making a stream", err);
     q->index = d->index;
     q->f16 = d->math == RB_MATH_F16;
-    if (cudaMalloc((void **)&q->fault, sizeof *q->fault) != cudaSuccess)
-        return no_memory(d, sizeof *q->fault, err);
+    RB_TRY(memory_status(d, cudaMalloc((void **)&q->fault, sizeof *q->fault), sizeof *q->fault, err));
     RB_CUDA_TRY(cudaMemsetAsync(q->fault, 0, sizeof *q->fault, q->stream), "clearing memory", err);
     return rb_cuda_transfers_open(q, err);
 }
@@ -202,6 +204,26 @@ static resbm_status find_card(rb_cuda_device *d, rb_err *err) {
                    d->major, d->minor);
 }
 
+/* Kernels choose their 16-bit numbers by what they were compiled for, and the host by the card. A driver also compiles PTX for
+ * older cards, with f16, for one that is to have bf16. */
+static resbm_status check_code(const rb_cuda_device *d, rb_err *err) {
+    int made_for = 0;
+    cudaError_t e = rb_cuda_code(&made_for);
+    bool halves = d->math == RB_MATH_BF16 || d->math == RB_MATH_F16;
+    if (e == cudaSuccess && (!halves || (made_for >= 80) == (d->major >= 8))) return RESBM_OK;
+    cudaGetLastError();
+    char why[128];
+    if (e != cudaSuccess)
+        snprintf(why, sizeof why, "%s", cudaGetErrorString(e));
+    else
+        snprintf(why, sizeof why, "its kernels for %d.%d compute in %s", made_for / 10, made_for % 10,
+                 made_for >= 80 ? "bf16" : "f16");
+    return rb_fail(err, RESBM_E_UNSUPPORTED,
+                   "device cuda:%d (%s): the plugin has no code for compute capability %d.%d (%s): "
+                   "make cuda CUDA_ARCHITECTURES=%d%d",
+                   d->index, d->name, d->major, d->minor, why, d->major, d->minor);
+}
+
 /* The library, where it is asked for. Without it `auto` is own kernels, and the device says why. */
 static resbm_status find_library(rb_cuda_device *d, rb_err *err) {
     if (d->math != RB_MATH_BF16)
@@ -229,6 +251,7 @@ static resbm_status open_card(rb_cuda_device *d, rb_math math, rb_err *err) {
     if (!d->blocks) return rb_fail(err, RESBM_E_MEMORY, "device cuda: no memory");
     RB_TRY(find_card(d, err));
     RB_TRY(choose_math(d, math, err));
+    RB_TRY(check_code(d, err));
     d->base.factor = d->math == RB_MATH_BF16 ? RB_BF16 : RB_F32;
     d->base.working = rb_lt_working() + (size_t)RB_CUDA_SCRATCH * PIECE;
     /* Before cuDNN, which takes the cuBLASLt that is loaded and ends the program without one. */

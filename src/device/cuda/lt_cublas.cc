@@ -151,7 +151,8 @@ static resbm_status describe(const rb_lt *lt, const rb_lt_product *p, plan *w, r
     return RESBM_OK;
 }
 
-/* What a pointer and the rows behind it are aligned to, as far as products ask. */
+/* What a pointer and the rows behind it are aligned to, as far as products ask: 16 bytes at the most, so that where a tensor
+ * lies in a stage's memory (on other numbers of stages elsewhere) changes no choice, and no bit. */
 static uint32_t alignment(const void *p, int64_t gap, size_t element) {
     uint64_t bits = (uint64_t)(uintptr_t)p | (uint64_t)gap * element | 16;
     return (uint32_t)(bits & (~bits + 1));
@@ -194,6 +195,7 @@ static resbm_status ask(rb_lt *lt, const rb_lt_product *p, plan *w, cublasLtMatm
                                               &result, &found),
            p, err);
     if (!found) return lt_status(lt, CUBLAS_STATUS_NOT_SUPPORTED, p, err);
+    LT_TRY(result.state, p, err);
     *algo = result.algo;
     return RESBM_OK;
 }
@@ -201,9 +203,9 @@ static resbm_status ask(rb_lt *lt, const rb_lt_product *p, plan *w, cublasLtMatm
 static resbm_status choose(rb_lt *lt, const rb_lt_product *p, plan *w, cublasLtMatmulAlgo_t *algo,
                            rb_err *err) {
     size_t element = type_of(p) == CUDA_R_32F ? 4 : 2;
-    int what = (int)p->math | p->ta << 4 | p->tb << 5 | (p->scalars != NULL) << 6 |
-               (alignment(p->a, p->lda, element) >= 16) << 7 | (alignment(p->b, p->ldb, element) >= 16) << 8 |
-               (alignment(p->c, p->ldc, element_of_c(p)) >= 16) << 9 | p->c_half << 10;
+    int what = (int)p->math | p->ta << 4 | p->tb << 5 | (p->scalars != NULL) << 6 | p->c_half << 7 |
+               (int)alignment(p->a, p->lda, element) << 8 | (int)alignment(p->b, p->ldb, element) << 13 |
+               (int)alignment(p->c, p->ldc, element_of_c(p)) << 18;
     shape_key key(p->m, p->n, p->k, p->lda, p->ldb, p->ldc, what);
     std::lock_guard<std::mutex> hold(lt->lock);
     auto at = lt->known.find(key);

@@ -38,8 +38,10 @@ resbm_status rb_cuda_transfers_open(rb_cuda_queue *q, rb_err *err) {
     RB_CUDA_TRY(cudaMallocHost((void **)&t->ring, RING), "taking 32 MB of pinned memory", err);
     RB_CUDA_TRY(cudaMallocHost((void **)&t->seen, EVENTS * sizeof *t->seen), "taking pinned memory", err);
     memset(t->seen, 0, EVENTS * sizeof *t->seen);
+    /* Who waits for one sleeps: links, packing and other stages of this machine want the processors meanwhile. */
     for (cudaEvent_t &e : t->event)
-        RB_CUDA_TRY(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "making an event", err);
+        RB_CUDA_TRY(cudaEventCreateWithFlags(&e, cudaEventDisableTiming | cudaEventBlockingSync),
+                    "making an event", err);
     return RESBM_OK;
 }
 

@@ -140,9 +140,16 @@ float emu_half_value(uint16_t h);
 void emu_mma(float *d, const uint32_t *a, const uint32_t *b);
 
 /* --- the runtime's functions */
-enum cudaError_t { cudaSuccess, cudaErrorMemoryAllocation, cudaErrorNoDevice, cudaErrorInvalidDevice };
+enum cudaError_t {
+    cudaSuccess,
+    cudaErrorMemoryAllocation,
+    cudaErrorNoDevice,
+    cudaErrorInvalidDevice,
+    cudaErrorIllegalAddress,
+    cudaErrorNoKernelImageForDevice
+};
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
-enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
+enum { cudaStreamNonBlocking = 1, cudaEventBlockingSync = 1, cudaEventDisableTiming = 2 };
 struct emu_stream;
 struct emu_event;
 typedef emu_stream *cudaStream_t;
@@ -152,11 +159,15 @@ struct cudaDeviceProp {
     size_t totalGlobalMem;
     int major, minor, multiProcessorCount;
 };
+struct cudaFuncAttributes {
+    int ptxVersion;
+};
 const char *cudaGetErrorString(cudaError_t e);
 cudaError_t cudaGetLastError();
 cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaSetDevice(int i);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int i);
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, const void *kernel);
 cudaError_t cudaMemGetInfo(size_t *free, size_t *total);
 cudaError_t cudaMalloc(void **p, size_t bytes);
 cudaError_t cudaFree(void *p);

@@ -1,6 +1,7 @@
 /* Streams, events, copies and memory of the emulated runtime. A stream is a host thread that does what it is handed in
- * order; RB_CUDA_EMU_LATE_US makes every item wait that many microseconds first. RB_CUDA_EMU_MEMORY is the size of the
- * emulated card in bytes. */
+ * order; RB_CUDA_EMU_LATE_US makes every item wait that many microseconds first. RB_CUDA_EMU_MEMORY is the size of an
+ * emulated card in bytes. RB_CUDA_EMU_CODE is what its kernels were compiled for (75; 0: nothing that fits).
+ * RB_CUDA_EMU_BROKEN=1 is a kernel that has gone wrong before memory is asked for. */
 #include <stdlib.h>
 #include <chrono>
 #include <condition_variable>
@@ -29,8 +30,14 @@ struct emu_event {
 
 namespace {
 std::mutex memory_lock;
-std::map<void *, size_t> blocks;
-size_t taken;
+struct block {
+    size_t bytes;
+    int card;
+};
+std::map<void *, block> blocks;
+enum { CARDS = 2 };
+size_t taken[CARDS];
+thread_local int chosen; /* card of cudaSetDevice */
 
 size_t from_environment(const char *name, size_t fallback) {
     const char *text = getenv(name);
@@ -72,18 +79,28 @@ void emu_enqueue(cudaStream_t s, std::function<void()> work) {
 }
 
 const char *cudaGetErrorString(cudaError_t e) {
-    static const char *const text[] = {"no error", "out of memory", "no device", "no such device"};
+    static const char *const text[] = {"no error",       "out of memory",
+                                       "no device",      "no such device",
+                                       "illegal access", "no kernel image is available for the device"};
     return text[e];
 }
 cudaError_t cudaGetLastError() {
     return cudaSuccess;
 }
 cudaError_t cudaGetDeviceCount(int *n) {
-    *n = 2;
+    *n = CARDS;
     return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int i) {
-    return i >= 0 && i < 2 ? cudaSuccess : cudaErrorInvalidDevice;
+    if (i < 0 || i >= CARDS) return cudaErrorInvalidDevice;
+    chosen = i;
+    return cudaSuccess;
+}
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, const void *) {
+    cudaDeviceProp p;
+    cudaGetDeviceProperties(&p, chosen);
+    a->ptxVersion = (int)from_environment("RB_CUDA_EMU_CODE", (size_t)(p.major * 10 + p.minor));
+    return a->ptxVersion ? cudaSuccess : cudaErrorNoKernelImageForDevice;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int i) {
     *p = cudaDeviceProp();
@@ -97,23 +114,25 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int i) {
 cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
     std::lock_guard<std::mutex> hold(memory_lock);
     *total = card();
-    *free = *total - taken;
+    *free = *total - taken[chosen];
     return cudaSuccess;
 }
 cudaError_t cudaMalloc(void **p, size_t bytes) {
     std::lock_guard<std::mutex> hold(memory_lock);
     *p = nullptr;
-    if (bytes > card() - taken || posix_memalign(p, 256, bytes ? bytes : 1)) return cudaErrorMemoryAllocation;
+    if (from_environment("RB_CUDA_EMU_BROKEN", 0)) return cudaErrorIllegalAddress;
+    if (bytes > card() - taken[chosen] || posix_memalign(p, 256, bytes ? bytes : 1))
+        return cudaErrorMemoryAllocation;
     if (bytes <= (size_t)64 << 20) memset(*p, 0xff, bytes);
-    blocks[*p] = bytes;
-    taken += bytes;
+    blocks[*p] = block{bytes, chosen};
+    taken[chosen] += bytes;
     return cudaSuccess;
 }
 cudaError_t cudaFree(void *p) {
     std::lock_guard<std::mutex> hold(memory_lock);
     auto at = blocks.find(p);
     if (at == blocks.end()) return p ? cudaErrorInvalidDevice : cudaSuccess;
-    taken -= at->second;
+    taken[at->second.card] -= at->second.bytes;
     blocks.erase(at);
     free(p);
     return cudaSuccess;
