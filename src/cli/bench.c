@@ -7,6 +7,7 @@
 #include "codec/bench_codec.h"
 #include "core/buf.h"
 #include "device/bench_kernels.h"
+#include "device/bench_peak.h"
 #include "link/bench_link.h"
 
 typedef struct arguments {
@@ -17,12 +18,14 @@ typedef struct arguments {
     rb_bench_sizes sizes;
 } arguments;
 
-enum { key_T = 300, key_B, key_d, key_heads, key_ffn, key_vocab, key_kv_heads, key_attention };
+enum { key_T = 300, key_B, key_d, key_heads, key_ffn, key_vocab, key_kv_heads, key_attention, key_only };
 
 static const struct argp_option options[] = {
     {"threads", 't', "N", 0, "threads (default: this machine's processors)", 0},
     {"device", 'D', "NAME", 0, "device (default cpu)", 0},
     {"seconds", 's', "S", 0, "codec and links: time per line (default 0.2)", 0},
+    {"only", key_only, "PART", 0,
+     "kernels: products, attention, rows, swiglu, ends (embedding and loss), squares or optimizers", 0},
     {"B", key_B, "N", 0, "kernels: sequences (default 16)", 0},
     {"T", key_T, "N", 0, "kernels: positions (default 256)", 0},
     {"d", key_d, "N", 0, "kernels: width (default 256)", 0},
@@ -71,6 +74,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         break;
     case key_attention:
         a->attention = attention_of(arg, state);
+        break;
+    case key_only:
+        a->sizes.only = arg;
         break;
     case key_ffn:
         a->sizes.ffn = rb_cli_int("ffn", arg, 1, 1 << 18, state);

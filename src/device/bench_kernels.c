@@ -1,84 +1,44 @@
 #include "device/bench_kernels.h"
 
-#include <dnnl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include "core/clock.h"
+#include <string.h>
+#include "core/bytes.h"
 #include "core/rng.h"
-#include "device/cpu/cpu.h"
-#include "device/cpu/sgemm.h"
+#include "device/bench_call.h"
+#include "device/bench_peak.h"
 #include "device/ops.h"
 
-enum { PEAK_N = 512, PEAK_CALLS = 4, PEAK_ROUNDS = 12, MAX_BUFFERS = 16 };
-
-static int peak_round(int threads, const float *ab, float *c) {
-    int worst = 0;
-    (void)threads;
-#pragma omp parallel num_threads(threads) reduction(max : worst)
-    {
-        rb_sgemm_one_thread();
-        float *own = c + (int64_t)rb_thread_number() * PEAK_N * PEAK_N;
-        for (int i = 0; i < PEAK_CALLS; i++) {
-            int st = dnnl_sgemm('N', 'N', PEAK_N, PEAK_N, PEAK_N, 1, ab, PEAK_N, ab + PEAK_N * PEAK_N, PEAK_N,
-                                0, own, PEAK_N);
-            if (st > worst) worst = st;
-        }
-    }
-    return worst;
-}
-
-/* The best of `rounds`, or of those begun before `until_ns`. */
-static resbm_status sgemm_speed(int threads, int rounds, int64_t until_ns, double *gflops, rb_err *err) {
-    size_t square = PEAK_N * PEAK_N;
-#ifndef _OPENMP
-    threads = 1;
-#endif
-    float *m = calloc(square * (size_t)(threads + 2), sizeof *m);
-    if (!m) return rb_fail(err, RESBM_E_MEMORY, "bench: no memory for the peak's matrices");
-    for (size_t i = 0; i < 2 * square; i++) m[i] = 1.0f / (float)(1 + i % 7);
-    double best = INFINITY;
-    int st = 0;
-    for (int r = 0; r < rounds && !st && (r < 2 || rb_now_ns() < until_ns); r++) {
-        int64_t t = rb_now_ns();
-        st = peak_round(threads, m, m + 2 * square);
-        best = fmin(best, (double)(rb_now_ns() - t));
-    }
-    free(m);
-    if (st) return rb_fail(err, RESBM_E_INTERNAL, "bench: dnnl_sgemm returned status %d", st);
-    *gflops = 2.0 * PEAK_N * PEAK_N * PEAK_N * PEAK_CALLS * threads / best;
-    return RESBM_OK;
-}
-
-resbm_status rb_bench_sgemm_peak(int threads, double *gflops, rb_err *err) {
-    return sgemm_speed(threads, PEAK_ROUNDS, INT64_MAX, gflops, err);
-}
-
-resbm_status rb_bench_sgemm_glance(int threads, double *gflops, rb_err *err) {
-    return sgemm_speed(threads, PEAK_ROUNDS, rb_now_ns() + 25 * RB_MS, gflops, err);
-}
+enum { MAX_BUFFERS = 16 };
 
 typedef struct bench {
     rb_device *dev;
     rb_queue *q;
     rb_bench_sizes s;
     rb_buf *out;
+    rb_dtype half; /* of activations inside blocks, and of the weights that products take */
     double peak;
     void *mem[MAX_BUFFERS];
     int used;
 } bench;
 
-/* A new f32 array of normal numbers (ids: zeros and ones) on the device. */
-static resbm_status array(bench *b, int64_t n, bool ids, void **p, rb_err *err) {
+/* A new array of normal numbers (i32: zeros and ones) on the device, f32 or bf16. */
+static resbm_status array(bench *b, int64_t n, rb_dtype t, void **p, rb_err *err) {
     if (b->used == MAX_BUFFERS) return rb_fail(err, RESBM_E_INTERNAL, "bench: too many arrays");
+    size_t bytes = (size_t)n * rb_dtype_size(t);
     float *host = malloc((size_t)n * sizeof *host);
     if (!host) return rb_fail(err, RESBM_E_MEMORY, "bench: no memory for %lld numbers", (long long)n);
     rb_normal_fill((uint64_t)b->used + 1, host, n, 0, 1);
-    for (int64_t i = 0; ids && i < n; i++) ((int32_t *)host)[i] = i & 1;
-    resbm_status st = rb_alloc(b->dev, (size_t)n * sizeof *host, p, err);
+    for (int64_t i = 0; t == RB_I32 && i < n; i++) ((int32_t *)host)[i] = i & 1;
+    for (int64_t i = 0; t == RB_BF16 && i < n; i++) {
+        uint16_t half = rb_bf16_from_f32(host[i]);
+        memcpy((char *)host + 2 * i, &half, 2);
+    }
+    resbm_status st = rb_alloc(b->dev, bytes, p, err);
     if (st == RESBM_OK) {
         b->mem[b->used++] = *p;
-        st = rb_upload(b->q, *p, host, (size_t)n * sizeof *host, err);
+        st = rb_upload(b->q, *p, host, bytes, err);
     }
     if (st == RESBM_OK) st = rb_queue_sync(b->q, err);
     free(host);
@@ -89,17 +49,22 @@ static void free_arrays(bench *b) {
     while (b->used) rb_free(b->dev, b->mem[--b->used]);
 }
 
+typedef struct one_op {
+    rb_queue *q;
+    const rb_op *op;
+} one_op;
+
+static resbm_status run_op(void *ctx, rb_err *err) {
+    one_op *o = ctx;
+    return rb_run(o->q, o->op, err);
+}
+
 /* Times one record and prints its line. flops > 0: GF/s and share of peak; else bytes: GB/s. */
 static resbm_status time_op(bench *b, const char *label, const rb_op *op, double flops, double bytes,
                             rb_err *err) {
-    double best = INFINITY, limit = (b->s.seconds > 0 ? b->s.seconds : 0.1) * 1e9;
-    int64_t start = rb_now_ns();
-    for (int i = 0; i < 3 || (double)(rb_now_ns() - start) < limit; i++) {
-        int64_t t = rb_now_ns();
-        RB_TRY(rb_run(b->q, op, err));
-        RB_TRY(rb_queue_sync(b->q, err));
-        best = fmin(best, (double)(rb_now_ns() - t));
-    }
+    double best, limit = (b->s.seconds > 0 ? b->s.seconds : 0.1) * 1e9;
+    one_op o = {b->q, op};
+    RB_TRY(rb_bench_call(b->q, run_op, &o, (int64_t)limit, &best, err));
     rb_buf_printf(b->out, "%-34s %9.3f ms ", label, best * 1e-6);
     if (flops > 0)
         rb_buf_printf(b->out, "%8.1f GF/s %5.1f%% of peak\n", flops / best, 100 * flops / best / b->peak);
@@ -108,18 +73,20 @@ static resbm_status time_op(bench *b, const char *label, const rb_op *op, double
     return RESBM_OK;
 }
 
-/* The three products of a linear map of K inputs to N outputs over M rows. */
-static resbm_status bench_linear(bench *b, const char *name, int64_t N, int64_t K, rb_err *err) {
+/* The three products of a linear map of K inputs to N outputs over M rows; gradients of weights are in f32. */
+static resbm_status bench_linear(bench *b, const char *name, int64_t N, int64_t K, rb_dtype t, rb_err *err) {
     int64_t M = b->s.batch * b->s.context;
-    void *x, *w, *y;
+    void *x, *w, *y, *dw;
     char label[64];
-    RB_TRY(array(b, M * K, false, &x, err));
-    RB_TRY(array(b, N * K, false, &w, err));
-    RB_TRY(array(b, M * N, false, &y, err));
-    rb_view vx = rb_view2(x, RB_F32, M, K), vw = rb_view2(w, RB_F32, N, K), vy = rb_view2(y, RB_F32, M, N);
+    RB_TRY(array(b, M * K, t, &x, err));
+    RB_TRY(array(b, N * K, b->half, &w, err));
+    RB_TRY(array(b, M * N, t, &y, err));
+    RB_TRY(array(b, N * K, RB_F32, &dw, err));
+    rb_view vx = rb_view2(x, t, M, K), vw = rb_view2(w, b->half, N, K), vy = rb_view2(y, t, M, N),
+            vd = rb_view2(dw, RB_F32, N, K);
     rb_op op[] = {{.kind = RB_OP_GEMM, .t = {vy, vx, vw}, .f = {1, 0}, .i = {0, 1}},
                   {.kind = RB_OP_GEMM, .t = {vx, vy, vw}, .f = {1, 0}, .i = {0, 0}},
-                  {.kind = RB_OP_GEMM, .t = {vw, vy, vx}, .f = {1, 1}, .i = {1, 0}}};
+                  {.kind = RB_OP_GEMM, .t = {vd, vy, vx}, .f = {1, 1}, .i = {1, 0}}};
     static const char *const what[] = {"forward", "input gradient", "weight gradient"};
     for (int i = 0; i < 3; i++) {
         snprintf(label, sizeof label, "%s %lldx%lld %s", name, (long long)N, (long long)K, what[i]);
@@ -135,9 +102,9 @@ static resbm_status bench_attention(bench *b, rb_err *err) {
     void *p[9];
     int64_t size[] = {n * H * D, n * G * D, n * G * D, n * H * D, n * H * D,
                       n * H,     n * H * D, n * G * D, n * G * D};
-    for (int i = 0; i < 9; i++) RB_TRY(array(b, size[i], false, &p[i], err));
-#define HEADS(i)  rb_view4(p[i], RB_F32, B, T, H, D)
-#define GROUPS(i) rb_view4(p[i], RB_F32, B, T, G, D)
+    for (int i = 0; i < 9; i++) RB_TRY(array(b, size[i], i == 5 ? RB_F32 : b->half, &p[i], err));
+#define HEADS(i)  rb_view4(p[i], b->half, B, T, H, D)
+#define GROUPS(i) rb_view4(p[i], b->half, B, T, G, D)
     rb_view lse = rb_view3(p[5], RB_F32, B, H, T);
     float scale = 1 / sqrtf((float)D);
     rb_op fwd = {.kind = RB_OP_ATTN_FWD, .t = {HEADS(4), lse, HEADS(6), GROUPS(7), GROUPS(8)}, .f = {scale}};
@@ -154,29 +121,30 @@ static resbm_status bench_attention(bench *b, rb_err *err) {
     return RESBM_OK;
 }
 
+/* x and its gradient (the residual stream) are f32; what is normed, and y's gradient, are the block's. */
 static resbm_status bench_rowwise(bench *b, rb_err *err) {
     const rb_bench_sizes *s = &b->s;
     int64_t n = s->batch * s->context, D = s->d / s->heads;
     void *x, *y, *z, *w, *rstd;
-    RB_TRY(array(b, n * s->d, false, &x, err));
-    RB_TRY(array(b, n * s->d, false, &y, err));
-    RB_TRY(array(b, n * s->d, false, &z, err));
-    RB_TRY(array(b, s->d + s->context * D, false, &w, err));
-    RB_TRY(array(b, n, false, &rstd, err));
-    rb_view vx = rb_view2(x, RB_F32, n, s->d), vy = rb_view2(y, RB_F32, n, s->d),
+    RB_TRY(array(b, n * s->d, RB_F32, &x, err));
+    RB_TRY(array(b, n * s->d, b->half, &y, err));
+    RB_TRY(array(b, n * s->d, RB_F32, &z, err));
+    RB_TRY(array(b, s->d + s->context * D, RB_F32, &w, err));
+    RB_TRY(array(b, n, RB_F32, &rstd, err));
+    rb_view vx = rb_view2(x, RB_F32, n, s->d), vy = rb_view2(y, b->half, n, s->d),
             vz = rb_view2(z, RB_F32, n, s->d);
     rb_view vw = rb_view1(w, RB_F32, s->d), vr = rb_view1(rstd, RB_F32, n);
     rb_view angle = rb_view2((float *)w + s->d, RB_F32, s->context, D / 2);
-    rb_view heads = rb_view4(x, RB_F32, s->batch, s->context, s->heads, D);
-    double each = 4.0 * (double)(n * s->d);
+    rb_view heads = rb_view4(y, b->half, s->batch, s->context, s->heads, D);
+    double each = (double)(n * s->d), half = (double)rb_dtype_size(b->half);
     rb_op op[] = {{.kind = RB_OP_RMSNORM_FWD, .t = {vy, vr, vx, vw}, .f = {1e-5f}},
                   {.kind = RB_OP_RMSNORM_BWD_X, .t = {vz, vy, vx, vw, vr}, .f = {1}},
                   {.kind = RB_OP_RMSNORM_BWD_W, .t = {vw, vy, vx, vr}},
                   {.kind = RB_OP_ROPE, .t = {heads, angle, angle}},
-                  {.kind = RB_OP_AXPBY, .t = {vy, vx}, .f = {0.5f, 0.5f}}};
+                  {.kind = RB_OP_AXPBY, .t = {vz, vx}, .f = {0.5f, 0.5f}}};
     static const char *const name[] = {"rmsnorm forward", "rmsnorm backward, input",
                                        "rmsnorm backward, weight", "rope", "axpby (n,d)"};
-    static const double moved[] = {2, 4, 2, 2, 3};
+    const double moved[] = {4 + half, 12 + half, 4 + half, 2 * half, 12};
     for (int i = 0; i < 5; i++) RB_TRY(time_op(b, name[i], &op[i], 0, moved[i] * each, err));
     free_arrays(b);
     return RESBM_OK;
@@ -185,14 +153,15 @@ static resbm_status bench_rowwise(bench *b, rb_err *err) {
 static resbm_status bench_swiglu(bench *b, rb_err *err) {
     int64_t n = b->s.batch * b->s.context, f = b->s.ffn;
     void *g, *u, *h;
-    RB_TRY(array(b, n * f, false, &g, err));
-    RB_TRY(array(b, n * f, false, &u, err));
-    RB_TRY(array(b, n * f, false, &h, err));
-    rb_view vg = rb_view2(g, RB_F32, n, f), vu = rb_view2(u, RB_F32, n, f), vh = rb_view2(h, RB_F32, n, f);
+    RB_TRY(array(b, n * f, b->half, &g, err));
+    RB_TRY(array(b, n * f, b->half, &u, err));
+    RB_TRY(array(b, n * f, b->half, &h, err));
+    rb_view vg = rb_view2(g, b->half, n, f), vu = rb_view2(u, b->half, n, f), vh = rb_view2(h, b->half, n, f);
     rb_op fwd = {.kind = RB_OP_SWIGLU_FWD, .t = {vh, vg, vu}};
     rb_op bwd = {.kind = RB_OP_SWIGLU_BWD, .t = {vg, vu, vh, vh, vg, vu}};
-    RB_TRY(time_op(b, "swiglu forward", &fwd, 0, 12.0 * (double)(n * f), err));
-    RB_TRY(time_op(b, "swiglu backward", &bwd, 0, 24.0 * (double)(n * f), err));
+    double each = (double)(n * f) * (double)rb_dtype_size(b->half);
+    RB_TRY(time_op(b, "swiglu forward", &fwd, 0, 3 * each, err));
+    RB_TRY(time_op(b, "swiglu backward", &bwd, 0, 6 * each, err));
     free_arrays(b);
     return RESBM_OK;
 }
@@ -200,11 +169,11 @@ static resbm_status bench_swiglu(bench *b, rb_err *err) {
 static resbm_status bench_loss_and_embedding(bench *b, rb_err *err) {
     int64_t n = b->s.batch * b->s.context, V = b->s.vocab, d = b->s.d;
     void *logits, *loss, *ids, *table, *x;
-    RB_TRY(array(b, n * V, false, &logits, err));
-    RB_TRY(array(b, n, false, &loss, err));
-    RB_TRY(array(b, n, true, &ids, err));
-    RB_TRY(array(b, V * d, false, &table, err));
-    RB_TRY(array(b, n * d, false, &x, err));
+    RB_TRY(array(b, n * V, RB_F32, &logits, err));
+    RB_TRY(array(b, n, RB_F32, &loss, err));
+    RB_TRY(array(b, n, RB_I32, &ids, err));
+    RB_TRY(array(b, V * d, RB_F32, &table, err));
+    RB_TRY(array(b, n * d, RB_F32, &x, err));
     rb_view vi = rb_view1(ids, RB_I32, n), vt = rb_view2(table, RB_F32, V, d), vx = rb_view2(x, RB_F32, n, d);
     rb_op xent = {
         .kind = RB_OP_XENT, .t = {rb_view1(loss, RB_F32, n), rb_view2(logits, RB_F32, n, V), vi}, .f = {1}};
@@ -221,8 +190,8 @@ static resbm_status bench_loss_and_embedding(bench *b, rb_err *err) {
 static resbm_status bench_squares(bench *b, rb_err *err) {
     int64_t d = b->s.d, f = b->s.ffn;
     void *x, *c;
-    RB_TRY(array(b, d * f, false, &x, err));
-    RB_TRY(array(b, d * d, false, &c, err));
+    RB_TRY(array(b, d * f, RB_F32, &x, err));
+    RB_TRY(array(b, d * d, RB_F32, &c, err));
     rb_view wide = rb_view2(x, RB_F32, d, f), tall = rb_view2(x, RB_F32, f, d),
             vc = rb_view2(c, RB_F32, d, d);
     rb_op op[] = {{.kind = RB_OP_GEMM, .t = {vc, wide, wide}, .f = {1, 0}, .i = {0, 1}},
@@ -240,8 +209,8 @@ static resbm_status bench_squares(bench *b, rb_err *err) {
 static resbm_status bench_optimizers(bench *b, rb_err *err) {
     int64_t n = b->s.d * b->s.ffn;
     void *p[4], *norm;
-    for (int i = 0; i < 4; i++) RB_TRY(array(b, n, false, &p[i], err));
-    RB_TRY(array(b, 2, false, &norm, err));
+    for (int i = 0; i < 4; i++) RB_TRY(array(b, n, RB_F32, &p[i], err));
+    RB_TRY(array(b, 2, RB_F32, &norm, err));
     rb_view v[4], one = rb_view1(norm, RB_F64, 1);
     for (int i = 0; i < 4; i++) v[i] = rb_view1(p[i], RB_F32, n);
     rb_op adamw = {
@@ -255,35 +224,59 @@ static resbm_status bench_optimizers(bench *b, rb_err *err) {
     return RESBM_OK;
 }
 
-static resbm_status run_all(bench *b, rb_err *err) {
+static resbm_status bench_products(bench *b, rb_err *err) {
     const rb_bench_sizes *s = &b->s;
     int64_t kv = s->d / s->heads * s->kv_heads;
-    RB_TRY(bench_linear(b, "q, o", s->d, s->d, err));
-    RB_TRY(bench_linear(b, "qkv", s->d + 2 * kv, s->d, err));
-    RB_TRY(bench_linear(b, "gate, up", s->ffn, s->d, err));
-    RB_TRY(bench_linear(b, "down", s->d, s->ffn, err));
-    RB_TRY(bench_linear(b, "head", s->vocab, s->d, err));
-    RB_TRY(bench_attention(b, err));
-    RB_TRY(bench_rowwise(b, err));
-    RB_TRY(bench_swiglu(b, err));
-    RB_TRY(bench_loss_and_embedding(b, err));
-    RB_TRY(bench_squares(b, err));
-    return bench_optimizers(b, err);
+    RB_TRY(bench_linear(b, "q, o", s->d, s->d, b->half, err));
+    RB_TRY(bench_linear(b, "qkv", s->d + 2 * kv, s->d, b->half, err));
+    RB_TRY(bench_linear(b, "gate, up", s->ffn, s->d, b->half, err));
+    RB_TRY(bench_linear(b, "down", s->d, s->ffn, b->half, err));
+    return bench_linear(b, "head", s->vocab, s->d, RB_F32, err);
+}
+
+static const struct {
+    const char *name;
+    resbm_status (*run)(bench *b, rb_err *err);
+} parts[] = {{"products", bench_products},    {"attention", bench_attention},     {"rows", bench_rowwise},
+             {"swiglu", bench_swiglu},        {"ends", bench_loss_and_embedding}, {"squares", bench_squares},
+             {"optimizers", bench_optimizers}};
+enum { PART_COUNT = sizeof parts / sizeof *parts };
+
+static resbm_status check_sizes(const rb_bench_sizes *s, rb_err *err) {
+    if (s->heads < 1 || s->kv_heads < 1 || s->d % s->heads || s->heads % s->kv_heads)
+        return rb_fail(err, RESBM_E_ARG, "bench: d %lld, heads %lld and kv_heads %lld do not divide",
+                       (long long)s->d, (long long)s->heads, (long long)s->kv_heads);
+    for (int i = 0; i < PART_COUNT; i++)
+        if (!s->only || !strcmp(s->only, parts[i].name)) return RESBM_OK;
+    return rb_fail(err, RESBM_E_ARG,
+                   "bench kernels has no part \"%s\": products, attention, rows, swiglu, ends, squares or "
+                   "optimizers",
+                   s->only);
+}
+
+static resbm_status run_parts(bench *b, rb_err *err) {
+    for (int i = 0; i < PART_COUNT; i++)
+        if (!b->s.only || !strcmp(b->s.only, parts[i].name)) RB_TRY(parts[i].run(b, err));
+    return RESBM_OK;
 }
 
 resbm_status rb_bench_kernels(rb_device *dev, const rb_bench_sizes *sizes, rb_buf *out, rb_err *err) {
-    bench b = {.dev = dev, .s = *sizes, .out = out};
-    if (sizes->heads < 1 || sizes->kv_heads < 1 || sizes->d % sizes->heads || sizes->heads % sizes->kv_heads)
-        return rb_fail(err, RESBM_E_ARG, "bench: d %lld, heads %lld and kv_heads %lld do not divide",
-                       (long long)sizes->d, (long long)sizes->heads, (long long)sizes->kv_heads);
-    RB_TRY(rb_bench_sgemm_peak(dev->opt.threads, &b.peak, err));
+    bench b = {.dev = dev, .s = *sizes, .out = out, .half = dev->factor};
+    bool host = dev->table->host_memory, half = b.half == RB_BF16;
+    RB_TRY(check_sizes(sizes, err));
+    RB_TRY(host ? rb_bench_sgemm_peak(dev->opt.threads, &b.peak, err)
+                : rb_bench_device_peak(dev, &b.peak, err));
     rb_buf_printf(out, "device %s, %d threads, %lld x %lld tokens, d %lld, ffn %lld, heads %lld/%lld\n",
                   dev->table->name, dev->opt.threads, (long long)sizes->batch, (long long)sizes->context,
                   (long long)sizes->d, (long long)sizes->ffn, (long long)sizes->heads,
                   (long long)sizes->kv_heads);
-    rb_buf_printf(out, "%-34s %22.1f GF/s\n", "peak of dnnl_sgemm", b.peak);
+    rb_buf_printf(out, "%-34s %22.1f GF/s\n",
+                  host   ? "peak of dnnl_sgemm"
+                  : half ? "peak of the device's bf16 products"
+                         : "peak of the device's products",
+                  b.peak);
     RB_TRY(rb_queue_open(dev, &b.q, err));
-    resbm_status st = run_all(&b, err);
+    resbm_status st = run_parts(&b, err);
     free_arrays(&b);
     rb_queue_close(b.q);
     return st != RESBM_OK ? st : rb_buf_status(out, err);

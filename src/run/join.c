@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "core/clock.h"
-#include "device/bench_kernels.h"
+#include "device/bench_peak.h"
 #include "run/host.h"
 #include "run/invitation.h"
 #include "run/memory.h"

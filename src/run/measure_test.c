@@ -161,8 +161,33 @@ static void links_take_processor_time(void **state) {
     }
 }
 
+/* A stage on another device than the processors asks that device how fast products are. */
+static void speed_is_the_devices(void **state) {
+    (void)state;
+    rb_stage *s = calloc(1, sizeof *s);
+    rb_config *c = config("");
+    double processors, own;
+    rb_err err;
+    s->cfg = *c;
+    s->cfg.pipeline.threads = 1;
+    snprintf(s->cfg.pipeline.device, sizeof s->cfg.pipeline.device, "cpu");
+    assert_ok(rb_stage_speed(s, &processors, &err), &err);
+    rb_stage_close(s);
+    memset(s, 0, sizeof *s);
+    s->cfg = *c;
+    s->cfg.pipeline.threads = 1;
+    snprintf(s->cfg.pipeline.device, sizeof s->cfg.pipeline.device, "late");
+    assert_ok(rb_stage_speed(s, &own, &err), &err);
+    assert_non_null(s->dev);
+    assert_true(own > 0 && own < processors / 2); /* plain loops, in truth some twenty times slower */
+    rb_stage_close(s);
+    free(s);
+    free(c);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(speed_is_the_devices),
         cmocka_unit_test(memory_is_what_a_stage_takes),
         cmocka_unit_test(attention_by_a_library_is_planned),
         cmocka_unit_test(operations_are_counted),

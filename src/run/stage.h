@@ -170,6 +170,8 @@ resbm_status rb_stage_open(rb_stage *s, rb_err *err); /* cfg, self, epoch, train
 /* Does pipeline.inflight: auto have something to decide here, with speeds measured? Alike on all stages. For those of a hosted run
  * its host decides (host_depth.c). */
 bool rb_stage_plans_in_flight(const rb_stage *s);
+/* Opens the stage's device (cfg, self and places are set) and measures plain products on it, GF/s: some 100 ms. */
+resbm_status rb_stage_speed(rb_stage *s, double *gflops, rb_err *err);
 /* The part of it that takes memory: model, ports, seats, buffers. cfg, host, hosted, training, halves are set; slots
  * (hosted): microbatches alive in each segment. */
 resbm_status rb_stage_open_memory(rb_stage *s, const int *slots, rb_err *err);

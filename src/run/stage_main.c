@@ -6,7 +6,6 @@
 #include <signal.h>
 #include <unistd.h>
 #include "core/clock.h"
-#include "device/bench_kernels.h"
 #include "run/access.h"
 #include "run/control.h"
 #include "run/sign.h"
@@ -147,8 +146,7 @@ static resbm_status open_links(rb_stage *s, const json_t *in, rb_err *err) {
     int from;
     int64_t deadline = rb_now_ns() + s->cfg.pipeline.startup_deadline_ns;
     double gflops = 0;
-    if (rb_stage_plans_in_flight(s))
-        RB_TRY(rb_bench_sgemm_glance((int)s->cfg.pipeline.threads, &gflops, err));
+    if (rb_stage_plans_in_flight(s)) RB_TRY(rb_stage_speed(s, &gflops, err));
     RB_TRY(rb_link_open(&o, &s->link, err));
     RB_TRY(listen_for(s, json_string_value(json_object_get(in, "listen")), &mine, err));
     resbm_status st = tell_address(s, mine, gflops, need, deadline, err);

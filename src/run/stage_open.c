@@ -1,6 +1,7 @@
 /* From the configuration to memory, ports, schedules and data. */
 #include <stdlib.h>
 #include <string.h>
+#include "device/bench_peak.h"
 #include "pipeline/inflight.h"
 #include "run/devices.h"
 #include "run/stage.h"
@@ -28,12 +29,34 @@ static double message_bytes(const rb_stage *s, int direction) {
     return bytes;
 }
 
+/* A replica's device is its stage's. */
+static const char *device_name(const rb_stage *s, char name[RB_DEVICE_NAME]) {
+    return rb_device_of_stage(&s->cfg, s->places ? s->places[s->self].stage : s->self, name);
+}
+
+static resbm_status open_device(rb_stage *s, rb_err *err) {
+    char name[RB_DEVICE_NAME];
+    rb_device_options o = {.threads = (int)s->cfg.pipeline.threads,
+                           .flops_per_s = s->cfg.pipeline.speed,
+                           .math = s->cfg.pipeline.math,
+                           .attention = s->cfg.pipeline.attention};
+    return s->dev ? RESBM_OK : rb_device_open(device_name(s, name), &o, &s->dev, err);
+}
+
 bool rb_stage_plans_in_flight(const rb_stage *s) {
     const rb_config *c = &s->cfg;
     bool delayed = c->link.latency_ns > 0 || c->link.up_bits > 0 || c->link.down_bits > 0;
     const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
     return s->training && !s->apart && !c->pipeline.inflight && delayed && c->pipeline.stages > 1 && kind &&
            kind->takes_extra && !kind->extra_ages;
+}
+
+/* The device stays open; of "timed", which computes nothing, the processors' speed is asked for. */
+resbm_status rb_stage_speed(rb_stage *s, double *gflops, rb_err *err) {
+    RB_TRY(open_device(s, err));
+    if (s->dev->table->host_memory || !strcmp(s->dev->table->name, "timed"))
+        return rb_bench_sgemm_glance((int)s->cfg.pipeline.threads, gflops, err);
+    return rb_bench_device_glance(s->dev, gflops, err);
 }
 
 /* Of the slowest replica, a second. */
@@ -225,24 +248,19 @@ static resbm_status find_trunks(rb_stage *s, rb_err *err) {
 }
 
 /* Activations in bf16 that were asked for by name are where products are in bf16, or nowhere. */
-static resbm_status check_activations(const rb_stage *s, const char *device, rb_err *err) {
+static resbm_status check_activations(const rb_stage *s, rb_err *err) {
+    char device[RB_DEVICE_NAME];
     if (s->cfg.pipeline.activations != RB_ACTIVATIONS_BF16 || s->dev->factor == RB_BF16) return RESBM_OK;
     return rb_fail(err, RESBM_E_UNSUPPORTED,
                    "pipeline.activations = bf16, but stage %d's device %s does not compute products in bf16 "
                    "here; auto takes bf16 where that is so",
-                   s->self, device);
+                   s->self, device_name(s, device));
 }
 
 static resbm_status open_model(rb_stage *s, const int *slots, rb_err *err) {
-    char name[RB_DEVICE_NAME];
-    rb_device_options o = {.threads = (int)s->cfg.pipeline.threads,
-                           .flops_per_s = s->cfg.pipeline.speed,
-                           .math = s->cfg.pipeline.math,
-                           .attention = s->cfg.pipeline.attention};
     RB_TRY(rb_tensor_table_build(&s->cfg.model, &s->cfg.boundary, &s->table, err));
-    RB_TRY(
-        rb_device_open(rb_device_of_stage(&s->cfg, s->places ? s->stage : s->self, name), &o, &s->dev, err));
-    RB_TRY(check_activations(s, name, err));
+    RB_TRY(open_device(s, err));
+    RB_TRY(check_activations(s, err));
     s->room = rb_room(s->dev);
     RB_TRY(rb_queue_open(s->dev, &s->q, err));
     s->ahead = !s->measuring && !s->dev->table->host_memory && strcmp(s->dev->table->name, "timed");
