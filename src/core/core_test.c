@@ -26,6 +26,17 @@ static void normal_moments(void **state) {
     assert_true(q / n > 3.9 && q / n < 4.1);
 }
 
+/* In pieces, as several threads fill it. */
+static void normal_pieces(void **state) {
+    (void)state;
+    enum { n = 1003, piece = 200 };
+    float whole[n], pieces[n];
+    rb_normal_fill(7, whole, n, 1.0f, 2.0f);
+    for (int i = 0; i < n; i += piece)
+        rb_normal_fill_from(7, i, pieces + i, n - i < piece ? n - i : piece, 1.0f, 2.0f);
+    assert_memory_equal(whole, pieces, sizeof whole);
+}
+
 static void atomic_write_and_read(void **state) {
     (void)state;
     rb_err err;
@@ -66,9 +77,9 @@ static void process_start(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(philox_known_answers),  cmocka_unit_test(normal_moments),
-        cmocka_unit_test(atomic_write_and_read), cmocka_unit_test(error_context),
-        cmocka_unit_test(process_start),
+        cmocka_unit_test(philox_known_answers), cmocka_unit_test(normal_moments),
+        cmocka_unit_test(normal_pieces),        cmocka_unit_test(atomic_write_and_read),
+        cmocka_unit_test(error_context),        cmocka_unit_test(process_start),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -33,8 +33,13 @@ uint64_t rb_rng_below(rb_rng *r, uint64_t n) {
 }
 
 void rb_normal_fill(uint64_t key, float *out, int64_t n, float mean, float std) {
+    rb_normal_fill_from(key, 0, out, n, mean, std);
+}
+
+void rb_normal_fill_from(uint64_t key, int64_t first, float *out, int64_t n, float mean, float std) {
     for (int64_t i = 0; i < n; i += 4) {
-        rb_philox c = {{(uint32_t)(i / 4), (uint32_t)((uint64_t)(i / 4) >> 32), 0x6e6f726d, 0}};
+        uint64_t block = (uint64_t)(first + i) / 4;
+        rb_philox c = {{(uint32_t)block, (uint32_t)(block >> 32), 0x6e6f726d, 0}};
         c = rb_philox4x32(c, key);
         for (int p = 0; p < 2; p++) {
             double u = ((double)c.v[2 * p] + 1.0) * 0x1p-32, a = (double)c.v[2 * p + 1] * 0x1p-32;

@@ -43,5 +43,7 @@ double rb_rng_uniform(rb_rng *r);             /* [0, 1), 53 bits */
 uint64_t rb_rng_below(rb_rng *r, uint64_t n); /* [0, n), unbiased; n >= 1 */
 /* n standard normal numbers, by Box-Muller in double, value i a pure function of (key, i). */
 void rb_normal_fill(uint64_t key, float *out, int64_t n, float mean, float std);
+/* Values first to first + n of it; first is a multiple of 4. */
+void rb_normal_fill_from(uint64_t key, int64_t first, float *out, int64_t n, float mean, float std);
 
 #endif

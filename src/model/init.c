@@ -29,6 +29,15 @@ static resbm_status orthonormalise(float *x, int64_t k, int64_t d, rb_err *err) 
     return RESBM_OK;
 }
 
+/* On all of the stage's threads: a billion normal numbers are most of the time a large model takes to start. */
+static void fill_normal(uint64_t key, float *out, int64_t n, float mean, float std, int threads) {
+    enum { PIECE = 1 << 14 };
+    (void)threads;
+#pragma omp parallel for num_threads(threads) if (n > PIECE)
+    for (int64_t i = 0; i < n; i += PIECE)
+        rb_normal_fill_from(key, i, out + i, n - i < PIECE ? n - i : PIECE, mean, std);
+}
+
 resbm_status rb_stage_initial(const rb_stage_model *m, int row, float *host, rb_err *err) {
     const rb_tensor *t = &m->table.rows[row];
     int64_t n = rb_tensor_count(t);
@@ -38,8 +47,8 @@ resbm_status rb_stage_initial(const rb_stage_model *m, int row, float *host, rb_
     for (int64_t i = 0; t->values == RB_VALUES_IDENTITY && i < t->shape[0] && i < t->shape[1]; i++)
         host[i * t->shape[1] + i] = 1;
     if (same) return RESBM_OK;
-    rb_normal_fill(rb_mix64(m->model.seed, rb_hash64(name, strlen(name))), host, n, t->init_mean,
-                   t->init_std);
+    fill_normal(rb_mix64(m->model.seed, rb_hash64(name, strlen(name))), host, n, t->init_mean, t->init_std,
+                m->dev->opt.threads);
     return t->values == RB_VALUES_BASIS ? orthonormalise(host, t->shape[0], t->shape[1], err) : RESBM_OK;
 }
 

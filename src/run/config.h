@@ -60,6 +60,7 @@ typedef struct rb_train_config {
     double anneal_until;                /* what rb_live_width takes */
     int64_t eval_every, eval_sequences; /* eval_every 0 = only at the end */
     int64_t checkpoint_every, keep;     /* checkpoint_every 0 = only at the end */
+    bool save;                          /* false: no checkpoints, whatever checkpoint_every says */
     bool recompute;
     uint64_t seed;
 } rb_train_config;

@@ -293,6 +293,11 @@ static resbm_status prepare(keeper *k, rb_err *err) {
             "schedule %s, whose steps flow into one another, needs stages that read the data themselves: it "
             "cannot be hosted",
             k->o->cfg->pipeline.schedule);
+    if (!k->o->cfg->train.save)
+        return rb_fail(
+            err, RESBM_E_CONFIG,
+            "train.save = false, but a hosted run goes on from its checkpoints when a participant is "
+            "lost: leave it out");
     RB_TRY(check_data(k->o->cfg, err));
     RB_TRY(rb_make_dirs(k->o->dir, err));
     char *whole = realpath(k->o->dir, NULL);

@@ -262,6 +262,10 @@ const rb_key rb_keys[] = {
     INT("train", "checkpoint_every", train.checkpoint_every, "100", 0, EXACT, DEPLOYMENT,
         "Steps between checkpoints; 0: only at the end."),
     INT("train", "keep", train.keep, "2", 1, 1000000, DEPLOYMENT, "Newest checkpoints that are kept."),
+    PLAIN(RB_KEY_BOOL, "train", "save", train.save, "true", DEPLOYMENT,
+          "false: no checkpoint at all, whatever train.checkpoint_every says; the weights are gone when the "
+          "run ends. For "
+          "measurements of speed."),
     PLAIN(
         RB_KEY_BOOL, "train", "recompute", train.recompute, "false", DEPLOYMENT,
         "Keep each segment's input only and run its forward again in backward: less memory, the same bits."),

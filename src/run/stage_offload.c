@@ -75,6 +75,12 @@ resbm_status rb_stage_open_spill(rb_stage *s, rb_stage_options *model, bool **ma
     return RESBM_OK;
 }
 
+/* What the card has less than when the stage opened: other processes' too, where they share it. */
+static uint64_t taken(const rb_stage *s) {
+    size_t room = s->room && !s->dev->table->host_memory ? rb_room(s->dev) : 0;
+    return room && room < s->room ? s->room - room : 0;
+}
+
 rb_memory_bytes rb_stage_memory_of(const rb_stage *s) {
     rb_stage_memory m = rb_stage_model_memory(s->model);
     rb_spill_stats disk = {0};
@@ -93,7 +99,8 @@ rb_memory_bytes rb_stage_memory_of(const rb_stage *s) {
                              .down = host.down,
                              .up = host.up,
                              .early = host.early,
-                             .host_waited_ns = (uint64_t)host.waited_ns};
+                             .host_waited_ns = (uint64_t)host.waited_ns,
+                             .taken = taken(s)};
 }
 
 /* Masters that are not where the model could fill them in. */

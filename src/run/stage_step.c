@@ -365,9 +365,9 @@ resbm_status rb_stage_stats(rb_stage *s, json_t **reply, rb_err *err) {
     json_t *spans = json_array();
     for (int i = 0; i < s->spans; i++) json_array_append_new(spans, span_json(&s->span[i]));
     rb_memory_bytes m = rb_stage_memory_of(s);
-    const uint64_t v[] = {m.weights,     m.gradients, m.states,  m.windows,       m.scratch,
-                          m.activations, m.read,      m.written, m.waited_ns,     m.host,
-                          m.down,        m.up,        m.early,   m.host_waited_ns};
+    const uint64_t v[] = {m.weights,     m.gradients, m.states,  m.windows,        m.scratch,
+                          m.activations, m.read,      m.written, m.waited_ns,      m.host,
+                          m.down,        m.up,        m.early,   m.host_waited_ns, m.taken};
     json_t *memory = json_array();
     for (size_t i = 0; i < sizeof v / sizeof *v; i++)
         json_array_append_new(memory, json_integer((json_int_t)v[i]));

@@ -47,7 +47,7 @@ static void print_memory(rb_buf *b, const rb_summary *s) {
                       ", \"host_early\": %" PRIu64 ", \"host_wait_s\": ",
                       m->host, m->down, m->up, m->early);
         rb_json_number(b, (double)m->host_waited_ns * 1e-9, 6);
-        rb_buf_puts(b, "}");
+        rb_buf_printf(b, ", \"taken\": %" PRIu64 "}", m->taken);
     }
     rb_buf_puts(b, s->memory && s->stages ? "\n  ],\n" : "],\n");
 }

@@ -32,6 +32,7 @@ typedef struct rb_memory_bytes {
     /* Updates on the host: its memory; bytes of gradients down, of weights up, and of those down that were asked for before
      * the step's end; ns that computing stood still for them. */
     uint64_t host, down, up, early, host_waited_ns;
+    uint64_t taken; /* of a device's own memory by the end, kernels' working memory included; 0: not known */
 } rb_memory_bytes;
 
 typedef struct rb_summary {

@@ -284,7 +284,7 @@ static resbm_status save(training *t, bool last, rb_err *err) {
     if (t->saved == t->step) return RESBM_OK;
     RB_TRY(rest(t, err));
     RB_TRY(meet(t, err));
-    return rb_training_save(t, last, err);
+    return t->cfg->train.save ? rb_training_save(t, last, err) : RESBM_OK;
 }
 
 /* Is there one model now, which all replicas hold? */
@@ -381,10 +381,10 @@ static void sum_up(training *t) {
 }
 
 static rb_memory_bytes read_memory(const json_t *j) {
-    uint64_t v[14];
-    for (size_t i = 0; i < 14; i++) v[i] = (uint64_t)json_integer_value(json_array_get(j, i));
-    return (rb_memory_bytes){v[0], v[1], v[2], v[3],  v[4],  v[5],  v[6],
-                             v[7], v[8], v[9], v[10], v[11], v[12], v[13]};
+    uint64_t v[15];
+    for (size_t i = 0; i < 15; i++) v[i] = (uint64_t)json_integer_value(json_array_get(j, i));
+    return (rb_memory_bytes){v[0], v[1], v[2],  v[3],  v[4],  v[5],  v[6], v[7],
+                             v[8], v[9], v[10], v[11], v[12], v[13], v[14]};
 }
 
 static resbm_status finish(training *t, rb_err *err) {
