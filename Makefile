@@ -12,7 +12,9 @@ STUDY ?=
 FUZZ_SECONDS ?= 60
 # Compute capabilities of `make cuda`; `make test` compiles every kernel for the two that their sources tell apart.
 CUDA_ARCHITECTURES ?= 75,80,86,89,90,120
-TEST_ARGS ?= -DRESBM_CUDA_ARCHITECTURES=75,80
+# What a card of this machine needs goes along, so that the tests run on it.
+TEST_ARGS ?= -DRESBM_CUDA_ARCHITECTURES=$(shell { echo 75; echo 80; \
+    nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | grep -x '[0-9]*'; } | sort -nu | paste -sd,)
 GENERATOR := $(if $(shell command -v ninja 2>/dev/null),Ninja,Unix Makefiles)
 
 .PHONY: all configure demo study test test-internet soak bench bench-offload bench-middle bench-schedules bench-mpi plans install sanitize format clean help
@@ -29,7 +31,7 @@ configure:
 	    cmake -S . -B $(BUILD) "$$@" -DCMAKE_BUILD_TYPE=$(BUILD_TYPE) -DCMAKE_INSTALL_PREFIX=$(PREFIX) \
 	    -DRESBM_TESTS=ON $(CMAKE_ARGS)
 
-.PHONY: cuda
+.PHONY: cuda cuda-test
 # The toolkit that has nvcc may come without cuBLAS; then the Python wheel's is taken. CUDNN=1 fetches cuDNN's too (0.5 GB);
 # one that is there already is built in without.
 cuda: ## build the program and its CUDA device, build/resbm-cuda.so (needs nvcc; CUDNN=1 fetches cuDNN; docs/cuda.md)
@@ -38,6 +40,10 @@ cuda: ## build the program and its CUDA device, build/resbm-cuda.so (needs nvcc;
 	@[ -z "$(CUDNN)" ] || scripts/venv.sh cudnn
 	@$(MAKE) --no-print-directory configure CMAKE_ARGS="-DRESBM_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES) $(CMAKE_ARGS) -DRESBM_CUDA=ON"
 	cmake --build $(BUILD) -j $(JOBS) --target resbm resbm_shared cuda
+
+cuda-test: cuda ## run the conformance suite on this machine's GPU, and nowhere else (docs/cuda.md)
+	cmake --build $(BUILD) -j $(JOBS) --target conformance_test
+	RESBM_TEST_DEVICES=ref,cuda RESBM_TEST_NEED=cuda $(BUILD)/conformance_test
 
 demo: ## install what is missing, build, train over slow links and alone, compare (TEXT=file for your own text)
 	@scripts/install-deps.sh build demo

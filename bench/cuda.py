@@ -1,14 +1,17 @@
 """The CUDA device beside PyTorch on the same GPU, in one run: the tables that docs/cuda.md lists as not yet measured.
 
     bench/cuda.py [--program build/resbm] [--device cuda] [--rounds 3] [--parts train,attention,boundary,offload,pipeline]
-                  [--sizes 124M,350M,1.1B,llama8b] [--contexts 1024,4096] [--no-torch]
+                  [--sizes 124M,350M,1.1B,llama8b] [--contexts 1024,4096] [--steps 10] [--no-torch]
 
 PyTorch: bf16 autocast, scaled_dot_product_attention, fused AdamW, eager and torch.compile (bench/torch_llama.py's model). The
-two take turns; medians of all steps but each run's first three. Needs a CUDA build of torch; --no-torch measures resbm alone.
+two take turns; medians of all steps but each run's first three. Memory: what resbm took of the card (of the plan, where the card does
+not say), and the most that torch's tensors took at once. Any python3 that has a CUDA build of torch; --no-torch measures resbm alone.
+All of it takes hours; ten minutes are enough for --rounds 1 --parts train,pipeline --sizes 124M --contexts 1024.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -25,7 +28,7 @@ SIZES = {
     "1.1B": (2048, 20, 16, 16, 5632, 32768, 4),
     "llama8b": (4096, 4, 32, 8, 14336, 32768, 4),
 }
-STEPS, WARM = 10, 3
+WARM = 3
 WHOLE = ("boundary.kind=none", "boundary.codec_fwd=f32", "boundary.codec_bwd=f32")
 NARROW = ("boundary.kind=residual", "boundary.ratio=128", "boundary.codec_fwd=int4", "boundary.codec_bwd=int4")
 ADAMW = ("optim.kind=adamw", "optim.lr=0.0003")
@@ -59,7 +62,31 @@ def torch_peak():
     return 2 * 8192**3 / best
 
 
-def torch_child(name, context, compiled):
+def torch_peak_run():
+    """In a process of its own, whose memory is free again afterwards."""
+    r = subprocess.run([sys.executable, __file__, "--torch-peak"], text=True, capture_output=True)
+    if r.returncode:
+        sys.exit(f"bench/cuda.py: torch's products failed: {last_line(r)}")
+    return float(r.stdout.split()[-1])
+
+
+def torch_is_here():
+    """Exits with what to do where torch cannot measure."""
+    try:
+        import torch
+    except ImportError:
+        sys.exit(f"bench/cuda.py: {sys.executable} has no torch; run it with a python3 that has a CUDA build of it, or --no-torch")
+    if not torch.cuda.is_available():
+        sys.exit(f"bench/cuda.py: torch {torch.__version__} of {sys.executable} finds no GPU (is it a CUDA build?); "
+                 "run it with a python3 whose torch does, or --no-torch")
+
+
+def last_line(r, width=160):
+    """What a program that failed said last."""
+    return ((r.stderr or "").strip() or (r.stdout or "").strip() or f"status {r.returncode}").splitlines()[-1][:width]
+
+
+def torch_child(name, context, compiled, steps):
     """In a process of its own, so that its memory is only its own; prints one JSON object."""
     import time
 
@@ -67,20 +94,24 @@ def torch_child(name, context, compiled):
     import torch.nn.functional as F
     from torch_llama import Llama
 
-    d, layers, heads, _, ffn, vocab, thousands = SIZES[name]
+    d, layers, heads, kv, ffn, vocab, thousands = SIZES[name]
     batch = max(1, thousands * 1024 // context)
     torch.manual_seed(1)
-    model = Llama(d, layers, heads, ffn, vocab, context).cuda()
-    run = torch.compile(model) if compiled else model
+    model = Llama(d, layers, heads, ffn, vocab, context, kv_heads=kv).cuda()
+
+    def loss_of(x, y):  # whole, so that the compiler has the loss too
+        return F.cross_entropy(model(x).view(-1, vocab), y.reshape(-1))
+
+    run = torch.compile(loss_of) if compiled else loss_of
     rule = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
     ids = torch.randint(vocab, (batch, context + 1), device="cuda")
     seconds = []
-    for _ in range(STEPS + WARM):
+    for _ in range(steps + WARM):
         torch.cuda.synchronize()
         begin = time.perf_counter()
         rule.zero_grad()
         with torch.autocast("cuda", dtype=torch.bfloat16):
-            loss = F.cross_entropy(run(ids[:, :-1]).view(-1, vocab), ids[:, 1:].reshape(-1))
+            loss = run(ids[:, :-1], ids[:, 1:])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         rule.step()
@@ -89,28 +120,29 @@ def torch_child(name, context, compiled):
     print(json.dumps({"step_s": seconds, "memory": torch.cuda.max_memory_allocated()}))
 
 
-def torch_run(name, context, compiled):
-    command = [sys.executable, __file__, "--torch-child", name, str(context), str(int(compiled))]
+def torch_run(name, context, compiled, steps):
+    command = [sys.executable, __file__, "--torch-child", name, str(context), str(int(compiled)), str(steps)]
     r = subprocess.run(command, text=True, capture_output=True)
     if r.returncode:
-        return None, r.stderr.strip().splitlines()[-1][:120] if r.stderr.strip() else "failed"
+        return None, last_line(r)
     result = json.loads(r.stdout.splitlines()[-1])
     return result["step_s"][WARM:], result["memory"]
 
 
 def resbm_run(r, name, context, stages, microbatches, *more):
-    """Seconds of the steps behind the first ones, bytes planned on the device per stage, and the summary; or the fault."""
+    """Seconds of the steps behind the first ones, bytes on the device per stage, and the summary; or the fault."""
     d, layers, heads, kv, ffn, vocab, thousands = SIZES[name]
     batch = max(microbatches, thousands * 1024 // context)
     size = (d, layers, heads, ffn, context, batch, None)
-    more = (f"pipeline.device={r.device}", f"model.kv_heads={kv}", f"model.vocab={vocab}", *more)
+    more = (f"pipeline.device={r.device}", f"model.kv_heads={kv}", f"model.vocab={vocab}", "pipeline.startup_deadline=600s",
+            *more)
+    threads = max(1, (os.cpu_count() or 1) // stages)  # which begin with the weights
     try:
-        lines, summary = r.train(size, stages, 1, microbatches, STEPS + WARM, *more)
+        lines, summary = r.train(size, stages, threads, microbatches, r.steps + WARM, *more)
     except subprocess.CalledProcessError as e:
-        return None, (e.stderr or e.stdout).strip().splitlines()[-1][:160], None
-    memory = summary.get("memory", [])
-    on_device = [sum(v for k, v in m.items() if k in ("weights", "gradients", "states", "windows", "scratch", "activations"))
-                 for m in memory]
+        return None, last_line(e), None
+    parts = ("weights", "gradients", "states", "windows", "scratch", "activations")
+    on_device = [m["taken"] or sum(m[k] for k in parts) for m in summary["memory"]]
     return [s["step_s"] for s in lines[WARM:]], on_device, summary
 
 
@@ -129,14 +161,14 @@ def head(title, *columns):
 
 
 def train(r, a):
-    peak = torch_peak() if a.torch else None
+    peak = torch_peak_run() if a.torch else None
     head(f"Training, one process, AdamW, bf16{f'; peak of products {peak / 1e12:.0f} TFLOP/s' if peak else ''}", "model",
          "context", "resbm tokens/s", "torch eager", "torch compile", "ratio to compile", "resbm GB", "torch GB",
          "resbm share of peak")
     for name in a.sizes:
         for context in a.contexts:
             tokens, mine, theirs, memory = tokens_of(name, context), [], {0: [], 1: []}, [0, 0]
-            fault = ""
+            fault, theirs_fault = "", {}
             for _ in range(a.rounds):
                 seconds, planned, _ = resbm_run(r, name, context, 1, 1, *ADAMW)
                 if seconds is None:
@@ -145,15 +177,17 @@ def train(r, a):
                     mine += seconds
                     memory[0] = max(memory[0], sum(planned))
                 for compiled in (0, 1) if a.torch else ():
-                    got, used = torch_run(name, context, compiled)
+                    got, used = torch_run(name, context, compiled, a.steps)
                     if got:
                         theirs[compiled] += got
                         memory[1] = max(memory[1], used)
+                    else:
+                        theirs_fault[compiled] = used
             speed = [tokens / statistics.median(s) if s else None for s in (mine, theirs[0], theirs[1])]
-            cell = [f"{s:.0f}" if s else "-" for s in speed]
+            cell = [f"{s:.0f}" if s else why or "-" for s, why in zip(speed, (fault, theirs_fault.get(0), theirs_fault.get(1)))]
             ratio = f"{speed[0] / speed[2]:.2f}" if speed[0] and speed[2] else "-"
             share = f"{flops(SIZES[name], context, tokens) * speed[0] / tokens / peak:.0%}" if peak and speed[0] else "-"
-            row(f"{name} ({parameters(SIZES[name]) / 1e6:.0f} M)", context, cell[0] if speed[0] else fault, *cell[1:], ratio,
+            row(f"{name} ({parameters(SIZES[name]) / 1e6:.0f} M)", context, *cell, ratio,
                 f"{memory[0] / 1e9:.2f}", f"{memory[1] / 1e9:.2f}", share)
 
 
@@ -164,12 +198,12 @@ def boundary(r, a):
         if SIZES[name][1] < 4 and name != "tiny":
             continue
         segments = min(4, SIZES[name][1])
-        seconds = [resbm_run(r, name, a.contexts[0], 1, 1, *ADAMW, f"model.segments={segments}", *kind)[0]
-                   for kind in (WHOLE, NARROW)]
-        if None in seconds:
-            row(name, a.contexts[0], "-", "-", "does not fit")
+        runs = [resbm_run(r, name, a.contexts[0], 1, 1, *ADAMW, f"model.segments={segments}", *kind)[:2]
+                for kind in (WHOLE, NARROW)]
+        if any(seconds is None for seconds, _ in runs):
+            row(name, a.contexts[0], *("-" if seconds else why for seconds, why in runs), "-")
             continue
-        s = [statistics.median(v) for v in seconds]
+        s = [statistics.median(seconds) for seconds, _ in runs]
         row(name, a.contexts[0], f"{s[0]:.4f}", f"{s[1]:.4f}", f"{s[1] / s[0] - 1:.1%}")
 
 
@@ -199,13 +233,13 @@ def pipeline(r, a):
         slow = ("link.up=80mbit", "link.down=80mbit", "link.latency=20ms")
         for label, kind in (("none, bf16", ("boundary.kind=none", "boundary.codec_fwd=bf16", "boundary.codec_bwd=bf16")),
                             ("residual 128x int4", NARROW)):
-            runs = [resbm_run(r, name, a.contexts[0], 4, 16, *ADAMW, "pipeline.deadline=600s", *kind, *shape)[0]
+            runs = [resbm_run(r, name, a.contexts[0], 4, 16, *ADAMW, "pipeline.deadline=600s", *kind, *shape)[:2]
                     for shape in (slow, ())]
-            if None in runs:
-                row(name, label, "does not fit", "-")
+            if any(seconds is None for seconds, _ in runs):
+                row(name, label, *("-" if seconds else why for seconds, why in runs))
                 continue
             tokens = tokens_of(name, a.contexts[0], 16)
-            s = [statistics.median(v) for v in runs]
+            s = [statistics.median(seconds) for seconds, _ in runs]
             row(name, label, f"{tokens / s[0]:.0f}", f"{s[1] / s[0]:.2f}")
 
 
@@ -215,12 +249,12 @@ OPERATIONS = ("attention forward", "attention backward")
 def bench_attention(r, name, context, whose):
     """Milliseconds of attention's two operations, by `resbm bench kernels`; or the fault."""
     d, _, heads, kv, *_, thousands = SIZES[name]
-    options = {"device": r.device, "attention": whose, "d": d, "heads": heads, "kv-heads": kv, "T": context,
-               "B": max(1, thousands * 1024 // context), "ffn": 64}
+    options = {"device": r.device, "only": "attention", "attention": whose, "d": d, "heads": heads, "kv-heads": kv, "T": context,
+               "B": max(1, thousands * 1024 // context)}
     command = [str(r.program), "bench", "kernels", *(f"--{key}={value}" for key, value in options.items())]
     out = subprocess.run(command, text=True, capture_output=True)
     if out.returncode:
-        return None, (out.stderr or out.stdout).strip().splitlines()[-1][:160]
+        return None, last_line(out)
     lines = {o: line.split() for line in out.stdout.splitlines() for o in OPERATIONS if line.startswith(o)}
     return [float(lines[o][len(o.split())]) for o in OPERATIONS], None
 
@@ -252,8 +286,10 @@ PARTS = {"train": train, "attention": attention, "boundary": boundary, "offload"
 
 def main():
     if "--torch-child" in sys.argv:
-        name, context, compiled = sys.argv[2:5]
-        return torch_child(name, int(context), compiled == "1")
+        name, context, compiled, steps = sys.argv[2:6]
+        return torch_child(name, int(context), compiled == "1", int(steps))
+    if "--torch-peak" in sys.argv:
+        return print(torch_peak())
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--program", default="build/resbm")
     p.add_argument("--device", default="cuda")
@@ -261,12 +297,15 @@ def main():
     p.add_argument("--parts", default=",".join(PARTS))
     p.add_argument("--sizes", default="124M,350M,1.1B,llama8b")
     p.add_argument("--contexts", default="1024,4096")
+    p.add_argument("--steps", type=int, default=10, help="of each run, behind three that warm up")
     p.add_argument("--no-torch", dest="torch", action="store_false")
     a = p.parse_args()
     a.sizes, a.contexts = a.sizes.split(","), [int(c) for c in a.contexts.split(",")]
+    if a.torch and "train" in a.parts.split(","):
+        torch_is_here()
     with tempfile.TemporaryDirectory() as folder:
         r = Resbm(Path(a.program).resolve(), Path(folder))
-        r.device = a.device
+        r.device, r.steps = a.device, a.steps
         for part in a.parts.split(","):
             PARTS[part](r, a)
 

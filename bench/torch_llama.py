@@ -30,29 +30,32 @@ def rotate(x, cos, sin):  # (B,H,T,D)
 
 
 class Block(nn.Module):
-    def __init__(self, d, heads, ffn):
+    def __init__(self, d, heads, ffn, kv_heads=None):
         super().__init__()
-        self.heads = heads
+        self.heads, self.kv_heads = heads, kv_heads or heads
         self.n1, self.n2 = RMSNorm(d), RMSNorm(d)
-        self.q, self.k, self.v, self.o = (nn.Linear(d, d, bias=False) for _ in range(4))
+        self.q, self.o = (nn.Linear(d, d, bias=False) for _ in range(2))
+        self.k, self.v = (nn.Linear(d, d // heads * self.kv_heads, bias=False) for _ in range(2))
         self.gate, self.up = nn.Linear(d, ffn, bias=False), nn.Linear(d, ffn, bias=False)
         self.down = nn.Linear(ffn, d, bias=False)
 
     def forward(self, x, cos, sin):
         B, T, d = x.shape
         h = self.n1(x)
-        q, k, v = (p(h).view(B, T, self.heads, -1).transpose(1, 2) for p in (self.q, self.k, self.v))
-        a = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True)
+        q = self.q(h).view(B, T, self.heads, -1).transpose(1, 2)
+        k, v = (p(h).view(B, T, self.kv_heads, -1).transpose(1, 2) for p in (self.k, self.v))
+        grouped = {"enable_gqa": True} if self.kv_heads < self.heads else {}
+        a = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True, **grouped)
         x = x + self.o(a.transpose(1, 2).reshape(B, T, d))
         h = self.n2(x)
         return x + self.down(F.silu(self.gate(h)) * self.up(h))
 
 
 class Llama(nn.Module):
-    def __init__(self, d, layers, heads, ffn, vocab, context, first=True, last=True):
+    def __init__(self, d, layers, heads, ffn, vocab, context, first=True, last=True, kv_heads=None):
         super().__init__()
         self.embed = nn.Embedding(vocab, d) if first else None
-        self.blocks = nn.ModuleList(Block(d, heads, ffn) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(d, heads, ffn, kv_heads) for _ in range(layers))
         self.norm = RMSNorm(d) if last else None
         self.head = nn.Linear(d, vocab, bias=False) if last else None
         D = d // heads

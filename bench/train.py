@@ -52,7 +52,7 @@ class Resbm:
         call(*prefix, self.program, "train", run, "--quiet", "--out", out, f"model.d={d}", f"model.layers={layers}",
              f"model.heads={heads}", f"model.ffn={ffn}", "model.vocab=256", f"model.context={context}",
              f"train.batch={batch}", f"train.microbatches={microbatches}", f"train.steps={steps}", "optim.warmup=1",
-             "optim.schedule=constant", "train.eval_every=0", "train.checkpoint_every=0", "data.val=",
+             "optim.schedule=constant", "train.eval_every=0", "train.save=false", "data.val=",
              f"data.train={self.folder}/corpus/train-*.bin", f"pipeline.stages={stages}", f"pipeline.threads={threads}",
              *more)
         return steps_of(out), json.loads((out / "summary.json").read_text())

@@ -45,6 +45,10 @@ go two pipeline.device=cuda:emulated pipeline.math=f32 pipeline.stages=2 && same
 go late pipeline.device=late:cuda:emulated pipeline.weight_copies=false && same bf16 late
 kept=$(planned bf16 weights) bare=$(planned late weights)
 [ "$kept" -gt $((bare * 5 / 4)) ] && [ "$kept" -le $((bare * 3 / 2)) ] || miss "copies: $kept bytes of weights, $bare without"
+# What was really taken is what was planned, and working memory of the kernels, which is not in the plan.
+sum=0 taken=$(planned bf16 taken)
+for what in weights gradients states scratch activations; do sum=$((sum + $(planned bf16 $what))); done
+[ "$taken" -gt "$sum" ] && [ "$taken" -lt $((sum + 4000000)) ] || miss "$taken bytes taken, $sum planned"
 # Activations inside blocks in bf16 (the default where products are in it) or f32; with all that a block can have.
 go wide pipeline.device=cuda:emulated pipeline.activations=f32 && near cpu wide 0.02 && near wide bf16 0.02
 half=$(planned bf16 activations) whole=$(planned wide activations)

@@ -199,4 +199,6 @@ wait_for wrong.log "no participant runs in nowhere" 1
 wait_for wrong.log "announce has to say" 1
 "$resbm" host run.yaml --listen 127.0.0.1:0 --out flows pipeline.schedule=pipedream optim.clip=0 >wrong.log 2>&1 && miss "hosted a schedule that flows"
 wait_for wrong.log "steps flow into one another" 1
+"$resbm" host run.yaml --listen 127.0.0.1:0 --out unsaved train.save=false >wrong.log 2>&1 && miss "hosted a run without snapshots"
+wait_for wrong.log "goes on from its checkpoints" 1
 verdict

@@ -11,6 +11,15 @@ long="train.steps=12 train.eval_every=3 train.checkpoint_every=6"
 # shellcheck disable=SC2086
 train straight $long || { miss "the straight run"; cat straight.log; verdict; }
 
+# Without snapshots the same run leaves none, and there is nothing to go on from.
+# shellcheck disable=SC2086
+train unsaved $long train.save=false || { miss "a run without snapshots"; cat unsaved.log; }
+[ "$(losses unsaved)" = "$(losses straight)" ] || miss "without snapshots the losses are others"
+ls -d unsaved/step-* 2>/dev/null && miss "train.save=false left snapshots"
+# shellcheck disable=SC2086
+train unsaved $long --resume && miss "went on from nothing"
+grep -q 'holds no snapshot' unsaved.log || { miss "resume without snapshots"; cat unsaved.log; }
+
 # Ends at a snapshot of its own accord, then goes on: here, on fewer stages and with other threads.
 resumed() { # DIR deployment ...
     dir=$1
