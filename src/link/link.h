@@ -76,6 +76,7 @@ typedef struct rb_link_options {
     const rb_place
         *places; /* (stages) what the numbers stand for, in messages; borrowed; NULL: a number is a stage */
     bool record_events;  /* keep rb_link_event records for the trace */
+    bool measured;       /* probes get as many bytes back as they ask for (link/probe.h); else none */
     rb_carrier *carrier; /* where addresses "nats:…" lead; NULL: nowhere. Outlives the link */
     /* Somebody who called over the carrier was refused (rb_link_expect); on the thread that accepts, a hundred times at most.
      * NULL: nobody wants to know. */

@@ -420,6 +420,24 @@ static int run_over_mpi(const char *kind) {
     return failed || st;
 }
 
+/* Empty ones: not as many bytes as the asker's 56 name. */
+static void probes_bring_nothing(void **state) {
+    pair p = open_pair(*state);
+    rb_err err;
+    rb_message *m;
+    for (uint32_t i = 0; i < 3; i++) {
+        rb_frame_header h = {
+            .kind = RB_FRAME_PROBE, .epoch = 5, .microbatch = i, .step = i ? (uint64_t)1 << (20 * i) : 5000};
+        put(p.a, 2, h, 0);
+        h.direction = 1;
+        assert_ok(rb_link_recv(p.a, 2, &h, in_ms(60000), &m, &err), &err);
+        assert_int_equal(m->head.payload_bytes, 0);
+        rb_message_free(m);
+    }
+    assert_int_equal(sum(stats_of(p.a, 2).received), 3 * RB_FRAME_HEADER_BYTES + RB_HELLO_BYTES);
+    close_pair(p);
+}
+
 int main(void) {
     if (getenv("RB_LINK_OVER")) return run_over_mpi(getenv("RB_LINK_OVER"));
     const struct CMUnitTest tests[] = {
@@ -437,6 +455,7 @@ int main(void) {
         STAMP(close_ends_every_wait),
         STAMP(credit_holds_the_sender_back),
         STAMP(full_inbox_is_named),
+        STAMP(probes_bring_nothing),
         STAMP(nobody_listens),
         STAMP(wrong_arguments),
     };

@@ -12,6 +12,7 @@ resbm_status rb_link_pair_end(int self, const rb_shape_options *shape, rb_link *
         .self = self,
         .stages = 3,
         .token = 1,
+        .measured = true,
         .limits = {.frame_bytes = 64 << 20, .queued_bytes = 64 << 20, .inbox_bytes = 256 << 20}};
     if (shape) o.shape = *shape;
     return rb_link_open(&o, out, err);

@@ -9,10 +9,10 @@ enum { ASKING = 1 }; /* attempt of a probe whose answer nobody waits for */
 enum { ROUND_TRIPS = 9, FIRST_BYTES = 4096 };
 #define LONG_ENOUGH_NS (100 * RB_MS)
 
-/* What the receiving endpoint sends back: `step` bytes of payload at the same number. Called by the I/O
- * thread. */
+/* What the receiving endpoint sends back: `step` bytes of payload at the same number where it is there to be measured, else none:
+ * a frame of 56 bytes has nobody send megabytes. Called by the I/O thread. */
 rb_message *rb_probe_answer(const rb_link *l, const rb_frame_header *asked) {
-    size_t most = l->opt.limits.frame_bytes - RB_FRAME_HEADER_BYTES;
+    size_t most = l->opt.measured ? l->opt.limits.frame_bytes - RB_FRAME_HEADER_BYTES : 0;
     size_t bytes = asked->step < most ? (size_t)asked->step : most;
     rb_message *m = rb_message_new(bytes);
     if (!m) return NULL;

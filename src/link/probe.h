@@ -1,5 +1,6 @@
-/* Measures a link to a connected peer. Every endpoint answers probes from its input/output thread, so the
- * peer's program takes no part; probes pass the shape as all else does, and their bytes count as control. */
+/* Measures a link to a connected peer, which is to be opened for it (rb_link_options.measured); others answer with empty messages.
+ * Every endpoint answers probes from its input/output thread, so the peer's program takes no part; probes pass the shape as all
+ * else does, and their bytes count as control. */
 #ifndef RB_LINK_PROBE_H
 #define RB_LINK_PROBE_H
 

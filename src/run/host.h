@@ -43,9 +43,8 @@ typedef struct rb_member {
     int64_t aside_ns; /* until when others are preferred, because it failed */
     int faults;
     int malformed; /* messages of it that were not well-formed, since this coordinator began */
-    int64_t
-        measure_minute; /* of the clock; bytes of answers that it has been given in it to measure its line by */
-    int64_t measured;
+    int64_t answered_minute,
+        answered; /* of the clock; bytes that it was given in it to measure its line by, and of lists */
     double share; /* of what it measured, that it turned out to give; 0: nothing is known against it */
     double gflops, memory, up_bits, down_bits, latency_s;
     uint64_t sent, received; /* bytes of packets of the beats, as it says */

@@ -10,7 +10,7 @@
 
 #define PAUSE                                                                                                \
     RB_SEC /* between two looks at leases: this process did not run itself, or was busy with the store */
-enum { MOST_ANSWER = 60000, MOST_MALFORMED = 500, MOST_MEASURED = 4 << 20 /* a minute */ };
+enum { MOST_ANSWER = 60000, MOST_MALFORMED = 500, MOST_ANSWERED = 4 << 20 /* a minute */ };
 
 /* --- answers; each runs on a thread of the carrier --- */
 
@@ -96,15 +96,21 @@ static rb_member *asker(rb_host *h, const char *from) {
     return m;
 }
 
-/* Joining takes a few of them; a small question that is answered with much is none to flood the host's uplink by. */
+/* With the lock. Joining takes a few of them, and so does looking on; a small question that is answered with much is none to flood the
+ * host's uplink by. */
+static bool may_have(rb_member *m, int64_t bytes) {
+    int64_t minute = rb_now_ns() / (60 * RB_SEC);
+    if (m->answered_minute != minute) m->answered = 0;
+    m->answered_minute = minute;
+    bool may = m->answered + bytes <= MOST_ANSWERED;
+    if (may) m->answered += bytes;
+    return may;
+}
+
 static bool may_measure(rb_host *h, const char *from, long bytes) {
     pthread_mutex_lock(&h->lock);
     rb_member *m = asker(h, from);
-    int64_t minute = rb_now_ns() / (60 * RB_SEC);
-    if (m && m->measure_minute != minute) m->measured = 0;
-    if (m) m->measure_minute = minute;
-    bool may = m && m->measured + bytes <= MOST_MEASURED;
-    if (may) m->measured += bytes;
+    bool may = m && may_have(m, bytes);
     pthread_mutex_unlock(&h->lock);
     return may;
 }
@@ -245,24 +251,12 @@ static const char *state_of(const rb_host *h, const rb_member *m) {
     return m->stage >= 0 && h->running ? "works" : "spare";
 }
 
-static void on_status(void *ctx, const char *from, const char *question, size_t n, rb_buf *out) {
-    rb_host *h = ctx;
+/* With the lock. */
+static json_t *list_members(const rb_host *h, int *unused) {
     json_t *list = json_array();
-    int unused = 0;
-    (void)from;
-    (void)question;
-    (void)n;
-    char doing[260];
-    pthread_mutex_lock(&h->lock);
-    int64_t left = h->next_try_ns - rb_now_ns();
-    if (h->next_try_ns)
-        snprintf(doing, sizeof doing, "the next try in %.0f s: %s", left > 0 ? (double)left * 1e-9 : 0.0,
-                 h->vain);
-    else
-        snprintf(doing, sizeof doing, "%s", h->doing);
     for (int i = 0; i < h->members; i++) {
         const rb_member *m = &h->member[i];
-        unused += !m->came && !*m->revoked;
+        *unused += !m->came && !*m->revoked;
         if (!m->came) continue; /* somebody has asked for a name, no more */
         json_array_append_new(
             list,
@@ -273,11 +267,36 @@ static void on_status(void *ctx, const char *from, const char *question, size_t 
                       (json_int_t)m->sent + m->moved[0], "received", (json_int_t)m->received + m->moved[1],
                       "steps", (json_int_t)m->steps, "busy_s", m->busy_s, "reason", m->revoked));
     }
-    put_json(json_pack("{s:I, s:I, s:I, s:I, s:s, s:i, s:o}", "step", (json_int_t)h->step, "steps",
-                       (json_int_t)h->cfg->train.steps, "epoch", (json_int_t)h->epoch, "again",
-                       (json_int_t)h->steps_again, "doing", doing, "unused", unused, "participants", list),
-             out);
+    return list;
+}
+
+static void on_status(void *ctx, const char *from, const char *question, size_t n, rb_buf *out) {
+    enum { ROW = 400 }; /* bytes of one, about */
+    rb_host *h = ctx;
+    int unused = 0;
+    (void)question;
+    (void)n;
+    char doing[260];
+    pthread_mutex_lock(&h->lock);
+    rb_member *asks = rb_host_find(h, from);
+    if (asks && !may_have(asks, (int64_t)ROW * (h->members + 1))) {
+        pthread_mutex_unlock(&h->lock);
+        refuse(out, "this participant has asked for very many lists in this minute: ask in the next one");
+        return;
+    }
+    int64_t left = h->next_try_ns - rb_now_ns();
+    if (h->next_try_ns)
+        snprintf(doing, sizeof doing, "the next try in %.0f s: %s", left > 0 ? (double)left * 1e-9 : 0.0,
+                 h->vain);
+    else
+        snprintf(doing, sizeof doing, "%s", h->doing);
+    json_t *list = list_members(h, &unused);
+    json_t *all =
+        json_pack("{s:I, s:I, s:I, s:I, s:s, s:i, s:o}", "step", (json_int_t)h->step, "steps",
+                  (json_int_t)h->cfg->train.steps, "epoch", (json_int_t)h->epoch, "again",
+                  (json_int_t)h->steps_again, "doing", doing, "unused", unused, "participants", list);
     pthread_mutex_unlock(&h->lock);
+    put_json(all, out);
 }
 
 static void on_revoke(void *ctx, const char *from, const char *question, size_t n, rb_buf *out) {

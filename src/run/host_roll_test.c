@@ -67,8 +67,27 @@ static resbm_status make_key(char seed[RB_NKEY_TEXT], char public_key[RB_NKEY_TE
     return RESBM_OK;
 }
 
+/* What answers each kind of question. */
+static struct {
+    char subject[20];
+    rb_carrier_answer answer;
+} served[8];
+static int services;
+
+static resbm_status serve(void *c, const char *subject, const char *asker, void *ctx,
+                          rb_carrier_answer answer, rb_err *e) {
+    (void)c;
+    (void)asker;
+    (void)ctx;
+    (void)e;
+    assert_true(services < 8);
+    snprintf(served[services].subject, sizeof served[0].subject, "%s", subject);
+    served[services++].answer = answer;
+    return RESBM_OK;
+}
+
 static const rb_carrier_module module = {
-    .store_get = get, .store_set = set, .store_delete = delete, .make_key = make_key};
+    .store_get = get, .store_set = set, .store_delete = delete, .make_key = make_key, .serve = serve};
 
 static atomic_int refusals, probes; /* so many more; so many connections were tried */
 
@@ -101,7 +120,8 @@ static void set_up(void) {
     pthread_mutex_init(&h.telling, NULL);
     pthread_mutex_init(&h.notes.lock, NULL);
     pthread_mutex_init(&h.enrol_notes.lock, NULL);
-    assert_ok(rb_host_roll_open(&h, &err), &err);
+    services = 0;
+    assert_ok(rb_host_members_open(&h, &err), &err);
 }
 
 static void tear_down(void) {
@@ -350,8 +370,43 @@ static void loads_the_roll(void **state) {
     tear_down();
 }
 
+static bool has_list(const char *from, size_t *bytes) {
+    rb_buf out = {0};
+    for (int i = 0; i < services; i++)
+        if (!strcmp(served[i].subject, "status.*")) served[i].answer(&h, from, "{}", 2, &out);
+    assert_true(out.len > 0);
+    bool has = strstr(out.data, "\"participants\"") != NULL;
+    *bytes += out.len;
+    rb_buf_free(&out);
+    return has;
+}
+
+/* Who asks again and again for the list of all gets so many bytes a minute; others, and the host itself, what they ask for. */
+static void lists_end(void **state) {
+    enum { ASKED = 400 };
+    char name[RB_CARRIER_NAME], other[RB_CARRIER_NAME];
+    bool later;
+    size_t bytes = 0, rest = 0;
+    int had = 0;
+    (void)state;
+    set_up();
+    snprintf(h.access.name, sizeof h.access.name, "host");
+    for (int i = 0; i < 150; i++) {
+        snprintf(other, sizeof other, "%s", i ? name : "");
+        assert_true(ask(i, name, &later));
+        comes(name);
+    }
+    for (int i = 0; i < ASKED; i++) had += has_list(name, &bytes);
+    assert_true(had >= 50 && had <= 150); /* of two minutes, if one ends in the middle of it */
+    assert_true(bytes < 8 << 20);
+    assert_true(has_list(other, &rest));
+    for (int i = 0; i < ASKED; i++) assert_true(has_list("host", &rest));
+    tear_down();
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(a_flood),
+                                       cmocka_unit_test(lists_end),
                                        cmocka_unit_test(tells_of_many_at_once),
                                        cmocka_unit_test(expires),
                                        cmocka_unit_test(is_full),
