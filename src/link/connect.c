@@ -373,3 +373,17 @@ resbm_status rb_link_accept(rb_link *l, rb_listener *from, int64_t deadline_ns, 
         wait_callers(from, sooner(deadline_ns, rb_now_ns() + SLICE_NS));
     }
 }
+
+resbm_status rb_link_accept_all(rb_link *l, rb_listener *from, bool *missing, int64_t deadline_ns,
+                                rb_err *err) {
+    int left = 0;
+    for (int i = 0; i < l->opt.stages; i++) left += missing[i];
+    while (left) {
+        int peer;
+        RB_TRY(rb_link_accept(l, from, deadline_ns, &peer, err));
+        if (peer < 0) continue;
+        left -= missing[peer];
+        missing[peer] = false;
+    }
+    return RESBM_OK;
+}

@@ -100,6 +100,10 @@ resbm_status rb_link_open(const rb_link_options *opt, rb_link **out, rb_err *err
 resbm_status rb_link_connect(rb_link *l, int peer, const char *address, int64_t deadline_ns, rb_err *err);
 /* Accepts one peer; *peer gets its number. A stranger (bad hello) is closed and the wait goes on. */
 resbm_status rb_link_accept(rb_link *l, rb_listener *from, int64_t deadline_ns, int *peer, rb_err *err);
+/* Accepts until each stage of missing (stages) has come at least once, which then says false of it. One that comes again stands for
+ * no other. */
+resbm_status rb_link_accept_all(rb_link *l, rb_listener *from, bool *missing, int64_t deadline_ns,
+                                rb_err *err);
 
 /* Who `peer` is on the carrier: over it nobody else is accepted under this number, and nobody at all under a number of whom
  * this was not said. */

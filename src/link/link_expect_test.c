@@ -1,10 +1,13 @@
 /* Over a carrier a peer is who the carrier says it is, not who its hello says: the token is known to all of an epoch. */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include "link/hello.h"
+#include "link/socket.h"
 #include "link/testing.h"
 
 /* A carrier of which only the door is there: the test opens streams to it in any name. */
@@ -182,12 +185,57 @@ static void silent_ones(void **state) {
     close_place(&p);
 }
 
+typedef struct waiting {
+    place *p;
+    resbm_status st;
+    rb_err err;
+} waiting;
+
+static void *wait_for_both(void *arg) {
+    waiting *w = arg;
+    bool missing[STAGES] = {false, true, true, false};
+    w->st = rb_link_accept_all(w->p->l, w->p->from, missing, in_ms(20000), &w->err);
+    return NULL;
+}
+
+/* Calls until it is taken; false: nobody answers any more. */
+static bool is_taken(const char *name, int self, int *fd) {
+    for (int64_t until = in_ms(20000); rb_now_ns() < until; close(*fd)) {
+        *fd = knock(name);
+        say_hello(*fd, self);
+        if (!rb_socket_wait(*fd, POLLIN, in_ms(10000))) return false;
+        if (verdict_of(*fd) == RB_WELCOME) return true;
+    }
+    return false;
+}
+
+/* One that comes again does not stand for the other. */
+static void all_that_are_missing(void **state) {
+    place p;
+    pthread_t t;
+    waiting w = {.p = &p};
+    int fd = -1;
+    (void)state;
+    open_place(&p);
+    assert_int_equal(pthread_create(&t, NULL, wait_for_both, &w), 0);
+    for (int i = 0; i < 3; i++) {
+        assert_true(is_taken("p1", 1, &fd));
+        close(fd);
+    }
+    assert_true(is_taken("p2", 2, &fd));
+    pthread_join(t, NULL);
+    assert_ok(w.st, &w.err);
+    close(fd);
+    close_place(&p);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(another_ones_number),
         cmocka_unit_test(numbers_without_a_name),
         cmocka_unit_test(strangers),
         cmocka_unit_test(silent_ones),
+        cmocka_unit_test(all_that_are_missing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

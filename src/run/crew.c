@@ -18,59 +18,10 @@
 static const rb_link_limits limits = {
     .frame_bytes = (size_t)64 << 20, .queued_bytes = (size_t)64 << 20, .inbox_bytes = (size_t)64 << 20};
 
+#define LOOK_NS (200 * RB_MS) /* how often it is looked at those who owe an answer */
+
 static bool launched(const rb_crew *c) {
     return c->o.announce > 0;
-}
-
-static bool over_tcp(const rb_crew *c) {
-    return launched(c) || c->o.cfg->pipeline.transport == RB_TRANSPORT_TCP;
-}
-
-/* Where stages reach the coordinator: beside them, or with a launcher by a named address (the first stage's host
- * knows the way by pipeline.addresses; without one, this machine). */
-static resbm_status listen_control(rb_crew *c, rb_listener **out, rb_err *err) {
-    char address[192];
-    if (c->o.outside) {
-        snprintf(address, sizeof address, "nats:%s/control-%u", c->o.outside->self, c->o.epoch);
-        return rb_listen_over(c->o.outside->carrier, address, out, err);
-    }
-    if (over_tcp(c)) {
-        const char *host = c->o.cfg->pipeline.control;
-        snprintf(address, sizeof address, "tcp:%s",
-                 *host             ? host
-                 : c->o.everywhere ? "0.0.0.0:0"
-                                   : "127.0.0.1:0");
-    } else {
-        const char *where = getenv("TMPDIR");
-        if (!where || !*where || strlen(where) > 64)
-            where = "/tmp"; /* a socket's path has at most 107 bytes */
-        snprintf(c->folder, sizeof c->folder, "%s/resbm-XXXXXX", where);
-        if (!mkdtemp(c->folder)) {
-            int why = errno;
-            c->folder[0] = 0;
-            return rb_fail_errno(err, why, "cannot make a folder for sockets in %s", where);
-        }
-        snprintf(address, sizeof address, "unix:%s/control", c->folder);
-    }
-    resbm_status st = rb_listen(address, out, err);
-    if (st && *c->o.cfg->pipeline.control)
-        return rb_err_context(err, st, "pipeline.control names no place of this machine: ");
-    return st;
-}
-
-/* Once all have joined nothing is left in it; before, whoever is killed leaves its socket. */
-static void remove_sockets(rb_crew *c) {
-    char path[192];
-    if (!*c->folder) return;
-    for (int i = -1; i < c->stages; i++) {
-        if (i < 0)
-            snprintf(path, sizeof path, "%s/control", c->folder);
-        else
-            snprintf(path, sizeof path, "%s/%d", c->folder, i);
-        unlink(path);
-    }
-    rmdir(c->folder);
-    c->folder[0] = 0;
 }
 
 static resbm_status stopped(const rb_crew *c, rb_err *err) {
@@ -89,23 +40,10 @@ static int64_t threads_per_stage(const rb_crew *crew, bool apart) {
     return share > 0 ? share : 1;
 }
 
-static void stage_address(const rb_crew *c, int stage, char *out, size_t size) {
-    const rb_pipeline_config *p = &c->o.cfg->pipeline;
-    if (c->o.outside)
-        snprintf(out, size, "nats:%s/stage-%u-%d", c->o.outside->who(c->o.outside->ctx, stage), c->o.epoch,
-                 stage);
-    else if (!over_tcp(c))
-        snprintf(out, size, "unix:%s/%d", c->folder, stage);
-    else if (p->addresses)
-        snprintf(out, size, "tcp:%s", p->address[stage]);
-    else
-        snprintf(out, size, "tcp:127.0.0.1:0");
-}
-
 static resbm_status send_config(rb_crew *c, int stage, const char *text, const char *schedule, rb_err *err) {
     char listen[192];
     bool apart = c->o.outside && c->o.outside->apart;
-    stage_address(c, stage, listen, sizeof listen);
+    rb_crew_stage_address(c, stage, listen, sizeof listen);
     json_t *j = json_pack("{s:s, s:s, s:s*, s:I, s:b, s:I, s:s, s:s*, s:s*, s:b, s:s*}", "t", "config",
                           "config", text, "schedule", schedule, "epoch", (json_int_t)c->o.epoch, "training",
                           c->o.training, "threads", (json_int_t)threads_per_stage(c, apart), "listen", listen,
@@ -243,12 +181,12 @@ static resbm_status accept_all(rb_crew *c, rb_listener *l, int64_t deadline, rb_
     for (int i = 0; i < c->stages;) {
         int peer;
         resbm_status st = rb_link_accept(c->control, l, rb_now_ns() + 100 * RB_MS, &peer, err);
-        if (!st) {
+        if (!st && !joined[peer]) {
             i++;
             joined[peer] = true;
             continue;
         }
-        if (st != RESBM_E_TIMEOUT) return st;
+        if (st && st != RESBM_E_TIMEOUT) return st; /* one that comes again is no other */
         RB_TRY(stopped(c, err));
         rb_children_poll(c->child, c->stages);
         RB_TRY(ended_early(c, NULL, err));
@@ -259,18 +197,6 @@ static resbm_status accept_all(rb_crew *c, rb_listener *l, int64_t deadline, rb_
                        i, c->stages);
     }
     return RESBM_OK;
-}
-
-/* Others dial it there: in another's place it would have them believe that the other is it. */
-static resbm_status check_address(rb_crew *c, int stage, const json_t *told, rb_err *err) {
-    char own[192], name[RB_WHO_TEXT];
-    const char *address = json_string_value(told);
-    if (!c->o.outside) return RESBM_OK;
-    stage_address(c, stage, own, sizeof own);
-    if (address && !strcmp(address, own)) return RESBM_OK;
-    rb_crew_accuse(c, stage, true, RESBM_E_FORMAT);
-    return rb_fail(err, RESBM_E_FORMAT, "%s sent the address \"%.150s\", its own is \"%s\"",
-                   who(c, stage, name), address ? address : "", own);
 }
 
 static resbm_status introduce(rb_crew *c, int64_t deadline, rb_err *err) {
@@ -286,7 +212,7 @@ static resbm_status introduce(rb_crew *c, int64_t deadline, rb_err *err) {
     }
     resbm_status st = RESBM_OK;
     for (int i = 0; i < c->stages && !st; i++)
-        st = check_address(c, i, json_array_get(addresses, (size_t)i), err);
+        st = rb_crew_check_address(c, i, json_array_get(addresses, (size_t)i), err);
     json_t *peers = json_pack("{s:s, s:o, s:o}", "t", "peers", "addresses", addresses, "gflops", speeds);
     if (!st)
         st = rb_crew_tell(c, peers, err);
@@ -388,14 +314,14 @@ resbm_status rb_crew_open(const rb_crew_options *o, rb_crew **out, rb_err *err) 
     if (!st) st = rb_link_open(&lo, &c->control, err);
     for (int i = 0; i < c->stages && !st && o->outside; i++)
         rb_link_expect(c->control, i, o->outside->who(o->outside->ctx, i));
-    if (!st) st = listen_control(c, &l, err);
+    if (!st) st = rb_crew_listen(c, &l, err);
     if (!st) st = start(c, l, token, err);
     rb_listener_close(l);
     if (st) {
         rb_crew_close(c);
         return st;
     }
-    remove_sockets(c);
+    rb_crew_remove_sockets(c);
     c->started = true;
     *out = c;
     return RESBM_OK;
@@ -411,7 +337,7 @@ void rb_crew_close(rb_crew *c) {
         rb_children_end(c->child, c->stages, rb_now_ns() + 5 * RB_SEC);
     }
     rb_link_fini(c->control);
-    remove_sockets(c);
+    rb_crew_remove_sockets(c);
     for (int i = 0; i < c->stages; i++) json_decref(c->early[i]);
     rb_buf_free(&c->manifest);
     free_crew(c);
@@ -532,18 +458,18 @@ static resbm_status expect(rb_crew *c, int peer, const char *type, int64_t until
         if (st) return st;
         const char *got = json_string_value(json_object_get(*out, "t"));
         if (!strcmp(got, type)) return RESBM_OK;
-        if (!strcmp(got, "waits") && rb_held_note(&c->held, *from, *out, c->stages)) {
-            json_decref(*out);
-            *out = NULL;
-            continue;
-        }
-        if (!c->downloads || strcmp(got, "loading") != 0 || *from < 0 || *from >= c->stages) {
+        bool waits = !strcmp(got, "waits") && rb_held_note(&c->held, *from, *out, c->stages),
+             loads = c->downloads && !strcmp(got, "loading") && *from >= 0 && *from < c->stages;
+        if (!waits && !loads) {
             rb_crew_accuse(c, *from, true, RESBM_E_FORMAT);
             return rb_control_unexpected(c->control, *from, type, out, err);
         }
-        rb_downloads_note(c->downloads, *from, *out);
+        if (loads) rb_downloads_note(c->downloads, *from, *out);
         json_decref(*out);
         *out = NULL;
+        *from = RB_PEER_ANY;
+        if (rb_now_ns() >= until) /* they may come without an end */
+            return rb_fail(err, RESBM_E_TIMEOUT, "no \"%s\" came", type);
     }
 }
 
@@ -559,7 +485,7 @@ static bool too_late(const rb_crew *c, int64_t deadline_ns) {
 static resbm_status next_answer(rb_crew *c, const char *type, int only, json_t **replies, int *from,
                                 json_t **out, rb_err *err) {
     int64_t slice = rb_sign_slice(c->o.cfg->pipeline.deadline_ns);
-    if (slice > 200 * RB_MS) slice = 200 * RB_MS;
+    if (slice > LOOK_NS) slice = LOOK_NS;
     resbm_status st = expect(c, RB_PEER_ANY, type, rb_now_ns() + slice, from, out, err);
     if (st != RESBM_E_PEER || *from >= 0) return st;
     for (int i = 0; i < c->stages; i++) {
@@ -601,6 +527,13 @@ static int64_t most_behind_others(const rb_crew *c, const char *type) {
     return (hosted ? 1 : 10) * c->o.cfg->pipeline.deadline_ns;
 }
 
+/* What one that is lost still had to say, or an answer that was given before another was lost. */
+static bool is_past(const rb_crew *c, resbm_status st, int from, const json_t *j) {
+    if (from < 0 || from >= c->stages) return false;
+    const json_t *redeals = st ? NULL : json_object_get(j, "redeals");
+    return c->gone[from] || (redeals && json_integer_value(redeals) < c->redeals[from]);
+}
+
 resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t deadline_ns, json_t **replies,
                             rb_err *err) {
     memset(replies, 0, (size_t)c->stages * sizeof *replies);
@@ -611,6 +544,7 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
     *c->blame = rb_blame_nobody();
     resbm_status st = RESBM_OK;
     int from = -1;
+    int64_t look_ns = 0; /* at those who owe an answer */
     while (!complete(c, only, replies)) {
         json_t *j;
         if ((st = stopped(c, err))) {
@@ -619,11 +553,18 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
         }
         st = next_answer(c, type, only, replies, &from, &j, err);
         bool quiet = st == RESBM_E_TIMEOUT && from < 0; /* nobody spoke; a stage's own deadline is a fault */
+        if (!quiet && is_past(c, st, from, j)) {        /* who counts is as quiet as before */
+            if (!st) json_decref(j);
+            st = RESBM_OK;
+            quiet = rb_now_ns() >= look_ns;
+            if (!quiet) continue;
+        }
         if (quiet && last_words(c, type, only, replies)) {
             st = RESBM_OK;
             continue;
         }
         if (quiet) {
+            look_ns = rb_now_ns() + LOOK_NS;
             *c->blame = rb_blame_nobody();
             from = -1;
             st = ended_early(c, replies, err);
@@ -632,16 +573,6 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
             if (!st && c->downloads) st = rb_downloads_fault(c->downloads, err);
             if (!st && too_late(c, deadline_ns)) st = silent(c, type, only, replies, err);
             if (!st) continue;
-        }
-        if (from >= 0 && from < c->stages && c->gone[from]) { /* what a lost one still had to say */
-            if (!st) json_decref(j);
-            st = RESBM_OK;
-            continue;
-        }
-        const json_t *redeals = st || from < 0 || from >= c->stages ? NULL : json_object_get(j, "redeals");
-        if (redeals && json_integer_value(redeals) < c->redeals[from]) {
-            json_decref(j);
-            continue;
         }
         int worker = st ? spared(c, st, from, err) : -1;
         if (worker >= 0) {

@@ -103,6 +103,15 @@ resbm_status rb_crew_gather(rb_crew *c, const char *type, int only, int64_t dead
 void rb_crew_drop(rb_crew *c, json_t **replies);
 bool rb_crew_has_twin(const rb_crew *c, int worker); /* another one of its stage is there */
 
+/* crew_address.c */
+/* Where stages reach the coordinator: beside them, or with a launcher by a named address (the first stage's host knows the way by
+ * pipeline.addresses; without one, this machine). */
+resbm_status rb_crew_listen(rb_crew *c, rb_listener **out, rb_err *err);
+void rb_crew_remove_sockets(rb_crew *c);
+void rb_crew_stage_address(const rb_crew *c, int stage, char *out, size_t size); /* where it is to listen */
+/* It says that it listens there. */
+resbm_status rb_crew_check_address(rb_crew *c, int stage, const json_t *told, rb_err *err);
+
 /* crew_held.c. Every stage that owes an answer (replies NULL: any) is to give signs of life meanwhile. */
 resbm_status rb_crew_all_alive(rb_crew *c, int only, json_t **replies, rb_err *err);
 /* RESBM_E_TIMEOUT names the stage that holds up the others, where the step's deadline (c->held) has passed and somebody can do its

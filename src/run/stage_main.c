@@ -67,7 +67,7 @@ static bool neighbour(const rb_stage *s, int worker) {
 
 /* Over TCP or Unix sockets: those behind are dialed, those before dial. */
 static resbm_status dial(rb_stage *s, rb_listener *mine, const json_t *peers, int64_t deadline, rb_err *err) {
-    int expected = 0;
+    bool missing[RB_MAX_STAGES] = {false};
     for (int i = 0; i < s->self; i++) {
         char name[RB_CARRIER_NAME], service[RB_CARRIER_NAME];
         if (neighbour(s, i) &&
@@ -78,9 +78,8 @@ static resbm_status dial(rb_stage *s, rb_listener *mine, const json_t *peers, in
         if (neighbour(s, i))
             RB_TRY(rb_link_connect(s->link, i, json_string_value(json_array_get(peers, (size_t)i)), deadline,
                                    err));
-    for (int i = 0; i < s->self; i++) expected += neighbour(s, i);
-    for (int peer; expected > 0; expected--) RB_TRY(rb_link_accept(s->link, mine, deadline, &peer, err));
-    return RESBM_OK;
+    for (int i = 0; i < s->self; i++) missing[i] = neighbour(s, i);
+    return rb_link_accept_all(s->link, mine, missing, deadline, err);
 }
 
 /* Over MPI. Every stage goes through its neighbours in ascending order, so that no two wait for each other in a ring. */
