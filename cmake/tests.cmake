@@ -28,6 +28,7 @@ if(RESBM_TESTS)
   add_executable(middle_stage bench/middle_stage.c)
   target_link_libraries(middle_stage PRIVATE rb_run)
   target_link_options(reach_test PRIVATE -Wl,--wrap=getaddrinfo)
+  target_link_options(socket_test PRIVATE -Wl,--wrap=getaddrinfo)
 
   file(GLOB scripts CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/*_test.sh)
   foreach(file ${scripts})

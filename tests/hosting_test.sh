@@ -176,11 +176,18 @@ g6=$!
 wait_for wrong.log "--listen: the run in .* was begun with 127.0.0.1:" 1
 "$resbm" host run.yaml --listen 127.0.0.1:0 --announce elsewhere.example --out run >wrong.log 2>&1 && miss "announces another name than it began with"
 wait_for wrong.log "--announce: the run in .* was begun with 127.0.0.1:" 1
+wait_for guest6.log "cannot reach the host at .* yet: trying again" 20
 host train.steps=100000
 wait_for guest6.log paused 40
 kill -INT "$host" $g6
 ends "$host" 130 "host once more" host.log
 wait $g6
+join 6 # and leaves before it has reached anybody
+g6=$!
+wait_for guest6.log "cannot reach the host at .* yet: trying again" 20
+kill -INT $g6
+ends $g6 130 "guest that reaches no host" guest6.log
+grep -q "stopped before the host at .* was reached" guest6.log || { miss "does not say that it was stopped"; cat guest6.log; }
 "$resbm" doctor --listen 127.0.0.1:0 >wrong.log 2>&1 || miss "doctor --listen"
 wait_for wrong.log "127.0.0.1 is reached from this machine alone" 1
 wait_for wrong.log "have the router forward TCP port [0-9]+ to" 1

@@ -240,7 +240,7 @@ static resbm_status open_carrier(const rb_carrier_options *o, void **out, rb_err
     if (!st) st = connect_to(c, o, err);
     if (!st) {
         int64_t most = natsConnection_GetMaxPayload(c->nc) - RB_STREAM_HEADER;
-        rb_bus bus = {c, publish, refused};
+        rb_bus bus = {.ctx = c, .publish = publish, .refused = refused};
         st = most < 65536 - RB_STREAM_HEADER
                  ? rb_fail(err, RESBM_E_CONFIG,
                            "the server's max_payload of %lld bytes is too small: set 64 KB or more",
@@ -356,6 +356,9 @@ static resbm_status ask(void *state, const char *subject, const void *p, size_t 
     int64_t ms = (deadline_ns - rb_now_ns()) / RB_MS;
     natsStatus s = natsConnection_Request(&m, c->nc, full, p, (int)n, ms > 0 ? ms : 1);
     snprintf(what, sizeof what, "no answer to \"%s\" from the run's coordinator", subject);
+    if (s == NATS_NO_RESPONDERS)
+        return rb_fail(err, RESBM_E_PEER,
+                       "%s: none runs there; the host starts it again with the same `resbm host`", what);
     if (s) return rb_nats_fail(err, s, what);
     rb_buf_add(answer, natsMsg_GetData(m), (size_t)natsMsg_GetDataLength(m));
     natsMsg_Destroy(m);

@@ -23,7 +23,8 @@ enum { MOST_STREAMS = 8192, MOST_OF_ONE = 64, MOST_SERVICES = 16, MOST_REPLIES =
 #define FIRST_PING (300 * RB_MS)
 #define LAST_PING  (2 * RB_SEC)
 #define LATE_ACK   (40 * RB_MS)
-#define GIVE_UP    (30 * RB_SEC) /* after the process has closed a stream whose other side does not answer */
+#define GIVE_UP                                                                                              \
+    (30 * RB_SEC) /* where the process has closed a stream and the other side takes nothing more */
 
 typedef struct conn {
     struct conn *next;
@@ -39,8 +40,10 @@ typedef struct conn {
     int64_t ping_ns, wait_ns; /* when the next one is due, RB_NEVER; how long until the one after */
     int64_t ack_ns;           /* when an ack is due; RB_NEVER: none */
     uint8_t ack_flags;
-    int64_t back_ns;   /* when bytes were last taken to be lost, for a gap */
-    int64_t closed_ns; /* when the process closed it */
+    int64_t back_ns; /* when bytes were last taken to be lost, for a gap */
+    int64_t
+        closed_ns; /* when the process closed it, though there may be more to read of what it wrote; 0: it has not */
+    int64_t acked_ns; /* when the other side last took something */
     bool fin_due, fin_came;
     uint64_t fin_at;
 } conn;
@@ -59,6 +62,7 @@ struct rb_streams {
     rb_bus bus;
     uint64_t port;
     size_t piece;
+    int64_t give_up_ns;
     pthread_mutex_t lock;
     pthread_cond_t changed;
     pthread_t thread;
@@ -91,7 +95,7 @@ static void read_fd(conn *c) {
         if (n < 0 && errno == EAGAIN) return;
         if (n <= 0) {
             c->eof = c->fin_due = true;
-            c->closed_ns = rb_now_ns();
+            if (!c->closed_ns) c->closed_ns = rb_now_ns();
             return;
         }
         c->out.to += (uint64_t)n;
@@ -231,6 +235,7 @@ static void input_ack(conn *c, const packet *p) {
     if (p->ack > c->out.to) return;
     if (p->ack > c->out.from) {
         c->out.from = p->ack;
+        c->acked_ns = now;
         if (c->sent < p->ack) c->sent = p->ack; /* it had come before it was taken to be lost */
         c->wait_ns = FIRST_PING;
         c->ping_ns = c->out.from < c->sent ? now + c->wait_ns : RB_NEVER;
@@ -457,6 +462,15 @@ static int watch(const rb_streams *s, struct pollfd *p, int *ms) {
     return n;
 }
 
+/* With the lock. Behind a full ring the process's end is not read: it is asked for. */
+static bool is_late(const rb_streams *s, conn *c) {
+    struct pollfd p = {.fd = c->fd, .events = POLLRDHUP};
+    if (!c->closed_ns && !ring_room(&c->out) && poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLRDHUP)))
+        c->closed_ns = rb_now_ns();
+    int64_t since = c->closed_ns > c->acked_ns ? c->closed_ns : c->acked_ns;
+    return c->closed_ns && rb_now_ns() - since > s->give_up_ns;
+}
+
 static void *pump(void *arg) {
     rb_streams *s = arg;
     struct pollfd *p = calloc(MOST_STREAMS + 1, sizeof *p);
@@ -476,8 +490,7 @@ static void *pump(void *arg) {
             if (c->done || c->fd < 0) continue;
             if (c->opened) read_fd(c);
             write_fd(c);
-            bool late = c->eof && rb_now_ns() - c->closed_ns > GIVE_UP;
-            if (late || (c->fin_came && c->in.from == c->in.to && c->eof)) end_conn(s, c);
+            if (is_late(s, c) || (c->fin_came && c->in.from == c->in.to && c->eof)) end_conn(s, c);
         }
         stop = s->stopping;
         pthread_cond_broadcast(&s->changed);
@@ -520,6 +533,7 @@ resbm_status rb_streams_open(const rb_bus *bus, uint64_t port, size_t piece, rb_
     s->bus = *bus;
     s->port = port;
     s->piece = piece;
+    s->give_up_ns = bus->give_up_ns ? bus->give_up_ns : GIVE_UP;
     s->wake[0] = s->wake[1] = -1;
     resbm_status st = start(s, err);
     if (st)
@@ -660,5 +674,6 @@ resbm_status rb_streams_dial(rb_streams *s, const char *to, const char *name, in
 void rb_streams_count(rb_streams *s, rb_stream_counts *out) {
     pthread_mutex_lock(&s->lock);
     *out = s->counts;
+    out->streams = (unsigned)s->count;
     pthread_mutex_unlock(&s->lock);
 }

@@ -35,10 +35,13 @@ typedef struct rb_bus {
                     size_t n);
     /* A packet of `from` was not well-formed; NULL: nobody wants to know. */
     void (*refused)(void *ctx, const char *from, size_t bytes);
+    /* How long a stream that the process has closed lives on while the other side takes nothing; 0: as usual. */
+    int64_t give_up_ns;
 } rb_bus;
 
 typedef struct rb_stream_counts {
     uint64_t packets_out, bytes_out, packets_in, bytes_in, again_bytes, doubles, refused;
+    unsigned streams; /* there now */
 } rb_stream_counts;
 
 typedef struct rb_streams rb_streams;

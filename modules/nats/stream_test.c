@@ -22,6 +22,7 @@ typedef struct bus {
     rb_rng rng;
     double lost, twice, late;
     bool cut;
+    int64_t give_up_ns;
     side *side[2];
 } bus;
 struct side {
@@ -84,7 +85,7 @@ static void open_bus(bus *b, side sides[2]) {
     }
     pthread_mutex_init(&b->lock, NULL);
     for (int i = 0; i < 2; i++) {
-        rb_bus out = {&sides[i], publish, NULL};
+        rb_bus out = {.ctx = &sides[i], .publish = publish, .give_up_ns = b->give_up_ns};
         assert_int_equal(rb_streams_open(&out, 7 + (uint64_t)i, 1000, &sides[i].streams, &err), RESBM_OK);
     }
 }
@@ -282,10 +283,44 @@ static void nonsense_is_refused(void **state) {
     close_bus(sides);
 }
 
+static unsigned streams_of(const side *s) {
+    rb_stream_counts n;
+    rb_streams_count(s->streams, &n);
+    return n.streams;
+}
+
+/* The other side vanishes while more is written than a window takes: once the process has closed it, the stream goes, too. */
+static void one_that_vanishes(void **state) {
+    static side sides[2];
+    bus b = {.rng = {.key = 1}, .give_up_ns = RB_SEC / 2};
+    int fd[2];
+    (void)state;
+    open_bus(&b, sides);
+    connect_sides(sides, &fd[0], &fd[1]);
+    pthread_mutex_lock(&b.lock);
+    b.lost = 1;
+    pthread_mutex_unlock(&b.lock);
+    uint64_t wrote = 0, before = 1;
+    for (int64_t until = rb_now_ns() + 20 * RB_SEC; wrote != before || wrote <= RB_STREAM_WINDOW;) {
+        struct pollfd p = {.fd = fd[0], .events = POLLOUT};
+        before = wrote;
+        wrote = write_some(fd[0], wrote, UINT64_MAX, 0);
+        if (wrote == before) poll(&p, 1, 300);
+        assert_true(rb_now_ns() < until);
+    }
+    assert_int_equal(streams_of(&sides[0]), 1); /* it may still come back */
+    close(fd[0]);
+    for (int64_t until = rb_now_ns() + 20 * RB_SEC; streams_of(&sides[0]) && rb_now_ns() < until;)
+        rb_sleep_ns(20 * RB_MS);
+    assert_int_equal(streams_of(&sides[0]), 0);
+    close(fd[1]);
+    for (int i = 0; i < 2; i++) rb_streams_close(sides[i].streams, 0);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(whole_and_in_order),
-                                       cmocka_unit_test(through_a_bad_bus), cmocka_unit_test(nobody_there),
-                                       cmocka_unit_test(replays_change_nothing),
-                                       cmocka_unit_test(nonsense_is_refused)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(whole_and_in_order),  cmocka_unit_test(through_a_bad_bus),
+        cmocka_unit_test(nobody_there),        cmocka_unit_test(replays_change_nothing),
+        cmocka_unit_test(nonsense_is_refused), cmocka_unit_test(one_that_vanishes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -19,8 +19,10 @@ static void on_signal(int sig) {
         atomic_store(&paused, 1);
     else if (sig == SIGUSR2)
         atomic_store(&paused, 0);
-    else
-        atomic_fetch_add(&stop, 1);
+    else if (atomic_fetch_add(&stop, 1) > 1) { /* it does not look */
+        signal(sig, SIG_DFL);
+        raise(sig);
+    }
 }
 
 typedef struct arguments {

@@ -13,6 +13,8 @@
 
 enum { WAITING = 16 };
 #define HELLO_NS (5 * RB_SEC) /* a caller who has not said hello by then is let go */
+#define MOST_DIAL_NS                                                                                         \
+    (15 * RB_SEC) /* for one try to reach a peer; the first has a second, as the way there may be dead */
 #define SLICE_NS (20 * RB_MS) /* how often a waiting call looks whether the link was closed */
 
 /* A connection whose hello has not come whole yet. */
@@ -152,10 +154,9 @@ static bool is_tcp(int fd) {
     return getsockname(fd, (struct sockaddr *)&a, &n) == 0 && a.ss_family != AF_UNIX;
 }
 
-static resbm_status dial(const rb_link *l, const char *address, int64_t deadline_ns, int *fd, bool *retry,
+static resbm_status dial(const rb_link *l, const char *address, int64_t until, int *fd, bool *retry,
                          rb_err *err) {
     char to[RB_CARRIER_NAME], service[RB_CARRIER_NAME];
-    int64_t until = sooner(deadline_ns, rb_now_ns() + RB_SEC);
     if (!l->opt.carrier || !rb_carrier_address(address, to, service))
         return rb_socket_dial(address, until, fd, retry, err);
     *retry = true; /* it may serve that later */
@@ -163,15 +164,15 @@ static resbm_status dial(const rb_link *l, const char *address, int64_t deadline
                                                                                             : RESBM_OK;
 }
 
-/* One dialing attempt with its exchange of hellos. */
-static resbm_status attempt(rb_link *l, rb_peer *p, const char *address, int64_t deadline_ns, bool *retry,
-                            rb_err *err) {
+/* One dialing attempt, until dial_ns, with its exchange of hellos. */
+static resbm_status attempt(rb_link *l, rb_peer *p, const char *address, int64_t dial_ns, int64_t deadline_ns,
+                            bool *retry, rb_err *err) {
     int fd;
     rb_hello mine = my_hello(l, p->number), answer;
-    RB_TRY(dial(l, address, deadline_ns, &fd, retry, err));
+    RB_TRY(dial(l, address, sooner(dial_ns, deadline_ns), &fd, retry, err));
     resbm_status st = send_hello(fd, &mine) ? RESBM_OK : rb_fail_errno(err, errno, "cannot send the hello");
-    *retry = st != RESBM_OK;
     if (st == RESBM_OK) st = read_answer(l, fd, deadline_ns, &answer, err);
+    *retry = st == RESBM_E_IO || st == RESBM_E_PEER; /* it hung up: it may have no time for this one now */
     if (st == RESBM_OK) {
         *retry = answer.verdict == RB_REFUSED_BUSY;
         st = rb_hello_answer(&mine, &answer, err);
@@ -190,10 +191,12 @@ resbm_status rb_link_connect(rb_link *l, int peer, const char *address, int64_t 
         return rb_fail(err, RESBM_E_ARG, "%s of %d cannot connect to number %d", me, l->opt.stages, peer);
     rb_who_at(who, peer, l->opt.places);
     if (is_busy(l, p)) return rb_fail(err, RESBM_E_STATE, "%s is already connected to %s", me, who);
-    for (;;) {
+    for (int64_t patience = RB_SEC, pause = 5 * RB_MS;; pause = sooner(2 * pause, 100 * RB_MS)) {
         bool retry = false;
-        resbm_status st = attempt(l, p, address, deadline_ns, &retry, &why);
+        int64_t begin = rb_now_ns();
+        resbm_status st = attempt(l, p, address, begin + patience, deadline_ns, &retry, &why);
         if (st == RESBM_OK) return RESBM_OK;
+        if (rb_now_ns() - begin >= patience) patience = sooner(2 * patience, MOST_DIAL_NS); /* a slow way */
         if (is_closed(l))
             return rb_fail(err, RESBM_E_CANCELLED, "%s stopped connecting to %s: the link was closed", me,
                            who);
@@ -202,7 +205,7 @@ resbm_status rb_link_connect(rb_link *l, int peer, const char *address, int64_t 
         if (st == RESBM_E_TIMEOUT || rb_now_ns() >= deadline_ns)
             return rb_fail(err, RESBM_E_TIMEOUT, "%s could not connect to %s at %s before the deadline: %s",
                            me, who, address, why.text);
-        rb_sleep_ns(sooner(5 * RB_MS, deadline_ns - rb_now_ns()));
+        rb_sleep_ns(sooner(pause, deadline_ns - rb_now_ns()));
     }
 }
 

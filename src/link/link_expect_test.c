@@ -29,7 +29,32 @@ static void unlisten(void *c, int fd) {
     close(door);
 }
 
-static const rb_carrier_module module = {.name = "fake", .listen = listen_on, .unlisten = unlisten};
+static int knock(const char *from);
+static int dials;
+
+/* A slow way: an answer takes more than a second. And the first stream that comes about is closed at once. */
+static resbm_status dial(void *c, const char *to, const char *service, int64_t deadline_ns, int *fd,
+                         rb_err *err) {
+    (void)c;
+    (void)service;
+    int64_t left = deadline_ns - rb_now_ns();
+    if (left < 1500 * RB_MS) {
+        rb_sleep_ns(left);
+        return rb_fail(err, RESBM_E_TIMEOUT, "%s did not answer", to);
+    }
+    if (dials++) {
+        *fd = knock("p1");
+        return RESBM_OK;
+    }
+    int ends[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends), 0);
+    *fd = ends[0];
+    close(ends[1]);
+    return RESBM_OK;
+}
+
+static const rb_carrier_module module = {
+    .name = "fake", .dial = dial, .listen = listen_on, .unlisten = unlisten};
 static char noted[4000];
 static int notes;
 
@@ -229,6 +254,34 @@ static void all_that_are_missing(void **state) {
     close_place(&p);
 }
 
+static void *wait_for_one(void *arg) {
+    waiting *w = arg;
+    bool missing[STAGES] = {false, true, false, false};
+    w->st = rb_link_accept_all(w->p->l, w->p->from, missing, in_ms(30000), &w->err);
+    return NULL;
+}
+
+/* Who dials gives a slow way more and more time, and who hangs up another chance. */
+static void a_slow_way(void **state) {
+    place p;
+    pthread_t t;
+    rb_err err;
+    waiting w = {.p = &p};
+    (void)state;
+    open_place(&p);
+    rb_link_options o = options(&unix_plain, 1);
+    o.carrier = &p.carrier;
+    rb_link *l = open_link(&o);
+    dials = 0;
+    assert_int_equal(pthread_create(&t, NULL, wait_for_one, &w), 0);
+    assert_ok(rb_link_connect(l, 3, "nats:p3/stage-1-3", in_ms(20000), &err), &err);
+    pthread_join(t, NULL);
+    assert_ok(w.st, &w.err);
+    assert_int_equal(dials, 2);
+    rb_link_fini(l);
+    close_place(&p);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(another_ones_number),
@@ -236,6 +289,7 @@ int main(void) {
         cmocka_unit_test(strangers),
         cmocka_unit_test(silent_ones),
         cmocka_unit_test(all_that_are_missing),
+        cmocka_unit_test(a_slow_way),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

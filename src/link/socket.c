@@ -14,7 +14,7 @@
 #include <unistd.h>
 #include "core/clock.h"
 
-enum { BACKLOG = 128 };
+enum { BACKLOG = 128, MOST_ADDRESSES = 8 };
 
 typedef struct endpoint {
     struct sockaddr_storage addr;
@@ -53,25 +53,35 @@ static resbm_status split_host(const char *text, char host[256], const char **po
     return RESBM_OK;
 }
 
-static resbm_status resolve_tcp(const char *text, bool passive, endpoint *out, rb_err *err) {
+/* *later: the name may be known when it is asked for again. */
+static resbm_status resolve_tcp(const char *text, bool passive, endpoint out[MOST_ADDRESSES], int *count,
+                                bool *later, rb_err *err) {
     char host[256];
     const char *port = "";
     RB_TRY(split_host(text, host, &port, err));
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = passive ? AI_PASSIVE : 0}, *list;
     int rc = getaddrinfo(host, port, &hints, &list);
+    *later = rc == EAI_AGAIN;
     if (rc) return rb_fail(err, RESBM_E_IO, "address \"tcp:%s\": %s", text, gai_strerror(rc));
-    memcpy(&out->addr, list->ai_addr, list->ai_addrlen);
-    out->len = list->ai_addrlen;
-    out->family = list->ai_family;
+    *count = 0;
+    for (const struct addrinfo *a = list; a && *count < MOST_ADDRESSES; a = a->ai_next) {
+        endpoint *e = &out[(*count)++];
+        memcpy(&e->addr, a->ai_addr, a->ai_addrlen);
+        e->len = a->ai_addrlen;
+        e->family = a->ai_family;
+    }
     freeaddrinfo(list);
     return RESBM_OK;
 }
 
-static resbm_status resolve(const char *address, bool passive, endpoint *out, rb_err *err) {
-    memset(out, 0, sizeof *out);
+static resbm_status resolve(const char *address, bool passive, endpoint out[MOST_ADDRESSES], int *count,
+                            bool *later, rb_err *err) {
+    memset(out, 0, MOST_ADDRESSES * sizeof *out);
     const char *path = rb_socket_path(address);
+    *later = false;
+    *count = 1;
     if (path) return resolve_unix(path, out, err);
-    if (strncmp(address, "tcp:", 4) == 0) return resolve_tcp(address + 4, passive, out, err);
+    if (strncmp(address, "tcp:", 4) == 0) return resolve_tcp(address + 4, passive, out, count, later, err);
     return rb_fail(err, RESBM_E_ARG, "address \"%s\" starts with neither unix: nor tcp:", address);
 }
 
@@ -109,8 +119,11 @@ static void print_real(const char *address, int fd, char real[RB_ADDRESS_MAX]) {
 }
 
 resbm_status rb_socket_listen(const char *address, int *out, char real[RB_ADDRESS_MAX], rb_err *err) {
-    endpoint e;
-    RB_TRY(resolve(address, true, &e, err));
+    endpoint all[MOST_ADDRESSES], e;
+    int count;
+    bool later;
+    RB_TRY(resolve(address, true, all, &count, &later, err));
+    e = all[0];
     int fd = new_socket(&e), one = 1;
     if (fd < 0) return rb_fail_errno(err, errno, "cannot open a socket for %s", address);
     if (e.family == AF_UNIX) {
@@ -155,22 +168,32 @@ static int finish_connect(int fd, int64_t deadline_ns) {
     return getsockopt(fd, SOL_SOCKET, SO_ERROR, &e, &n) != 0 ? errno : e;
 }
 
-resbm_status rb_socket_dial(const char *address, int64_t deadline_ns, int *out, bool *retry, rb_err *err) {
-    endpoint e;
-    *retry = false;
-    RB_TRY(resolve(address, false, &e, err));
-    int fd = new_socket(&e);
+static resbm_status dial(const char *address, const endpoint *e, int64_t deadline_ns, int *out, bool *retry,
+                         rb_err *err) {
+    int fd = new_socket(e);
     if (fd < 0) return rb_fail_errno(err, errno, "cannot open a socket for %s", address);
-    tune(fd, e.family);
-    int why = connect(fd, (struct sockaddr *)&e.addr, e.len) == 0 ? 0 : errno;
+    tune(fd, e->family);
+    int why = connect(fd, (const struct sockaddr *)&e->addr, e->len) == 0 ? 0 : errno;
     if (why == EINPROGRESS || why == EINTR) why = finish_connect(fd, deadline_ns);
     if (why) {
         close(fd);
-        *retry = may_come_later(why);
+        *retry |= may_come_later(why);
         return rb_fail_errno(err, why, "cannot connect to %s", address);
     }
     *out = fd;
     return RESBM_OK;
+}
+
+/* A name's addresses one after the other, each with its share of the time that is left. */
+resbm_status rb_socket_dial(const char *address, int64_t deadline_ns, int *out, bool *retry, rb_err *err) {
+    endpoint e[MOST_ADDRESSES];
+    int count;
+    RB_TRY(resolve(address, false, e, &count, retry, err));
+    for (int i = 0;; i++) {
+        int64_t now = rb_now_ns(), until = now + (deadline_ns - now) / (count - i);
+        resbm_status st = dial(address, &e[i], until, out, retry, err);
+        if (!st || i + 1 == count) return st;
+    }
 }
 
 int rb_socket_accept(int listener) {

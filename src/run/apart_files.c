@@ -14,6 +14,7 @@
 #include "run/apart.h"
 
 enum { MESSAGE = 256 * 1024, LEAST = 2048, HASH = 16 };
+enum { FREE = 4 }; /* times the patience that a file may take, however little comes of it */
 
 /* --- the base --- */
 
@@ -166,14 +167,29 @@ typedef struct incoming {
     const rb_apart_wait *w;
     int64_t patience_ns;
     rb_message *m; /* the last one that came, `used` bytes of it; NULL: none */
-    uint64_t used, crossed;
+    uint64_t used, crossed, written;
+    int64_t begin_ns;
     rb_apart_base base;
     rb_hasher *hasher;
     rb_delta *delta;
     uint8_t packed[RB_DELTA_MOST], same[RB_DELTA_PIECE], piece[RB_DELTA_PIECE];
 } incoming;
 
+/* Each message has the patience to come, but a byte in each would keep whoever waits for ever. */
+static resbm_status check_rate(const incoming *in, rb_err *err) {
+    int64_t passed = rb_now_ns() - in->begin_ns;
+    double came = (double)(in->crossed + in->written);
+    if (in->w->look || (double)passed <= (double)in->patience_ns * (FREE + came / RB_APART_LEAST))
+        return RESBM_OK;
+    return rb_fail(err, RESBM_E_TIMEOUT,
+                   "of the %llu bytes of %s only %llu have come in %.3g s; at least %d every %.3g s are due "
+                   "(pipeline.deadline, link.snapshot_share)",
+                   (unsigned long long)in->sum->bytes, in->path, (unsigned long long)in->written,
+                   (double)passed * 1e-9, RB_APART_LEAST, (double)in->patience_ns * 1e-9);
+}
+
 static resbm_status next_blob(incoming *in, rb_err *err) {
+    RB_TRY(check_rate(in, err));
     int64_t until = rb_now_ns() + in->patience_ns;
     const rb_apart_wait *w = in->w;
     rb_message_free(in->m);
@@ -234,6 +250,7 @@ static resbm_status take_piece(incoming *in, uint64_t at, size_t n, rb_err *err)
     RB_TRY(rb_delta_unpack(in->delta, in->packed, len, based ? in->same : NULL, in->piece, n, err));
     RB_TRY(rb_write_all(in->fd, in->piece, n, in->path, err));
     rb_hasher_add(in->hasher, in->piece, n);
+    in->written += n;
     return in->w->came ? in->w->came(in->w->ctx, n, err) : RESBM_OK;
 }
 
@@ -274,6 +291,7 @@ static resbm_status recv_into(rb_link *l, int peer, int fd, const char *path, co
     in->sum = sum;
     in->w = w;
     in->patience_ns = patience_ns;
+    in->begin_ns = rb_now_ns();
     in->base.fd = -1;
     in->hasher = rb_hasher_new();
     in->delta = rb_delta_new();

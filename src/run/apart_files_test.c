@@ -3,6 +3,7 @@
 #include "run/apart.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
 #include "checkpoint/checkpoint.h"
@@ -13,7 +14,7 @@
 #include "link/testing.h"
 #include "run/bases.h"
 
-enum { FLOATS = 50001, BYTES = 4 * FLOATS + 3 };
+enum { FLOATS = 50001, BYTES = 4 * FLOATS + 3, HASH_BYTES = 16 };
 
 static rb_err err;
 static uint8_t was[BYTES], now[BYTES];
@@ -208,6 +209,45 @@ static void the_pace(void **state) {
     free(zeros);
 }
 
+typedef struct drip {
+    pair p;
+    atomic_bool over;
+} drip;
+
+/* The file's first piece, byte by byte. */
+static void *drip_on(void *arg) {
+    static const uint8_t zeros[HASH_BYTES];
+    static uint8_t piece[RB_DELTA_MOST];
+    drip *d = arg;
+    rb_delta *delta = rb_delta_new();
+    size_t n = rb_delta_pack(delta, now, RB_DELTA_PIECE, NULL, piece);
+    say(d->p, zeros, HASH_BYTES);
+    for (size_t i = 0; i < n && i < 4000 && !atomic_load(&d->over); i++) {
+        say(d->p, piece + i, 1);
+        rb_sleep_ns(5 * RB_MS);
+    }
+    rb_delta_free(delta);
+    if (!atomic_load(&d->over)) rb_link_close(d->p.a); /* nothing else ends it */
+    return NULL;
+}
+
+/* Each message comes in time, and the file never does. */
+static void one_that_drips(void **state) {
+    (void)state;
+    pthread_t t;
+    rb_file_sum sum = sum_of(now, BYTES);
+    rb_apart_wait w = {0};
+    drip d = {.p = open_control()};
+    unlink("came");
+    assert_int_equal(pthread_create(&t, NULL, drip_on, &d), 0);
+    assert_fails(rb_apart_recv_file(d.p.b, 1, "came", &sum, &w, RB_SEC, NULL, &err), RESBM_E_TIMEOUT,
+                 "have come in", &err);
+    atomic_store(&d.over, true);
+    pthread_join(t, NULL);
+    assert_true(access("came", F_OK) && access("came.part", F_OK));
+    close_pair(d.p);
+}
+
 static void bases_of_a_snapshot(void **state) {
     (void)state;
     char tmp[PATH_MAX], text[8] = "";
@@ -243,6 +283,7 @@ int main(void) {
         cmocka_unit_test(what_others_may_send),
         cmocka_unit_test(a_base_that_was_not_offered),
         cmocka_unit_test(the_pace),
+        cmocka_unit_test(one_that_drips),
         cmocka_unit_test(bases_of_a_snapshot),
     };
     fill();

@@ -15,7 +15,7 @@ typedef struct download {
     json_t *need; /* names; NULL: nothing */
     size_t next;
     rb_apart_out *out;            /* of need[next]; NULL: not open */
-    bool waits;                   /* it has said so */
+    bool waits, whole;            /* it has said so; that it has all */
     uint64_t before;              /* bytes of the files before it, */
     _Atomic uint64_t given, have; /* all that were sent; that it says it has */
 } download;
@@ -29,7 +29,8 @@ struct rb_downloads {
         unready; /* stages that lack something and have not said yet that they wait for it: they still meet each other */
     atomic_bool stop, failed;
     int64_t moved_ns;
-    rb_err err; /* once failed */
+    uint64_t came, counted; /* bytes that all have, and had at moved_ns */
+    rb_err err;             /* once failed */
 };
 
 static resbm_status open_next(rb_downloads *o, int stage, rb_err *err) {
@@ -120,16 +121,26 @@ resbm_status rb_downloads_begin(rb_crew *c, json_t *const *listening, rb_downloa
     return st;
 }
 
-/* What counts is more than before and no more than it was sent: nobody keeps the others waiting by claims alone. */
+/* What counts is more than before, by more than a few bytes, and no more than it was sent: nobody keeps the others waiting by
+ * claims alone, nor byte by byte. */
 void rb_downloads_note(rb_downloads *o, int stage, const json_t *said) {
     json_int_t have = json_integer_value(json_object_get(said, "have")),
                of = json_integer_value(json_object_get(said, "of"));
     download *d = o ? &o->d[stage] : NULL;
     if (!d || have < 0 || have > of || (uint64_t)have > atomic_load(&d->given)) return;
-    if (!d->waits && json_array_size(d->need)) atomic_fetch_sub(&o->unready, 1);
-    if (!d->waits || (uint64_t)have > atomic_load(&d->have)) o->moved_ns = rb_now_ns();
+    bool begins = !d->waits, ends = !d->whole && have == of;
+    uint64_t before = atomic_load(&d->have);
+    if (begins && json_array_size(d->need)) atomic_fetch_sub(&o->unready, 1);
     d->waits = true;
-    if ((uint64_t)have > atomic_load(&d->have)) atomic_store(&d->have, (uint64_t)have);
+    d->whole |= ends;
+    if ((uint64_t)have > before) {
+        o->came += (uint64_t)have - before;
+        atomic_store(&d->have, (uint64_t)have);
+    }
+    if (begins || ends || o->came - o->counted >= RB_APART_LEAST) {
+        o->moved_ns = rb_now_ns();
+        o->counted = o->came;
+    }
     const rb_crew_outside *out = o->c->o.outside;
     if (out && out->loading) out->loading(out->ctx, stage, (uint64_t)have, (uint64_t)of);
 }

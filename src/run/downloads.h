@@ -12,7 +12,7 @@ typedef struct rb_downloads rb_downloads;
 resbm_status rb_downloads_begin(rb_crew *c, json_t *const *listening, rb_downloads **out, rb_err *err);
 /* A stage says {"t": "loading", "have": bytes, "of": bytes}. */
 void rb_downloads_note(rb_downloads *d, int stage, const json_t *said);
-/* When a stage last had more than before (rb_now_ns). */
+/* When stages last had some more than before (rb_now_ns), RB_APART_LEAST bytes together, or one began or had all. */
 int64_t rb_downloads_moved_ns(const rb_downloads *d);
 /* The fault that has ended the sending, if one has. */
 resbm_status rb_downloads_fault(const rb_downloads *d, rb_err *err);

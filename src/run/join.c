@@ -43,7 +43,8 @@ typedef struct guest {
     int beats;        /* that were answered, up to 3 */
     int64_t ended_ns; /* when; 0: one runs, or none has yet */
     bool done, cut_off, away;
-    int lock; /* dir/pid, open and locked */
+    bool unreached; /* it was said that the host is not reached yet */
+    int lock;       /* dir/pid, open and locked */
     char reason[200];
 } guest;
 
@@ -52,10 +53,14 @@ static void say(const guest *g, const char *text) {
     fflush(g->o->out);
 }
 
+static bool stopped(const guest *g) {
+    return g->o->stop && atomic_load(g->o->stop);
+}
+
 static void on_note(void *ctx, const char *text) {
     char line[400];
     const guest *g = ctx;
-    if (g->o->stop && atomic_load(g->o->stop)) return; /* it is leaving */
+    if (stopped(g)) return; /* it is leaving */
     snprintf(line, sizeof line, "%.300s%s", text,
              strstr(text, "trying again") ? " until the host is back (Ctrl-C leaves)" : "");
     say(g, line);
@@ -76,6 +81,28 @@ static void tell(guest *g, const char *doing, bool works) {
     for (char *p = line; *p; p++)
         if ((unsigned char)*p < 32) *p = ' ';
     say(g, line);
+}
+
+/* In short tries, so that whoever presses Ctrl-C meanwhile is heard. One that gives up before its time has found what no waiting
+ * mends. */
+static resbm_status reach(guest *g, const rb_access *a, int64_t until,
+                          void (*note)(void *ctx, const char *text), rb_carrier **out, rb_err *err) {
+    char line[400];
+    for (;;) {
+        int64_t slice = rb_now_ns() + 2 * RB_SEC;
+        if (slice > until) slice = until;
+        resbm_status st = rb_access_connect(a, slice, note, g, out, err);
+        if (!st) return RESBM_OK;
+        int64_t now = rb_now_ns();
+        if (stopped(g))
+            return rb_fail(err, RESBM_E_CANCELLED, "stopped before the host at %s was reached", a->url);
+        if (now < slice || now >= until) return st;
+        if (g->unreached) continue;
+        g->unreached = true;
+        snprintf(line, sizeof line, "cannot reach the host at %.200s yet: trying again (Ctrl-C leaves)",
+                 a->url);
+        say(g, line);
+    }
 }
 
 static resbm_status ask(guest *g, rb_carrier *c, const char *subject, const void *p, size_t n,
@@ -125,13 +152,15 @@ static resbm_status ask_to_enrol(guest *g, rb_carrier *c, rb_access *own, rb_err
     resbm_status st = RESBM_E_TIMEOUT;
     for (int64_t until = rb_now_ns() + ENROL_NS; later;) {
         st = ask_once(g, c, text, own, &later, err);
-        if (!later || rb_now_ns() > until || (g->o->stop && atomic_load(g->o->stop))) break;
+        if (!later || rb_now_ns() > until || stopped(g)) break;
         if (st == RESBM_E_STATE && !told) say(g, "many machines ask to join at this moment: asking again");
         told |= st == RESBM_E_STATE;
         rb_sleep_ns(RB_SEC / 4);
     }
     free(text);
-    return st;
+    return st && stopped(g)
+               ? rb_fail(err, RESBM_E_CANCELLED, "stopped before the host had let this machine in")
+               : st;
 }
 
 static resbm_status enrol(guest *g, rb_err *err) {
@@ -140,7 +169,7 @@ static resbm_status enrol(guest *g, rb_err *err) {
     char *text;
     RB_TRY(rb_invitation_read(g->o->invitation, &invited, err));
     snprintf(invited.name, sizeof invited.name, "%s", RB_INVITED);
-    RB_TRY(rb_access_connect(&invited, rb_now_ns() + 30 * RB_SEC, NULL, NULL, &c, err));
+    RB_TRY(reach(g, &invited, rb_now_ns() + 30 * RB_SEC, NULL, &c, err));
     g->access = invited;
     resbm_status st = ask_to_enrol(g, c, &g->access, err);
     rb_carrier_close(c, rb_now_ns());
@@ -181,9 +210,9 @@ static resbm_status give_up_new(guest *g, resbm_status st, rb_err *err) {
 static resbm_status connect_own(guest *g, bool again, rb_err *err) {
     resbm_status st = RESBM_OK;
     for (int64_t until = rb_now_ns() + (again ? 600 : 150) * RB_SEC;;) {
-        st = rb_access_connect(&g->access, rb_now_ns() + 10 * RB_SEC, on_note, g, &g->carrier, err);
+        st = reach(g, &g->access, rb_now_ns() + 10 * RB_SEC, on_note, &g->carrier, err);
         bool refused = st == RESBM_E_CONFIG;
-        if (!st || (again && refused) || (g->o->stop && atomic_load(g->o->stop))) return st;
+        if (!st || (again && refused) || stopped(g)) return st;
         if (rb_now_ns() > until) return refused ? give_up_new(g, st, err) : st;
         rb_sleep_ns(300 * RB_MS);
     }
@@ -382,11 +411,10 @@ static resbm_status knock_again(guest *g, rb_err *err) {
     for (int i = 0; i < 6; i++) {
         rb_carrier_close(g->carrier, rb_now_ns());
         g->carrier = NULL;
-        resbm_status st =
-            rb_access_connect(&g->access, rb_now_ns() + 20 * RB_SEC, on_note, g, &g->carrier, &why);
+        resbm_status st = reach(g, &g->access, rb_now_ns() + 20 * RB_SEC, on_note, &g->carrier, &why);
         if (!st) return RESBM_OK;
         if (st != RESBM_E_CONFIG) i--; /* no refusal: the network */
-        if (g->o->stop && atomic_load(g->o->stop)) break;
+        if (stopped(g)) return RESBM_OK;
         rb_sleep_ns(500 * RB_MS);
     }
     return rb_fail(err, RESBM_E_STATE,
@@ -394,7 +422,7 @@ static resbm_status knock_again(guest *g, rb_err *err) {
 }
 
 static resbm_status work(guest *g, rb_err *err) {
-    while (!(g->o->stop && atomic_load(g->o->stop)) && g->carrier) {
+    while (!stopped(g) && g->carrier) {
         int64_t now = rb_now_ns();
         bool alert = g->ended_ns && now - g->ended_ns < ALERT_NS;
         int64_t next = now + (alert ? EAGER_NS : RB_BEAT_NS);
@@ -404,7 +432,7 @@ static resbm_status work(guest *g, rb_err *err) {
         if (g->cut_off)
             return rb_fail(err, RESBM_E_STATE, "the host has cut this participant off: %s", g->reason);
         if (g->carrier->module->ended(g->carrier->state)) RB_TRY(knock_again(g, err));
-        for (rb_err ignored; rb_now_ns() < next && !(g->o->stop && atomic_load(g->o->stop)); (void)ignored) {
+        for (rb_err ignored; rb_now_ns() < next && !stopped(g); (void)ignored) {
             bool ran = g->child.pid && !g->child.ended;
             rb_sleep_ns(50 * RB_MS);
             look_at_stage(g);
@@ -445,6 +473,21 @@ static resbm_status lock_folder(guest *g, rb_err *err) {
     return RESBM_OK;
 }
 
+/* It may just be starting. */
+static resbm_status await_coordinator(guest *g, rb_err *err) {
+    bool told = false;
+    for (int64_t until = rb_now_ns() + 600 * RB_SEC;;) {
+        resbm_status st = measure(g, err);
+        if (!st || rb_now_ns() > until) return st;
+        if (stopped(g))
+            return rb_fail(err, RESBM_E_CANCELLED, "stopped before the run's coordinator had answered");
+        if (!told)
+            say(g, "the host's server answers, its coordinator does not yet: asking again (Ctrl-C leaves)");
+        told = true;
+        rb_sleep_ns(RB_SEC / 2);
+    }
+}
+
 static resbm_status run(guest *g, rb_err *err) {
     RB_TRY(rb_make_dirs(g->o->dir, err));
     char *whole = realpath(g->o->dir, NULL);
@@ -461,11 +504,7 @@ static resbm_status run(guest *g, rb_err *err) {
     if (chdir(g->dir))
         return rb_fail_errno(err, errno, "cannot enter %s", g->dir); /* where stages keep their weights */
     RB_TRY(connect_own(g, again, err));
-    for (int64_t until = rb_now_ns() + 600 * RB_SEC;;) { /* the coordinator may just be starting */
-        resbm_status st = measure(g, err);
-        if (!st) break;
-        if (rb_now_ns() > until || (g->o->stop && atomic_load(g->o->stop))) return st;
-    }
+    RB_TRY(await_coordinator(g, err));
     return work(g, err);
 }
 

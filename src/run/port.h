@@ -64,6 +64,10 @@ resbm_status rb_port_advance(rb_port *p, rb_queue *q, uint64_t step, rb_err *err
  * forgotten. */
 resbm_status rb_port_settle(rb_port *p, rb_queue *q, uint64_t done, rb_err *err);
 
+/* Bytes of the largest message of any boundary between stages, token ids included, header not. */
+resbm_status rb_port_most_bytes(const rb_model_config *m, const rb_boundary_config *b, int64_t B, int64_t T,
+                                size_t *out, rb_err *err);
+
 /* Token ids at the end of a payload. */
 int rb_id_bytes(int64_t vocab); /* 1 to 4 */
 void rb_ids_put(uint8_t *out, const int32_t *ids, int64_t n, int id_bytes);

@@ -42,7 +42,10 @@ static void check(const char *device, const char *codec) {
     assert_ok(rb_upload(q, steps, ones, sizeof ones, &err), &err);
     assert_ok(rb_port_open(dev, &c->model, &c->boundary, 0, 0, B, T, rb_view1(steps, RB_F32, K), &p, &err),
               &err);
-    size_t whole = p.packed_bytes;
+    size_t whole = p.packed_bytes, most;
+    assert_ok(rb_port_most_bytes(&c->model, &c->boundary, B, T, &most, &err), &err);
+    assert_true(most >= whole + B * (T + 1) * (size_t)rb_id_bytes(c->model.vocab));
+    assert_true(most <= 4 * B * (T + 1) * (K + 1)); /* backward in f32 at the most */
     assert_ok(rb_port_narrow(&p, LIVE, &err), &err);
     assert_true(p.packed_bytes < whole);
     assert_int_equal(p.packed_bytes, rb_packed_bytes(&p.wire.part[0].pack, B, T, LIVE));

@@ -106,9 +106,12 @@ static resbm_status read_line(rank *r, int fd, int64_t deadline, rb_err *err) {
     for (size_t have = 0; have + 1 < sizeof r->line;) {
         struct pollfd p = {.fd = fd, .events = POLLIN};
         int64_t left = deadline - rb_now_ns();
-        if (left <= 0 || poll(&p, 1, (int)(left / RB_MS) + 1) == 0)
+        int got = left <= 0 ? 0 : poll(&p, 1, left > 1000 * RB_SEC ? 1000000 : (int)(left / RB_MS) + 1);
+        if (!got && rb_now_ns() < deadline) continue;
+        if (!got)
             return rb_fail(err, RESBM_E_TIMEOUT,
                            "the coordinator did not listen within pipeline.startup_deadline");
+        if (got < 0 && errno == EINTR) continue; /* a read would wait without a deadline */
         ssize_t n = read(fd, r->line + have, sizeof r->line - 1 - have);
         if (n < 0 && errno == EINTR) continue;
         if (n > 0) have += (size_t)n;

@@ -112,6 +112,7 @@ static resbm_status run_load(const rb_server_config *c, rb_err *err) {
         rb_children_poll(&child, 1);
     if (!child.ended) {
         rb_children_end(&child, 1, rb_now_ns());
+        kill(-child.pid, SIGKILL); /* what it has started is of its group */
         return rb_fail(err, RESBM_E_PEER, "--load \"%s\" has not ended within a minute", c->load);
     }
     if (WIFEXITED(child.status) && !WEXITSTATUS(child.status)) return RESBM_OK;

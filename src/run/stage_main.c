@@ -125,19 +125,34 @@ static resbm_status read_speeds(rb_stage *s, const json_t *speeds, rb_err *err) 
     return RESBM_OK;
 }
 
+/* Of what stages send each other: a frame that claims more is refused before memory is taken for it, of which this stage may
+ * have little. */
+static resbm_status limit_frames(rb_stage *s, rb_link_limits *out, rb_err *err) {
+    enum { LEAST = 16 << 20 }; /* the sums of replicas cross in pieces of 8 MB */
+    const rb_config *c = &s->cfg;
+    size_t most = 0;
+    *out = limits;
+    if (c->model.segments > 1)
+        RB_TRY(rb_port_most_bytes(&c->model, &c->boundary, c->train.batch / c->train.microbatches,
+                                  c->model.context, &most, err));
+    most = (most > LEAST ? most : LEAST) + RB_FRAME_HEADER_BYTES;
+    if (most < out->frame_bytes) out->frame_bytes = most;
+    return RESBM_OK;
+}
+
 static resbm_status open_links(rb_stage *s, const json_t *in, rb_err *err) {
     rb_link_options o = {.self = s->self,
                          .stages = s->workers,
                          .places = s->places,
                          .epoch = s->epoch,
                          .token = s->way->token,
-                         .limits = limits,
                          .shape = s->cfg.link,
                          .record_events = true,
                          .carrier = s->carrier,
                          .refused = s->way->note};
     rb_listener *mine = NULL;
     json_t *peers, *need = NULL;
+    RB_TRY(limit_frames(s, &o.limits, err));
     if (s->up_bits > 0 && (!(o.shape.up_bits > 0) || o.shape.up_bits > s->up_bits))
         o.shape.up_bits = s->up_bits;
     if (s->apart)
