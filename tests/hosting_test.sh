@@ -187,7 +187,18 @@ g6=$!
 wait_for guest6.log "cannot reach the host at .* yet: trying again" 20
 kill -INT $g6
 ends $g6 130 "guest that reaches no host" guest6.log
-grep -q "stopped before the host at .* was reached" guest6.log || { miss "does not say that it was stopped"; cat guest6.log; }
+PATH=$PATH:/usr/sbin:/usr/local/sbin nats-server -c run/host/server.conf >server.log 2>&1 & # and no coordinator
+server=$!
+pids="$pids $server"
+cp guest6.log unreached.log
+join 6
+g6=$!
+wait_for guest6.log "the host's server answers, its coordinator does not yet" 30
+kill -INT $g6
+ends $g6 130 "guest that reaches no coordinator" guest6.log
+kill $server
+wait $server
+grep -q "stopped before the host at .* was reached" unreached.log || { miss "does not say that it was stopped"; cat unreached.log; }
 "$resbm" doctor --listen 127.0.0.1:0 >wrong.log 2>&1 || miss "doctor --listen"
 wait_for wrong.log "127.0.0.1 is reached from this machine alone" 1
 wait_for wrong.log "have the router forward TCP port [0-9]+ to" 1

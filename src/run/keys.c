@@ -358,7 +358,7 @@ const rb_key rb_keys[] = {
              "of their machines is long."),
     DURATION(
         "pipeline", "startup_deadline", pipeline.startup_deadline_ns, "60s", 1e6,
-        "Longest wait for all stages to be there; while weights are downloaded, for the next piece of them."),
+        "Longest wait for all stages to be there; while weights are downloaded, for the next 64 KB of them."),
 
     RATE("link", "up", link.up_bits, "none", "Uplink of each stage, shared by all it sends; none: unshaped."),
     RATE("link", "down", link.down_bits, "none", "Downlink of each stage, shared by all it receives."),

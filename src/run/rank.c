@@ -111,7 +111,7 @@ static resbm_status read_line(rank *r, int fd, int64_t deadline, rb_err *err) {
         if (!got)
             return rb_fail(err, RESBM_E_TIMEOUT,
                            "the coordinator did not listen within pipeline.startup_deadline");
-        if (got < 0 && errno == EINTR) continue; /* a read would wait without a deadline */
+        if (got < 0) continue; /* a signal: a read would wait without a deadline */
         ssize_t n = read(fd, r->line + have, sizeof r->line - 1 - have);
         if (n < 0 && errno == EINTR) continue;
         if (n > 0) have += (size_t)n;
