@@ -25,6 +25,12 @@ if(cli)
   list(REVERSE top)
   add_executable(resbm ${cli})
   target_link_libraries(resbm PRIVATE ${top} rb_flags)
+  # Which build it is: of the program alone, so that a commit links no test anew.
+  add_custom_target(build_id BYPRODUCTS ${CMAKE_BINARY_DIR}/build_id/build_id.h
+    COMMAND ${CMAKE_COMMAND} -D SOURCE=${CMAKE_SOURCE_DIR} -D OUT=${CMAKE_BINARY_DIR}/build_id/build_id.h
+      -P ${CMAKE_SOURCE_DIR}/cmake/build_id.cmake VERBATIM)
+  add_dependencies(resbm build_id)
+  target_include_directories(resbm PRIVATE ${CMAKE_BINARY_DIR}/build_id)
   install(TARGETS resbm RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 else()
   message(STATUS "src/cli is empty: no program")

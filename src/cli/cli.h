@@ -42,5 +42,7 @@ int rb_cli_fail(resbm_status st, const rb_err *err);
 void rb_cli_say(void *file, const char *line);
 /* Path of this program, to start stages from. */
 const char *rb_cli_program(char out[4096]);
+/* Which build it is: its commit, with -dirty where sources were changed since; "": not known. */
+const char *rb_cli_build(void);
 
 #endif

@@ -136,7 +136,7 @@ static resbm_status hosting(const arguments *a, rb_err *err) {
     RB_TRY(rb_reach_split(a->listen ? a->listen : "0.0.0.0", "--listen", 4222, host, &port, err));
     snprintf(announce, sizeof announce, "%s", host);
     if (a->announce) RB_TRY(rb_reach_split(a->announce, "--announce", 0, announce, &announced, err));
-    resbm_status st = rb_reach_check(host, port, announce, announced, 0, &out, &everywhere, err);
+    resbm_status st = rb_reach_check(host, port, announce, announced, 0, true, &out, &everywhere, err);
     if (!st) printf("A server can listen on %s port %d.\n%s", host, port, out.data);
     rb_buf_free(&out);
     return st;

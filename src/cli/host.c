@@ -126,6 +126,7 @@ int rb_cmd_coordinate(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
     rb_coordinate_options o = {.dir = argv[1],
                                .program = rb_cli_program(program),
+                               .build = rb_cli_build(),
                                .id = argc > 2 ? argv[2] : NULL,
                                .before = argc > 3 ? argv[3] : NULL,
                                .asked = rb_cli_stop(),

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/file.h>
 #include <unistd.h>
 #include "cli/cli.h"
@@ -54,13 +55,18 @@ static bool minute_of(const char *s, char end, int *out, const char **after) {
     return *p == end;
 }
 
-/* "20mbit", "8G": a number and what it is times. */
-static bool scaled(const char *s, const char *const *unit, const double *times, double *out) {
+/* "20mbit", "8G": a number and what it is times, whatever the case; of a size also "8GB", "8GiB". */
+static bool scaled(const char *s, const char *const *unit, const double *times, bool bytes, double *out) {
     char *p;
     *out = strtod(s, &p);
     if (p == s || !(*out > 0)) return false;
-    for (int i = 0; unit[i]; i++)
-        if (!strcmp(p, unit[i])) return *out *= times[i], true;
+    for (int i = 0; unit[i]; i++) {
+        size_t n = strlen(unit[i]);
+        if (strncasecmp(p, unit[i], n)) continue;
+        const char *rest = p + n;
+        bool named = bytes && (!strcasecmp(rest, "B") || (n && !strcasecmp(rest, "iB")));
+        if (!*rest || named) return *out *= times[i], true;
+    }
     return false;
 }
 
@@ -84,11 +90,11 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
             argp_error(state, "--hours: \"%s\" is not of the form 22-07 or 12:30-14", arg);
         break;
     case 'u':
-        if (!scaled(arg, rates, rate, &a->o.up_bits))
+        if (!scaled(arg, rates, rate, false, &a->o.up_bits))
             argp_error(state, "--up: \"%s\" is no rate like 20mbit", arg);
         break;
     case 'm':
-        if (!scaled(arg, sizes, size, &a->o.memory))
+        if (!scaled(arg, sizes, size, true, &a->o.memory))
             argp_error(state, "--max-memory: \"%s\" is no size like 8G", arg);
         break;
     case ARGP_KEY_ARG:
@@ -116,7 +122,8 @@ int rb_cmd_join(int argc, char **argv) {
                               NULL,
                               NULL};
     char label[64] = "a machine", dir[128], program[4096];
-    arguments a = {.o = {.label = label, .stop = &stop, .paused = &paused, .out = stderr}};
+    arguments a = {
+        .o = {.label = label, .build = rb_cli_build(), .stop = &stop, .paused = &paused, .out = stderr}};
     rb_access invited;
     rb_err err = {0};
     gethostname(label, sizeof label - 1);
@@ -160,14 +167,35 @@ static error_t parse_leave(int key, char *arg, struct argp_state *state) {
 }
 
 /* The process that holds the lock on its number; 0: nobody does, and what the file says is of one that has ended. */
-static long participant(const char *path) {
+static resbm_status participant(const char *path, long *pid, rb_err *err) {
     char text[32] = "";
+    *pid = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return 0;
+    if (fd < 0 && errno == EACCES)
+        return rb_fail(
+            err, RESBM_E_STATE,
+            "cannot read %s: Permission denied; it belongs to whoever started resbm join: leave as "
+            "that user",
+            path);
+    if (fd < 0) return RESBM_OK;
     bool held = flock(fd, LOCK_SH | LOCK_NB) != 0;
     ssize_t n = held ? read(fd, text, sizeof text - 1) : 0;
     close(fd);
-    return n > 0 ? strtol(text, NULL, 10) : 0;
+    *pid = n > 0 ? strtol(text, NULL, 10) : 0;
+    return RESBM_OK;
+}
+
+static resbm_status leave(const arguments *a, rb_err *err) {
+    char path[4096];
+    long pid;
+    snprintf(path, sizeof path, "%s/pid", a->dir);
+    RB_TRY(participant(path, &pid, err));
+    if (pid >= 2 && !kill((pid_t)pid, a->pause ? SIGUSR1 : a->resume ? SIGUSR2 : SIGTERM)) return RESBM_OK;
+    if (pid >= 2 && errno == EPERM)
+        return rb_fail(err, RESBM_E_STATE,
+                       "the participant in %s (process %ld) is another user's: leave as that user", a->dir,
+                       pid);
+    return rb_fail(err, RESBM_E_STATE, "no participant runs in %s", a->dir);
 }
 
 int rb_cmd_leave(int argc, char **argv) {
@@ -177,13 +205,8 @@ int rb_cmd_leave(int argc, char **argv) {
         NULL,          NULL,
         NULL};
     arguments a = {0};
-    char path[4096];
     rb_err err = {0};
     if (argp_parse(&argp, argc, argv, 0, NULL, &a)) return 2;
-    snprintf(path, sizeof path, "%s/pid", a.dir);
-    long pid = participant(path);
-    if (pid < 2 || kill((pid_t)pid, a.pause ? SIGUSR1 : a.resume ? SIGUSR2 : SIGTERM))
-        return rb_cli_fail(RESBM_E_STATE,
-                           (rb_fail(&err, RESBM_E_STATE, "no participant runs in %s", a.dir), &err));
-    return 0;
+    resbm_status st = leave(&a, &err);
+    return st ? rb_cli_fail(st, &err) : 0;
 }

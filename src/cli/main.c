@@ -47,6 +47,11 @@ const char *rb_cli_program(char out[4096]) {
     return out;
 }
 
+static int print_version(void) {
+    const char *build = rb_cli_build();
+    return printf("resbm %s%s%s%s\n", resbm_version(), *build ? " (" : "", build, *build ? ")" : "") < 0;
+}
+
 static void usage(FILE *f) {
     fprintf(f,
             "resbm %s: trains transformer language models as a pipeline of stages over slow networks\n\n"
@@ -62,7 +67,7 @@ int main(int argc, char **argv) {
         usage(stderr);
         return 2;
     }
-    if (!strcmp(argv[1], "--version")) return printf("resbm %s\n", resbm_version()) < 0;
+    if (!strcmp(argv[1], "--version")) return print_version();
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "help")) {
         usage(stdout);
         return 0;

@@ -1,5 +1,6 @@
 #include <argp.h>
 #include <dirent.h>
+#include <errno.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,22 @@ typedef struct arguments {
     char found[280];
 } arguments;
 
+/* No access is read from either folder. */
+static resbm_status not_read(const char *dir, const char *host, rb_err *err) {
+    const char *folders[] = {dir, host};
+    for (int i = 0; i < 2; i++) {
+        char path[4200];
+        snprintf(path, sizeof path, "%s/access.json", folders[i]);
+        if (!access(path, R_OK) || errno != EACCES) continue;
+        return rb_fail(err, RESBM_E_ARG,
+                       "cannot read %s: Permission denied; it belongs to whoever started resbm host or resbm "
+                       "join: ask as that user",
+                       path);
+    }
+    return rb_fail(err, RESBM_E_ARG,
+                   "%s is neither the folder of a run that is hosted here nor that of a participant", dir);
+}
+
 /* One question to the run's coordinator, from the host's folder or a participant's. */
 static resbm_status question(const char *dir, const char *what, const char *text, json_t **out, rb_err *err) {
     char host[4096], subject[128];
@@ -22,9 +39,7 @@ static resbm_status question(const char *dir, const char *what, const char *text
     rb_buf answer = {0};
     snprintf(host, sizeof host, "%s/host", dir);
     if (rb_host_read_access(host, "access.json", &a, err) && rb_host_read_access(dir, "access.json", &a, err))
-        return rb_fail(err, RESBM_E_ARG,
-                       "%s is neither the folder of a run that is hosted here nor that of a participant",
-                       dir);
+        return not_read(dir, host, err);
     snprintf(subject, sizeof subject, "%s.%s", what, a.name);
     resbm_status st = rb_access_connect(&a, rb_now_ns() + 5 * RB_SEC, NULL, NULL, &c, err);
     explicit_bzero(&a, sizeof a);

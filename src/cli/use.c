@@ -113,8 +113,9 @@ static resbm_status generate(const arguments *a, rb_config *c, rb_err *err) {
     writer w = {.prompt = a->prompt};
     rb_ids ids = {0};
     RB_TRY(load(a, c, folder, err));
-    RB_TRY(rb_tokenizer_open(c->data.tokenizer, &w.tok, err));
-    resbm_status st = rb_tokenizer_encode(&w.tok, a->prompt, strlen(a->prompt), &ids, err);
+    resbm_status st = rb_tokenizer_open(c->data.tokenizer, &w.tok, err);
+    if (st) return rb_err_context(err, st, "data.tokenizer (another one: data.tokenizer=PATH): ");
+    st = rb_tokenizer_encode(&w.tok, a->prompt, strlen(a->prompt), &ids, err);
     rb_generate_options o = {.prompt = ids.data,
                              .prompt_len = ids.len,
                              .n = a->n,

@@ -62,6 +62,9 @@ resbm_status rb_shard_parse_header(const uint8_t *head, uint64_t bytes, rb_shard
 static resbm_status map_file(int fd, const char *path, shard *s, rb_err *err) {
     struct stat sb;
     if (fstat(fd, &sb)) return rb_fail_errno(err, errno, "cannot stat shard %s", path);
+    if (S_ISDIR(sb.st_mode))
+        return rb_fail(err, RESBM_E_FORMAT, "shard %s: it is a folder: name its shards, %s/train-*.bin", path,
+                       path);
     if (!S_ISREG(sb.st_mode)) return rb_fail(err, RESBM_E_FORMAT, "shard %s: it is no regular file", path);
     s->bytes = (size_t)sb.st_size;
     void *map = s->bytes ? mmap(NULL, s->bytes, PROT_READ, MAP_SHARED, fd, 0) : NULL;

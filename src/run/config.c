@@ -4,9 +4,12 @@
 #include "run/keys.h"
 #include "run/workers.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+#include "data/tokenizer_kinds.h"
 
 /* A list in flow notation, [1, "a b", 3], cut at commas: overrides need no more of YAML than that. */
 static resbm_status set_list(rb_config *c, const rb_key *k, const char *text, const char *place,
@@ -92,6 +95,21 @@ static int64_t divisor_below(int64_t d, int64_t from) {
 static int64_t divisor_above(int64_t d, int64_t from) {
     while (from < d && d % from) from++;
     return from < d ? from : d;
+}
+
+resbm_status rb_config_check_tokenizer(const rb_config *c, rb_err *err) {
+    char at[300];
+    const char *spec = c->data.tokenizer;
+    bool known = false;
+    if (!*spec) return RESBM_OK;
+    for (int i = 0; rb_tokenizers[i] && !known; i++) known = rb_tokenizers[i]->accepts(spec);
+    if (known && (rb_tokenizer_bytes.accepts(spec) || !access(spec, R_OK))) return RESBM_OK;
+    int why = errno;
+    where(c, "data", "tokenizer", at);
+    return rb_fail(err, RESBM_E_CONFIG,
+                   "%sdata.tokenizer = %s: %s; it is to be bytes, or the file (.model, .json) by which the "
+                   "shards were made: what is trained is read and continued with it",
+                   at, spec, known ? strerror(why) : "no tokenizer is called so");
 }
 
 /* Said here rather than by rb_model_check because the line of the file is known here. */

@@ -130,6 +130,8 @@ resbm_status rb_config_override(rb_config *c, const char *assignment, rb_err *er
  * rb_model_check. Fills derived values in (model.seed, boundary.k, what auto means where the configuration
  * alone decides it); call it last, and again after further overrides. */
 resbm_status rb_config_validate(rb_config *c, rb_err *err);
+/* Before a run begins: can data.tokenizer be read, which only what is done with the model will need? RESBM_E_CONFIG. */
+resbm_status rb_config_check_tokenizer(const rb_config *c, rb_err *err);
 
 /* pipeline.schedule (schedule.c). The path of a schedule's file, NULL when it is one by name. */
 const char *rb_config_schedule_file(const rb_config *c);

@@ -13,6 +13,8 @@ typedef struct loader {
     yaml_event_t event;
     bool have_event;
     const char *name; /* of the file */
+    const char *text; /* (len) what is in it */
+    size_t len;
     bool seen[RB_MAX_KEYS];
     rb_err *err;
 } loader;
@@ -29,6 +31,17 @@ static resbm_status fault_at(loader *l, yaml_mark_t m, const char *text) {
     return rb_fail(l->err, RESBM_E_CONFIG, "%s:%zu:%zu: %s", l->name, m.line + 1, m.column + 1, text);
 }
 
+/* Does the line of a mark begin with a tab among its blanks? libyaml has three other names for that. */
+static bool begins_with_tab(const loader *l, yaml_mark_t m) {
+    const char *p = l->text, *end = l->text + l->len;
+    for (size_t line = 0; line < m.line && p < end; line++) {
+        const char *next_line = memchr(p, '\n', (size_t)(end - p));
+        p = next_line ? next_line + 1 : end;
+    }
+    while (p < end && *p == ' ') p++;
+    return p < end && *p == '\t';
+}
+
 static resbm_status syntax_fault(loader *l) {
     const yaml_parser_t *p = &l->parser;
     if (p->error == YAML_MEMORY_ERROR)
@@ -39,6 +52,7 @@ static resbm_status syntax_fault(loader *l) {
     yaml_mark_t m = p->problem_mark;
     if (p->error == YAML_READER_ERROR)
         return rb_fail(l->err, RESBM_E_CONFIG, "%s: byte %zu: %s", l->name, p->problem_offset, text);
+    if (begins_with_tab(l, m)) return fault_at(l, m, "the line begins with a tab: YAML indents with blanks");
     return fault_at(l, m, text);
 }
 
@@ -192,7 +206,7 @@ resbm_status rb_config_load_text(rb_config *c, const char *name, const char *tex
     if (len > RB_CONFIG_FILE_LIMIT)
         return rb_fail(err, RESBM_E_CONFIG, "%s has %zu bytes; a configuration may have %d", name, len,
                        RB_CONFIG_FILE_LIMIT);
-    loader l = {.c = c, .name = name, .err = err};
+    loader l = {.c = c, .name = name, .text = text, .len = len, .err = err};
     if (!yaml_parser_initialize(&l.parser)) return rb_fail(err, RESBM_E_MEMORY, "no memory to read %s", name);
     snprintf(c->file, sizeof c->file, "%s", name);
     yaml_parser_set_input_string(&l.parser, (const unsigned char *)text, len);

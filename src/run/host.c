@@ -364,7 +364,8 @@ static resbm_status train(rb_host *h, rb_err *err) {
         rb_host_note(h, "epoch %u ended: %s; going on", h->epoch, err->text);
         bool numbers = st == RESBM_E_NUMERIC || st == RESBM_E_FORMAT || st == RESBM_E_CORRUPT;
         int worker = numbers ? sum.blame.worker : -1;
-        rb_host_note_vain(h, &v, h->step > farthest, worker, err->text);
+        bool disk = own && st == RESBM_E_IO && sum.blame.worker < 0;
+        rb_host_note_vain(h, &v, h->step > farthest, worker, disk, err->text);
         if (rb_host_is_hopeless(h, &v))
             return rb_err_context(err, st, "%d times in a row without a step: ", v.epochs);
         blame(h, &sum.blame, err);
@@ -400,6 +401,7 @@ resbm_status rb_host_coordinate(const rb_coordinate_options *o, bool *again, rb_
     snprintf(h->id, sizeof h->id, "%s", o->id ? o->id : "");
     snprintf(h->before, sizeof h->before, "%s", o->before ? o->before : "");
     h->program = o->program;
+    h->build = o->build;
     h->asked = o->asked;
     h->out = o->out;
     h->slow = h->swap_member = -1;

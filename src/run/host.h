@@ -33,6 +33,7 @@ enum {
 /* A participant as the coordinator knows it. Guarded by the host's lock. */
 typedef struct rb_member {
     char name[RB_CARRIER_NAME], public_key[RB_NKEY_TEXT], label[64];
+    char build[48];       /* of resbm that it runs, as it says */
     char revoked[200];    /* why; empty: it is welcome */
     bool came, came_kept; /* it has asked something with its key; the store knows that */
     int64_t enrolled_ns;  /* or read from the store */
@@ -80,7 +81,7 @@ typedef struct rb_host {
     char dir[4096], server_dir[4096];
     rb_host_server at;
     char id[40], before[40]; /* of this coordinator's claim; of one that is known to have ended, or empty */
-    const char *program;
+    const char *program, *build;
     FILE *out;
     pthread_mutex_t lock;
     pthread_mutex_t changing; /* who takes part: held while the store is told, taken before lock */
@@ -133,6 +134,7 @@ typedef struct rb_host {
 
 typedef struct rb_coordinate_options {
     const char *dir, *program;
+    const char *build;  /* which one of resbm this is; NULL or "": that is not known */
     const char *id;     /* by which it claims the run; NULL: it draws one */
     const char *before; /* of a coordinator that has ended for sure: its claim holds no longer; NULL: none */
     const atomic_int *asked;
@@ -215,18 +217,19 @@ void rb_member_set_aside(
 /* host_vain.c: epochs without a step, one after the other */
 typedef struct rb_host_vain {
     int epochs, numeric; /* of them, those that ended with numbers that are none, too large or made up */
-    int member, worker, stage;   /* who was named by the last of these, and what it held; -1: nobody */
-    bool others;                 /* another one was named for the same stage before */
-    int stepless;                /* epochs in a row without any step, not even one that was done before; */
-    char why[100];               /* how the last of them ended */
+    int member, worker, stage; /* who was named by the last of these, and what it held; -1: nobody */
+    bool others;               /* another one was named for the same stage before */
+    bool disk;     /* the last one ended because this machine could not keep a snapshot; see why */
+    int stepless;  /* epochs in a row without any step, not even one that was done before; */
+    char why[100]; /* how the last of them ended */
     bool tried[RB_MOST_MEMBERS]; /* who had a place in one of those */
 } rb_host_vain;
 void rb_host_note_try(const rb_host *h, rb_host_vain *v); /* places are taken, an epoch begins */
-/* It has ended. worker: named for numbers; -1: none is */
-void rb_host_note_vain(rb_host *h, rb_host_vain *v, bool moved, int worker, const char *why);
+/* It has ended. worker: named for numbers; -1: none is. disk: this machine's own failed. */
+void rb_host_note_vain(rb_host *h, rb_host_vain *v, bool moved, int worker, bool disk, const char *why);
 int64_t rb_host_pause_ns(const rb_host_vain *v);
 bool rb_host_is_hopeless(const rb_host *h, const rb_host_vain *v);
-/* Waits before the next epoch, longer each time, where several came to no step, or until a participant comes. Where one is named
+/* Waits before the next epoch, longer each time where several came to no step, half a minute where the disk failed, or until a participant comes. Where one is named
  * again and again, another one gets its stage. */
 void rb_host_back_off(rb_host *h, const rb_host_vain *v);
 

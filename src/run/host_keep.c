@@ -1,23 +1,28 @@
 /* The keeper: makes keys and certificate once, then sees to it that server and coordinator run. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "core/clock.h"
-#include "data/shard.h"
+#include "data/sampler.h"
 #include "run/host.h"
 #include "run/invitation.h"
 #include "run/reach.h"
 
 #define STOPPED_NS                                                                                           \
     (3 * RB_SEC / 2) /* a server or coordinator that a signal has stopped for so long is started anew */
+
+enum { LEAST_ROOM = 1 << 20 /* bytes of disk without which neither server nor coordinator can start */ };
 
 typedef struct keeper {
     const rb_host_options *o;
@@ -28,9 +33,12 @@ typedef struct keeper {
     rb_buf reach; /* what is to be said of who reaches the server; empty: everybody does */
     rb_child server, coordinator;
     int64_t started_ns[2];
+    bool again;              /* somebody has a key of the run: its server stays where it is */
+    char listen[300];        /* where it listens, if no option says so */
     bool foreign;            /* the server is somebody else's */
     char id[40], before[40]; /* of the coordinator that runs, and of the one before, which has ended */
     int quick[2];            /* how often it ended soon after its start, in a row */
+    int lock;                /* host/pid, open and locked: one keeper at a time */
     int told;                /* how often the coordinator that runs was told that the user asked to stop */
 } keeper;
 
@@ -39,8 +47,20 @@ static void say(const keeper *k, const char *text) {
     fflush(k->o->out);
 }
 
+/* "" or, with `before` in front, that the disk under the run's folder is full. */
+static const char *full(const keeper *k, const char *before, char out[300]) {
+    struct statvfs v;
+    *out = 0;
+    if (statvfs(k->dir, &v) || !v.f_blocks) return out; /* some file systems do not say */
+    double room = (double)(geteuid() ? v.f_bavail : v.f_bfree) * (double)v.f_frsize;
+    if (room < LEAST_ROOM)
+        snprintf(out, 300, "%sthe disk of %.200s is full (%.0f KB free): make room", before, k->dir,
+                 room / 1024);
+    return out;
+}
+
 static resbm_status read_address(keeper *k, rb_err *err) {
-    RB_TRY(rb_reach_split(k->o->listen ? k->o->listen : "0.0.0.0", "--listen", 4222, k->host, &k->port, err));
+    RB_TRY(rb_reach_split(k->o->listen ? k->o->listen : k->listen, "--listen", 4222, k->host, &k->port, err));
     snprintf(k->announce, sizeof k->announce, "%s", k->host);
     if (k->o->announce)
         RB_TRY(rb_reach_split(k->o->announce, "--announce", 0, k->announce, &k->announced_port, err));
@@ -116,8 +136,8 @@ static resbm_status write_config(keeper *k, rb_err *err) {
 static resbm_status check_reach(keeper *k, rb_err *err) {
     bool everywhere;
     rb_buf_free(&k->reach);
-    resbm_status st = rb_reach_check(k->host, k->port, k->announce, k->announced_port, 5 * RB_SEC, &k->reach,
-                                     &everywhere, err);
+    resbm_status st = rb_reach_check(k->host, k->port, k->announce, k->announced_port, 5 * RB_SEC, !k->again,
+                                     &k->reach, &everywhere, err);
     if (!st && everywhere) rb_buf_free(&k->reach);
     return st;
 }
@@ -201,6 +221,18 @@ static resbm_status read_url(const char *url, char host[256], int *port, rb_err 
                           port, err);
 }
 
+/* Has somebody a key of this run? Until then its address may be another one, for its invitation is all that goes by it. */
+static bool nobody_came(const keeper *k) {
+    char path[PATH_MAX];
+    rb_buf text = {0};
+    rb_err ignored;
+    snprintf(path, sizeof path, "%s/server.conf", k->server_dir);
+    bool nobody =
+        !rb_read_file(path, 1 << 20, &text, &ignored) && text.data && !strstr(text.data, ".to.*.*.");
+    rb_buf_free(&text);
+    return nobody;
+}
+
 static resbm_status refuse_other(const keeper *k, const char *option, const char *has, rb_err *err) {
     return rb_fail(
         err, RESBM_E_STATE,
@@ -209,7 +241,8 @@ static resbm_status refuse_other(const keeper *k, const char *option, const char
         option, k->dir, has, option);
 }
 
-/* Options of the first start given again: they are what they were, or it is said that they cannot be changed. */
+/* Options of the first start given again: they are what they were, or it is said that they cannot be changed. RESBM_E_STATE: they
+ * are others. */
 static resbm_status check_same_place(keeper *k, const rb_host_server *at, rb_err *err) {
     const rb_host_options *o = k->o;
     char has[600], host[256], address[260];
@@ -256,6 +289,7 @@ static resbm_status check_same_server(keeper *k, const rb_host_server *at, const
 static resbm_status go_on(keeper *k, rb_err *err) {
     rb_host_server at;
     rb_access invited;
+    k->again = !nobody_came(k);
     RB_TRY(rb_host_read_server(k->server_dir, &at, err));
     k->foreign = at.foreign;
     if (k->foreign != (k->o->server != NULL))
@@ -268,8 +302,28 @@ static resbm_status go_on(keeper *k, rb_err *err) {
     snprintf(k->host, sizeof k->host, "%s", at.host);
     k->port = at.port;
     RB_TRY(read_url(invited.url, k->announce, &k->announced_port, err));
-    RB_TRY(check_same_place(k, &at, err));
-    return check_reach(k, err);
+    resbm_status st = check_same_place(k, &at, err);
+    if (st == RESBM_E_STATE && !k->again) {
+        say(k,
+            "nobody has a key of this run yet: it gets another address and another invitation, and the one "
+            "before is void");
+        char address[260];
+        snprintf(k->listen, sizeof k->listen, "%s:%d", rb_reach_bracket(at.host, address), at.port);
+        k->announced_port = 0;
+        return make_run(k, err);
+    }
+    return st ? st : check_reach(k, err);
+}
+
+/* A window of each, which is what a step takes: too few tokens, or ids beyond the vocabulary, are seen here. */
+static resbm_status check_windows(const rb_config *c, const rb_shards *s, rb_err *err) {
+    rb_sampler sampler;
+    RB_TRY(rb_sampler_init(&sampler, s, c->model.context, (uint64_t)c->train.seed, err));
+    int32_t *ids = calloc((size_t)c->model.context + 1, sizeof *ids);
+    if (!ids) return rb_fail(err, RESBM_E_MEMORY, "no memory for a window of tokens");
+    resbm_status st = rb_sampler_window(&sampler, 0, ids, err);
+    free(ids);
+    return st;
 }
 
 /* Participants get their token ids from here: what is missing is to be seen before they come. */
@@ -279,14 +333,45 @@ static resbm_status check_data(const rb_config *c, rb_err *err) {
         rb_shards *s = NULL;
         if (!*files[i]) continue;
         RB_TRY(rb_shards_open(files[i], c->model.vocab, &s, err));
+        resbm_status st = check_windows(c, s, err);
         rb_shards_close(s);
+        RB_TRY(st);
     }
+    return rb_config_check_tokenizer(c, err);
+}
+
+/* A second keeper would start a second server on the same port and folder. One that is just ending has a moment to do so. */
+static resbm_status lock_folder(keeper *k, rb_err *err) {
+    char path[PATH_MAX], text[32];
+    snprintf(path, sizeof path, "%s/pid", k->server_dir);
+    k->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (k->lock < 0) return rb_fail_errno(err, errno, "cannot open %s", path);
+    for (int64_t until = rb_now_ns() + 2 * RB_SEC; flock(k->lock, LOCK_EX | LOCK_NB);) {
+        ssize_t got = pread(k->lock, text, sizeof text - 1, 0);
+        text[got > 0 ? got : 0] = 0;
+        if (rb_now_ns() > until)
+            return rb_fail(err, RESBM_E_STATE,
+                           "the run in %s is hosted already (process %ld): resbm status %s shows how it goes",
+                           k->o->dir, strtol(text, NULL, 10), k->o->dir);
+        rb_sleep_ns(50 * RB_MS);
+    }
+    int n = snprintf(text, sizeof text, "%d\n", (int)getpid());
+    if (ftruncate(k->lock, 0) || pwrite(k->lock, text, (size_t)n, 0) != n)
+        return rb_fail_errno(err, errno, "cannot write %s", path);
     return RESBM_OK;
+}
+
+/* What cannot be meant leaves no folder behind. */
+static resbm_status check_options(const rb_host_options *o, rb_err *err) {
+    char host[256];
+    int port;
+    if (o->listen) RB_TRY(rb_reach_split(o->listen, "--listen", 4222, host, &port, err));
+    return o->announce ? rb_reach_split(o->announce, "--announce", 0, host, &port, err) : RESBM_OK;
 }
 
 static resbm_status prepare(keeper *k, rb_err *err) {
     rb_access own;
-    char path[PATH_MAX];
+    char path[PATH_MAX], disk[300];
     if (rb_config_flows(k->o->cfg))
         return rb_fail(
             err, RESBM_E_CONFIG,
@@ -298,6 +383,7 @@ static resbm_status prepare(keeper *k, rb_err *err) {
             err, RESBM_E_CONFIG,
             "train.save = false, but a hosted run goes on from its checkpoints when a participant is "
             "lost: leave it out");
+    RB_TRY(check_options(k->o, err));
     RB_TRY(check_data(k->o->cfg, err));
     RB_TRY(rb_make_dirs(k->o->dir, err));
     char *whole = realpath(k->o->dir, NULL);
@@ -306,6 +392,8 @@ static resbm_status prepare(keeper *k, rb_err *err) {
     snprintf(k->server_dir, sizeof k->server_dir, "%.4000s/host", k->dir);
     if (mkdir(k->server_dir, 0700) && errno != EEXIST)
         return rb_fail_errno(err, errno, "cannot make %s", k->server_dir);
+    if (*full(k, "", disk)) return rb_fail(err, RESBM_E_IO, "%s", disk);
+    RB_TRY(lock_folder(k, err));
     RB_TRY(rb_carrier_module_load("nats", &k->module, err));
     snprintf(path, sizeof path, "%s/access.json", k->server_dir);
     RB_TRY(access(path, F_OK) ? make_run(k, err) : go_on(k, err));
@@ -331,15 +419,16 @@ static resbm_status start_coordinator(keeper *k, rb_err *err) {
 
 /* How it ended, and whether it may start again. Gives up on what ends at once ten times in a row. */
 static resbm_status ended(keeper *k, rb_child *c, int which, const char *what, rb_err *err) {
-    char how[96], text[200];
+    char how[96], text[500], disk[300];
     rb_child_describe(c, how, sizeof how);
+    full(k, "; ", disk);
     k->quick[which] = rb_now_ns() - k->started_ns[which] < 3 * RB_SEC ? k->quick[which] + 1 : 0;
-    snprintf(text, sizeof text, "the %s %s; starting it again", what, how);
+    snprintf(text, sizeof text, "the %s %s%s; starting it again", what, how, disk);
     if (k->quick[which] < 10) return say(k, text), RESBM_OK;
     char words[300] = "";
     if (which == 0) rb_server_last_words(k->server_dir, words, sizeof words);
-    return rb_fail(err, RESBM_E_PEER, "the %s ends at once each time it is started (%s): %s", what, how,
-                   which ? "see host.log in the run's folder" : words);
+    return rb_fail(err, RESBM_E_PEER, "the %s ends at once each time it is started (%s): %s%s", what, how,
+                   which ? "see host.log in the run's folder" : words, disk);
 }
 
 static void kill_stopped(const keeper *k, const rb_child *c, const char *what) {
@@ -393,30 +482,37 @@ static void follow(keeper *k, FILE **log) {
     fflush(k->o->out);
 }
 
-resbm_status rb_host_keep(const rb_host_options *o, rb_err *err) {
-    keeper k = {.o = o};
+/* Until it is over, or something ends at once each time. *status: the coordinator's. */
+static resbm_status keep(keeper *k, int *status, rb_err *err) {
     bool done = false;
-    int status = 0;
     FILE *log = NULL;
-    resbm_status st = prepare(&k, err);
-    rb_buf_free(&k.reach);
-    RB_TRY(st);
-    follow(&k, &log);
+    resbm_status st = RESBM_OK;
+    follow(k, &log);
     while (!done && !st) {
-        st = see_to(&k, &done, &status, err);
-        follow(&k, &log);
-        int asked = o->asked ? atomic_load(o->asked) : 0;
-        if (asked > k.told && k.coordinator.pid && !k.coordinator.ended) {
-            kill(k.coordinator.pid,
+        st = see_to(k, &done, status, err);
+        follow(k, &log);
+        int asked = k->o->asked ? atomic_load(k->o->asked) : 0;
+        if (asked > k->told && k->coordinator.pid && !k->coordinator.ended) {
+            kill(k->coordinator.pid,
                  SIGTERM); /* the coordinator is in a group of its own, and hears of Ctrl-C from here */
-            k.told = asked;
+            k->told = asked;
         }
         rb_sleep_ns(100 * RB_MS);
     }
-    if (k.coordinator.pid) rb_children_end(&k.coordinator, 1, rb_now_ns());
-    if (k.server.pid) rb_children_end(&k.server, 1, rb_now_ns());
-    follow(&k, &log);
+    if (k->coordinator.pid) rb_children_end(&k->coordinator, 1, rb_now_ns());
+    if (k->server.pid) rb_children_end(&k->server, 1, rb_now_ns());
+    follow(k, &log);
     if (log) fclose(log);
+    return st;
+}
+
+resbm_status rb_host_keep(const rb_host_options *o, rb_err *err) {
+    keeper k = {.o = o, .lock = -1, .listen = "0.0.0.0"};
+    int status = 0;
+    resbm_status st = prepare(&k, err);
+    rb_buf_free(&k.reach);
+    if (!st) st = keep(&k, &status, err);
+    if (k.lock >= 0) close(k.lock);
     if (st) return st;
     if (status == 0) return RESBM_OK;
     if (status == 130) return rb_fail(err, RESBM_E_CANCELLED, "stopped; the same command goes on");

@@ -55,6 +55,19 @@ static bool same_version(const char *version, char why[300]) {
     return false;
 }
 
+/* With the lock. Builds of one version may differ in what they say to one another: the first thing to know where a stage fails. */
+static void note_build(rb_host *h, rb_member *m, const char *build) {
+    static const char letters[] = "0123456789abcdefghijklmnopqrstuvwxyz.-";
+    if (!build || !*build || build[strspn(build, letters)] || !h->build || !*h->build) return;
+    if (!strncmp(build, m->build, sizeof m->build - 1)) return;
+    snprintf(m->build, sizeof m->build, "%s", build);
+    if (strcmp(build, h->build))
+        rb_host_note_asked(h, &h->notes,
+                           "%s (\"%s\") runs another build of resbm %s (%s) than this host (%s): should its "
+                           "stage fail, build both from the same sources",
+                           m->name, m->label, resbm_version(), m->build, h->build);
+}
+
 static void put_enrolled(rb_host *h, const char *key, const char *label, rb_buf *out) {
     rb_err err = {0};
     char given[RB_CARRIER_NAME] = "";
@@ -219,6 +232,7 @@ static void on_beat(void *ctx, const char *from, const char *question, size_t n,
     } else if (m && json_is_object(j)) {
         heard(h, m);
         read_beat(m, j);
+        note_build(h, m, json_string_value(json_object_get(j, "build")));
         put_json(order_of(h, m), out);
     } else if (m) {
         m->malformed++;

@@ -9,6 +9,7 @@
 
 #define PROCESS_BYTES 64e6  /* of a stage's process, beside what its plan counts */
 #define GIVES         0.6e9 /* FLOP/s of a training step per GFLOP/s of plain products (docs/benchmarks.md) */
+#define HARDLY_ANY    1e12  /* bytes of memory */
 #define BETTER                                                                                               \
     1.2 /* times faster, for somebody to be taken who joined later: measurements differ that much */
 
@@ -226,6 +227,24 @@ static void fill_the_rest(rb_host *h) {
     }
 }
 
+/* With the lock: what to do where no machine has, or will have, that much. */
+static const char *too_large(const rb_host *h, double need) {
+    double largest = 0;
+    bool known = true, anybody = false;
+    for (int i = 0; i < h->members; i++) {
+        const rb_member *m = &h->member[i];
+        if (!rb_member_ready(m)) continue;
+        anybody = true;
+        known &= m->memory > 0;
+        largest = fmax(largest, m->memory);
+    }
+    if (anybody ? !known || need <= largest : need <= HARDLY_ANY) return "";
+    return anybody ? ": none that is here has that much; more memory, or lower model.d, model.ffn or "
+                     "train.batch, or more pipeline.stages"
+                   : ": hardly a machine has that; lower model.d, model.ffn or train.batch, or more "
+                     "pipeline.stages";
+}
+
 /* A stage stays where it was, if it can: that machine has its weights. */
 bool rb_host_assign(rb_host *h, char *text, size_t size) {
     int missing = 0, where = -1;
@@ -242,8 +261,8 @@ bool rb_host_assign(rb_host *h, char *text, size_t size) {
         if (where < 0 || h->need[h->place[w].stage] > h->need[where]) where = h->place[w].stage;
     }
     if (missing)
-        snprintf(text, size, "waits for %d more participant%s (stage %d needs %.2f GB of memory)", missing,
-                 missing > 1 ? "s" : "", where, h->need[where] * 1e-9);
+        snprintf(text, size, "waits for %d more participant%s (stage %d needs %.2f GB of memory%s)", missing,
+                 missing > 1 ? "s" : "", where, h->need[where] * 1e-9, too_large(h, h->need[where]));
     pthread_mutex_unlock(&h->lock);
     return !missing;
 }

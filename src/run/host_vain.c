@@ -25,13 +25,15 @@ static void note_stepless(const rb_host *h, rb_host_vain *v, const char *why) {
         if (h->seat[w] >= 0) v->tried[h->seat[w]] = true;
 }
 
-void rb_host_note_vain(rb_host *h, rb_host_vain *v, bool moved, int worker, const char *why) {
+void rb_host_note_vain(rb_host *h, rb_host_vain *v, bool moved, int worker, bool disk, const char *why) {
     if (moved) *v = (rb_host_vain){.member = -1, .stage = -1};
     if (!moved && h->timed) { /* steps were done again, which took their time */
         v->stepless = 0;
         memset(v->tried, 0, sizeof v->tried);
     }
     if (!h->timed) note_stepless(h, v, why);
+    v->disk = disk;
+    if (disk) rb_utf8_cut(v->why, sizeof v->why, why);
     v->epochs += !moved;
     if (worker < 0 || h->seat[worker] < 0) return;
     int stage = h->place[worker].stage;
@@ -98,14 +100,16 @@ int64_t rb_host_pause_ns(const rb_host_vain *v) {
     int64_t numeric = v->numeric < SURE ? 0 : RB_SEC << (v->numeric < SURE + 6 ? v->numeric - SURE : 6);
     int more = v->stepless - AT_ONCE - 1;
     int64_t pause = more < 0 ? 0 : SHORTEST << (more < 6 ? more : 6);
-    if (pause > LONGEST) pause = LONGEST;
+    if (pause > LONGEST || v->disk) pause = LONGEST;
     return pause > numeric ? pause : numeric;
 }
 
 static void say_pause(rb_host *h, const rb_host_vain *v, int64_t until_ns) {
     double s = (double)(until_ns - rb_now_ns()) * 1e-9;
     pthread_mutex_lock(&h->lock);
-    if (v->stepless)
+    if (v->disk)
+        snprintf(h->vain, sizeof h->vain, "%s", v->why);
+    else if (v->stepless)
         snprintf(h->vain, sizeof h->vain, "the last %d epochs ended before a step, the last because %s",
                  v->stepless, v->why);
     else

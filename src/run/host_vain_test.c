@@ -32,7 +32,7 @@ static int end(void **state) {
 static double epoch(int steps, bool moved) {
     rb_host_note_try(&h, &v);
     h.timed = steps;
-    rb_host_note_vain(&h, &v, moved, -1, "stage 1 (p1-0000) ended with status 3 while starting");
+    rb_host_note_vain(&h, &v, moved, -1, false, "stage 1 (p1-0000) ended with status 3 while starting");
     return (double)(rb_host_pause_ns(&v) / RB_MS) / 1e3;
 }
 
@@ -69,9 +69,20 @@ static void numbers_wait_as_before(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof pause / sizeof *pause; i++) {
         h.timed = 0;
-        rb_host_note_vain(&h, &v, false, 1, "stage 1 sent a loss of -1");
+        rb_host_note_vain(&h, &v, false, 1, false, "stage 1 sent a loss of -1");
         assert_true((double)(rb_host_pause_ns(&v) / RB_MS) / 1e3 == pause[i]);
     }
+}
+
+/* A disk that is full is not emptied by trying: whether or not steps came before. */
+static void a_full_disk_waits(void **state) {
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        h.timed = 2;
+        rb_host_note_vain(&h, &v, i == 0, -1, true, "this machine could not keep the snapshot of step 4");
+        assert_true(rb_host_pause_ns(&v) == 30 * RB_SEC);
+    }
+    assert_true(epoch(2, false) == 0);
 }
 
 static void *comes(void *arg) {
@@ -105,7 +116,7 @@ static void long_words(void **state) {
     (void)state;
     for (int i = 0; i < 120; i++) strcat(words, "€");
     h.timed = 0;
-    for (int i = 0; i < 3; i++) rb_host_note_vain(&h, &v, false, -1, words);
+    for (int i = 0; i < 3; i++) rb_host_note_vain(&h, &v, false, -1, false, words);
     assert_true(strlen(v.why) < sizeof v.why && strlen(v.why) % 3 == 1);
 }
 
@@ -115,6 +126,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(a_step_ends_it, begin, end),
         cmocka_unit_test_setup_teardown(another_one_ends_it, begin, end),
         cmocka_unit_test_setup_teardown(numbers_wait_as_before, begin, end),
+        cmocka_unit_test_setup_teardown(a_full_disk_waits, begin, end),
         cmocka_unit_test_setup_teardown(who_comes_is_tried_at_once, begin, end),
         cmocka_unit_test_setup_teardown(long_words, begin, end)};
     return cmocka_run_group_tests(tests, NULL, NULL);

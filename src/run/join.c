@@ -384,12 +384,12 @@ static resbm_status beat(guest *g, rb_err *err) {
     if (away) end_stage(g);
     g->carrier->module->count(g->carrier->state, &n);
     snprintf(subject, sizeof subject, "beat.%s", g->access.name);
-    json_t *j = json_pack("{s:I, s:i, s:s, s:b, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:s, s:s*}", "epoch",
+    json_t *j = json_pack("{s:I, s:i, s:s, s:b, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:s, s:s*, s:s*}", "epoch",
                           (json_int_t)g->epoch, "stage", g->stage, "ended", g->ended, "paused", away,
                           "gflops", g->gflops, "memory", g->memory, "up_bits", g->up_bits, "down_bits",
                           g->down_bits, "latency_s", g->latency_s, "sent", (json_int_t)n.bytes_out,
-                          "received", (json_int_t)n.bytes_in, "version", resbm_version(), "label",
-                          g->o->named ? g->o->label : NULL);
+                          "received", (json_int_t)n.bytes_in, "version", resbm_version(), "build",
+                          g->o->build, "label", g->o->named ? g->o->label : NULL);
     char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
     json_decref(j);
     if (!text) return rb_fail(err, RESBM_E_MEMORY, "no memory for a beat");

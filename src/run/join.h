@@ -12,6 +12,7 @@ typedef struct rb_join_options {
     const char *invitation; /* the line, or a file that holds it; NULL: dir holds an access already */
     const char *dir;        /* of this participant: its key, its weights */
     const char *program, *label;
+    const char *build;          /* which one of resbm this is; NULL or "": that is not known */
     bool named;                 /* the label was given, and is to be what the host shows from now on */
     int from_minute, to_minute; /* of the day, local time, when it works; equal: always */
     double up_bits;             /* its stage sends at most so many per second; 0: no limit */

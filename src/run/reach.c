@@ -45,6 +45,12 @@ rb_reach_kind rb_reach_kind_of(const struct sockaddr *a) {
 
 resbm_status rb_reach_split(const char *text, const char *option, int fallback, char host[256], int *port,
                             rb_err *err) {
+    if (!strncmp(text, "tls://", 6) || !strncmp(text, "nats://", 7)) text = strstr(text, "://") + 3;
+    if (text[strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:%-[]")])
+        return rb_fail(err, RESBM_E_ARG,
+                       "%s: \"%s\" is no name of a machine and no address: such have letters, digits, '.', "
+                       "'-' and ':' only",
+                       option, text);
     bool bracket = *text == '[';
     const char *first = strchr(text, ':'), *last = strrchr(text, ':'), *close = strchr(text, ']'), *at = NULL;
     size_t n = strlen(text);
@@ -124,10 +130,14 @@ typedef struct listener {
     unsigned char token[TOKEN];
 } listener;
 
-static resbm_status cannot_listen(const char *host, int port, int why, rb_err *err) {
+static resbm_status cannot_listen(const char *host, int port, int why, bool free, rb_err *err) {
     const char *what =
-        why == EADDRINUSE ? "another program listens there already (ss -ltnp shows which): end "
-                            "it, or take another port with --listen"
+        why == EADDRINUSE && !free ? "another program listens there already (ss -ltnp shows which): end it"
+        : why == EADDRINUSE        ? "another program listens there already (ss -ltnp shows which): end "
+                                     "it, or take another port with --listen"
+        : why == EADDRNOTAVAIL && !free ? "this machine has that address no longer, by which the run's "
+                                          "participants know it: give it back, "
+                                          "or begin a new run in another --out"
         : why == EADDRNOTAVAIL
             ? "this machine has no such address: listen on 0.0.0.0, and give the address of the "
               "router or the name that leads here with --announce"
@@ -145,7 +155,8 @@ static int try_listen(const struct addrinfo *a, int *why) {
     return -1;
 }
 
-static resbm_status open_listener(const char *host, int port, int64_t patience_ns, listener *l, rb_err *err) {
+static resbm_status open_listener(const char *host, int port, int64_t patience_ns, bool free, listener *l,
+                                  rb_err *err) {
     struct addrinfo *a = NULL;
     struct sockaddr_storage real;
     socklen_t n = sizeof real;
@@ -157,7 +168,7 @@ static resbm_status open_listener(const char *host, int port, int64_t patience_n
         rb_sleep_ns(50 * RB_MS);
     }
     freeaddrinfo(a);
-    if (l->fd < 0) return cannot_listen(host, port, why, err);
+    if (l->fd < 0) return cannot_listen(host, port, why, free, err);
     getsockname(l->fd, (struct sockaddr *)&real, &n);
     l->port = ntohs(real.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)(void *)&real)->sin6_port
                                                : ((struct sockaddr_in *)(void *)&real)->sin_port);
@@ -303,7 +314,7 @@ static void advise(rb_reach_kind best, bool own, dialed d, int port, int to, con
 }
 
 resbm_status rb_reach_check(const char *host, int port, const char *announce, int announced_port,
-                            int64_t patience_ns, rb_buf *out, bool *everywhere, rb_err *err) {
+                            int64_t patience_ns, bool free, rb_buf *out, bool *everywhere, rb_err *err) {
     struct addrinfo *all = NULL;
     listener l;
     rb_reach_kind best = RB_REACH_WILDCARD;
@@ -313,7 +324,7 @@ resbm_status rb_reach_check(const char *host, int port, const char *announce, in
     const struct sockaddr_in none = {.sin_family = AF_INET};
     is_own((const struct sockaddr *)&none, lan);
     if (*lan && (!strcmp(announce, "0.0.0.0") || !strcmp(announce, "::"))) announce = lan;
-    RB_TRY(open_listener(host, port, patience_ns, &l, err));
+    RB_TRY(open_listener(host, port, patience_ns, free, &l, err));
     int dials = announced_port ? announced_port : l.port;
     rb_err unknown;
     if (resolve(announce, dials, 0, &all, &unknown)) rb_buf_printf(out, "%s\n", unknown.text);

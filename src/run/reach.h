@@ -18,7 +18,8 @@ typedef enum rb_reach_kind {                    /* of an address, from nearest t
 
 rb_reach_kind rb_reach_kind_of(const struct sockaddr *a);
 
-/* "HOST", "HOST:PORT", "[::1]:PORT", "::1" into host (256) and port (`fallback` where there is none). RESBM_E_ARG names `option`. */
+/* "HOST", "HOST:PORT", "[::1]:PORT", "::1" into host (256) and port (`fallback` where there is none); a tls:// or
+ * nats:// in front is left out. RESBM_E_ARG names `option`. */
 resbm_status rb_reach_split(const char *text, const char *option, int fallback, char host[256], int *port,
                             rb_err *err);
 /* host, in brackets where it is an IPv6 address. */
@@ -27,8 +28,8 @@ const char *rb_reach_bracket(const char *host, char out[260]);
 /* Appends sentences, a line each: which addresses `announce` stands for, who can dial them, whether they are this machine's, what
  * came of dialing them at announced_port (0: the same as `port`) while a listener that can prove itself is on host:port (port 0: on
  * any), and what to do. For an announced 0.0.0.0 or :: an address of this machine is looked at. *everywhere: participants elsewhere can be expected to get here. Takes up to 3 s where an address does not
- * answer, all of them being dialed at once. RESBM_E_CONFIG, with what to do: nobody can listen there (waits up to `patience_ns` for a port that is taken). */
+ * answer, all of them being dialed at once. RESBM_E_CONFIG, with what to do (free: --listen may be another one): nobody can listen there (waits up to `patience_ns` for a port that is taken). */
 resbm_status rb_reach_check(const char *host, int port, const char *announce, int announced_port,
-                            int64_t patience_ns, rb_buf *out, bool *everywhere, rb_err *err);
+                            int64_t patience_ns, bool free, rb_buf *out, bool *everywhere, rb_err *err);
 
 #endif

@@ -61,7 +61,7 @@ static void check(const char *host, int port, const char *announce, int announce
                   const char *const *says) {
     rb_buf out = {0};
     bool is;
-    assert_ok(rb_reach_check(host, port, announce, announced, 0, &out, &is, &err), &err);
+    assert_ok(rb_reach_check(host, port, announce, announced, 0, true, &out, &is, &err), &err);
     assert_int_equal(is, everywhere);
     for (int i = 0; says[i]; i++)
         if (!strstr(out.data, says[i])) fail_msg("\"%s\" is not in:\n%s", says[i], out.data);
@@ -95,10 +95,11 @@ static void dialing_tells(void **state) {
 
     rb_buf out = {0};
     bool is;
-    assert_int_equal(rb_reach_check("127.0.0.1", taken, "127.0.0.1", 0, 100 * RB_MS, &out, &is, &err),
+    assert_int_equal(rb_reach_check("127.0.0.1", taken, "127.0.0.1", 0, 100 * RB_MS, true, &out, &is, &err),
                      RESBM_E_CONFIG);
     assert_non_null(strstr(err.text, "another program listens there already"));
-    assert_int_equal(rb_reach_check("203.0.113.9", 0, "127.0.0.1", 0, 0, &out, &is, &err), RESBM_E_CONFIG);
+    assert_int_equal(rb_reach_check("203.0.113.9", 0, "127.0.0.1", 0, 0, true, &out, &is, &err),
+                     RESBM_E_CONFIG);
     assert_non_null(strstr(err.text, "this machine has no such address"));
     rb_buf_free(&out);
     close(fd);

@@ -149,6 +149,15 @@ static resbm_status collect_file(collector *c, const json_t *f, rb_err *err) {
     return st ? rb_err_context(err, st, "%s sent a snapshot that cannot be used: ", who) : RESBM_OK;
 }
 
+/* Here snapshots are kept: a full disk is this machine's, whoever sent the file. */
+static resbm_status own_disk(const rb_snapshot *s, resbm_status st, rb_err *err) {
+    if (st != RESBM_E_IO) return st;
+    return rb_err_context(err, st,
+                          "this machine could not keep the snapshot of step %lld (make room, or see to its "
+                          "disk): ",
+                          (long long)s->step);
+}
+
 /* Stages apart send their files after their answer. */
 static resbm_status collect_files(collector *c, rb_err *err) {
     const json_t *files = c->of->files[c->worker];
@@ -156,6 +165,7 @@ static resbm_status collect_files(collector *c, rb_err *err) {
         resbm_status st = collect_file(c, json_array_get(files, i), err);
         char who[RB_WHO_TEXT];
         rb_who_at(who, c->worker, c->of->t->crew->places);
+        if (st == RESBM_E_IO) return own_disk(c->of, st, err);
         if (st && err && !strncmp(err->text, who, strlen(who))) return st;
         if (st) return rb_err_context(err, st, "%s: ", who);
     }
@@ -165,7 +175,8 @@ static resbm_status collect_files(collector *c, rb_err *err) {
 static resbm_status complete(rb_snapshot *s, rb_err *err) {
     char path[PATH_MAX];
     const rb_train_options *o = s->t->o;
-    RB_TRY(rb_checkpoint_commit(o->dir, &s->m, s->t->cfg->train.keep, err));
+    resbm_status st = rb_checkpoint_commit(o->dir, &s->m, s->t->cfg->train.keep, err);
+    if (st) return own_disk(s, st, err);
     if (!o->hooks.saved) return RESBM_OK;
     RB_TRY(rb_checkpoint_path(o->dir, s->step, path, err));
     return o->hooks.saved(o->hooks.ctx, s->step, path, err);
@@ -289,12 +300,13 @@ static void open_bases(rb_snapshot *s) {
 static resbm_status ask(training *t, rb_snapshot *s, bool spread, rb_err *err) {
     snprintf(t->crew->doing, sizeof t->crew->doing, "while writing the snapshot of step %lld",
              (long long)t->step);
-    RB_TRY(rb_checkpoint_begin(t->o->dir, t->step, s->folder, err));
+    resbm_status st = rb_checkpoint_begin(t->o->dir, t->step, s->folder, err);
+    if (st) return own_disk(s, st, err);
     if (t->o->outside && t->o->outside->apart) open_bases(s);
     memset(t->crew->redeals, 0, sizeof t->crew->redeals);
     t->saving = json_pack("{s:s, s:I, s:s, s:b, s:o}", "t", "save", "step", (json_int_t)t->step, "dir",
                           s->folder, "spread", spread, "bases", rb_bases_offer(s->bases));
-    resbm_status st = rb_crew_tell(t->crew, json_incref(t->saving), err);
+    st = rb_crew_tell(t->crew, json_incref(t->saving), err);
     if (!st) st = rb_crew_gather(t->crew, "saved", -1, rb_training_deadline(t) + 600 * RB_SEC, t->reply, err);
     json_decref(t->saving);
     t->saving = NULL;
