@@ -34,6 +34,9 @@ refused 'pipeline.deadline = 60s is below the [0-9.e+]+ s that one microbatch .*
     boundary.codec_fwd=f32 boundary.codec_bwd=f32
 refused 'codec_fwd.*int3.*int4|int4' --out x boundary.codec_fwd=int3
 refused 'nothing-.*resbm data' --out x 'data.train=nothing-*.bin'
+refused 'corpus: it is a folder: name its shards, corpus/train-\*.bin' --out x data.train=corpus
+refused 'data.tokenizer = nosuch.model: No such file' --out x data.tokenizer=nosuch.model
+refused 'data.tokenizer = nosuch: no tokenizer is called so' --out x data.tokenizer=nosuch
 refused 'vocab.* 60' --out x model.vocab=60
 refused 'cannot.*(/proc/none|proc)' --out /proc/none/run
 refused 'no snapshot' --out empty --resume
@@ -45,6 +48,9 @@ refused 'stub.bin' --out x data.train=stub.bin
 sed 's/^train:/trian:/' run.yaml >typo.yaml
 "$resbm" train typo.yaml --out x >refused.log 2>&1 && miss "typo.yaml was accepted"
 grep -Eq 'typo.yaml:5.*trian.*train' refused.log || { miss "the misspelt section is not named"; cat refused.log; }
+printf 'model:\n\td: 128\n' >tab.yaml
+"$resbm" train tab.yaml --out x >refused.log 2>&1 && miss "a tab was accepted"
+grep -q 'tab.yaml:2:1: the line begins with a tab' refused.log || { miss "the tab is not named"; cat refused.log; }
 [ -z "$(find x -name 'step-*' 2>/dev/null)" ] || miss "a refused run left a snapshot"
 
 # An older run is not overwritten.
@@ -52,6 +58,8 @@ train old train.checkpoint_every=1 train.keep=9 || { miss old; cat old.log; }
 cksum old/metrics.jsonl old/step-*/* >before
 refused 'old already holds a run.*--resume.*--out' --out old
 cksum old/metrics.jsonl old/step-*/* | cmp -s - before || miss "a refused run changed the older one"
+"$resbm" generate old data.tokenizer=nosuch.model >refused.log 2>&1 && miss "generates without its tokenizer"
+grep -q 'data.tokenizer=PATH.*cannot open nosuch.model' refused.log || { miss "the key of the tokenizer is not named"; cat refused.log; }
 cksum old/summary.json old/report.html >before
 "$resbm" train -q run.yaml --out old train.checkpoint_every=1 train.keep=9 --resume >refused.log 2>&1 || miss "nothing left to do is no fault"
 grep -q 'old has done all of its train.steps = 3: raise it' refused.log || { miss "nobody says that nothing is left"; cat refused.log; }

@@ -77,7 +77,7 @@ static resbm_status train(const arguments *a, const rb_config *c, const char *di
     char program[4096];
     rb_record *rec;
     rb_train_summary sum;
-    RB_TRY(rb_config_check_tokenizer(c, err));
+    if (!a->resume) RB_TRY(rb_config_check_tokenizer(c, err));
     RB_TRY(rb_make_dirs(dir, err));
     RB_TRY(rb_record_open(c, dir, stderr, a->quiet, &rec, err));
     rb_train_options o = {.cfg = c,

@@ -349,9 +349,10 @@ static resbm_status train(rb_host *h, rb_err *err) {
         int64_t farthest = h->step;
         RB_TRY(wait_members(h, err));
         rb_host_note_try(h, &v);
-        RB_TRY(rb_host_next_epoch(h, err));
+        resbm_status st = rb_host_next_epoch(h, err);
+        if (st && st != RESBM_E_IO) return st; /* a disk that is full may have room again */
         say_doing(h, "starts epoch %u", h->epoch);
-        resbm_status st = try_once(h, &sum, err);
+        if (!st) st = try_once(h, &sum, err);
         bool regroups = h->regroup && !(h->asked && atomic_load(h->asked)) && !h->lost_claim;
         if (regroups) rb_host_swap(h);
         if (regroups && st == RESBM_E_CANCELLED) {

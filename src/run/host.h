@@ -217,11 +217,11 @@ void rb_member_set_aside(
 /* host_vain.c: epochs without a step, one after the other */
 typedef struct rb_host_vain {
     int epochs, numeric; /* of them, those that ended with numbers that are none, too large or made up */
-    int member, worker, stage; /* who was named by the last of these, and what it held; -1: nobody */
-    bool others;               /* another one was named for the same stage before */
-    bool disk;     /* the last one ended because this machine could not keep a snapshot; see why */
-    int stepless;  /* epochs in a row without any step, not even one that was done before; */
-    char why[100]; /* how the last of them ended */
+    int member, worker, stage;   /* who was named by the last of these, and what it held; -1: nobody */
+    bool others;                 /* another one was named for the same stage before */
+    bool disk;                   /* the last one ended because this machine's disk or store failed; see why */
+    int stepless;                /* epochs in a row without any step, not even one that was done before; */
+    char why[100];               /* how the last of them ended */
     bool tried[RB_MOST_MEMBERS]; /* who had a place in one of those */
 } rb_host_vain;
 void rb_host_note_try(const rb_host *h, rb_host_vain *v); /* places are taken, an epoch begins */

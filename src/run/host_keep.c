@@ -337,7 +337,7 @@ static resbm_status check_data(const rb_config *c, rb_err *err) {
         rb_shards_close(s);
         RB_TRY(st);
     }
-    return rb_config_check_tokenizer(c, err);
+    return RESBM_OK;
 }
 
 /* A second keeper would start a second server on the same port and folder. One that is just ending has a moment to do so. */
@@ -385,6 +385,8 @@ static resbm_status prepare(keeper *k, rb_err *err) {
             "lost: leave it out");
     RB_TRY(check_options(k->o, err));
     RB_TRY(check_data(k->o->cfg, err));
+    snprintf(path, sizeof path, "%.4000s/host/access.json", k->o->dir);
+    if (access(path, F_OK)) RB_TRY(rb_config_check_tokenizer(k->o->cfg, err)); /* a run that begins */
     RB_TRY(rb_make_dirs(k->o->dir, err));
     char *whole = realpath(k->o->dir, NULL);
     snprintf(k->dir, sizeof k->dir, "%s", whole ? whole : k->o->dir);
