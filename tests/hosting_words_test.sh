@@ -59,7 +59,7 @@ grep -q "Name or service not known" refused.log && [ $(($(now_ms) - before)) -gt
 kill -INT "$host" && wait "$host"
 
 # Nobody has come: the address may be another one. Then somebody comes, with another build.
-begin --listen 127.0.0.1:0 --announce 127.0.0.1 optim.schedule=constant train.steps=100000 train.checkpoint_every=10 train.eval_every=0
+begin --listen 127.0.0.1:0 --announce 127.0.0.1 optim.schedule=constant train.steps=100000 train.checkpoint_every=6 train.eval_every=0
 wait_for host.log "nobody has a key of this run yet" 20
 wait_for host.log "waits for 1 more participant" 20
 build=$("$resbm" --version | sed -n 's/.*(\(.*\))$/\1/p')
@@ -105,6 +105,9 @@ if [ -n "$small" ]; then
     # shellcheck disable=SC2046
     kill -KILL $(pgrep -f "coordinate $PWD/$dir")
     wait_for host.log "the coordinator was killed by signal 9 .*; the disk of .*$dir is full \([0-9]+ KB free\): make room" 5
+    rm small/fill
+    wait_for host.log "the disk has room again: starting the server anew" 10
+    wait_for host.log "resumed after step 6" 40
 fi
 kill -KILL "$guest" "$host"
 # shellcheck disable=SC2086

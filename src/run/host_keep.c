@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <limits.h>
+#include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,6 +40,8 @@ typedef struct keeper {
     char id[40], before[40]; /* of the coordinator that runs, and of the one before, which has ended */
     int quick[2];            /* how often it ended soon after its start, in a row */
     int lock;                /* host/pid, open and locked: one keeper at a time */
+    int64_t looked_ns;       /* when, at the disk; */
+    bool was_full;           /* it was full then, and there has not been room since */
     int told;                /* how often the coordinator that runs was told that the user asked to stop */
 } keeper;
 
@@ -47,15 +50,20 @@ static void say(const keeper *k, const char *text) {
     fflush(k->o->out);
 }
 
-/* "" or, with `before` in front, that the disk under the run's folder is full. */
-static const char *full(const keeper *k, const char *before, char out[300]) {
+/* Free bytes of the disk under the run's folder; INFINITY where its file system does not say. */
+static double room(const keeper *k) {
     struct statvfs v;
+    if (statvfs(k->dir, &v) || !v.f_blocks) return INFINITY;
+    return (double)(geteuid() ? v.f_bavail : v.f_bfree) * (double)v.f_frsize;
+}
+
+/* "" or, with `before` in front, that the disk is full. */
+static const char *full(const keeper *k, const char *before, char out[300]) {
+    double bytes = room(k);
     *out = 0;
-    if (statvfs(k->dir, &v) || !v.f_blocks) return out; /* some file systems do not say */
-    double room = (double)(geteuid() ? v.f_bavail : v.f_bfree) * (double)v.f_frsize;
-    if (room < LEAST_ROOM)
+    if (bytes < LEAST_ROOM)
         snprintf(out, 300, "%sthe disk of %.200s is full (%.0f KB free): make room", before, k->dir,
-                 room / 1024);
+                 bytes / 1024);
     return out;
 }
 
@@ -346,7 +354,7 @@ static resbm_status lock_folder(keeper *k, rb_err *err) {
     snprintf(path, sizeof path, "%s/pid", k->server_dir);
     k->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (k->lock < 0) return rb_fail_errno(err, errno, "cannot open %s", path);
-    for (int64_t until = rb_now_ns() + 2 * RB_SEC; flock(k->lock, LOCK_EX | LOCK_NB);) {
+    for (int64_t until = rb_now_ns() + RB_SEC; flock(k->lock, LOCK_EX | LOCK_NB);) {
         ssize_t got = pread(k->lock, text, sizeof text - 1, 0);
         text[got > 0 ? got : 0] = 0;
         if (rb_now_ns() > until)
@@ -442,9 +450,27 @@ static void kill_stopped(const keeper *k, const rb_child *c, const char *what) {
     kill(c->pid, SIGKILL);
 }
 
+/* A nats-server whose disk was full keeps nothing any more, not even where there is room again, until it is started anew. */
+static void look_at_disk(keeper *k) {
+    char disk[300];
+    int64_t now = rb_now_ns();
+    if (now < k->looked_ns + RB_SEC) return;
+    k->looked_ns = now;
+    bool is = *full(k, "", disk);
+    if (is && !k->was_full) say(k, disk);
+    k->was_full |= is;
+    if (!k->was_full || room(k) < 4 * LEAST_ROOM) return;
+    k->was_full = false;
+    say(k, "the disk has room again: starting the server anew");
+    if (k->foreign || !k->server.pid) return;
+    rb_children_end(&k->server, 1, now);
+    k->server = (rb_child){0};
+}
+
 static resbm_status see_to(keeper *k, bool *done, int *status, rb_err *err) {
     rb_children_poll(&k->server, 1);
     rb_children_poll(&k->coordinator, 1);
+    look_at_disk(k);
     kill_stopped(k, &k->server, "server");
     kill_stopped(k, &k->coordinator, "coordinator");
     if (!k->foreign && (!k->server.pid || k->server.ended)) {
