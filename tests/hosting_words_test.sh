@@ -7,9 +7,9 @@ set -u
 make_corpus
 make_config
 sed -i 's/stages: 4/stages: 1/' run.yaml
-pids= small=
+pids='' small=''
 # shellcheck disable=SC2086
-trap 'kill -KILL $pids 2>/dev/null; [ -z "$small" ] || umount small' EXIT
+trap 'kill -KILL $pids 2>/dev/null; [ -z "$small" ] || within 5 "umount small 2>/dev/null"' EXIT
 
 # refused PATTERN COMMAND [...]: it ends so, quickly.
 refused() {
@@ -112,5 +112,5 @@ fi
 kill -KILL "$guest" "$host"
 # shellcheck disable=SC2086
 wait $pids 2>/dev/null
-pids= small=
+pids=''
 verdict
