@@ -196,6 +196,11 @@ g6=$!
 wait_for guest6.log "the host's server answers, its coordinator does not yet" 30
 kill -INT $g6
 ends $g6 130 "guest that reaches no coordinator" guest6.log
+join 7
+g7=$!
+wait_for guest7.log "the host's server answers, its coordinator does not yet" 30
+kill -INT $g7
+ends $g7 130 "new guest that reaches no coordinator" guest7.log
 kill $server
 wait $server
 grep -q "stopped before the host at .* was reached" unreached.log || { miss "does not say that it was stopped"; cat unreached.log; }

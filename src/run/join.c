@@ -43,8 +43,8 @@ typedef struct guest {
     int beats;        /* that were answered, up to 3 */
     int64_t ended_ns; /* when; 0: one runs, or none has yet */
     bool done, cut_off, away;
-    bool unreached; /* it was said that the host is not reached yet */
-    int lock;       /* dir/pid, open and locked */
+    bool unreached, absent; /* it was said that the host is not reached, its coordinator not there yet */
+    int lock;               /* dir/pid, open and locked */
     char reason[200];
 } guest;
 
@@ -96,7 +96,7 @@ static resbm_status reach(guest *g, const rb_access *a, int64_t until,
         int64_t now = rb_now_ns();
         if (stopped(g))
             return rb_fail(err, RESBM_E_CANCELLED, "stopped before the host at %s was reached", a->url);
-        if (now < slice || now >= until) return st;
+        if (now < slice || now >= until || st == RESBM_E_CONFIG) return st;
         if (g->unreached) continue;
         g->unreached = true;
         snprintf(line, sizeof line, "cannot reach the host at %.200s yet: trying again (Ctrl-C leaves)",
@@ -109,6 +109,12 @@ static resbm_status ask(guest *g, rb_carrier *c, const char *subject, const void
                         int64_t patience_ns, rb_buf *out, rb_err *err) {
     (void)g;
     return c->module->ask(c->state, subject, p, n, rb_now_ns() + patience_ns, out, err);
+}
+
+static void say_absent(guest *g) {
+    if (!g->absent)
+        say(g, "the host's server answers, its coordinator does not yet: asking again (Ctrl-C leaves)");
+    g->absent = true;
 }
 
 /* --- enrolment --- */
@@ -155,6 +161,7 @@ static resbm_status ask_to_enrol(guest *g, rb_carrier *c, rb_access *own, rb_err
         if (!later || rb_now_ns() > until || stopped(g)) break;
         if (st == RESBM_E_STATE && !told) say(g, "many machines ask to join at this moment: asking again");
         told |= st == RESBM_E_STATE;
+        if (st != RESBM_E_STATE) say_absent(g);
         rb_sleep_ns(RB_SEC / 4);
     }
     free(text);
@@ -475,15 +482,12 @@ static resbm_status lock_folder(guest *g, rb_err *err) {
 
 /* It may just be starting. */
 static resbm_status await_coordinator(guest *g, rb_err *err) {
-    bool told = false;
     for (int64_t until = rb_now_ns() + 600 * RB_SEC;;) {
         resbm_status st = measure(g, err);
         if (!st || rb_now_ns() > until) return st;
         if (stopped(g))
             return rb_fail(err, RESBM_E_CANCELLED, "stopped before the run's coordinator had answered");
-        if (!told)
-            say(g, "the host's server answers, its coordinator does not yet: asking again (Ctrl-C leaves)");
-        told = true;
+        say_absent(g);
         rb_sleep_ns(RB_SEC / 2);
     }
 }
