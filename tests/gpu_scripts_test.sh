@@ -15,6 +15,20 @@ RESBM_CUDA_PLUGIN=$here RESBM_TEST_DEVICES=ref,cuda RESBM_TEST_NEED=cuda "$confo
 says none.log 'this build has no resbm-cuda.so'
 RESBM_TEST_DEVICES=ref RESBM_TEST_NEED=gpu "$conformance" >none.log 2>&1 && miss "the suite passed without device gpu"
 
+if [ -f "$RB_BINARY_DIR/resbm-cuda-emulated.so" ]; then # the f32 of a card whose code for bf16 is missing is not enough
+    RB_CUDA_EMU_CODE=75 RESBM_TEST_DEVICES=ref,cuda:emulated RESBM_TEST_NEED=cuda:emulated "$conformance" >some.log 2>&1 &&
+        miss "the suite passed with half of the device"
+    says some.log 'no code for compute capability 8.0'
+    small="--d 64 --T 16 --B 1 --heads 2 --seconds 0.001"
+    # shellcheck disable=SC2086
+    "$resbm" bench kernels --device cuda:emulated $small --only attention >kernels.log 2>&1 || { miss "bench kernels"; cat kernels.log; }
+    says kernels.log "^peak of the device's bf16 products "
+    says kernels.log '^attention backward .*% of peak$'
+    grep -q rmsnorm kernels.log && miss "--only attention measured more"
+fi
+"$resbm" bench kernels --only nothing >wrong.log 2>&1 && miss "bench kernels has a part that is none"
+says wrong.log 'no part "nothing": products, attention'
+
 mkdir bin
 cat >bin/nvcc <<'SH'
 #!/bin/sh
