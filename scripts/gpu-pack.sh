@@ -12,16 +12,16 @@ scripts/install-deps.sh --check build
 [ -f "${CUDA_HOME:-/usr/local/cuda}/include/cublasLt.h" ] || scripts/venv.sh cuda
 [ -z "${CUDNN:-}" ] || scripts/venv.sh cudnn
 cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DRESBM_PORTABLE=ON -DRESBM_TESTS=ON -DRESBM_CUDA=ON \
-    -DRESBM_CUDA_ARCHITECTURES="$arch"
+    -DRESBM_CUDA_ARCHITECTURES="$arch" -DCMAKE_BUILD_RPATH="\$ORIGIN/lib" -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags
 cmake --build "$build" -j "${JOBS:-$(nproc)}" --target resbm resbm_cuda conformance_test
 rm -rf "$carry"
 mkdir -p "$carry/lib"
 for f in resbm resbm-cuda.so conformance_test; do
     strip -o "$carry/$f" "$build/$f"
 done
-# All but what belongs to every system, and must be its own.
+# All but what belongs to every system, and must be its own. Programs look for them in lib/, nobody else does.
 ldd "$carry/resbm" "$carry/conformance_test" | awk '/=> \//{ print $3 }' | sort -u |
-    grep -Ev '/(libc|libm|libdl|librt|libpthread|libgcc_s|libstdc\+\+|ld-linux[^/]*)\.so' |
+    grep -Ev '/(libc|libm|libdl|librt|libpthread|libgcc_s|libstdc\+\+|libz|ld-linux[^/]*)\.so' |
     while read -r f; do cp -L "$f" "$carry/lib/"; done
 all=$(git ls-files -z | xargs -0 du -cb "$carry" | awk 'END { print $1 }')
 echo "$carry: $((all >> 20)) MiB with the tracked files"
