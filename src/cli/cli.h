@@ -44,5 +44,7 @@ void rb_cli_say(void *file, const char *line);
 const char *rb_cli_program(char out[4096]);
 /* Which build it is: its commit, with -dirty where sources were changed since; "": not known. */
 const char *rb_cli_build(void);
+/* A line of version and build. 0: written. */
+int rb_cli_print_version(void);
 
 #endif

@@ -161,7 +161,7 @@ int rb_cmd_doctor(int argc, char **argv) {
         st = hosting(&a, &err);
         return st ? rb_cli_fail(st, &err) : 0;
     }
-    printf("resbm %s\n", resbm_version());
+    rb_cli_print_version();
     registries();
     engines();
     st = devices(&err);

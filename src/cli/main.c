@@ -47,7 +47,7 @@ const char *rb_cli_program(char out[4096]) {
     return out;
 }
 
-static int print_version(void) {
+int rb_cli_print_version(void) {
     const char *build = rb_cli_build();
     return printf("resbm %s%s%s%s\n", resbm_version(), *build ? " (" : "", build, *build ? ")" : "") < 0;
 }
@@ -67,7 +67,7 @@ int main(int argc, char **argv) {
         usage(stderr);
         return 2;
     }
-    if (!strcmp(argv[1], "--version")) return print_version();
+    if (!strcmp(argv[1], "--version")) return rb_cli_print_version();
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "help")) {
         usage(stdout);
         return 0;

@@ -54,6 +54,20 @@ static void memory_is_the_schedules_own(void **state) {
     assert_true(rb_host_assign(&h, text, sizeof text));
 }
 
+/* A stage that nobody will ever have room for is no matter of waiting. */
+static void what_fits_nowhere_is_said(void **state) {
+    (void)state;
+    configured((const char *const[]){MODEL, NULL});
+    assert_false(rb_host_assign(&h, text, sizeof text));
+    assert_null(strstr(text, "lower model.d")); /* nobody is there yet */
+    arrives(10, h.need[0] / 2, 1e8, 1e8);
+    assert_false(rb_host_assign(&h, text, sizeof text));
+    assert_non_null(strstr(text, ": none that is here has that much; more memory, or lower model.d"));
+    arrives(10, 0, 1e8, 1e8); /* of unknown memory: it may */
+    assert_false(rb_host_assign(&h, text, sizeof text));
+    assert_null(strstr(text, "lower model.d"));
+}
+
 static void copies_for_replicas_count(void **state) {
     (void)state;
     configured((const char *const[]){MODEL, NULL});
@@ -197,6 +211,7 @@ static void far_one_is_replaced(void **state) {
 int main(void) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, begin, end)
     const struct CMUnitTest tests[] = {TEST(memory_is_the_schedules_own),
+                                       TEST(what_fits_nowhere_is_said),
                                        TEST(copies_for_replicas_count),
                                        TEST(heaviest_goes_to_the_fastest),
                                        TEST(weights_stay),

@@ -52,7 +52,10 @@ static void addresses_are_split(void **state) {
     assert_ok(rb_reach_split("::1", "--listen", 9, host, &port, &err), &err);
     assert_true(!strcmp(host, "::1") && port == 9);
     assert_string_equal(rb_reach_bracket("x", bracket), "x");
-    static const char *const wrong[] = {"", ":1", "a:", "a:b", "a:70000", "a:-1", "[::1", "[::1]x", "a:1x"};
+    assert_ok(rb_reach_split("tls://a.example:7", "--announce", 0, host, &port, &err), &err);
+    assert_true(!strcmp(host, "a.example") && port == 7);
+    static const char *const wrong[] = {
+        "a b", "a/b", "tls://", "", ":1", "a:", "a:b", "a:70000", "a:-1", "[::1", "[::1]x", "a:1x"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
         assert_int_equal(rb_reach_split(wrong[i], "--listen", 1, host, &port, &err), RESBM_E_ARG);
 }
@@ -98,6 +101,9 @@ static void dialing_tells(void **state) {
     assert_int_equal(rb_reach_check("127.0.0.1", taken, "127.0.0.1", 0, 100 * RB_MS, true, &out, &is, &err),
                      RESBM_E_CONFIG);
     assert_non_null(strstr(err.text, "another program listens there already"));
+    assert_int_equal(rb_reach_check("127.0.0.1", taken, "127.0.0.1", 0, 0, false, &out, &is, &err),
+                     RESBM_E_CONFIG);
+    assert_null(strstr(err.text, "--listen")); /* which would be refused */
     assert_int_equal(rb_reach_check("203.0.113.9", 0, "127.0.0.1", 0, 0, true, &out, &is, &err),
                      RESBM_E_CONFIG);
     assert_non_null(strstr(err.text, "this machine has no such address"));
