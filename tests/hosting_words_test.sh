@@ -32,7 +32,7 @@ here="--listen 127.0.0.1:0 --out none"
 {
     refused '--announce: "my host" is no name of a machine' host run.yaml $here --announce 'my host'
     refused 'id [0-9]+, the model.s vocabulary has 10: set model.vocab' host run.yaml $here model.vocab=10
-    refused 'data.val|val-.*tokens.*context|context' host run.yaml $here model.context=60000
+    refused 'one window of model.context 60000 takes 60001' host run.yaml $here model.context=60000
     refused 'data.tokenizer = nosuch.model: No such file' host run.yaml $here data.tokenizer=nosuch.model
 }
 [ ! -e none ] || miss "leaves a folder of a run that it refused"
