@@ -57,10 +57,11 @@ static double room(const keeper *k) {
     return (double)(geteuid() ? v.f_bavail : v.f_bfree) * (double)v.f_frsize;
 }
 
-/* "" or, with `before` in front, that the disk is full. */
-static const char *full(const keeper *k, const char *before, char out[300]) {
+/* "" or, with `before` in front, that the disk is full, which is remembered. */
+static const char *full(keeper *k, const char *before, char out[300]) {
     double bytes = room(k);
     *out = 0;
+    k->was_full |= bytes < LEAST_ROOM;
     if (bytes < LEAST_ROOM)
         snprintf(out, 300, "%sthe disk of %.200s is full (%.0f KB free): make room", before, k->dir,
                  bytes / 1024);
@@ -456,9 +457,8 @@ static void look_at_disk(keeper *k) {
     int64_t now = rb_now_ns();
     if (now < k->looked_ns + RB_SEC) return;
     k->looked_ns = now;
-    bool is = *full(k, "", disk);
-    if (is && !k->was_full) say(k, disk);
-    k->was_full |= is;
+    bool known = k->was_full;
+    if (*full(k, "", disk) && !known) say(k, disk);
     if (!k->was_full || room(k) < 4 * LEAST_ROOM) return;
     k->was_full = false;
     say(k, "the disk has room again: starting the server anew");
