@@ -9,25 +9,7 @@
 #include "link/hello.h"
 #include "link/socket.h"
 #include "link/testing.h"
-
-/* A carrier of which only the door is there: the test opens streams to it in any name. */
-static int door = -1;
-
-static resbm_status listen_on(void *c, const char *service, int *out, rb_err *err) {
-    int ends[2];
-    (void)c;
-    (void)service;
-    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK)) return rb_fail_errno(err, errno, "pipe");
-    *out = ends[0];
-    door = ends[1];
-    return RESBM_OK;
-}
-
-static void unlisten(void *c, int fd) {
-    (void)c;
-    close(fd);
-    close(door);
-}
+#include "link/testing_door.h"
 
 static int knock(const char *from);
 static int dials;

@@ -8,30 +8,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 #include "core/clock.h"
+#include "link/testing_door.h"
 #include "rb_cmocka.h"
 #include "run/control.h"
 
 enum { MOST = 4 };
 #define PATIENCE (60 * RB_SEC)
-
-/* A carrier of which only the coordinator's door is there. */
-static int door = -1;
-
-static resbm_status listen_on(void *c, const char *service, int *out, rb_err *err) {
-    int ends[2];
-    (void)c;
-    (void)service;
-    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK)) return rb_fail_errno(err, errno, "pipe");
-    *out = ends[0];
-    door = ends[1];
-    return RESBM_OK;
-}
-
-static void unlisten(void *c, int fd) {
-    (void)c;
-    close(fd);
-    close(door);
-}
 
 static bool connected(void *c) {
     (void)c;
