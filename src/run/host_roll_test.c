@@ -336,6 +336,19 @@ static void known_only_when_it_lets_in(void **state) {
     tear_down();
 }
 
+/* Our own server, which the keeper is just starting anew: it reads the configuration as it begins. */
+static void a_server_that_begins(void **state) {
+    (void)state;
+    set_up();
+    h.server.load = NULL;
+    h.server.host = "127.0.0.1";
+    atomic_store(&refusals, 2);
+    atomic_store(&probes, 0);
+    assert_ok(rb_host_tell_server(&h, &err), &err);
+    assert_int_equal(atomic_load(&probes), 3);
+    tear_down();
+}
+
 /* What our own server has said against it since. */
 static void refused_by_its_log(void **state) {
     char words[200], path[100];
@@ -412,6 +425,7 @@ int main(void) {
                                        cmocka_unit_test(is_full),
                                        cmocka_unit_test(cannot_tell),
                                        cmocka_unit_test(known_only_when_it_lets_in),
+                                       cmocka_unit_test(a_server_that_begins),
                                        cmocka_unit_test(refused_by_its_log),
                                        cmocka_unit_test(loads_the_roll)};
     return cmocka_run_group_tests(tests, NULL, NULL);

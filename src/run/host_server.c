@@ -40,6 +40,12 @@ static resbm_status fail_untold(const rb_server_config *c, const char *why, rb_e
         c->dir, why);
 }
 
+/* One that does not run is being started anew by the keeper, and reads what is written by then: waited for like any other. */
+static resbm_status reload(const rb_server_config *c, rb_err *err) {
+    resbm_status st = rb_server_reload(c, err);
+    return st == RESBM_E_STATE ? RESBM_OK : st;
+}
+
 static resbm_status wait_until_known(rb_host *h, const rb_server_config *c, const rb_access *probe,
                                      int64_t log_bytes, rb_err *err) {
     int64_t begin = rb_now_ns(), told = begin;
@@ -56,7 +62,7 @@ static resbm_status wait_until_known(rb_host *h, const rb_server_config *c, cons
         rb_sleep_ns(20 * RB_MS);
         if (foreign || rb_now_ns() < told + AGAIN) continue;
         told = rb_now_ns();
-        RB_TRY(rb_server_reload(c, err));
+        RB_TRY(reload(c, err));
     }
     return fail_untold(c, why, err);
 }
@@ -68,7 +74,7 @@ static resbm_status tell(rb_host *h, rb_server_user *users, const rb_access *pro
     c.user_count = list_users(h, user, users);
     RB_TRY(rb_server_write(&c, err));
     int64_t log_bytes = rb_server_log_bytes(c.dir);
-    RB_TRY(rb_server_reload(&c, err));
+    RB_TRY(reload(&c, err));
     rb_sleep_ns(10 * RB_MS); /* most have read it by then */
     return wait_until_known(h, &c, probe, log_bytes, err);
 }
