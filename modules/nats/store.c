@@ -98,6 +98,10 @@ static resbm_status fail_set(const char *key, size_t n, natsStatus s, jsErrCode 
     if (s == NATS_MAX_PAYLOAD)
         return rb_fail(err, RESBM_E_CONFIG, "%zu bytes of \"%s\" are more than the server's max_payload", n,
                        key);
+    if (s == NATS_TIMEOUT)
+        return rb_fail(
+            err, RESBM_E_TIMEOUT,
+            "cannot write to the run's store: no answer in time (a server whose disk is full gives none)");
     return code ? rb_fail(err, RESBM_E_IO, "cannot write \"%s\" to the run's store: %s", key, why)
                 : rb_nats_fail(err, s, "cannot write to the run's store");
 }

@@ -96,8 +96,9 @@ static void only_files_are_shards(void **state) {
     mkdir("folder.bin", 0777);
     mkfifo("fifo.bin", 0666);
     assert_fails(rb_shards_open("folder.bin", 0, &s, &err), RESBM_E_FORMAT,
-                 "folder.bin: it is no regular file", &err);
-    assert_fails(rb_shards_open("fifo.bin", 0, &s, &err), RESBM_E_FORMAT, "fifo.bin", &err);
+                 "folder.bin: it is a folder: name its shards, folder.bin/train-*.bin", &err);
+    assert_fails(rb_shards_open("fifo.bin", 0, &s, &err), RESBM_E_FORMAT, "fifo.bin: it is no regular file",
+                 &err);
     assert_fails(rb_shards_open("", 0, &s, &err), RESBM_E_CONFIG, "no shards", &err);
     unlink("fifo.bin");
     rmdir("folder.bin");
