@@ -33,13 +33,15 @@ bool rb_spec_ends(const char *spec, const char *ending) {
     return n >= k && !strcmp(spec + n - k, ending);
 }
 
-resbm_status rb_tokenizer_open(const char *spec, rb_tokenizer *out, rb_err *err) {
-    *out = (rb_tokenizer){.bos = -1, .eos = -1};
+const rb_tokenizer_kind *rb_tokenizer_find(const char *spec) {
     for (int i = 0; rb_tokenizers[i]; i++)
-        if (rb_tokenizers[i]->accepts(spec)) {
-            out->kind = rb_tokenizers[i];
-            return out->kind->open(spec, out, err);
-        }
+        if (rb_tokenizers[i]->accepts(spec)) return rb_tokenizers[i];
+    return NULL;
+}
+
+resbm_status rb_tokenizer_open(const char *spec, rb_tokenizer *out, rb_err *err) {
+    *out = (rb_tokenizer){.kind = rb_tokenizer_find(spec), .bos = -1, .eos = -1};
+    if (out->kind) return out->kind->open(spec, out, err);
     return rb_fail(
         err, RESBM_E_CONFIG,
         "tokenizer \"%s\": it must be bytes, or end in .model (SentencePiece) or .json (Hugging Face)", spec);

@@ -41,6 +41,7 @@ struct rb_tokenizer {
 extern const rb_tokenizer_kind *const rb_tokenizers[]; /* NULL-terminated */
 
 /* spec: "bytes", or the path of a SentencePiece model (.model) or of a Hugging Face tokenizer.json. */
+const rb_tokenizer_kind *rb_tokenizer_find(const char *spec); /* NULL: none is called so */
 resbm_status rb_tokenizer_open(const char *spec, rb_tokenizer *out, rb_err *err);
 void rb_tokenizer_close(rb_tokenizer *t);
 resbm_status rb_tokenizer_encode(const rb_tokenizer *t, const char *text, size_t n, rb_ids *out, rb_err *err);

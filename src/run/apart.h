@@ -49,9 +49,9 @@ void rb_apart_out_close(rb_apart_out *o); /* NULL is fine */
 /* All of it. crossed (or NULL): bytes of messages. */
 resbm_status rb_apart_send_file(rb_link *l, int peer, const char *path, rb_apart_base base,
                                 rb_apart_pace *pace, int64_t patience_ns, uint64_t *crossed, rb_err *err);
-/* Writes path (through path.part, synced). The patience is for each message; of the file and the messages, RB_APART_LEAST bytes are to
- * come in each on the average, once four of them have passed, else RESBM_E_TIMEOUT. RESBM_E_CORRUPT when it is not what `sum` says. RESBM_E_CANCELLED once w->stop is
- * set. RESBM_E_IO: of files, also a base that is damaged here. */
+/* Writes path (through path.part, synced). The patience is for each message; of the file and the messages, RB_APART_LEAST bytes
+ * are to come in each on the average, once four of them have passed, else RESBM_E_TIMEOUT. RESBM_E_CORRUPT when it is not what `sum`
+ * says. RESBM_E_CANCELLED once w->stop is set. RESBM_E_IO: of files, also a base that is damaged here. */
 resbm_status rb_apart_recv_file(rb_link *l, int peer, const char *path, const rb_file_sum *sum,
                                 const rb_apart_wait *w, int64_t patience_ns, uint64_t *crossed, rb_err *err);
 

@@ -53,10 +53,8 @@ static void add_attention(const rb_config *c, double tokens, rb_cost *out) {
 static resbm_status frame(const rb_config *c, int direction, double *bytes, rb_err *err) {
     rb_wire w;
     RB_TRY(rb_model_wire(&c->model, &c->boundary, direction, &w, err));
-    *bytes = RB_FRAME_HEADER_BYTES;
-    for (int i = 0; i < w.parts; i++)
-        *bytes += (double)rb_packed_bytes(&w.part[i].pack, c->train.batch / c->train.microbatches,
-                                          c->model.context, w.part[i].width);
+    *bytes = RB_FRAME_HEADER_BYTES +
+             (double)rb_wire_bytes(&w, c->train.batch / c->train.microbatches, c->model.context);
     return RESBM_OK;
 }
 

@@ -169,7 +169,7 @@ static void print_target(const rb_compare_result *r, rb_buf *out) {
     }
     rb_buf_puts(out, ", on the mean curve over the seeds, between two evaluations along a straight line.");
     if (r->reference >= 0) rb_buf_printf(out, " Ratios are to %s.", r->row[r->reference].variant->name);
-    for (int i = 0; i < r->rows; i++)
+    for (int i = 0; i < r->rows && isnan(s->target); i++)
         if (r->row[i].uncompressed && r->row[i].done < r->row[i].seeds)
             rb_buf_printf(out, " %s may still come below it.", r->row[i].variant->name);
     rb_buf_puts(out, "\n");

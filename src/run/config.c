@@ -100,10 +100,9 @@ static int64_t divisor_above(int64_t d, int64_t from) {
 resbm_status rb_config_check_tokenizer(const rb_config *c, rb_err *err) {
     char at[300];
     const char *spec = c->data.tokenizer;
-    bool known = false;
     if (!*spec) return RESBM_OK;
-    for (int i = 0; rb_tokenizers[i] && !known; i++) known = rb_tokenizers[i]->accepts(spec);
-    if (known && (rb_tokenizer_bytes.accepts(spec) || !access(spec, R_OK))) return RESBM_OK;
+    const rb_tokenizer_kind *known = rb_tokenizer_find(spec);
+    if (known && (known == &rb_tokenizer_bytes || !access(spec, R_OK))) return RESBM_OK;
     int why = errno;
     where(c, "data", "tokenizer", at);
     return rb_fail(err, RESBM_E_CONFIG,

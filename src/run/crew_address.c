@@ -10,8 +10,6 @@ static bool over_tcp(const rb_crew *c) {
     return c->o.announce > 0 || c->o.cfg->pipeline.transport == RB_TRANSPORT_TCP;
 }
 
-/* Where stages reach the coordinator: beside them, or with a launcher by a named address (the first stage's host
- * knows the way by pipeline.addresses; without one, this machine). */
 resbm_status rb_crew_listen(rb_crew *c, rb_listener **out, rb_err *err) {
     char address[192];
     if (c->o.outside) {

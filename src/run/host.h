@@ -229,8 +229,8 @@ void rb_host_note_try(const rb_host *h, rb_host_vain *v); /* places are taken, a
 void rb_host_note_vain(rb_host *h, rb_host_vain *v, bool moved, int worker, bool disk, const char *why);
 int64_t rb_host_pause_ns(const rb_host_vain *v);
 bool rb_host_is_hopeless(const rb_host *h, const rb_host_vain *v);
-/* Waits before the next epoch, longer each time where several came to no step, half a minute where the disk failed, or until a participant comes. Where one is named
- * again and again, another one gets its stage. */
+/* Waits before the next epoch, longer each time where several came to no step, half a minute where the disk failed, or until a
+ * participant comes. Where one is named again and again, another one gets its stage. */
 void rb_host_back_off(rb_host *h, const rb_host_vain *v);
 
 bool rb_host_spare(void *host, int worker); /* one could have the place now that nothing is known against */

@@ -18,6 +18,7 @@
 #include "data/sampler.h"
 #include "run/host.h"
 #include "run/invitation.h"
+#include "run/pid_lock.h"
 #include "run/reach.h"
 
 #define STOPPED_NS                                                                                           \
@@ -351,23 +352,14 @@ static resbm_status check_data(const rb_config *c, rb_err *err) {
 
 /* A second keeper would start a second server on the same port and folder. One that is just ending has a moment to do so. */
 static resbm_status lock_folder(keeper *k, rb_err *err) {
-    char path[PATH_MAX], text[32];
+    char path[PATH_MAX];
+    long holder = 0;
     snprintf(path, sizeof path, "%s/pid", k->server_dir);
-    k->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (k->lock < 0) return rb_fail_errno(err, errno, "cannot open %s", path);
-    for (int64_t until = rb_now_ns() + RB_SEC; flock(k->lock, LOCK_EX | LOCK_NB);) {
-        ssize_t got = pread(k->lock, text, sizeof text - 1, 0);
-        text[got > 0 ? got : 0] = 0;
-        if (rb_now_ns() > until)
-            return rb_fail(err, RESBM_E_STATE,
-                           "the run in %s is hosted already (process %ld): resbm status %s shows how it goes",
-                           k->o->dir, strtol(text, NULL, 10), k->o->dir);
-        rb_sleep_ns(50 * RB_MS);
-    }
-    int n = snprintf(text, sizeof text, "%d\n", (int)getpid());
-    if (ftruncate(k->lock, 0) || pwrite(k->lock, text, (size_t)n, 0) != n)
-        return rb_fail_errno(err, errno, "cannot write %s", path);
-    return RESBM_OK;
+    resbm_status st = rb_pid_lock(path, RB_SEC, &k->lock, &holder, err);
+    if (st != RESBM_E_STATE) return st;
+    return rb_fail(err, RESBM_E_STATE,
+                   "the run in %s is hosted already (process %ld): resbm status %s shows how it goes",
+                   k->o->dir, holder, k->o->dir);
 }
 
 /* What cannot be meant leaves no folder behind. */
@@ -461,8 +453,9 @@ static void look_at_disk(keeper *k) {
     if (*full(k, "", disk) && !known) say(k, disk);
     if (!k->was_full || room(k) < 4 * LEAST_ROOM) return;
     k->was_full = false;
-    say(k, "the disk has room again: starting the server anew");
-    if (k->foreign || !k->server.pid) return;
+    bool own = !k->foreign && k->server.pid;
+    say(k, own ? "the disk has room again: starting the server anew" : "the disk has room again");
+    if (!own) return;
     rb_children_end(&k->server, 1, now);
     k->server = (rb_child){0};
 }

@@ -19,6 +19,7 @@
 #include "run/host.h"
 #include "run/invitation.h"
 #include "run/memory.h"
+#include "run/pid_lock.h"
 #include "run/spawn.h"
 
 #define EAGER_NS                                                                                             \
@@ -459,25 +460,16 @@ static resbm_status work(guest *g, rb_err *err) {
 
 /* One at a time works with a key. The lock ends with this process, however it ends. */
 static resbm_status lock_folder(guest *g, rb_err *err) {
-    char path[PATH_MAX], text[32];
-    int64_t until = rb_now_ns() + 2 * RB_SEC; /* who reads it (leave) holds it for a moment */
+    char path[PATH_MAX];
+    long holder = 0;
     snprintf(path, sizeof path, "%s/pid", g->dir);
-    g->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (g->lock < 0) return rb_fail_errno(err, errno, "cannot open %s", path);
-    while (flock(g->lock, LOCK_EX | LOCK_NB)) {
-        ssize_t got = pread(g->lock, text, sizeof text - 1, 0);
-        text[got > 0 ? got : 0] = 0;
-        if (rb_now_ns() > until)
-            return rb_fail(err, RESBM_E_STATE,
-                           "a participant works in %s already (process %ld): resbm leave ends it, another "
-                           "--dir joins once more",
-                           g->dir, strtol(text, NULL, 10));
-        rb_sleep_ns(50 * RB_MS);
-    }
-    int n = snprintf(text, sizeof text, "%d\n", (int)getpid());
-    if (ftruncate(g->lock, 0) || pwrite(g->lock, text, (size_t)n, 0) != n)
-        return rb_fail_errno(err, errno, "cannot write %s", path);
-    return RESBM_OK;
+    /* Who reads it (leave) holds it for a moment. */
+    resbm_status st = rb_pid_lock(path, 2 * RB_SEC, &g->lock, &holder, err);
+    if (st != RESBM_E_STATE) return st;
+    return rb_fail(err, RESBM_E_STATE,
+                   "a participant works in %s already (process %ld): resbm leave ends it, another "
+                   "--dir joins once more",
+                   g->dir, holder);
 }
 
 /* It may just be starting. */

@@ -74,21 +74,28 @@ resbm_status rb_port_open(rb_device *dev, const rb_model_config *m, const rb_bou
     return st;
 }
 
+int64_t rb_wire_bytes(const rb_wire *w, int64_t B, int64_t T) {
+    int64_t sum = 0;
+    for (int i = 0; i < w->parts; i++) {
+        int64_t n = rb_packed_bytes(&w->part[i].pack, B, T, w->part[i].width);
+        if (n < 0) return -1;
+        sum += n;
+    }
+    return sum;
+}
+
 resbm_status rb_port_most_bytes(const rb_model_config *m, const rb_boundary_config *b, int64_t B, int64_t T,
                                 size_t *out, rb_err *err) {
+    size_t ids = (size_t)(B * (T + 1)) * (size_t)rb_id_bytes(m->vocab);
     *out = 0;
     for (int direction = 0; direction < 2; direction++) {
         rb_wire wire;
-        size_t bytes = (size_t)(B * (T + 1)) * (size_t)rb_id_bytes(m->vocab);
         RB_TRY(rb_model_wire(m, b, direction, &wire, err));
-        for (int i = 0; i < wire.parts; i++) {
-            int64_t n = rb_packed_bytes(&wire.part[i].pack, B, T, wire.part[i].width);
-            if (n < 0)
-                return rb_fail(err, RESBM_E_CONFIG, "boundaries cannot pack (%lld,%lld,%lld) this way",
-                               (long long)B, (long long)T, (long long)wire.part[i].width);
-            bytes += (size_t)n;
-        }
-        if (bytes > *out) *out = bytes;
+        int64_t n = rb_wire_bytes(&wire, B, T);
+        if (n < 0)
+            return rb_fail(err, RESBM_E_CONFIG, "boundaries cannot pack %lld sequences of %lld this way",
+                           (long long)B, (long long)T);
+        if (ids + (size_t)n > *out) *out = ids + (size_t)n;
     }
     return RESBM_OK;
 }

@@ -64,6 +64,8 @@ resbm_status rb_port_advance(rb_port *p, rb_queue *q, uint64_t step, rb_err *err
  * forgotten. */
 resbm_status rb_port_settle(rb_port *p, rb_queue *q, uint64_t done, rb_err *err);
 
+/* Bytes that a message's parts are packed into; -1: they cannot be. */
+int64_t rb_wire_bytes(const rb_wire *w, int64_t B, int64_t T);
 /* Bytes of the largest message of any boundary between stages, token ids included, header not. */
 resbm_status rb_port_most_bytes(const rb_model_config *m, const rb_boundary_config *b, int64_t B, int64_t T,
                                 size_t *out, rb_err *err);

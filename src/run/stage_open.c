@@ -22,11 +22,8 @@ static resbm_status find_hosted(rb_stage *s, rb_err *err) {
 static double message_bytes(const rb_stage *s, int direction) {
     rb_wire w;
     rb_err ignored;
-    double bytes = RB_FRAME_HEADER_BYTES;
-    if (rb_model_wire(&s->cfg.model, &s->cfg.boundary, direction, &w, &ignored)) return bytes;
-    for (int i = 0; i < w.parts; i++)
-        bytes += (double)rb_packed_bytes(&w.part[i].pack, s->B, s->T, w.part[i].width);
-    return bytes;
+    if (rb_model_wire(&s->cfg.model, &s->cfg.boundary, direction, &w, &ignored)) return RB_FRAME_HEADER_BYTES;
+    return RB_FRAME_HEADER_BYTES + (double)rb_wire_bytes(&w, s->B, s->T);
 }
 
 /* A replica's device is its stage's. */
@@ -51,11 +48,15 @@ bool rb_stage_plans_in_flight(const rb_stage *s) {
            kind->takes_extra && !kind->extra_ages;
 }
 
-/* The device stays open; of "timed", which computes nothing, the processors' speed is asked for. */
+/* Its queue goes on while the host does something else. Of "timed", which computes nothing, that is of no use. */
+static bool computes_apart(const rb_stage *s) {
+    return !s->dev->table->host_memory && strcmp(s->dev->table->name, "timed") != 0;
+}
+
+/* The device stays open; of one that does not compute apart the processors' speed is asked for. */
 resbm_status rb_stage_speed(rb_stage *s, double *gflops, rb_err *err) {
     RB_TRY(open_device(s, err));
-    if (s->dev->table->host_memory || !strcmp(s->dev->table->name, "timed"))
-        return rb_bench_sgemm_glance((int)s->cfg.pipeline.threads, gflops, err);
+    if (!computes_apart(s)) return rb_bench_sgemm_glance((int)s->cfg.pipeline.threads, gflops, err);
     return rb_bench_device_glance(s->dev, gflops, err);
 }
 
@@ -263,7 +264,7 @@ static resbm_status open_model(rb_stage *s, const int *slots, rb_err *err) {
     RB_TRY(check_activations(s, err));
     s->room = rb_room(s->dev);
     RB_TRY(rb_queue_open(s->dev, &s->q, err));
-    s->ahead = !s->measuring && !s->dev->table->host_memory && strcmp(s->dev->table->name, "timed");
+    s->ahead = !s->measuring && computes_apart(s);
     rb_stage_options m = {.model = &s->cfg.model,
                           .boundary = &s->cfg.boundary,
                           .table = &s->table,
