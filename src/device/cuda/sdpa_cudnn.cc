@@ -57,6 +57,25 @@ struct rb_sdpa {
     std::map<shape_key, plan> known;
 };
 
+/* --- faults. The frontend returns some and throws others. */
+
+static resbm_status refused(const char *what, const std::string &why, rb_err *err) {
+    size_t end = why.find('\n');
+    return rb_fail(err, RESBM_E_UNSUPPORTED, "cuDNN's attention, %s: %.200s", what,
+                   why.substr(0, end).c_str());
+}
+
+template <class F> static resbm_status guarded(const char *what, F act, rb_err *err) {
+    try {
+        fe::error_t e = act();
+        return e.is_good() ? RESBM_OK : refused(what, e.get_message(), err);
+    } catch (const std::bad_alloc &) {
+        return rb_fail(err, RESBM_E_MEMORY, "device cuda: no memory");
+    } catch (const std::exception &e) {
+        return refused(what, e.what(), err);
+    }
+}
+
 /* --- loading */
 
 enum { LEAST = 90800 }; /* the first that takes a card's description; 92801 is 9.28.1 */
@@ -91,26 +110,15 @@ static resbm_status load(rb_err *err) {
                        LEAST / 100 % 100, version_text(version()).c_str());
     loaded_version = version();
     fe::cudnn_dlhandle = object;
-    return RESBM_OK;
-}
-
-/* --- faults. The frontend returns some and throws others. */
-
-static resbm_status refused(const char *what, const std::string &why, rb_err *err) {
-    size_t end = why.find('\n');
-    return rb_fail(err, RESBM_E_UNSUPPORTED, "cuDNN's attention, %s: %.200s", what,
-                   why.substr(0, end).c_str());
-}
-
-template <class F> static resbm_status guarded(const char *what, F act, rb_err *err) {
-    try {
-        fe::error_t e = act();
-        return e.is_good() ? RESBM_OK : refused(what, e.get_message(), err);
-    } catch (const std::bad_alloc &) {
-        return rb_fail(err, RESBM_E_MEMORY, "device cuda: no memory");
-    } catch (const std::exception &e) {
-        return refused(what, e.what(), err);
-    }
+    auto runtime = [&]() -> fe::error_t { /* which the frontend looks for when a graph first runs */
+        int number = 0;
+        fe::detail::cuda_runtime_get_version(&number);
+        fe::detail::get_driver_entry_point("cuCtxGetCurrent");
+        return {};
+    };
+    resbm_status st = guarded("CUDA's runtime", runtime, err);
+    if (st != RESBM_OK) fe::cudnn_dlhandle = NULL;
+    return st;
 }
 
 #define FE_TRY(call)                                                                                         \

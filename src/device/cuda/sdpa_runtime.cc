@@ -1,9 +1,18 @@
 #include "device/cuda/sdpa_runtime.h"
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
+#include <stdlib.h>
 #include <string.h>
 
-/* What the frontend calls of the runtime. */
+#if CUDART_VERSION >= 13000
+#define BY_VERSION(X) X(cudaGetDriverEntryPointByVersion)
+#elif CUDART_VERSION >= 12080
+#define BY_VERSION(X) X(cudaGetDriverEntryPointByVersion) X(cudaGetDeviceProperties_v2)
+#else
+#define BY_VERSION(X) X(cudaGetDriverEntryPoint) X(cudaGetDeviceProperties_v2)
+#endif
+
+/* What the frontend calls of the runtime, and what only some versions have or it asks for by another name. */
 #define RUNTIME_FUNCTIONS(X)                                                                                 \
     X(cudaDeviceGetAttribute)                                                                                \
     X(cudaDeviceSynchronize)                                                                                 \
@@ -51,12 +60,14 @@ static const struct {
     void *function;
 } functions[] = {
 #define ENTRY(f) {#f, (void *)f},
-    RUNTIME_FUNCTIONS(ENTRY)
+    RUNTIME_FUNCTIONS(ENTRY) BY_VERSION(ENTRY)
 #undef ENTRY
 };
 
 void *rb_sdpa_dlopen(const char *name, int flags) {
-    return strncmp(name, "libcudart", 9) ? dlopen(name, flags) : (void *)functions;
+    if (strncmp(name, "libcudart.so", 12)) return dlopen(name, flags);
+    /* It tries several versions, and closes all it finds but the first. */
+    return atoi(name + 13) == CUDART_VERSION / 1000 ? (void *)functions : NULL;
 }
 
 void *rb_sdpa_dlsym(void *object, const char *name) {
