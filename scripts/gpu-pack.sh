@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 arch=${1:-90}
 build=${BUILD:-build-gpu}
 carry=${CARRY:-build-gpu-carry}
-scripts/install-deps.sh --check build
+scripts/install-deps.sh --check build conformance
 [ -f "${CUDA_HOME:-/usr/local/cuda}/include/cublasLt.h" ] || scripts/venv.sh cuda
 [ -z "${CUDNN:-}" ] || scripts/venv.sh cudnn
 cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DRESBM_PORTABLE=ON -DRESBM_TESTS=ON -DRESBM_CUDA=ON \

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the Debian or Ubuntu packages that the named groups need and that are missing.
-#   scripts/install-deps.sh [--check] build|demo|study|test|sanitize ...
+#   scripts/install-deps.sh [--check] build|conformance|demo|study|test|sanitize ...
 # As root they are installed; otherwise, and always with --check, the one line to run is printed and the exit
 # status is 1 if something is missing. RESBM_NO_INSTALL=1 skips all of this (other systems, own builds).
 set -eu
@@ -17,8 +17,9 @@ for group in "$@"; do
     study) packages="$packages dict-gcide sentencepiece" ;;
     test) packages="$packages ninja-build libcmocka-dev iproute2 python3 python3-venv shellcheck nats-server libnats-dev openssl
                     libssl-dev libopenmpi-dev openmpi-bin libmpich-dev mpich" ;;
+    conformance) packages="$packages libcmocka-dev" ;;
     sanitize) packages="$packages clang llvm" ;;
-    *) echo "install-deps: unknown group '$group' (build, demo, study, test, sanitize)" >&2 && exit 2 ;;
+    *) echo "install-deps: unknown group '$group' (build, conformance, demo, study, test, sanitize)" >&2 && exit 2 ;;
     esac
 done
 

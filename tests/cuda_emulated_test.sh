@@ -38,7 +38,12 @@ refused() {
 
 go cpu pipeline.device=cpu
 go f32 pipeline.device=cuda:emulated pipeline.math=f32 && near cpu f32 0.0001
+# With a profile, which changes no bit (the runs below that have to be the same are without).
+export RESBM_CUDA_PROFILE=$PWD/profile
 go bf16 pipeline.device=cuda:emulated && near cpu bf16 0.02
+unset RESBM_CUDA_PROFILE
+grep -q 'ms in operations' profile && grep -Eq ' [0-9.]+%  *[0-9]+  *[0-9.]+  *[0-9.]+  attention_forward ' profile ||
+    { miss "the profile lacks its heading or attention"; cat profile; }
 go f16 pipeline.device=cuda:emulated:1 && near cpu f16 0.005
 go two pipeline.device=cuda:emulated pipeline.math=f32 pipeline.stages=2 && same f32 two
 # Without matrices kept in bf16 between updates, and late: the bits of rounding them at each use; 2 bytes less for each in the plan.

@@ -24,6 +24,7 @@ struct rb_cuda_device {
     struct rb_cuda_choices *choices; /* which of the two is faster (attention.h); NULL: always the library */
     char attention[256];             /* whose attention, for people; empty: own, as asked for */
     struct rb_cuda_blocks *blocks;   /* what alloc handed out */
+    struct rb_cuda_profile *profile; /* where time goes (profile.h); NULL: nobody asked */
 };
 
 /* The first thing a kernel found wrong with what it was given. It lies in the device's memory; the host reads a copy

@@ -11,6 +11,7 @@ extern "C" {
 }
 #include "device/cuda/attention.h"
 #include "device/cuda/lt.h"
+#include "device/cuda/profile.h"
 #include "device/cuda/sdpa.h"
 
 struct rb_cuda_blocks {
@@ -94,6 +95,7 @@ static void cuda_queue_close(rb_queue *base) {
     rb_cuda_queue *q = rb_cuda_queue_of(base);
     cudaSetDevice(rb_cuda_of(base)->index);
     if (q->stream) cudaStreamSynchronize(q->stream);
+    rb_cuda_profile_queue_closes(q);
     rb_cuda_transfers_close(q);
     for (int i = 0; i < RB_CUDA_SCRATCH; i++)
         if (q->scratch[i]) cudaFree(q->scratch[i]);
@@ -130,6 +132,7 @@ static resbm_status cuda_queue_open(rb_device *dev, rb_queue **out, rb_err *err)
 static void cuda_close(rb_device *base) {
     rb_cuda_device *d = (rb_cuda_device *)base;
     cudaSetDevice(d->index);
+    rb_cuda_profile_close(d);
     rb_sdpa_close(d->sdpa);
     rb_cuda_choices_free(d->choices);
     rb_lt_close(d->lt);
@@ -256,6 +259,7 @@ static resbm_status open_card(rb_cuda_device *d, rb_math math, rb_err *err) {
     d->base.working = rb_lt_working() + (size_t)RB_CUDA_SCRATCH * PIECE;
     /* Before cuDNN, which takes the cuBLASLt that is loaded and ends the program without one. */
     RB_TRY(rb_lt_open(d, &d->lt, err));
+    RB_TRY(rb_cuda_profile_open(d, err));
     return open_attention(d, d->base.opt.attention, err);
 }
 
