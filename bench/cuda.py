@@ -1,12 +1,14 @@
 """The CUDA device beside PyTorch on the same GPU, in one run: the tables that docs/cuda.md lists as not yet measured.
 
     bench/cuda.py [--program build/resbm] [--device cuda] [--rounds 3] [--parts train,attention,boundary,offload,pipeline]
-                  [--sizes 124M,350M,1.1B,llama8b] [--contexts 1024,4096] [--steps 10] [--no-torch]
+                  [--sizes 124M,350M,1.1B,llama8b] [--contexts 1024,4096] [--steps 10] [--attention own]
+                  [--torch eager,compile] [--no-torch] [--compile-only]
 
-PyTorch: bf16 autocast, scaled_dot_product_attention, fused AdamW, eager and torch.compile (bench/torch_llama.py's model). The
-two take turns; medians of all steps but each run's first three. Memory: what resbm took of the card (of the plan, where the card does
+PyTorch: bf16 autocast, scaled_dot_product_attention, fused AdamW, eager and torch.compile (bench/torch_llama.py's model). They
+take turns; medians of all steps but each run's first three. Memory: what resbm took of the card (of the plan, where the card does
 not say), and the most that torch's tensors took at once. Any python3 that has a CUDA build of torch; --no-torch measures resbm alone.
-All of it takes hours; ten minutes are enough for --rounds 1 --parts train,pipeline --sizes 124M --contexts 1024.
+All of it takes hours; ten minutes are enough for --rounds 1 --parts train,pipeline --sizes 124M --contexts 1024. --compile-only fills
+torch's cache of compiled models beforehand, all sizes at once.
 """
 
 import argparse
@@ -31,6 +33,7 @@ SIZES = {
 WARM = 3
 WHOLE = ("boundary.kind=none", "boundary.codec_fwd=f32", "boundary.codec_bwd=f32")
 NARROW = ("boundary.kind=residual", "boundary.ratio=128", "boundary.codec_fwd=int4", "boundary.codec_bwd=int4")
+WAYS = ("eager", "compile")
 ADAMW = ("optim.kind=adamw", "optim.lr=0.0003")
 
 
@@ -120,12 +123,18 @@ def torch_child(name, context, compiled, steps):
     print(json.dumps({"step_s": seconds, "memory": torch.cuda.max_memory_allocated()}))
 
 
-def torch_run(name, context, compiled, steps):
+def torch_start(name, context, compiled, steps):
     command = [sys.executable, __file__, "--torch-child", name, str(context), str(int(compiled)), str(steps)]
-    r = subprocess.run(command, text=True, capture_output=True)
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def torch_run(name, context, compiled, steps):
+    child = torch_start(name, context, compiled, steps)
+    out, errors = child.communicate()
+    r = subprocess.CompletedProcess(child.args, child.returncode, out, errors)
     if r.returncode:
         return None, last_line(r)
-    result = json.loads(r.stdout.splitlines()[-1])
+    result = json.loads(out.splitlines()[-1])
     return result["step_s"][WARM:], result["memory"]
 
 
@@ -135,7 +144,7 @@ def resbm_run(r, name, context, stages, microbatches, *more):
     batch = max(microbatches, thousands * 1024 // context)
     size = (d, layers, heads, ffn, context, batch, None)
     more = (f"pipeline.device={r.device}", f"model.kv_heads={kv}", f"model.vocab={vocab}", "pipeline.startup_deadline=600s",
-            *more)
+            *(() if any(m.startswith("pipeline.attention=") for m in more) else (f"pipeline.attention={r.attention}",)), *more)
     threads = max(1, (os.cpu_count() or 1) // stages)  # which begin with the weights
     try:
         lines, summary = r.train(size, stages, threads, microbatches, r.steps + WARM, *more)
@@ -144,6 +153,33 @@ def resbm_run(r, name, context, stages, microbatches, *more):
     parts = ("weights", "gradients", "states", "windows", "scratch", "activations")
     on_device = [m["taken"] or sum(m[k] for k in parts) for m in summary["memory"]]
     return [s["step_s"] for s in lines[WARM:]], on_device, summary
+
+
+class Runs:
+    """One program's steps over all rounds."""
+
+    def __init__(self):
+        self.seconds, self.memory, self.fault = [], 0, None
+
+    def add(self, seconds, memory_or_fault):
+        if seconds:
+            self.seconds += seconds
+            self.memory = max(self.memory, memory_or_fault)
+        else:
+            self.fault = memory_or_fault
+
+    def median(self):
+        return statistics.median(self.seconds) if self.seconds else None
+
+    def speed(self, tokens):
+        return f"{tokens / self.median():.0f}" if self.seconds else self.fault or "-"
+
+
+def compile_only(a):
+    """torch's cache is filled, by all sizes beside each other."""
+    children = [torch_start(name, context, True, 1) for name in a.sizes for context in a.contexts]
+    for c in children:
+        c.communicate()
 
 
 def tokens_of(name, context, microbatches=1):
@@ -163,32 +199,25 @@ def head(title, *columns):
 def train(r, a):
     peak = torch_peak_run() if a.torch else None
     head(f"Training, one process, AdamW, bf16{f'; peak of products {peak / 1e12:.0f} TFLOP/s' if peak else ''}", "model",
-         "context", "resbm tokens/s", "torch eager", "torch compile", "ratio to compile", "resbm GB", "torch GB",
+         "context", "attention", "resbm tokens/s", *(f"torch {way}" for way in WAYS), "ratio to compile", "resbm GB", "torch GB",
          "resbm share of peak")
     for name in a.sizes:
         for context in a.contexts:
-            tokens, mine, theirs, memory = tokens_of(name, context), [], {0: [], 1: []}, [0, 0]
-            fault, theirs_fault = "", {}
+            runs = {w: Runs() for w in a.attention}
+            theirs = {w: Runs() for w in a.torch}
             for _ in range(a.rounds):
-                seconds, planned, _ = resbm_run(r, name, context, 1, 1, *ADAMW)
-                if seconds is None:
-                    fault = planned
-                else:
-                    mine += seconds
-                    memory[0] = max(memory[0], sum(planned))
-                for compiled in (0, 1) if a.torch else ():
-                    got, used = torch_run(name, context, compiled, a.steps)
-                    if got:
-                        theirs[compiled] += got
-                        memory[1] = max(memory[1], used)
-                    else:
-                        theirs_fault[compiled] = used
-            speed = [tokens / statistics.median(s) if s else None for s in (mine, theirs[0], theirs[1])]
-            cell = [f"{s:.0f}" if s else why or "-" for s, why in zip(speed, (fault, theirs_fault.get(0), theirs_fault.get(1)))]
-            ratio = f"{speed[0] / speed[2]:.2f}" if speed[0] and speed[2] else "-"
-            share = f"{flops(SIZES[name], context, tokens) * speed[0] / tokens / peak:.0%}" if peak and speed[0] else "-"
-            row(f"{name} ({parameters(SIZES[name]) / 1e6:.0f} M)", context, *cell, ratio,
-                f"{memory[0] / 1e9:.2f}", f"{memory[1] / 1e9:.2f}", share)
+                for way, t in theirs.items():
+                    t.add(*torch_run(name, context, way == "compile", a.steps))
+                for whose, mine in runs.items():
+                    seconds, planned, _ = resbm_run(r, name, context, 1, 1, *ADAMW, f"pipeline.attention={whose}")
+                    mine.add(seconds, sum(planned) if seconds else planned)
+            tokens = tokens_of(name, context)
+            for whose, mine in runs.items():
+                s, t = mine.median(), theirs["compile"].median() if "compile" in theirs else None
+                row(f"{name} ({parameters(SIZES[name]) / 1e6:.0f} M)", context, whose, mine.speed(tokens),
+                    *(theirs[w].speed(tokens) if w in theirs else "-" for w in WAYS), f"{t / s:.2f}" if s and t else "-",
+                    f"{mine.memory / 1e9:.2f}", f"{max((t.memory for t in theirs.values()), default=0) / 1e9:.2f}",
+                    f"{flops(SIZES[name], context, tokens) / s / peak:.0%}" if peak and s else "-")
 
 
 def boundary(r, a):
@@ -298,14 +327,20 @@ def main():
     p.add_argument("--sizes", default="124M,350M,1.1B,llama8b")
     p.add_argument("--contexts", default="1024,4096")
     p.add_argument("--steps", type=int, default=10, help="of each run, behind three that warm up")
-    p.add_argument("--no-torch", dest="torch", action="store_false")
+    p.add_argument("--attention", default="own", help="whose: own, cudnn or both in the part train; the first in the others")
+    p.add_argument("--torch", default=",".join(WAYS))
+    p.add_argument("--no-torch", dest="torch", action="store_const", const="")
+    p.add_argument("--compile-only", action="store_true")
     a = p.parse_args()
     a.sizes, a.contexts = a.sizes.split(","), [int(c) for c in a.contexts.split(",")]
+    a.attention, a.torch = a.attention.split(","), [w for w in a.torch.split(",") if w]
     if a.torch and "train" in a.parts.split(","):
         torch_is_here()
+    if a.compile_only:
+        return compile_only(a)
     with tempfile.TemporaryDirectory() as folder:
         r = Resbm(Path(a.program).resolve(), Path(folder))
-        r.device, r.steps = a.device, a.steps
+        r.device, r.steps, r.attention = a.device, a.steps, a.attention[0]
         for part in a.parts.split(","):
             PARTS[part](r, a)
 

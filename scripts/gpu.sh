@@ -97,7 +97,7 @@ sanitize() {
 figures() { # PART SECONDS STEPS
     # shellcheck disable=SC2086
     part "$1" "$2" 12 "$python" bench/cuda.py --program "$bin/resbm" --device "$device" --rounds 1 --sizes "${SIZES:-124M}" \
-        --contexts "${CONTEXTS:-1024}" $alone --parts "$1" --steps "$3"
+        --contexts "${CONTEXTS:-1024}" $alone --parts "$1" --steps "$3" --attention "${ATTENTION:-own,cudnn}"
 }
 alone=
 "$python" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || { echo "== $python has no torch for a GPU"; alone=--no-torch; }
