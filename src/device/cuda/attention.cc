@@ -1,13 +1,14 @@
 /* Which kernels attention takes. */
 #include "device/cuda/attention.h"
 
-static bool on_tensor_cores(rb_queue *q, int D) {
+static bool on_tensor_cores(rb_queue *q, int D, float scale) {
     rb_math m = rb_cuda_of(q)->math;
-    return (m == RB_MATH_BF16 || m == RB_MATH_F16) && D <= RB_TILE_WIDTH;
+    return (m == RB_MATH_BF16 || m == RB_MATH_F16) && D <= RB_TILE_WIDTH && scale > 0;
 }
 
 resbm_status rb_cuda_attention_own(rb_queue *q, const rb_op *op, rb_err *err) {
-    bool back = op->kind == RB_OP_ATTN_BWD, tiles = on_tensor_cores(q, (int)op->t[back ? 6 : 2].shape[3]);
+    bool back = op->kind == RB_OP_ATTN_BWD,
+         tiles = on_tensor_cores(q, (int)op->t[back ? 6 : 2].shape[3], op->f[0]);
     if (back)
         return tiles ? rb_cuda_attention_backward_tiles(q, op, err)
                      : rb_cuda_attention_backward_f32(q, op, err);

@@ -29,14 +29,45 @@ static inline rb_attention_grads rb_attention_grads_of(const rb_op *op) {
     return {t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7], t[8]};
 }
 
-/* delta (B,H,T) = sum over a head's width of dout out, in working memory 0. up (device): of dout times *up as the tensor
- * cores' numbers have it, so that it cancels against products of those; NULL: of dout as it is. */
-resbm_status rb_cuda_attention_delta(rb_queue *q, const rb_attention_grads *x, const rb_attention_shape *s,
-                                     const float *up, float **delta, rb_err *err);
+/* Heads as the tensor cores' kernels read them: row (b,t,h) begins b*per_b + t*per_t + h*per_h elements behind `at`, at a multiple
+ * of 16 bytes, and is `width` wide, a multiple of 8 (attention_halves.cu). */
+struct rb_half_heads {
+    const uint16_t *at;
+    int64_t per_b, per_t, per_h;
+    int width;
+};
+/* Working memory that the first `rows` rows of each of v's sequences need to be such, if they are not; a multiple of 16. */
+size_t rb_cuda_half_bytes(rb_queue *q, const rb_view *v, int64_t rows);
+/* Those rows, each number times *factor (device; NULL: 1): where they lie, or rounded at *room, which moves on. */
+rb_half_heads rb_cuda_halves(rb_queue *q, const rb_view *v, int64_t rows, const float *factor, char **room);
+
+#ifdef RB_FOR_KERNELS
+struct alignas(8) rb_two {
+    float x, y;
+};
+/* Columns [col, col + 8) of a row of `width`, 0 behind it; in whole words of memory where they begin at 16 bytes. */
+static __device__ __forceinline__ void rb_eight(float *v, const rb_cells &row, int col, int width) {
+    const char *at = (const char *)row.at + col * (row.half ? 2 : 4);
+    if (col + 8 > width || (uintptr_t)at % sizeof(rb_chunk)) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) v[i] = col + i < width ? row.get(col + i) : 0.0f;
+        return;
+    }
+    rb_chunk lo = ((const rb_chunk *)at)[0];
+    if (row.half) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) v[i] = rb_bf16_to_f32((uint16_t)(lo.w[i / 2] >> 16 * (i % 2)));
+        return;
+    }
+    rb_chunk hi = ((const rb_chunk *)at)[1];
+#pragma unroll
+    for (int i = 0; i < 4; i++) v[i] = __uint_as_float(lo.w[i]), v[i + 4] = __uint_as_float(hi.w[i]);
+}
+#endif
 
 resbm_status rb_cuda_attention_forward_f32(rb_queue *q, const rb_op *op, rb_err *err);
 resbm_status rb_cuda_attention_backward_f32(rb_queue *q, const rb_op *op, rb_err *err);
-/* Heads up to this width. */
+/* Heads up to this width, and scores times a factor above 0. */
 enum { RB_TILE_WIDTH = 128 };
 resbm_status rb_cuda_attention_forward_tiles(rb_queue *q, const rb_op *op, rb_err *err);
 resbm_status rb_cuda_attention_backward_tiles(rb_queue *q, const rb_op *op, rb_err *err);

@@ -1,5 +1,6 @@
-/* Attention backward on the tensor cores, in two kernels so that no sum needs atomics: one goes over the keys for 64
- * queries (dq), one over the queries of all heads of a group for 64 keys (dk, dv); each makes the scores again.
+/* Attention backward on the tensor cores, in two kernels so that no sum needs atomics: one goes over the keys for some
+ * queries (dq), one over the queries of all heads of a group for 64 keys (dk, dv); each makes the scores again. What passes by
+ * is fetched a tile ahead.
  *
  *     P = exp(scale q k^T - lse)      dP = dout v^T      dS = P (dP - delta) scale
  *     dq = dS k                       dk = dS^T q        dv = P^T dout
@@ -7,125 +8,170 @@
  * With f16, dout is first multiplied by a power of two that keeps it in range; the results are divided by it. */
 #include "device/cuda/attention_tiles.h"
 
-enum { BACK_STEP = 32, BACK_N = BACK_STEP / 8 };
-
-/* The power of two, and what takes it back; both 1 with bf16. */
+/* The power of two, and what takes it back; NULL stands for 1 and 1. */
 struct loss_scale {
     float up, down;
 };
 
-static __device__ __forceinline__ int64_t row_number(const rb_attention_shape &s, int64_t b, int64_t h,
-                                                     int64_t t) {
-    return (b * s.H + h) * s.T + t;
-}
-static __device__ __forceinline__ float lse_of(const rb_view &lse, int64_t b, int64_t h, int64_t t) {
-    return ((const float *)lse.data)[b * lse.stride[0] + h * lse.stride[1] + t];
-}
-
-/* From scores and dP to P and dS, in place. query, key: of the first row and column of the lane; `down`: rows are queries. */
-struct lane_rows {
-    int64_t query[4], key[4]; /* of elements 0..3 of a fragment */
-    float lse[4], delta[4];
+/* What a query's scores are set off by: lse in base 2, and delta = sum(dout out) times scale. Of each head there are
+ * `stride` queries, a multiple of ENDS_ROWS; those from T on have the weight 0. */
+struct alignas(8) query_ends {
+    float lse, delta;
 };
-static __device__ void weights(float *p, float *dp, const lane_rows &r, const rb_attention_shape &s) {
+enum { ENDS_THREADS = 128, ENDS_LANES = 8, ENDS_ROWS = 64, ENDS_PER_BLOCK = ENDS_THREADS / ENDS_LANES };
+
+/* A few lanes per query. delta is of dout as the products have it, so that it cancels against them. */
+__global__ void __launch_bounds__(ENDS_THREADS)
+    find_query_ends(query_ends *to, int stride, rb_attention_grads x, const loss_scale *ls, rb_attention_shape s) {
+    int blocks = stride / ENDS_PER_BLOCK, bh = (int)blockIdx.x / blocks, lane = (int)threadIdx.x % ENDS_LANES;
+    int t = (int)blockIdx.x % blocks * ENDS_PER_BLOCK + (int)threadIdx.x / ENDS_LANES;
+    int b = bh / (int)s.H, h = bh % (int)s.H;
+    bool there = t < (int)s.T;
+    float sum = 0, up = ls ? ls->up : 1.0f;
+    if (there) {
+        rb_cells dout = rb_cells_of_head(x.dout, b, t, h), out = rb_cells_of_head(x.out, b, t, h);
+        for (int c = 8 * lane; c < s.D; c += 8 * ENDS_LANES) {
+            float v[8], w[8];
+            rb_eight(v, dout, c, s.D);
+            rb_eight(w, out, c, s.D);
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        bool seen = r.key[i] <= r.query[i] && r.query[i] < s.T;
-        p[i] = seen ? rb_exp(p[i] * s.scale - r.lse[i]) : 0.0f;
-        dp[i] = seen ? p[i] * (dp[i] - r.delta[i]) * s.scale : 0.0f;
+            for (int i = 0; i < 8; i++) sum += rb_half_round(up * v[i]) * w[i];
+        }
     }
+    for (int o = ENDS_LANES / 2; o; o /= 2) sum += __shfl_xor_sync(RB_ALL_LANES, sum, o);
+    if (lane) return;
+    float lse = there ? ((const float *)x.lse.data)[b * x.lse.stride[0] + h * x.lse.stride[1] + t] : INFINITY;
+    to[(int64_t)bh * stride + t] = query_ends{lse * RB_LOG2_E, sum * s.scale};
 }
 
-template <int DP>
-__global__ void __launch_bounds__(RB_TILE_THREADS)
-    query_tiles(rb_attention_grads x, const float *delta, const loss_scale *ls, rb_attention_shape s) {
-    __shared__ uint32_t keys[BACK_STEP * RB_FLAT_GAP(DP)], values[BACK_STEP * RB_FLAT_GAP(DP)],
-        upright[DP * RB_UPRIGHT_GAP(BACK_STEP)];
-    int64_t b = blockIdx.x / s.H, h = blockIdx.x % s.H, g = h / (s.H / s.G),
-            tile = (int64_t)(gridDim.y - 1 - blockIdx.y) * RB_TILE_ROWS; /* those with most keys first */
-    int warp = (int)threadIdx.x / RB_WARP, lane = (int)threadIdx.x % RB_WARP;
-    int64_t row = tile + 16 * warp, end = tile + RB_TILE_ROWS < s.T ? tile + RB_TILE_ROWS : s.T;
-    uint32_t a[DP / 16][4], go[DP / 16][4];
-    float dq[DP / 8][4] = {}, p[BACK_N][4], dp[BACK_N][4];
-    lane_rows r;
-    rb_load_a<DP>(a, rb_rows_of_head(x.q, b, h, s.T, s.D, 1.0f), row);
-    rb_load_a<DP>(go, rb_rows_of_head(x.dout, b, h, s.T, s.D, ls->up), row);
-    for (int i = 0; i < 4; i++) {
-        r.query[i] = row + lane / 4 + (i < 2 ? 0 : 8);
-        bool there = r.query[i] < s.T;
-        r.lse[i] = there ? lse_of(x.lse, b, h, r.query[i]) : 0.0f;
-        r.delta[i] = there ? delta[row_number(s, b, h, r.query[i])] : 0.0f;
-    }
-    for (int64_t first = 0; first < end; first += BACK_STEP) {
-        __syncthreads();
-        rb_head_rows k = rb_rows_of_head(x.k, b, g, end, s.D, 1.0f);
-        rb_load_flat<BACK_STEP, DP>(keys, k, first);
-        rb_load_flat<BACK_STEP, DP>(values, rb_rows_of_head(x.v, b, g, end, s.D, 1.0f), first);
-        rb_load_upright<BACK_STEP, DP>(upright, k, first);
-        __syncthreads();
-        rb_scores<BACK_N, DP>(p, a, keys);
-        rb_scores<BACK_N, DP>(dp, go, values);
-#pragma unroll
-        for (int n = 0; n < BACK_N; n++) {
-            for (int i = 0; i < 4; i++) r.key[i] = first + 8 * n + 2 * (lane % 4) + i % 2;
-            weights(p[n], dp[n], r, s);
-        }
-        rb_weigh<BACK_N, DP>(dq, dp, upright);
-    }
-    rb_store<DP>(x.dq, b, h, row, s.T, s.D, dq, ls->down, ls->down);
+/* From scores and dP to P and dS, in place, of a query's element. */
+static __device__ __forceinline__ void weight(float *p, float *dp, const query_ends &e, float by, float scale) {
+    *p = rb_exp2(fmaf(*p, by, -e.lse));
+    *dp = *p * fmaf(*dp, scale, -e.delta);
 }
 
-template <int DP>
+template <int DP, int MT, int KEYS>
 __global__ void __launch_bounds__(RB_TILE_THREADS)
-    key_tiles(rb_attention_grads x, const float *delta, const loss_scale *ls, rb_attention_shape s) {
-    __shared__ uint32_t qs[BACK_STEP * RB_FLAT_GAP(DP)], os[BACK_STEP * RB_FLAT_GAP(DP)];
-    __shared__ uint32_t q_up[DP * RB_UPRIGHT_GAP(BACK_STEP)], o_up[DP * RB_UPRIGHT_GAP(BACK_STEP)];
-    int64_t b = blockIdx.x / s.G, g = blockIdx.x % s.G, tile = (int64_t)blockIdx.y * RB_TILE_ROWS,
-            per = s.H / s.G;
-    int warp = (int)threadIdx.x / RB_WARP, lane = (int)threadIdx.x % RB_WARP;
-    int64_t row = tile + 16 * warp;
-    uint32_t k[DP / 16][4], v[DP / 16][4];
-    float dk[DP / 8][4] = {}, dv[DP / 8][4] = {}, p[BACK_N][4], dp[BACK_N][4];
-    lane_rows r;
-    rb_load_a<DP>(k, rb_rows_of_head(x.k, b, g, s.T, s.D, 1.0f), row);
-    rb_load_a<DP>(v, rb_rows_of_head(x.v, b, g, s.T, s.D, 1.0f), row);
-    for (int i = 0; i < 4; i++) r.key[i] = row + lane / 4 + (i < 2 ? 0 : 8);
-    for (int64_t h = g * per; h < (g + 1) * per; h++)
-        for (int64_t first = tile; first < s.T; first += BACK_STEP) {
-            rb_head_rows qr = rb_rows_of_head(x.q, b, h, s.T, s.D, 1.0f),
-                         orows = rb_rows_of_head(x.dout, b, h, s.T, s.D, ls->up);
-            __syncthreads();
-            rb_load_flat<BACK_STEP, DP>(qs, qr, first);
-            rb_load_flat<BACK_STEP, DP>(os, orows, first);
-            rb_load_upright<BACK_STEP, DP>(q_up, qr, first);
-            rb_load_upright<BACK_STEP, DP>(o_up, orows, first);
-            __syncthreads();
-            rb_scores<BACK_N, DP>(p, k, qs);
-            rb_scores<BACK_N, DP>(dp, v, os);
+    query_tiles(rb_view dq, rb_half_heads q, rb_half_heads k, rb_half_heads v, rb_half_heads dout,
+                const query_ends *ends, int stride, const loss_scale *ls, rb_attention_shape s) {
+    enum { N = KEYS / 8, ROWS = 16 * MT * RB_TILE_WARPS };
+    __shared__ rb_chunk keys[2][KEYS * DP / 8], values[2][KEYS * DP / 8];
+    int H = (int)s.H, T = (int)s.T, b = (int)blockIdx.x / H, h = (int)blockIdx.x % H, g = h / (H / (int)s.G);
+    int tile = (int)(gridDim.y - 1 - blockIdx.y) * ROWS; /* those with most keys first */
+    int row = tile + 16 * MT * rb_warp(), end = rb_least(tile + ROWS, T);
+    rb_half_rows kr = rb_rows_of_head(k, b, g), vr = rb_rows_of_head(v, b, g);
+    uint32_t a[MT][DP / 16][4], go[MT][DP / 16][4];
+    float d[MT][DP / 8][4] = {}, p[MT][N][4], dp[MT][N][4], by = s.scale * RB_LOG2_E;
+    query_ends e[MT][2];
+    rb_fetch<KEYS, DP>(keys[0], kr, 0, end);
+    rb_fetch<KEYS, DP>(values[0], vr, 0, end);
 #pragma unroll
-            for (int n = 0; n < BACK_N; n++) {
-                for (int i = 0; i < 4; i++) {
-                    r.query[i] = first + 8 * n + 2 * (lane % 4) + i % 2;
-                    bool there = r.query[i] < s.T;
-                    r.lse[i] = there ? lse_of(x.lse, b, h, r.query[i]) : 0.0f;
-                    r.delta[i] = there ? delta[row_number(s, b, h, r.query[i])] : 0.0f;
-                }
-                weights(p[n], dp[n], r, s);
-            }
-            rb_weigh<BACK_N, DP>(dv, p, o_up);
-            rb_weigh<BACK_N, DP>(dk, dp, q_up);
+    for (int m = 0; m < MT; m++) {
+        rb_load_a<DP>(a[m], rb_rows_of_head(q, b, h), row + 16 * m, T);
+        rb_load_a<DP>(go[m], rb_rows_of_head(dout, b, h), row + 16 * m, T);
+        for (int i = 0; i < 2; i++) {
+            int t = row + 16 * m + 8 * i + rb_lane() / 4;
+            e[m][i] = t < T ? ends[(int64_t)blockIdx.x * stride + t] : query_ends{INFINITY, 0};
         }
-    rb_store<DP>(x.dk, b, g, row, s.T, s.D, dk, ls->down, ls->down);
-    rb_store<DP>(x.dv, b, g, row, s.T, s.D, dv, ls->down, ls->down);
+    }
+    for (int first = 0, now = 0; first < end; first += KEYS, now ^= 1) {
+        rb_fetch_wait();
+        __syncthreads(); /* this tile is there, and nobody needs the one before */
+        if (first + KEYS < end) {
+            rb_fetch<KEYS, DP>(keys[now ^ 1], kr, first + KEYS, end);
+            rb_fetch<KEYS, DP>(values[now ^ 1], vr, first + KEYS, end);
+        }
+        if (first > row + 16 * MT - 1) continue; /* the warp sees none of it */
+        rb_scores<MT, N, DP>(p, a, keys[now]);
+        rb_scores<MT, N, DP>(dp, go, values[now]);
+#pragma unroll
+        for (int m = 0; m < MT; m++) {
+            if (first + KEYS - 1 > row + 16 * m) mask_keys<N>(p[m], row + 16 * m - first);
+#pragma unroll
+            for (int n = 0; n < N; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) weight(&p[m][n][i], &dp[m][n][i], e[m][i / 2], by, s.scale);
+        }
+        rb_weigh<MT, N, DP>(d, dp, keys[now]);
+    }
+    rb_result_rows to = rb_results_of_head(dq, b, h, T);
+    float down = ls ? ls->down : 1.0f;
+#pragma unroll
+    for (int m = 0; m < MT; m++) rb_store<DP>(to, row + 16 * m, d[m], down, down);
+}
+
+/* Of scores with keys as rows: those whose query does not see the key become -inf. `least`: first column that sees row 0. */
+template <int N> static __device__ __forceinline__ void mask_queries(float (*p)[4], int least) {
+    least += rb_lane() / 4 - 2 * (rb_lane() % 4);
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (8 * n + i % 2 < least + i / 2 * 8) p[n][i] = -INFINITY;
+}
+
+/* What a tile of queries is to the keys' kernel. */
+template <int DP, int STEP> struct query_tile {
+    rb_chunk q[STEP * DP / 8], dout[STEP * DP / 8], ends[STEP / 2];
+    __device__ __forceinline__ void fetch(const rb_half_rows &qr, const rb_half_rows &dr, const query_ends *from,
+                                          int first, int end) {
+        rb_fetch<STEP, DP>(q, qr, first, end);
+        rb_fetch<STEP, DP>(dout, dr, first, end);
+        int two = (int)threadIdx.x;
+        if (two < STEP / 2) rb_fetch_chunk(&ends[two], from + first + 2 * two, true);
+    }
+};
+
+template <int DP, int STEP>
+__global__ void __launch_bounds__(RB_TILE_THREADS)
+    key_tiles(rb_view dk, rb_view dv, rb_half_heads q, rb_half_heads k, rb_half_heads v, rb_half_heads dout,
+              const query_ends *ends, int stride, const loss_scale *ls, rb_attention_shape s) {
+    enum { N = STEP / 8, ROWS = 16 * RB_TILE_WARPS };
+    __shared__ query_tile<DP, STEP> passing[2];
+    int G = (int)s.G, per = (int)s.H / G, T = (int)s.T, b = (int)blockIdx.x / G, g = (int)blockIdx.x % G;
+    int tile = (int)blockIdx.y * ROWS, row = tile + 16 * rb_warp();
+    uint32_t ka[1][DP / 16][4], va[1][DP / 16][4];
+    float sum_k[1][DP / 8][4] = {}, sum_v[1][DP / 8][4] = {}, p[1][N][4], dp[1][N][4], by = s.scale * RB_LOG2_E;
+    int h = g * per; /* of the tile that is fetched */
+    passing[0].fetch(rb_rows_of_head(q, b, h), rb_rows_of_head(dout, b, h),
+                     ends + (b * s.H + h) * stride, tile, T);
+    rb_load_a<DP>(ka[0], rb_rows_of_head(k, b, g), row, T);
+    rb_load_a<DP>(va[0], rb_rows_of_head(v, b, g), row, T);
+    int first = tile, next = tile, now = 0;
+    for (bool more = true; more; first = next, now ^= 1) {
+        rb_fetch_wait();
+        __syncthreads(); /* this tile is there, and nobody needs the one before */
+        next = first + STEP;
+        if (next >= T) next = tile, h++;
+        more = h < (g + 1) * per;
+        if (more)
+            passing[now ^ 1].fetch(rb_rows_of_head(q, b, h), rb_rows_of_head(dout, b, h),
+                                   ends + (b * s.H + h) * stride, next, T);
+        if (first + STEP - 1 < row) continue; /* no query of it sees the warp's keys */
+        const query_tile<DP, STEP> &x = passing[now];
+        rb_scores<1, N, DP>(p, ka, x.q);
+        rb_scores<1, N, DP>(dp, va, x.dout);
+        if (first < row + 15) mask_queries<N>(p[0], row - first);
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+            rb_chunk c = x.ends[4 * n + rb_lane() % 4];
+            query_ends e[2] = {{__uint_as_float(c.w[0]), __uint_as_float(c.w[1])},
+                               {__uint_as_float(c.w[2]), __uint_as_float(c.w[3])}};
+#pragma unroll
+            for (int i = 0; i < 4; i++) weight(&p[0][n][i], &dp[0][n][i], e[i % 2], by, s.scale);
+        }
+        rb_weigh<1, N, DP>(sum_v, p, x.dout);
+        rb_weigh<1, N, DP>(sum_k, dp, x.q);
+    }
+    float down = ls ? ls->down : 1.0f;
+    rb_store<DP>(rb_results_of_head(dk, b, g, T), row, sum_k[0], down, down);
+    rb_store<DP>(rb_results_of_head(dv, b, g, T), row, sum_v[0], down, down);
 }
 
 /* --- f16: the power of two from the largest size in dout */
 
 enum { SCALE_THREADS = 256 };
 
-__global__ void no_scale(loss_scale *ls) {
-    if (threadIdx.x == 0) ls->up = ls->down = 1.0f;
-}
 __global__ void __launch_bounds__(SCALE_THREADS) find_most_of_heads(unsigned *most, rb_view dout) {
     int64_t rows = rb_row_count(&dout), D = rb_row_width(&dout);
     unsigned here = 0;
@@ -146,15 +192,14 @@ __global__ void make_scale(loss_scale *ls, const unsigned *most) {
     ls->down = __uint_as_float((unsigned)(254 - up) << 23);
 }
 
+/* NULL where products are in bf16. */
 static resbm_status find_scale(rb_queue *base, const rb_view *dout, loss_scale **out, rb_err *err) {
     rb_cuda_queue *c = rb_cuda_queue_of(base);
+    *out = NULL;
+    if (!c->f16) return RESBM_OK;
     RB_TRY(rb_cuda_scratch(base, 1, 256, (void **)out, err));
     loss_scale *ls = *out;
     unsigned *most = (unsigned *)((char *)ls + 64);
-    if (!c->f16) {
-        RB_LAUNCH(c, no_scale, 1u, RB_WARP, ls);
-        return RESBM_OK;
-    }
     RB_CUDA_TRY(cudaSetDevice(c->index), "attention_backward", err);
     RB_CUDA_TRY(cudaMemsetAsync(most, 0, sizeof *most, c->stream), "attention_backward", err);
     RB_LAUNCH(c, find_most_of_heads, 256u, SCALE_THREADS, most, *dout);
@@ -162,29 +207,60 @@ static resbm_status find_scale(rb_queue *base, const rb_view *dout, loss_scale *
     return RESBM_OK;
 }
 
-template <int DP>
-static void launch_backward(rb_queue *base, const rb_attention_grads &x, const float *delta,
-                            const loss_scale *ls, const rb_attention_shape &s) {
+/* What the two kernels read. */
+struct backward_inputs {
+    rb_half_heads q, k, v, dout;
+    query_ends *ends;
+    int stride;
+    loss_scale *ls;
+};
+
+static resbm_status prepare(rb_queue *base, const rb_attention_grads *x, const rb_attention_shape &s,
+                            backward_inputs *in, rb_err *err) {
     rb_cuda_queue *c = rb_cuda_queue_of(base);
-    unsigned tiles = (unsigned)((s.T + RB_TILE_ROWS - 1) / RB_TILE_ROWS);
-    auto queries = query_tiles<DP>;
-    auto keys = key_tiles<DP>;
-    RB_LAUNCH(c, queries, dim3((unsigned)(s.B * s.H), tiles), RB_TILE_THREADS, x, delta, ls, s);
-    RB_LAUNCH(c, keys, dim3((unsigned)(s.B * s.G), tiles), RB_TILE_THREADS, x, delta, ls, s);
+    const rb_view *from[] = {&x->q, &x->k, &x->v, &x->dout};
+    rb_half_heads *to[] = {&in->q, &in->k, &in->v, &in->dout};
+    int64_t stride = (s.T + ENDS_ROWS - 1) / ENDS_ROWS * ENDS_ROWS;
+    size_t bytes = (size_t)(s.B * s.H * stride) * sizeof *in->ends;
+    char *room;
+    RB_TRY(find_scale(base, &x->dout, &in->ls, err));
+    for (int i = 0; i < 4; i++) bytes += rb_cuda_half_bytes(base, from[i], s.T);
+    RB_TRY(rb_cuda_scratch(base, 0, bytes, (void **)&room, err));
+    in->ends = (query_ends *)room;
+    in->stride = (int)stride;
+    room += (size_t)(s.B * s.H * stride) * sizeof *in->ends;
+    for (int i = 0; i < 4; i++)
+        *to[i] = rb_cuda_halves(base, from[i], s.T, i == 3 && in->ls ? &in->ls->up : NULL, &room);
+    RB_LAUNCH(c, find_query_ends, (unsigned)(s.B * s.H * stride / ENDS_PER_BLOCK), ENDS_THREADS, in->ends,
+              in->stride, *x, in->ls, s);
+    return RESBM_OK;
+}
+
+template <int DP, int MT, int KEYS, int STEP>
+static void launch_backward(rb_queue *base, const rb_attention_grads &x, const backward_inputs &in,
+                            const rb_attention_shape &s) {
+    static_assert(ENDS_ROWS % STEP == 0 && 16 * RB_TILE_WARPS % STEP == 0, "tiles end where a head's queries do");
+    rb_cuda_queue *c = rb_cuda_queue_of(base);
+    int64_t queries = 16 * MT * RB_TILE_WARPS, keys = 16 * RB_TILE_WARPS;
+    dim3 over_queries((unsigned)(s.B * s.H), (unsigned)((s.T + queries - 1) / queries)),
+        over_keys((unsigned)(s.B * s.G), (unsigned)((s.T + keys - 1) / keys));
+    auto q = query_tiles<DP, MT, KEYS>;
+    auto k = key_tiles<DP, STEP>;
+    RB_LAUNCH(c, q, over_queries, RB_TILE_THREADS, x.dq, in.q, in.k, in.v, in.dout, in.ends, in.stride, in.ls, s);
+    RB_LAUNCH(c, k, over_keys, RB_TILE_THREADS, x.dk, x.dv, in.q, in.k, in.v, in.dout, in.ends, in.stride,
+              in.ls, s);
 }
 
 resbm_status rb_cuda_attention_backward_tiles(rb_queue *q, const rb_op *op, rb_err *err) {
     rb_attention_shape s = rb_attention_backward_shape(op);
     rb_attention_grads x = rb_attention_grads_of(op);
-    float *delta;
-    loss_scale *ls;
-    RB_TRY(find_scale(q, &x.dout, &ls, err));
-    RB_TRY(rb_cuda_attention_delta(q, &x, &s, &ls->up, &delta, err));
+    backward_inputs in;
+    RB_TRY(prepare(q, &x, s, &in, err));
     if (s.D <= 32)
-        launch_backward<32>(q, x, delta, ls, s);
+        launch_backward<32, 1, 64, 64>(q, x, in, s);
     else if (s.D <= 64)
-        launch_backward<64>(q, x, delta, ls, s);
+        launch_backward<64, 1, 64, 64>(q, x, in, s);
     else
-        launch_backward<128>(q, x, delta, ls, s);
+        launch_backward<128, 1, 32, 16>(q, x, in, s);
     return rb_cuda_launched(op, err);
 }

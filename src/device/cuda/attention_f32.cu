@@ -89,14 +89,13 @@ resbm_status rb_cuda_attention_forward_f32(rb_queue *base, const rb_op *op, rb_e
 typedef rb_attention_grads grads;
 
 __global__ void __launch_bounds__(ROW_THREADS)
-    find_delta(float *delta, rb_view dout, rb_view out, shape s, const float *up) {
+    find_delta(float *delta, rb_view dout, rb_view out, shape s) {
     int64_t n = (int64_t)blockIdx.x * ROW_WARPS + threadIdx.x / RB_WARP;
     if (n >= s.B * s.H * s.T) return;
     row r(n, s.H, s.T);
     rb_cells a = rb_cells_of_head(dout, r.b, r.t, r.h), b = rb_cells_of_head(out, r.b, r.t, r.h);
     float sum = 0;
-    for (int c = (int)threadIdx.x % RB_WARP; c < s.D; c += RB_WARP)
-        sum += (up ? rb_half_round(*up * a.get(c)) : a.get(c)) * b.get(c);
+    for (int c = (int)threadIdx.x % RB_WARP; c < s.D; c += RB_WARP) sum += a.get(c) * b.get(c);
     sum = rb_warp_sum(sum);
     if (threadIdx.x % RB_WARP == 0) delta[n] = sum;
 }
@@ -157,24 +156,16 @@ __global__ void __launch_bounds__(ROW_THREADS) key_grads(grads x, const float *d
         }
 }
 
-resbm_status rb_cuda_attention_delta(rb_queue *base, const grads *x, const shape *s, const float *up,
-                                     float **delta, rb_err *err) {
-    rb_cuda_queue *c = rb_cuda_queue_of(base);
-    int64_t rows = s->B * s->H * s->T;
-    RB_TRY(rb_cuda_scratch(base, 0, (size_t)rows * sizeof **delta, (void **)delta, err));
-    float *out = *delta;
-    RB_LAUNCH(c, find_delta, blocks_for(rows), ROW_THREADS, out, x->dout, x->out, *s, up);
-    return RESBM_OK;
-}
-
 resbm_status rb_cuda_attention_backward_f32(rb_queue *base, const rb_op *op, rb_err *err) {
     rb_cuda_queue *c = rb_cuda_queue_of(base);
     shape s = rb_attention_backward_shape(op);
     grads x = rb_attention_grads_of(op);
+    int64_t rows = s.B * s.H * s.T;
     float *delta;
     RB_TRY(check_width(op, s.D, err));
-    RB_TRY(rb_cuda_attention_delta(base, &x, &s, NULL, &delta, err));
-    RB_LAUNCH(c, query_grads, blocks_for(s.B * s.H * s.T), ROW_THREADS, x, delta, s);
+    RB_TRY(rb_cuda_scratch(base, 0, (size_t)rows * sizeof *delta, (void **)&delta, err));
+    RB_LAUNCH(c, find_delta, blocks_for(rows), ROW_THREADS, delta, x.dout, x.out, s);
+    RB_LAUNCH(c, query_grads, blocks_for(rows), ROW_THREADS, x, delta, s);
     RB_LAUNCH(c, key_grads, blocks_for(s.B * s.G * s.T), ROW_THREADS, x, delta, s);
     return rb_cuda_launched(op, err);
 }

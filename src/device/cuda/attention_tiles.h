@@ -1,6 +1,7 @@
-/* Tiles of heads for the tensor cores (rb_mma: m16n8k16). Rows of a head come from memory, are rounded to 16 bits where they are f32, and
- * lie in shared memory as words of two neighbours: along the width for products over the width, and "upright", along the
- * rows, for products over the rows. Padding of 4 words keeps the fragments' loads free of bank conflicts.
+/* Tiles of heads for the tensor cores (rb_mma: m16n8k16). Operands come as rows of 16-bit numbers that begin at 16 bytes
+ * (attention_halves.cu). A row lies in shared memory as chunks of eight; which chunk is where depends on the row, so
+ * that neither the eight rows that ldmatrix takes at a time nor a row's chunks fall on the same banks. Products over the width
+ * take rows plain, products over the rows take them transposed, out of the same memory.
  *
  *     lane = 4 g + t     A (16,16): word {row g or g+8, columns 2t, 2t+1 or + 8}
  *                        B (16,8):  word {rows 2t, 2t+1 or + 8, column g}
@@ -11,128 +12,169 @@
 
 #include "device/cuda/attention.h"
 
-enum { RB_TILE_THREADS = 128, RB_TILE_WARPS = RB_TILE_THREADS / RB_WARP, RB_TILE_ROWS = 16 * RB_TILE_WARPS };
+enum { RB_TILE_THREADS = 128, RB_TILE_WARPS = RB_TILE_THREADS / RB_WARP };
 
-/* Words from one row to the next. */
-#define RB_FLAT_GAP(DP)      ((DP) / 2 + 4)
-#define RB_UPRIGHT_GAP(ROWS) ((ROWS) / 2 + 4)
+static __device__ __forceinline__ int rb_lane() {
+    return (int)threadIdx.x % RB_WARP;
+}
+static __device__ __forceinline__ int rb_warp() {
+    return (int)threadIdx.x / RB_WARP;
+}
+static __device__ __forceinline__ int rb_least(int a, int b) {
+    return a < b ? a : b;
+}
 
-/* Some rows of one head: [first, end) exist, `width` columns do; the rest reads as 0. */
-struct rb_head_rows {
-    rb_cells base; /* row 0 of the head */
-    int64_t gap, end;
+/* Where a chunk of a row lies in a tile of rows of DP numbers. */
+template <int DP> static __device__ __forceinline__ int rb_place(int row, int chunk) {
+    return row * (DP / 8) + (chunk ^ (DP >= 64 ? row & 7 : row >> 1 & 3));
+}
+
+/* Rows of one head. */
+struct rb_half_rows {
+    const uint16_t *at;
+    int64_t gap;
     int width;
-    float factor;
-    bool words; /* neighbours are words in memory already */
-    __device__ float at(int64_t row, int col) const {
-        return row < end && col < width ? factor * base.get(row * gap + col) : 0.0f;
-    }
-    __device__ uint32_t pair(int64_t row, int col) const {
-        if (words && row < end && col + 1 < width)
-            return *(const uint32_t *)((const uint16_t *)base.at + row * gap + col);
-        return rb_half2(at(row, col), at(row, col + 1));
-    }
 };
-/* What is in bf16 crosses unchanged where the tensor cores take bf16, rows begin at words and nothing is multiplied. */
-static __device__ __forceinline__ bool rb_rows_are_words(const rb_cells &base, int64_t gap, float factor) {
-#if !defined(RB_CUDA_EMULATED) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-    return false;
-#elif defined(RB_CUDA_EMULATED)
-    if (emu_f16) return false;
-#endif
-    return base.half && factor == 1.0f && gap % 2 == 0 && (uintptr_t)base.at % sizeof(uint32_t) == 0;
+static __device__ __forceinline__ rb_half_rows rb_rows_of_head(const rb_half_heads &v, int b, int h) {
+    return rb_half_rows{v.at + b * v.per_b + h * v.per_h, v.per_t, v.width};
 }
 
-static __device__ __forceinline__ rb_head_rows rb_rows_of_head(const rb_view &v, int64_t b, int64_t h,
-                                                               int64_t end, int width, float factor) {
-    rb_cells base = rb_cells_at(v, b * v.stride[0] + h * v.stride[2]);
-    return rb_head_rows{base, v.stride[1], end, width, factor, rb_rows_are_words(base, v.stride[1], factor)};
-}
-
-/* to [ROWS][RB_FLAT_GAP(DP)] */
+/* Begins to bring rows [first, first + ROWS) into a tile; zeros for those from `end` on and behind the width. */
 template <int ROWS, int DP>
-static __device__ void rb_load_flat(uint32_t *to, const rb_head_rows &from, int64_t first) {
-    for (int i = (int)threadIdx.x; i < ROWS * DP / 2; i += RB_TILE_THREADS) {
-        int row = i / (DP / 2), word = i % (DP / 2);
-        to[row * RB_FLAT_GAP(DP) + word] = from.pair(first + row, 2 * word);
-    }
-}
-/* to [DP][RB_UPRIGHT_GAP(ROWS)] */
-template <int ROWS, int DP>
-static __device__ void rb_load_upright(uint32_t *to, const rb_head_rows &from, int64_t first) {
-    for (int i = (int)threadIdx.x; i < ROWS * DP / 2; i += RB_TILE_THREADS) {
-        int col = i % DP, word = i / DP;
-        to[col * RB_UPRIGHT_GAP(ROWS) + word] =
-            rb_half2(from.at(first + 2 * word, col), from.at(first + 2 * word + 1, col));
-    }
+static __device__ __forceinline__ void rb_fetch(rb_chunk *to, const rb_half_rows &from, int first, int end) {
+    enum { CHUNKS = DP / 8, STEP = RB_TILE_THREADS / CHUNKS };
+    int chunk = (int)threadIdx.x % CHUNKS, row = (int)threadIdx.x / CHUNKS;
+    int there = 8 * chunk < from.width ? end - first : 0;
+    const uint16_t *at = from.at + (first + row) * from.gap + 8 * chunk;
+#pragma unroll
+    for (int r = row; r < row + ROWS; r += STEP, at += STEP * from.gap)
+        if (ROWS % STEP == 0 || r < ROWS)
+            rb_fetch_chunk(&to[rb_place<DP>(r, chunk)], r < there ? at : from.at, r < there);
 }
 
-/* The warp's 16 rows as A of products over the width, from memory. */
-template <int DP> static __device__ void rb_load_a(uint32_t (*a)[4], const rb_head_rows &from, int64_t row) {
-    int lane = (int)threadIdx.x % RB_WARP, g = lane / 4, t = lane % 4;
-#pragma unroll
-    for (int k = 0; k < DP / 16; k++) {
-        a[k][0] = from.pair(row + g, 16 * k + 2 * t);
-        a[k][1] = from.pair(row + g + 8, 16 * k + 2 * t);
-        a[k][2] = from.pair(row + g, 16 * k + 2 * t + 8);
-        a[k][3] = from.pair(row + g + 8, 16 * k + 2 * t + 8);
-    }
-}
-
-/* d [N][4] (16 rows, 8 N columns) = a b^T, b: 8 N rows lying flat. */
-template <int N, int DP>
-static __device__ void rb_scores(float (*d)[4], uint32_t (*a)[4], const uint32_t *b) {
-    int lane = (int)threadIdx.x % RB_WARP, g = lane / 4, t = lane % 4;
-#pragma unroll
-    for (int n = 0; n < N; n++) {
-        d[n][0] = d[n][1] = d[n][2] = d[n][3] = 0;
-        const uint32_t *row = b + (8 * n + g) * RB_FLAT_GAP(DP) + t;
-#pragma unroll
-        for (int k = 0; k < DP / 16; k++) {
-            uint32_t pair[2] = {row[8 * k], row[8 * k + 4]};
-            rb_mma(d[n], a[k], pair);
-        }
-    }
-}
-
-/* d [DP/8][4] += p b: p (16 rows, 8 N columns) as rb_scores leaves it, b: 8 N rows standing upright. */
-template <int N, int DP> static __device__ void rb_weigh(float (*d)[4], float (*p)[4], const uint32_t *b) {
-    int lane = (int)threadIdx.x % RB_WARP, g = lane / 4, t = lane % 4;
-#pragma unroll
-    for (int k = 0; k < N / 2; k++) {
-        uint32_t a[4] = {rb_half2(p[2 * k][0], p[2 * k][1]), rb_half2(p[2 * k][2], p[2 * k][3]),
-                         rb_half2(p[2 * k + 1][0], p[2 * k + 1][1]),
-                         rb_half2(p[2 * k + 1][2], p[2 * k + 1][3])};
-#pragma unroll
-        for (int n = 0; n < DP / 8; n++) {
-            const uint32_t *col = b + (8 * n + g) * RB_UPRIGHT_GAP(8 * N) + 8 * k + t;
-            uint32_t pair[2] = {col[0], col[4]};
-            rb_mma(d[n], a, pair);
-        }
-    }
-}
-
-/* The warp's 16 rows of d, times a factor per half of them (rows g, rows g + 8). */
+/* 16 rows of a head as A of products over the width, from memory. */
 template <int DP>
-static __device__ void rb_store(const rb_view &to, int64_t b, int64_t h, int64_t row, int64_t end, int width,
-                                float (*d)[4], float low, float high) {
-    int lane = (int)threadIdx.x % RB_WARP, g = lane / 4, t = lane % 4;
+static __device__ __forceinline__ void rb_load_a(uint32_t (*a)[4], const rb_half_rows &from, int row, int end) {
+    int g = rb_lane() / 4, t = rb_lane() % 4;
 #pragma unroll
-    for (int n = 0; n < DP / 8; n++)
+    for (int k = 0; k < DP / 16; k++)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            int64_t r = row + g + (i < 2 ? 0 : 8);
-            int c = 8 * n + 2 * t + i % 2;
-            if (r < end && c < width) rb_cells_of_head(to, b, r, h).put(c, d[n][i] * (i < 2 ? low : high));
+            int r = row + g + i % 2 * 8, c = 16 * k + 2 * t + i / 2 * 8;
+            a[k][i] = r < end && c < from.width ? *(const uint32_t *)(from.at + r * from.gap + c) : 0u;
         }
 }
 
-static __device__ __forceinline__ float rb_exp(float x) {
-#ifdef RB_CUDA_EMULATED
-    return expf(x);
+/* d (16 MT rows, 8 N columns) = a b^T, b: 8 N rows. */
+template <int MT, int N, int DP>
+static __device__ __forceinline__ void rb_scores(float (*d)[N][4], uint32_t (*a)[DP / 16][4], const rb_chunk *b) {
+    int row = rb_lane() % 8 + rb_lane() / 16 * 8, chunk = rb_lane() / 8 % 2;
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int n = 0; n < N; n++) d[m][n][0] = d[m][n][1] = d[m][n][2] = d[m][n][3] = 0;
+#pragma unroll
+    for (int k = 0; k < DP / 16; k++)
+#pragma unroll
+        for (int n = 0; n < N; n += 2) {
+            uint32_t two[4]; /* columns 8 n and on, 8 n + 8 and on */
+            rb_ldmatrix(two, &b[rb_place<DP>(8 * n + row, 2 * k + chunk)]);
+#pragma unroll
+            for (int m = 0; m < MT; m++) {
+                rb_mma(d[m][n], a[m][k], two);
+                rb_mma(d[m][n + 1], a[m][k], two + 2);
+            }
+        }
+}
+
+/* d (16 MT rows, DP columns) += p b: p (16 MT rows, 8 N columns) as rb_scores leaves it, b: 8 N rows. */
+template <int MT, int N, int DP>
+static __device__ __forceinline__ void rb_weigh(float (*d)[DP / 8][4], float (*p)[N][4], const rb_chunk *b) {
+    int row = rb_lane() % 16, chunk = rb_lane() / 16;
+#pragma unroll
+    for (int k = 0; k < N / 2; k++) {
+        uint32_t a[MT][4];
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const float *two = &p[m][2 * k + i / 2][i % 2 * 2];
+                a[m][i] = rb_half2(two[0], two[1]);
+            }
+#pragma unroll
+        for (int n = 0; n < DP / 8; n += 2) {
+            uint32_t two[4];
+            rb_ldmatrix_trans(two, &b[rb_place<DP>(16 * k + row, n + chunk)]);
+#pragma unroll
+            for (int m = 0; m < MT; m++) {
+                rb_mma(d[m][n], a[m], two);
+                rb_mma(d[m][n + 1], a[m], two + 2);
+            }
+        }
+    }
+}
+
+/* Scores of keys that the query does not see become -inf. `seen`: last column that row 0 of the 16 sees. */
+template <int N> static __device__ __forceinline__ void mask_keys(float (*p)[4], int seen) {
+    seen += rb_lane() / 4 - 2 * (rb_lane() % 4);
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (8 * n + i % 2 > seen + i / 2 * 8) p[n][i] = -INFINITY;
+}
+
+/* Results: rows of one head, in f32 or bf16. */
+struct rb_result_rows {
+    rb_cells base; /* row 0 of the head */
+    int64_t gap;
+    int end, width;
+    bool pairs; /* even columns lie where two can be written at once, and the width is even */
+};
+static __device__ __forceinline__ rb_result_rows rb_results_of_head(const rb_view &v, int b, int h, int end) {
+    rb_cells base = rb_cells_at(v, b * v.stride[0] + h * v.stride[2]);
+    int width = (int)v.shape[3];
+    bool pairs = (v.stride[1] | width) % 2 == 0 && (uintptr_t)base.at % (base.half ? 4 : 8) == 0;
+    return rb_result_rows{base, v.stride[1], end, width, pairs};
+}
+
+static __device__ __forceinline__ uint32_t rb_bf16_pair(float x, float y) {
+#if !defined(RB_CUDA_EMULATED) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    return rb_half2(x, y);
 #else
-    return __expf(x);
+    return rb_bf16_from_f32(x) | (uint32_t)rb_bf16_from_f32(y) << 16;
 #endif
 }
+
+/* 16 rows of d, times a factor per half of them (rows g, rows g + 8). */
+template <int DP>
+static __device__ __forceinline__ void rb_store(const rb_result_rows &to, int row, float (*d)[4], float low,
+                                                float high) {
+    int first = 2 * (rb_lane() % 4), left = to.width - first;
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+        int r = row + rb_lane() / 4 + 4 * i;
+        float by = i ? high : low;
+        if (r >= to.end) continue;
+        rb_cells at = {(char *)to.base.at + (r * to.gap + first) * (to.base.half ? 2 : 4), to.base.half};
+        if (to.pairs && at.half) {
+#pragma unroll
+            for (int n = 0; n < DP / 8; n++)
+                if (8 * n < left) ((uint32_t *)at.at)[4 * n] = rb_bf16_pair(d[n][i] * by, d[n][i + 1] * by);
+        } else if (to.pairs) {
+#pragma unroll
+            for (int n = 0; n < DP / 8; n++)
+                if (8 * n < left) ((rb_two *)at.at)[4 * n] = rb_two{d[n][i] * by, d[n][i + 1] * by};
+        } else {
+#pragma unroll
+            for (int n = 0; n < DP / 8; n++) {
+                if (8 * n < left) at.put(8 * n, d[n][i] * by);
+                if (8 * n + 1 < left) at.put(8 * n + 1, d[n][i + 1] * by);
+            }
+        }
+    }
+}
+
+#define RB_LOG2_E 1.4426950408889634f
 
 #endif

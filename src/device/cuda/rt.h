@@ -90,6 +90,67 @@ static __device__ __forceinline__ void rb_mma(float *d, const uint32_t *a, const
 #endif
 }
 
+/* 16 bytes: eight of those numbers. */
+struct alignas(16) rb_chunk {
+    uint32_t w[4];
+};
+
+/* Four matrices of 8 x 8 of those numbers out of shared memory; lane l names row l % 8 of matrix l / 8. r[i] of it is of matrix
+ * i: row l / 4, columns 2 (l % 4) and the next. */
+static __device__ __forceinline__ void rb_ldmatrix(uint32_t *r, const rb_chunk *row) {
+#ifdef RB_CUDA_EMULATED
+    emu_ldmatrix(r, row);
+#else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"((unsigned)__cvta_generic_to_shared(row)));
+#endif
+}
+/* The same of the matrices transposed: rows 2 (l % 4) and the next, column l / 4. */
+static __device__ __forceinline__ void rb_ldmatrix_trans(uint32_t *r, const rb_chunk *row) {
+#ifdef RB_CUDA_EMULATED
+    emu_ldmatrix_trans(r, row);
+#else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"((unsigned)__cvta_generic_to_shared(row)));
+#endif
+}
+
+/* Copies 16 bytes into shared memory, or zeros where there is nothing (`from` is not read then). From 8.0 on the thread
+ * goes on meanwhile: rb_fetch_wait() waits for its own copies, a barrier behind that for everybody's. */
+static __device__ __forceinline__ void rb_fetch_chunk(rb_chunk *to, const void *from, bool there) {
+#if defined(RB_CUDA_EMULATED)
+    emu_copy16(to, from, there);
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :
+                 : "r"((unsigned)__cvta_generic_to_shared(to)), "l"(__cvta_generic_to_global(from)),
+                   "r"(there ? 16 : 0)
+                 : "memory");
+#else
+    rb_chunk c = {{0, 0, 0, 0}};
+    if (there) c = *(const rb_chunk *)from;
+    *to = c;
+#endif
+}
+static __device__ __forceinline__ void rb_fetch_wait() {
+#if !defined(RB_CUDA_EMULATED) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" : : : "memory");
+#endif
+}
+
+/* 2 to the x, to 2 units in the last place; what would be denormal is 0. */
+static __device__ __forceinline__ float rb_exp2(float x) {
+#ifdef RB_CUDA_EMULATED
+    return exp2f(x);
+#else
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
+}
+
 /* --- reductions with an order fixed by the block's size */
 
 template <class T> static __device__ __forceinline__ T rb_warp_sum(T v) {

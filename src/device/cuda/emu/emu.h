@@ -138,6 +138,11 @@ uint16_t emu_half_of(float x);
 float emu_half_value(uint16_t h);
 /* d (16,8) += a (16,16) b (16,8): fragments as in the PTX manual, mma.m16n8k16. */
 void emu_mma(float *d, const uint32_t *a, const uint32_t *b);
+/* ldmatrix.x4, as the PTX manual has it. */
+void emu_ldmatrix(uint32_t *r, const void *row);
+void emu_ldmatrix_trans(uint32_t *r, const void *row);
+/* cp.async of 16 bytes, which is there at once; `there`: else zeros. */
+void emu_copy16(void *to, const void *from, bool there);
 
 /* --- the runtime's functions */
 enum cudaError_t {

@@ -237,3 +237,47 @@ void emu_mma(float *d, const uint32_t *a, const uint32_t *b) {
     mma m = {d, a, b};
     emu_warp_meet(do_mma, &m);
 }
+
+namespace {
+struct load {
+    uint32_t *r;
+    const uint16_t *row;
+};
+/* Lane l names row l % 8 of matrix l / 8; its register i gets of matrix i
+ *   plain       row l / 4,  columns 2 (l % 4), + 1
+ *   transposed  column l / 4, rows 2 (l % 4), + 1
+ * Every address is read before a register is written. */
+template <bool TRANS> void do_load(void *const *lane) {
+    uint16_t m[4][8][8];
+    for (int l = 0; l < LANES; l++) memcpy(m[l / 8][l % 8], ((const load *)lane[l])->row, sizeof m[0][0]);
+    for (int l = 0; l < LANES; l++)
+        for (int i = 0; i < 4; i++) {
+            int a = l / 4, b = 2 * (l % 4);
+            uint16_t lo = TRANS ? m[i][b][a] : m[i][a][b], hi = TRANS ? m[i][b + 1][a] : m[i][a][b + 1];
+            ((const load *)lane[l])->r[i] = lo | (uint32_t)hi << 16;
+        }
+}
+void check_aligned(const void *p) {
+    if ((uintptr_t)p % 16) broken("16 bytes at an address that is no multiple of that");
+}
+template <bool TRANS> void load_matrices(uint32_t *r, const void *row) {
+    check_aligned(row);
+    load mine = {r, (const uint16_t *)row};
+    emu_warp_meet(do_load<TRANS>, &mine);
+}
+} // namespace
+
+void emu_ldmatrix(uint32_t *r, const void *row) {
+    load_matrices<false>(r, row);
+}
+void emu_ldmatrix_trans(uint32_t *r, const void *row) {
+    load_matrices<true>(r, row);
+}
+void emu_copy16(void *to, const void *from, bool there) {
+    check_aligned(to);
+    check_aligned(from);
+    if (there)
+        memcpy(to, from, 16);
+    else
+        memset(to, 0, 16);
+}
