@@ -150,30 +150,48 @@ struct embed_sum {
     int64_t table_gap, dout_gap;
 };
 
+static __device__ __forceinline__ embed_token token_or_none(const embed_sum &s, int64_t i) {
+    return i < s.n ? s.token[i] : embed_token{-1, 0};
+}
+
 enum {
     EMBED_FEW = 128, /* tokens of one id that a warp adds alone */
     EMBED_WARPS = 8,
     EMBED_THREADS = EMBED_WARPS * RB_WARP,
-    EMBED_OWN = 8,               /* tokens whose ids a warp looks at */
-    EMBED_COLUMNS = 4 * RB_WARP, /* of a warp */
-    EMBED_AHEAD = 8              /* gradients asked for at once */
+    EMBED_OWN = 8, /* tokens whose ids a warp looks at */
+    EMBED_COLUMNS = 4 * RB_WARP /* of a warp */
 };
 
-/* Tokens from place i on, all of one id: columns c to c + 3. */
+/* K rows, those of the tokens that lanes k, k + 1 ... hold, added to four columns: all asked for before one is added. */
+template <bool WIDE, int K>
+static __device__ __forceinline__ void add_held(const embed_sum &s, rb_wide<float, 4> &sum, int32_t at, int k, int64_t c) {
+    rb_wide<float, 4> row[K];
+    const float *from[K];
+#pragma unroll
+    for (int u = 0; u < K; u++) from[u] = s.dout + __shfl_sync(RB_ALL_LANES, at, k + u) * s.dout_gap;
+#pragma unroll
+    for (int u = 0; u < K; u++) /* without a condition: those would be loaded one after the other */
+        row[u] = WIDE ? rb_take<4>(from[u] + c) : rb_quad<false>(from[u], c, s.d);
+#pragma unroll
+    for (int u = 0; u < K; u++)
+        for (int j = 0; j < 4; j++) sum.w[j] = __float_as_uint(sum[j] + row[u][j]);
+}
+
+/* By the whole warp: the tokens from place i on that are of one id, of which each lane holds one; columns c to c + 3. */
 template <bool WIDE> static __device__ void add_few(const embed_sum &s, int64_t i, int32_t id, int64_t c) {
+    int64_t column = c < s.d ? c : 0; /* who has none reads along */
     float *to = s.table + id * s.table_gap;
-    rb_wide<float, 4> sum = rb_quad<WIDE>(to, c, s.d), row[EMBED_AHEAD];
-    bool more = true;
-    for (; more; i += EMBED_AHEAD) {
-#pragma unroll
-        for (int k = 0; k < EMBED_AHEAD; k++) {
-            embed_token t = i + k < s.n ? s.token[i + k] : embed_token{-1, 0};
-            more = t.id == id; /* the last one's answer stays */
-            row[k] = rb_quad<WIDE>(more ? s.dout + t.at * s.dout_gap : nullptr, c, s.d);
-        }
-#pragma unroll
-        for (int k = 0; k < EMBED_AHEAD; k++)
-            for (int j = 0; j < 4; j++) sum.w[j] = __float_as_uint(sum[j] + row[k][j]);
+    rb_wide<float, 4> sum = rb_quad<WIDE>(to, column, s.d);
+    embed_token held = token_or_none(s, i + threadIdx.x % RB_WARP);
+    for (int there = RB_WARP; there == RB_WARP;) {
+        there = __popc(__ballot_sync(RB_ALL_LANES, held.id == id));
+        int32_t at = held.at;
+        i += RB_WARP;
+        if (there == RB_WARP) held = token_or_none(s, i + threadIdx.x % RB_WARP);
+        int k = 0;
+        for (; k + 8 <= there; k += 8) add_held<WIDE, 8>(s, sum, at, k, column);
+        for (; k + 4 <= there; k += 4) add_held<WIDE, 4>(s, sum, at, k, column);
+        for (; k < there; k++) add_held<WIDE, 1>(s, sum, at, k, column);
     }
     if (WIDE && c < s.d) sum.store(to + c);
     for (int j = 0; !WIDE && j < 4 && c + j < s.d; j++) to[c + j] = sum[j];
@@ -199,7 +217,7 @@ struct tokens_of_id {
     int64_t first;
     int32_t id;
     __device__ __forceinline__ int64_t find(int64_t k) const {
-        embed_token t = first + k < s.n ? s.token[first + k] : embed_token{-1, 0};
+        embed_token t = token_or_none(s, first + k);
         return t.id == id ? t.at : -1;
     }
     __device__ __forceinline__ const float *at(int64_t place) const { return s.dout + place * s.dout_gap; }
