@@ -108,6 +108,9 @@ static inline unsigned __ballot_sync(unsigned, bool yes) {
 static inline int __ffs(unsigned x) {
     return __builtin_ffs((int)x);
 }
+static inline int __popc(unsigned x) {
+    return __builtin_popcount(x);
+}
 static inline unsigned __float_as_uint(float x) {
     unsigned u;
     memcpy(&u, &x, 4);
