@@ -378,11 +378,11 @@ static int64_t packed_bytes(int code, int scale, const heads *s) {
 }
 
 /* Bytes are equal, not close. Unpack and code_stats read what the reference packed. */
-static void check_code(fixture *f, int code, int scale, const heads *s, int stochastic) {
+static void check_code(fixture *f, int code, int scale, const heads *s, int stochastic, int64_t gap, init what) {
     int64_t n = packed_bytes(code, scale, s);
     if (n < 0) return;
     part none = ABSENT, steps = P1(s->D, POSITIVE), bytes = {RB_U8, 1, {n}, 0, ZERO, 0, 0, NULL, 0};
-    part x = {RB_F32, 3, {s->B, s->T, s->D}, 0, NORMAL, 0, 0, NULL, 0}, out = x;
+    part x = {RB_F32, 3, {s->B, s->T, s->D}, gap, what, 0, 0, NULL, 0}, out = x;
     rb_op op = {.kind = RB_OP_PACK, .i = {code, scale, stochastic, 3, 1}, .key = {7, 11, 13}};
     if (scale != RB_SCALE_STEP) steps = none;
     out.init = NAN_FILL;
@@ -409,14 +409,39 @@ static void check_code(fixture *f, int code, int scale, const heads *s, int stoc
         free_case(&stats);
 }
 
+/* Rows of whole vectors and others; scales that lie in one thread, in several, in a whole warp and in none's share;
+ * sequences whose codes begin at an odd byte; several blocks. */
 static void test_codec(void **state) {
-    static const heads sizes[] = {
-        {1, 1, 0, 0, 1, 0}, {2, 5, 0, 0, 8, 0}, {1, 33, 0, 0, 3, 0}, {3, 70, 0, 0, 16, 0}};
+    static const heads sizes[] = {{1, 1, 0, 0, 1, 0},   {2, 5, 0, 0, 8, 0},    {1, 33, 0, 0, 3, 0},
+                                  {3, 70, 0, 0, 16, 0}, {3, 24, 0, 0, 24, 0},  {2, 36, 0, 0, 32, 0},
+                                  {1, 44, 0, 0, 64, 0}, {1, 8, 0, 0, 2, 0},    {2, 4, 0, 0, 256, 0},
+                                  {1, 4, 0, 0, 520, 0}, {5, 12, 0, 0, 4, 0},   {2, 8, 0, 0, 128, 0}};
     for (int code = 0; code < RB_CODE_COUNT; code++)
         for (int scale = 0; scale < RB_SCALE_COUNT; scale++)
             for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
                 for (int stochastic = 0; stochastic < 2; stochastic++)
-                    check_code(*state, code, scale, &sizes[i], stochastic);
+                    check_code(*state, code, scale, &sizes[i], stochastic, 0, NORMAL);
+}
+
+/* Latents whose rows are part of wider ones, which may or may not begin where vectors do. */
+static void test_codec_with_gaps(void **state) {
+    static const heads sizes[] = {{2, 12, 0, 0, 8, 0}, {2, 9, 0, 0, 24, 0}, {3, 4, 0, 0, 64, 0}, {2, 6, 0, 0, 4, 0}};
+    for (int code = 0; code < RB_CODE_COUNT; code++)
+        for (int scale = 0; scale < RB_SCALE_COUNT; scale++)
+            for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+                for (int64_t gap = 3; gap < 9; gap += 5)
+                    check_code(*state, code, scale, &sizes[i], (int)gap & 1, gap, NORMAL);
+}
+
+/* Infinite and NaN, and sizes at the ends. Codes of 2 and 1 bits with learned steps refuse them. */
+static void test_codec_of_no_numbers(void **state) {
+    static const heads sizes[] = {{2, 16, 0, 0, 8, 0}, {1, 9, 0, 0, 5, 0}, {2, 4, 0, 0, 256, 0}};
+    for (int code = 0; code < RB_CODE_COUNT; code++)
+        for (int scale = 0; scale < RB_SCALE_COUNT; scale++)
+            for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+                for (int stochastic = 0; stochastic < 2; stochastic++)
+                    if (scale != RB_SCALE_STEP || code <= RB_CODE_INT4)
+                        check_code(*state, code, scale, &sizes[i], stochastic, 0, SPECIAL);
 }
 
 /* Picks of every row, with equal sizes and odd numbers among them; and putting back what was picked. */
@@ -469,6 +494,8 @@ int main(void) {
         cmocka_unit_test(test_reductions),
         cmocka_unit_test(test_optimizers),
         cmocka_unit_test(test_codec),
+        cmocka_unit_test(test_codec_with_gaps),
+        cmocka_unit_test(test_codec_of_no_numbers),
         cmocka_unit_test(test_picks),
         cmocka_unit_test(test_every_kind_was_seen),
     };
