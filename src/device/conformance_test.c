@@ -67,7 +67,8 @@ static void check_symmetric(fixture *f, const test_case *c) {
 /* One strip and several, with a last one of a few rows; panels of transposed columns, with a rest. */
 static void test_syrk(void **state) {
     static const int64_t size[][2] = {{1, 1},     {5, 3},    {64, 64},   {65, 40},
-                                      {130, 300}, {200, 33}, {259, 257}, {512, 300}};
+                                      {130, 300}, {200, 33}, {259, 257}, {512, 300},
+                                      {196, 40} /* whole vectors, but not whole tiles */};
     for (size_t i = 0; i < sizeof size / sizeof *size; i++)
         for (int t = 0; t < 4; t++) {
             int64_t M = size[i][0], K = size[i][1], ta = t & 1, gap = i % 2 && M < 512 ? 3 : 0;
@@ -100,6 +101,29 @@ static void test_gemm_of_distant_rows(void **state) {
                            "",
                            0};
             check(*state, &c);
+        }
+}
+
+/* Factors in f32 whose rows are whole vectors, with gaps of them or of less; and squares, which have one factor. */
+static void test_gemm_of_whole_vectors(void **state) {
+    static const int64_t gaps[] = {0, 4, 6};
+    for (int t = 0; t < 4; t++)
+        for (int i = 0; i < 3; i++) {
+            int64_t ta = t & 1, tb = t >> 1, gap = gaps[i];
+            test_case c = {{.kind = RB_OP_GEMM, .f = {0.5f, 0}, .i = {ta, tb}},
+                           {P2(40, 72, gap, NAN_FILL), P2(ta ? 48 : 40, ta ? 40 : 48, gap, NORMAL),
+                            P2(tb ? 72 : 48, tb ? 48 : 72, gap, NORMAL)},
+                           1e-5,
+                           "",
+                           0};
+            test_case square = {{.kind = RB_OP_GEMM, .f = {2, 0}, .i = {ta, !ta}},
+                                {P2(40, 40, gap, NAN_FILL), P2(ta ? 48 : 40, ta ? 40 : 48, gap, NORMAL),
+                                 SHARED2(ta ? 48 : 40, ta ? 40 : 48, gap, 1)},
+                                1e-5,
+                                "",
+                                0};
+            check(*state, &c);
+            check(*state, &square);
         }
 }
 
@@ -350,6 +374,44 @@ static void test_reductions(void **state) {
                                {{.kind = RB_OP_NORMALIZE, .f = {10}}, {inplace, x, norm}, 1e-6, "", 0}};
             for (int j = 0; j < 4; j++) check(*state, &all[j]);
         }
+    for (int gap = 0; gap < 5; gap += 2) { /* whole vectors, with gaps that are and that are not */
+        part norm = {RB_F64, 1, {1}, 0, POSITIVE, 0, 0, NULL, 0};
+        test_case c = {{.kind = RB_OP_NORMALIZE, .f = {1e-7f}},
+                       {P2(93, 52, gap, NAN_FILL), P2(93, 52, gap, NORMAL), norm},
+                       1e-6,
+                       "",
+                       0};
+        check(*state, &c);
+        c.t[0] = (part)SHARED2(93, 52, gap, 1);
+        c.t[1].host = c.t[2].host = NULL;
+        check(*state, &c);
+    }
+}
+
+/* A GPU's sum has the same bits wherever its elements lie: on other numbers of stages that is elsewhere. */
+static void test_sums_have_the_same_bits_anywhere(void **state) {
+    fixture *f = *state;
+    enum { ROWS = 150, WIDTH = 64 };
+    for (int d = 0; d < f->devices; d++)
+        for (int squared = 0; squared < 2 && !f->d[d].dev->table->host_memory; squared++) {
+            void *sum[2][PARTS];
+            test_case flat = {{.kind = squared ? RB_OP_SUMSQ : RB_OP_SUM},
+                              {{RB_F64, 1, {1}, 0, NAN_FILL, 0, 0, NULL, 0}, P2(ROWS, WIDTH, 0, NORMAL)},
+                              0,
+                              "",
+                              0},
+                      gaps = flat;
+            gaps.t[1].gap = 3;
+            make_case(&flat), make_case(&gaps);
+            rb_view from = view_of(&flat.t[1], flat.t[1].host), to = view_of(&gaps.t[1], gaps.t[1].host);
+            for (int64_t r = 0; r < ROWS; r++)
+                memcpy(rb_row_f32(&to, r), rb_row_f32(&from, r), WIDTH * sizeof(float));
+            run_case(&flat, f->d[d].dev, f->d[d].q, sum[0]);
+            run_case(&gaps, f->d[d].dev, f->d[d].q, sum[1]);
+            if (memcmp(sum[0][0], sum[1][0], flat.t[0].bytes)) fail_msg("%s: other bits with gaps", f->d[d].name);
+            free_results(sum[0], 2), free_results(sum[1], 2);
+            free_case(&flat), free_case(&gaps);
+        }
 }
 
 static void test_optimizers(void **state) {
@@ -481,6 +543,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gemm),
         cmocka_unit_test(test_gemm_of_distant_rows),
+        cmocka_unit_test(test_gemm_of_whole_vectors),
         cmocka_unit_test(test_syrk),
         cmocka_unit_test(test_gemm_bits_of_large_tiles),
         cmocka_unit_test(test_fill_and_axpby),
@@ -492,6 +555,7 @@ int main(void) {
         cmocka_unit_test(test_activations),
         cmocka_unit_test(test_xent),
         cmocka_unit_test(test_reductions),
+        cmocka_unit_test(test_sums_have_the_same_bits_anywhere),
         cmocka_unit_test(test_optimizers),
         cmocka_unit_test(test_codec),
         cmocka_unit_test(test_codec_with_gaps),

@@ -81,7 +81,7 @@ static __device__ uint64_t codes_of(const rb_pack_plan &p, int64_t b, int64_t fr
     uint64_t codes = 0;
     for (int i = 0; i < n; i++, w.next(p)) {
         float x = *w.at(p, b);
-        if (p.steps && b == 0 && w.t == 0) rb_pack_check_step(p.steps[w.i], RB_OP_PACK, w.i, fault);
+        if (p.steps && b == 0 && w.t == 0) rb_pack_check_steps_of<1>(&p.steps[w.i], RB_OP_PACK, w.i, fault);
         if (p.half && p.steps && !rb_f32_finite(x))
             rb_cuda_report(fault,
                            rb_cuda_fault{RB_FAULT_VALUE, RB_OP_PACK, b * p.n + from + i, p.k, (double)x});
@@ -161,7 +161,7 @@ static __device__ void unpack_codes_of(const rb_pack_plan &p, int64_t b, int64_t
     for (int64_t i = from; i < from + PACK_OWN && i < p.n; i++, w.next(p)) {
         int q = code_at(p, codes, i);
         float u = p.steps ? p.steps[w.i] : rb_unit_value(rb_get16(rb_pack_scales(&p, b) + 2 * (i / p.unit)));
-        if (p.steps && b == 0 && w.t == 0) rb_pack_check_step(u, RB_OP_UNPACK, w.i, fault);
+        if (p.steps && b == 0 && w.t == 0) rb_pack_check_steps_of<1>(&u, RB_OP_UNPACK, w.i, fault);
         bool bad = (!p.half && (float)q < -p.most) || u != u; /* a product of NaN need not be this one */
         *w.at(p, b) = bad ? rb_f32_of(0x7fc00000u) : ((float)q + (p.half ? 0.5f : 0.0f)) * u;
     }

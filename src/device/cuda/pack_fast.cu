@@ -45,7 +45,8 @@ static __device__ __forceinline__ uint32_t code_of(const rb_pack_plan &p, float 
         q = whole_below((half ? t - 0.5f : t) + r);
     } else
         q = half ? whole_below(t) : nearest_whole(t);
-    return (fabsf(x) < INFINITY ? q : (uint32_t)rb_pack_bad(&p)) & ((1u << BITS) - 1);
+    uint32_t bad = half || !p.steps ? 0 : 1u << (BITS - 1); /* rb_pack_bad */
+    return (fabsf(x) < INFINITY ? q : bad) & ((1u << BITS) - 1);
 }
 
 static __device__ __forceinline__ void store_codes(uint8_t *out, const uint32_t *w, int bits) {
@@ -73,20 +74,24 @@ static __device__ __forceinline__ void put_eight(const rb_pack_plan &p, int64_t 
     store_codes(rb_pack_codes(&p, b) + from / 8 * BITS, w, BITS);
 }
 
-static __device__ void check_values(const rb_pack_plan &p, int64_t b, uint32_t from, const float *v,
-                                    rb_cuda_fault *fault) {
-    for (int i = 0; i < EIGHT; i++)
-        if (!rb_f32_finite(v[i]))
-            rb_cuda_report(
-                fault, rb_cuda_fault{RB_FAULT_VALUE, RB_OP_PACK, b * p.n + from + i, p.k, (double)v[i]});
+/* Of the values that are not finite the first is reported. */
+static __device__ __forceinline__ void check_values(const rb_pack_plan &p, int64_t b, uint32_t from,
+                                                    const float *v, rb_cuda_fault *fault) {
+    int at = EIGHT;
+    float value = 0;
+#pragma unroll
+    for (int i = EIGHT - 1; i >= 0; i--)
+        if (!(fabsf(v[i]) < INFINITY)) at = i, value = v[i];
+    if (at < EIGHT)
+        rb_cuda_report(fault,
+                       rb_cuda_fault{RB_FAULT_VALUE, RB_OP_PACK, b * p.n + from + at, p.k, (double)value});
 }
 
 static __device__ __forceinline__ void inverses_of_steps(const rb_pack_fast &f, int64_t b, uint32_t from,
                                                          float *inverse, rb_cuda_fault *fault) {
     rb_pack_place at = rb_pack_place_of(f, from);
     load_eight(f.p.steps + at.i, inverse);
-    for (int i = 0; b == 0 && at.t == 0 && i < EIGHT; i++)
-        rb_pack_check_step(inverse[i], RB_OP_PACK, at.i + i, fault);
+    if (b == 0 && at.t == 0) rb_pack_check_steps_of<EIGHT>(inverse, RB_OP_PACK, at.i, fault);
 #pragma unroll
     for (int i = 0; i < EIGHT; i++) inverse[i] = 1.0f / inverse[i];
 }

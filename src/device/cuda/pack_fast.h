@@ -47,11 +47,16 @@ static __device__ __forceinline__ float *rb_pack_at(const rb_pack_fast &f, int64
     return x + at.t * f.p.stride_t + at.i;
 }
 
-/* Every step is looked at by whoever holds it in the first row. */
-static __device__ __forceinline__ void rb_pack_check_step(float step, int op, int64_t coordinate,
-                                                          rb_cuda_fault *fault) {
-    if (!(step >= RB_UNIT_TINY && step <= RB_STEP_HUGE))
-        rb_cuda_report(fault, rb_cuda_fault{RB_FAULT_STEP, op, coordinate, 0, (double)step});
+/* Every step is looked at by whoever holds it in the first row; of N of them the first that cannot be is reported. */
+template <int N>
+static __device__ __forceinline__ void rb_pack_check_steps_of(const float *step, int op, int64_t coordinate,
+                                                              rb_cuda_fault *fault) {
+    int at = N;
+    float value = 0;
+#pragma unroll
+    for (int i = N - 1; i >= 0; i--)
+        if (!(step[i] >= RB_UNIT_TINY && step[i] <= RB_STEP_HUGE)) at = i, value = step[i];
+    if (at < N) rb_cuda_report(fault, rb_cuda_fault{RB_FAULT_STEP, op, coordinate + at, 0, (double)value});
 }
 #endif
 

@@ -49,10 +49,8 @@ __global__ void __launch_bounds__(FOURS_THREADS) unpack_fours(rb_pack_fast f, rb
             uint32_t from = first + e * FOURS_THREADS * FOUR;
             if (from >= n) continue;
             if (f.p.steps && b == 0 && from < (uint32_t)f.p.k) {
-                rb_pack_check_step(u[e].x, RB_OP_UNPACK, from, fault);
-                rb_pack_check_step(u[e].y, RB_OP_UNPACK, from + 1, fault);
-                rb_pack_check_step(u[e].z, RB_OP_UNPACK, from + 2, fault);
-                rb_pack_check_step(u[e].w, RB_OP_UNPACK, from + 3, fault);
+                const float step[FOUR] = {u[e].x, u[e].y, u[e].z, u[e].w};
+                rb_pack_check_steps_of<FOUR>(step, RB_OP_UNPACK, from, fault);
             }
             *(float4 *)rb_pack_at(f, b, from) =
                 make_float4(value_of<BITS>(codes[e], 0, u[e].x), value_of<BITS>(codes[e], 1, u[e].y),
