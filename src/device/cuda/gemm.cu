@@ -182,6 +182,17 @@ RB_CUDA_SLOT(gemm) {
 
 enum { TILE = 64, TILE_THREADS = 256, TILE_LANES = TILE / 4, TILE_ROWS = TILE_THREADS / TILE_LANES };
 
+/* A store that the compiler leaves whole: beside single ones it cuts an assignment into four. */
+static __device__ __forceinline__ void put_four(float *to, const float *v) {
+#ifdef RB_CUDA_EMULATED
+    *(float4 *)to = make_float4(v[0], v[1], v[2], v[3]);
+#else
+    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "f"(v[0]),
+                 "f"(v[1]), "f"(v[2]), "f"(v[3])
+                 : "memory");
+#endif
+}
+
 /* The tiles below the diagonal and on it, each to its mirror image, through shared memory: both sides in rows, in vectors where `whole`
  * says that rows begin at 16 bytes. */
 __global__ void __launch_bounds__(TILE_THREADS) mirror_tiles(float *c, int64_t n, int64_t stride, bool whole) {
@@ -207,12 +218,12 @@ __global__ void __launch_bounds__(TILE_THREADS) mirror_tiles(float *c, int64_t n
     for (int i = row; i < TILE; i += TILE_ROWS) {
         int64_t r = left + i, at = top + col;
         float *to = c + r * stride + at;
+        const float v[4] = {tile[col][i], tile[col + 1][i], tile[col + 2][i], tile[col + 3][i]};
         if (r < n && whole && at > r && at + 4 <= n)
-            *(float4 *)to = make_float4(tile[col][i], tile[col + 1][i], tile[col + 2][i], tile[col + 3][i]);
+            put_four(to, v);
         else
-#pragma unroll 1 /* or the compiler makes one code of both, of single stores */
             for (int j = 0; j < 4; j++)
-                if (r < n && at + j < n && at + j > r) to[j] = tile[col + j][i];
+                if (r < n && at + j < n && at + j > r) to[j] = v[j];
     }
 }
 
