@@ -67,7 +67,8 @@ static void check_symmetric(fixture *f, const test_case *c) {
 /* One strip and several, with a last one of a few rows; panels of transposed columns, with a rest. */
 static void test_syrk(void **state) {
     static const int64_t size[][2] = {{1, 1},     {5, 3},    {64, 64},   {65, 40},
-                                      {130, 300}, {200, 33}, {259, 257}, {512, 300}};
+                                      {130, 300}, {200, 33}, {259, 257}, {512, 300},
+                                      {196, 40} /* whole vectors, but not whole tiles */};
     for (size_t i = 0; i < sizeof size / sizeof *size; i++)
         for (int t = 0; t < 4; t++) {
             int64_t M = size[i][0], K = size[i][1], ta = t & 1, gap = i % 2 && M < 512 ? 3 : 0;
@@ -100,6 +101,29 @@ static void test_gemm_of_distant_rows(void **state) {
                            "",
                            0};
             check(*state, &c);
+        }
+}
+
+/* Factors in f32 whose rows are whole vectors, with gaps of them or of less; and squares, which have one factor. */
+static void test_gemm_of_whole_vectors(void **state) {
+    static const int64_t gaps[] = {0, 4, 6};
+    for (int t = 0; t < 4; t++)
+        for (int i = 0; i < 3; i++) {
+            int64_t ta = t & 1, tb = t >> 1, gap = gaps[i];
+            test_case c = {{.kind = RB_OP_GEMM, .f = {0.5f, 0}, .i = {ta, tb}},
+                           {P2(40, 72, gap, NAN_FILL), P2(ta ? 48 : 40, ta ? 40 : 48, gap, NORMAL),
+                            P2(tb ? 72 : 48, tb ? 48 : 72, gap, NORMAL)},
+                           1e-5,
+                           "",
+                           0};
+            test_case square = {{.kind = RB_OP_GEMM, .f = {2, 0}, .i = {ta, !ta}},
+                                {P2(40, 40, gap, NAN_FILL), P2(ta ? 48 : 40, ta ? 40 : 48, gap, NORMAL),
+                                 SHARED2(ta ? 48 : 40, ta ? 40 : 48, gap, 1)},
+                                1e-5,
+                                "",
+                                0};
+            check(*state, &c);
+            check(*state, &square);
         }
 }
 
@@ -355,6 +379,44 @@ static void test_reductions(void **state) {
                                {{.kind = RB_OP_NORMALIZE, .f = {10}}, {inplace, x, norm}, 1e-6, "", 0}};
             for (int j = 0; j < 4; j++) check(*state, &all[j]);
         }
+    for (int gap = 0; gap < 5; gap += 2) { /* whole vectors, with gaps that are and that are not */
+        part norm = {RB_F64, 1, {1}, 0, POSITIVE, 0, 0, NULL, 0};
+        test_case c = {{.kind = RB_OP_NORMALIZE, .f = {1e-7f}},
+                       {P2(93, 52, gap, NAN_FILL), P2(93, 52, gap, NORMAL), norm},
+                       1e-6,
+                       "",
+                       0};
+        check(*state, &c);
+        c.t[0] = (part)SHARED2(93, 52, gap, 1);
+        c.t[1].host = c.t[2].host = NULL;
+        check(*state, &c);
+    }
+}
+
+/* A GPU's sum has the same bits wherever its elements lie: on other numbers of stages that is elsewhere. */
+static void test_sums_have_the_same_bits_anywhere(void **state) {
+    fixture *f = *state;
+    enum { ROWS = 150, WIDTH = 64 };
+    for (int d = 0; d < f->devices; d++)
+        for (int squared = 0; squared < 2 && !f->d[d].dev->table->host_memory; squared++) {
+            void *sum[2][PARTS];
+            test_case flat = {{.kind = squared ? RB_OP_SUMSQ : RB_OP_SUM},
+                              {{RB_F64, 1, {1}, 0, NAN_FILL, 0, 0, NULL, 0}, P2(ROWS, WIDTH, 0, NORMAL)},
+                              0,
+                              "",
+                              0},
+                      gaps = flat;
+            gaps.t[1].gap = 3;
+            make_case(&flat), make_case(&gaps);
+            rb_view from = view_of(&flat.t[1], flat.t[1].host), to = view_of(&gaps.t[1], gaps.t[1].host);
+            for (int64_t r = 0; r < ROWS; r++)
+                memcpy(rb_row_f32(&to, r), rb_row_f32(&from, r), WIDTH * sizeof(float));
+            run_case(&flat, f->d[d].dev, f->d[d].q, sum[0]);
+            run_case(&gaps, f->d[d].dev, f->d[d].q, sum[1]);
+            if (memcmp(sum[0][0], sum[1][0], flat.t[0].bytes)) fail_msg("%s: other bits with gaps", f->d[d].name);
+            free_results(sum[0], 2), free_results(sum[1], 2);
+            free_case(&flat), free_case(&gaps);
+        }
 }
 
 static void test_optimizers(void **state) {
@@ -383,11 +445,11 @@ static int64_t packed_bytes(int code, int scale, const heads *s) {
 }
 
 /* Bytes are equal, not close. Unpack and code_stats read what the reference packed. */
-static void check_code(fixture *f, int code, int scale, const heads *s, int stochastic) {
+static void check_code(fixture *f, int code, int scale, const heads *s, int stochastic, int64_t gap, init what) {
     int64_t n = packed_bytes(code, scale, s);
     if (n < 0) return;
     part none = ABSENT, steps = P1(s->D, POSITIVE), bytes = {RB_U8, 1, {n}, 0, ZERO, 0, 0, NULL, 0};
-    part x = {RB_F32, 3, {s->B, s->T, s->D}, 0, NORMAL, 0, 0, NULL, 0}, out = x;
+    part x = {RB_F32, 3, {s->B, s->T, s->D}, gap, what, 0, 0, NULL, 0}, out = x;
     rb_op op = {.kind = RB_OP_PACK, .i = {code, scale, stochastic, 3, 1}, .key = {7, 11, 13}};
     if (scale != RB_SCALE_STEP) steps = none;
     out.init = NAN_FILL;
@@ -414,14 +476,39 @@ static void check_code(fixture *f, int code, int scale, const heads *s, int stoc
         free_case(&stats);
 }
 
+/* Rows of whole vectors and others; scales that lie in one thread, in several, in a whole warp and in none's share;
+ * sequences whose codes begin at an odd byte; several blocks. */
 static void test_codec(void **state) {
-    static const heads sizes[] = {
-        {1, 1, 0, 0, 1, 0}, {2, 5, 0, 0, 8, 0}, {1, 33, 0, 0, 3, 0}, {3, 70, 0, 0, 16, 0}};
+    static const heads sizes[] = {{1, 1, 0, 0, 1, 0},   {2, 5, 0, 0, 8, 0},    {1, 33, 0, 0, 3, 0},
+                                  {3, 70, 0, 0, 16, 0}, {3, 24, 0, 0, 24, 0},  {2, 36, 0, 0, 32, 0},
+                                  {1, 44, 0, 0, 64, 0}, {1, 8, 0, 0, 2, 0},    {2, 4, 0, 0, 256, 0},
+                                  {1, 4, 0, 0, 520, 0}, {5, 12, 0, 0, 4, 0},   {2, 8, 0, 0, 128, 0}};
     for (int code = 0; code < RB_CODE_COUNT; code++)
         for (int scale = 0; scale < RB_SCALE_COUNT; scale++)
             for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
                 for (int stochastic = 0; stochastic < 2; stochastic++)
-                    check_code(*state, code, scale, &sizes[i], stochastic);
+                    check_code(*state, code, scale, &sizes[i], stochastic, 0, NORMAL);
+}
+
+/* Latents whose rows are part of wider ones, which may or may not begin where vectors do. */
+static void test_codec_with_gaps(void **state) {
+    static const heads sizes[] = {{2, 12, 0, 0, 8, 0}, {2, 9, 0, 0, 24, 0}, {3, 4, 0, 0, 64, 0}, {2, 6, 0, 0, 4, 0}};
+    for (int code = 0; code < RB_CODE_COUNT; code++)
+        for (int scale = 0; scale < RB_SCALE_COUNT; scale++)
+            for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+                for (int64_t gap = 3; gap < 9; gap += 5)
+                    check_code(*state, code, scale, &sizes[i], (int)gap & 1, gap, NORMAL);
+}
+
+/* Infinite and NaN, and sizes at the ends. Codes of 2 and 1 bits with learned steps refuse them. */
+static void test_codec_of_no_numbers(void **state) {
+    static const heads sizes[] = {{2, 16, 0, 0, 8, 0}, {1, 9, 0, 0, 5, 0}, {2, 4, 0, 0, 256, 0}};
+    for (int code = 0; code < RB_CODE_COUNT; code++)
+        for (int scale = 0; scale < RB_SCALE_COUNT; scale++)
+            for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+                for (int stochastic = 0; stochastic < 2; stochastic++)
+                    if (scale != RB_SCALE_STEP || code <= RB_CODE_INT4)
+                        check_code(*state, code, scale, &sizes[i], stochastic, 0, SPECIAL);
 }
 
 /* Picks of every row, with equal sizes and odd numbers among them; and putting back what was picked. */
@@ -461,6 +548,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gemm),
         cmocka_unit_test(test_gemm_of_distant_rows),
+        cmocka_unit_test(test_gemm_of_whole_vectors),
         cmocka_unit_test(test_syrk),
         cmocka_unit_test(test_gemm_bits_of_large_tiles),
         cmocka_unit_test(test_fill_and_axpby),
@@ -472,8 +560,11 @@ int main(void) {
         cmocka_unit_test(test_activations),
         cmocka_unit_test(test_xent),
         cmocka_unit_test(test_reductions),
+        cmocka_unit_test(test_sums_have_the_same_bits_anywhere),
         cmocka_unit_test(test_optimizers),
         cmocka_unit_test(test_codec),
+        cmocka_unit_test(test_codec_with_gaps),
+        cmocka_unit_test(test_codec_of_no_numbers),
         cmocka_unit_test(test_picks),
         cmocka_unit_test(test_every_kind_was_seen),
     };

@@ -43,6 +43,12 @@ struct rb_cuda_fault {
     double value;
 };
 
+/* What lies in the device's memory for a queue. */
+struct rb_cuda_state {
+    rb_cuda_fault fault;
+    unsigned done; /* blocks of the running kernel; 0 between kernels */
+};
+
 enum { RB_CUDA_SCRATCH = 3 };
 
 struct rb_cuda_queue {
@@ -53,7 +59,8 @@ struct rb_cuda_queue {
     struct rb_cuda_transfers *transfers;
     void *scratch[RB_CUDA_SCRATCH];
     size_t scratch_bytes[RB_CUDA_SCRATCH];
-    rb_cuda_fault *fault;
+    rb_cuda_state *state;
+    rb_cuda_fault *fault; /* its fault */
 };
 
 static inline rb_cuda_device *rb_cuda_of(rb_queue *q) {

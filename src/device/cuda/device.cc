@@ -99,7 +99,7 @@ static void cuda_queue_close(rb_queue *base) {
     rb_cuda_transfers_close(q);
     for (int i = 0; i < RB_CUDA_SCRATCH; i++)
         if (q->scratch[i]) cudaFree(q->scratch[i]);
-    if (q->fault) cudaFree(q->fault);
+    if (q->state) cudaFree(q->state);
     if (q->stream) cudaStreamDestroy(q->stream);
     free(q);
 }
@@ -110,8 +110,9 @@ static resbm_status fill_queue(rb_cuda_queue *q, rb_err *err) {
     RB_CUDA_TRY(cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking), "making a stream", err);
     q->index = d->index;
     q->f16 = d->math == RB_MATH_F16;
-    RB_TRY(memory_status(d, cudaMalloc((void **)&q->fault, sizeof *q->fault), sizeof *q->fault, err));
-    RB_CUDA_TRY(cudaMemsetAsync(q->fault, 0, sizeof *q->fault, q->stream), "clearing memory", err);
+    RB_TRY(memory_status(d, cudaMalloc((void **)&q->state, sizeof *q->state), sizeof *q->state, err));
+    RB_CUDA_TRY(cudaMemsetAsync(q->state, 0, sizeof *q->state, q->stream), "clearing memory", err);
+    q->fault = &q->state->fault;
     return rb_cuda_transfers_open(q, err);
 }
 

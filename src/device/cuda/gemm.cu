@@ -87,12 +87,39 @@ static resbm_status run_widened(rb_queue *q, const rb_op *op, rb_err *err) {
     return is_half(&op->t[0]) ? copy(q, op->t[0], wide.t[0], err) : RESBM_OK;
 }
 
+/* The same of f32 whose rows are whole eights at 16 bytes: a thread reads two vectors and writes one. `gap`: what a row is
+ * longer than its width. */
+__global__ void __launch_bounds__(ROUND_THREADS) round_eights(const float *x, uint16_t *out, int64_t eights,
+                                                              uint32_t per_row, int64_t gap,
+                                                              const operand_scale *scale) {
+    int64_t at = (int64_t)blockIdx.x * ROUND_THREADS + threadIdx.x;
+    if (at >= eights) return;
+    const float *from = x + at * ROUND_WIDTH + (gap ? (uint32_t)at / per_row * gap : 0);
+    float4 a = ((const float4 *)from)[0], b = ((const float4 *)from)[1];
+    float power = scale ? power_for(scale->most) : 1.0f; /* times 1 is what it was, NaN too */
+    ((uint4 *)out)[at] =
+        make_uint4(rb_half2(a.x * power, a.y * power), rb_half2(a.z * power, a.w * power),
+                   rb_half2(b.x * power, b.y * power), rb_half2(b.z * power, b.w * power));
+}
+
+static bool in_eights(const rb_view *x) {
+    return x->dtype == RB_F32 && x->shape[1] % ROUND_WIDTH == 0 && x->stride[0] % 4 == 0 &&
+           (uintptr_t)x->data % 16 == 0 && rb_count(*x) / ROUND_WIDTH < (int64_t)1 << 32;
+}
+
 /* x rounded at `out`, its rows padded(width) apart. */
 static void round_to(rb_queue *q, const rb_view *x, uint16_t *out, operand_scale *scale) {
     rb_cuda_queue *c = rb_cuda_queue_of(q);
     unsigned blocks = x->shape[0] < 1024 ? (unsigned)x->shape[0] : 1024u;
     if (scale) RB_LAUNCH(c, find_most, blocks, ROUND_THREADS, scale, *x);
-    rb_each(q, x, round_to_half{*x, out, padded(x->shape[1]), scale});
+    if (in_eights(x)) {
+        int64_t eights = rb_count(*x) / ROUND_WIDTH;
+        int64_t gap = x->shape[0] > 1 ? x->stride[0] - x->shape[1] : 0;
+        RB_LAUNCH(c, round_eights, (unsigned)((eights + ROUND_THREADS - 1) / ROUND_THREADS), ROUND_THREADS,
+                  (const float *)x->data, out, eights, (uint32_t)(x->shape[1] / ROUND_WIDTH), gap,
+                  (const operand_scale *)scale);
+    } else
+        rb_each(q, x, round_to_half{*x, out, padded(x->shape[1]), scale});
 }
 
 /* In bf16, and its rows begin at 16 bytes, as products are fastest with. */
@@ -112,20 +139,29 @@ static const void *round_operand(rb_queue *q, const rb_view *x, uint16_t *out, o
     return out;
 }
 
+/* A square's factors are one matrix. */
+static bool is_same(const rb_view *a, const rb_view *b) {
+    return a->data == b->data && a->dtype == b->dtype && a->shape[0] == b->shape[0] &&
+           a->shape[1] == b->shape[1] && a->stride[0] == b->stride[0];
+}
+
 static resbm_status run_rounded(rb_queue *q, const rb_op *op, rb_lt_product *p, rb_err *err) {
     rb_cuda_queue *c = rb_cuda_queue_of(q);
     const rb_view *a = &op->t[1], *b = &op->t[2];
+    bool same = is_same(a, b), scaled = p->math == RB_MATH_F16;
     size_t head = 256, bytes_a = rounded_bytes(a);
     char *room;
-    RB_TRY(rb_cuda_scratch(q, 0, head + bytes_a + rounded_bytes(b), (void **)&room, err));
-    bool scaled = p->math == RB_MATH_F16;
+    RB_TRY(rb_cuda_scratch(q, 0, head + bytes_a + (same ? 0 : rounded_bytes(b)), (void **)&room, err));
     operand_scale *s = (operand_scale *)room;
     float *scalars = (float *)(room + 64);
     if (scaled) RB_CUDA_TRY(cudaMemsetAsync(s, 0, 2 * sizeof *s, c->stream), "gemm", err);
     p->a = round_operand(q, a, (uint16_t *)(room + head), scaled ? &s[0] : NULL, &p->lda);
-    p->b = round_operand(q, b, (uint16_t *)(room + head + bytes_a), scaled ? &s[1] : NULL, &p->ldb);
+    if (same)
+        p->b = p->a, p->ldb = p->lda;
+    else
+        p->b = round_operand(q, b, (uint16_t *)(room + head + bytes_a), scaled ? &s[1] : NULL, &p->ldb);
     if (scaled) {
-        RB_LAUNCH(c, combine, 1u, RB_WARP, scalars, &s[0], &s[1], p->alpha, p->beta);
+        RB_LAUNCH(c, combine, 1u, RB_WARP, scalars, &s[0], &s[same ? 0 : 1], p->alpha, p->beta);
         p->scalars = scalars;
     }
     RB_TRY(rb_cuda_launched(op, err));
@@ -144,12 +180,52 @@ RB_CUDA_SLOT(gemm) {
     return whole ? rb_lt_run(rb_cuda_of(q)->lt, rb_cuda_queue_of(q), &p, err) : run_rounded(q, op, &p, err);
 }
 
-struct mirror_down {
-    rb_view c;
-    __device__ void operator()(int64_t r, int64_t i) const {
-        if (i > r) *rb_f32(c, r, i) = *rb_f32(c, i, r);
+enum { TILE = 64, TILE_THREADS = 256, TILE_LANES = TILE / 4, TILE_ROWS = TILE_THREADS / TILE_LANES };
+
+/* A store that the compiler leaves whole: beside single ones it cuts an assignment into four. */
+static __device__ __forceinline__ void put_four(float *to, const float *v) {
+#ifdef RB_CUDA_EMULATED
+    *(float4 *)to = make_float4(v[0], v[1], v[2], v[3]);
+#else
+    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "f"(v[0]),
+                 "f"(v[1]), "f"(v[2]), "f"(v[3])
+                 : "memory");
+#endif
+}
+
+/* The tiles below the diagonal and on it, each to its mirror image, through shared memory: both sides in rows, in vectors where `whole`
+ * says that rows begin at 16 bytes. */
+__global__ void __launch_bounds__(TILE_THREADS) mirror_tiles(float *c, int64_t n, int64_t stride, bool whole) {
+    __shared__ float tile[TILE][TILE + 1];
+    if (blockIdx.x > blockIdx.y) return;
+    int row = (int)threadIdx.x / TILE_LANES, col = (int)threadIdx.x % TILE_LANES * 4;
+    int64_t top = (int64_t)blockIdx.y * TILE, left = (int64_t)blockIdx.x * TILE;
+    for (int i = row; i < TILE; i += TILE_ROWS) {
+        int64_t r = top + i, at = left + col; /* columns there are before the diagonal's, so all but the last tile's are */
+        const float *from = c + r * stride + at;
+        float4 v = make_float4(0, 0, 0, 0);
+        if (r < n && whole && at + 4 <= n)
+            v = *(const float4 *)from;
+        else if (r < n) {
+            if (at < n) v.x = from[0];
+            if (at + 1 < n) v.y = from[1];
+            if (at + 2 < n) v.z = from[2];
+            if (at + 3 < n) v.w = from[3];
+        }
+        tile[i][col] = v.x, tile[i][col + 1] = v.y, tile[i][col + 2] = v.z, tile[i][col + 3] = v.w;
     }
-};
+    __syncthreads();
+    for (int i = row; i < TILE; i += TILE_ROWS) {
+        int64_t r = left + i, at = top + col;
+        float *to = c + r * stride + at;
+        const float v[4] = {tile[col][i], tile[col + 1][i], tile[col + 2][i], tile[col + 3][i]};
+        if (r < n && whole && at > r && at + 4 <= n)
+            put_four(to, v);
+        else
+            for (int j = 0; j < 4; j++)
+                if (r < n && at + j < n && at + j > r) to[j] = v[j];
+    }
+}
 
 /* The whole product: the library has none of half of it. Its two halves need not be equal to the bit. */
 RB_CUDA_SLOT(syrk) {
@@ -158,6 +234,10 @@ RB_CUDA_SLOT(syrk) {
     whole.t[2] = op->t[1];
     whole.i[1] = !op->i[0];
     RB_TRY(rb_cuda_gemm(q, &whole, err));
-    rb_each(q, &op->t[0], mirror_down{op->t[0]});
+    const rb_view *c = &op->t[0];
+    unsigned tiles = (unsigned)((c->shape[0] + TILE - 1) / TILE);
+    bool vectors = c->stride[0] % 4 == 0 && (uintptr_t)c->data % 16 == 0;
+    RB_LAUNCH(rb_cuda_queue_of(q), mirror_tiles, dim3(tiles, tiles), TILE_THREADS, (float *)c->data,
+              c->shape[0], c->stride[0], vectors);
     return rb_cuda_launched(op, err);
 }

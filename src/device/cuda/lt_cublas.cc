@@ -1,15 +1,16 @@
 /* Products by cuBLASLt. The library is not linked but loaded when a device opens: from RESBM_CUBLASLT, from where the
  * system finds libraries, from beside the plugin, or from where it lay when the plugin was built. Its choice of algorithm
- * is asked for once per shape and kept, so that the same shapes give the same bits. */
+ * is asked for once per shape and kept, so that the same shapes give the same bits; so are its descriptions of the matrices, which
+ * a model's thousands of products in a step would otherwise make and free each time. */
 #include <cublasLt.h>
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <map>
+#include <string.h>
 #include <mutex>
 #include <new>
 #include <string>
-#include <tuple>
+#include <unordered_map>
 extern "C" {
 #include "core/err.h"
 }
@@ -42,7 +43,23 @@ enum { WORKSPACE = 32 << 20 };
     X(cublasLtGetStatusString)
 
 /* Rows, columns, inner size, leading dimensions, and what else distinguishes products. */
-typedef std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int> shape_key;
+struct shape_key {
+    int64_t part[7];
+    bool operator==(const shape_key &o) const { return !memcmp(part, o.part, sizeof part); }
+};
+struct hash_of_shape {
+    size_t operator()(const shape_key &k) const {
+        uint64_t h = 0;
+        for (int64_t p : k.part) h = (h ^ (uint64_t)p) * 0x9e3779b97f4a7c15u, h ^= h >> 29;
+        return (size_t)h;
+    }
+};
+/* What the library wants to know of products of one shape. It only reads them. */
+struct plan {
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t a, b, c;
+    cublasLtMatmulAlgo_t algo;
+};
 
 struct rb_lt {
     void *object;
@@ -51,7 +68,7 @@ struct rb_lt {
     LT_FUNCTIONS(MEMBER)
 #undef MEMBER
     std::mutex lock;
-    std::map<shape_key, cublasLtMatmulAlgo_t> known;
+    std::unordered_map<shape_key, plan, hash_of_shape> known; /* whose places stay as it grows */
 };
 
 /* --- loading */
@@ -99,27 +116,21 @@ size_t rb_lt_working(void) {
     return WORKSPACE;
 }
 
-void rb_lt_close(rb_lt *lt) {
-    if (!lt) return;
-    if (lt->handle) lt->cublasLtDestroy(lt->handle);
-    delete lt; /* the object stays loaded: it has threads of its own */
-}
-
-/* --- a product. cuBLASLt's matrices are column-major: a row-major c = a b is its c^T = b^T a^T on the same memory. */
-
-struct plan {
-    cublasLtMatmulDesc_t desc;
-    cublasLtMatrixLayout_t a, b, c;
-    cublasLtMatmulPreference_t preference;
-};
-
 static void free_plan(const rb_lt *lt, plan *w) {
-    if (w->preference) lt->cublasLtMatmulPreferenceDestroy(w->preference);
     if (w->a) lt->cublasLtMatrixLayoutDestroy(w->a);
     if (w->b) lt->cublasLtMatrixLayoutDestroy(w->b);
     if (w->c) lt->cublasLtMatrixLayoutDestroy(w->c);
     if (w->desc) lt->cublasLtMatmulDescDestroy(w->desc);
 }
+
+void rb_lt_close(rb_lt *lt) {
+    if (!lt) return;
+    for (auto &at : lt->known) free_plan(lt, &at.second);
+    if (lt->handle) lt->cublasLtDestroy(lt->handle);
+    delete lt; /* the object stays loaded: it has threads of its own */
+}
+
+/* --- a product. cuBLASLt's matrices are column-major: a row-major c = a b is its c^T = b^T a^T on the same memory. */
 
 static cudaDataType_t type_of(const rb_lt_product *p) {
     return p->math == RB_MATH_BF16 ? CUDA_R_16BF : p->math == RB_MATH_F16 ? CUDA_R_16F : CUDA_R_32F;
@@ -158,84 +169,96 @@ static uint32_t alignment(const void *p, int64_t gap, size_t element) {
     return (uint32_t)(bits & (~bits + 1));
 }
 
-static resbm_status set_alignments(const rb_lt *lt, const rb_lt_product *p, plan *w, rb_err *err) {
+static resbm_status set_alignments(const rb_lt *lt, const rb_lt_product *p, cublasLtMatmulPreference_t to,
+                                   rb_err *err) {
     size_t element = type_of(p) == CUDA_R_32F ? 4 : 2;
     uint32_t a = alignment(p->b, p->ldb, element), b = alignment(p->a, p->lda, element),
              c = alignment(p->c, p->ldc, element_of_c(p));
-    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(to, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
                                                     &a, sizeof a),
            p, err);
-    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(to, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
                                                     &b, sizeof b),
            p, err);
-    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(to, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
                                                     &c, sizeof c),
            p, err);
-    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(to, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
                                                     &c, sizeof c),
            p, err);
     return RESBM_OK;
 }
 
-static resbm_status ask(rb_lt *lt, const rb_lt_product *p, plan *w, cublasLtMatmulAlgo_t *algo, rb_err *err) {
-    cublasLtMatmulHeuristicResult_t result;
-    int found = 0;
+static resbm_status prefer(const rb_lt *lt, const rb_lt_product *p, cublasLtMatmulPreference_t to,
+                           rb_err *err) {
     uint64_t room = WORKSPACE;
-    LT_TRY(lt->cublasLtMatmulPreferenceCreate(&w->preference), p, err);
-    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                                    &room, sizeof room),
-           p, err);
     /* Parts of a sum are kept in f32: the library would add those of a result in bf16 in bf16. */
     uint32_t sums = CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
-    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(w->preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                                                    &sums, sizeof sums),
+    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(to, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room,
+                                                    sizeof room),
            p, err);
-    RB_TRY(set_alignments(lt, p, w, err));
-    LT_TRY(lt->cublasLtMatmulAlgoGetHeuristic(lt->handle, w->desc, w->a, w->b, w->c, w->c, w->preference, 1,
-                                              &result, &found),
+    LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(to, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &sums,
+                                                    sizeof sums),
            p, err);
+    return set_alignments(lt, p, to, err);
+}
+
+static resbm_status ask(rb_lt *lt, const rb_lt_product *p, plan *w, rb_err *err) {
+    cublasLtMatmulPreference_t wish;
+    cublasLtMatmulHeuristicResult_t result;
+    int found = 0;
+    LT_TRY(lt->cublasLtMatmulPreferenceCreate(&wish), p, err);
+    resbm_status st = prefer(lt, p, wish, err);
+    if (st == RESBM_OK)
+        st = lt_status(lt,
+                       lt->cublasLtMatmulAlgoGetHeuristic(lt->handle, w->desc, w->a, w->b, w->c, w->c, wish, 1,
+                                                          &result, &found),
+                       p, err);
+    lt->cublasLtMatmulPreferenceDestroy(wish);
+    if (st != RESBM_OK) return st;
     if (!found) return lt_status(lt, CUBLAS_STATUS_NOT_SUPPORTED, p, err);
     LT_TRY(result.state, p, err);
-    *algo = result.algo;
+    w->algo = result.algo;
     return RESBM_OK;
 }
 
-static resbm_status choose(rb_lt *lt, const rb_lt_product *p, plan *w, cublasLtMatmulAlgo_t *algo,
-                           rb_err *err) {
+static shape_key key_of(const rb_lt_product *p) {
     size_t element = type_of(p) == CUDA_R_32F ? 4 : 2;
     int what = (int)p->math | p->ta << 4 | p->tb << 5 | (p->scalars != NULL) << 6 | p->c_half << 7 |
                (int)alignment(p->a, p->lda, element) << 8 | (int)alignment(p->b, p->ldb, element) << 13 |
                (int)alignment(p->c, p->ldc, element_of_c(p)) << 18;
-    shape_key key(p->m, p->n, p->k, p->lda, p->ldb, p->ldc, what);
+    return shape_key{{p->m, p->n, p->k, p->lda, p->ldb, p->ldc, what}};
+}
+
+/* The plan of p's shape, made when it is first met. */
+static resbm_status plan_of(rb_lt *lt, const rb_lt_product *p, const plan **out, rb_err *err) {
+    shape_key key = key_of(p);
     std::lock_guard<std::mutex> hold(lt->lock);
     auto at = lt->known.find(key);
-    if (at != lt->known.end()) {
-        *algo = at->second;
-        return RESBM_OK;
+    if (at == lt->known.end()) {
+        plan w = {};
+        resbm_status st = describe(lt, p, &w, err);
+        if (st == RESBM_OK) st = ask(lt, p, &w, err);
+        if (st != RESBM_OK) {
+            free_plan(lt, &w);
+            return st;
+        }
+        at = lt->known.emplace(key, w).first;
     }
-    RB_TRY(ask(lt, p, w, algo, err));
-    lt->known[key] = *algo;
+    *out = &at->second;
     return RESBM_OK;
 }
 
-static resbm_status multiply(rb_lt *lt, rb_cuda_queue *q, const rb_lt_product *p, plan *w, rb_err *err) {
-    cublasLtMatmulAlgo_t algo;
+resbm_status rb_lt_run(rb_lt *lt, rb_cuda_queue *q, const rb_lt_product *p, rb_err *err) {
+    const plan *w;
     void *room;
     const void *alpha = p->scalars ? (const void *)p->scalars : &p->alpha;
     const void *beta = p->scalars ? (const void *)(p->scalars + 1) : &p->beta;
-    RB_TRY(describe(lt, p, w, err));
-    RB_TRY(choose(lt, p, w, &algo, err));
+    RB_CUDA_TRY(rb_cuda_choose(q->index), "choosing the card", err);
+    RB_TRY(plan_of(lt, p, &w, err));
     RB_TRY(rb_cuda_scratch(&q->base, 1, WORKSPACE, &room, err));
     return lt_status(lt,
                      lt->cublasLtMatmul(lt->handle, w->desc, alpha, p->b, w->a, p->a, w->b, beta, p->c, w->c,
-                                        p->c, w->c, &algo, room, WORKSPACE, q->stream),
+                                        p->c, w->c, &w->algo, room, WORKSPACE, q->stream),
                      p, err);
-}
-
-resbm_status rb_lt_run(rb_lt *lt, rb_cuda_queue *q, const rb_lt_product *p, rb_err *err) {
-    plan w = {};
-    RB_CUDA_TRY(cudaSetDevice(rb_cuda_of(&q->base)->index), "choosing the card", err);
-    resbm_status st = multiply(lt, q, p, &w, err);
-    free_plan(lt, &w);
-    return st;
 }

@@ -1,12 +1,8 @@
-/* The codec of pack_layout.h. A thread owns eight values of a sequence: whole bytes in every code, and one block of
+/* The codec of pack_layout.h, wherever its operands lie; what lies as in training goes to pack_fast.h's kernels. A thread owns
+ * eight values of a sequence: whole bytes in every code, and one block of
  * random bits. Scales are found first, by a kernel of their own. The arithmetic is pack_layout.h's and core/rng.h's own
  * code, so the bytes are the CPU's. */
-extern "C" {
-#include "core/bytes.h"
-#include "core/rng.h"
-#include "device/pack_layout.h"
-}
-#include "device/cuda/cuda.h"
+#include "device/cuda/pack_fast.h"
 
 enum { PACK_THREADS = 128, PACK_OWN = 8 };
 
@@ -25,14 +21,6 @@ struct walker {
         if (++i == p.k) i = 0, t++;
     }
 };
-
-/* --- faults that the host-side devices find before they begin */
-
-__global__ void __launch_bounds__(PACK_THREADS) check_steps(rb_pack_plan p, int op, rb_cuda_fault *fault) {
-    int64_t j = (int64_t)blockIdx.x * PACK_THREADS + threadIdx.x;
-    if (j < p.k && !(p.steps[j] >= RB_UNIT_TINY && p.steps[j] <= RB_STEP_HUGE))
-        rb_cuda_report(fault, rb_cuda_fault{RB_FAULT_STEP, op, j, 0, (double)p.steps[j]});
-}
 
 /* --- packing */
 
@@ -93,6 +81,7 @@ static __device__ uint64_t codes_of(const rb_pack_plan &p, int64_t b, int64_t fr
     uint64_t codes = 0;
     for (int i = 0; i < n; i++, w.next(p)) {
         float x = *w.at(p, b);
+        if (p.steps && b == 0 && w.t == 0) rb_pack_check_steps_of<1>(&p.steps[w.i], RB_OP_PACK, w.i, fault);
         if (p.half && p.steps && !rb_f32_finite(x))
             rb_cuda_report(fault,
                            rb_cuda_fault{RB_FAULT_VALUE, RB_OP_PACK, b * p.n + from + i, p.k, (double)x});
@@ -143,9 +132,13 @@ static dim3 grid_of(int64_t threads, int64_t B) {
 RB_CUDA_SLOT(pack) {
     rb_cuda_queue *c = rb_cuda_queue_of(q);
     rb_pack_plan p;
+    rb_pack_fast fast;
     RB_TRY(rb_pack_plan_of(op, &p, err));
     int64_t owners = (p.n + PACK_OWN - 1) / PACK_OWN;
-    if (p.steps) RB_LAUNCH(c, check_steps, grid_of(p.k, 1), PACK_THREADS, p, (int)op->kind, c->fault);
+    if (rb_pack_fits(&p, &fast)) {
+        rb_pack_fast_run(c, &fast);
+        return rb_cuda_launched(op, err);
+    }
     if (p.units) RB_LAUNCH(c, find_scales, grid_of(p.units * RB_WARP, p.B), PACK_THREADS, p);
     if (p.scale == RB_SCALE_NONE)
         RB_LAUNCH(c, pack_whole, grid_of(owners, p.B), PACK_THREADS, p);
@@ -157,24 +150,25 @@ RB_CUDA_SLOT(pack) {
 /* --- unpacking */
 
 static __device__ __forceinline__ int code_at(const rb_pack_plan &p, const uint8_t *codes, int64_t idx) {
-    int64_t per = 8 / p.bits;
-    int levels = 1 << p.bits, q = codes[idx / per] >> idx % per * p.bits & (levels - 1);
+    int64_t bit = idx * p.bits;
+    int levels = 1 << p.bits, q = codes[bit >> 3] >> (bit & 7) & (levels - 1);
     return q < levels / 2 ? q : q - levels;
 }
 
-static __device__ void unpack_codes_of(const rb_pack_plan &p, int64_t b, int64_t from) {
+static __device__ void unpack_codes_of(const rb_pack_plan &p, int64_t b, int64_t from, rb_cuda_fault *fault) {
     walker w(p, from);
     const uint8_t *codes = rb_pack_codes(&p, b);
     for (int64_t i = from; i < from + PACK_OWN && i < p.n; i++, w.next(p)) {
         int q = code_at(p, codes, i);
         float u = p.steps ? p.steps[w.i] : rb_unit_value(rb_get16(rb_pack_scales(&p, b) + 2 * (i / p.unit)));
-        bool bad = !p.half && (float)q < -p.most;
+        if (p.steps && b == 0 && w.t == 0) rb_pack_check_steps_of<1>(&u, RB_OP_UNPACK, w.i, fault);
+        bool bad = (!p.half && (float)q < -p.most) || u != u; /* a product of NaN need not be this one */
         *w.at(p, b) = bad ? rb_f32_of(0x7fc00000u) : ((float)q + (p.half ? 0.5f : 0.0f)) * u;
     }
 }
-__global__ void __launch_bounds__(PACK_THREADS) unpack_codes(rb_pack_plan p) {
+__global__ void __launch_bounds__(PACK_THREADS) unpack_codes(rb_pack_plan p, rb_cuda_fault *fault) {
     int64_t from = ((int64_t)blockIdx.x * PACK_THREADS + threadIdx.x) * PACK_OWN;
-    for (int64_t b = blockIdx.y; b < p.B; b += gridDim.y) unpack_codes_of(p, b, from);
+    for (int64_t b = blockIdx.y; b < p.B; b += gridDim.y) unpack_codes_of(p, b, from, fault);
 }
 
 static __device__ void unpack_whole_of(const rb_pack_plan &p, int64_t b, int64_t from) {
@@ -194,13 +188,15 @@ __global__ void __launch_bounds__(PACK_THREADS) unpack_whole(rb_pack_plan p) {
 RB_CUDA_SLOT(unpack) {
     rb_cuda_queue *c = rb_cuda_queue_of(q);
     rb_pack_plan p;
+    rb_pack_fast fast;
     RB_TRY(rb_pack_plan_of(op, &p, err));
     int64_t owners = (p.n + PACK_OWN - 1) / PACK_OWN;
-    if (p.steps) RB_LAUNCH(c, check_steps, grid_of(p.k, 1), PACK_THREADS, p, (int)op->kind, c->fault);
-    if (p.scale == RB_SCALE_NONE)
+    if (rb_pack_fits(&p, &fast))
+        rb_unpack_fast_run(c, &fast);
+    else if (p.scale == RB_SCALE_NONE)
         RB_LAUNCH(c, unpack_whole, grid_of(owners, p.B), PACK_THREADS, p);
     else
-        RB_LAUNCH(c, unpack_codes, grid_of(owners, p.B), PACK_THREADS, p);
+        RB_LAUNCH(c, unpack_codes, grid_of(owners, p.B), PACK_THREADS, p, c->fault);
     return rb_cuda_launched(op, err);
 }
 
@@ -208,17 +204,23 @@ RB_CUDA_SLOT(unpack) {
 
 enum { PACK_POSITIONS = 64 };
 
+/* A block has PACK_POSITIONS positions at a time; where rows are narrow its threads share them out. */
 __global__ void __launch_bounds__(PACK_THREADS) add_squares(rb_pack_plan p, int64_t *stats) {
-    int64_t j = (int64_t)blockIdx.x * PACK_THREADS + threadIdx.x;
+    int wide = p.k < PACK_THREADS ? (int)p.k : PACK_THREADS, abreast = PACK_THREADS / wide;
+    int row = (int)threadIdx.x / wide;
+    int64_t j = (int64_t)blockIdx.x * PACK_THREADS + (int)threadIdx.x % wide;
     unsigned long long sum = 0;
-    if (j >= p.k) return;
+    if (row >= abreast || j >= p.k) return;
     for (int64_t first = (int64_t)blockIdx.y * PACK_POSITIONS; first < p.B * p.T;
-         first += (int64_t)gridDim.y * PACK_POSITIONS)
-        for (int64_t at = first; at < first + PACK_POSITIONS && at < p.B * p.T; at++) {
-            int64_t code = code_at(p, rb_pack_codes(&p, at / p.T), at % p.T * p.k + j);
+         first += (int64_t)gridDim.y * PACK_POSITIONS) {
+        int64_t b = (first + row) / p.T, t = (first + row) % p.T;
+        for (int at = row; at < PACK_POSITIONS && b < p.B; at += abreast) {
+            int code = code_at(p, rb_pack_codes(&p, b), t * p.k + j);
             if (p.half) code = 2 * code + 1;
-            sum += (unsigned long long)(code * code);
+            sum += (unsigned)(code * code);
+            for (t += abreast; t >= p.T; t -= p.T) b++;
         }
+    }
     atomicAdd((unsigned long long *)stats + j, sum);
 }
 

@@ -1,30 +1,79 @@
-/* Sums in double: a block per piece of 4096 elements, then one block over the pieces; both in an order that the number
- * of elements fixes. */
+/* Sums in double: a block per piece of 4096 elements, and the block that is done last adds up the pieces; both in an order that
+ * the number of elements fixes, wherever they lie. */
 #include "device/cuda/each.h"
 
-enum { SUM_THREADS = 256, SUM_WARPS = SUM_THREADS / RB_WARP, SUM_PIECE = 4096 };
+enum {
+    SUM_THREADS = 256,
+    SUM_WARPS = SUM_THREADS / RB_WARP,
+    SUM_FOURS = 4, /* vectors of four elements that a thread adds */
+    SUM_PIECE = SUM_THREADS * SUM_FOURS * 4
+};
 
-template <bool SQUARED>
-__global__ void __launch_bounds__(SUM_THREADS) sum_pieces(double *part, rb_view x, int64_t count) {
-    __shared__ double room[SUM_WARPS];
-    int64_t from = (int64_t)blockIdx.x * SUM_PIECE, width = rb_row_width(&x);
-    double sum = 0;
-    for (int i = 0; i < SUM_PIECE / SUM_THREADS; i++) {
-        int64_t at = from + i * SUM_THREADS + threadIdx.x;
-        if (at >= count) break;
-        double v = x.rank == 1 ? ((const float *)x.data)[at] : *rb_f32(x, at / width, at % width);
-        sum += SQUARED ? v * v : v;
-    }
-    sum = rb_block_sum(sum, room);
-    if (threadIdx.x == 0) part[blockIdx.x] = sum;
+template <bool SQUARED> static __device__ __forceinline__ double with(double sum, float x) {
+    double d = x;
+    return SQUARED ? sum + d * d : sum + d;
 }
 
-__global__ void __launch_bounds__(SUM_THREADS) add_up(double *out, const double *part, int64_t pieces) {
-    __shared__ double room[SUM_WARPS];
+/* A piece of elements without gaps, all there: loads first. */
+template <bool SQUARED> static __device__ __forceinline__ double sum_fours(const float *x, int64_t from) {
+    float4 v[SUM_FOURS];
     double sum = 0;
-    for (int64_t i = threadIdx.x; i < pieces; i += SUM_THREADS) sum += part[i];
+#pragma unroll
+    for (int i = 0; i < SUM_FOURS; i++) v[i] = *(const float4 *)(x + from + i * SUM_THREADS * 4);
+#pragma unroll
+    for (int i = 0; i < SUM_FOURS; i++)
+        sum = with<SQUARED>(with<SQUARED>(with<SQUARED>(with<SQUARED>(sum, v[i].x), v[i].y), v[i].z), v[i].w);
+    return sum;
+}
+
+/* Any piece: the same elements in the same order. */
+template <bool SQUARED>
+static __device__ __forceinline__ double sum_ones(const rb_view &x, int64_t from, int64_t count) {
+    int64_t width = rb_row_width(&x);
+    double sum = 0;
+#pragma unroll 1
+    for (int i = 0; i < SUM_FOURS * 4; i++) {
+        int64_t at = from + i / 4 * SUM_THREADS * 4 + i % 4;
+        if (at >= count) continue;
+        sum = with<SQUARED>(sum,
+                            x.rank == 1 ? ((const float *)x.data)[at] : *rb_f32(x, at / width, at % width));
+    }
+    return sum;
+}
+
+template <bool SQUARED> static __device__ __forceinline__ double sum_piece(const rb_view &x, int64_t count) {
+    int64_t from = (int64_t)blockIdx.x * SUM_PIECE + threadIdx.x * 4;
+    bool whole = x.rank == 1 && (uintptr_t)x.data % 16 == 0 && (int64_t)(blockIdx.x + 1) * SUM_PIECE <= count;
+    return whole ? sum_fours<SQUARED>((const float *)x.data, from) : sum_ones<SQUARED>(x, from, count);
+}
+
+/* Whether this block is the last of the grid to come here; then it sees what the others wrote before. */
+static __device__ bool last_to_come(unsigned *done) {
+    __shared__ bool last;
+    if (threadIdx.x == 0) {
+        __threadfence();
+        last = atomicAdd(done, 1u) == gridDim.x - 1;
+        __threadfence();
+    }
+    __syncthreads();
+    return last;
+}
+
+template <bool SQUARED>
+__global__ void __launch_bounds__(SUM_THREADS)
+    sum_pieces(double *out, double *part, rb_view x, int64_t count, unsigned *done) {
+    __shared__ double room[SUM_WARPS];
+    double sum = rb_block_sum(sum_piece<SQUARED>(x, count), room);
+    if (gridDim.x == 1) {
+        if (threadIdx.x == 0) *out = sum;
+        return;
+    }
+    if (threadIdx.x == 0) part[blockIdx.x] = sum;
+    if (!last_to_come(done)) return;
+    sum = 0;
+    for (int64_t i = threadIdx.x; i < gridDim.x; i += SUM_THREADS) sum += ((const volatile double *)part)[i];
     sum = rb_block_sum(sum, room);
-    if (threadIdx.x == 0) *out = sum;
+    if (threadIdx.x == 0) *out = sum, *done = 0;
 }
 
 template <bool SQUARED> static resbm_status reduce(rb_queue *q, const rb_op *op, rb_err *err) {
@@ -34,9 +83,9 @@ template <bool SQUARED> static resbm_status reduce(rb_queue *q, const rb_op *op,
     int64_t count = rb_count(x), pieces = (count + SUM_PIECE - 1) / SUM_PIECE;
     double *part;
     RB_TRY(rb_cuda_scratch(q, 0, (size_t)pieces * sizeof *part, (void **)&part, err));
-    auto first = sum_pieces<SQUARED>;
-    RB_LAUNCH(c, first, (unsigned)pieces, SUM_THREADS, part, x, count);
-    RB_LAUNCH(c, add_up, 1u, SUM_THREADS, (double *)op->t[0].data, part, pieces);
+    auto kernel = sum_pieces<SQUARED>;
+    RB_LAUNCH(c, kernel, (unsigned)pieces, SUM_THREADS, (double *)op->t[0].data, part, x, count,
+              &c->state->done);
     return rb_cuda_launched(op, err);
 }
 
@@ -47,20 +96,49 @@ RB_CUDA_SLOT(sumsq) {
     return reduce<true>(q, op, err);
 }
 
+static __device__ __forceinline__ float inverse_norm(const double *sumsq, double eps) {
+    double norm = sqrt(*sumsq);
+    return (float)(1.0 / (norm < eps ? eps : norm));
+}
+
 struct divide {
     rb_view y, x;
     const double *sumsq;
     double eps;
     __device__ void operator()(int64_t r, int64_t i) const {
-        double norm = sqrt(*sumsq);
-        float inverse = (float)(1.0 / (norm < eps ? eps : norm));
-        *rb_f32(y, r, i) = *rb_f32(x, r, i) * inverse;
+        *rb_f32(y, r, i) = *rb_f32(x, r, i) * inverse_norm(sumsq, eps);
     }
 };
 
+/* Without gaps, in vectors; one thread of a block finds the norm while the others' loads are on their way. */
+__global__ void __launch_bounds__(SUM_THREADS)
+    normalize_fours(float4 *y, const float4 *x, int64_t fours, const double *sumsq, double eps) {
+    __shared__ float inverse;
+    int64_t from = (int64_t)blockIdx.x * SUM_THREADS * SUM_FOURS + threadIdx.x;
+    float4 v[SUM_FOURS];
+#pragma unroll
+    for (int i = 0; i < SUM_FOURS; i++)
+        if (from + i * SUM_THREADS < fours) v[i] = x[from + i * SUM_THREADS];
+    if (threadIdx.x == 0) inverse = inverse_norm(sumsq, eps);
+    __syncthreads();
+    float s = inverse;
+#pragma unroll
+    for (int i = 0; i < SUM_FOURS; i++)
+        if (from + i * SUM_THREADS < fours)
+            y[from + i * SUM_THREADS] = make_float4(v[i].x * s, v[i].y * s, v[i].z * s, v[i].w * s);
+}
+
 RB_CUDA_SLOT(normalize) {
     rb_view v[2] = {op->t[0], op->t[1]};
+    const double *sumsq = (const double *)op->t[2].data;
+    double eps = (double)op->f[0];
     rb_cuda_simplify(v, 2);
-    rb_each(q, &v[0], divide{v[0], v[1], (const double *)op->t[2].data, (double)op->f[0]});
+    int64_t n = rb_count(v[0]), blocks = (n / 4 + SUM_THREADS * SUM_FOURS - 1) / (SUM_THREADS * SUM_FOURS);
+    bool aligned = ((uintptr_t)v[0].data | (uintptr_t)v[1].data) % 16 == 0;
+    if (v[0].rank == 1 && n % 4 == 0 && aligned)
+        RB_LAUNCH(rb_cuda_queue_of(q), normalize_fours, (unsigned)blocks, SUM_THREADS, (float4 *)v[0].data,
+                  (const float4 *)v[1].data, n / 4, sumsq, eps);
+    else
+        rb_each(q, &v[0], divide{v[0], v[1], sumsq, eps});
     return rb_cuda_launched(op, err);
 }

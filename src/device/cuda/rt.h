@@ -11,13 +11,23 @@
 #include <stdint.h>
 #endif
 
+/* Makes a card the thread's. Others in the process may have chosen another one since, so that is looked up, which costs a
+ * fraction of choosing; the first time chooses in any case, for libraries that want a context to be there. */
+inline cudaError_t rb_cuda_choose(int index) {
+    static thread_local bool chosen;
+    int now = -1;
+    if (chosen && cudaGetDevice(&now) == cudaSuccess && now == index) return cudaSuccess;
+    chosen = true;
+    return cudaSetDevice(index);
+}
+
 /* Launches fn (a kernel's name, or a variable that holds one) on the queue's stream. */
 #ifdef RB_CUDA_EMULATED
 #define RB_LAUNCH(q, fn, grid, block, ...)                                                                   \
     (emu_f16 = (q)->f16, emu_launch_with((q)->stream, dim3(grid), dim3(block), fn, __VA_ARGS__))
 #else
 #define RB_LAUNCH(q, fn, grid, block, ...)                                                                   \
-    (cudaSetDevice((q)->index), fn<<<(grid), (block), 0, (q)->stream>>>(__VA_ARGS__))
+    (rb_cuda_choose((q)->index), fn<<<(grid), (block), 0, (q)->stream>>>(__VA_ARGS__))
 #endif
 
 enum { RB_WARP = 32 };

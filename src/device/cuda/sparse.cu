@@ -46,21 +46,33 @@ RB_CUDA_SLOT(topk) {
     return rb_cuda_launched(op, err);
 }
 
-/* Picks may name a coordinate twice: one thread adds them, in order. */
+enum { SPARSE_PICKS = 512 /* in shared memory at a time */ };
+
+/* A thread has coordinates of its own and looks through the picks for them: one may be named twice, and is added in order. */
 __global__ void __launch_bounds__(SPARSE_THREADS)
     put_back(rb_view y, rb_view values, rb_view index, float alpha, float beta, rb_cuda_fault *fault) {
+    __shared__ float value[SPARSE_PICKS];
+    __shared__ int place[SPARSE_PICKS]; /* -1: nowhere */
     int64_t r = blockIdx.x, d = y.shape[1], k = values.shape[1];
     float *to = (float *)y.data + r * y.stride[0];
-    const float *v = (const float *)values.data + r * values.stride[0],
-                *at = (const float *)index.data + r * index.stride[0];
-    for (int64_t i = threadIdx.x; i < d; i += SPARSE_THREADS) to[i] = beta == 0 ? 0.0f : beta * to[i];
-    __syncthreads();
-    if (threadIdx.x) return;
-    for (int64_t j = 0; j < k; j++)
-        if (at[j] >= 0 && at[j] < (float)d)
-            to[(int64_t)at[j]] += alpha * v[j];
-        else
-            rb_cuda_report(fault, rb_cuda_fault{RB_FAULT_PICK, RB_OP_SCATTER, r, d, (double)at[j]});
+    for (int64_t first = 0; first < k; first += SPARSE_PICKS) {
+        int n = k - first < SPARSE_PICKS ? (int)(k - first) : SPARSE_PICKS;
+        __syncthreads();
+        for (int j = (int)threadIdx.x; j < n; j += SPARSE_THREADS) {
+            float at = ((const float *)index.data)[r * index.stride[0] + first + j];
+            bool there = at >= 0 && at < (float)d;
+            value[j] = ((const float *)values.data)[r * values.stride[0] + first + j];
+            place[j] = there ? (int)at : -1;
+            if (!there) rb_cuda_report(fault, rb_cuda_fault{RB_FAULT_PICK, RB_OP_SCATTER, r, d, (double)at});
+        }
+        __syncthreads();
+        for (int i = (int)threadIdx.x; i < d; i += SPARSE_THREADS) {
+            float sum = first ? to[i] : beta == 0 ? 0.0f : beta * to[i];
+            for (int j = 0; j < n; j++)
+                if (place[j] == i) sum += alpha * value[j];
+            to[i] = sum;
+        }
+    }
 }
 
 RB_CUDA_SLOT(scatter) {

@@ -96,7 +96,7 @@ static resbm_status take(rb_cuda_queue *q, size_t bytes, char **out, rb_err *err
 
 resbm_status rb_cuda_upload(rb_queue *base, void *dst, const void *host, size_t bytes, rb_err *err) {
     rb_cuda_queue *q = rb_cuda_queue_of(base);
-    RB_CUDA_TRY(cudaSetDevice(rb_cuda_of(base)->index), "choosing the card", err);
+    RB_CUDA_TRY(rb_cuda_choose(rb_cuda_of(base)->index), "choosing the card", err);
     if (bytes > RING / 4)
         return rb_cuda_status(cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, q->stream), "upload",
                               err);
@@ -109,7 +109,7 @@ resbm_status rb_cuda_upload(rb_queue *base, void *dst, const void *host, size_t 
 
 resbm_status rb_cuda_download(rb_queue *base, void *host, const void *src, size_t bytes, rb_err *err) {
     rb_cuda_queue *q = rb_cuda_queue_of(base);
-    RB_CUDA_TRY(cudaSetDevice(rb_cuda_of(base)->index), "choosing the card", err);
+    RB_CUDA_TRY(rb_cuda_choose(rb_cuda_of(base)->index), "choosing the card", err);
     if (bytes > RING / 4)
         return rb_cuda_status(cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, q->stream),
                               "download", err);
@@ -123,7 +123,7 @@ resbm_status rb_cuda_download(rb_queue *base, void *host, const void *src, size_
 resbm_status rb_cuda_event_record(rb_queue *base, rb_event *out, rb_err *err) {
     rb_cuda_queue *q = rb_cuda_queue_of(base);
     rb_cuda_transfers *t = q->transfers;
-    RB_CUDA_TRY(cudaSetDevice(rb_cuda_of(base)->index), "choosing the card", err);
+    RB_CUDA_TRY(rb_cuda_choose(rb_cuda_of(base)->index), "choosing the card", err);
     uint64_t ticket = t->tickets + 1;
     rb_cuda_fault *seen = &t->seen[ticket % EVENTS];
     RB_CUDA_TRY(cudaMemcpyAsync(seen, q->fault, sizeof *seen, cudaMemcpyDeviceToHost, q->stream),
@@ -166,7 +166,7 @@ resbm_status rb_cuda_event_wait(rb_queue *base, rb_event e, rb_err *err) {
     uint64_t at = e.ticket;
     if (at + EVENTS <= t->tickets) at += (t->tickets - at) / EVENTS * EVENTS;
     if (at) {
-        RB_CUDA_TRY(cudaSetDevice(rb_cuda_of(base)->index), "choosing the card", err);
+        RB_CUDA_TRY(rb_cuda_choose(rb_cuda_of(base)->index), "choosing the card", err);
         RB_CUDA_TRY(cudaEventSynchronize(t->event[at % EVENTS]), "the kernels queued before", err);
         settle(t, at);
         if (t->seen[at % EVENTS].kind && !t->first.code) fault_text(&t->seen[at % EVENTS], &t->first);
@@ -177,7 +177,7 @@ resbm_status rb_cuda_event_wait(rb_queue *base, rb_event e, rb_err *err) {
 
 /* Where the ring of events has gone round since, the stream waits for a later one. */
 resbm_status rb_cuda_queue_after(rb_queue *base, rb_queue *of, rb_event e, rb_err *err) {
-    RB_CUDA_TRY(cudaSetDevice(rb_cuda_of(base)->index), "choosing the card", err);
+    RB_CUDA_TRY(rb_cuda_choose(rb_cuda_of(base)->index), "choosing the card", err);
     cudaEvent_t event = rb_cuda_queue_of(of)->transfers->event[e.ticket % EVENTS];
     return rb_cuda_status(cudaStreamWaitEvent(rb_cuda_queue_of(base)->stream, event, 0),
                           "queueing behind another stream", err);

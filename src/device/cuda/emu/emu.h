@@ -26,6 +26,26 @@ struct dim3 {
     constexpr dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
 };
 
+/* Vectors, aligned as theirs are: kernels that take memory for such where it is not so show with -fsanitize=alignment. */
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+static inline uint2 make_uint2(unsigned x, unsigned y) {
+    return uint2{x, y};
+}
+static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
+    return uint4{x, y, z, w};
+}
+static inline float4 make_float4(float x, float y, float z, float w) {
+    return float4{x, y, z, w};
+}
+
 /* Where the running fibre is. */
 struct emu_place {
     dim3 thread, block, block_size, grid;
@@ -121,9 +141,18 @@ static inline float __uint_as_float(unsigned u) {
     memcpy(&x, &u, 4);
     return x;
 }
+/* The sum rounded down: what rounding to nearest left out says whether it went up (Knuth's two-sum). */
+static inline float __fadd_rd(float a, float b) {
+    float sum = a + b, of_b = sum - a, left = (a - (sum - of_b)) + (b - of_b);
+    return left < 0 ? nextafterf(sum, -INFINITY) : sum;
+}
 static inline unsigned long long atomicAdd(unsigned long long *p, unsigned long long v) {
     return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
 }
+static inline unsigned atomicAdd(unsigned *p, unsigned v) {
+    return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
+}
+static inline void __threadfence() {} /* blocks follow each other */
 static inline int atomicCAS(int *p, int was, int now) {
     __atomic_compare_exchange_n(p, &was, now, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
     return was;
@@ -174,6 +203,7 @@ const char *cudaGetErrorString(cudaError_t e);
 cudaError_t cudaGetLastError();
 cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaSetDevice(int i);
+cudaError_t cudaGetDevice(int *i);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int i);
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, const void *kernel);
 cudaError_t cudaMemGetInfo(size_t *free, size_t *total);

@@ -96,6 +96,10 @@ cudaError_t cudaSetDevice(int i) {
     chosen = i;
     return cudaSuccess;
 }
+cudaError_t cudaGetDevice(int *i) {
+    *i = chosen;
+    return cudaSuccess;
+}
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, const void *) {
     cudaDeviceProp p;
     cudaGetDeviceProperties(&p, chosen);
