@@ -87,8 +87,8 @@ static resbm_status run_widened(rb_queue *q, const rb_op *op, rb_err *err) {
     return is_half(&op->t[0]) ? copy(q, op->t[0], wide.t[0], err) : RESBM_OK;
 }
 
-/* The same of f32 whose rows are whole eights at 16 bytes: a thread reads two vectors and writes one. `gap`: what a row is
- * longer than its width. */
+/* The same of f32 whose rows are whole eights at 16 bytes: a thread reads two vectors and writes one. `gap`: what
+ * lies between two rows. */
 __global__ void __launch_bounds__(ROUND_THREADS) round_eights(const float *x, uint16_t *out, int64_t eights,
                                                               uint32_t per_row, int64_t gap,
                                                               const operand_scale *scale) {
@@ -193,15 +193,16 @@ static __device__ __forceinline__ void put_four(float *to, const float *v) {
 #endif
 }
 
-/* The tiles below the diagonal and on it, each to its mirror image, through shared memory: both sides in rows, in vectors where `whole`
- * says that rows begin at 16 bytes. */
-__global__ void __launch_bounds__(TILE_THREADS) mirror_tiles(float *c, int64_t n, int64_t stride, bool whole) {
+/* The tiles below the diagonal and on it, each to its mirror image, through shared memory: both sides row by row, in
+ * vectors where `whole` says that rows begin at 16 bytes. */
+__global__ void __launch_bounds__(TILE_THREADS)
+    mirror_tiles(float *c, int64_t n, int64_t stride, bool whole) {
     __shared__ float tile[TILE][TILE + 1];
     if (blockIdx.x > blockIdx.y) return;
     int row = (int)threadIdx.x / TILE_LANES, col = (int)threadIdx.x % TILE_LANES * 4;
     int64_t top = (int64_t)blockIdx.y * TILE, left = (int64_t)blockIdx.x * TILE;
     for (int i = row; i < TILE; i += TILE_ROWS) {
-        int64_t r = top + i, at = left + col; /* columns there are before the diagonal's, so all but the last tile's are */
+        int64_t r = top + i, at = left + col;
         const float *from = c + r * stride + at;
         float4 v = make_float4(0, 0, 0, 0);
         if (r < n && whole && at + 4 <= n)

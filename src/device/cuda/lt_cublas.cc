@@ -1,7 +1,7 @@
 /* Products by cuBLASLt. The library is not linked but loaded when a device opens: from RESBM_CUBLASLT, from where the
  * system finds libraries, from beside the plugin, or from where it lay when the plugin was built. Its choice of algorithm
- * is asked for once per shape and kept, so that the same shapes give the same bits; so are its descriptions of the matrices, which
- * a model's thousands of products in a step would otherwise make and free each time. */
+ * is asked for once per shape and kept, so that the same shapes give the same bits; with it its descriptions of the
+ * matrices, which each of a step's thousands of products would otherwise make and free. */
 #include <cublasLt.h>
 #include <dlfcn.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
-/* The codec of pack_layout.h, wherever its operands lie; what lies as in training goes to pack_fast.h's kernels. A thread owns
- * eight values of a sequence: whole bytes in every code, and one block of
- * random bits. Scales are found first, by a kernel of their own. The arithmetic is pack_layout.h's and core/rng.h's own
- * code, so the bytes are the CPU's. */
+/* The codec of pack_layout.h, wherever its operands lie; what lies as in training goes to pack_fast.h's kernels.
+ * A thread owns eight values of a sequence: whole bytes in every code, and one block of random bits. Scales are
+ * found first, by a kernel of their own. The arithmetic is pack_layout.h's and core/rng.h's own code, so the bytes
+ * are the CPU's. */
 #include "device/cuda/pack_fast.h"
 
 enum { PACK_THREADS = 128, PACK_OWN = 8 };

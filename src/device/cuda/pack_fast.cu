@@ -1,11 +1,11 @@
-/* Packing by eights (pack_fast.h). The bytes are the CPU's: the same operations on the same numbers, rounded to whole ones
- * by an addition instead of a conversion, which GPUs do at an eighth of the rate. */
+/* Packing by eights (pack_fast.h). The bytes are the CPU's: the same operations on the same numbers, rounded to
+ * whole ones by an addition instead of a conversion, which GPUs do at an eighth of the rate. */
 #include "device/cuda/pack_fast.h"
 
 enum { EIGHTS_THREADS = 256, EIGHT = 8 };
 
-/* 2^23 + 2^22: in a sum with it the last bit of the mantissa is 1, so that the addition rounds to a whole number, whose
- * two's complement the low bits are. */
+/* 2^23 + 2^22: in a sum with it the mantissa's last bit stands for 1, so that the addition rounds to a whole number,
+ * whose two's complement the low bits are. */
 static __device__ __forceinline__ uint32_t nearest_whole(float t) {
     return __float_as_uint(t + 12582912.0f);
 }
@@ -26,7 +26,8 @@ static __device__ __forceinline__ void load_eight(const float *at, float *v) {
     v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
 }
 
-static __device__ __forceinline__ rb_philox random_of_eight(const rb_pack_plan &p, int64_t b, uint32_t from) {
+static __device__ __forceinline__ rb_philox random_of_eight(const rb_pack_plan &p, int64_t b,
+                                                            uint32_t from) {
     uint64_t s = p.sequence + (uint64_t)b;
     rb_philox c = {{from / EIGHT, (uint32_t)s, (uint32_t)(s >> 32), p.stream}};
     return rb_philox4x32(c, p.key);
@@ -36,7 +37,8 @@ static __device__ __forceinline__ uint32_t random_of(const rb_philox &w, int i) 
 }
 
 template <int BITS, bool STOCHASTIC>
-static __device__ __forceinline__ uint32_t code_of(const rb_pack_plan &p, float x, float inverse, uint32_t h) {
+static __device__ __forceinline__ uint32_t code_of(const rb_pack_plan &p, float x, float inverse,
+                                                   uint32_t h) {
     const bool half = BITS <= 2;
     float t = fminf(fmaxf(x * inverse, -p.most), p.most);
     uint32_t q;
@@ -112,7 +114,7 @@ static __device__ __forceinline__ void inverses_within(const rb_pack_plan &p, ui
     }
 }
 
-/* The eight threads at most (32, with a scale per token) that hold a group are neighbours in a warp; those behind the end hold zeros. */
+/* Up to eight threads hold a group, up to 32 a token: neighbours in a warp. Those behind the end hold zeros. */
 static __device__ __forceinline__ void inverses_across(const rb_pack_fast &f, uint16_t *scales, uint32_t from,
                                                        bool inside, const float *v, float *inverse) {
     uint32_t most = 0, lanes = 1u << f.log2 >> 3;

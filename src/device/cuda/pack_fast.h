@@ -1,11 +1,11 @@
-/* Packing in whole vectors, where latents lie as they do in training. A thread reads eight values in two loads of 16 bytes and
- * writes their codes at once; unpacking, it writes four in one store, since neighbours' stores then fill whole sectors. Eight
- * values are one block of random bits and whole bytes in every code. One kernel packs: scales are found where the values are
- * in registers already.
+/* Packing in whole vectors, where latents lie as they do in training. A thread reads eight values in two loads of
+ * 16 bytes and writes their codes at once; unpacking, it writes four in one store, since then the stores of neighbours
+ * fill whole sectors. Eight values are one block of random bits and whole bytes in every code. One kernel packs:
+ * scales are found where the values are in registers already.
  *
- * Asked for (rb_pack_fits; pack.cu does the rest): a sequence of a multiple of 8 values, fewer than 2^31; eight values that
- * begin at a multiple of 8 lie at 16 bytes, and their codes at as many bytes as they have (16 at most); with steps or a scale per token, or gaps
- * between rows, k a multiple of 8, so that eight values share a row. */
+ * Asked for (rb_pack_fits; pack.cu does the rest): sequences of a multiple of 8 values, fewer than 2^31; the eight
+ * from a multiple of 8 on begin at 16 bytes, and their codes at a multiple of what they take (16 bytes at most); with
+ * steps, a scale per token or gaps between rows also k a multiple of 8, so that eight values share a row. */
 #ifndef RB_DEVICE_CUDA_PACK_FAST_H
 #define RB_DEVICE_CUDA_PACK_FAST_H
 
@@ -16,8 +16,8 @@ extern "C" {
 }
 #include "device/cuda/cuda.h"
 
-/* A plan, and how rows are found without a division: position = idx / k = idx * magic >> 32 >> shift, exact for idx < 2^31
- * and k > 1 (Granlund and Montgomery 1994). */
+/* A plan, and how rows are found without a division: idx / k = idx * magic >> 32 >> shift, exact for idx < 2^31 and
+ * k > 1 (Granlund and Montgomery 1994). */
 struct rb_pack_fast {
     rb_pack_plan p;
     uint32_t magic;
@@ -47,7 +47,7 @@ static __device__ __forceinline__ float *rb_pack_at(const rb_pack_fast &f, int64
     return x + at.t * f.p.stride_t + at.i;
 }
 
-/* Every step is looked at by whoever holds it in the first row; of N of them the first that cannot be is reported. */
+/* Every step is looked at by whoever holds it in the first row; of N the first that cannot be one is reported. */
 template <int N>
 static __device__ __forceinline__ void rb_pack_check_steps_of(const float *step, int op, int64_t coordinate,
                                                               rb_cuda_fault *fault) {

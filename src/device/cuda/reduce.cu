@@ -1,5 +1,5 @@
-/* Sums in double: a block per piece of 4096 elements, and the block that is done last adds up the pieces; both in an order that
- * the number of elements fixes, wherever they lie. */
+/* Sums in double: a block per piece of 4096 elements, and the block that is done last adds up the pieces; both in an
+ * order that the number of elements fixes, wherever they lie. */
 #include "device/cuda/each.h"
 
 enum {

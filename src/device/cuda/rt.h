@@ -11,8 +11,8 @@
 #include <stdint.h>
 #endif
 
-/* Makes a card the thread's. Others in the process may have chosen another one since, so that is looked up, which costs a
- * fraction of choosing; the first time chooses in any case, for libraries that want a context to be there. */
+/* Makes a card the thread's. Others in the process may have chosen another one since: that is looked up, which costs
+ * a fraction of choosing. The first time chooses in any case, for libraries that want a context to be there. */
 inline cudaError_t rb_cuda_choose(int index) {
     static thread_local bool chosen;
     int now = -1;

@@ -20,23 +20,29 @@ static __device__ unsigned long long block_most(unsigned long long v, unsigned l
     return v;
 }
 
-/* Each round finds the largest rank below the one before. */
+/* The largest rank below `before` among the thread's elements; 0: none. */
+static __device__ unsigned long long own_most(const float *row, int64_t d, unsigned long long before) {
+    unsigned long long best = 0;
+    for (int64_t i = threadIdx.x; i < d; i += SPARSE_THREADS) {
+        unsigned long long v = rank_of(row[i], i);
+        if (v < before && v > best) best = v;
+    }
+    return best;
+}
+
+/* Each round finds the largest of what the threads have; whose it was looks for its next one. */
 __global__ void __launch_bounds__(SPARSE_THREADS) pick_largest(rb_view values, rb_view index, rb_view x) {
     __shared__ unsigned long long room[SPARSE_THREADS / RB_WARP];
     int64_t r = blockIdx.x, d = x.shape[1], k = values.shape[1];
     const float *row = (const float *)x.data + r * x.stride[0];
-    unsigned long long before = ~0ull;
+    unsigned long long mine = own_most(row, d, ~0ull);
     for (int64_t j = 0; j < k; j++) {
-        unsigned long long best = 0;
-        for (int64_t i = threadIdx.x; i < d; i += SPARSE_THREADS) {
-            unsigned long long v = rank_of(row[i], i);
-            if (v < before && v > best) best = v;
-        }
-        before = block_most(best, room);
-        if (threadIdx.x) continue;
-        int64_t at = 0xffffffffu - (unsigned)before;
+        unsigned long long most = block_most(mine, room);
+        if (most != mine) continue;
+        int64_t at = 0xffffffffu - (unsigned)most;
         ((float *)values.data)[r * values.stride[0] + j] = row[at];
         ((float *)index.data)[r * index.stride[0] + j] = (float)at;
+        mine = own_most(row, d, most);
     }
 }
 
@@ -48,7 +54,8 @@ RB_CUDA_SLOT(topk) {
 
 enum { SPARSE_PICKS = 512 /* in shared memory at a time */ };
 
-/* A thread has coordinates of its own and looks through the picks for them: one may be named twice, and is added in order. */
+/* A thread has coordinates of its own and looks through the picks for them: one may be named twice, and is added to
+ * in order. */
 __global__ void __launch_bounds__(SPARSE_THREADS)
     put_back(rb_view y, rb_view values, rb_view index, float alpha, float beta, rb_cuda_fault *fault) {
     __shared__ float value[SPARSE_PICKS];

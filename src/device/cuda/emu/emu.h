@@ -26,7 +26,7 @@ struct dim3 {
     constexpr dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
 };
 
-/* Vectors, aligned as theirs are: kernels that take memory for such where it is not so show with -fsanitize=alignment. */
+/* Vectors, aligned as the GPU's are. */
 struct alignas(8) uint2 {
     unsigned x, y;
 };
