@@ -50,29 +50,34 @@ int rb_aux_rows(const rb_boundary_config *c) {
     return 1 + (c->aux_rank > 0) + rb_aux_reads_tokens(c) + (c->aux == RB_AUX_STREAM);
 }
 
+static rb_head sizes_of_head(const rb_aux *a) {
+    return (rb_head){.d = width_of(a->cfg, &a->dims), .vocab = a->dims.vocab, .chunk = a->dims.chunk};
+}
+
 void rb_aux_plan_kept(const rb_aux *a, int64_t n, rb_plan *p, rb_aux_kept *out) {
     int64_t r = a->cfg->aux_rank;
     *out = (rb_aux_kept){0};
     if (r) out->low = rb_plan2(p, n, r);
     if (r) out->dlow = rb_plan2(p, n, r);
     if (reads_latents(a)) out->dhidden = rb_plan2(p, n, r);
-    rb_head_plan_saved(width_of(a->cfg, &a->dims), a->dims.vocab, n, true, p, &out->head);
+    rb_head h = sizes_of_head(a);
+    rb_head_plan_saved(&h, n, true, p, &out->head);
 }
 
 void rb_aux_plan_scratch(const rb_aux *a, int64_t n, rb_plan *p, rb_aux_scratch *out) {
     if (reads_latents(a)) out->hidden = rb_plan2(p, n, a->cfg->aux_rank);
     if (reads_latents(a)) out->dz = rb_plan2(p, n, a->cfg->k);
-    rb_head_plan_scratch(width_of(a->cfg, &a->dims), a->dims.vocab, n, true, p, &out->head);
+    rb_head h = sizes_of_head(a);
+    rb_head_plan_scratch(&h, n, true, p, &out->head);
 }
 
 /* The head's rows are the last ones. */
 static rb_head head_of(const rb_aux *a) {
     int last = rb_aux_rows(a->cfg) - 1;
-    rb_head h = {.d = width_of(a->cfg, &a->dims),
-                 .vocab = a->dims.vocab,
-                 .eps = (float)a->dims.eps,
-                 .head = a->w[last],
-                 .dhead = a->dw[last]};
+    rb_head h = sizes_of_head(a);
+    h.eps = (float)a->dims.eps;
+    h.head = a->w[last];
+    h.dhead = a->dw[last];
     if (reads_latents(a)) return h;
     h.norm = a->w[last - 1];
     h.dnorm = a->dw[last - 1];

@@ -77,6 +77,7 @@ typedef struct rb_boundary_config {
 typedef struct rb_boundary_dims {
     int64_t d, vocab;
     double std, eps; /* init_std, norm_eps */
+    int64_t chunk;   /* rb_head.chunk of auxiliary heads */
 } rb_boundary_dims;
 
 typedef struct rb_boundary_parts {

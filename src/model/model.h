@@ -90,6 +90,7 @@ typedef struct rb_stage_options {
         weight_copies; /* where the device's products round their factors to bf16: matrices are kept in it too */
     bool
         half_activations; /* what lies between the operations of a block is kept in bf16; the stream stays f32 */
+    int64_t head_chunk; /* rb_head.chunk */
     bool bare; /* weights and gradients stay as they are allocated: nobody looks before they are set */
 } rb_stage_options;
 

@@ -73,15 +73,18 @@ static rb_view *at_row(rb_view *views, int row) {
     return views && row >= 0 ? views + row : NULL;
 }
 
+static rb_head sizes_of_head(const rb_stage_model *m) {
+    return (rb_head){.d = m->model.d, .vocab = m->model.vocab, .chunk = m->opt.head_chunk};
+}
+
 static void bind_head(rb_stage_model *m, rb_segment *s, int norm_row) {
     int head_row = m->model.tied ? 0 : norm_row + 1;
-    s->head = (rb_head){.d = m->model.d,
-                        .vocab = m->model.vocab,
-                        .eps = (float)m->model.norm_eps,
-                        .norm = m->weight[norm_row],
-                        .head = m->weight[head_row],
-                        .lender = m->pager ? &m->lender : NULL,
-                        .row = head_row};
+    s->head = sizes_of_head(m);
+    s->head.eps = (float)m->model.norm_eps;
+    s->head.norm = m->weight[norm_row];
+    s->head.head = m->weight[head_row];
+    s->head.lender = m->pager ? &m->lender : NULL;
+    s->head.row = head_row;
     if (!m->grad) return;
     s->head.dnorm = m->grad[norm_row];
     s->head.dhead = m->grad[head_row];
@@ -131,6 +134,7 @@ static int decoder_rows(const rb_stage_model *m, rb_err *err, resbm_status *st) 
 /* The rows of the auxiliary loss are the last ones of the encoder's part. */
 static rb_aux bind_aux(rb_stage_model *m, int boundary) {
     rb_aux a = {.cfg = &m->boundary, .dims = rb_model_boundary_dims(&m->model)};
+    a.dims.chunk = m->opt.head_chunk;
     int row = rb_table_find(&m->table, RB_PART_ENCODER, boundary), end = row;
     while (end >= 0 && end < m->table.count && m->table.rows[end].part == RB_PART_ENCODER) end++;
     row = end - rb_aux_rows(&m->boundary);
@@ -219,7 +223,8 @@ static void plan_slot(const rb_stage_model *m, const rb_segment *s, rb_plan *p, 
     if (!m->shared_acts) plan_acts(m, s, p, &slot->acts);
     if (m->opt.training && m->opt.split_backward) plan_kept(m, s, p, &slot->kept);
     if (m->opt.training && !m->opt.split_backward) share_kept(m, s, &slot->kept);
-    if (s->last) rb_head_plan_saved(m->model.d, m->model.vocab, n, m->opt.training, p, &slot->head);
+    rb_head head = sizes_of_head(m);
+    if (s->last) rb_head_plan_saved(&head, n, m->opt.training, p, &slot->head);
     for (int i = 0; i < m->parts.count; i++) {
         bool keep = m->model.recompute || (i == 0 && m->kind->keeps_latents);
         if (!s->last) slot->out[i] = rb_plan2(p, n, m->parts.width[i]);
@@ -259,7 +264,8 @@ static void plan_scratch(rb_stage_model *m, rb_plan *p) {
         m->kind->plan_scratch(first->last ? &first->dec : &first->enc, n, p, &m->scratch.end);
     if (!last->first && rb_has_start(m))
         rb_tokens_plan_scratch(&last->tokens, n, m->opt.training, p, &m->scratch.tokens);
-    if (last->last) rb_head_plan_scratch(m->model.d, m->model.vocab, n, m->opt.training, p, &m->scratch.head);
+    rb_head head = sizes_of_head(m);
+    if (last->last) rb_head_plan_scratch(&head, n, m->opt.training, p, &m->scratch.head);
     if (rb_has_aux(m, first)) rb_aux_plan_scratch(&first->aux, n, p, &m->scratch.aux);
     if (m->opt.training && !m->opt.split_backward) plan_shared_kept(m, p);
 }

@@ -2,26 +2,29 @@
 
 #include "nn/linear.h"
 
-int64_t rb_head_chunk_rows(int64_t vocab, int64_t n) {
-    int64_t rows = RB_HEAD_CHUNK / vocab;
+int64_t rb_head_chunk_rows(int64_t chunk, int64_t vocab, int64_t n) {
+    int64_t rows = (chunk ? chunk : RB_HEAD_CHUNK) / vocab;
     if (rows < 1) rows = 1;
     return rows < n ? rows : n;
 }
 
-void rb_head_plan_saved(int64_t d, int64_t vocab, int64_t n, bool training, rb_plan *p, rb_head_saved *out) {
+static int64_t rows_at_once(const rb_head *h, int64_t n) {
+    return rb_head_chunk_rows(h->chunk, h->vocab, n);
+}
+
+void rb_head_plan_saved(const rb_head *h, int64_t n, bool training, rb_plan *p, rb_head_saved *out) {
     *out = (rb_head_saved){0};
     out->rstd = rb_plan1(p, n);
     out->loss = rb_view1(rb_plan_take(p, sizeof(double)), RB_F64, 1);
-    if (training) out->dnormed = rb_plan2(p, n, d);
-    if (training && rb_head_chunk_rows(vocab, n) == n) out->logits = rb_plan2(p, n, vocab);
+    if (training) out->dnormed = rb_plan2(p, n, h->d);
+    if (training && rows_at_once(h, n) == n) out->logits = rb_plan2(p, n, h->vocab);
 }
 
-void rb_head_plan_scratch(int64_t d, int64_t vocab, int64_t n, bool training, rb_plan *p,
-                          rb_head_scratch *out) {
-    int64_t rows = rb_head_chunk_rows(vocab, n);
-    out->norm = rb_plan2(p, n, d);
+void rb_head_plan_scratch(const rb_head *h, int64_t n, bool training, rb_plan *p, rb_head_scratch *out) {
+    int64_t rows = rows_at_once(h, n);
+    out->norm = rb_plan2(p, n, h->d);
     out->losses = rb_plan1(p, n);
-    out->logits = !training || rows < n ? rb_plan2(p, rows, vocab) : rb_none();
+    out->logits = !training || rows < n ? rb_plan2(p, rows, h->vocab) : rb_none();
 }
 
 static resbm_status normed_input(const rb_head *h, rb_queue *q, rb_view x, const rb_head_saved *s,
@@ -43,7 +46,7 @@ static resbm_status chunk(const rb_head *h, rb_queue *q, rb_view normed, int64_t
 
 resbm_status rb_head_forward(const rb_head *h, rb_queue *q, rb_view x, rb_view targets, float grad_scale,
                              rb_head_saved *s, const rb_head_scratch *tmp, rb_err *err) {
-    int64_t n = x.shape[0], rows = rb_head_chunk_rows(h->vocab, n);
+    int64_t n = x.shape[0], rows = rows_at_once(h, n);
     rb_view logits, normed;
     s->grad_scale = grad_scale;
     RB_TRY(normed_input(h, q, x, s, tmp, &normed, err));
@@ -72,7 +75,7 @@ resbm_status rb_head_backward_input(const rb_head *h, rb_queue *q, rb_view dx, f
 
 static resbm_status add_chunks(const rb_head *h, rb_queue *q, rb_view dhead, rb_view normed, rb_view targets,
                                const rb_head_saved *s, const rb_head_scratch *tmp, rb_err *err) {
-    int64_t n = normed.shape[0], rows = rb_head_chunk_rows(h->vocab, n);
+    int64_t n = normed.shape[0], rows = rows_at_once(h, n);
     if (s->logits.data) return rb_linear_backward_w(q, dhead, s->logits, normed, err);
     for (int64_t r = 0; r < n; r += rows) {
         rb_view logits;

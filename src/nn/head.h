@@ -1,6 +1,7 @@
 /* The end of the model: final RMSNorm, head, cross-entropy, never holding more than one chunk of logits.
  *
- * Legend: n rows, d width, V vocabulary, c rows of a chunk (RB_HEAD_CHUNK / V, at least 1, at most n).
+ * Legend: n rows, d width, V vocabulary, c rows of a chunk (chunk / V, at least 1, at most n; a GPU's are larger, since
+ * products of few rows leave most of it idle).
  *
  * A training step's forward makes the loss and the gradient of its input chunk by chunk. The weight half
  * needs the gradient of the logits once more: where the whole microbatch is one chunk it was kept, else each
@@ -14,10 +15,11 @@
 #include "nn/run.h"
 #include "nn/tensor.h"
 
-enum { RB_HEAD_CHUNK = 4 << 20 }; /* elements of logits in memory at once */
+/* Elements of logits in memory at once, by default: where memory is the host's, and on a device with its own. */
+enum { RB_HEAD_CHUNK = 4 << 20, RB_HEAD_CHUNK_APART = 128 << 20 };
 
 typedef struct rb_head {
-    int64_t d, vocab;
+    int64_t d, vocab, chunk; /* chunk: elements of logits in memory at once; 0: RB_HEAD_CHUNK */
     float eps;
     rb_view norm, head;      /* (d), (V,d); without a norm x is taken as it is */
     rb_view dnorm, dhead;    /* absent without training */
@@ -41,10 +43,10 @@ typedef struct rb_head_scratch {
     rb_view losses; /* (n) */
 } rb_head_scratch;
 
-int64_t rb_head_chunk_rows(int64_t vocab, int64_t n);
-void rb_head_plan_saved(int64_t d, int64_t vocab, int64_t n, bool training, rb_plan *p, rb_head_saved *out);
-void rb_head_plan_scratch(int64_t d, int64_t vocab, int64_t n, bool training, rb_plan *p,
-                          rb_head_scratch *out);
+int64_t rb_head_chunk_rows(int64_t chunk, int64_t vocab, int64_t n);
+/* Of h its sizes alone. */
+void rb_head_plan_saved(const rb_head *h, int64_t n, bool training, rb_plan *p, rb_head_saved *out);
+void rb_head_plan_scratch(const rb_head *h, int64_t n, bool training, rb_plan *p, rb_head_scratch *out);
 
 /* loss (saved) = sum over rows of the cross-entropy against targets (n) i32; with a grad_scale that is not 0,
  * saved->dnormed as well. Gradient buffers are not touched. */

@@ -45,8 +45,8 @@ static void run_head(fixture *f, rb_head *h, rb_view x, rb_view targets, rb_view
     void *memory = NULL;
     rb_plan p = {0};
     for (int pass = 0; pass < 2; pass++) {
-        rb_head_plan_saved(D, V, n, true, &p, &s);
-        rb_head_plan_scratch(D, V, n, true, &p, &tmp);
+        rb_head_plan_saved(h, n, true, &p, &s);
+        rb_head_plan_scratch(h, n, true, &p, &tmp);
         if (pass) break;
         assert_ok(rb_alloc(f->dev, p.used, &memory, &err), &err);
         p = (rb_plan){.base = memory};
@@ -117,9 +117,10 @@ static void chunks_equal_heads(void **state) {
 
 static void rows_of_a_chunk(void **state) {
     (void)state;
-    assert_int_equal(rb_head_chunk_rows(256, 4096), 4096);
-    assert_int_equal(rb_head_chunk_rows(128256, 4096), 32);
-    assert_int_equal(rb_head_chunk_rows(RB_HEAD_CHUNK + 1, 7), 1);
+    assert_int_equal(rb_head_chunk_rows(0, 256, 4096), 4096);
+    assert_int_equal(rb_head_chunk_rows(0, 128256, 4096), 32);
+    assert_int_equal(rb_head_chunk_rows(0, RB_HEAD_CHUNK + 1, 7), 1);
+    assert_int_equal(rb_head_chunk_rows(RB_HEAD_CHUNK_APART, 128256, 4096), 1046);
 }
 
 int main(void) {

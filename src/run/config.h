@@ -97,6 +97,7 @@ typedef struct rb_pipeline_config {
     rb_math math;
     rb_attention attention;
     bool weight_copies;
+    int64_t logits; /* bytes of them in memory at once; 0 = auto */
     rb_activations activations;
     double speed; /* FLOP/s; 0 = not stated */
     int64_t deadline_ns, startup_deadline_ns;

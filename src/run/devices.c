@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "device/device.h"
+#include "nn/head.h"
 
 static int count(const char *list) {
     int n = 1;
@@ -41,6 +42,12 @@ resbm_status rb_devices_check(const rb_config *c, const char *at, rb_err *err) {
         err, RESBM_E_CONFIG,
         "%spipeline.device names %d devices for pipeline.stages = %lld: one for all, or one per stage", at, n,
         (long long)c->pipeline.stages);
+}
+
+int64_t rb_devices_head_chunk(const rb_config *c, int stage) {
+    char name[RB_DEVICE_NAME];
+    if (c->pipeline.logits) return c->pipeline.logits / (int64_t)sizeof(float);
+    return strstr(rb_device_of_stage(c, stage, name), "cuda") ? RB_HEAD_CHUNK_APART : RB_HEAD_CHUNK;
 }
 
 bool rb_devices_all_host(const rb_config *c) {

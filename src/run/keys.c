@@ -338,6 +338,19 @@ const rb_key rb_keys[] = {
           "is missing; auto: the faster of the two, timed at each start where cuDNN is found, so that a "
           "second start "
           "may give other last bits (docs/cuda.md)."),
+    {.section = "pipeline",
+     .name = "logits",
+     .type = RB_KEY_SIZE,
+     FIELD_OF(pipeline.logits),
+     .fallback = "auto",
+     .min = 4,
+     .max = EXACT,
+     .word = "auto",
+     .word_value = 0,
+     .class = DEPLOYMENT,
+     .doc = "Memory a head's logits may take at once. A microbatch's that fit are kept from the forward to the backward pass, "
+            "others are made in pieces, and once more for the weight's gradient. auto: 16777216 on processors, 536870912 on GPUs, "
+            "where products of few rows are slow. Other pieces, other last bits."},
     PLAIN(RB_KEY_BOOL, "pipeline", "weight_copies", pipeline.weight_copies, "true", DEPLOYMENT,
           "On a GPU that computes in bf16: matrices are kept in bf16 beside their f32 weights (2 bytes a "
           "parameter) and "
