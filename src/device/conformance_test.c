@@ -176,6 +176,12 @@ static void test_fill_and_axpby(void **state) {
                            "",
                            0};
             check(*state, &c);
+            for (int gap = 0; gap < 9; gap += 8) { /* rows of whole vectors */
+                c.t[0].shape[2] = c.t[1].shape[2] = 8;
+                c.t[0].gap = 0, c.t[1].gap = gap;
+                c.t[0].host = c.t[1].host = NULL;
+                check(*state, &c);
+            }
         }
     test_case own = {
         {.kind = RB_OP_AXPBY, .f = {2, 1}}, {P2(9, 5000, 0, NORMAL), SHARED2(9, 5000, 0, 0)}, 1e-6, "", 0};
@@ -201,15 +207,44 @@ static void test_embed(void **state) {
     }
 }
 
+/* One id's tokens come one after the other, to the bit: few and many of them, all the same, tables of one digit and of several. */
+static void test_embed_of_skewed_ids(void **state) {
+    static const struct {
+        int64_t n, d, V, range;
+        init ids;
+    } size[] = {{1, 8, 3, 3, IDS},           {129, 32, 2, 1, IDS},          {1500, 8, 5, 1, IDS},
+                {1300, 136, 256, 256, SKEWED_IDS}, {1025, 36, 700, 700, SKEWED_IDS}, {700, 33, 300, 300, SKEWED_IDS},
+                {600, 12, 300000, 300000, IDS},    {513, 264, 4, 4, IDS},            {260, 70, 600, 2, IDS}};
+    for (size_t i = 0; i < sizeof size / sizeof *size; i++)
+        for (int gap = 0; gap < 4; gap += 4) {
+            test_case c = {{.kind = RB_OP_EMBED_BWD},
+                           {P2(size[i].V, size[i].d, 0, NORMAL), P2(size[i].n, size[i].d, gap, NORMAL),
+                            IDS1(size[i].n, size[i].range, size[i].ids)},
+                           0,
+                           "",
+                           0};
+            check(*state, &c);
+            test_case f = {{.kind = RB_OP_EMBED_FWD},
+                           {P2(size[i].n, size[i].d, gap, NAN_FILL), P2(size[i].V, size[i].d, 0, NORMAL),
+                            IDS1(size[i].n, size[i].range, size[i].ids)},
+                           0,
+                           "",
+                           0};
+            check(*state, &f);
+        }
+}
+
 static void test_rmsnorm(void **state) {
-    static const int64_t size[][2] = {{1, 1}, {3, 5}, {64, 64}, {131, 100}, {200, 257}};
+    static const int64_t size[][3] = {{1, 1, 0},    {3, 5, 1},     {64, 64, 2},   {131, 100, 0}, {200, 257, 1}, {67, 64, 8},
+                                      {65, 128, 0}, {9, 200, 4},   {5, 768, 8},   {11, 1024, 0}, {3, 1544, 0},  {2, 4096, 8},
+                                      {2, 8192, 0}, {2, 20000, 0}, {70, 32, 0}};
     for (size_t i = 0; i < sizeof size / sizeof *size; i++)
         for (int mode = 0; mode < 4; mode++) { /* bit 0: no w; bit 1: rank 3 */
-            int64_t n = size[i][0], d = size[i][1], gap = i % 3;
+            int64_t n = size[i][0], d = size[i][1], gap = size[i][2];
             part rows = P2(n, d, gap, NORMAL), w = P1(d, NORMAL), rstd = P1(n, POSITIVE), none = ABSENT;
             if (mode & 1) w = none;
             if (mode & 2)
-                rows = (part){RB_F32, 3, {n, 2, d}, gap, NORMAL, 0, 0, NULL, 0}, rstd.shape[0] = 2 * n;
+                rows = (part){RB_F32, 3, {n, 2, d}, gap, NORMAL, gap + 8, 0, NULL, 0}, rstd.shape[0] = 2 * n;
             part y = rows, dw = P1(d, NORMAL), inplace = rows;
             y.init = NAN_FILL;
             inplace.shares = 2;
@@ -225,6 +260,7 @@ static void test_rmsnorm(void **state) {
                 check(*state, all[j]);
                 check_halves(*state, all[j], halves[j]);
             }
+            check_halves(*state, &a, 1 << 1); /* into the residual stream's gradient */
             check_halves(*state, &f, 1 << 0);
             check_halves(*state, &b, 1 << 1);
             check_halves(*state, &g, 1 << 1);
@@ -232,15 +268,16 @@ static void test_rmsnorm(void **state) {
 }
 
 static void test_rope(void **state) {
-    static const int64_t size[][4] = {{1, 1, 1, 2}, {2, 5, 3, 6}, {1, 40, 4, 64}, {3, 33, 2, 128}};
+    static const int64_t size[][5] = {{1, 1, 1, 2, 0},    {2, 5, 3, 6, 1},   {1, 40, 4, 64, 2},  {3, 33, 2, 128, 3},
+                                      {2, 37, 3, 64, 0}, {1, 21, 5, 16, 8}, {3, 10, 2, 128, 16}, {1, 1, 1, 32, 0}};
     for (size_t i = 0; i < sizeof size / sizeof *size; i++)
         for (int inverse = 0; inverse < 2; inverse++) {
             const int64_t *s = size[i];
-            int64_t offset = (int64_t)i * 3;
+            int64_t offset = (int64_t)i * 3, apart = i < 4 ? 1 : 4 * (int64_t)(i % 2); /* rows of the angles */
             test_case c = {{.kind = RB_OP_ROPE, .i = {offset, inverse}},
-                           {{RB_F32, 4, {s[0], s[1], s[2], s[3]}, (int64_t)i, NORMAL, 0, 0, NULL, 0},
-                            P2(s[1] + offset, s[3] / 2, 1, ANGLE_COS),
-                            P2(s[1] + offset, s[3] / 2, 1, ANGLE_SIN)},
+                           {{RB_F32, 4, {s[0], s[1], s[2], s[3]}, s[4], NORMAL, s[4] + 8, 0, NULL, 0},
+                            P2(s[1] + offset, s[3] / 2, apart, ANGLE_COS),
+                            P2(s[1] + offset, s[3] / 2, apart, ANGLE_SIN)},
                            1e-6,
                            "",
                            0};
@@ -318,9 +355,9 @@ static void test_attention_backward(void **state) {
 }
 
 static void test_activations(void **state) {
-    static const int64_t size[][2] = {{1, 1}, {3, 7}, {50, 704}, {17, 1000}};
+    static const int64_t size[][2] = {{1, 1}, {3, 7}, {50, 704}, {17, 1000}, {1, 8}, {7, 12}};
     for (size_t i = 0; i < sizeof size / sizeof *size; i++)
-        for (int gap = 0; gap < 4; gap += 3) {
+        for (int gap = 0; gap <= 8; gap = gap ? gap + 5 : 3) {
             int64_t n = size[i][0], w = size[i][1];
             part x = P2(n, w, gap, NORMAL), out = P2(n, w, gap, NAN_FILL), none = ABSENT;
             part on3 = SHARED2(n, w, gap, 3), on4 = SHARED2(n, w, gap, 4), on5 = SHARED2(n, w, gap, 5);
@@ -351,20 +388,25 @@ static void test_activations(void **state) {
 }
 
 static void test_xent(void **state) {
-    static const int64_t size[][2] = {{1, 1}, {5, 7}, {70, 256}, {33, 5000}};
+    static const int64_t size[][3] = {{1, 1, 0},    {5, 7, 1},     {70, 256, 2}, {33, 5000, 3},  {70, 256, 0},
+                                      {9, 1000, 4}, {3, 20000, 0}, {5, 12, 0},   {11, 1028, 8}, {2, 50257, 0}};
     for (size_t i = 0; i < sizeof size / sizeof *size; i++)
         for (int g = 0; g < 2; g++) {
             int64_t n = size[i][0], V = size[i][1];
             test_case c = {{.kind = RB_OP_XENT, .f = {g ? 1.f / 64 : 0}},
-                           {P1(n, NAN_FILL), P2(n, V, (int64_t)i, NORMAL), IDS1(n, V, TARGETS)},
+                           {P1(n, NAN_FILL), P2(n, V, size[i][2], NORMAL), IDS1(n, V, TARGETS)},
                            5e-6,
                            "",
                            0};
             check(*state, &c);
         }
-    test_case odd = {
-        {.kind = RB_OP_XENT, .f = {1}}, {P1(4, ZERO), P2(4, 5, 0, SPECIAL), IDS1(4, 5, IDS)}, 5e-6, "", 0};
-    check(*state, &odd);
+    static const int64_t odd_width[] = {5, 4, 8, 1032};
+    for (int i = 0; i < 4; i++) {
+        int64_t V = odd_width[i];
+        test_case odd = {
+            {.kind = RB_OP_XENT, .f = {1}}, {P1(4, ZERO), P2(4, V, 0, SPECIAL), IDS1(4, V, IDS)}, 5e-6, "", 0};
+        check(*state, &odd);
+    }
 }
 
 static void test_reductions(void **state) {
@@ -556,6 +598,7 @@ int main(void) {
         cmocka_unit_test(test_gemm_bits_of_large_tiles),
         cmocka_unit_test(test_fill_and_axpby),
         cmocka_unit_test(test_embed),
+        cmocka_unit_test(test_embed_of_skewed_ids),
         cmocka_unit_test(test_rmsnorm),
         cmocka_unit_test(test_rope),
         cmocka_unit_test(test_attention_forward),

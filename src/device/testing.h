@@ -23,7 +23,8 @@ typedef enum init {
     TARGETS,
     BYTES,
     ZERO,
-    SPECIAL
+    SPECIAL,
+    SKEWED_IDS /* a third of them the same */
 } init;
 
 /* One operand: its view's shape, extra elements between rows, contents, and the operand whose memory it
@@ -33,7 +34,7 @@ typedef struct part {
     int rank;
     int64_t shape[4], gap;
     init init;
-    int64_t range; /* ids below this */
+    int64_t range; /* ids below this; of rank 3 and 4: extra elements behind the last two dimensions, as of heads in a wider matrix */
     int shares;    /* operand number + 1; 0 = memory of its own */
     void *host;    /* whole buffer with guards and gaps */
     size_t bytes;
@@ -62,6 +63,7 @@ static inline rb_view view_of(const part *p, void *base) {
         v.stride[i] = stride;
         stride *= p->shape[i];
         if (i == p->rank - 1) stride += p->rank > 1 ? p->gap : 0;
+        if (i == p->rank - 2 && i) stride += p->range;
     }
     return v;
 }
@@ -94,6 +96,8 @@ static inline double initial(const part *p, rb_rng *r, int64_t i) {
         return (double)rb_rng_below(r, 256);
     case ZERO:
         return 0;
+    case SKEWED_IDS:
+        return rb_rng_below(r, 3) ? (double)rb_rng_below(r, (uint64_t)p->range) : (double)(p->range / 2);
     case SPECIAL:
         break;
     }

@@ -21,7 +21,28 @@ struct pick_row {
     }
 };
 
+struct pick_row_wide {
+    enum { N = RB_WIDE_F32 };
+    typedef rb_wide<float, N> in;
+    pick_row one;
+    __device__ void read(unsigned r, unsigned i, in &a) const {
+        int32_t id = one.ids[r];
+        bool ok = in_table(id, one.table.shape[0]);
+        if (ok) return a.load((const float *)one.table.data + id * one.table.stride[0] + i);
+        for (int j = 0; j < N; j++) a.w[j] = 0;
+        if (i == 0) one(r, 0); /* which reports it */
+    }
+    __device__ void write(unsigned r, unsigned i, const in &a) const {
+        a.store((float *)one.out.data + r * one.out.stride[0] + i);
+    }
+};
+
 RB_CUDA_SLOT(embed_forward) {
+    const rb_view &out = op->t[0], &table = op->t[1];
+    if (rb_is_wide(out, 4) && rb_is_wide(table, 4) && rb_count(out) <= INT32_MAX) {
+        rb_each_wide(q, out, pick_row_wide{{out, table, (const int32_t *)op->t[2].data, rb_cuda_queue_of(q)->fault}});
+        return rb_cuda_launched(op, err);
+    }
     rb_each(q, &op->t[0],
             pick_row{op->t[0], op->t[1], (const int32_t *)op->t[2].data, rb_cuda_queue_of(q)->fault});
     return rb_cuda_launched(op, err);
