@@ -335,8 +335,8 @@ static void check_attention_backward(fixture *f, heads s, bool halves, bool even
     run_case(&fwd, f->d[0].dev, f->d[0].q, done);
     test_case c = {{.kind = RB_OP_ATTN_BWD, .f = {fwd.op.f[0]}},
                    {rows_of(&s, s.T, s.H, gap, NAN_FILL), rows_of(&s, s.T, s.G, 0, NAN_FILL),
-                    rows_of(&s, s.T, s.G, 2 * gap, NAN_FILL), rows_of(&s, s.T, s.H, 4 * gap, NORMAL), fwd.t[0], fwd.t[1],
-                    fwd.t[2], fwd.t[3], fwd.t[4]},
+                    rows_of(&s, s.T, s.G, 2 * gap, NAN_FILL), rows_of(&s, s.T, s.H, 4 * gap, NORMAL),
+                    fwd.t[0], fwd.t[1], fwd.t[2], fwd.t[3], fwd.t[4]},
                    halves ? 1. / 64 : 2e-5,
                    "",
                    0.1};

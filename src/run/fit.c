@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "device/cuda/attention_room.h"
 #include "device/cuda/sdpa_room.h"
 #include "nn/head.h"
 #include "run/devices.h"
@@ -26,8 +27,8 @@ static int64_t larger(int64_t a, int64_t b) {
 }
 
 /* The largest two factors of one product, in 16 bits, and the eighth more that working memory grows by. Weights and activations
- * that are kept in bf16 need none: then the stream is what is left, beside the head's logits. With
- * cuDNN's attention its operands, if they are more, and what it works in. */
+ * that are kept in bf16 need none: then the stream is what is left, beside the head's logits. Attention's operands, if
+ * they are more; with cuDNN's what it works in, too. */
 static size_t rounded_bytes(const rb_config *c, int stage) {
     const rb_model_config *m = &c->model;
     char name[RB_DEVICE_NAME];
@@ -43,12 +44,15 @@ static size_t rounded_bytes(const rb_config *c, int stage) {
     int64_t first = larger(n * in, chunk * m->vocab), second = n * larger(m->d, between);
     if (f16 || !c->pipeline.weight_copies) second = larger(second, larger(wide, m->vocab) * m->d);
     size_t products = (size_t)(first + second) * 9 / 4, operands = 0;
-    if (c->pipeline.attention == RB_ATTENTION_OWN) return products;
     int64_t B = c->train.batch / c->train.microbatches;
-    if (!acts || rb_sdpa_width(head) != head)
-        operands = rb_sdpa_operands(B, m->context, m->heads, m->kv_heads, head) * 9 / 8;
-    return (operands > products ? operands : products) +
-           rb_sdpa_room(B, m->context, m->heads, m->kv_heads, head) * 9 / 8;
+    bool rounds = !acts || rb_sdpa_width(head) != head, own = c->pipeline.attention == RB_ATTENTION_OWN;
+    if (rounds && own)
+        operands = rb_attention_operands(B, m->context, m->heads, m->kv_heads, head) +
+                   rb_attention_ends(B, m->context, m->heads);
+    if (rounds && !own) operands = rb_sdpa_operands(B, m->context, m->heads, m->kv_heads, head);
+    if (operands * 9 / 8 > products) products = operands * 9 / 8;
+    return own ? products
+               : products + rb_sdpa_room(B, m->context, m->heads, m->kv_heads, head) * 9 / 8;
 }
 
 resbm_status rb_fit_stage(const rb_config *cfg, int stage, int extra, rb_fit_need *out, rb_err *err) {

@@ -51,32 +51,33 @@ __global__ void __launch_bounds__(RB_TILE_THREADS)
     __shared__ rb_chunk keys[2][KEYS * DP / 8], values[2][KEYS * DP / 8];
     int H = (int)s.H, T = (int)s.T, b = (int)blockIdx.x / H, h = (int)blockIdx.x % H, g = h / (H / (int)s.G);
     int tile = (int)(gridDim.y - 1 - blockIdx.y) * ROWS; /* those with most keys first */
-    int row = tile + 16 * MT * rb_warp(), seen = (int)s.offset + row; /* last key of the warp's first row */
-    int end = (int)s.offset + rb_least(tile + ROWS, T);
-    rb_half_rows kr = rb_rows_of_head(k, b, g), vr = rb_rows_of_head(v, b, g);
+    int row = tile + 16 * MT * rb_warp();
+    int seen = row < T ? (int)s.offset + row : -16 * MT; /* last of the tile's keys for the warp's first row */
+    int left = (int)s.offset + rb_least(tile + ROWS, T); /* keys from the tile on */
+    rb_passing<KEYS, DP> kp(rb_rows_of_head(k, b, g), 0), vp(rb_rows_of_head(v, b, g), 0);
     uint32_t a[MT][DP / 16][4];
     float o[MT][DP / 8][4] = {}, p[MT][N][4], by = s.scale * RB_LOG2_E;
     softmax_progress state[MT];
-    rb_fetch<KEYS, DP>(keys[0], kr, 0, end);
-    rb_fetch<KEYS, DP>(values[0], vr, 0, end);
+    kp.fetch(keys[0], left);
+    vp.fetch(values[0], left);
 #pragma unroll
     for (int m = 0; m < MT; m++) {
         rb_load_a<DP>(a[m], rb_rows_of_head(q, b, h), row + 16 * m, T);
         state[m] = softmax_progress{{-INFINITY, -INFINITY}, {0, 0}};
     }
-    for (int first = 0, now = 0; first < end; first += KEYS, now ^= 1) {
+    for (int now = 0; left > 0; left -= KEYS, seen -= KEYS, now ^= 1) {
         rb_fetch_wait();
         __syncthreads(); /* this tile is there, and nobody needs the one before */
-        if (first + KEYS < end) {
-            rb_fetch<KEYS, DP>(keys[now ^ 1], kr, first + KEYS, end);
-            rb_fetch<KEYS, DP>(values[now ^ 1], vr, first + KEYS, end);
+        if (left > KEYS) {
+            kp.fetch(keys[now ^ 1], left - KEYS);
+            vp.fetch(values[now ^ 1], left - KEYS);
         }
-        if (first > seen + 16 * MT - 1) continue; /* the warp sees none of it */
+        if (seen < 1 - 16 * MT) continue; /* the warp sees none of it */
         rb_scores<MT, N, DP>(p, a, keys[now]);
 #pragma unroll
         for (int m = 0; m < MT; m++) {
             float shrink[2];
-            if (first + KEYS - 1 > seen + 16 * m) mask_keys<N>(p[m], seen + 16 * m - first);
+            if (seen + 16 * m < KEYS - 1) mask_keys<N>(p[m], seen + 16 * m);
             soften<N>(p[m], &state[m], shrink, by);
 #pragma unroll
             for (int n = 0; n < DP / 8; n++)
@@ -98,7 +99,8 @@ __global__ void __launch_bounds__(RB_TILE_THREADS)
 }
 
 template <int DP, int MT, int KEYS>
-static void launch_forward(rb_queue *base, const rb_op *op, const rb_half_heads *in, const rb_attention_shape &s) {
+static void launch_forward(rb_queue *base, const rb_op *op, const rb_half_heads *in,
+                           const rb_attention_shape &s) {
     rb_cuda_queue *c = rb_cuda_queue_of(base);
     int64_t rows = 16 * MT * RB_TILE_WARPS;
     dim3 grid((unsigned)(s.B * s.H), (unsigned)((s.T + rows - 1) / rows));

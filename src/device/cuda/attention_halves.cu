@@ -21,7 +21,8 @@ __global__ void __launch_bounds__(HALVES_THREADS)
 }
 
 static bool is_half_rows(rb_queue *q, const rb_view *v) {
-    if (rb_cuda_queue_of(q)->f16 || v->dtype != RB_BF16 || v->shape[3] % 8 || (uintptr_t)v->data % 16) return false;
+    if (rb_cuda_queue_of(q)->f16 || v->dtype != RB_BF16 || v->shape[3] % 8 || (uintptr_t)v->data % 16)
+        return false;
     for (int i = 0; i < 3; i++)
         if (v->shape[i] > 1 && v->stride[i] % 8) return false;
     return true;
@@ -39,6 +40,7 @@ rb_half_heads rb_cuda_halves(rb_queue *q, const rb_view *v, int64_t rows, const 
     rb_cuda_queue *c = rb_cuda_queue_of(q);
     rb_chunk *to = (rb_chunk *)*room;
     *room += rb_cuda_half_bytes(q, v, rows);
-    RB_LAUNCH(c, round_heads_of_token, (unsigned)(v->shape[0] * rows), HALVES_THREADS, *v, to, (int)rows, factor);
+    RB_LAUNCH(c, round_heads_of_token, (unsigned)(v->shape[0] * rows), HALVES_THREADS, *v, to, (int)rows,
+              factor);
     return {(const uint16_t *)to, rows * v->shape[2] * width, v->shape[2] * width, width, width};
 }

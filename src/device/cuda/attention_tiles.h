@@ -39,22 +39,32 @@ static __device__ __forceinline__ rb_half_rows rb_rows_of_head(const rb_half_hea
     return rb_half_rows{v.at + b * v.per_b + h * v.per_h, v.per_t, v.width};
 }
 
-/* Begins to bring rows [first, first + ROWS) into a tile; zeros for those from `end` on and behind the width. */
-template <int ROWS, int DP>
-static __device__ __forceinline__ void rb_fetch(rb_chunk *to, const rb_half_rows &from, int first, int end) {
+/* A head's rows as they pass by in tiles of ROWS, the first tile from row `first` on; a thread brings its chunk of some. */
+template <int ROWS, int DP> struct rb_passing {
     enum { CHUNKS = DP / 8, STEP = RB_TILE_THREADS / CHUNKS };
-    int chunk = (int)threadIdx.x % CHUNKS, row = (int)threadIdx.x / CHUNKS;
-    int there = 8 * chunk < from.width ? end - first : 0;
-    const uint16_t *at = from.at + (first + row) * from.gap + 8 * chunk;
+    const uint16_t *at;
+    int64_t gap;
+    bool inside; /* the width */
+    __device__ __forceinline__ rb_passing(const rb_half_rows &from, int first) {
+        int chunk = (int)threadIdx.x % CHUNKS, row = (int)threadIdx.x / CHUNKS;
+        at = from.at + (first + row) * from.gap + 8 * chunk;
+        gap = from.gap;
+        inside = 8 * chunk < from.width;
+    }
+    /* Begins to bring the next tile, of which `left` rows exist; the rest is 0. */
+    __device__ __forceinline__ void fetch(rb_chunk *to, int left) {
+        int chunk = (int)threadIdx.x % CHUNKS, row = (int)threadIdx.x / CHUNKS;
+        if (!inside) left = 0;
 #pragma unroll
-    for (int r = row; r < row + ROWS; r += STEP, at += STEP * from.gap)
-        if (ROWS % STEP == 0 || r < ROWS)
-            rb_fetch_chunk(&to[rb_place<DP>(r, chunk)], r < there ? at : from.at, r < there);
-}
+        for (int r = row; r < row + ROWS; r += STEP, at += STEP * gap)
+            if (ROWS % STEP == 0 || r < ROWS) rb_fetch_chunk(&to[rb_place<DP>(r, chunk)], at, r < left);
+    }
+};
 
 /* 16 rows of a head as A of products over the width, from memory. */
 template <int DP>
-static __device__ __forceinline__ void rb_load_a(uint32_t (*a)[4], const rb_half_rows &from, int row, int end) {
+static __device__ __forceinline__ void rb_load_a(uint32_t (*a)[4], const rb_half_rows &from, int row,
+                                                 int end) {
     int g = rb_lane() / 4, t = rb_lane() % 4;
 #pragma unroll
     for (int k = 0; k < DP / 16; k++)
@@ -67,7 +77,8 @@ static __device__ __forceinline__ void rb_load_a(uint32_t (*a)[4], const rb_half
 
 /* d (16 MT rows, 8 N columns) = a b^T, b: 8 N rows. */
 template <int MT, int N, int DP>
-static __device__ __forceinline__ void rb_scores(float (*d)[N][4], uint32_t (*a)[DP / 16][4], const rb_chunk *b) {
+static __device__ __forceinline__ void rb_scores(float (*d)[N][4], uint32_t (*a)[DP / 16][4],
+                                                 const rb_chunk *b) {
     int row = rb_lane() % 8 + rb_lane() / 16 * 8, chunk = rb_lane() / 8 % 2;
 #pragma unroll
     for (int m = 0; m < MT; m++)
