@@ -33,6 +33,7 @@ SIZES = {
 WARM = 3
 WHOLE = ("boundary.kind=none", "boundary.codec_fwd=f32", "boundary.codec_bwd=f32")
 NARROW = ("boundary.kind=residual", "boundary.ratio=128", "boundary.codec_fwd=int4", "boundary.codec_bwd=int4")
+LOGITS = "pipeline.logits=4gb"  # torch keeps all of them too
 WAYS = ("eager", "compile")
 ADAMW = ("optim.kind=adamw", "optim.lr=0.0003")
 
@@ -144,6 +145,7 @@ def resbm_run(r, name, context, stages, microbatches, *more):
     batch = max(microbatches, thousands * 1024 // context)
     size = (d, layers, heads, ffn, context, batch, None)
     more = (f"pipeline.device={r.device}", f"model.kv_heads={kv}", f"model.vocab={vocab}", "pipeline.startup_deadline=600s",
+            LOGITS,
             *(() if any(m.startswith("pipeline.attention=") for m in more) else (f"pipeline.attention={r.attention}",)), *more)
     threads = max(1, (os.cpu_count() or 1) // stages)  # which begin with the weights
     try:
