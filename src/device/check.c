@@ -23,6 +23,10 @@ static resbm_status check_gemm(const rb_op *op, rb_err *err) {
     const rb_view *c = &op->t[0], *a = &op->t[1], *b = &op->t[2];
     int ta = op->i[0] != 0, tb = op->i[1] != 0;
     int64_t m = a->shape[ta], k = a->shape[!ta], kb = b->shape[tb], n = b->shape[!tb];
+    const rb_view *e = &op->t[3];
+    if (e->rank && (e->shape[0] != m || e->shape[1] != n))
+        return rb_fail(err, RESBM_E_ARG, "gemm: e is %lldx%lld, but op(a) op(b) is %lldx%lld",
+                       (long long)e->shape[0], (long long)e->shape[1], (long long)m, (long long)n);
     if (k == kb && c->shape[0] == m && c->shape[1] == n) return RESBM_OK;
     return rb_fail(err, RESBM_E_ARG, "gemm: c is %lldx%lld, but op(a) is %lldx%lld and op(b) %lldx%lld",
                    (long long)c->shape[0], (long long)c->shape[1], (long long)m, (long long)k, (long long)kb,
@@ -78,10 +82,10 @@ static resbm_status check_topk(const rb_op *op, rb_err *err) {
 static const spec specs[RB_OP_COUNT] = {
     [RB_OP_FILL] = {{"fill", 1, BIT(0), 0, 0}, {{"x", "fdlib", "~"}}, NULL},
     [RB_OP_AXPBY] = {{"axpby", 2, BIT(0), BIT(0), 0}, {{"y", "fh", "~"}, {"x", "fh", "="}}, NULL},
-    [RB_OP_GEMM] = {{"gemm", 3, BIT(0), BIT(0), 0},
-                    {{"c", "fh", ".."}, {"a", "fh", ".."}, {"b", "fh", ".."}},
+    [RB_OP_GEMM] = {{"gemm", 4, BIT(0), BIT(0), BIT(3)},
+                    {{"c", "fh", ".."}, {"a", "fh", ".."}, {"b", "fh", ".."}, {"e", "fh", ".."}},
                     check_gemm},
-    [RB_OP_SYRK] = {{"syrk", 2, BIT(0), BIT(0), 0}, {{"c", "f", ".."}, {"a", "f", ".."}}, check_syrk},
+    [RB_OP_SYRK] = {{"syrk", 2, BIT(0), BIT(0), 0}, {{"c", "fh", ".."}, {"a", "fh", ".."}}, check_syrk},
     [RB_OP_EMBED_FWD] = {{"embed_forward", 3, BIT(0), 0, 0},
                          {{"out", "f", "nd"}, {"table", "f", "Vd"}, {"ids", "i", "n"}},
                          NULL},
@@ -140,7 +144,7 @@ static const spec specs[RB_OP_COUNT] = {
     [RB_OP_SUM] = {{"sum", 2, BIT(0), 0, 0}, {{"out", "d", "1"}, {"x", "f", "~"}}, NULL},
     [RB_OP_SUMSQ] = {{"sumsq", 2, BIT(0), 0, 0}, {{"out", "d", "1"}, {"x", "f", "~"}}, NULL},
     [RB_OP_NORMALIZE] = {{"normalize", 3, BIT(0), 0, 0},
-                         {{"y", "f", "~"}, {"x", "f", "="}, {"sumsq", "d", "1"}},
+                         {{"y", "fh", "~"}, {"x", "f", "="}, {"sumsq", "d", "1"}},
                          NULL},
     [RB_OP_ADAMW] = {{"adamw", 4, BIT(0) | BIT(1) | BIT(2), BIT(0) | BIT(1) | BIT(2), 0},
                      {{"p", "f", "c"}, {"m", "f", "c"}, {"v", "f", "c"}, {"g", "f", "c"}},

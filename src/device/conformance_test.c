@@ -49,6 +49,34 @@ static void test_gemm(void **state) {
         }
 }
 
+/* What is added lies elsewhere, in any mix of types; beta 0 does not read it. */
+static void test_gemm_plus(void **state) {
+    static const int64_t size[][3] = {{40, 72, 48}, {33, 67, 70}, {130, 41, 33}};
+    for (int i = 0; i < 3; i++)
+        for (int t = 0; t < 4; t++) {
+            int64_t M = size[i][0], N = size[i][1], K = size[i][2], ta = t & 1, gap = i == 1 ? 5 : 0;
+            test_case c = {{.kind = RB_OP_GEMM, .f = {0.5f, t < 3 ? -2.f : 0}, .i = {ta, t >> 1}},
+                           {P2(M, N, gap, NAN_FILL), P2(ta ? K : M, ta ? M : K, 0, NORMAL),
+                            P2(t >> 1 ? N : K, t >> 1 ? K : N, gap, NORMAL),
+                            P2(M, N, 8, t < 3 ? NORMAL : NAN_FILL)},
+                           1e-5,
+                           "",
+                           0};
+            check(*state, &c);
+            static const unsigned halves[] = {1 << 0, 1 << 3, 1 << 0 | 1 << 3, 1 << 2, 15};
+            for (int j = 0; j < 5; j++) check_halves(*state, &c, halves[j]);
+        }
+    /* An addend that is a factor as well, as Muon has it. */
+    test_case own = {{.kind = RB_OP_GEMM, .f = {2, -3}, .i = {0, 1}},
+                     {P2(72, 72, 0, NAN_FILL), P2(72, 72, 0, NORMAL), SHARED2(72, 72, 0, 1),
+                      SHARED2(72, 72, 0, 1)},
+                     1e-5,
+                     "",
+                     0};
+    check(*state, &own);
+    check_halves(*state, &own, 15);
+}
+
 /* What lies above the diagonal is mirrored, whatever was there before: the lower half to the bit. */
 static void check_symmetric(fixture *f, const test_case *c) {
     for (int d = 0; d < f->devices; d++) {
@@ -62,6 +90,18 @@ static void check_symmetric(fixture *f, const test_case *c) {
                              (long long)j, (long long)i);
         free_results(got, 2);
     }
+}
+
+static void check_syrk(fixture *f, test_case c, unsigned halves) {
+    for (int j = 0; j < 2; j++)
+        if (halves >> j & 1) c.t[j].dtype = RB_BF16;
+    if (halves & 1) c.tolerance = 1. / 128;
+    make_case(&c);
+    rb_view v = view_of(&c.t[0], c.t[0].host);
+    for (int64_t r = 0; r < v.shape[0]; r++)
+        for (int64_t j = r + 1; j < v.shape[0]; j++) put(&v, r * v.stride[0] + j, NAN);
+    check_symmetric(f, &c);
+    check(f, &c);
 }
 
 /* One strip and several, with a last one of a few rows; panels of transposed columns, with a rest. */
@@ -79,12 +119,8 @@ static void test_syrk(void **state) {
                 1e-5,
                 "",
                 0};
-            make_case(&c);
-            rb_view v = view_of(&c.t[0], c.t[0].host);
-            for (int64_t r = 0; r < M; r++)
-                for (int64_t j = r + 1; j < M; j++) put(&v, r * v.stride[0] + j, NAN);
-            check_symmetric(*state, &c);
-            check(*state, &c);
+            check_syrk(*state, c, 0);
+            for (unsigned halves = 1; halves < 4 && M > 5; halves++) check_syrk(*state, c, halves);
         }
 }
 
@@ -420,6 +456,7 @@ static void test_reductions(void **state) {
                                {{.kind = RB_OP_NORMALIZE, .f = {1e-7f}}, {y, x, norm}, 1e-6, "", 0},
                                {{.kind = RB_OP_NORMALIZE, .f = {10}}, {inplace, x, norm}, 1e-6, "", 0}};
             for (int j = 0; j < 4; j++) check(*state, &all[j]);
+            check_halves(*state, &all[2], 1);
         }
     for (int gap = 0; gap < 5; gap += 2) { /* whole vectors, with gaps that are and that are not */
         part norm = {RB_F64, 1, {1}, 0, POSITIVE, 0, 0, NULL, 0};
@@ -429,6 +466,7 @@ static void test_reductions(void **state) {
                        "",
                        0};
         check(*state, &c);
+        check_halves(*state, &c, 1);
         c.t[0] = (part)SHARED2(93, 52, gap, 1);
         c.t[1].host = c.t[2].host = NULL;
         check(*state, &c);
@@ -594,6 +632,7 @@ int main(void) {
         cmocka_unit_test(test_gemm),
         cmocka_unit_test(test_gemm_of_distant_rows),
         cmocka_unit_test(test_gemm_of_whole_vectors),
+        cmocka_unit_test(test_gemm_plus),
         cmocka_unit_test(test_syrk),
         cmocka_unit_test(test_gemm_bits_of_large_tiles),
         cmocka_unit_test(test_fill_and_axpby),

@@ -15,6 +15,12 @@ resbm_status rb_gemm(rb_queue *q, bool ta, bool tb, float alpha, rb_view a, rb_v
     return rb_run(q, &(rb_op){.kind = RB_OP_GEMM, .t = {c, a, b}, .f = {alpha, beta}, .i = {ta, tb}}, err);
 }
 
+resbm_status rb_gemm_plus(rb_queue *q, bool ta, bool tb, float alpha, rb_view a, rb_view b, float beta,
+                          rb_view e, rb_view c, rb_err *err) {
+    rb_op op = {.kind = RB_OP_GEMM, .t = {c, a, b, e}, .f = {alpha, beta}, .i = {ta, tb}};
+    return rb_run(q, &op, err);
+}
+
 resbm_status rb_syrk(rb_queue *q, bool ta, float alpha, rb_view a, float beta, rb_view c, rb_err *err) {
     return rb_run(q, &(rb_op){.kind = RB_OP_SYRK, .t = {c, a}, .f = {alpha, beta}, .i = {ta}}, err);
 }

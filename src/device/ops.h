@@ -20,6 +20,11 @@ resbm_status rb_axpby(rb_queue *q, float alpha, rb_view x, float beta, rb_view y
 resbm_status rb_gemm(rb_queue *q, bool ta, bool tb, float alpha, rb_view a, rb_view b, float beta, rb_view c,
                      rb_err *err);
 
+/* The same with what is added elsewhere: C = alpha op(A) op(B) + beta E; C is only written, E (M,N) shares no
+ * memory with it but may be a factor. */
+resbm_status rb_gemm_plus(rb_queue *q, bool ta, bool tb, float alpha, rb_view a, rb_view b, float beta,
+                          rb_view e, rb_view c, rb_err *err);
+
 /* C (M,M) = alpha op(A) op(A)^T + beta C, symmetric to the bit: what is below the diagonal is computed, what is above
  * mirrors it. op(A) is (M,K), A's transpose when ta. Of C only the lower triangle is read; beta 0 ignores it too. */
 resbm_status rb_syrk(rb_queue *q, bool ta, float alpha, rb_view a, float beta, rb_view c, rb_err *err);
@@ -74,7 +79,7 @@ resbm_status rb_xent(rb_queue *q, rb_view loss, rb_view logits, rb_view targets,
  * combined in order, double accumulation inside and across. */
 resbm_status rb_sum(rb_queue *q, rb_view out, rb_view x, rb_err *err);
 resbm_status rb_sumsq(rb_queue *q, rb_view out, rb_view x, rb_err *err);
-/* y = x / max(sqrt(sumsq (1) f64), eps); y may be x. */
+/* y = x / max(sqrt(sumsq (1) f64), eps); y f32 or bf16, and may be x. */
 resbm_status rb_normalize(rb_queue *q, rb_view y, rb_view x, rb_view sumsq, float eps, rb_err *err);
 
 /* One AdamW update (Loshchilov & Hutter 2019, PyTorch's order of operations): g is scaled by grad_scale

@@ -84,6 +84,28 @@ static void check_golden(const rb_buf *file, const golden_case *g, const char *d
     bench_close(&b);
 }
 
+/* Where products round their factors to bf16 the iteration is in bf16, as PyTorch's own: as near to f32's
+ * weights as that one is, and to that one. */
+static void iterations_in_bf16_are_near(const rb_buf *file, const char *device) {
+    static const char *const names[] = {"muon", "torch"};
+    rb_tensor rows[MOST];
+    rb_err err;
+    bench b;
+    rb_optim_config c = config_of("muon");
+    c.lr = 0.02, c.weight_decay = 0.1;
+    bench_device_in(&b, device, RB_MATH_AUTO, 1, rows, golden_rows(rows));
+    assert_ok(rb_optim_open(b.dev, &c, b.tensor, b.count, NULL, &b.optim, &err), &err);
+    steps(&b, 0, STEPS, 1, NULL);
+    for (int i = 0; i < b.count && b.dev->factor == RB_BF16; i++)
+        for (int k = 0; k < 2 && b.row[i].rank == 2; k++) {
+            char name[120];
+            snprintf(name, sizeof name, "%s.%s", names[k], b.row[i].name);
+            double d = golden_distance(file, name, &b, i);
+            if (!(d >= 1e-5 && d <= 2e-3)) fail_msg("%s on %s in bf16: %g away from PyTorch", name, device, d);
+        }
+    bench_close(&b);
+}
+
 /* A machine may lack a GPU, and a build CUDA's kernels: said, and left out. */
 static void check_device(const rb_buf *file, const char *name) {
     rb_err err;
@@ -96,6 +118,7 @@ static void check_device(const rb_buf *file, const char *name) {
     }
     rb_device_close(dev);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_golden(file, &cases[i], name);
+    if (strstr(name, "cuda")) iterations_in_bf16_are_near(file, name);
 }
 
 static void ten_steps_equal_pytorch(void **state) {

@@ -70,9 +70,10 @@ static rb_view device_view(bench *b, const rb_tensor *t) {
     return t->rank == 2 ? rb_view2(p, RB_F32, t->shape[0], t->shape[1]) : rb_view1(p, RB_F32, t->shape[0]);
 }
 
-static void bench_device(bench *b, const char *device, int threads, const rb_tensor *rows, int count) {
+static void bench_device_in(bench *b, const char *device, rb_math math, int threads, const rb_tensor *rows,
+                            int count) {
     rb_err err;
-    rb_device_options o = {.threads = threads, .math = RB_MATH_F32};
+    rb_device_options o = {.threads = threads, .math = math};
     *b = (bench){.count = count};
     assert_ok(rb_device_open(device, &o, &b->dev, &err), &err);
     assert_ok(rb_queue_open(b->dev, &b->q, &err), &err);
@@ -82,6 +83,10 @@ static void bench_device(bench *b, const char *device, int threads, const rb_ten
             .tensor = &b->row[i], .weight = device_view(b, &rows[i]), .grad = device_view(b, &rows[i])};
         make_into(b, b->tensor[i].weight, rows[i].name, 1);
     }
+}
+
+static void bench_device(bench *b, const char *device, int threads, const rb_tensor *rows, int count) {
+    bench_device_in(b, device, RB_MATH_F32, threads, rows, count);
 }
 
 static void bench_open(bench *b, const char *device, int threads, const rb_optim_config *c,

@@ -1,4 +1,5 @@
 #include <dnnl.h>
+#include <string.h>
 #include "device/cpu/cpu.h"
 #include "device/cpu/panels.h"
 #include "device/cpu/sgemm.h"
@@ -42,10 +43,20 @@ static int run_tile(const rb_op *op, const cut *t, int64_t tile, float *panels) 
                         c->stride[0]);
 }
 
+/* oneDNN adds to what is there. */
+static void put_addend(const rb_op *op) {
+    const rb_view *c = &op->t[0], *e = &op->t[3];
+    if (!e->data || op->f[1] == 0) return;
+    for (int64_t i = 0; i < c->shape[0]; i++)
+        memcpy((float *)c->data + i * c->stride[0], (const float *)e->data + i * e->stride[0],
+               (size_t)c->shape[1] * sizeof(float));
+}
+
 resbm_status rb_cpu_gemm(rb_queue *q, const rb_op *op, rb_err *err) {
     const rb_view *c = &op->t[0];
     float *memory;
     RB_TRY(rb_cpu_take_panels(q, &memory, err));
+    put_addend(op);
     cut t = cut_of(c->shape[0], c->shape[1]);
     int64_t tiles = t.row_tiles * t.col_tiles, work = c->shape[0] * c->shape[1] * op->t[1].shape[!op->i[0]];
     (void)work;

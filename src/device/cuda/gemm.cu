@@ -75,13 +75,14 @@ static resbm_status run_widened(rb_queue *q, const rb_op *op, rb_err *err) {
     rb_op wide = *op;
     int64_t count = 0;
     float *room;
-    for (int j = 0; j < 3; j++) count += is_half(&op->t[j]) ? rb_count(op->t[j]) : 0;
+    for (int j = 0; j < 4; j++) count += is_half(&op->t[j]) ? rb_count(op->t[j]) : 0;
     RB_TRY(rb_cuda_scratch(q, 2, (size_t)count * sizeof *room, (void **)&room, err));
-    for (int j = 0; j < 3; j++) {
+    for (int j = 0; j < 4; j++) {
+        bool factor = j == 1 || j == 2, added = j == (op->t[3].data ? 3 : 0) && op->f[1] != 0;
         if (!is_half(&op->t[j])) continue;
         wide.t[j] = rb_view2(room, RB_F32, op->t[j].shape[0], op->t[j].shape[1]);
         room += rb_count(op->t[j]);
-        if (j > 0 || op->f[1] != 0) RB_TRY(copy(q, wide.t[j], op->t[j], err));
+        if (factor || added) RB_TRY(copy(q, wide.t[j], op->t[j], err));
     }
     RB_TRY(rb_cuda_gemm(q, &wide, err));
     return is_half(&op->t[0]) ? copy(q, op->t[0], wide.t[0], err) : RESBM_OK;
@@ -168,58 +169,89 @@ static resbm_status run_rounded(rb_queue *q, const rb_op *op, rb_lt_product *p, 
     return rb_lt_run(rb_cuda_of(q)->lt, c, p, err);
 }
 
+/* What is added, as the library takes it: of the result's type; else it goes where the result will be. */
+static resbm_status find_addend(rb_queue *q, const rb_op *op, rb_lt_product *p, rb_err *err) {
+    const rb_view *c = &op->t[0], *e = &op->t[3];
+    bool elsewhere = e->data && op->f[1] != 0, as_it_is = elsewhere && e->dtype == c->dtype;
+    p->e = as_it_is ? e->data : c->data;
+    p->lde = as_it_is ? e->stride[0] : c->stride[0];
+    return elsewhere && !as_it_is ? copy(q, *c, *e, err) : RESBM_OK;
+}
+
 RB_CUDA_SLOT(gemm) {
     const rb_view *c = &op->t[0], *a = &op->t[1], *b = &op->t[2];
     bool ta = op->i[0] != 0, tb = op->i[1] != 0, halves = is_half(c) || is_half(a) || is_half(b);
+    halves = halves || is_half(&op->t[3]);
     rb_math math = rb_cuda_of(q)->math;
     if (halves && math != RB_MATH_BF16) return run_widened(q, op, err);
     rb_lt_product p = {math,     ta,       tb,      c->shape[0],  c->shape[1],  a->shape[ta ? 0 : 1],
                        a->data,  b->data,  c->data, a->stride[0], b->stride[0], c->stride[0],
-                       op->f[0], op->f[1], NULL,    is_half(c)};
+                       op->f[0], op->f[1], NULL,    is_half(c),    NULL,         0};
+    RB_TRY(find_addend(q, op, &p, err));
     bool whole = math == RB_MATH_F32 || math == RB_MATH_TF32;
     return whole ? rb_lt_run(rb_cuda_of(q)->lt, rb_cuda_queue_of(q), &p, err) : run_rounded(q, op, &p, err);
 }
 
 enum { TILE = 64, TILE_THREADS = 256, TILE_LANES = TILE / 4, TILE_ROWS = TILE_THREADS / TILE_LANES };
 
-/* A store that the compiler leaves whole: beside single ones it cuts an assignment into four. */
-static __device__ __forceinline__ void put_four(float *to, const float *v) {
+/* Four elements at a time. A store that the compiler leaves whole: beside single ones it cuts an assignment into
+ * four. */
 #ifdef RB_CUDA_EMULATED
-    *(float4 *)to = make_float4(v[0], v[1], v[2], v[3]);
+template <class T> static inline void move_four(T *to, const T *from, const T *memory) {
+    if ((uintptr_t)memory % (4 * sizeof(T))) __builtin_trap(); /* the GPU would not do it either */
+    memcpy(to, from, 4 * sizeof(T));
+}
+template <class T> static inline void take_four(const T *from, T *v) {
+    move_four(v, from, from);
+}
+template <class T> static inline void put_four(T *to, const T *v) {
+    move_four<T>(to, v, to);
+}
 #else
+static __device__ __forceinline__ void take_four(const float *from, float *v) {
+    float4 x = *(const float4 *)from;
+    v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w;
+}
+static __device__ __forceinline__ void take_four(const uint16_t *from, uint16_t *v) {
+    ushort4 x = *(const ushort4 *)from;
+    v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w;
+}
+static __device__ __forceinline__ void put_four(float *to, const float *v) {
     asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "f"(v[0]),
                  "f"(v[1]), "f"(v[2]), "f"(v[3])
                  : "memory");
-#endif
 }
+static __device__ __forceinline__ void put_four(uint16_t *to, const uint16_t *v) {
+    asm volatile("st.global.v4.u16 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "h"(v[0]),
+                 "h"(v[1]), "h"(v[2]), "h"(v[3])
+                 : "memory");
+}
+#endif
 
-/* The tiles below the diagonal and on it, each to its mirror image, through shared memory: both sides row by row, in
- * vectors where `whole` says that rows begin at 16 bytes. */
-__global__ void __launch_bounds__(TILE_THREADS)
-    mirror_tiles(float *c, int64_t n, int64_t stride, bool whole) {
-    __shared__ float tile[TILE][TILE + 1];
+/* The tiles below the diagonal and on it, each to its mirror image, through shared memory: both sides in rows, in vectors where
+ * `whole` says that rows begin at a multiple of four elements. T: float, or uint16_t for bf16. */
+template <class T>
+__global__ void __launch_bounds__(TILE_THREADS) mirror_tiles(T *c, int64_t n, int64_t stride, bool whole) {
+    __shared__ T tile[TILE][TILE + 1];
     if (blockIdx.x > blockIdx.y) return;
     int row = (int)threadIdx.x / TILE_LANES, col = (int)threadIdx.x % TILE_LANES * 4;
     int64_t top = (int64_t)blockIdx.y * TILE, left = (int64_t)blockIdx.x * TILE;
     for (int i = row; i < TILE; i += TILE_ROWS) {
         int64_t r = top + i, at = left + col;
-        const float *from = c + r * stride + at;
-        float4 v = make_float4(0, 0, 0, 0);
+        const T *from = c + r * stride + at;
+        T v[4] = {0, 0, 0, 0};
         if (r < n && whole && at + 4 <= n)
-            v = *(const float4 *)from;
-        else if (r < n) {
-            if (at < n) v.x = from[0];
-            if (at + 1 < n) v.y = from[1];
-            if (at + 2 < n) v.z = from[2];
-            if (at + 3 < n) v.w = from[3];
-        }
-        tile[i][col] = v.x, tile[i][col + 1] = v.y, tile[i][col + 2] = v.z, tile[i][col + 3] = v.w;
+            take_four(from, v);
+        else
+            for (int j = 0; j < 4; j++)
+                if (r < n && at + j < n) v[j] = from[j];
+        for (int j = 0; j < 4; j++) tile[i][col + j] = v[j];
     }
     __syncthreads();
     for (int i = row; i < TILE; i += TILE_ROWS) {
         int64_t r = left + i, at = top + col;
-        float *to = c + r * stride + at;
-        const float v[4] = {tile[col][i], tile[col + 1][i], tile[col + 2][i], tile[col + 3][i]};
+        T *to = c + r * stride + at;
+        const T v[4] = {tile[col][i], tile[col + 1][i], tile[col + 2][i], tile[col + 3][i]};
         if (r < n && whole && at > r && at + 4 <= n)
             put_four(to, v);
         else
@@ -228,17 +260,25 @@ __global__ void __launch_bounds__(TILE_THREADS)
     }
 }
 
+template <class T> static void mirror(rb_queue *q, const rb_view *c) {
+    unsigned tiles = (unsigned)((c->shape[0] + TILE - 1) / TILE);
+    bool vectors = c->stride[0] % 4 == 0 && (uintptr_t)c->data % (4 * sizeof(T)) == 0;
+    auto kernel = mirror_tiles<T>;
+    RB_LAUNCH(rb_cuda_queue_of(q), kernel, dim3(tiles, tiles), TILE_THREADS, (T *)c->data, c->shape[0],
+              c->stride[0], vectors);
+}
+
 /* The whole product: the library has none of half of it. Its two halves need not be equal to the bit. */
 RB_CUDA_SLOT(syrk) {
     rb_op whole = *op;
     whole.kind = RB_OP_GEMM;
     whole.t[2] = op->t[1];
+    whole.t[3] = rb_none();
     whole.i[1] = !op->i[0];
     RB_TRY(rb_cuda_gemm(q, &whole, err));
-    const rb_view *c = &op->t[0];
-    unsigned tiles = (unsigned)((c->shape[0] + TILE - 1) / TILE);
-    bool vectors = c->stride[0] % 4 == 0 && (uintptr_t)c->data % 16 == 0;
-    RB_LAUNCH(rb_cuda_queue_of(q), mirror_tiles, dim3(tiles, tiles), TILE_THREADS, (float *)c->data,
-              c->shape[0], c->stride[0], vectors);
+    if (is_half(&op->t[0]))
+        mirror<uint16_t>(q, &op->t[0]);
+    else
+        mirror<float>(q, &op->t[0]);
     return rb_cuda_launched(op, err);
 }

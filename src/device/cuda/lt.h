@@ -7,7 +7,8 @@
 
 struct rb_lt;
 
-/* c (m,n) = alpha op(a) (m,k) op(b) (k,n) + beta c. math F32 and TF32: a and b are f32; BF16, F16: 16-bit. Sums
+/* c (m,n) = alpha op(a) (m,k) op(b) (k,n) + beta e; e is c itself, or of c's type and elsewhere.
+ * math F32 and TF32: a and b are f32; BF16, F16: 16-bit. Sums
  * are f32; c is f32, or bf16 where c_half says so (math BF16 only). Leading dimensions in elements. scalars: {alpha, beta} in device memory, or NULL: those here. */
 struct rb_lt_product {
     rb_math math;
@@ -19,6 +20,8 @@ struct rb_lt_product {
     float alpha, beta;
     const float *scalars;
     bool c_half;
+    const void *e;
+    int64_t lde;
 };
 
 /* RESBM_E_UNSUPPORTED says where the library was looked for. */

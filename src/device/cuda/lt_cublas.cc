@@ -44,7 +44,7 @@ enum { WORKSPACE = 32 << 20 };
 
 /* Rows, columns, inner size, leading dimensions, and what else distinguishes products. */
 struct shape_key {
-    int64_t part[7];
+    int64_t part[8];
     bool operator==(const shape_key &o) const { return !memcmp(part, o.part, sizeof part); }
 };
 struct hash_of_shape {
@@ -57,7 +57,7 @@ struct hash_of_shape {
 /* What the library wants to know of products of one shape. It only reads them. */
 struct plan {
     cublasLtMatmulDesc_t desc;
-    cublasLtMatrixLayout_t a, b, c;
+    cublasLtMatrixLayout_t a, b, e, c; /* the library's c is our e, its d our c */
     cublasLtMatmulAlgo_t algo;
 };
 
@@ -119,6 +119,7 @@ size_t rb_lt_working(void) {
 static void free_plan(const rb_lt *lt, plan *w) {
     if (w->a) lt->cublasLtMatrixLayoutDestroy(w->a);
     if (w->b) lt->cublasLtMatrixLayoutDestroy(w->b);
+    if (w->e) lt->cublasLtMatrixLayoutDestroy(w->e);
     if (w->c) lt->cublasLtMatrixLayoutDestroy(w->c);
     if (w->desc) lt->cublasLtMatmulDescDestroy(w->desc);
 }
@@ -143,6 +144,7 @@ static size_t element_of_c(const rb_lt_product *p) {
 static resbm_status describe(const rb_lt *lt, const rb_lt_product *p, plan *w, rb_err *err) {
     cublasOperation_t first = p->tb ? CUBLAS_OP_T : CUBLAS_OP_N, second = p->ta ? CUBLAS_OP_T : CUBLAS_OP_N;
     cublasComputeType_t compute = p->math == RB_MATH_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+    cudaDataType_t type_of_c = p->c_half ? CUDA_R_16BF : CUDA_R_32F;
     int32_t pointers = p->scalars ? CUBLASLT_POINTER_MODE_DEVICE : CUBLASLT_POINTER_MODE_HOST;
     uint64_t rows_b = (uint64_t)(p->tb ? p->k : p->n), columns_b = (uint64_t)(p->tb ? p->n : p->k);
     uint64_t rows_a = (uint64_t)(p->ta ? p->m : p->k), columns_a = (uint64_t)(p->ta ? p->k : p->m);
@@ -156,9 +158,8 @@ static resbm_status describe(const rb_lt *lt, const rb_lt_product *p, plan *w, r
            p, err);
     LT_TRY(lt->cublasLtMatrixLayoutCreate(&w->a, type_of(p), rows_b, columns_b, p->ldb), p, err);
     LT_TRY(lt->cublasLtMatrixLayoutCreate(&w->b, type_of(p), rows_a, columns_a, p->lda), p, err);
-    LT_TRY(lt->cublasLtMatrixLayoutCreate(&w->c, p->c_half ? CUDA_R_16BF : CUDA_R_32F, (uint64_t)p->n,
-                                          (uint64_t)p->m, p->ldc),
-           p, err);
+    LT_TRY(lt->cublasLtMatrixLayoutCreate(&w->e, type_of_c, (uint64_t)p->n, (uint64_t)p->m, p->lde), p, err);
+    LT_TRY(lt->cublasLtMatrixLayoutCreate(&w->c, type_of_c, (uint64_t)p->n, (uint64_t)p->m, p->ldc), p, err);
     return RESBM_OK;
 }
 
@@ -173,7 +174,7 @@ static resbm_status set_alignments(const rb_lt *lt, const rb_lt_product *p, cubl
                                    rb_err *err) {
     size_t element = type_of(p) == CUDA_R_32F ? 4 : 2;
     uint32_t a = alignment(p->b, p->ldb, element), b = alignment(p->a, p->lda, element),
-             c = alignment(p->c, p->ldc, element_of_c(p));
+             c = alignment(p->c, p->ldc, element_of_c(p)), e = alignment(p->e, p->lde, element_of_c(p));
     LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(to, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
                                                     &a, sizeof a),
            p, err);
@@ -181,7 +182,7 @@ static resbm_status set_alignments(const rb_lt *lt, const rb_lt_product *p, cubl
                                                     &b, sizeof b),
            p, err);
     LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(to, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-                                                    &c, sizeof c),
+                                                    &e, sizeof e),
            p, err);
     LT_TRY(lt->cublasLtMatmulPreferenceSetAttribute(to, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
                                                     &c, sizeof c),
@@ -211,7 +212,7 @@ static resbm_status ask(rb_lt *lt, const rb_lt_product *p, plan *w, rb_err *err)
     resbm_status st = prefer(lt, p, wish, err);
     if (st == RESBM_OK)
         st = lt_status(lt,
-                       lt->cublasLtMatmulAlgoGetHeuristic(lt->handle, w->desc, w->a, w->b, w->c, w->c, wish, 1,
+                       lt->cublasLtMatmulAlgoGetHeuristic(lt->handle, w->desc, w->a, w->b, w->e, w->c, wish, 1,
                                                           &result, &found),
                        p, err);
     lt->cublasLtMatmulPreferenceDestroy(wish);
@@ -226,8 +227,9 @@ static shape_key key_of(const rb_lt_product *p) {
     size_t element = type_of(p) == CUDA_R_32F ? 4 : 2;
     int what = (int)p->math | p->ta << 4 | p->tb << 5 | (p->scalars != NULL) << 6 | p->c_half << 7 |
                (int)alignment(p->a, p->lda, element) << 8 | (int)alignment(p->b, p->ldb, element) << 13 |
-               (int)alignment(p->c, p->ldc, element_of_c(p)) << 18;
-    return shape_key{{p->m, p->n, p->k, p->lda, p->ldb, p->ldc, what}};
+               (int)alignment(p->c, p->ldc, element_of_c(p)) << 18 |
+               (int)alignment(p->e, p->lde, element_of_c(p)) << 23;
+    return shape_key{{p->m, p->n, p->k, p->lda, p->ldb, p->ldc, p->lde, what}};
 }
 
 /* The plan of p's shape, made when it is first met. */
@@ -258,7 +260,7 @@ resbm_status rb_lt_run(rb_lt *lt, rb_cuda_queue *q, const rb_lt_product *p, rb_e
     RB_TRY(plan_of(lt, p, &w, err));
     RB_TRY(rb_cuda_scratch(&q->base, 1, WORKSPACE, &room, err));
     return lt_status(lt,
-                     lt->cublasLtMatmul(lt->handle, w->desc, alpha, p->b, w->a, p->a, w->b, beta, p->c, w->c,
+                     lt->cublasLtMatmul(lt->handle, w->desc, alpha, p->b, w->a, p->a, w->b, beta, p->e, w->e,
                                         p->c, w->c, &w->algo, room, WORKSPACE, q->stream),
                      p, err);
 }

@@ -1,6 +1,7 @@
 /* Sums in double: a block per piece of 4096 elements, and the block that is done last adds up the pieces; both in an
  * order that the number of elements fixes, wherever they lie. */
 #include "device/cuda/each.h"
+#include "device/cuda/wide.h"
 
 enum {
     SUM_THREADS = 256,
@@ -106,13 +107,14 @@ struct divide {
     const double *sumsq;
     double eps;
     __device__ void operator()(int64_t r, int64_t i) const {
-        *rb_f32(y, r, i) = *rb_f32(x, r, i) * inverse_norm(sumsq, eps);
+        rb_put(y, r, i, *rb_f32(x, r, i) * inverse_norm(sumsq, eps));
     }
 };
 
 /* Without gaps, in vectors; one thread of a block finds the norm while the others' loads are on their way. */
+template <class Y>
 __global__ void __launch_bounds__(SUM_THREADS)
-    normalize_fours(float4 *y, const float4 *x, int64_t fours, const double *sumsq, double eps) {
+    normalize_fours(Y *y, const float4 *x, int64_t fours, const double *sumsq, double eps) {
     __shared__ float inverse;
     int64_t from = (int64_t)blockIdx.x * SUM_THREADS * SUM_FOURS + threadIdx.x;
     float4 v[SUM_FOURS];
@@ -124,8 +126,20 @@ __global__ void __launch_bounds__(SUM_THREADS)
     float s = inverse;
 #pragma unroll
     for (int i = 0; i < SUM_FOURS; i++)
-        if (from + i * SUM_THREADS < fours)
-            y[from + i * SUM_THREADS] = make_float4(v[i].x * s, v[i].y * s, v[i].z * s, v[i].w * s);
+        if (from + i * SUM_THREADS < fours) {
+            const float by[4] = {v[i].x * s, v[i].y * s, v[i].z * s, v[i].w * s};
+            rb_give<4>(y + (from + i * SUM_THREADS) * 4, by);
+        }
+}
+template <class Y>
+static bool normalize_whole(rb_queue *q, const rb_view *v, const double *sumsq, double eps) {
+    int64_t n = rb_count(v[0]), blocks = (n / 4 + SUM_THREADS * SUM_FOURS - 1) / (SUM_THREADS * SUM_FOURS);
+    bool aligned = (uintptr_t)v[0].data % (4 * sizeof(Y)) == 0 && (uintptr_t)v[1].data % 16 == 0;
+    if (v[0].rank != 1 || n % 4 || !aligned) return false;
+    auto kernel = normalize_fours<Y>;
+    RB_LAUNCH(rb_cuda_queue_of(q), kernel, (unsigned)blocks, SUM_THREADS, (Y *)v[0].data,
+              (const float4 *)v[1].data, n / 4, sumsq, eps);
+    return true;
 }
 
 RB_CUDA_SLOT(normalize) {
@@ -133,12 +147,8 @@ RB_CUDA_SLOT(normalize) {
     const double *sumsq = (const double *)op->t[2].data;
     double eps = (double)op->f[0];
     rb_cuda_simplify(v, 2);
-    int64_t n = rb_count(v[0]), blocks = (n / 4 + SUM_THREADS * SUM_FOURS - 1) / (SUM_THREADS * SUM_FOURS);
-    bool aligned = ((uintptr_t)v[0].data | (uintptr_t)v[1].data) % 16 == 0;
-    if (v[0].rank == 1 && n % 4 == 0 && aligned)
-        RB_LAUNCH(rb_cuda_queue_of(q), normalize_fours, (unsigned)blocks, SUM_THREADS, (float4 *)v[0].data,
-                  (const float4 *)v[1].data, n / 4, sumsq, eps);
-    else
+    bool half = v[0].dtype == RB_BF16;
+    if (!(half ? normalize_whole<uint16_t>(q, v, sumsq, eps) : normalize_whole<float>(q, v, sumsq, eps)))
         rb_each(q, &v[0], divide{v[0], v[1], sumsq, eps});
     return rb_cuda_launched(op, err);
 }

@@ -35,7 +35,7 @@ static float factor(const rb_lt_product *p, const void *m, int64_t at) {
 }
 
 static float got(const rb_lt_product *p, int64_t at) {
-    return p->c_half ? rb_bf16_to_f32(((const uint16_t *)p->c)[at]) : ((const float *)p->c)[at];
+    return p->c_half ? rb_bf16_to_f32(((const uint16_t *)p->e)[at]) : ((const float *)p->e)[at];
 }
 static void put(const rb_lt_product *p, int64_t at, float v) {
     if (p->c_half)
@@ -58,7 +58,7 @@ static void multiply(const rb_lt_product *p) {
             int64_t at = i * p->ldc + j;
             for (int64_t k = 0; k < p->k; k++) sum[k % 8] += a[k] * b[j * p->k + k];
             float all = ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
-            put(p, at, beta == 0 ? alpha * all : alpha * all + beta * got(p, at));
+            put(p, at, beta == 0 ? alpha * all : alpha * all + beta * got(p, i * p->lde + j));
         }
     }
     free(a);
