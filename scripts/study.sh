@@ -1,6 +1,6 @@
 #!/bin/sh
 # The study behind docs/quality.md: one specification of `resbm compare` after the other, and their tables.
-#   scripts/study.sh [NAME ...]        examples/study/NAME.yaml; all of them without a name
+#   scripts/study.sh [NAME ...]        examples/study/NAME.yaml; without a name all that need no GPU
 # BUILD: the build folder. STUDY_DIR (study): shards, runs and tables go there. STUDY_BUDGET (none): time for each
 # specification, e.g. 2h; the same command goes on where it stopped. STUDY_SEEDS: seeds in the place of the
 # specifications' own, e.g. 3. STUDY_JOBS (processors): runs beside each other.
@@ -11,8 +11,10 @@ dir=${STUDY_DIR:-study}
 specs=$PWD/examples/study
 [ -x "$resbm" ] || { echo "study: $resbm is missing; run make first" >&2; exit 1; }
 there=$(cd "$specs" && for f in *.yaml; do printf '%s ' "${f%.yaml}"; done)
-# shellcheck disable=SC2086
-[ $# -gt 0 ] || set -- $there
+# Those that name a GPU only when they are asked for.
+[ $# -gt 0 ] || for name in $there; do
+    if grep -q 'device: cuda' "$specs/$name.yaml"; then echo "study: $name wants a GPU: STUDY=$name"; else set -- "$@" "$name"; fi
+done
 for name in "$@"; do
     [ -r "$specs/$name.yaml" ] || { echo "study: no $specs/$name.yaml; there are: $there" >&2; exit 2; }
 done
