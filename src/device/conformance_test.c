@@ -120,7 +120,7 @@ static void test_syrk(void **state) {
                 "",
                 0};
             check_syrk(*state, c, 0);
-            for (unsigned halves = 1; halves < 4 && M > 5; halves++) check_syrk(*state, c, halves);
+            for (unsigned halves = 1; halves < 4 && M > 5 && M <= 200; halves++) check_syrk(*state, c, halves);
         }
 }
 
@@ -275,8 +275,8 @@ static void test_rmsnorm(void **state) {
                                       {65, 128, 0}, {9, 200, 4},   {5, 768, 8},   {11, 1024, 0}, {3, 1544, 0},  {2, 4096, 8},
                                       {2, 8192, 0}, {2, 20000, 0}, {70, 32, 0}};
     for (size_t i = 0; i < sizeof size / sizeof *size; i++)
-        for (int mode = 0; mode < 4; mode++) { /* bit 0: no w; bit 1: rank 3 */
-            int64_t n = size[i][0], d = size[i][1], gap = size[i][2];
+        for (int mode = 0; mode < 4; mode += size[i][0] * size[i][1] > 10000 || size[i][1] > 1024 ? 3 : 1) {
+            int64_t n = size[i][0], d = size[i][1], gap = size[i][2]; /* mode: bit 0: no w; bit 1: rank 3 */
             part rows = P2(n, d, gap, NORMAL), w = P1(d, NORMAL), rstd = P1(n, POSITIVE), none = ABSENT;
             if (mode & 1) w = none;
             if (mode & 2)
@@ -478,7 +478,7 @@ static void test_sums_have_the_same_bits_anywhere(void **state) {
     fixture *f = *state;
     enum { ROWS = 150, WIDTH = 64 };
     for (int d = 0; d < f->devices; d++)
-        for (int squared = 0; squared < 2 && !f->d[d].dev->table->host_memory; squared++) {
+        for (int squared = 0; squared < 2 && strstr(f->d[d].name, "cuda"); squared++) {
             void *sum[2][PARTS];
             test_case flat = {{.kind = squared ? RB_OP_SUMSQ : RB_OP_SUM},
                               {{RB_F64, 1, {1}, 0, NAN_FILL, 0, 0, NULL, 0}, P2(ROWS, WIDTH, 0, NORMAL)},
