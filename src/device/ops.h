@@ -21,7 +21,7 @@ resbm_status rb_gemm(rb_queue *q, bool ta, bool tb, float alpha, rb_view a, rb_v
                      rb_err *err);
 
 /* The same with what is added elsewhere: C = alpha op(A) op(B) + beta E; C is only written, E (M,N) shares no
- * memory with it but may be a factor. */
+ * memory with it but may be a factor. An E in f32 beside a C in bf16 may be rounded before it is added. */
 resbm_status rb_gemm_plus(rb_queue *q, bool ta, bool tb, float alpha, rb_view a, rb_view b, float beta,
                           rb_view e, rb_view c, rb_err *err);
 

@@ -278,7 +278,7 @@ static resbm_status sort_tokens(rb_queue *q, const rb_op *op, const embed_token 
     embed_sort s = {(const int32_t *)op->t[2].data, NULL, room, total + SORT_DIGITS, total, n, tiles,
                     (int32_t)op->t[0].shape[0], 0};
     unsigned blocks = (unsigned)pieces_of(tiles, SORT_WARPS);
-    for (; s.shift == 0 || s.V >> s.shift; s.shift += SORT_DIGIT_BITS) {
+    for (; s.shift == 0 || (s.shift < 32 && s.V >> s.shift); s.shift += SORT_DIGIT_BITS) {
         RB_LAUNCH(c, embed_count, blocks, SORT_THREADS, s, c->fault);
         RB_LAUNCH(c, embed_add_counts, (unsigned)(SORT_DIGITS / SORT_WARPS), SORT_THREADS, s);
         RB_LAUNCH(c, embed_place, blocks, SORT_THREADS, s);

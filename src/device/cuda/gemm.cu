@@ -155,7 +155,10 @@ static resbm_status run_rounded(rb_queue *q, const rb_op *op, rb_lt_product *p, 
     RB_TRY(rb_cuda_scratch(q, 0, head + bytes_a + (same ? 0 : rounded_bytes(b)), (void **)&room, err));
     operand_scale *s = (operand_scale *)room;
     float *scalars = (float *)(room + 64);
-    if (scaled) RB_CUDA_TRY(cudaMemsetAsync(s, 0, 2 * sizeof *s, c->stream), "gemm", err);
+    if (scaled) {
+        RB_CUDA_TRY(cudaSetDevice(c->index), "choosing the card", err);
+        RB_CUDA_TRY(cudaMemsetAsync(s, 0, 2 * sizeof *s, c->stream), "gemm", err);
+    }
     p->a = round_operand(q, a, (uint16_t *)(room + head), scaled ? &s[0] : NULL, &p->lda);
     if (same)
         p->b = p->a, p->ldb = p->lda;

@@ -88,11 +88,15 @@ static resbm_status profiled(rb_queue *base, const rb_op *op, rb_err *err) {
     auto since = std::chrono::steady_clock::now();
     RB_CUDA_TRY(cudaEventRecord(s.begin, q->stream), "recording an event", err);
     resbm_status st = p->plain[op->kind](base, op, err);
-    RB_CUDA_TRY(cudaEventRecord(s.end, q->stream), "recording an event", err);
+    if (st == RESBM_OK) st = rb_cuda_status(cudaEventRecord(s.end, q->stream), "recording an event", err);
+    if (st != RESBM_OK) {
+        p->unused.insert(p->unused.end(), {s.begin, s.end});
+        return st;
+    }
     s.of->calls++;
     s.of->host_us += std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - since).count();
     p->waiting.push_back(s);
-    return st;
+    return RESBM_OK;
 }
 
 resbm_status rb_cuda_profile_open(rb_cuda_device *d, rb_err *err) {
