@@ -11,9 +11,13 @@ pids='' small='' dir=''
 # shellcheck disable=SC2086
 trap 'kill -KILL $pids 2>/dev/null; end_server; [ -z "$small" ] || within 5 "umount small 2>/dev/null"' EXIT
 
-# nats-server 2.9 whose disk was full may hear no signal but this one, and outlives who hosts.
+# nats-server 2.9 whose disk was full may hear no signal but this one, and outlives who hosts. One that was just started has not
+# written its number yet, or is about to begin: it is known by its configuration, and looked for twice.
 end_server() {
-    pid=$(cat $dir/host/server.pid 2>/dev/null) && grep -q "$PWD/$dir/host" "/proc/$pid/cmdline" 2>/dev/null && kill -KILL "$pid"
+    for _ in 1 2; do
+        for pid in $(pgrep -f "nats-server -c $PWD/$dir/host/server.conf"); do kill -KILL "$pid"; done
+        sleep 0.3
+    done
 }
 
 # refused PATTERN COMMAND [...]: it ends so, quickly.
