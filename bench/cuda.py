@@ -8,7 +8,7 @@ PyTorch: bf16 autocast, scaled_dot_product_attention, fused AdamW, eager and tor
 take turns; medians of all steps but each run's first three. Memory: what resbm took of the card (of the plan, where the card does
 not say), and the most that torch's tensors took at once. Any python3 that has a CUDA build of torch; --no-torch measures resbm alone.
 All of it takes hours; ten minutes are enough for --rounds 1 --parts train,pipeline --sizes 124M --contexts 1024. --compile-only fills
-torch's cache of compiled models beforehand, all sizes at once.
+torch's cache of compiled models beforehand.
 """
 
 import argparse
@@ -124,18 +124,12 @@ def torch_child(name, context, compiled, steps):
     print(json.dumps({"step_s": seconds, "memory": torch.cuda.max_memory_allocated()}))
 
 
-def torch_start(name, context, compiled, steps):
-    command = [sys.executable, __file__, "--torch-child", name, str(context), str(int(compiled)), str(steps)]
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
 def torch_run(name, context, compiled, steps):
-    child = torch_start(name, context, compiled, steps)
-    out, errors = child.communicate()
-    r = subprocess.CompletedProcess(child.args, child.returncode, out, errors)
+    command = [sys.executable, __file__, "--torch-child", name, str(context), str(int(compiled)), str(steps)]
+    r = subprocess.run(command, text=True, capture_output=True)
     if r.returncode:
         return None, last_line(r)
-    result = json.loads(out.splitlines()[-1])
+    result = json.loads(r.stdout.splitlines()[-1])
     return result["step_s"][WARM:], result["memory"]
 
 
@@ -178,10 +172,12 @@ class Runs:
 
 
 def compile_only(a):
-    """torch's cache is filled, by all sizes beside each other."""
-    children = [torch_start(name, context, True, 1) for name in a.sizes for context in a.contexts]
-    for c in children:
-        c.communicate()
+    """torch's cache is filled, while something else has the card; one after the other, for its memory's sake."""
+    for name in a.sizes:
+        for context in a.contexts:
+            seconds, fault = torch_run(name, context, True, 1)
+            if not seconds:
+                print(f"bench/cuda.py: {name} at {context}: {fault}", file=sys.stderr)
 
 
 def tokens_of(name, context, microbatches=1):

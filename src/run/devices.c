@@ -44,10 +44,11 @@ resbm_status rb_devices_check(const rb_config *c, const char *at, rb_err *err) {
         (long long)c->pipeline.stages);
 }
 
-int64_t rb_devices_head_chunk(const rb_config *c, int stage) {
+int64_t rb_devices_logits(const rb_config *c, int stage) {
     char name[RB_DEVICE_NAME];
-    if (c->pipeline.logits) return c->pipeline.logits / (int64_t)sizeof(float);
-    return strstr(rb_device_of_stage(c, stage, name), "cuda") ? RB_HEAD_CHUNK_APART : RB_HEAD_CHUNK;
+    bool gpu = strstr(rb_device_of_stage(c, stage, name), "cuda");
+    if (c->pipeline.logits) return c->pipeline.logits;
+    return (gpu ? RB_HEAD_CHUNK_APART : RB_HEAD_CHUNK) * (int64_t)sizeof(float);
 }
 
 bool rb_devices_all_host(const rb_config *c) {

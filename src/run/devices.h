@@ -12,8 +12,8 @@ const char *rb_device_of_stage(const rb_config *c, int stage, char out[RB_DEVICE
 /* RESBM_E_CONFIG names a device that does not exist, or says how many there are for how many stages; `at`: the place in
  * the configuration. */
 resbm_status rb_devices_check(const rb_config *c, const char *at, rb_err *err);
-/* Elements of logits that the stage's heads keep in memory at once (rb_head.chunk), by pipeline.logits. */
-int64_t rb_devices_head_chunk(const rb_config *c, int stage);
+/* pipeline.logits, or what auto comes to on the stage's device. */
+int64_t rb_devices_logits(const rb_config *c, int stage);
 /* Is a stage's memory the host's, for all stages? */
 bool rb_devices_all_host(const rb_config *c);
 

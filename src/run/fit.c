@@ -40,7 +40,7 @@ static size_t rounded_bytes(const rb_config *c, int stage) {
     int64_t wide = larger(2 * m->ffn, larger(m->d, (m->heads + 2 * m->kv_heads) * head));
     bool f16 = c->pipeline.math == RB_MATH_F16, acts = !f16 && c->pipeline.activations != RB_ACTIVATIONS_F32;
     int64_t in = acts ? m->d : wide, between = acts ? m->d : m->ffn;
-    int64_t chunk = rb_head_chunk_rows(rb_devices_head_chunk(c, stage), m->vocab, n);
+    int64_t chunk = rb_head_chunk_rows(rb_devices_logits(c, stage) / (int64_t)sizeof(float), m->vocab, n);
     int64_t first = larger(n * in, chunk * m->vocab), second = n * larger(m->d, between);
     if (f16 || !c->pipeline.weight_copies) second = larger(second, larger(wide, m->vocab) * m->d);
     size_t products = (size_t)(first + second) * 9 / 4, operands = 0;

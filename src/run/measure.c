@@ -22,7 +22,7 @@ static resbm_status fill_in(rb_stage *s, const rb_config *cfg, const char *devic
     s->accelerator = strstr(rb_device_of_stage(cfg, rb_stage_of(cfg, host[0]), name), "cuda") != NULL;
     if (s->accelerator && !strcmp(device, "timed") && cfg->pipeline.math == RB_MATH_AUTO)
         s->cfg.pipeline.math = RB_MATH_BF16; /* which card it will be, nobody knows yet */
-    s->head_chunk = rb_devices_head_chunk(cfg, rb_stage_of(cfg, host[0]));
+    s->cfg.pipeline.logits = rb_devices_logits(cfg, rb_stage_of(cfg, host[0])); /* before its device is another */
     snprintf(s->cfg.pipeline.device, sizeof s->cfg.pipeline.device, "%s", device);
     s->cfg.pipeline.speed = 0; /* of "timed" its operations are counted; nobody is to wait for them */
     s->host = calloc((size_t)hosted, sizeof *s->host);

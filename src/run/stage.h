@@ -70,7 +70,6 @@ typedef struct rb_stage {
     bool training;
     double gflops
         [RB_MAX_STAGES]; /* (workers) of products, measured by each stage at the start where inflight: auto asks for it */
-    int64_t head_chunk; /* rb_devices_head_chunk */
     bool measuring;   /* opened for run/measure.h: weights stay bare, */
     bool accelerator; /* and this in the place of a device with memory of its own */
     bool *

@@ -262,7 +262,6 @@ static resbm_status open_model(rb_stage *s, const int *slots, rb_err *err) {
     RB_TRY(rb_tensor_table_build(&s->cfg.model, &s->cfg.boundary, &s->table, err));
     RB_TRY(open_device(s, err));
     RB_TRY(check_activations(s, err));
-    if (!s->measuring) s->head_chunk = rb_devices_head_chunk(&s->cfg, s->stage);
     s->room = rb_room(s->dev);
     RB_TRY(rb_queue_open(s->dev, &s->q, err));
     s->ahead = !s->measuring && computes_apart(s);
@@ -277,7 +276,7 @@ static resbm_status open_model(rb_stage *s, const int *slots, rb_err *err) {
                           .training = s->training,
                           .split_backward = s->halves,
                           .weight_copies = s->cfg.pipeline.weight_copies,
-                          .head_chunk = s->head_chunk,
+                          .head_chunk = rb_devices_logits(&s->cfg, s->stage) / (int64_t)sizeof(float),
                           .half_activations =
                               s->dev->factor == RB_BF16 && s->cfg.pipeline.activations != RB_ACTIVATIONS_F32,
                           .bare = s->measuring};

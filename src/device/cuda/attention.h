@@ -5,6 +5,9 @@
 #define RB_DEVICE_CUDA_ATTENTION_H
 
 #include "device/cuda/cuda.h"
+#ifdef RB_FOR_KERNELS
+#include "device/cuda/wide.h"
+#endif
 
 struct rb_attention_shape {
     int64_t B, T, S, H, G, offset;
@@ -53,15 +56,15 @@ static __device__ __forceinline__ void rb_eight(float *v, const rb_cells &row, i
         for (int i = 0; i < 8; i++) v[i] = col + i < width ? row.get(col + i) : 0.0f;
         return;
     }
-    rb_chunk lo = ((const rb_chunk *)at)[0];
     if (row.half) {
+        rb_wide<uint16_t, 8> x = rb_take<8>((const uint16_t *)at);
 #pragma unroll
-        for (int i = 0; i < 8; i++) v[i] = rb_bf16_to_f32((uint16_t)(lo.w[i / 2] >> 16 * (i % 2)));
-        return;
+        for (int i = 0; i < 8; i++) v[i] = x[i];
+    } else {
+        rb_wide<float, 8> x = rb_take<8>((const float *)at);
+#pragma unroll
+        for (int i = 0; i < 8; i++) v[i] = x[i];
     }
-    rb_chunk hi = ((const rb_chunk *)at)[1];
-#pragma unroll
-    for (int i = 0; i < 4; i++) v[i] = __uint_as_float(lo.w[i]), v[i + 4] = __uint_as_float(hi.w[i]);
 }
 #endif
 

@@ -217,7 +217,7 @@ static resbm_status find_scale(rb_queue *base, const rb_view *dout, loss_scale *
     RB_TRY(rb_cuda_scratch(base, 1, 256, (void **)out, err));
     loss_scale *ls = *out;
     unsigned *most = (unsigned *)((char *)ls + 64);
-    RB_CUDA_TRY(cudaSetDevice(c->index), "attention_backward", err);
+    RB_CUDA_TRY(rb_cuda_choose(c->index), "attention_backward", err);
     RB_CUDA_TRY(cudaMemsetAsync(most, 0, sizeof *most, c->stream), "attention_backward", err);
     RB_LAUNCH(c, find_most_of_heads, 256u, SCALE_THREADS, most, *dout);
     RB_LAUNCH(c, make_scale, 1u, RB_WARP, ls, most);

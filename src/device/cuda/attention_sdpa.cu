@@ -151,6 +151,6 @@ bool rb_cuda_attention_for_sdpa(const rb_op *op) {
 
 resbm_status rb_cuda_attention_sdpa(rb_queue *q, const rb_op *op, rb_err *err) {
     rb_cuda_queue *c = rb_cuda_queue_of(q);
-    RB_CUDA_TRY(cudaSetDevice(c->index), "choosing the card", err);
+    RB_CUDA_TRY(rb_cuda_choose(c->index), "choosing the card", err);
     return op->kind == RB_OP_ATTN_BWD ? backward(q, op, err) : forward(q, op, err);
 }

@@ -149,14 +149,6 @@ static __device__ __forceinline__ rb_result_rows rb_results_of_head(const rb_vie
     return rb_result_rows{base, v.stride[1], end, width, pairs};
 }
 
-static __device__ __forceinline__ uint32_t rb_bf16_pair(float x, float y) {
-#if !defined(RB_CUDA_EMULATED) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    return rb_half2(x, y);
-#else
-    return rb_bf16_from_f32(x) | (uint32_t)rb_bf16_from_f32(y) << 16;
-#endif
-}
-
 /* 16 rows of d, times a factor per half of them (rows g, rows g + 8). */
 template <int DP>
 static __device__ __forceinline__ void rb_store(const rb_result_rows &to, int row, float (*d)[4], float low,

@@ -127,6 +127,15 @@ RB_CUDA_SLOT(topk);
 RB_CUDA_SLOT(scatter);
 
 #ifdef RB_FOR_KERNELS
+/* Two numbers in bf16 on every card, the first in the low half. */
+static __device__ __forceinline__ uint32_t rb_bf16_pair(float lo, float hi) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    return rb_half2(lo, hi); /* which are bf16 there */
+#else
+    return rb_bf16_from_f32(lo) | (uint32_t)rb_bf16_from_f32(hi) << 16;
+#endif
+}
+
 /* A row in memory, f32 or bf16. */
 struct rb_cells {
     void *at;

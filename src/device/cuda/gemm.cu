@@ -4,6 +4,7 @@
  * powers back, exactly. Nothing overflows and no step has to be thrown away, as with one scale for the whole loss. */
 #include "device/cuda/each.h"
 #include "device/cuda/lt.h"
+#include "device/cuda/wide.h"
 
 enum { ROUND_THREADS = 256, ROUND_WIDTH = 8 /* rows of 16-bit operands begin at 16 bytes */ };
 
@@ -156,7 +157,7 @@ static resbm_status run_rounded(rb_queue *q, const rb_op *op, rb_lt_product *p, 
     operand_scale *s = (operand_scale *)room;
     float *scalars = (float *)(room + 64);
     if (scaled) {
-        RB_CUDA_TRY(cudaSetDevice(c->index), "choosing the card", err);
+        RB_CUDA_TRY(rb_cuda_choose(c->index), "choosing the card", err);
         RB_CUDA_TRY(cudaMemsetAsync(s, 0, 2 * sizeof *s, c->stream), "gemm", err);
     }
     p->a = round_operand(q, a, (uint16_t *)(room + head), scaled ? &s[0] : NULL, &p->lda);
@@ -200,15 +201,11 @@ enum { TILE = 64, TILE_THREADS = 256, TILE_LANES = TILE / 4, TILE_ROWS = TILE_TH
 /* Four elements at a time. A store that the compiler leaves whole: beside single ones it cuts an assignment into
  * four. */
 #ifdef RB_CUDA_EMULATED
-template <class T> static inline void move_four(T *to, const T *from, const T *memory) {
-    if ((uintptr_t)memory % (4 * sizeof(T))) __builtin_trap(); /* the GPU would not do it either */
-    memcpy(to, from, 4 * sizeof(T));
-}
 template <class T> static inline void take_four(const T *from, T *v) {
-    move_four(v, from, from);
+    rb_move<4 * sizeof(T)>(v, from, from);
 }
 template <class T> static inline void put_four(T *to, const T *v) {
-    move_four<T>(to, v, to);
+    rb_move<4 * sizeof(T)>(to, v, to);
 }
 #else
 static __device__ __forceinline__ void take_four(const float *from, float *v) {

@@ -1,6 +1,7 @@
 /* Packing by eights (pack_fast.h). The bytes are the CPU's: the same operations on the same numbers, rounded to
  * whole ones by an addition instead of a conversion, which GPUs do at an eighth of the rate. */
 #include "device/cuda/pack_fast.h"
+#include "device/cuda/wide.h"
 
 enum { EIGHTS_THREADS = 256, EIGHT = 8 };
 
@@ -21,9 +22,9 @@ static __device__ __forceinline__ uint32_t most_of(uint32_t a, uint32_t b) {
 }
 
 static __device__ __forceinline__ void load_eight(const float *at, float *v) {
-    float4 a = ((const float4 *)at)[0], b = ((const float4 *)at)[1];
-    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
-    v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+    rb_wide<float, EIGHT> x = rb_take<EIGHT>(at);
+#pragma unroll
+    for (int i = 0; i < EIGHT; i++) v[i] = x[i];
 }
 
 static __device__ __forceinline__ rb_philox random_of_eight(const rb_pack_plan &p, int64_t b,

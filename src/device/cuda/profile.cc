@@ -82,7 +82,7 @@ static resbm_status profiled(rb_queue *base, const rb_op *op, rb_err *err) {
     rb_cuda_profile *p = rb_cuda_of(base)->profile;
     std::lock_guard<std::mutex> hold(p->lock); /* queues take turns: for people who look for time, not for those who race */
     if (p->waiting.size() >= SPANS) read_spans(p, NULL);
-    RB_CUDA_TRY(cudaSetDevice(q->index), "choosing the card", err);
+    RB_CUDA_TRY(rb_cuda_choose(q->index), "choosing the card", err);
     span s = {q, event_of(p), event_of(p), &p->rows[row_name(op)]};
     if (!s.begin || !s.end) return rb_fail(err, RESBM_E_INTERNAL, "device cuda: no events for the profile");
     auto since = std::chrono::steady_clock::now();

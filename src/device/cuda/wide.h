@@ -51,14 +51,6 @@ template <int B> static __device__ __forceinline__ void rb_store_words(void *p, 
 }
 #endif
 
-static __device__ __forceinline__ uint32_t rb_bf16_pair(float lo, float hi) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    return rb_half2(lo, hi); /* which are bf16 there */
-#else
-    return rb_bf16_from_f32(lo) | (uint32_t)rb_bf16_from_f32(hi) << 16;
-#endif
-}
-
 /* N elements as they are in memory. */
 template <class T, int N> struct rb_wide {
     enum { WORDS = N * (int)sizeof(T) / 4, AT_ONCE = WORDS < 4 ? WORDS : 4 };
