@@ -37,11 +37,15 @@ predict_and_run() {
         'BEGIN { printf "%.2f%% %s: predicted %.4f s, measured %.4f s\n", 100 * (p / m - 1), what, p, m }' >"$name.line"
 }
 
+# off NAME: its line on stderr, and on stdout too where it is off.
+off() { awk '{ print > "/dev/stderr"; off = $1 + 0; if ($1 !~ /%$/ || off < -3 || off > 3) print }' "$1.line" || echo "$1: nothing"; }
+
 # Sleepers are in nobody's way: three at a time.
 runs=0
 agree() {
     runs=$((runs + 1))
     rm -f "run$runs.line"
+    echo "$*" >"run$runs.args"
     predict_and_run "run$runs" "$@" &
     [ $((runs % 3)) = 0 ] && wait
 }
@@ -67,11 +71,21 @@ agree 4 pipedream 4 20mbit 5ms optim.clip_scope=segment pipeline.inflight=3 trai
 agree 4 pipedream-2bw 8 10mbit 5ms optim.clip_scope=segment pipeline.inflight=2 train.steps=6
 agree 8 pipedream 4 none 10ms optim.clip_scope=segment pipeline.inflight=7 train.steps=6
 wait
-missed=$(for i in $(seq $runs); do awk '{ print > "/dev/stderr"; off = $1 + 0; if ($1 !~ /%$/ || off < -3 || off > 3) print }' "run$i.line" || echo "run $i: nothing"; done)
+# What a busy moment held up gets two more tries, alone; a prediction that is wrong stays wrong.
+missed=
+for i in $(seq $runs); do
+    for again in 1 2 3; do
+        wrong=$(off "run$i")
+        [ -n "$wrong" ] && [ $again -lt 3 ] || break
+        # shellcheck disable=SC2046 # words, as agree got them
+        predict_and_run "run$i" $(cat "run$i.args")
+    done
+    missed="$missed${wrong:+
+$wrong}"
+done
 if [ -n "$missed" ]; then
     late=$(late)
-    [ "$late" -lt 40 ] || { echo "sleeps of 200 ms take $late ms too long: this machine is too busy to judge
-$missed"; exit 77; }
+    [ "$late" -lt 40 ] || { echo "sleeps of 200 ms take $late ms too long: this machine is too busy to judge$missed"; exit 77; }
     miss "off by more than 3%: $missed"
 fi
 verdict
