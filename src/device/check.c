@@ -79,6 +79,11 @@ static resbm_status check_topk(const rb_op *op, rb_err *err) {
     return rb_fail(err, RESBM_E_ARG, "topk: the %lld largest of %lld", (long long)k, (long long)d);
 }
 
+static resbm_status check_xent(const rb_op *op, rb_err *err) {
+    if (!op->t[3].data || op->f[0] != 0) return RESBM_OK;
+    return rb_fail(err, RESBM_E_ARG, "xent: a place for the gradient, but a grad_scale of 0 makes none");
+}
+
 static const spec specs[RB_OP_COUNT] = {
     [RB_OP_FILL] = {{"fill", 1, BIT(0), 0, 0}, {{"x", "fdlib", "~"}}, NULL},
     [RB_OP_AXPBY] = {{"axpby", 2, BIT(0), BIT(0), 0}, {{"y", "fh", "~"}, {"x", "fh", "="}}, NULL},
@@ -138,9 +143,9 @@ static const spec specs[RB_OP_COUNT] = {
     [RB_OP_SILU_BWD] = {{"silu_backward", 3, BIT(0), 0, 0},
                         {{"dx", "f", "~"}, {"dy", "f", "="}, {"x", "f", "="}},
                         NULL},
-    [RB_OP_XENT] = {{"xent", 3, BIT(0) | BIT(1), BIT(1), 0},
-                    {{"loss", "f", "n"}, {"logits", "f", "nV"}, {"targets", "i", "n"}},
-                    NULL},
+    [RB_OP_XENT] = {{"xent", 4, BIT(0) | BIT(1) | BIT(3), BIT(1), BIT(3)},
+                    {{"loss", "f", "n"}, {"logits", "f", "nV"}, {"targets", "i", "n"}, {"grad", "fh", "nV"}},
+                    check_xent},
     [RB_OP_SUM] = {{"sum", 2, BIT(0), 0, 0}, {{"out", "d", "1"}, {"x", "f", "~"}}, NULL},
     [RB_OP_SUMSQ] = {{"sumsq", 2, BIT(0), 0, 0}, {{"out", "d", "1"}, {"x", "f", "~"}}, NULL},
     [RB_OP_NORMALIZE] = {{"normalize", 3, BIT(0), 0, 0},

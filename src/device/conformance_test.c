@@ -423,6 +423,17 @@ static void test_activations(void **state) {
     check_halves(*state, &odd[1], ALL_VIEWS);
 }
 
+/* The gradient apart from the logits, which stay: in f32 and in bf16. */
+static void check_xent_apart(fixture *f, const test_case *in_place, int64_t gap) {
+    test_case c = *in_place;
+    c.t[3] = c.t[1];
+    c.t[3].gap = gap;
+    c.t[3].init = NAN_FILL;
+    for (int j = 0; j < 4; j++) c.t[j].host = NULL;
+    check(f, &c);
+    check_halves(f, &c, 1 << 3);
+}
+
 static void test_xent(void **state) {
     static const int64_t size[][3] = {{1, 1, 0},    {5, 7, 1},     {70, 256, 2}, {33, 5000, 3},  {70, 256, 0},
                                       {9, 1000, 4}, {3, 20000, 0}, {5, 12, 0},   {11, 1028, 8}, {2, 50257, 0}};
@@ -435,6 +446,7 @@ static void test_xent(void **state) {
                            "",
                            0};
             check(*state, &c);
+            if (g) check_xent_apart(*state, &c, i % 2 ? 4 : 0);
         }
     static const int64_t odd_width[] = {5, 4, 8, 1032};
     for (int i = 0; i < 4; i++) {
@@ -442,6 +454,7 @@ static void test_xent(void **state) {
         test_case odd = {
             {.kind = RB_OP_XENT, .f = {1}}, {P1(4, ZERO), P2(4, V, 0, SPECIAL), IDS1(4, V, IDS)}, 5e-6, "", 0};
         check(*state, &odd);
+        check_xent_apart(*state, &odd, 0);
     }
 }
 

@@ -74,6 +74,10 @@ resbm_status rb_silu_backward(rb_queue *q, rb_view dx, rb_view dy, rb_view x,
  * gradient 0. */
 resbm_status rb_xent(rb_queue *q, rb_view loss, rb_view logits, rb_view targets, float grad_scale,
                      rb_err *err);
+/* The same with the gradient elsewhere: grad (n,V), f32 or bf16, shares no memory with the logits, which are only read;
+ * grad_scale is not 0. */
+resbm_status rb_xent_apart(rb_queue *q, rb_view loss, rb_view grad, rb_view logits, rb_view targets,
+                           float grad_scale, rb_err *err);
 
 /* out (1) f64 = sum of x / of x^2 (x f32, rank 1..2), in pieces of 4096 elements of the flattened tensor
  * combined in order, double accumulation inside and across. */

@@ -246,8 +246,7 @@ static resbm_status attention_forward(const rb_block *b, const rb_run_ctx *run, 
     RB_TRY(start_with_bias(z, run->q, s->qkv, w.bias, tmp, err));
     RB_TRY(rb_linear_forward(run->q, s->qkv, z->qkv_bias ? 1 : 0, norm, w.qkv, err));
     RB_TRY(attention(b, run, s, tmp, cache, err));
-    RB_TRY(rb_copy(run->q, x2, x, err));
-    return rb_linear_forward(run->q, x2, 1, s->att, w.o, err);
+    return rb_linear_plus(run->q, x2, x, s->att, w.o, err);
 }
 
 /* y = x2 + SwiGLU(norm(x2)) */
@@ -260,8 +259,7 @@ static resbm_status mlp_forward(const rb_block *b, const rb_run_ctx *run, rb_vie
     RB_TRY(rb_rmsnorm_forward(run->q, norm, s->rstd2, x2, w.norm2, z->eps, err));
     RB_TRY(rb_linear_forward(run->q, s->gu, 0, norm, w.gu, err));
     RB_TRY(rb_swiglu_forward(run->q, h, rb_columns(s->gu, 0, f), rb_columns(s->gu, f, f), err));
-    RB_TRY(rb_copy(run->q, y, x2, err));
-    return rb_linear_forward(run->q, y, 1, h, w.down, err);
+    return rb_linear_plus(run->q, y, x2, h, w.down, err);
 }
 
 /* Where the stream between the halves is, or its gradient: in a buffer of its own, or a half's input or output. */

@@ -4,8 +4,11 @@
  * products of few rows leave most of it idle).
  *
  * A training step's forward makes the loss and the gradient of its input chunk by chunk. The weight half
- * needs the gradient of the logits once more: where the whole microbatch is one chunk it was kept, else each
+ * needs the gradient of the logits once more: where those of the whole microbatch fit into a chunk it was kept, else each
  * chunk is computed again by the same operations, with the same bits.
+ *
+ * In f32 the gradient takes the place of the logits. Where activations are in bf16 it is rounded when it is made, which
+ * products would do anyway, to a place of its own: the loss is still that of logits in f32.
  */
 #ifndef RB_NN_HEAD_H
 #define RB_NN_HEAD_H
@@ -32,18 +35,20 @@ typedef struct rb_head_saved {
     rb_view rstd;     /* (n) */
     rb_view loss;     /* (1) f64 */
     rb_view dnormed;  /* (n,d) gradient of the normed input, made by the forward pass of training */
-    rb_view logits;   /* (n,V) when one chunk is enough: gradient of the logits; else absent */
+    rb_view dlogits;  /* (n,V) gradient of the logits, where it is kept; else absent */
     float grad_scale; /* of the last forward pass; 0 = evaluation, no gradient was made */
 } rb_head_saved;
 
 /* Shared. */
 typedef struct rb_head_scratch {
-    rb_view norm;   /* (n,d) */
-    rb_view logits; /* (c,V) unless kept per microbatch */
-    rb_view losses; /* (n) */
+    rb_view norm;    /* (n,d) */
+    rb_view logits;  /* (c,V); absent where they are made in saved->dlogits */
+    rb_view dlogits; /* (c,V) in bf16, unless kept; absent in f32, where it is made in logits */
+    rb_view losses;  /* (n) */
 } rb_head_scratch;
 
-int64_t rb_head_chunk_rows(int64_t chunk, int64_t vocab, int64_t n);
+/* c. A chunk's elements are those of f32; kept, where they fit, gradients in bf16 take half of them from the logits. */
+int64_t rb_head_chunk_rows(int64_t chunk, int64_t vocab, int64_t n, rb_dtype acts);
 /* Of h its sizes alone. */
 void rb_head_plan_saved(const rb_head *h, int64_t n, bool training, rb_plan *p, rb_head_saved *out);
 void rb_head_plan_scratch(const rb_head *h, int64_t n, bool training, rb_plan *p, rb_head_scratch *out);

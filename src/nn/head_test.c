@@ -51,7 +51,7 @@ static void run_head(fixture *f, rb_head *h, rb_view x, rb_view targets, rb_view
         assert_ok(rb_alloc(f->dev, p.used, &memory, &err), &err);
         p = (rb_plan){.base = memory};
     }
-    assert_int_equal(!!s.logits.data, n <= CHUNK);
+    assert_int_equal(!!s.dlogits.data, n <= CHUNK);
     rb_view part = rb_rows(x, from, n), ids = rb_rows(targets, from, n);
     assert_ok(rb_head_forward(h, f->q, part, ids, 0.01f, &s, &tmp, &err), &err);
     assert_ok(rb_head_backward_input(h, f->q, rb_rows(dx, from, n), 0, part, &s, &err), &err);
@@ -117,10 +117,17 @@ static void chunks_equal_heads(void **state) {
 
 static void rows_of_a_chunk(void **state) {
     (void)state;
-    assert_int_equal(rb_head_chunk_rows(0, 256, 4096), 4096);
-    assert_int_equal(rb_head_chunk_rows(0, 128256, 4096), 32);
-    assert_int_equal(rb_head_chunk_rows(0, RB_HEAD_CHUNK + 1, 7), 1);
-    assert_int_equal(rb_head_chunk_rows(RB_HEAD_CHUNK_APART, 128256, 4096), 1046);
+    assert_int_equal(rb_head_chunk_rows(0, 256, 4096, RB_F32), 4096);
+    assert_int_equal(rb_head_chunk_rows(0, 128256, 4096, RB_F32), 32);
+    assert_int_equal(rb_head_chunk_rows(0, RB_HEAD_CHUNK + 1, 7, RB_F32), 1);
+    assert_int_equal(rb_head_chunk_rows(RB_HEAD_CHUNK_APART, 128256, 4096, RB_F32), 1046);
+    /* In bf16: what is kept takes its half, else half as much again; more than enough rows bring nothing. */
+    assert_int_equal(rb_head_chunk_rows(1000, 10, 80, RB_BF16), 60);
+    assert_int_equal(rb_head_chunk_rows(1000, 10, 100, RB_BF16), 50);
+    assert_int_equal(rb_head_chunk_rows(1000, 10, 101, RB_BF16), 66);
+    assert_int_equal(rb_head_chunk_rows(1000, 10, 30, RB_BF16), 30);
+    assert_int_equal(rb_head_chunk_rows(1, 10, 1, RB_BF16), 1);
+    assert_int_equal(rb_head_chunk_rows((int64_t)1 << 30, 50304, 16384, RB_BF16), RB_HEAD_CHUNK_APART / 50304);
 }
 
 int main(void) {

@@ -10,6 +10,11 @@ static inline resbm_status rb_linear_forward(rb_queue *q, rb_view y, float beta,
                                              rb_err *err) {
     return rb_gemm(q, false, true, 1.0f, x, w, beta, y, err);
 }
+/* y = x w^T + e, of y's shape and elsewhere: a sublayer on its stream */
+static inline resbm_status rb_linear_plus(rb_queue *q, rb_view y, rb_view e, rb_view x, rb_view w,
+                                          rb_err *err) {
+    return rb_gemm_plus(q, false, true, 1.0f, x, w, 1.0f, e, y, err);
+}
 /* dx = dy w + beta dx */
 static inline resbm_status rb_linear_backward_x(rb_queue *q, rb_view dx, float beta, rb_view dy, rb_view w,
                                                 rb_err *err) {

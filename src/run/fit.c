@@ -27,7 +27,7 @@ static int64_t larger(int64_t a, int64_t b) {
 }
 
 /* The largest two factors of one product, in 16 bits, and the eighth more that working memory grows by. Weights and activations
- * that are kept in bf16 need none: then the stream is what is left, beside the head's logits. Attention's operands, if
+ * that are kept in bf16 need none: then the stream is what is left. Attention's operands, if
  * they are more; with cuDNN's what it works in, too. */
 static size_t rounded_bytes(const rb_config *c, int stage) {
     const rb_model_config *m = &c->model;
@@ -40,8 +40,8 @@ static size_t rounded_bytes(const rb_config *c, int stage) {
     int64_t wide = larger(2 * m->ffn, larger(m->d, (m->heads + 2 * m->kv_heads) * head));
     bool f16 = c->pipeline.math == RB_MATH_F16, acts = !f16 && c->pipeline.activations != RB_ACTIVATIONS_F32;
     int64_t in = acts ? m->d : wide, between = acts ? m->d : m->ffn;
-    int64_t chunk = rb_head_chunk_rows(rb_devices_logits(c, stage) / (int64_t)sizeof(float), m->vocab, n);
-    int64_t first = larger(n * in, chunk * m->vocab), second = n * larger(m->d, between);
+    int64_t chunk = rb_head_chunk_rows(rb_devices_logits(c, stage) / (int64_t)sizeof(float), m->vocab, n, RB_F32);
+    int64_t first = acts ? n * in : larger(n * in, chunk * m->vocab), second = n * larger(m->d, between);
     if (f16 || !c->pipeline.weight_copies) second = larger(second, larger(wide, m->vocab) * m->d);
     size_t products = (size_t)(first + second) * 9 / 4, operands = 0;
     int64_t B = c->train.batch / c->train.microbatches;
@@ -70,7 +70,7 @@ resbm_status rb_fit_stage(const rb_config *cfg, int stage, int extra, rb_fit_nee
     rb_schedule_free(&s);
     if (st) return st;
     for (int i = 0; i < hosted; i++) {
-        int alive = slots[host[i]] > 2 ? slots[host[i]] : 2; /* evaluation hands over through two */
+        int alive = slots[host[i]];
         out->activations += (size_t)alive * slot[i];
         if (alive > out->slots) out->slots = alive;
     }

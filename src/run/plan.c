@@ -264,7 +264,7 @@ static void fill_stage(const work *w, const rb_prediction *p, int i, rb_plan_row
     int stash = 0; /* alike for all segments of a stage, but in a text of actions */
     for (int n = 0; n < hosted; n++) {
         stash = p->stash[host[n]] > stash ? p->stash[host[n]] : stash;
-        int slots = p->slots[host[n]] > 2 ? p->slots[host[n]] : 2; /* evaluation hands over through two */
+        int slots = p->slots[host[n]];
         s->layers += w->cfg->model.segment_layers[host[n]];
         s->activations += (size_t)slots * w->slot[host[n]];
         if (slots > s->slots) s->slots = slots;

@@ -210,7 +210,8 @@ static resbm_status open_schedules(rb_stage *s, int *slots, rb_err *err) {
     a.stage_of = place;
     if (!st) st = rb_schedule_build(&rb_schedule_forward, &a, &s->eval, eval, err);
     for (int i = 0; i < s->hosted && !st; i++) {
-        slots[i] = flight[s->host[i]] > 2 ? flight[s->host[i]] : 2; /* evaluation keeps a hand-over's two */
+        int trained = flight[s->host[i]], tried = eval[s->host[i]];
+        slots[i] = trained > tried ? trained : tried;
         if (s->cover && !s->cfg.optim.local_steps && slots[i] < s->M)
             slots[i]++; /* for what a lost replica had to do */
     }

@@ -30,6 +30,15 @@ static cut cut_of(int64_t M, int64_t N) {
     return c;
 }
 
+/* oneDNN adds to what is there. */
+static void put_addend(const rb_op *op, int64_t i, int64_t j, int64_t m, int64_t n) {
+    const rb_view *c = &op->t[0], *e = &op->t[3];
+    if (!e->data || op->f[1] == 0) return;
+    for (int64_t r = i; r < i + m; r++)
+        memcpy((float *)c->data + r * c->stride[0] + j, (const float *)e->data + r * e->stride[0] + j,
+               (size_t)n * sizeof(float));
+}
+
 static int run_tile(const rb_op *op, const cut *t, int64_t tile, float *panels) {
     const rb_view *c = &op->t[0], *a = &op->t[1], *b = &op->t[2];
     bool ta = op->i[0], tb = op->i[1];
@@ -39,24 +48,15 @@ static int run_tile(const rb_op *op, const cut *t, int64_t tile, float *panels) 
     const float *pa = (const float *)a->data + (ta ? i : i * a->stride[0]);
     const float *pb = (const float *)b->data + (tb ? j * b->stride[0] : j);
     float *pc = (float *)c->data + i * c->stride[0] + j;
+    put_addend(op, i, j, m, n);
     return rb_cpu_sgemm(panels, ta, tb, m, n, K, op->f[0], pa, a->stride[0], pb, b->stride[0], op->f[1], pc,
                         c->stride[0]);
-}
-
-/* oneDNN adds to what is there. */
-static void put_addend(const rb_op *op) {
-    const rb_view *c = &op->t[0], *e = &op->t[3];
-    if (!e->data || op->f[1] == 0) return;
-    for (int64_t i = 0; i < c->shape[0]; i++)
-        memcpy((float *)c->data + i * c->stride[0], (const float *)e->data + i * e->stride[0],
-               (size_t)c->shape[1] * sizeof(float));
 }
 
 resbm_status rb_cpu_gemm(rb_queue *q, const rb_op *op, rb_err *err) {
     const rb_view *c = &op->t[0];
     float *memory;
     RB_TRY(rb_cpu_take_panels(q, &memory, err));
-    put_addend(op);
     cut t = cut_of(c->shape[0], c->shape[1]);
     int64_t tiles = t.row_tiles * t.col_tiles, work = c->shape[0] * c->shape[1] * op->t[1].shape[!op->i[0]];
     (void)work;

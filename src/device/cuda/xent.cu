@@ -5,19 +5,33 @@
 
 enum { XENT_THREADS = 1024, XENT_WARPS = XENT_THREADS / RB_WARP, XENT_AHEAD = 4, XENT_SHORT_WARPS = 8 };
 
-struct xent_args {
-    float *loss, *logits;
-    int64_t loss_gap, gap, rows, V;
+/* G: the gradient's type, float or uint16_t for bf16. */
+template <class G> struct xent_args {
+    float *loss;
+    const float *logits;
+    G *grad; /* the logits' own place, or another */
+    int64_t loss_gap, gap, grad_gap, rows, V;
     const int32_t *targets;
     float scale; /* 0: no gradient */
     rb_cuda_fault *fault;
 };
 
 /* Whether the row's target can be; who asks first reports it. */
-static __device__ __forceinline__ bool xent_target(const xent_args &a, int64_t r, int32_t target, bool reports) {
+template <class G>
+static __device__ __forceinline__ bool xent_target(const xent_args<G> &a, int64_t r, int32_t target, bool reports) {
     if (target < a.V) return true;
     if (reports) rb_cuda_report(a.fault, rb_cuda_fault{RB_FAULT_TARGET, RB_OP_XENT, r, a.V, (double)target});
     return false;
+}
+/* N numbers of a gradient. */
+template <int N> static __device__ __forceinline__ void xent_put(float *to, const float *g) {
+    rb_give<N>(to, g);
+}
+template <int N> static __device__ __forceinline__ void xent_put(uint16_t *to, const float *g) {
+    if constexpr (N > 1)
+        rb_give<N>(to, g);
+    else
+        *to = rb_bf16_from_f32(*g);
 }
 static __device__ __forceinline__ float xent_loss(int32_t target, float top, float sum, float hit) {
     return target < 0 ? 0.0f : top + logf(sum) - hit;
@@ -25,12 +39,14 @@ static __device__ __forceinline__ float xent_loss(int32_t target, float top, flo
 
 /* --- rows of up to 128 K numbers */
 
-template <int K> __global__ void __launch_bounds__(XENT_SHORT_WARPS *RB_WARP) xent_short_rows(xent_args a) {
+template <int K, class G>
+__global__ void __launch_bounds__(XENT_SHORT_WARPS *RB_WARP) xent_short_rows(xent_args<G> a) {
     int64_t r = (int64_t)blockIdx.x * XENT_SHORT_WARPS + threadIdx.x / RB_WARP;
     if (r >= a.rows) return; /* whole warps */
     int lane = (int)threadIdx.x % RB_WARP;
     int32_t target = a.targets[r];
-    float *x = a.logits + r * a.gap, most = -INFINITY, part = 0, e[K][4];
+    const float *x = a.logits + r * a.gap;
+    float most = -INFINITY, part = 0, e[K][4];
     rb_wide<float, 4> v[K];
     if (!xent_target(a, r, target, lane == 0)) return;
 #pragma unroll
@@ -58,7 +74,7 @@ template <int K> __global__ void __launch_bounds__(XENT_SHORT_WARPS *RB_WARP) xe
         int c = (lane + k * RB_WARP) * 4;
         float g[4];
         for (int j = 0; j < 4; j++) g[j] = target < 0 ? 0.0f : e[k][j] * share - (c + j == target ? a.scale : 0.0f);
-        if (c < a.V) rb_give<4>(x + c, g);
+        if (c < a.V) xent_put<4>(a.grad + r * a.grad_gap + c, g);
     }
 }
 
@@ -91,15 +107,16 @@ template <int N> static __device__ __forceinline__ xent_sum xent_read(const floa
     return s;
 }
 
-struct xent_gradient {
-    float *x;
+template <class G> struct xent_gradient {
+    const float *x;
+    G *to;
     int32_t target;
     float top, share, scale;
     template <int N> __device__ __forceinline__ void put(const rb_wide<float, N> &v, int i) const {
         float g[N];
         for (int j = 0; j < N; j++)
             g[j] = target < 0 ? 0.0f : expf(v[j] - top) * share - (i * N + j == target ? scale : 0.0f);
-        rb_give<N>(x + (int64_t)i * N, g);
+        xent_put<N>(to + (int64_t)i * N, g);
     }
     template <int N> __device__ __forceinline__ void write(int count) const {
         int i = count - 1 - (int)threadIdx.x, step = (int)blockDim.x;
@@ -114,10 +131,10 @@ struct xent_gradient {
     }
 };
 
-template <int N> __global__ void __launch_bounds__(XENT_THREADS) xent_rows(xent_args a) {
+template <int N, class G> __global__ void __launch_bounds__(XENT_THREADS) xent_rows(xent_args<G> a) {
     __shared__ float room[XENT_WARPS];
     int64_t r = blockIdx.x;
-    float *x = a.logits + r * a.gap;
+    const float *x = a.logits + r * a.gap;
     int32_t target = a.targets[r];
     if (!xent_target(a, r, target, threadIdx.x == 0)) return;
     xent_sum s = xent_read<N>(x, (int)(a.V / N));
@@ -126,27 +143,32 @@ template <int N> __global__ void __launch_bounds__(XENT_THREADS) xent_rows(xent_
     if (threadIdx.x == 0) a.loss[r * a.loss_gap] = xent_loss(target, top, sum, x[target < 0 ? 0 : target]);
     if (a.scale == 0) return;
     __syncthreads(); /* the target's logit has been read */
-    xent_gradient{x, target, top, a.scale / sum, a.scale}.write<N>((int)(a.V / N));
+    xent_gradient<G> gradient = {x, a.grad + r * a.grad_gap, target, top, a.scale / sum, a.scale};
+    gradient.template write<N>((int)(a.V / N));
+}
+
+template <class G>
+static resbm_status xent_run(rb_cuda_queue *c, const rb_op *op, const rb_view &grad, rb_err *err) {
+    const rb_view &loss = op->t[0], &logits = op->t[1];
+    xent_args<G> a = {(float *)loss.data, (const float *)logits.data, (G *)grad.data,  loss.stride[0],
+                      logits.stride[0],   grad.stride[0],             logits.shape[0], logits.shape[1],
+                      (const int32_t *)op->t[2].data, op->f[0], c->fault};
+    bool wide = rb_is_wide(logits, 4) && rb_is_wide(grad, 4);
+    unsigned blocks = (unsigned)((a.rows + XENT_SHORT_WARPS - 1) / XENT_SHORT_WARPS),
+             threads = a.V < 16384 ? XENT_THREADS / 4 : XENT_THREADS;
+    auto few = xent_short_rows<2, G>, some = xent_short_rows<8, G>;
+    auto any = wide ? xent_rows<4, G> : xent_rows<1, G>;
+    if (a.V > INT32_MAX / 2)
+        return rb_fail(err, RESBM_E_UNSUPPORTED, "xent: rows of %lld logits", (long long)a.V);
+    if (wide && a.V <= 1024)
+        RB_LAUNCH(c, (a.V <= 256 ? few : some), blocks, XENT_SHORT_WARPS * RB_WARP, a);
+    else
+        RB_LAUNCH(c, any, (unsigned)a.rows, threads, a);
+    return rb_cuda_launched(op, err);
 }
 
 RB_CUDA_SLOT(xent) {
     rb_cuda_queue *c = rb_cuda_queue_of(q);
-    const rb_view &loss = op->t[0], &logits = op->t[1];
-    xent_args a = {(float *)loss.data, (float *)logits.data, loss.stride[0],
-                   logits.stride[0],   logits.shape[0],      logits.shape[1],
-                   (const int32_t *)op->t[2].data, op->f[0], c->fault};
-    bool wide = rb_is_wide(logits, 4);
-    unsigned blocks = (unsigned)((a.rows + XENT_SHORT_WARPS - 1) / XENT_SHORT_WARPS),
-             threads = a.V < 16384 ? XENT_THREADS / 4 : XENT_THREADS;
-    if (a.V > INT32_MAX / 2)
-        return rb_fail(err, RESBM_E_UNSUPPORTED, "xent: rows of %lld logits", (long long)a.V);
-    if (wide && a.V <= 256)
-        RB_LAUNCH(c, xent_short_rows<2>, blocks, XENT_SHORT_WARPS * RB_WARP, a);
-    else if (wide && a.V <= 1024)
-        RB_LAUNCH(c, xent_short_rows<8>, blocks, XENT_SHORT_WARPS * RB_WARP, a);
-    else if (wide)
-        RB_LAUNCH(c, xent_rows<4>, (unsigned)a.rows, threads, a);
-    else
-        RB_LAUNCH(c, xent_rows<1>, (unsigned)a.rows, threads, a);
-    return rb_cuda_launched(op, err);
+    const rb_view &grad = op->t[3].data ? op->t[3] : op->t[1];
+    return grad.dtype == RB_BF16 ? xent_run<uint16_t>(c, op, grad, err) : xent_run<float>(c, op, grad, err);
 }

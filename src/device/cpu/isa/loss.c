@@ -1,4 +1,5 @@
 #include <math.h>
+#include <string.h>
 #include "device/cpu/cpu.h"
 #include "device/cpu/isa.h"
 #include "device/cpu/isa/math.h"
@@ -43,7 +44,7 @@ static float xent_row(float *x, int64_t V, int32_t target, float scale) {
 
 resbm_status RB_ISA_NAME(rb_cpu_xent)(rb_queue *q, const rb_op *op, rb_err *err) {
     (void)q;
-    const rb_view *loss = &op->t[0], *logits = &op->t[1];
+    const rb_view *loss = &op->t[0], *logits = &op->t[1], *grad = op->t[3].data ? &op->t[3] : logits;
     const int32_t *targets = op->t[2].data;
     int64_t n = logits->shape[0], V = logits->shape[1];
     for (int64_t r = 0; r < n; r++)
@@ -51,7 +52,10 @@ resbm_status RB_ISA_NAME(rb_cpu_xent)(rb_queue *q, const rb_op *op, rb_err *err)
             return rb_fail(err, RESBM_E_ARG, "xent: target %lld is %d, there are %lld logits", (long long)r,
                            targets[r], (long long)V);
 #pragma omp parallel for num_threads(q->dev->opt.threads) if (n * V > RB_SPAWN_ELEMENTS / 4) schedule(static)
-    for (int64_t r = 0; r < n; r++)
-        *rb_at1(loss, r) = xent_row(rb_row_f32(logits, r), V, targets[r], op->f[0]);
+    for (int64_t r = 0; r < n; r++) {
+        float *row = rb_row_f32(grad, r);
+        if (grad != logits) memcpy(row, rb_row_f32(logits, r), (size_t)V * sizeof *row);
+        *rb_at1(loss, r) = xent_row(row, V, targets[r], op->f[0]);
+    }
     return RESBM_OK;
 }
