@@ -6,8 +6,10 @@
 #include "optim/groups.h"
 #include "run/port.h"
 
+/* A subspace's basis is multiplied with like a weight; rows are picked from a fixed table and from a memory of what was lost. */
 static bool multiplies(const rb_tensor *t) {
-    return t->rank == 2 && t->role != RB_ROLE_EMBEDDING && t->role != RB_ROLE_STEP;
+    bool basis = t->role == RB_ROLE_STATE && t->values == RB_VALUES_BASIS;
+    return t->rank == 2 && (basis || (rb_role_trained(t->role) && t->role != RB_ROLE_EMBEDDING));
 }
 
 /* Newton-Schulz (optim/muon.c): each iteration a symmetric product over the long side, one of that with itself, of which one
@@ -19,9 +21,9 @@ static double orthogonalization(const rb_tensor *t, double iterations) {
 }
 
 static void add_row(const rb_config *c, const rb_tensor *t, double tokens, rb_cost *out) {
-    double weights = t->role == RB_ROLE_STEP ? 0 : (double)rb_tensor_count(t),
+    double numbers = (double)rb_tensor_count(t), weights = rb_role_trained(t->role) ? numbers : 0,
            share = strstr(t->name, ".aux.") ? fmin(1, c->train.aux_until) : 1;
-    double work = multiplies(t) ? 2 * tokens * weights * share : 0;
+    double work = multiplies(t) ? 2 * tokens * numbers * share : 0;
     out->params[t->segment] += weights;
     out->forward[t->segment] += work;
     if (rb_optim_find(c->optim.rule.kind)->rule_of(t) == RB_RULE_MUON)

@@ -77,6 +77,26 @@ static void boundaries_are_extra(void **state) {
     free(again);
 }
 
+/* What a boundary remembers, or has from the seed, is no parameter; a basis is computed with all the same. */
+static void states_are_no_parameters(void **state) {
+    (void)state;
+    rb_err err = {0};
+    rb_cost plain, c;
+    const char *kinds[] = {"boundary.kind=topk", "boundary.kind=subspace"};
+    rb_config *none = config(NULL);
+    assert_ok(rb_cost_of(none, &plain, &err), &err);
+    free(none);
+    for (int i = 0; i < 2; i++) {
+        rb_config *kind = config(kinds[i]);
+        if (!i) assert_ok(rb_config_override(kind, "boundary.feedback=gradient", &err), &err);
+        assert_ok(rb_config_validate(kind, &err), &err);
+        assert_ok(rb_cost_of(kind, &c, &err), &err);
+        assert_true(c.boundary_params == 0 && near(rb_cost_params(&c), rb_cost_params(&plain)));
+        assert_true(near(c.boundary_forward, i ? 2 * 32 * 2 * (double)(8 * 2) : 0));
+        free(kind);
+    }
+}
+
 /* One stage: a step is the sum. Two stages with links: the slow one takes longer, and never less than its bytes do. */
 static void steps_by_the_model(void **state) {
     (void)state;
@@ -169,7 +189,7 @@ static void file_belongs_to_a_configuration(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(operations_by_hand), cmocka_unit_test(boundaries_are_extra),
+        cmocka_unit_test(operations_by_hand), cmocka_unit_test(boundaries_are_extra), cmocka_unit_test(states_are_no_parameters),
         cmocka_unit_test(steps_by_the_model), cmocka_unit_test(by_a_stated_rate),
         cmocka_unit_test(from_a_trace),       cmocka_unit_test(file_belongs_to_a_configuration),
     };
