@@ -41,20 +41,31 @@ pieces() {
     "$resbm" data --out data-spm1024 --tokenizer data-spm1024/bpe.model /usr/share/dictd/gcide.dict.dz
 }
 
-# Means of the gradient's norm per segment over the second half of each run, and the largest norm after the first tenth.
+# Of each run: the largest norm of the gradient behind its first tenth; how often there, in a single step, the training loss is more
+# than 15% above the median of the twenty steps before, and the norm three times theirs; means of the norm per segment over the second half.
 norms() {
-    printf '%-40s %9s   %s\n' "run of $1" "largest" "norm per segment, first to last"
+    printf '%-40s %9s %6s %6s   %s\n' "run of $1" "largest" "losses" "norms" "norm per segment, first to last"
     find "$1/runs" -name metrics.jsonl | sort | while read -r file; do
         run=${file#"$1"/runs/}
-        sed -n 's/.*"grad_norm":\([0-9.e+-]*\),"grad_norm_segments":\[\([^]]*\)\].*/\1 \2/p' "$file" |
-            awk -v run="${run%/metrics.jsonl}" '{ all[NR] = $1; parts[NR] = $2 }
+        sed -n 's/.*"loss":\([0-9.e+-]*\),.*"grad_norm":\([0-9.e+-]*\),"grad_norm_segments":\[\([^]]*\)\].*/\1 \2 \3/p' "$file" |
+            awk -v run="${run%/metrics.jsonl}" '
+                function median_before(x, i,    v, n, j, k, t) {
+                    for (j = i - 20; j < i; j++) { t = x[j]; for (k = n++; k > 0 && v[k - 1] > t; k--) v[k] = v[k - 1]; v[k] = t }
+                    return (v[9] + v[10]) / 2
+                }
+                { loss[NR] = $1; all[NR] = $2; parts[NR] = $3 }
                 END {
-                    for (i = int(NR / 10) + 1; i <= NR; i++) if (all[i] > most) most = all[i]
+                    for (i = int(NR / 10) + 1; i <= NR; i++) {
+                        if (all[i] > most) most = all[i]
+                        if (i <= 20) continue
+                        losses += loss[i] > 1.15 * median_before(loss, i)
+                        norms += all[i] > 3 * median_before(all, i)
+                    }
                     for (i = int(NR / 2) + 1; i <= NR; i++) {
                         n = split(parts[i], v, ",")
                         for (s = 1; s <= n; s++) sum[s] += v[s]
                     }
-                    printf "%-40s %9.3g  ", run, most
+                    printf "%-40s %9.3g %6d %6d  ", run, most, losses, norms
                     for (s = 1; s <= n; s++) printf " %7.3f", sum[s] / (NR - int(NR / 2))
                     printf "\n"
                 }'
