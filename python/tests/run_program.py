@@ -43,7 +43,11 @@ def make_corpus(folder):
     return folder
 
 
+# Another device than the processor, for one: "pipeline.device=cuda pipeline.math=f32".
+SETTINGS = os.environ.get("RESBM_TEST_SETTINGS", "").split()
+
+
 def train(folder, out, *overrides):
     """A run; the rows of its metrics."""
-    program("train", "-q", folder / "run.yaml", "--out", out, *overrides)
+    program("train", "-q", folder / "run.yaml", "--out", out, *SETTINGS, *overrides)
     return [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]

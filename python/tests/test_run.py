@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from run_program import make_corpus, program, train
+from run_program import PROGRAM, make_corpus, program, train
 
 from resbm.torch import Llama, ResidualBottleneck, RunOptimizer, Shards, train_step
 from resbm.torch.checkpoint import Checkpoint
@@ -61,6 +61,16 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_loss_and_gradients(folder, tmp_path, kind):
     here, there, whole, worst = step_two(folder, tmp_path / "run", [*KINDS[kind], *EXACT])
+    assert here == pytest.approx(there, rel=1e-5)
+    assert whole < 1e-5 and worst < 1e-4
+
+
+def test_loss_and_gradients_of_the_cuda_device(folder, tmp_path):
+    """Its sources run on the host; all kinds on a card: RESBM_TEST_SETTINGS (run_program.py)."""
+    if not (PROGRAM.parent / "resbm-cuda-emulated.so").exists():
+        pytest.skip("this build has no resbm-cuda-emulated.so")
+    device = ["pipeline.device=cuda:emulated", "pipeline.math=f32"]
+    here, there, whole, worst = step_two(folder, tmp_path / "run", [*KINDS["trunk"], *EXACT, *device])
     assert here == pytest.approx(there, rel=1e-5)
     assert whole < 1e-5 and worst < 1e-4
 
