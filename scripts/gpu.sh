@@ -23,6 +23,11 @@ near() { # A B WITHIN, as a share
         { off = ($1 - $2) / $1; if (off < 0) off = -off; if (!(off <= worst)) worst = off }
         END { printf "%s: %d losses, last %s and %s, %.3g apart at most\n", names, NR, $1, $2, worst; exit !(NR >= 3 && worst <= within) }'
 }
+same() { # NAME WHAT SETTING ...: the losses of own, bit for bit
+    what=$2 other=$1
+    shift 2
+    train "$other" "$@" && cmp "$out/losses-own" "$out/losses-$other" && echo "$what: the same losses"
+}
 losses() {
     bad=0
     head -c 300000 /dev/urandom | base64 >"$out/text"
@@ -30,11 +35,10 @@ losses() {
     train cpu pipeline.device=cpu || return
     { train f32 pipeline.device="$device" pipeline.math=f32 && near cpu f32 0.001; } || bad=1
     { train own pipeline.device="$device" && near cpu own 0.02; } || bad=1
-    if train two pipeline.device="$device" pipeline.stages=2 && cmp "$out/losses-own" "$out/losses-two"; then
-        echo "one stage and two: the same losses"
-    else
-        bad=1
-    fi
+    same two "one stage and two" pipeline.device="$device" pipeline.stages=2 || bad=1
+    { train mixed pipeline.device="$device,cpu" pipeline.stages=2 && near cpu mixed 0.02; } || bad=1
+    same halves "input and weight halves apart" pipeline.device="$device" pipeline.stages=2 pipeline.schedule=zb-h1 || bad=1
+    same stream "momentum in the host's memory" pipeline.device="$device" optim.offload=host || bad=1
     train adamw pipeline.device=cpu optim.kind=adamw optim.lr=0.001 || return
     { train host pipeline.device="$device" optim.kind=adamw optim.lr=0.001 optim.offload=host optim.offload_update=host &&
         near adamw host 0.02; } || bad=1

@@ -31,7 +31,7 @@ const rb_optim_kind *rb_optim_find(const char *name) {
 
 rb_optim_config rb_optim_defaults(void) {
     return (rb_optim_config){.kind = "muon",
-                             .lr = 0.02,
+                             .lr = 0.01,
                              .adamw_lr = 0.002,
                              .beta1 = 0.9,
                              .beta2 = 0.95,

@@ -35,7 +35,7 @@ typedef struct rb_optim_config {
     int delay; /* 1: an update is made, but used only from the step after the next one on (newest.c); 0: at once */
 } rb_optim_config;
 
-/* kind muon, lr 0.02, adamw_lr 0.002, no decay, betas 0.9 and 0.95, eps 1e-8, momentum 0.95, Nesterov, 5
+/* kind muon, lr 0.01, adamw_lr 0.002, no decay, betas 0.9 and 0.95, eps 1e-8, momentum 0.95, Nesterov, 5
  * iterations, scaling original. */
 rb_optim_config rb_optim_defaults(void);
 

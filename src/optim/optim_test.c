@@ -168,7 +168,7 @@ static void describing_names_every_tensor(void **state) {
     rb_optim_describe(&c, &t, &out);
     assert_string_equal(
         out.data,
-        "muon: 2 tensors, 384 parameters, lr 0.02\n"
+        "muon: 2 tensors, 384 parameters, lr 0.01\n"
         "adamw: 4 tensors, 1304 parameters, lr 0.002\n"
         "  model.embed_tokens.weight                                40 x 16     adamw\n"
         "  model.layers.0.self_attn.q_proj.weight                   16 x 16     muon\n"

@@ -428,7 +428,7 @@ static void resuming_protects_the_model(void **state) {
     assert_int_equal(warnings.len, 0);
     other.optim.rule.lr = 0.5;
     assert_ok(rb_config_resume_check(&conf, &other, &warnings, &err), &err);
-    assert_string_equal(warnings.data, "optim.lr: 0.02 -> 0.5\n");
+    assert_string_equal(warnings.data, "optim.lr: 0.01 -> 0.5\n");
     other.model.d = 512;
     strcpy(other.boundary.codec_fwd, "int8");
     assert_fails(rb_config_resume_check(&conf, &other, NULL, &err), RESBM_E_CONFIG,

@@ -164,7 +164,7 @@ const rb_key rb_keys[] = {
 
     WORDY(RB_KEY_NAME, "optim", "kind", optim.rule.kind, "muon", "muon|adamw", FIXED,
           "Rule of the matrices; everything else gets adamw."),
-    REAL("optim", "lr", optim.rule.lr, "0.02", 0, 100, NULL, TRAINING, "Peak learning rate of optim.kind."),
+    REAL("optim", "lr", optim.rule.lr, "0.01", 0, 100, NULL, TRAINING, "Peak learning rate of optim.kind."),
     REAL("optim", "adamw_lr", optim.rule.adamw_lr, "0.002", 0, 100, NULL, TRAINING,
          "Peak learning rate of what Muon leaves to AdamW."),
     REAL("optim", "weight_decay", optim.rule.weight_decay, "0", 0, 10, NULL, TRAINING,

@@ -74,7 +74,7 @@ def uses_muon(model: nn.Module) -> dict[str, bool]:
 
 def optimizers(
     *models: nn.Module,
-    lr: float = 0.02,
+    lr: float = 0.01,
     adamw_lr: float = 0.002,
     weight_decay: float = 0.0,
     momentum: float = 0.95,
