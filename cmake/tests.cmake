@@ -27,7 +27,7 @@ if(RESBM_TESTS)
   target_link_libraries(frame_proxy PRIVATE rb_link)
   add_executable(middle_stage bench/middle_stage.c)
   target_link_libraries(middle_stage PRIVATE rb_run)
-  target_link_options(reach_test PRIVATE -Wl,--wrap=getaddrinfo)
+  target_link_options(reach_test PRIVATE -Wl,--wrap=getaddrinfo -Wl,--wrap=rb_resolve)
   target_link_options(socket_test PRIVATE -Wl,--wrap=getaddrinfo)
 
   file(GLOB scripts CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/*_test.sh)

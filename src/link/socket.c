@@ -13,6 +13,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 #include "core/clock.h"
+#include "link/resolve.h"
 
 enum { BACKLOG = 128, MOST_ADDRESSES = 8 };
 
@@ -54,15 +55,15 @@ static resbm_status split_host(const char *text, char host[256], const char **po
 }
 
 /* *later: the name may be known when it is asked for again. */
-static resbm_status resolve_tcp(const char *text, bool passive, endpoint out[MOST_ADDRESSES], int *count,
-                                bool *later, rb_err *err) {
+static resbm_status resolve_tcp(const char *text, bool passive, int64_t deadline_ns,
+                                endpoint out[MOST_ADDRESSES], int *count, bool *later, rb_err *err) {
     char host[256];
     const char *port = "";
+    struct addrinfo *list;
+    rb_err why;
     RB_TRY(split_host(text, host, &port, err));
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = passive ? AI_PASSIVE : 0}, *list;
-    int rc = getaddrinfo(host, port, &hints, &list);
-    *later = rc == EAI_AGAIN;
-    if (rc) return rb_fail(err, RESBM_E_IO, "address \"tcp:%s\": %s", text, gai_strerror(rc));
+    if (rb_resolve(host, port, passive ? AI_PASSIVE : 0, deadline_ns, &list, later, &why))
+        return rb_fail(err, RESBM_E_IO, "address \"tcp:%s\": %s", text, why.text);
     *count = 0;
     for (const struct addrinfo *a = list; a && *count < MOST_ADDRESSES; a = a->ai_next) {
         endpoint *e = &out[(*count)++];
@@ -74,14 +75,15 @@ static resbm_status resolve_tcp(const char *text, bool passive, endpoint out[MOS
     return RESBM_OK;
 }
 
-static resbm_status resolve(const char *address, bool passive, endpoint out[MOST_ADDRESSES], int *count,
-                            bool *later, rb_err *err) {
+static resbm_status resolve(const char *address, bool passive, int64_t deadline_ns,
+                            endpoint out[MOST_ADDRESSES], int *count, bool *later, rb_err *err) {
     memset(out, 0, MOST_ADDRESSES * sizeof *out);
     const char *path = rb_socket_path(address);
     *later = false;
     *count = 1;
     if (path) return resolve_unix(path, out, err);
-    if (strncmp(address, "tcp:", 4) == 0) return resolve_tcp(address + 4, passive, out, count, later, err);
+    if (strncmp(address, "tcp:", 4) == 0)
+        return resolve_tcp(address + 4, passive, deadline_ns, out, count, later, err);
     return rb_fail(err, RESBM_E_ARG, "address \"%s\" starts with neither unix: nor tcp:", address);
 }
 
@@ -122,7 +124,7 @@ resbm_status rb_socket_listen(const char *address, int *out, char real[RB_ADDRES
     endpoint all[MOST_ADDRESSES], e;
     int count;
     bool later;
-    RB_TRY(resolve(address, true, all, &count, &later, err));
+    RB_TRY(resolve(address, true, rb_now_ns() + RB_RESOLVE_NS, all, &count, &later, err));
     e = all[0];
     int fd = new_socket(&e), one = 1;
     if (fd < 0) return rb_fail_errno(err, errno, "cannot open a socket for %s", address);
@@ -188,7 +190,7 @@ static resbm_status dial(const char *address, const endpoint *e, int64_t deadlin
 resbm_status rb_socket_dial(const char *address, int64_t deadline_ns, int *out, bool *retry, rb_err *err) {
     endpoint e[MOST_ADDRESSES];
     int count;
-    RB_TRY(resolve(address, false, e, &count, retry, err));
+    RB_TRY(resolve(address, false, deadline_ns, e, &count, retry, err));
     for (int i = 0;; i++) {
         int64_t now = rb_now_ns(), until = now + (deadline_ns - now) / (count - i);
         resbm_status st = dial(address, &e[i], until, out, retry, err);

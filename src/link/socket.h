@@ -9,10 +9,11 @@
 
 enum { RB_ADDRESS_MAX = 300 };
 
-/* Listens; `real` gets the address with the system's port. A Unix socket's file is readable by its owner
+/* Listens; `real` gets the address with the system's port. A name is looked up for 10 s. A Unix socket's file is readable by its owner
  * only; one left behind by a dead process is replaced, one that still answers is not. */
 resbm_status rb_socket_listen(const char *address, int *fd, char real[RB_ADDRESS_MAX], rb_err *err);
-/* One attempt, finished or refused by the deadline. *retry tells whether a later attempt could succeed. */
+/* One attempt, which begins with looking up a name: finished or refused by the deadline. *retry tells whether a later
+ * attempt could succeed. */
 resbm_status rb_socket_dial(const char *address, int64_t deadline_ns, int *fd, bool *retry, rb_err *err);
 /* Takes one waiting connection; -1 (errno) when there is none. */
 int rb_socket_accept(int listener);

@@ -13,6 +13,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 #include "core/clock.h"
+#include "link/resolve.h"
 
 #define DIAL_NS (3 * RB_SEC)
 enum { MOST_ADDRESSES = 8, TOKEN = 16 };
@@ -111,15 +112,18 @@ static bool is_own(const struct sockaddr *a, char lan[INET6_ADDRSTRLEN]) {
 
 static resbm_status resolve(const char *host, int port, int flags, struct addrinfo **out, rb_err *err) {
     char service[8];
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = flags | AI_NUMERICSERV};
+    bool later;
+    rb_err why;
     snprintf(service, sizeof service, "%d", port);
-    int bad = getaddrinfo(host, service, &hints, out);
-    if (!bad) return RESBM_OK;
+    resbm_status st =
+        rb_resolve(host, service, flags | AI_NUMERICSERV, rb_now_ns() + RB_RESOLVE_NS, out, &later, &why);
+    if (!st) return RESBM_OK;
+    if (st != RESBM_E_IO) return rb_fail(err, st, "\"%s\" could not be looked up: %s", host, why.text);
     return rb_fail(
         err, RESBM_E_CONFIG,
         "\"%s\" stands for no address (%s): correct the name, wait until its DNS entry is known, or "
         "give the address itself",
-        host, gai_strerror(bad));
+        host, why.text);
 }
 
 /* --- a listener that proves who it is --- */

@@ -28,7 +28,8 @@ const char *rb_reach_bracket(const char *host, char out[260]);
 /* Appends sentences, a line each: which addresses `announce` stands for, who can dial them, whether they are this machine's, what
  * came of dialing them at announced_port (0: the same as `port`) while a listener that can prove itself is on host:port (port 0: on
  * any), and what to do. For an announced 0.0.0.0 or :: an address of this machine is looked at. *everywhere: participants elsewhere can be expected to get here. Takes up to 3 s where an address does not
- * answer, all of them being dialed at once. RESBM_E_CONFIG, with what to do (free: --listen may be another one): nobody can listen there (waits up to `patience_ns` for a port that is taken). */
+ * answer, all of them being dialed at once. A name is looked up for 10 s: of `announce` one more sentence, of `host` RESBM_E_TIMEOUT where no
+ * name server answers. RESBM_E_CONFIG, with what to do (free: --listen may be another one): nobody can listen there (waits up to `patience_ns` for a port that is taken). */
 resbm_status rb_reach_check(const char *host, int port, const char *announce, int announced_port,
                             int64_t patience_ns, bool free, rb_buf *out, bool *everywhere, rb_err *err);
 

@@ -8,7 +8,9 @@
 #include <string.h>
 #include <unistd.h>
 #include "core/clock.h"
+#include "link/resolve.h"
 #include "rb_cmocka.h"
+#include "rb_threads.h"
 
 static rb_err err;
 
@@ -111,7 +113,7 @@ static void dialing_tells(void **state) {
     close(fd);
 }
 
-/* "two.example" stands for two of this machine's addresses (linked with --wrap). */
+/* "two.example" stands for two of this machine's addresses; of "slow.example" nobody knows for a while (linked with --wrap). */
 int __real_getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
                        struct addrinfo **out);
 int __wrap_getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
@@ -119,9 +121,39 @@ int __wrap_getaddrinfo(const char *host, const char *service, const struct addri
 
 int __wrap_getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
                        struct addrinfo **out) {
-    if (strcmp(host, "two.example")) return __real_getaddrinfo(host, service, hints, out);
+    bool number = hints->ai_flags & AI_NUMERICHOST;
+    if (!number && !strcmp(host, "slow.example")) rb_sleep_ns(RB_SEC);
+    if (number || strcmp(host, "two.example")) return __real_getaddrinfo(host, service, hints, out);
     int bad = __real_getaddrinfo("127.0.0.1", service, hints, out);
     return bad ? bad : __real_getaddrinfo("127.0.0.2", service, hints, &(*out)->ai_next);
+}
+
+/* Ten seconds are asked for; "slow.example" gets fewer, so that the test does not take them. */
+resbm_status __real_rb_resolve(const char *, const char *, int, int64_t, struct addrinfo **, bool *,
+                               rb_err *);
+resbm_status __wrap_rb_resolve(const char *, const char *, int, int64_t, struct addrinfo **, bool *,
+                               rb_err *);
+
+resbm_status __wrap_rb_resolve(const char *host, const char *port, int flags, int64_t deadline_ns,
+                               struct addrinfo **out, bool *later, rb_err *why) {
+    int64_t now = rb_now_ns();
+    assert_true(deadline_ns > now && deadline_ns <= now + 10 * RB_SEC);
+    if (!strcmp(host, "slow.example")) deadline_ns = now + 200 * RB_MS;
+    return __real_rb_resolve(host, port, flags, deadline_ns, out, later, why);
+}
+
+static void no_name_server_answers(void **state) {
+    rb_buf out = {0};
+    bool is;
+    (void)state;
+    check("127.0.0.1", 0, "slow.example", 0, false,
+          (const char *const[]){"\"slow.example\" could not be looked up: the name server did "
+                                "not answer within 0.",
+                                NULL});
+    assert_fails(rb_reach_check("slow.example", 0, "127.0.0.1", 0, 0, true, &out, &is, &err), RESBM_E_TIMEOUT,
+                 "\"slow.example\" could not be looked up", &err);
+    rb_buf_free(&out);
+    wait_for_threads("rb-resolve");
 }
 
 typedef struct silent {
@@ -162,8 +194,9 @@ static void addresses_are_dialed_together(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(addresses_are_dialed_together), cmocka_unit_test(kinds_are_told_apart),
-        cmocka_unit_test(addresses_are_split), cmocka_unit_test(dialing_tells)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(addresses_are_dialed_together),
+                                       cmocka_unit_test(kinds_are_told_apart),
+                                       cmocka_unit_test(addresses_are_split), cmocka_unit_test(dialing_tells),
+                                       cmocka_unit_test(no_name_server_answers)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
