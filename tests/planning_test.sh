@@ -22,6 +22,10 @@ says recut.txt "model.segments=8 under pipeline.schedule=zbv"
 "$resbm" plan run.yaml model.layers=8 train.batch=8 train.microbatches=8 pipeline.speed=1e9 -b none-int8 --json >recut.json || miss "plan"
 says recut.json '"recut":{"segments":\[1,1,1,1,1,1,1,1\],"schedule":"zbv"'
 
+# One segment has no boundary that could narrow anything.
+"$resbm" plan run.yaml pipeline.speed=1e9 --json model.segments=1 pipeline.stages=1 >one.json || miss "plan --json of one segment"
+says one.json '"ratio":1.0'
+
 # Bytes per link and step are those a run counts, but for the framing of Ethernet, which is charged to shaped links.
 "$resbm" plan run.yaml pipeline.speed=1e9 --own --json >own.json || miss "plan --own"
 train own train.eval_every=0 || { miss "train"; cat own.log; }

@@ -343,9 +343,8 @@ static void fill_row(const work *w, const rb_prediction *p, rb_plan_row *r) {
         for (int d = 0; d < 2; d++) r->bytes[d] = fmax(r->bytes[d], r->stage[i].sent[d]);
     double bf16 = 2 * tokens / M * (double)w->cfg->model.d;
     r->wire_ratio = 2 * bf16 / (rb_measure_message(w->cfg, 0) + rb_measure_message(w->cfg, 1));
-    r->ratio = rb_boundary_find(w->cfg->boundary.kind)->narrows
-                   ? (double)w->cfg->model.d / (double)w->cfg->boundary.k
-                   : 1;
+    bool narrows = w->segments > 1 && rb_boundary_find(w->cfg->boundary.kind)->narrows;
+    r->ratio = narrows ? (double)w->cfg->model.d / (double)w->cfg->boundary.k : 1;
     fill_disk(w, r);
     fill_relay(w, p, r);
     fill_uplink(w, r);
