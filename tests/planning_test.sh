@@ -60,6 +60,25 @@ awk -v n="$(field measured.json at_once)" -v crowd="$(field measured.json crowd)
 says measured.txt "links take .* of a core for a message"
 [ "$(field own.json crowd) $(field own.json message_cpu_s)" = "0.0 0.0" ] || miss "a plan that counts has measured something"
 
+# Where that takes longer than 3 s, one line on standard error says so and what plans without; what is planned is the same beside it.
+alone="run.yaml --own --json model.segments=1 pipeline.stages=1 pipeline.device=cpu"
+# shellcheck disable=SC2086
+"$resbm" plan $alone -t 3.5 >slow.json 2>slow.err || miss "a plan that measures for longer"
+# shellcheck disable=SC2086
+"$resbm" plan $alone -t 0 2>/dev/null >quick.json || miss "a plan that measures for a moment"
+says slow.err "resbm: measuring this machine for the plan (boundary own, segment 1 of 1), .*; pipeline.speed=FLOP/s, or flops in a list"
+[ "$(wc -l <slow.err)" = 1 ] || { miss "more than that line"; cat slow.err; }
+for how in slow quick; do sed 's/[-+0-9.e]//g' $how.json >$how.shape; done
+cmp slow.shape quick.shape || miss "the line changes what is planned"
+echo "machines: [{count: 4, memory: 8G}]" >speechless.yaml
+sed 's/memory/flops: 1e9, memory/' speechless.yaml >stated.yaml
+for way in "pipeline.speed=1e9" "-m stated.yaml" "-m speechless.yaml pipeline.speed=1e9"; do
+    # shellcheck disable=SC2086
+    "$resbm" plan run.yaml --json -t 3.5 $way >way.json 2>way.err || miss "a plan with $way"
+    says way.json '"measured":false'
+    [ -s way.err ] && { miss "a plan with $way speaks of measuring"; cat way.err; }
+done
+
 # A machine list: what it says of one stage holds for that one.
 cat >machines.yaml <<END
 machines:

@@ -84,12 +84,18 @@ static resbm_status load(const arguments *a, rb_config *c, rb_machine **machine,
     return rb_machines_load(a->machines, c, rb_workers(c), *machine, relay, relayed, err);
 }
 
+static void say(void *ctx, const char *line) {
+    (void)ctx;
+    fprintf(stderr, "resbm: %s\n", line);
+}
+
 static resbm_status plan(const arguments *a, rb_config *c, rb_err *err) {
     rb_machine *machine = NULL;
     rb_relay relay = {0};
     bool relayed = false;
     rb_run_plan p = {0};
     rb_plan_events events = {0};
+    rb_plan_notice notice = {.say = say};
     rb_buf out = {0};
     resbm_status st = load(a, c, &machine, &relay, &relayed, err);
     if (st) {
@@ -105,6 +111,7 @@ static resbm_status plan(const arguments *a, rb_config *c, rb_err *err) {
                          .schedules = a->own ? schedule : a->schedule,
                          .schedule_count = a->own ? 1 : a->schedules,
                          .latency_occupies = a->occupies,
+                         .notice = &notice,
                          .keep_cut = a->own || a->balance,
                          .events = a->trace ? &events : NULL,
                          .seconds = a->seconds >= 0 ? a->seconds

@@ -32,6 +32,7 @@ typedef struct stage_kind {
 /* One boundary's part of the plan. */
 typedef struct work {
     const rb_plan_options *o;
+    const char *boundary; /* its name */
     rb_config *cfg;
     int stages, segments; /* stages: workers, where they have replicas */
     rb_place *place;      /* (stages) */
@@ -106,7 +107,7 @@ static resbm_status cost_of_segment(work *w, int g, rb_segment_measure *out) {
         *out = s->cost;
         return RESBM_OK;
     }
-    RB_TRY(rb_measure_segment(w->cfg, k.device, g, others_at_once(w), w->o->seconds, &k.cost, w->err));
+    RB_TRY(rb_plan_measure(w->o, w->cfg, w->boundary, k.device, g, others_at_once(w), &k.cost, w->err));
     note_crowd(w, &k.cost);
     segment_kind *grown = realloc(w->seg, (size_t)(w->segs + 1) * sizeof *grown);
     if (!grown) return rb_fail(w->err, RESBM_E_MEMORY, "no memory to plan");
@@ -485,7 +486,12 @@ static resbm_status plan_boundary(const rb_plan_options *o, const char *boundary
     rb_config *c = malloc(sizeof *c);
     if (!c) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
     *c = *o->cfg;
-    work w = {.o = o, .cfg = c, .stages = rb_workers(c), .segments = (int)c->model.segments, .err = err};
+    work w = {.o = o,
+              .boundary = boundary,
+              .cfg = c,
+              .stages = rb_workers(c),
+              .segments = (int)c->model.segments,
+              .err = err};
     resbm_status st = rb_plan_boundary(c, boundary, err);
     if (!st) st = open_work(&w);
     out->measured = measures(&w);

@@ -18,6 +18,15 @@ typedef struct
     size_t count;
 } rb_plan_events;
 
+/* Measuring a large model takes minutes: after 3 s of it `say` gets one line, what is done and how to plan without; by a thread of its
+ * own. */
+typedef struct rb_plan_notice {
+    void (*say)(void *ctx, const char *line);
+    void *ctx;
+    int64_t begin_ns; /* when measuring began; 0: not yet */
+    bool said;
+} rb_plan_notice;
+
 typedef struct rb_plan_options {
     const rb_config *cfg;          /* validated */
     const rb_machine *machine;     /* (stages); NULL: every stage on this machine, sharing its processors */
@@ -27,6 +36,7 @@ typedef struct rb_plan_options {
     int boundary_count, schedule_count;
     bool latency_occupies;
     rb_plan_events *events; /* gets the prediction of the run's own boundary and schedule; NULL: not asked */
+    rb_plan_notice *notice; /* NULL: nothing is said */
     bool keep_cut;          /* recommend nothing about segments */
     double seconds;         /* how long a segment is measured, where stages have no FLOP/s */
 } rb_plan_options;
@@ -110,6 +120,11 @@ resbm_status rb_plan_boundary(rb_config *c, const char *name, rb_err *err);
  * over its memory, embedding and head counted (model.segments as a list). For a model that is still to be made: the cut is
  * part of it. RESBM_E_CONFIG where nothing fits: by how many bytes and where. */
 resbm_status rb_plan_balance(const rb_plan_options *o, rb_config *c, rb_err *err);
+
+/* rb_measure_segment for o->seconds, of c, which has the boundary of that name; where it takes long, with the notice. */
+resbm_status rb_plan_measure(const rb_plan_options *o, const rb_config *c, const char *boundary,
+                             const char *device, int segment, int beside, rb_segment_measure *out,
+                             rb_err *err);
 
 /* out: of M microbatches a step, predicted with spans. The caller frees out->event. */
 resbm_status rb_plan_keep_events(const rb_prediction *p, int M, rb_plan_events *out, rb_err *err);
