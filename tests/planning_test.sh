@@ -128,6 +128,9 @@ says err.txt 'a relay has no "massage"'
 "$resbm" plan run.yaml -b residual-999-int5 2>err.txt && miss "an unknown codec"
 says err.txt "neither a ratio nor a codec"
 
+"$resbm" plan run.yaml pipeline.device=timed 2>err.txt && miss "stages of no speed"
+says err.txt "timed computes nothing that a plan could measure: .*pipeline.speed=FLOP/s"
+
 # Where nothing fits, the settings that would are named with what they come to; a plan with the first of them finds that it does.
 largest=$(tr ',{' '\n\n' <own.json | sed -n 's/^"total"://p' | sort -n | tail -n 1)
 less="pipeline.speed=1e9 --own pipeline.memory=$((largest * 9 / 10))"

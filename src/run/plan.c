@@ -547,8 +547,19 @@ static resbm_status count_params(const rb_config *c, rb_run_plan *out, rb_err *e
     rb_tensor_table t;
     RB_TRY(rb_tensor_table_build(&c->model, &c->boundary, &t, err));
     for (int i = 0; i < t.count; i++)
-        if (t.rows[i].role != RB_ROLE_STEP) out->params += rb_tensor_count(&t.rows[i]);
+        if (rb_role_trained(t.rows[i].role)) out->params += rb_tensor_count(&t.rows[i]);
     rb_tensor_table_free(&t);
+    return RESBM_OK;
+}
+
+resbm_status rb_plan_check(const rb_plan_options *o, rb_err *err) {
+    char name[RB_DEVICE_NAME];
+    bool stated = o->machine ? o->machine[0].flops > 0 : o->cfg->pipeline.speed > 0;
+    for (int i = 0; i < o->cfg->pipeline.stages && !stated; i++)
+        if (!strcmp(rb_device_of_stage(o->cfg, i, name), "timed"))
+            return rb_fail(err, RESBM_E_CONFIG,
+                           "pipeline.device = timed computes nothing that a plan could measure: say what its stages "
+                           "are to reach, pipeline.speed=FLOP/s");
     return RESBM_OK;
 }
 
@@ -557,6 +568,7 @@ resbm_status rb_plan_rows(const rb_plan_options *o, rb_run_plan *out, rb_err *er
     *out = (rb_run_plan){
         .tokens = (double)(o->cfg->train.batch * o->cfg->model.context), .best = -1, .fastest = -1};
     int n = o->boundary_count ? o->boundary_count : usual(o->cfg, names);
+    RB_TRY(rb_plan_check(o, err));
     RB_TRY(count_params(o->cfg, out, err));
     for (int i = 0; i < n; i++)
         RB_TRY(plan_boundary(o, o->boundary_count ? o->boundaries[i] : names[i], out, err));

@@ -84,6 +84,7 @@ static resbm_status cut(const rb_plan_options *o, const sample s[3], int *sizes,
 resbm_status rb_plan_balance(const rb_plan_options *o, rb_config *c, rb_err *err) {
     sample s[3] = {{0}};
     int sizes[RB_MAX_STAGES];
+    RB_TRY(rb_plan_check(o, err));
     rb_config *copy = malloc(sizeof *copy);
     if (!copy) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
     *copy = *o->cfg;
