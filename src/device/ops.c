@@ -89,7 +89,8 @@ resbm_status rb_xent(rb_queue *q, rb_view loss, rb_view logits, rb_view targets,
 
 resbm_status rb_xent_apart(rb_queue *q, rb_view loss, rb_view grad, rb_view logits, rb_view targets,
                            float grad_scale, rb_err *err) {
-    return rb_run(q, &(rb_op){.kind = RB_OP_XENT, .t = {loss, logits, targets, grad}, .f = {grad_scale}}, err);
+    return rb_run(q, &(rb_op){.kind = RB_OP_XENT, .t = {loss, logits, targets, grad}, .f = {grad_scale}},
+                  err);
 }
 
 resbm_status rb_sum(rb_queue *q, rb_view out, rb_view x, rb_err *err) {

@@ -57,8 +57,8 @@ static rb_view gradient_of(const rb_head_saved *s, const rb_head_scratch *tmp, i
 
 /* One chunk: rows [from, from+count). Leaves the gradient of the logits in the view it returns. */
 static resbm_status chunk(const rb_head *h, rb_queue *q, rb_view normed, int64_t from, int64_t count,
-                          rb_view targets, const rb_head_saved *s, const rb_head_scratch *tmp,
-                          rb_view *grad, rb_err *err) {
+                          rb_view targets, const rb_head_saved *s, const rb_head_scratch *tmp, rb_view *grad,
+                          rb_err *err) {
     *grad = gradient_of(s, tmp, from, count);
     rb_view logits = tmp->logits.data ? rb_rows(tmp->logits, 0, count) : *grad,
             loss = rb_rows(tmp->losses, from, count), ids = rb_rows(targets, from, count);

@@ -127,7 +127,8 @@ static void rows_of_a_chunk(void **state) {
     assert_int_equal(rb_head_chunk_rows(1000, 10, 101, RB_BF16), 66);
     assert_int_equal(rb_head_chunk_rows(1000, 10, 30, RB_BF16), 30);
     assert_int_equal(rb_head_chunk_rows(1, 10, 1, RB_BF16), 1);
-    assert_int_equal(rb_head_chunk_rows((int64_t)1 << 30, 50304, 16384, RB_BF16), RB_HEAD_CHUNK_APART / 50304);
+    assert_int_equal(rb_head_chunk_rows((int64_t)1 << 30, 50304, 16384, RB_BF16),
+                     RB_HEAD_CHUNK_APART / 50304);
 }
 
 int main(void) {

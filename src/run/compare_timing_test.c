@@ -189,9 +189,13 @@ static void file_belongs_to_a_configuration(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(operations_by_hand), cmocka_unit_test(boundaries_are_extra), cmocka_unit_test(states_are_no_parameters),
-        cmocka_unit_test(steps_by_the_model), cmocka_unit_test(by_a_stated_rate),
-        cmocka_unit_test(from_a_trace),       cmocka_unit_test(file_belongs_to_a_configuration),
+        cmocka_unit_test(operations_by_hand),
+        cmocka_unit_test(boundaries_are_extra),
+        cmocka_unit_test(states_are_no_parameters),
+        cmocka_unit_test(steps_by_the_model),
+        cmocka_unit_test(by_a_stated_rate),
+        cmocka_unit_test(from_a_trace),
+        cmocka_unit_test(file_belongs_to_a_configuration),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -40,7 +40,8 @@ static size_t rounded_bytes(const rb_config *c, int stage) {
     int64_t wide = larger(2 * m->ffn, larger(m->d, (m->heads + 2 * m->kv_heads) * head));
     bool f16 = c->pipeline.math == RB_MATH_F16, acts = !f16 && c->pipeline.activations != RB_ACTIVATIONS_F32;
     int64_t in = acts ? m->d : wide, between = acts ? m->d : m->ffn;
-    int64_t chunk = rb_head_chunk_rows(rb_devices_logits(c, stage) / (int64_t)sizeof(float), m->vocab, n, RB_F32);
+    int64_t chunk =
+        rb_head_chunk_rows(rb_devices_logits(c, stage) / (int64_t)sizeof(float), m->vocab, n, RB_F32);
     int64_t first = acts ? n * in : larger(n * in, chunk * m->vocab), second = n * larger(m->d, between);
     if (f16 || !c->pipeline.weight_copies) second = larger(second, larger(wide, m->vocab) * m->d);
     size_t products = (size_t)(first + second) * 9 / 4, operands = 0;
@@ -51,8 +52,7 @@ static size_t rounded_bytes(const rb_config *c, int stage) {
                    rb_attention_ends(B, m->context, m->heads);
     if (rounds && !own) operands = rb_sdpa_operands(B, m->context, m->heads, m->kv_heads, head);
     if (operands * 9 / 8 > products) products = operands * 9 / 8;
-    return own ? products
-               : products + rb_sdpa_room(B, m->context, m->heads, m->kv_heads, head) * 9 / 8;
+    return own ? products : products + rb_sdpa_room(B, m->context, m->heads, m->kv_heads, head) * 9 / 8;
 }
 
 resbm_status rb_fit_stage(const rb_config *cfg, int stage, int extra, rb_fit_need *out, rb_err *err) {

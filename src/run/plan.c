@@ -557,9 +557,10 @@ resbm_status rb_plan_check(const rb_plan_options *o, rb_err *err) {
     bool stated = o->machine ? o->machine[0].flops > 0 : o->cfg->pipeline.speed > 0;
     for (int i = 0; i < o->cfg->pipeline.stages && !stated; i++)
         if (!strcmp(rb_device_of_stage(o->cfg, i, name), "timed"))
-            return rb_fail(err, RESBM_E_CONFIG,
-                           "pipeline.device = timed computes nothing that a plan could measure: say what its stages "
-                           "are to reach, pipeline.speed=FLOP/s");
+            return rb_fail(
+                err, RESBM_E_CONFIG,
+                "pipeline.device = timed computes nothing that a plan could measure: say what its stages "
+                "are to reach, pipeline.speed=FLOP/s");
     return RESBM_OK;
 }
 

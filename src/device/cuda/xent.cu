@@ -18,7 +18,8 @@ template <class G> struct xent_args {
 
 /* Whether the row's target can be; who asks first reports it. */
 template <class G>
-static __device__ __forceinline__ bool xent_target(const xent_args<G> &a, int64_t r, int32_t target, bool reports) {
+static __device__ __forceinline__ bool xent_target(const xent_args<G> &a, int64_t r, int32_t target,
+                                                   bool reports) {
     if (target < a.V) return true;
     if (reports) rb_cuda_report(a.fault, rb_cuda_fault{RB_FAULT_TARGET, RB_OP_XENT, r, a.V, (double)target});
     return false;
@@ -73,7 +74,8 @@ __global__ void __launch_bounds__(XENT_SHORT_WARPS *RB_WARP) xent_short_rows(xen
     for (int k = 0; k < K; k++) {
         int c = (lane + k * RB_WARP) * 4;
         float g[4];
-        for (int j = 0; j < 4; j++) g[j] = target < 0 ? 0.0f : e[k][j] * share - (c + j == target ? a.scale : 0.0f);
+        for (int j = 0; j < 4; j++)
+            g[j] = target < 0 ? 0.0f : e[k][j] * share - (c + j == target ? a.scale : 0.0f);
         if (c < a.V) xent_put<4>(a.grad + r * a.grad_gap + c, g);
     }
 }
@@ -150,9 +152,17 @@ template <int N, class G> __global__ void __launch_bounds__(XENT_THREADS) xent_r
 template <class G>
 static resbm_status xent_run(rb_cuda_queue *c, const rb_op *op, const rb_view &grad, rb_err *err) {
     const rb_view &loss = op->t[0], &logits = op->t[1];
-    xent_args<G> a = {(float *)loss.data, (const float *)logits.data, (G *)grad.data,  loss.stride[0],
-                      logits.stride[0],   grad.stride[0],             logits.shape[0], logits.shape[1],
-                      (const int32_t *)op->t[2].data, op->f[0], c->fault};
+    xent_args<G> a = {(float *)loss.data,
+                      (const float *)logits.data,
+                      (G *)grad.data,
+                      loss.stride[0],
+                      logits.stride[0],
+                      grad.stride[0],
+                      logits.shape[0],
+                      logits.shape[1],
+                      (const int32_t *)op->t[2].data,
+                      op->f[0],
+                      c->fault};
     bool wide = rb_is_wide(logits, 4) && rb_is_wide(grad, 4);
     unsigned blocks = (unsigned)((a.rows + XENT_SHORT_WARPS - 1) / XENT_SHORT_WARPS),
              threads = a.V < 16384 ? XENT_THREADS / 4 : XENT_THREADS;
