@@ -110,7 +110,7 @@ alone=
 part doctor 30 3 "$bin/resbm" doctor
 grep -s cuda "$out/doctor.log" | cut -c1-200
 must conformance 90 12 "$bin/conformance_test"
-must losses 60 12 sh scripts/gpu.sh --losses
+must losses 80 16 sh scripts/gpu.sh --losses
 sanitize memcheck
 figures train 150 10
 part codec 40 14 "$bin/resbm" bench codec --device "$device" --seconds 2
