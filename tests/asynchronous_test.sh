@@ -92,5 +92,6 @@ refused() {
 }
 refused 'set optim.clip_scope: segment' pipeline.schedule=pipedream
 refused 'set train.microbatches to 4 or more, or pipeline.stages to 3' pipeline.schedule=pipedream-2bw optim.clip_scope=segment
-refused 'optim.offload: disk cannot' pipeline.schedule=pipedream optim.clip_scope=segment optim.offload=disk
+refused 'updates one segment at a time' pipeline.schedule=pipedream optim.clip_scope=segment optim.offload=disk \
+    optim.offload_parts=states+gradients
 verdict

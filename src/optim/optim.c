@@ -343,18 +343,36 @@ static resbm_status ask_host(rb_optim *o, rb_queue *q, double lr_factor, const f
     return RESBM_OK;
 }
 
+/* The tiles of the tensors [first, first + count) of open: entries, and with them tiles, keep that order. */
+static void find_tiles(const rb_optim *o, int first, int count, int *from, int *to) {
+    *from = *to = 0;
+    for (int i = 0; i < o->count; i++) {
+        const rb_optim_entry *e = &o->entries[i];
+        if (!e->tiles || e->given < first || e->given >= first + count) continue;
+        if (*to == 0) *from = e->first_tile;
+        *to = e->first_tile + e->tiles;
+    }
+}
+
+static resbm_status stream_some(rb_optim *o, rb_queue *q, int64_t t, double lr_factor, const float *scale,
+                                int first, int count, rb_err *err) {
+    int from = 0, to = 0;
+    if (o->stream) find_tiles(o, first, count, &from, &to);
+    if (to > from) RB_TRY(rb_stream_begin(o->stream, from, to, err));
+    RB_TRY(update_some(o, q, t, lr_factor, scale, first, count, err));
+    return to > from ? rb_stream_end(o->stream, err) : RESBM_OK;
+}
+
 resbm_status rb_optim_step(rb_optim *o, rb_queue *q, double lr_factor, const float *scale, rb_err *err) {
     o->steps++;
     if (o->host) RB_TRY(ask_host(o, q, lr_factor, scale, err));
-    if (o->stream) RB_TRY(rb_stream_begin(o->stream, err));
-    RB_TRY(update_some(o, q, o->steps, lr_factor, scale, 0, INT_MAX, err));
-    return o->stream ? rb_stream_end(o->stream, err) : RESBM_OK;
+    return stream_some(o, q, o->steps, lr_factor, scale, 0, INT_MAX, err);
 }
 
 resbm_status rb_optim_step_some(rb_optim *o, rb_queue *q, int64_t t, double lr_factor, const float *scale,
                                 int first, int count, rb_err *err) {
-    if (o->tile) return rb_fail(err, RESBM_E_STATE, "states that are streamed are updated all at once");
-    return update_some(o, q, t, lr_factor, scale, first, count, err);
+    if (o->host) return rb_fail(err, RESBM_E_STATE, "what the host updates is updated all at once");
+    return stream_some(o, q, t, lr_factor, scale, first, count, err);
 }
 
 int64_t rb_optim_steps_done(const rb_optim *o) {

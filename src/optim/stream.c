@@ -9,16 +9,24 @@ typedef struct window {
     uint64_t ticket; /* of the last read into it */
 } window;
 
+/* Tiles [from, to). */
+typedef struct run {
+    int from, to;
+} run;
+
 struct rb_stream {
     rb_device *dev;
     rb_spill *spill;
     rb_tile *tile;
     int tiles;
+    run *next; /* (tiles) by an update's first tile: the update behind it, the last time; empty: not known */
     size_t state_bytes, window_bytes; /* room for one state; of a window */
     window window[RB_STREAM_WINDOWS];
     void *host_memory, *device_memory;
     char *page;    /* peek and poke: one state of a tile */
-    int read, put; /* tiles of this update whose reads are queued, which are done */
+    run now;       /* the update under way; between two, the one that windows are filled for */
+    int last;      /* the first tile of the update before; -1: there was none */
+    int read, put; /* where its tiles end whose reads are queued, which are done */
     bool updating;
 };
 
@@ -64,9 +72,12 @@ resbm_status rb_stream_open(rb_device *dev, rb_spill *spill, rb_tile *tiles, int
     s->spill = spill;
     s->tile = tiles;
     s->tiles = n;
+    s->last = -1;
     s->state_bytes = rb_spill_round((uint64_t)tile * sizeof(float));
     s->window_bytes = window_bytes(tile);
-    resbm_status st = open_windows(s, err);
+    s->next = calloc((size_t)n + 1, sizeof *s->next);
+    resbm_status st =
+        s->next ? open_windows(s, err) : rb_fail(err, RESBM_E_MEMORY, "no memory for %d tiles", n);
     if (st)
         rb_stream_close(s);
     else
@@ -81,6 +92,7 @@ void rb_stream_close(rb_stream *s) {
     if (s->device_memory) rb_free(s->dev, s->device_memory);
     free(s->host_memory);
     free(s->page);
+    free(s->next);
     free(s->tile);
     free(s);
 }
@@ -106,17 +118,31 @@ static resbm_status read_grad(rb_stream *s, int i, rb_err *err) {
     return rb_spill_read(s->spill, from, w->host + grad_begin(s), to - from, &w->ticket, err);
 }
 
-/* States of the first tiles: they are as they will be when the next update begins. */
+/* States of the run's first tiles: they are as they will be when its update begins. */
 static resbm_status fill(rb_stream *s, rb_err *err) {
-    for (; s->read < s->tiles && s->read < RB_STREAM_WINDOWS; s->read++) RB_TRY(read_states(s, s->read, err));
+    for (; s->read < s->now.to && s->read - s->now.from < RB_STREAM_WINDOWS; s->read++)
+        RB_TRY(read_states(s, s->read, err));
     return RESBM_OK;
 }
 
-resbm_status rb_stream_begin(rb_stream *s, rb_err *err) {
+/* What was read ahead for another run is of no use. */
+static void turn_to(rb_stream *s, run r) {
+    if (r.from == s->now.from && r.to == s->now.to) return;
+    s->now = r;
+    s->read = r.from;
+}
+
+resbm_status rb_stream_begin(rb_stream *s, int from, int to, rb_err *err) {
+    if (from < 0 || from >= to || to > s->tiles)
+        return rb_fail(err, RESBM_E_ARG, "optimizer states: an update of tiles %d to %d of %d", from, to,
+                       s->tiles);
     s->updating = true;
-    s->put = 0;
+    if (s->last >= 0) s->next[s->last] = (run){from, to};
+    s->last = from;
+    turn_to(s, (run){from, to});
+    s->put = from;
     RB_TRY(fill(s, err));
-    for (int i = 0; i < s->read; i++) RB_TRY(read_grad(s, i, err));
+    for (int i = from; i < s->read; i++) RB_TRY(read_grad(s, i, err));
     return RESBM_OK;
 }
 
@@ -145,15 +171,18 @@ resbm_status rb_stream_put(rb_stream *s, rb_queue *q, int i, rb_err *err) {
     RB_TRY(rb_queue_sync(q, err));
     RB_TRY(rb_spill_write(s->spill, t->at, w->host, bytes, &w->ticket, err));
     s->put = i + 1;
-    if (s->read >= s->tiles) return RESBM_OK;
+    if (s->read >= s->now.to) return RESBM_OK;
     int more = s->read++;
     RB_TRY(read_states(s, more, err));
     return read_grad(s, more, err);
 }
 
+/* Behind an update of all there is only another. */
 resbm_status rb_stream_end(rb_stream *s, rb_err *err) {
+    bool whole = s->now.from == 0 && s->now.to == s->tiles;
     s->updating = false;
-    s->read = 0;
+    s->now = whole ? s->now : s->next[s->now.from];
+    s->read = s->now.from;
     return fill(s, err);
 }
 
@@ -191,7 +220,7 @@ resbm_status rb_stream_poke(rb_stream *s, int i, int state, int64_t offset, cons
     RB_TRY(at_rest(s, i, offset, n, err));
     if (n < (size_t)t->count * sizeof(float)) RB_TRY(load_page(s, i, state, err));
     memcpy(s->page + offset, src, n);
-    s->read = 0; /* windows filled ahead hold what was there before */
+    s->read = s->now.from; /* windows filled ahead hold what was there before */
     RB_TRY(rb_spill_write(s->spill, t->at + (uint64_t)state * rb_tile_stride(t), s->page, rb_tile_stride(t),
                           &ticket, err));
     return rb_spill_wait(s->spill, ticket, err);

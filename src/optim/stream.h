@@ -6,7 +6,8 @@
  *
  * The spill keeps the order of the calls, so a window is read into again as soon as its write was queued. When an update
  * is done the first windows are filled for the next one: that, and the last writes, happen behind the next step's
- * computation. */
+ * computation. An update may be of a run of tiles alone (a segment's); which run is next is what came behind this one the
+ * last time, and a wrong guess costs time only. */
 #ifndef RB_OPTIM_STREAM_H
 #define RB_OPTIM_STREAM_H
 
@@ -38,8 +39,8 @@ void rb_stream_close(rb_stream *s); /* waits for what is under way; NULL is fine
 size_t rb_stream_window_bytes(const rb_device *dev, int64_t tile); /* of all windows, */
 size_t rb_stream_device_bytes(const rb_device *dev, int64_t tile); /* and of those with the device */
 
-/* An update: begin; get and put of every tile in order; end. Gradients are read from begin on. */
-resbm_status rb_stream_begin(rb_stream *s, rb_err *err);
+/* An update of the tiles [from, to): begin; get and put of each in order; end. Gradients are read from begin on. */
+resbm_status rb_stream_begin(rb_stream *s, int from, int to, rb_err *err);
 /* state (of the tile), and grad where it is away: device views of (count). */
 resbm_status rb_stream_get(rb_stream *s, rb_queue *q, int i, rb_view *state, rb_view *grad, rb_err *err);
 resbm_status rb_stream_put(rb_stream *s, rb_queue *q, int i,
