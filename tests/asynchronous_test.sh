@@ -17,12 +17,15 @@ run() { # DIR settings ...
 # One stage has nothing in flight: an update per microbatch is a step per microbatch.
 even="pipeline.stages=1 pipeline.deadline=10s optim.clip_scope=segment optim.schedule=constant optim.warmup=0 boundary.codec_fwd=f32
     boundary.codec_bwd=f32 train.eval_every=0"
-# shellcheck disable=SC2086
-train each $even train.batch=8 train.microbatches=4 train.steps=3 pipeline.schedule=pipedream || { miss each; cat each.log; }
-# shellcheck disable=SC2086
-train small $even train.batch=2 train.microbatches=1 train.steps=12 || { miss small; cat small.log; }
-weights each >each.weights && weights small >small.weights
-[ -s each.weights ] && cmp -s each.weights small.weights || miss "pipedream on one stage is not training with smaller steps"
+for kind in residual subspace; do
+    # shellcheck disable=SC2086
+    {
+        train each $even boundary.kind=$kind train.batch=8 train.microbatches=4 train.steps=3 pipeline.schedule=pipedream || { miss each; cat each.log; }
+        train small $even boundary.kind=$kind train.batch=2 train.microbatches=1 train.steps=12 || { miss small; cat small.log; }
+    }
+    weights each >each.weights && weights small >small.weights
+    [ -s each.weights ] && cmp -s each.weights small.weights || miss "pipedream on one stage, $kind, is not training with smaller steps"
+done
 
 # Delayed by one step everywhere, 2BW does not know how many stages there are.
 run one pipeline.schedule=pipedream-2bw pipeline.stages=1

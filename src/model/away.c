@@ -46,10 +46,10 @@ static resbm_status look_away(rb_stage_model *m, rb_queue *q, int row, rb_grad_l
     return m->lender.give(m->lender.ctx, q, first, changed, err);
 }
 
-resbm_status rb_stage_look_at_grads(rb_stage_model *m, rb_queue *q, rb_grad_look look, void *ctx,
-                                    rb_err *err) {
+static resbm_status look_at_rows(rb_stage_model *m, rb_queue *q, int first, int end, rb_grad_look look,
+                                 void *ctx, rb_err *err) {
     if (m->pager) rb_pager_walk(m->pager);
-    for (int i = 0; m->grad && i < m->table.count; i++) {
+    for (int i = first; m->grad && i < end; i++) {
         if (!m->grad[i].rank) continue;
         int unit = m->pager ? rb_pager_unit_row(m->pager, i) : -1;
         if (unit < 0) RB_TRY(rb_constrain_grad(m, q, i, m->grad[i], err));
@@ -59,4 +59,16 @@ resbm_status rb_stage_look_at_grads(rb_stage_model *m, rb_queue *q, rb_grad_look
             RB_TRY(look_away(m, q, i, look, ctx, err));
     }
     return RESBM_OK;
+}
+
+resbm_status rb_stage_look_at_grads(rb_stage_model *m, rb_queue *q, rb_grad_look look, void *ctx,
+                                    rb_err *err) {
+    return look_at_rows(m, q, 0, m->table.count, look, ctx, err);
+}
+
+resbm_status rb_stage_look_at_segment_grads(rb_stage_model *m, rb_queue *q, int segment, rb_grad_look look,
+                                            void *ctx, rb_err *err) {
+    rb_segment *s = NULL;
+    RB_TRY(rb_find_segment(m, segment, &s, err));
+    return look_at_rows(m, q, s->first_row, s->first_row + s->rows, look, ctx, err);
 }

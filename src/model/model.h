@@ -132,6 +132,8 @@ resbm_status rb_stage_segment_changed(rb_stage_model *m, rb_queue *q, int segmen
 typedef resbm_status (*rb_grad_look)(void *ctx, int row, rb_view grad, rb_err *err);
 resbm_status rb_stage_look_at_grads(rb_stage_model *m, rb_queue *q, rb_grad_look look, void *ctx,
                                     rb_err *err);
+resbm_status rb_stage_look_at_segment_grads(rb_stage_model *m, rb_queue *q, int segment, rb_grad_look look,
+                                            void *ctx, rb_err *err); /* of one alone */
 /* After each update: tensors that are held to something go back to it (nn/tensor.h). */
 resbm_status rb_stage_constrain(rb_stage_model *m, rb_queue *q, rb_err *err);
 resbm_status rb_stage_constrain_segment(rb_stage_model *m, rb_queue *q, int segment,

@@ -346,6 +346,15 @@ static void open_segment(rb_stage_model *m, const rb_stage_options *o, int i, re
     for (int k = 0; s->slot && k < s->slots; k++) open_slot(m, s, &s->slot[k], st);
 }
 
+static void find_rows(const rb_stage_model *m, rb_segment *s) {
+    s->rows = 0;
+    for (int i = 0; i < m->table.count; i++) {
+        if (m->table.rows[i].segment != s->index) continue;
+        if (!s->rows) s->first_row = i;
+        s->rows = i + 1 - s->first_row;
+    }
+}
+
 /* Everything on the host; device memory comes after. */
 static resbm_status open_host(rb_stage_model *m, const rb_stage_options *o, rb_err *err) {
     resbm_status st = RESBM_OK;
@@ -369,6 +378,7 @@ static resbm_status open_host(rb_stage_model *m, const rb_stage_options *o, rb_e
     if (st != RESBM_OK) return rb_fail(err, st, "stage of %d segments: out of memory", o->segments);
     memcpy(m->table.rows, o->table->rows, rows * sizeof *m->table.rows);
     m->table.count = o->table->count;
+    for (int i = 0; i < o->segments; i++) find_rows(m, &m->segment[i]);
     return RESBM_OK;
 }
 

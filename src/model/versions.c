@@ -7,15 +7,6 @@ static bool versioned(const rb_stage_model *m, int row) {
     return rb_role_trained(m->table.rows[row].role);
 }
 
-static void find_rows(const rb_stage_model *m, rb_segment *s) {
-    s->rows = 0;
-    for (int i = 0; i < m->table.count; i++) {
-        if (m->table.rows[i].segment != s->index) continue;
-        if (!s->rows) s->first_row = i;
-        s->rows = i + 1 - s->first_row;
-    }
-}
-
 /* As plan_tensors lays the weights: joined rows straight behind the row before. */
 static void plan_copies(const rb_stage_model *m, const rb_segment *s, rb_plan *p) {
     for (int c = 0; c < s->copies; c++) {
@@ -48,7 +39,6 @@ resbm_status rb_stage_open_versions(rb_stage_model *m, const int *copies, rb_err
     rb_plan p = {0};
     for (int i = 0; i < m->opt.segments; i++) {
         rb_segment *s = &m->segment[i];
-        find_rows(m, s);
         s->copies = copies[i];
         s->copy = calloc((size_t)(s->copies * s->rows) + 1, sizeof *s->copy);
         if (!s->copy)
@@ -104,7 +94,7 @@ resbm_status rb_stage_use_version(rb_stage_model *m, int segment, int copy, rb_e
 resbm_status rb_stage_zero_segment_grads(rb_stage_model *m, rb_queue *q, int segment, rb_err *err) {
     rb_segment *s = NULL;
     RB_TRY(rb_find_segment(m, segment, &s, err));
-    for (int i = 0; i < m->table.count; i++)
-        if (m->table.rows[i].segment == s->index && m->grad[i].data) RB_TRY(rb_fill(q, m->grad[i], 0, err));
+    for (int i = s->first_row; i < s->first_row + s->rows; i++)
+        if (m->grad[i].data) RB_TRY(rb_fill(q, m->grad[i], 0, err));
     return RESBM_OK;
 }

@@ -312,6 +312,8 @@ static inline int rb_stage_place(const rb_stage *s, int microbatch) {
 resbm_status rb_stage_load_ids(rb_stage *s, int64_t from, int64_t eval_of, int place, rb_err *err);
 /* After a list: keeps its trace; nanoseconds spent computing. */
 int64_t rb_stage_record(rb_stage *s, int actions);
+/* Sums of squares of the gradients of the hosted rows [first, first + count), all that a segment has here (-1: all there are). */
+resbm_status rb_stage_gather_sums(rb_stage *s, int segment, int first, int count, double *host, rb_err *err);
 json_t *rb_stage_traffic(const rb_stage *s);
 json_t *rb_stage_losses(const rb_stage *s, int64_t first); /* of microbatches first .. first + M - 1 */
 json_t *rb_stage_aux_losses(const rb_stage *s, int64_t first);

@@ -87,15 +87,8 @@ static void rows_of(const rb_stage *s, int segment, int *first, int *count) {
     }
 }
 
-static resbm_status sum_squares(rb_stage *s, int first, int count, rb_err *err) {
-    for (int r = first; r < first + count; r++) {
-        rb_view g = rb_stage_grad(s->model, s->rows[r]),
-                out = rb_view1((double *)s->sums.data + r, RB_F64, 1);
-        RB_TRY(g.data ? rb_sumsq(s->q, out, g, err) : rb_fill(s->q, out, 0, err));
-    }
-    RB_TRY(rb_download(s->q, s->update_sums + first, (double *)s->sums.data + first,
-                       (size_t)count * sizeof(double), err));
-    RB_TRY(rb_queue_sync(s->q, err));
+static resbm_status sum_squares(rb_stage *s, int segment, int first, int count, rb_err *err) {
+    RB_TRY(rb_stage_gather_sums(s, segment, first, count, s->update_sums + first, err));
     for (int r = first; r < first + count; r++)
         if (!isfinite(s->update_sums[r]))
             return rb_fail(err, RESBM_E_NUMERIC,
@@ -127,7 +120,7 @@ resbm_status rb_stage_update(void *ctx, rb_action a, rb_err *err) {
     rb_stage *s = ctx;
     int i = rb_stage_local(s, a.segment), first, count;
     rows_of(s, a.segment, &first, &count);
-    RB_TRY(sum_squares(s, first, count, err));
+    RB_TRY(sum_squares(s, a.segment, first, count, err));
     if (s->stash[i])
         RB_TRY(rb_stage_keep_version(s->model, s->q, a.segment, (int)(s->version[i] % s->stash[i]), err));
     RB_TRY(apply(s, i, first, count, s->base_step + (uint64_t)(a.microbatch / s->M), err));

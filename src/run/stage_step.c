@@ -130,10 +130,12 @@ static resbm_status sum_squares(void *ctx, int row, rb_view grad, rb_err *err) {
     return rb_sumsq(s->q, rb_view1((double *)s->sums.data + i, RB_F64, 1), grad, err);
 }
 
-static resbm_status gather_sums(rb_stage *s, double *host, rb_err *err) {
-    RB_TRY(rb_fill(s->q, rb_view1(s->sums.data, RB_F64, s->row_count), 0, err));
-    RB_TRY(rb_stage_look_at_grads(s->model, s->q, sum_squares, s, err));
-    RB_TRY(rb_download(s->q, host, s->sums.data, (size_t)s->row_count * sizeof *host, err));
+resbm_status rb_stage_gather_sums(rb_stage *s, int segment, int first, int count, double *host, rb_err *err) {
+    double *sums = (double *)s->sums.data + first;
+    RB_TRY(rb_fill(s->q, rb_view1(sums, RB_F64, count), 0, err));
+    RB_TRY(segment < 0 ? rb_stage_look_at_grads(s->model, s->q, sum_squares, s, err)
+                       : rb_stage_look_at_segment_grads(s->model, s->q, segment, sum_squares, s, err));
+    RB_TRY(rb_download(s->q, host, sums, (size_t)count * sizeof *host, err));
     return rb_queue_sync(s->q, err);
 }
 
@@ -200,7 +202,7 @@ static resbm_status report(rb_stage *s, int64_t busy, int64_t begin, json_t **re
     if (s->updates)
         memcpy(sums, s->update_sums, (size_t)s->row_count * sizeof *sums);
     else
-        st = gather_sums(s, sums, err);
+        st = rb_stage_gather_sums(s, -1, 0, s->row_count, sums, err);
     if (!st && !(all_finite(sums, s->row_count) && all_finite(s->host_losses, s->M)))
         st = rb_stage_find_nonfinite(s->model, s->q, bad, sizeof bad, err);
     rb_carrier_counts n = {0};
