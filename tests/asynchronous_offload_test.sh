@@ -1,11 +1,12 @@
 #!/bin/sh
 # ctest: timeout=400
-# Offload under schedules whose stages update on their own: states on disk give the bits of keeping them in memory, for one
-# segment a stage and two, resumed either way.
+# Offload under schedules whose stages update on their own: states, and gradients, on disk give the bits of keeping them in
+# memory, for one segment a stage and two, resumed either way.
 set -u
 . "$RB_SOURCE_DIR/tests/run_common.sh"
 make_corpus
 make_config
+gradients=optim.offload_parts=states+gradients
 small="model.d=64 model.ffn=96 pipeline.deadline=10s optim.clip_scope=segment train.batch=8 train.microbatches=4 train.steps=4
     train.checkpoint_every=2 train.keep=9 train.eval_every=3"
 
@@ -30,7 +31,9 @@ for schedule in pipedream pipedream-2bw; do
             {
                 go plain $how
                 go states $how optim.offload=disk && same plain states
+                go gradients $how optim.offload=disk $gradients && same plain gradients
                 back resumed $how optim.offload=disk && same plain resumed
+                back resumed $how optim.offload=disk $gradients train.recompute=true && same plain resumed
             }
         done
     done
@@ -44,5 +47,10 @@ cat >ours <<'TEXT'
 TEXT
 ours="pipeline.stages=2 model.layers=2 model.segments=2 pipeline.schedule=file:ours"
 # shellcheck disable=SC2086
-go plain $ours && go states $ours optim.offload=disk && same plain states
+go plain $ours && go gradients $ours optim.offload=disk $gradients && same plain gradients
+
+# What a boundary holds to a subspace is projected wherever it is.
+held="boundary.kind=subspace boundary.codec_fwd=bf16 boundary.codec_bwd=bf16 pipeline.schedule=pipedream-2bw pipeline.stages=2"
+# shellcheck disable=SC2086
+go plain $held && go gradients $held optim.offload=disk $gradients && same plain gradients
 verdict

@@ -95,6 +95,5 @@ refused() {
 }
 refused 'set optim.clip_scope: segment' pipeline.schedule=pipedream
 refused 'set train.microbatches to 4 or more, or pipeline.stages to 3' pipeline.schedule=pipedream-2bw optim.clip_scope=segment
-refused 'updates one segment at a time' pipeline.schedule=pipedream optim.clip_scope=segment optim.offload=disk \
-    optim.offload_parts=states+gradients
+refused 'set optim.delay: 0' pipeline.schedule=pipedream optim.clip_scope=segment optim.delay=1
 verdict

@@ -48,7 +48,7 @@ static resbm_status look_away(rb_stage_model *m, rb_queue *q, int row, rb_grad_l
 
 static resbm_status look_at_rows(rb_stage_model *m, rb_queue *q, int first, int end, rb_grad_look look,
                                  void *ctx, rb_err *err) {
-    if (m->pager) rb_pager_walk(m->pager);
+    if (m->pager) rb_pager_walk(m->pager, first, end);
     for (int i = first; m->grad && i < end; i++) {
         if (!m->grad[i].rank) continue;
         int unit = m->pager ? rb_pager_unit_row(m->pager, i) : -1;

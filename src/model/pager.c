@@ -230,17 +230,26 @@ size_t rb_pager_window_bytes(const rb_pager *p) {
     return p->window_bytes * RB_PAGER_WINDOWS * (p->device_memory ? 2 : 1);
 }
 
-void rb_pager_zero(rb_pager *p) {
+static bool among(const unit *u, int first, int end) {
+    return u->row >= first && u->row < end;
+}
+
+void rb_pager_zero(rb_pager *p, int first, int end) {
     for (int i = 0; i < p->units; i++) {
-        p->unit[i].zero = true;
-        p->unit[i].window = -1;
+        unit *u = &p->unit[i];
+        if (!among(u, first, end)) continue;
+        if (u->window >= 0) p->window[u->window].unit = -1;
+        u->window = -1;
+        u->zero = true;
     }
-    for (int i = 0; i < RB_PAGER_WINDOWS; i++) p->window[i].unit = -1;
     p->last = -1;
 }
 
-void rb_pager_walk(rb_pager *p) {
-    for (int i = 0; i < p->units; i++) p->unit[i].next = i + 1 < p->units ? i + 1 : -1;
+void rb_pager_walk(rb_pager *p, int first, int end) {
+    for (int i = 0; i < p->units; i++) {
+        bool more = i + 1 < p->units && among(&p->unit[i + 1], first, end);
+        if (among(&p->unit[i], first, end)) p->unit[i].next = more ? i + 1 : -1;
+    }
     p->last = -1;
 }
 

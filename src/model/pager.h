@@ -34,8 +34,10 @@ resbm_status rb_pager_open(rb_device *dev, rb_spill *spill, uint64_t at, const r
 void rb_pager_close(rb_pager *p); /* waits for what is under way; NULL is fine */
 rb_lender rb_pager_lender(rb_pager *p);
 size_t rb_pager_window_bytes(const rb_pager *p); /* of all windows, host and device */
-void rb_pager_zero(rb_pager *p);                 /* all gradients; nothing may be borrowed */
-void rb_pager_walk(rb_pager *p); /* the units will now be borrowed in the order of the table */
+/* The gradients of the table's rows [first, end) are zero; none of them may be borrowed. */
+void rb_pager_zero(rb_pager *p, int first, int end);
+/* Those units will now be borrowed in the order of the table. */
+void rb_pager_walk(rb_pager *p, int first, int end);
 /* Where in the spill a row's gradient is once it was given back: a zeroed one must be borrowed at least once. */
 uint64_t rb_pager_at(const rb_pager *p, int row);
 /* The unit of a row (the row itself or the one it is joined to), -1 when it is not away. */

@@ -94,6 +94,46 @@ static void gradients_that_are_away_are_the_same(void **state) {
     }
 }
 
+/* An update of one segment: its gradients are looked at and zeroed alone, between microbatches that add to the others'. */
+static void segments_are_zeroed_alone(void **state) {
+    (void)state;
+    world here = make_world(false, false, false, false), away = make_world(true, false, false, false);
+    world *const both[] = {&here, &away};
+    world_open(&here, "late:cpu", 2, true);
+    world_open(&away, "late:cpu", 2, true);
+    for (int round = 0; round < 4; round++) {
+        int segment = (2 * round) % 3;
+        copies seen[2];
+        for (int k = 0; k < 2; k++) {
+            world *w = both[k];
+            seen[k] = (copies){.w = w};
+            if (!round) world_zero(w);
+            world_random_tokens(w, 60 + (uint64_t)round);
+            world_forward(w, 0, 0.01f);
+            world_backward(w, 0, FUSED);
+            assert_ok(rb_stage_look_at_segment_grads(w->stage, w->q, segment, copy, &seen[k], &err), &err);
+            assert_ok(rb_stage_zero_segment_grads(w->stage, w->q, segment, &err), &err);
+        }
+        for (int r = 0; r < here.table.count; r++) {
+            const rb_tensor *t = &here.table.rows[r];
+            assert_int_equal(seen[0].x[r] != NULL, seen[1].x[r] != NULL);
+            if (t->segment != segment) assert_null(seen[0].x[r]);
+            if (seen[0].x[r]) assert_memory_equal(seen[0].x[r], seen[1].x[r], (size_t)rb_tensor_count(t) * 4);
+        }
+        free_copies(&seen[0]);
+        free_copies(&seen[1]);
+    }
+    copies x, y;
+    copy_gradients(&here, &x);
+    copy_gradients(&away, &y);
+    for (int r = 0; r < here.table.count; r++)
+        if (x.x[r]) assert_memory_equal(x.x[r], y.x[r], (size_t)rb_tensor_count(&here.table.rows[r]) * 4);
+    free_copies(&x);
+    free_copies(&y);
+    world_close(&here);
+    world_close(&away);
+}
+
 /* What the optimizer reads from the spill is what the model added up: after a look at them all is written. */
 static void the_spill_holds_the_gradients(void **state) {
     (void)state;
@@ -163,6 +203,7 @@ static void misuse_is_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_that_are_away_are_the_same),
+        cmocka_unit_test(segments_are_zeroed_alone),
         cmocka_unit_test(the_spill_holds_the_gradients),
         cmocka_unit_test(misuse_is_refused),
     };

@@ -500,7 +500,7 @@ rb_view rb_stage_grad(const rb_stage_model *m, int row) {
 
 resbm_status rb_stage_zero_grads(rb_stage_model *m, rb_queue *q, rb_err *err) {
     if (!m->grad) return rb_fail(err, RESBM_E_STATE, "gradients of a stage that was opened without training");
-    if (m->pager) rb_pager_zero(m->pager);
+    if (m->pager) rb_pager_zero(m->pager, 0, m->table.count);
     return rb_fill(q, rb_view1(m->grads, RB_F32, (int64_t)(m->grad_bytes / 4)), 0, err);
 }
 

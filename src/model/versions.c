@@ -94,6 +94,7 @@ resbm_status rb_stage_use_version(rb_stage_model *m, int segment, int copy, rb_e
 resbm_status rb_stage_zero_segment_grads(rb_stage_model *m, rb_queue *q, int segment, rb_err *err) {
     rb_segment *s = NULL;
     RB_TRY(rb_find_segment(m, segment, &s, err));
+    if (m->pager) rb_pager_zero(m->pager, s->first_row, s->first_row + s->rows);
     for (int i = s->first_row; i < s->first_row + s->rows; i++)
         if (m->grad[i].data) RB_TRY(rb_fill(q, m->grad[i], 0, err));
     return RESBM_OK;
