@@ -95,5 +95,7 @@ refused() {
 }
 refused 'set optim.clip_scope: segment' pipeline.schedule=pipedream
 refused 'set train.microbatches to 4 or more, or pipeline.stages to 3' pipeline.schedule=pipedream-2bw optim.clip_scope=segment
+echo '0F0 0F1 0B0 0U0 0F2 0B1 0F3 0B2 0B3 0U3' >uneven
+refused 'all must take as many' pipeline.schedule=file:uneven pipeline.stages=1 model.segments=1 optim.clip_scope=segment train.batch=8 train.microbatches=4
 refused 'set optim.delay: 0' pipeline.schedule=pipedream optim.clip_scope=segment optim.delay=1
 verdict

@@ -146,6 +146,7 @@ resbm_status rb_stage_zero_grads(rb_stage_model *m, rb_queue *q, rb_err *err);
  *
  * Room for copies[i] older versions of the ith hosted segment's weights. Learned steps of a codec have no versions. */
 resbm_status rb_stage_open_versions(rb_stage_model *m, const int *copies, rb_err *err);
+size_t rb_stage_version_bytes(const rb_stage_model *m); /* of one of every segment */
 /* The segment's weights as they are go into copy `copy`. */
 resbm_status rb_stage_keep_version(rb_stage_model *m, rb_queue *q, int segment, int copy, rb_err *err);
 /* Forward and backward of the segment use that copy from now on; -1: the weights themselves, to which gradients,

@@ -7,23 +7,37 @@ static bool versioned(const rb_stage_model *m, int row) {
     return rb_role_trained(m->table.rows[row].role);
 }
 
-/* As plan_tensors lays the weights: joined rows straight behind the row before. */
-static void plan_copies(const rb_stage_model *m, const rb_segment *s, rb_plan *p) {
-    for (int c = 0; c < s->copies; c++) {
-        for (int i = 0; i < s->rows; i++) {
-            const rb_tensor *t = &m->table.rows[s->first_row + i];
-            if (!versioned(m, s->first_row + i)) continue;
-            size_t bytes = (size_t)rb_tensor_count(t) * 4;
-            void *at = t->joined && p->base ? p->base + p->used : NULL;
-            if (t->joined)
-                p->used += bytes;
-            else
-                at = rb_plan_take(p, bytes);
-            rb_view v = m->own[s->first_row + i];
-            v.data = at;
-            s->copy[c * s->rows + i] = v;
-        }
+/* The newest weights of a row on this device: where their masters are away, what they are rounded to. */
+static rb_view newest(const rb_stage_model *m, int row) {
+    return m->own[row].data ? m->own[row] : m->half[row];
+}
+
+/* One version, into copy (s->rows; NULL: it is only measured). As plan_tensors lays the weights: joined rows straight behind
+ * the row before. */
+static void plan_copy(const rb_stage_model *m, const rb_segment *s, rb_plan *p, rb_view *copy) {
+    for (int i = 0; i < s->rows; i++) {
+        const rb_tensor *t = &m->table.rows[s->first_row + i];
+        if (!versioned(m, s->first_row + i)) continue;
+        rb_view v = newest(m, s->first_row + i);
+        size_t bytes = (size_t)rb_tensor_count(t) * rb_dtype_size(v.dtype);
+        void *at = t->joined && p->base ? p->base + p->used : NULL;
+        if (t->joined)
+            p->used += bytes;
+        else
+            at = rb_plan_take(p, bytes);
+        v.data = at;
+        if (copy) copy[i] = v;
     }
+}
+
+static void plan_copies(const rb_stage_model *m, const rb_segment *s, rb_plan *p) {
+    for (int c = 0; c < s->copies; c++) plan_copy(m, s, p, s->copy + c * s->rows);
+}
+
+size_t rb_stage_version_bytes(const rb_stage_model *m) {
+    rb_plan p = {0};
+    for (int i = 0; i < m->opt.segments; i++) plan_copy(m, &m->segment[i], &p, NULL);
+    return p.used;
 }
 
 static resbm_status zero_all(rb_stage_model *m, size_t bytes, rb_err *err) {
@@ -74,7 +88,7 @@ resbm_status rb_stage_keep_version(rb_stage_model *m, rb_queue *q, int segment, 
     if (copy < 0) return rb_fail(err, RESBM_E_ARG, "version %d of segment %d's weights", copy, segment);
     for (int i = 0; i < s->rows; i++)
         if (versioned(m, s->first_row + i))
-            RB_TRY(rb_axpby(q, 1, m->own[s->first_row + i], 0, s->copy[copy * s->rows + i], err));
+            RB_TRY(rb_axpby(q, 1, newest(m, s->first_row + i), 0, s->copy[copy * s->rows + i], err));
     return RESBM_OK;
 }
 

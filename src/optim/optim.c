@@ -310,11 +310,15 @@ static rb_rule_call call_of(const rb_optim *o, const rb_optim_entry *e, int64_t 
                           .scratch = &o->scratch};
 }
 
+static bool is_among(const rb_optim_entry *e, int first, int count) {
+    return e->given >= first && e->given < first + count;
+}
+
 static resbm_status update_some(rb_optim *o, rb_queue *q, int64_t t, double lr_factor, const float *scale,
                                 int first, int count, rb_err *err) {
     for (int i = 0; i < o->count; i++) {
         const rb_optim_entry *e = &o->entries[i];
-        if (e->hosted || e->given < first || e->given >= first + count) continue;
+        if (e->hosted || !is_among(e, first, count)) continue;
         rb_rule_call c = call_of(o, e, t, lr_factor, scale);
         resbm_status st = update_entry(o, e, q, &c, err);
         if (st != RESBM_OK)
@@ -325,11 +329,12 @@ static resbm_status update_some(rb_optim *o, rb_queue *q, int64_t t, double lr_f
 
 /* What the host updates, asked for in the order in which the next forward needs it: with a delay, first all that was made
  * before comes into use. */
-static resbm_status ask_host(rb_optim *o, rb_queue *q, double lr_factor, const float *scale, rb_err *err) {
+static resbm_status ask_host(rb_optim *o, rb_queue *q, int64_t t, double lr_factor, const float *scale,
+                             int first, int count, rb_err *err) {
     bool delay = o->config.delay > 0;
     for (int i = 0; i < o->count; i++) {
         rb_optim_entry *e = &o->entries[i];
-        if (!e->hosted) continue;
+        if (!e->hosted || !is_among(e, first, count)) continue;
         if (e->taken) o->early += (uint64_t)e->hosted->count * sizeof(float);
         if (!e->taken) RB_TRY(rb_host_take(o->host, q, e->hosted, err));
         e->taken = false;
@@ -337,8 +342,9 @@ static resbm_status ask_host(rb_optim *o, rb_queue *q, double lr_factor, const f
     }
     for (int i = 0; i < o->count; i++) {
         rb_optim_entry *e = &o->entries[i];
-        rb_rule_call c = call_of(o, e, o->steps, lr_factor, scale);
-        if (e->hosted) RB_TRY(rb_host_update(o->host, e->hosted, &c, !delay, err));
+        if (!e->hosted || !is_among(e, first, count)) continue;
+        rb_rule_call c = call_of(o, e, t, lr_factor, scale);
+        RB_TRY(rb_host_update(o->host, e->hosted, &c, !delay, err));
     }
     return RESBM_OK;
 }
@@ -348,15 +354,16 @@ static void find_tiles(const rb_optim *o, int first, int count, int *from, int *
     *from = *to = 0;
     for (int i = 0; i < o->count; i++) {
         const rb_optim_entry *e = &o->entries[i];
-        if (!e->tiles || e->given < first || e->given >= first + count) continue;
+        if (!e->tiles || !is_among(e, first, count)) continue;
         if (*to == 0) *from = e->first_tile;
         *to = e->first_tile + e->tiles;
     }
 }
 
-static resbm_status stream_some(rb_optim *o, rb_queue *q, int64_t t, double lr_factor, const float *scale,
+resbm_status rb_optim_step_some(rb_optim *o, rb_queue *q, int64_t t, double lr_factor, const float *scale,
                                 int first, int count, rb_err *err) {
     int from = 0, to = 0;
+    if (o->host) RB_TRY(ask_host(o, q, t, lr_factor, scale, first, count, err));
     if (o->stream) find_tiles(o, first, count, &from, &to);
     if (to > from) RB_TRY(rb_stream_begin(o->stream, from, to, err));
     RB_TRY(update_some(o, q, t, lr_factor, scale, first, count, err));
@@ -364,15 +371,7 @@ static resbm_status stream_some(rb_optim *o, rb_queue *q, int64_t t, double lr_f
 }
 
 resbm_status rb_optim_step(rb_optim *o, rb_queue *q, double lr_factor, const float *scale, rb_err *err) {
-    o->steps++;
-    if (o->host) RB_TRY(ask_host(o, q, lr_factor, scale, err));
-    return stream_some(o, q, o->steps, lr_factor, scale, 0, INT_MAX, err);
-}
-
-resbm_status rb_optim_step_some(rb_optim *o, rb_queue *q, int64_t t, double lr_factor, const float *scale,
-                                int first, int count, rb_err *err) {
-    if (o->host) return rb_fail(err, RESBM_E_STATE, "what the host updates is updated all at once");
-    return stream_some(o, q, t, lr_factor, scale, first, count, err);
+    return rb_optim_step_some(o, q, ++o->steps, lr_factor, scale, 0, INT_MAX, err);
 }
 
 int64_t rb_optim_steps_done(const rb_optim *o) {
@@ -398,8 +397,7 @@ resbm_status rb_optim_take(rb_optim *o, rb_queue *q, int segment, rb_err *err) {
 
 resbm_status rb_optim_take_some(rb_optim *o, rb_queue *q, int first, int count, rb_err *err) {
     for (int i = 0; o->host && i < o->count; i++)
-        if (o->entries[i].given >= first && o->entries[i].given < first + count)
-            RB_TRY(take(o, q, &o->entries[i], err));
+        if (is_among(&o->entries[i], first, count)) RB_TRY(take(o, q, &o->entries[i], err));
     return RESBM_OK;
 }
 

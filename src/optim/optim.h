@@ -108,7 +108,7 @@ void rb_optim_close(rb_optim *o); /* NULL is fine; no step may be under way on a
 resbm_status rb_optim_step(rb_optim *o, rb_queue *q, double lr_factor, const float *scale, rb_err *err);
 
 /* The same for the tensors [first, first + count) of open alone, as their update number t (from 1); the optimizer's own
- * count stays as it is. Not with updates on the host (RESBM_E_STATE). */
+ * count stays as it is. */
 resbm_status rb_optim_step_some(rb_optim *o, rb_queue *q, int64_t t, double lr_factor, const float *scale,
                                 int first, int count, rb_err *err);
 

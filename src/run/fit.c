@@ -74,7 +74,7 @@ resbm_status rb_fit_stage(const rb_config *cfg, int stage, int extra, rb_fit_nee
         out->activations += (size_t)alive * slot[i];
         if (alive > out->slots) out->slots = alive;
     }
-    if (kind && kind->stash) out->stashes = (size_t)kind->stash(&a, stage) * out->part.weights;
+    if (kind && kind->stash) out->stashes = (size_t)kind->stash(&a, stage) * out->part.version;
     out->rounded = rounded_bytes(cfg, stage);
     out->total = out->rounded + out->part.weights + out->part.gradients + out->part.optimizer +
                  out->part.working + out->activations + out->stashes;

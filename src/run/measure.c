@@ -344,6 +344,7 @@ static resbm_status bytes_with(const rb_config *cfg, const int *host, int hosted
         *all = rb_timed_bytes(s->dev);
         out->weights = b.weights;
         out->gradients = b.gradients;
+        out->version = rb_stage_version_bytes(s->model);
         st = count_optimizer(s, out, err);
     }
     free_stage(s);

@@ -27,6 +27,7 @@ resbm_status rb_measure_segment(const rb_config *cfg, const char *device, int se
 typedef struct rb_stage_need {
     size_t weights, gradients,
         optimizer;     /* optimizer: states, windows and scratch where the device keeps them */
+    size_t version;    /* one older version of all its weights */
     size_t working;    /* scratch, ports, token ids: what does not grow with microbatches alive */
     uint64_t snapshot; /* bytes of its files in a checkpoint: weights and states */
 } rb_stage_need;

@@ -59,6 +59,8 @@ static void memory_is_what_a_stage_takes(void **state) {
             rb_stage_close(s);
             open_stage(s, c, "ref", hosts[h], 2, slots);
             assert_int_equal(rb_stage_model_bytes(s->model), model);
+            assert_ok(rb_stage_open_versions(s->model, (const int[]){1, 1}, &err), &err);
+            assert_int_equal(rb_stage_model_bytes(s->model), model + need.version);
             rb_stage_close(s);
             free(c);
         }

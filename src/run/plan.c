@@ -270,7 +270,7 @@ static void fill_stage(const work *w, const rb_prediction *p, int i, rb_plan_row
         s->activations += (size_t)slots * w->slot[host[n]];
         if (slots > s->slots) s->slots = slots;
     }
-    s->stashes = (size_t)stash * s->need.weights;
+    s->stashes = (size_t)stash * s->need.version;
     s->total = fixed_bytes(&s->need) + s->activations + s->stashes;
     for (int d = 0; d < 2; d++) s->sent[d] = (double)sim->sent[d] * p->wire[d];
 }

@@ -101,12 +101,6 @@ resbm_status rb_config_check_schedule(rb_config *c, rb_err *err) {
             "pipeline.schedule %s updates inside its list, where gradients are of older weights already: "
             "set optim.delay: 0, or a synchronous schedule",
             name);
-    if (c->optim.offload_update == RB_OFFLOAD_UPDATE_HOST)
-        return rb_fail(
-            err, RESBM_E_CONFIG,
-            "pipeline.schedule %s updates one segment at a time, which updates on the host cannot: "
-            "set optim.offload_update: device",
-            name);
     return RESBM_OK;
 }
 

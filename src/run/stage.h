@@ -102,7 +102,8 @@ typedef struct rb_stage {
     rb_spill *spill;             /* NULL: nothing is offloaded */
     rb_optim_need need;          /* what the optimizer took */
     int *
-        grads_left; /* (hosted) actions of the list under way that still add to the segment's gradients; 0: nobody asks */
+        grads_left; /* (hosted) actions of the list under way, up to the next update, that still add to the segment's
+                       gradients; 0: nobody asks */
     rb_kv_cache *cache;   /* generation */
     int *rows, row_count; /* hosted rows of the table */
     rb_schedule train, eval;

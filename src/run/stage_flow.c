@@ -12,18 +12,27 @@
 #include "run/control.h"
 #include "run/stage.h"
 
-resbm_status rb_stage_open_flow(rb_stage *s, rb_err *err) {
-    int updates = 0;
+/* Microbatches in an update; 0 where not all take as many. */
+static int64_t count_per_update(const rb_stage *s, int *updates) {
     const rb_action_list *l = &s->train.stage[s->self];
+    *updates = 0;
     for (int i = 0; i < l->count; i++)
-        updates += l->items[i].kind == RB_ACT_UPDATE && l->items[i].segment == s->host[0];
-    s->per_update = s->train.microbatches / updates;
+        *updates += l->items[i].kind == RB_ACT_UPDATE && l->items[i].segment == s->host[0];
+    int per = s->train.microbatches / *updates;
+    for (int i = 0; i < l->count; i++)
+        if (l->items[i].kind == RB_ACT_UPDATE && (l->items[i].microbatch + 1) % per) return 0;
+    return s->train.microbatches % *updates ? 0 : per;
+}
+
+resbm_status rb_stage_open_flow(rb_stage *s, rb_err *err) {
+    int updates;
+    s->per_update = count_per_update(s, &updates);
     s->version = calloc((size_t)s->hosted, sizeof *s->version);
     s->updated = calloc((size_t)s->hosted, sizeof *s->updated);
     s->update_sums = calloc((size_t)s->row_count + 1, sizeof *s->update_sums);
     if (!s->version || !s->updated || !s->update_sums)
         return rb_fail(err, RESBM_E_MEMORY, "no memory for the versions of %d segments", s->hosted);
-    if (s->train.microbatches % updates)
+    if (!s->per_update)
         return rb_fail(err, RESBM_E_CONFIG, "%s has %d updates for %d microbatches: all must take as many",
                        s->train.name, updates, s->train.microbatches);
     return rb_stage_open_versions(s->model, s->stash, err);
@@ -36,8 +45,14 @@ void rb_stage_close_flow(rb_stage *s) {
     free(s->update_sums);
 }
 
+/* Until the next update: actions that add to the segment's gradients. */
+static void expect_gradients(rb_stage *s, int i) {
+    s->grads_left[i] = (int)s->per_update * (s->trunk_apart[i] ? 2 : 1);
+}
+
 void rb_stage_begin_versions(rb_stage *s) {
     for (int i = 0; i < s->hosted; i++) {
+        expect_gradients(s, i);
         s->version[i] = 0;
         rb_seat_clear(&s->seat[i]);
     }
@@ -47,7 +62,7 @@ void rb_stage_begin_versions(rb_stage *s) {
 
 static resbm_status see(rb_stage *s, int i, int64_t version, rb_err *err) {
     int64_t age = s->version[i] - version;
-    if (!age) return RESBM_OK;
+    if (!age) return rb_optim_await(s->optim, s->host[i], err); /* the host may have updated them */
     if (version >= 0 && age > 0 && age <= s->stash[i])
         return rb_stage_use_version(s->model, s->host[i], (int)(version % s->stash[i]), err);
     return rb_fail(err, RESBM_E_INTERNAL,
@@ -110,6 +125,7 @@ static resbm_status apply(rb_stage *s, int i, int first, int count, uint64_t ste
                            scale, first, count, err);
     if (!st) st = rb_stage_constrain_segment(s->model, s->q, s->host[i], err);
     if (!st) st = rb_stage_segment_changed(s->model, s->q, s->host[i], err);
+    if (!st) st = rb_optim_await_taken(s->optim, err);
     if (!st) st = rb_stage_zero_segment_grads(s->model, s->q, s->host[i], err);
     if (!st) st = rb_queue_sync(s->q, err);
     free(scale);
@@ -120,11 +136,15 @@ resbm_status rb_stage_update(void *ctx, rb_action a, rb_err *err) {
     rb_stage *s = ctx;
     int i = rb_stage_local(s, a.segment), first, count;
     rows_of(s, a.segment, &first, &count);
-    RB_TRY(sum_squares(s, a.segment, first, count, err));
+    /* The newest weights may be on their way up from the host. They are kept before others may come up: the sums wait
+     * for the queue. */
+    RB_TRY(rb_optim_await(s->optim, a.segment, err));
     if (s->stash[i])
         RB_TRY(rb_stage_keep_version(s->model, s->q, a.segment, (int)(s->version[i] % s->stash[i]), err));
+    RB_TRY(sum_squares(s, a.segment, first, count, err));
     RB_TRY(apply(s, i, first, count, s->base_step + (uint64_t)(a.microbatch / s->M), err));
     s->version[i]++;
+    expect_gradients(s, i);
     return RESBM_OK;
 }
 

@@ -24,6 +24,12 @@ static resbm_status await_weights(rb_stage *s, int segment, rb_err *err) {
     return s->optim ? rb_optim_await(s->optim, segment, err) : RESBM_OK;
 }
 
+/* Before a forward: the weights it is to see. Where lists update, older ones are there while the newest are on their way. */
+static resbm_status see_weights(rb_stage *s, int i, rb_berth *b, rb_action a, rb_err *err) {
+    if (s->updates && !s->evaluating) return rb_stage_see_newest(s, i, b, a.behind, err);
+    return await_weights(s, a.segment, err);
+}
+
 static resbm_status block_is_final(void *ctx, int row, int count, rb_err *err) {
     rb_stage *s = ctx;
     int i = 0;
@@ -105,8 +111,7 @@ static resbm_status trunk_forward(void *ctx, rb_action a, rb_err *err) {
     int i, slot;
     RB_TRY(take(s, a, &i, &b, &slot, err));
     rb_segment_io io = {.tokens = row_of(s->tokens, rb_stage_place(s, a.microbatch), s->B, s->T)};
-    RB_TRY(await_weights(s, a.segment, err));
-    if (s->updates) RB_TRY(rb_stage_see_newest(s, i, b, a.behind, err));
+    RB_TRY(see_weights(s, i, b, a, err));
     s->half_forward = true;
     RB_TRY(rb_segment_trunk_forward(s->model, s->q, a.segment, slot, &io, err));
     if (s->updates) RB_TRY(rb_stage_unsee(s, i, err));
@@ -136,8 +141,7 @@ static resbm_status forward(void *ctx, rb_action a, rb_err *err) {
                         .targets = row_of(s->targets, place, s->B, s->T),
                         .grad_scale = s->evaluating ? 0 : s->grad_scale};
     memcpy(io.in, b->in, sizeof io.in);
-    RB_TRY(await_weights(s, a.segment, err));
-    if (s->updates && !s->evaluating) RB_TRY(rb_stage_see_newest(s, i, b, a.behind, err));
+    RB_TRY(see_weights(s, i, b, a, err));
     s->half_forward = false;
     RB_TRY(rb_segment_forward(s->model, s->q, a.segment, slot, &io, err));
     if (s->updates && !s->evaluating) RB_TRY(rb_stage_unsee(s, i, err));

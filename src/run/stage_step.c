@@ -96,8 +96,9 @@ resbm_status rb_stage_narrow(rb_stage *s, int64_t step, rb_err *err) {
 /* Who adds to which gradients in this list. Replicas add theirs up behind it. */
 static void count_gradients(rb_stage *s) {
     const rb_action_list *l = &s->train.stage[s->self];
+    if (s->updates) return; /* counted from update to update */
     memset(s->grads_left, 0, (size_t)s->hosted * sizeof *s->grads_left);
-    for (int k = 0; k < l->count && !rb_replicated(&s->cfg) && !s->updates; k++) {
+    for (int k = 0; k < l->count && !rb_replicated(&s->cfg); k++) {
         rb_action_kind kind = l->items[k].kind;
         if (kind == RB_ACT_BACKWARD || kind == RB_ACT_BACKWARD_WEIGHT || kind == RB_ACT_TRUNK_BACKWARD)
             s->grads_left[rb_stage_local(s, l->items[k].segment)]++;
