@@ -1,5 +1,5 @@
 #!/bin/sh
-# ctest: timeout=400 serial
+# ctest: timeout=400
 # Schedules whose stages update on their own: PipeDream on one stage is training with as many smaller steps, 2BW gives the
 # same bits on any number of stages, and every kind goes on bit for bit after a kill or from a snapshot.
 set -u

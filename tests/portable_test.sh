@@ -1,5 +1,5 @@
 #!/bin/sh
-# ctest: timeout=300 serial
+# ctest: timeout=300
 # The portable build: the device's code once per instruction set, one picked when the device opens. Its suites compare every
 # set that this processor has with the reference. Only what they need is built.
 set -eu

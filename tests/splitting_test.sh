@@ -1,5 +1,5 @@
 #!/bin/sh
-# ctest: timeout=300 serial
+# ctest: timeout=300
 # Splitting changes nothing: losses (as text) and the files of the last snapshot (by hash) of one stage and one thread
 # come out of every number of stages and threads, every schedule, transport and way to spread the data.
 set -u

@@ -4,8 +4,11 @@
 
 #include "boundary/boundary.h"
 
-extern const rb_boundary_kind rb_boundary_none, rb_boundary_linear, rb_boundary_residual, rb_boundary_topk,
-    rb_boundary_subspace;
+/* The registry, a word each. The table of kinds and the words of boundary.kind follow from it. */
+#define RB_BOUNDARY_KINDS(kind) kind(none) kind(linear) kind(residual) kind(topk) kind(subspace)
+
+#define RB_BOUNDARY_DECLARE(name) extern const rb_boundary_kind rb_boundary_##name;
+RB_BOUNDARY_KINDS(RB_BOUNDARY_DECLARE)
 
 /* What several kinds have in common. */
 void rb_boundary_latents_only(const rb_boundary_config *c, const rb_boundary_dims *s, rb_boundary_parts *out);

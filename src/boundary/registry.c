@@ -1,10 +1,8 @@
 #include <string.h>
 #include "boundary/kinds.h"
 
-const rb_boundary_kind *const rb_boundary_kinds[] = {
-    &rb_boundary_none, &rb_boundary_linear,   &rb_boundary_residual,
-    &rb_boundary_topk, &rb_boundary_subspace, NULL,
-};
+#define ENTRY(name) &rb_boundary_##name,
+const rb_boundary_kind *const rb_boundary_kinds[] = {RB_BOUNDARY_KINDS(ENTRY) NULL};
 
 const rb_boundary_kind *rb_boundary_find(const char *name) {
     for (int i = 0; rb_boundary_kinds[i]; i++)

@@ -1,5 +1,6 @@
 /* The table. Order is the order of the printed configuration and of the reference page. */
 #include <math.h>
+#include "boundary/kinds.h"
 #include "run/keys.h"
 
 /* Largest whole number a double and JSON carry exactly. */
@@ -32,6 +33,8 @@
         .section = sec, .name = key, .type = kind, FIELD_OF(member), .fallback = def, .choices = words,      \
         .class = cls, .doc = text                                                                            \
     }
+#define BAR_AND(name)  "|" #name
+#define BOUNDARY_WORDS (&(RB_BOUNDARY_KINDS(BAR_AND))[1])
 #define PLAIN(kind, sec, key, member, def, cls, text)                                                        \
     {                                                                                                        \
         .section = sec, .name = key, .type = kind, FIELD_OF(member), .fallback = def, .class = cls,          \
@@ -89,8 +92,8 @@ const rb_key rb_keys[] = {
     REAL("model", "init_std", model.init_std, "0.02", 0, 10, NULL, FIXED,
          "Standard deviation of the initial weights."),
 
-    WORDY(RB_KEY_NAME, "boundary", "kind", boundary.kind, "residual", "none|linear|residual|topk|subspace",
-          FIXED, "What narrows the activation between segments."),
+    WORDY(RB_KEY_NAME, "boundary", "kind", boundary.kind, "residual", BOUNDARY_WORDS, FIXED,
+          "What narrows the activation between segments."),
     WORDY(RB_KEY_ENUM, "boundary", "identity", boundary.identity, "auto",
           "truncate|split|full|none|rotate|auto", FIXED,
           "Identity path of residual: the first k coordinates added to the latents, the first identity_width "
@@ -348,8 +351,10 @@ const rb_key rb_keys[] = {
      .word = "auto",
      .word_value = 0,
      .class = DEPLOYMENT,
-     .doc = "Memory a head's logits may take at once. A microbatch's that fit are kept from the forward to the backward pass, "
-            "others are made in pieces, and once more for the weight's gradient. auto: 16777216 on processors, 536870912 on GPUs, "
+     .doc = "Memory a head's logits may take at once. A microbatch's that fit are kept from the forward to "
+            "the backward pass, "
+            "others are made in pieces, and once more for the weight's gradient. auto: 16777216 on "
+            "processors, 536870912 on GPUs, "
             "where products of few rows are slow. Other pieces, other last bits."},
     PLAIN(RB_KEY_BOOL, "pipeline", "weight_copies", pipeline.weight_copies, "true", DEPLOYMENT,
           "On a GPU that computes in bf16: matrices are kept in bf16 beside their f32 weights (2 bytes a "
