@@ -69,7 +69,7 @@ def test_loss_and_gradients_of_the_cuda_device(folder, tmp_path):
     """Its sources run on the host; all kinds on a card: RESBM_TEST_SETTINGS (run_program.py)."""
     if not (PROGRAM.parent / "resbm-cuda-emulated.so").exists():
         pytest.skip("this build has no resbm-cuda-emulated.so")
-    device = ["pipeline.device=cuda:emulated", "pipeline.math=f32"]
+    device = ["pipeline.device=cuda:emulated", "pipeline.math=f32", "model.d=32", "model.layers=2", "model.segments=2"]
     here, there, whole, worst = step_two(folder, tmp_path / "run", [*KINDS["trunk"], *EXACT, *device])
     assert here == pytest.approx(there, rel=1e-5)
     assert whole < 1e-5 and worst < 1e-4
