@@ -11,13 +11,6 @@ gradients=optim.offload_parts=states+gradients
 small="model.d=64 model.ffn=96 pipeline.deadline=10s optim.clip_scope=segment train.batch=8 train.microbatches=4 train.steps=6
     train.checkpoint_every=3 train.keep=9 train.eval_every=4"
 
-# go DIR SETTINGS: trains; its failure is shown.
-go() {
-    name=$1
-    shift
-    # shellcheck disable=SC2086
-    train "$name" $small "$@" || { miss "$name: $*"; cat "$name.log"; return 1; }
-}
 # back FROM DIR SETTINGS: a copy of FROM goes on from its first snapshot.
 back() {
     from=$1
@@ -25,15 +18,6 @@ back() {
     rm -rf "$1" && cp -r "$from" "$1" && rm -rf "$1/step-6"
     go "$@" --resume
 }
-# near A B WITHIN: their losses, step by step, as a share.
-near() {
-    for run in "$1" "$2"; do sed -n 's/.*"loss": *\([0-9.e+-]*\).*/\1/p' "$run/metrics.jsonl" >"$run.losses"; done
-    paste "$1.losses" "$2.losses" | awk -v within="$3" 'BEGIN { worst = 0 }
-        { off = ($1 - $2) / $1; if (off < 0) off = -off; if (off > worst) worst = off }
-        END { print NR " losses, " worst " off at most"; exit !(NR >= 3 && worst <= within) }' || miss "$1 and $2 differ"
-}
-# planned DIR WHAT: bytes in the summary's memory of stage 0.
-planned() { sed -n "/\"memory\"/,/]/s/.*\"$2\": \([0-9]*\).*/\1/p" "$1/summary.json" | head -n 1; }
 # counted DIR SETTINGS: `resbm plan` has the very bytes of weights, with older ones, and of gradients that stage 0 of DIR took.
 counted() {
     ran=$1

@@ -11,22 +11,6 @@ make_config
 small="model.d=32 model.layers=2 model.heads=2 model.kv_heads=1 model.ffn=48 model.context=16 model.segments=2 boundary.ratio=8
     boundary.hidden=16 train.batch=4 train.microbatches=2 train.eval_sequences=2 pipeline.stages=1"
 
-# go DIR SETTINGS: trains; its failure is shown.
-go() {
-    name=$1
-    shift
-    # shellcheck disable=SC2086
-    train "$name" $small "$@" || { miss "$name: $*"; cat "$name.log"; return 1; }
-}
-# near A B WITHIN: their losses, step by step, as a share.
-near() {
-    for run in "$1" "$2"; do sed -n 's/.*"loss": *\([0-9.e+-]*\).*/\1/p' "$run/metrics.jsonl" >"$run.losses"; done
-    paste "$1.losses" "$2.losses" | awk -v within="$3" 'BEGIN { worst = 0 }
-        { off = ($1 - $2) / $1; if (off < 0) off = -off; if (off > worst) worst = off }
-        END { print NR " losses, " worst " off at most"; exit !(NR >= 3 && worst <= within) }' || miss "$1 and $2 differ"
-}
-# planned DIR WHAT: bytes in the summary's memory of stage 0.
-planned() { sed -n "/\"memory\"/,/]/s/.*\"$2\": \([0-9]*\).*/\1/p" "$1/summary.json" | head -n 1; }
 # refused PATTERN SETTINGS: the run ends with a message like this.
 refused() {
     pattern=$1

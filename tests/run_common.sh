@@ -56,6 +56,23 @@ train() {
     "$resbm" train -q run.yaml --out "$dir" "$@" >"$dir.log" 2>&1
 }
 
+# go DIR SETTINGS: trains with the settings in $small and these; its failure is shown.
+go() {
+    name=$1
+    shift
+    # shellcheck disable=SC2086
+    train "$name" $small "$@" || { miss "$name: $*"; cat "$name.log"; return 1; }
+}
+# near A B WITHIN: their losses, step by step, as a share.
+near() {
+    for run in "$1" "$2"; do sed -n 's/.*"loss": *\([0-9.e+-]*\).*/\1/p' "$run/metrics.jsonl" >"$run.losses"; done
+    paste "$1.losses" "$2.losses" | awk -v within="$3" 'BEGIN { worst = 0 }
+        { off = ($1 - $2) / $1; if (off < 0) off = -off; if (off > worst) worst = off }
+        END { print NR " losses, " worst " off at most"; exit !(NR >= 3 && worst <= within) }' || miss "$1 and $2 differ"
+}
+# planned DIR WHAT: bytes in the summary's memory of stage 0.
+planned() { sed -n "/\"memory\"/,/]/s/.*\"$2\": \([0-9]*\).*/\1/p" "$1/summary.json" | head -n 1; }
+
 # killed_at STEP DIR [...]: a run ended by SIGKILL of its coordinator once it has done STEP; its stages end by themselves.
 killed_at() {
     step=$1 dir=$2

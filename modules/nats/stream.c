@@ -3,8 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +13,7 @@
 #include "core/clock.h"
 #include "core/hash.h"
 #include "core/rng.h"
+#include "core/thread.h"
 #include "link/carrier.h"
 #include "packet.h"
 #include "ring.h"
@@ -503,21 +502,12 @@ static void *pump(void *arg) {
 /* --- the calls --- */
 
 static resbm_status start(rb_streams *s, rb_err *err) {
-    pthread_condattr_t a;
-    sigset_t all, old;
     pthread_mutex_init(&s->lock, NULL);
-    pthread_condattr_init(&a);
-    pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
-    pthread_cond_init(&s->changed, &a);
-    pthread_condattr_destroy(&a);
+    rb_cond_init(&s->changed);
     if (pipe2(s->wake, O_CLOEXEC | O_NONBLOCK))
         return rb_fail_errno(err, errno, "cannot make a pipe for streams");
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int bad = pthread_create(&s->thread, NULL, pump, s);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    int bad = rb_thread_start(&s->thread, "rb-streams", pump, s);
     if (bad) return rb_fail_errno(err, bad, "cannot start the thread of streams");
-    pthread_setname_np(s->thread, "rb-streams");
     s->started = true;
     return RESBM_OK;
 }
@@ -546,8 +536,7 @@ resbm_status rb_streams_open(const rb_bus *bus, uint64_t port, size_t piece, rb_
 static bool wait_changed(rb_streams *s, int64_t until_ns) {
     int64_t slice = rb_now_ns() + 50 * RB_MS;
     if (until_ns < slice) slice = until_ns;
-    struct timespec t = {.tv_sec = slice / RB_SEC, .tv_nsec = slice % RB_SEC};
-    pthread_cond_timedwait(&s->changed, &s->lock, &t);
+    rb_cond_wait_until(&s->changed, &s->lock, slice);
     return rb_now_ns() < until_ns;
 }
 

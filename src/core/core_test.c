@@ -1,8 +1,10 @@
+#include <signal.h>
 #include "rb_cmocka.h"
 #include "core/buf.h"
 #include "core/clock.h"
 #include "core/hash.h"
 #include "core/rng.h"
+#include "core/thread.h"
 
 /* Known answers of Philox4x32-10 from Random123's kat_vectors. */
 static void philox_known_answers(void **state) {
@@ -75,11 +77,45 @@ static void process_start(void **state) {
     assert_true(rb_now_ns() - rb_process_start_ns() >= age + 50 * RB_MS - 20 * RB_MS);
 }
 
+static void *look_at_signals(void *blocked) {
+    sigset_t now;
+    pthread_sigmask(SIG_SETMASK, NULL, &now);
+    *(bool *)blocked = sigismember(&now, SIGINT) == 1 && sigismember(&now, SIGUSR1) == 1;
+    return NULL;
+}
+
+static void threads_take_no_signals_and_waits_end(void **state) {
+    (void)state;
+    bool blocked = false;
+    pthread_t t;
+    sigset_t now;
+    pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    pthread_cond_t never;
+    assert_int_equal(rb_thread_start(&t, "rb-test", look_at_signals, &blocked), 0);
+    pthread_join(t, NULL);
+    assert_true(blocked);
+    pthread_sigmask(SIG_SETMASK, NULL, &now);
+    assert_int_equal(sigismember(&now, SIGUSR1), 0); /* the caller takes them as before */
+    rb_cond_init(&never);
+    pthread_mutex_lock(&lock);
+    int64_t begin = rb_now_ns();
+    while (rb_cond_wait_until(&never, &lock, begin + 20 * RB_MS)) {
+    }
+    assert_true(rb_now_ns() >= begin + 20 * RB_MS);
+    assert_false(rb_cond_wait_until(&never, &lock, begin)); /* long past */
+    pthread_mutex_unlock(&lock);
+    pthread_cond_destroy(&never);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(philox_known_answers), cmocka_unit_test(normal_moments),
-        cmocka_unit_test(normal_pieces),        cmocka_unit_test(atomic_write_and_read),
-        cmocka_unit_test(error_context),        cmocka_unit_test(process_start),
+        cmocka_unit_test(philox_known_answers),
+        cmocka_unit_test(normal_moments),
+        cmocka_unit_test(normal_pieces),
+        cmocka_unit_test(atomic_write_and_read),
+        cmocka_unit_test(error_context),
+        cmocka_unit_test(process_start),
+        cmocka_unit_test(threads_take_no_signals_and_waits_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +12,7 @@
 #include <unistd.h>
 #include "core/buf.h"
 #include "core/clock.h"
+#include "core/thread.h"
 
 enum { QUEUE = 64 };
 
@@ -167,12 +167,8 @@ static void *work(void *arg) {
 /* --- open and close */
 
 static resbm_status start(rb_spill *s, rb_err *err) {
-    pthread_condattr_t a;
-    pthread_condattr_init(&a);
-    pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
     pthread_mutex_init(&s->lock, NULL);
-    pthread_cond_init(&s->changed, &a);
-    pthread_condattr_destroy(&a);
+    rb_cond_init(&s->changed);
     int e = pthread_create(&s->thread, NULL, work, s);
     s->started = !e;
     return e ? rb_fail_errno(err, e, "no thread for the offload file in %s", s->dir) : RESBM_OK;
@@ -234,12 +230,10 @@ static resbm_status wait_for(rb_spill *s, uint64_t ticket, rb_err *err) {
     int64_t begin = rb_now_ns(), moved = begin;
     resbm_status st = RESBM_OK;
     for (uint64_t seen = s->done; s->done < ticket && !s->fault.code && !st;) {
-        int64_t until = moved + s->deadline_ns;
-        struct timespec ts = {.tv_sec = until / RB_SEC, .tv_nsec = until % RB_SEC};
-        int e = pthread_cond_timedwait(&s->changed, &s->lock, &ts);
+        bool late = !rb_cond_wait_until(&s->changed, &s->lock, moved + s->deadline_ns);
         if (s->done != seen)
             moved = rb_now_ns();
-        else if (e == ETIMEDOUT)
+        else if (late)
             st = slow(s, err);
         seen = s->done;
     }

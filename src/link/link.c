@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <linux/sockios.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +12,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 #include "core/clock.h"
+#include "core/thread.h"
 #include "link/internal.h"
 
 rb_peer *rb_link_peer(rb_link *l, int number) {
@@ -34,9 +34,7 @@ void rb_link_all_changed(rb_link *l) {
 
 /* Waits for a change, with the lock; false once the deadline has passed. */
 static bool wait_change(rb_link *l, pthread_cond_t *change, int64_t deadline_ns) {
-    struct timespec t = {.tv_sec = deadline_ns / RB_SEC, .tv_nsec = deadline_ns % RB_SEC};
-    if (deadline_ns <= 0) return false;
-    return pthread_cond_timedwait(change, &l->lock, &t) != ETIMEDOUT;
+    return deadline_ns > 0 && rb_cond_wait_until(change, &l->lock, deadline_ns);
 }
 
 static resbm_status check_options(const rb_link_options *o, rb_err *err) {
@@ -51,13 +49,9 @@ static resbm_status check_options(const rb_link_options *o, rb_err *err) {
 }
 
 static void init_sync(rb_link *l) {
-    pthread_condattr_t a;
     pthread_mutex_init(&l->lock, NULL);
-    pthread_condattr_init(&a);
-    pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
-    pthread_cond_init(&l->arrived, &a);
-    pthread_cond_init(&l->left, &a);
-    pthread_condattr_destroy(&a);
+    rb_cond_init(&l->arrived);
+    rb_cond_init(&l->left);
 }
 
 static resbm_status make_peers(rb_link *l, rb_err *err) {
@@ -87,15 +81,9 @@ static resbm_status open_fds(rb_link *l, rb_err *err) {
     return watch_fd(l, l->timer_fd, &l->timer_fd, err);
 }
 
-/* The thread takes no signals: they belong to the program's own threads. */
 static resbm_status start_thread(rb_link *l, rb_err *err) {
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int rc = pthread_create(&l->thread, NULL, rb_io_main, l);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    int rc = rb_thread_start(&l->thread, "rb-link", rb_io_main, l);
     if (rc) return rb_fail_errno(err, rc, "cannot start the link's input/output thread");
-    pthread_setname_np(l->thread, "rb-link");
     l->started = true;
     return RESBM_OK;
 }

@@ -3,8 +3,6 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 #include "core/clock.h"
+#include "core/thread.h"
 #include "link/mpi_load.h"
 
 enum { CHUNK = 256 * 1024, SLOTS = 2 };
@@ -299,26 +298,16 @@ static void wake(const rb_mpi *m) {
 
 /* With the lock: waits for *flag until the deadline. */
 static bool wait_for(rb_mpi *m, const bool *flag, int64_t deadline_ns) {
-    struct timespec t = {.tv_sec = deadline_ns / RB_SEC, .tv_nsec = deadline_ns % RB_SEC};
     while (!*flag && deadline_ns > 0)
-        if (pthread_cond_timedwait(&m->changed, &m->lock, &t) == ETIMEDOUT) break;
+        if (!rb_cond_wait_until(&m->changed, &m->lock, deadline_ns)) break;
     return *flag;
 }
 
 static resbm_status start_thread(rb_mpi *m, rb_err *err) {
-    pthread_condattr_t a;
     pthread_mutex_init(&m->lock, NULL);
-    pthread_condattr_init(&a);
-    pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
-    pthread_cond_init(&m->changed, &a);
-    pthread_condattr_destroy(&a);
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int rc = pthread_create(&m->thread, NULL, thread_main, m);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    rb_cond_init(&m->changed);
+    int rc = rb_thread_start(&m->thread, "rb-mpi", thread_main, m);
     if (rc) return rb_fail_errno(err, rc, "cannot start MPI's progress thread");
-    pthread_setname_np(m->thread, "rb-mpi");
     pthread_detach(m->thread);
     return RESBM_OK;
 }

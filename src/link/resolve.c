@@ -1,10 +1,9 @@
 #include "link/resolve.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include "core/thread.h"
 
 #define LEAST_NS (100 * RB_MS)
 
@@ -34,12 +33,8 @@ static question *new_question(const char *host, const char *port, int flags) {
     q->port = q->host + h;
     memcpy(q->host, host, h);
     memcpy(q->port, port, p);
-    pthread_condattr_t a;
     pthread_mutex_init(&q->lock, NULL);
-    pthread_condattr_init(&a);
-    pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
-    pthread_cond_init(&q->answered, &a);
-    pthread_condattr_destroy(&a);
+    rb_cond_init(&q->answered);
     return q;
 }
 
@@ -66,23 +61,11 @@ static void *answer(void *arg) {
     return NULL;
 }
 
-/* Signals belong to the program's own threads. */
-static int start_thread(question *q, pthread_t *thread) {
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int rc = pthread_create(thread, NULL, answer, q);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (!rc) pthread_setname_np(*thread, "rb-resolve");
-    return rc;
-}
-
 /* False: the time is over, and the question is the thread's. */
 static bool wait_for(question *q, int64_t deadline_ns) {
-    struct timespec t = {.tv_sec = deadline_ns / RB_SEC, .tv_nsec = deadline_ns % RB_SEC};
     pthread_mutex_lock(&q->lock);
-    while (!q->done)
-        if (pthread_cond_timedwait(&q->answered, &q->lock, &t) == ETIMEDOUT) break;
+    while (!q->done && rb_cond_wait_until(&q->answered, &q->lock, deadline_ns)) {
+    }
     bool done = q->done;
     q->left = !done;
     pthread_mutex_unlock(&q->lock);
@@ -102,7 +85,7 @@ static resbm_status ask_apart(const char *host, const char *port, int flags, int
     question *q = new_question(host, port, flags);
     if (!q) return rb_fail(err, RESBM_E_MEMORY, "no memory to look it up");
     pthread_t thread;
-    int rc = start_thread(q, &thread);
+    int rc = rb_thread_start(&thread, "rb-resolve", answer, q);
     if (rc) {
         free_question(q);
         return rb_fail_errno(err, rc, "cannot start a thread to look it up");

@@ -1,12 +1,11 @@
 #include "optim/host.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include "core/bytes.h"
 #include "core/clock.h"
+#include "core/thread.h"
 #include "device/ops.h"
 
 typedef enum kind { TAKE, UPDATE, PUBLISH } kind;
@@ -214,9 +213,7 @@ static resbm_status slow(const rb_host *h, int64_t since_ns, rb_err *err) {
 }
 
 static void look(rb_host *h, int64_t ns) {
-    int64_t until = rb_now_ns() + ns;
-    struct timespec ts = {.tv_sec = until / RB_SEC, .tv_nsec = until % RB_SEC};
-    pthread_cond_timedwait(&h->changed, &h->lock, &ts);
+    rb_cond_wait_until(&h->changed, &h->lock, rb_now_ns() + ns);
 }
 
 /* Counts looks without a sign of life, not time: whoever was stopped for an hour has missed one look. */
@@ -319,12 +316,8 @@ resbm_status rb_host_open(rb_device *dev, int threads, int64_t tile, int64_t dea
     h->dev = dev;
     h->tile = tile;
     h->deadline_ns = deadline_ns;
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_mutex_init(&h->lock, NULL);
-    pthread_cond_init(&h->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    rb_cond_init(&h->changed);
     resbm_status st = open_all(h, threads, err);
     if (st) {
         rb_host_close(h);

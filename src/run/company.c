@@ -1,8 +1,7 @@
 #include "run/company.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
+#include "core/thread.h"
 
 struct rb_company {
     pthread_mutex_t lock;
@@ -49,7 +48,6 @@ void rb_company_let(rb_company *c, bool work) {
 
 resbm_status rb_company_open(rb_company_work work, void **members, int n, rb_company **out, rb_err *err) {
     rb_company *c = *out = calloc(1, sizeof *c);
-    sigset_t all, old;
     if (c) c->member = calloc((size_t)n + 1, sizeof *c->member);
     if (!c || !c->member) {
         free(c);
@@ -59,16 +57,13 @@ resbm_status rb_company_open(rb_company_work work, void **members, int n, rb_com
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->changed, NULL);
     c->piece = work;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
     int bad = 0;
     while (c->n < n && !bad) {
         struct member *m = &c->member[c->n];
         *m = (struct member){.of = c, .ctx = members[c->n]};
-        bad = pthread_create(&m->thread, NULL, live, m);
+        bad = rb_thread_start(&m->thread, NULL, live, m);
         if (!bad) c->n++;
     }
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (!bad) return RESBM_OK;
     rb_company_close(c, NULL);
     *out = NULL;

@@ -1,5 +1,6 @@
 #include <math.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "rb_cmocka.h"
 #include "run/compare_timing.h"
@@ -163,6 +164,7 @@ static void from_a_trace(void **state) {
     rb_timing_free(&t);
     assert_fails(rb_timing_take_trace("trace.json", 2, &t, &err), RESBM_E_FORMAT, "segment 1", &err);
     rb_timing_free(&t);
+    unlink("trace.json");
 }
 
 static void file_belongs_to_a_configuration(void **state) {
@@ -185,6 +187,7 @@ static void file_belongs_to_a_configuration(void **state) {
     assert_false(r.known);
     assert_ok(rb_timing_read("nowhere.json", "a: 1\n", &r, &err), &err);
     assert_false(r.known);
+    unlink("timing.json");
 }
 
 int main(void) {

@@ -61,10 +61,6 @@ static double speed_of(const work *w, int stage) {
     return w->o->machine ? w->o->machine[stage].flops : w->cfg->pipeline.speed;
 }
 
-static bool measures(const work *w) {
-    return !(speed_of(w, 0) > 0);
-}
-
 static int processors(void) {
     return (int)sysconf(_SC_NPROCESSORS_ONLN);
 }
@@ -79,7 +75,7 @@ static int threads_of(const rb_config *c) {
 /* How many more stages compute on this machine's cores while one does. */
 static int others_at_once(const work *w) {
     double most = fmin(w->stages, w->cores);
-    return measures(w) && !w->o->machine && most > 1 ? (int)most - 1 : 0;
+    return rb_plan_measures(w->o) && !w->o->machine && most > 1 ? (int)most - 1 : 0;
 }
 
 static void note_crowd(work *w, const rb_segment_measure *m) {
@@ -99,7 +95,7 @@ static resbm_status cost_of_segment(work *w, int g, rb_segment_measure *out) {
     char name[RB_DEVICE_NAME];
     segment_kind k = {.first = g == 0, .last = g == w->segments - 1, .layers = m->segment_layers[g]};
     snprintf(k.device, sizeof k.device, "%s",
-             measures(w) ? rb_device_of_stage(w->cfg, w->stage_of[g], name) : "timed");
+             rb_plan_measures(w->o) ? rb_device_of_stage(w->cfg, w->stage_of[g], name) : "timed");
     for (int i = 0; i < w->segs; i++) {
         segment_kind *s = &w->seg[i];
         if (s->first != k.first || s->last != k.last || s->layers != k.layers || strcmp(s->device, k.device))
@@ -119,7 +115,7 @@ static resbm_status cost_of_segment(work *w, int g, rb_segment_measure *out) {
 
 static void fill_paces(work *w) {
     for (int i = 0; i < w->stages; i++)
-        w->pace[i] = measures(w) ? 1 : speed_of(w, w->place[i].stage) / speed_of(w, i);
+        w->pace[i] = rb_plan_measures(w->o) ? 1 : speed_of(w, w->place[i].stage) / speed_of(w, i);
 }
 
 /* Where the schedule puts the segments, and what they cost there. */
@@ -128,7 +124,7 @@ static resbm_status fill_costs(work *w) {
     for (int g = 0; g < w->segments; g++) {
         rb_segment_measure c = {0};
         w->stage_of[g] = rb_stage_of(w->cfg, g);
-        double speed = measures(w) ? 1 : speed_of(w, w->stage_of[g]);
+        double speed = rb_plan_measures(w->o) ? 1 : speed_of(w, w->stage_of[g]);
         RB_TRY(cost_of_segment(w, g, &c));
         w->cost[g] =
             (rb_segment_cost){c.forward / speed, c.backward / speed, c.input / speed, c.weight / speed};
@@ -452,7 +448,7 @@ static resbm_status open_work(work *w) {
         !w->optimizer || !w->trunk || !w->need || !w->room || !w->memory)
         return rb_fail(w->err, RESBM_E_MEMORY, "no memory to plan %d stages", w->stages);
     fill_paces(w);
-    if (!measures(w)) return RESBM_OK;
+    if (!rb_plan_measures(w->o)) return RESBM_OK;
     w->cfg->pipeline.threads = threads_of(w->cfg);
     w->cores = fmax(1, (double)processors() / (double)w->cfg->pipeline.threads);
     if (w->o->machine || w->stages < 2) return RESBM_OK;
@@ -494,7 +490,7 @@ static resbm_status plan_boundary(const rb_plan_options *o, const char *boundary
               .err = err};
     resbm_status st = rb_plan_boundary(c, boundary, err);
     if (!st) st = open_work(&w);
-    out->measured = measures(&w);
+    out->measured = rb_plan_measures(w.o);
     if (!st) st = plan_schedules(&w, boundary, o->cfg->pipeline.schedule, out);
     out->crowd = crowd_of(&w);
     out->at_once = w.at_once;
@@ -554,8 +550,7 @@ static resbm_status count_params(const rb_config *c, rb_run_plan *out, rb_err *e
 
 resbm_status rb_plan_check(const rb_plan_options *o, rb_err *err) {
     char name[RB_DEVICE_NAME];
-    bool stated = o->machine ? o->machine[0].flops > 0 : o->cfg->pipeline.speed > 0;
-    for (int i = 0; i < o->cfg->pipeline.stages && !stated; i++)
+    for (int i = 0; i < o->cfg->pipeline.stages && rb_plan_measures(o); i++)
         if (!strcmp(rb_device_of_stage(o->cfg, i, name), "timed"))
             return rb_fail(
                 err, RESBM_E_CONFIG,

@@ -121,6 +121,8 @@ resbm_status rb_plan_boundary(rb_config *c, const char *name, rb_err *err);
  * part of it. RESBM_E_CONFIG where nothing fits: by how many bytes and where. */
 resbm_status rb_plan_balance(const rb_plan_options *o, rb_config *c, rb_err *err);
 
+/* Are operations timed here? Not where the stages' FLOP/s are stated: then they are counted. */
+bool rb_plan_measures(const rb_plan_options *o);
 /* RESBM_E_CONFIG: stages whose speed is neither stated nor can be measured. */
 resbm_status rb_plan_check(const rb_plan_options *o, rb_err *err);
 /* rb_measure_segment for o->seconds, of c, which has the boundary of that name; where it takes long, with the notice. */

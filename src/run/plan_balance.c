@@ -19,9 +19,8 @@ static resbm_status measure(const rb_plan_options *o, rb_config *c, int segment,
     rb_stage_need n;
     size_t slot;
     char name[RB_DEVICE_NAME];
-    bool stated = o->machine ? o->machine[0].flops > 0 : c->pipeline.speed > 0;
-    RB_TRY(
-        rb_plan_measure(o, c, "own", stated ? "timed" : rb_device_of_stage(c, 0, name), segment, 0, &m, err));
+    RB_TRY(rb_plan_measure(o, c, "own", rb_plan_measures(o) ? rb_device_of_stage(c, 0, name) : "timed",
+                           segment, 0, &m, err));
     RB_TRY(rb_measure_stage(c, &segment, 1, false, &n, &slot, err));
     out->layers = c->model.segment_layers[segment];
     out->work = m.forward + m.backward;

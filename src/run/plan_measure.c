@@ -1,11 +1,9 @@
 /* A plan's measuring of a segment, and the line that says so where that takes long. Opening a large stage, or one action of it, may
  * take longer than anybody should wait for that line: a thread has an eye on the time. */
-#include <errno.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include "core/clock.h"
+#include "core/thread.h"
 #include "run/plan.h"
 
 #define NOTICE_NS (3 * RB_SEC)
@@ -39,10 +37,9 @@ static void tell(const watch *w) {
 static void *wait_and_tell(void *arg) {
     watch *w = arg;
     int64_t at = w->o->notice->begin_ns + NOTICE_NS;
-    struct timespec t = {.tv_sec = at / RB_SEC, .tv_nsec = at % RB_SEC};
     pthread_mutex_lock(&w->lock);
-    while (!w->over)
-        if (pthread_cond_timedwait(&w->changed, &w->lock, &t) == ETIMEDOUT) break;
+    while (!w->over && rb_cond_wait_until(&w->changed, &w->lock, at)) {
+    }
     pthread_mutex_unlock(&w->lock);
     if (rb_now_ns() >= at) tell(w);
     return NULL;
@@ -51,19 +48,11 @@ static void *wait_and_tell(void *arg) {
 /* Where no thread can be had, nothing is said. */
 static void begin(watch *w) {
     rb_plan_notice *n = w->o->notice;
-    pthread_condattr_t a;
-    sigset_t all, old;
     if (!n || n->said) return;
     if (!n->begin_ns) n->begin_ns = rb_now_ns();
     pthread_mutex_init(&w->lock, NULL);
-    pthread_condattr_init(&a);
-    pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
-    pthread_cond_init(&w->changed, &a);
-    pthread_condattr_destroy(&a);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    w->runs = !pthread_create(&w->thread, NULL, wait_and_tell, w);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    rb_cond_init(&w->changed);
+    w->runs = !rb_thread_start(&w->thread, NULL, wait_and_tell, w);
 }
 
 static void end(watch *w) {
@@ -75,6 +64,10 @@ static void end(watch *w) {
     pthread_join(w->thread, NULL);
     pthread_cond_destroy(&w->changed);
     pthread_mutex_destroy(&w->lock);
+}
+
+bool rb_plan_measures(const rb_plan_options *o) {
+    return !((o->machine ? o->machine[0].flops : o->cfg->pipeline.speed) > 0);
 }
 
 resbm_status rb_plan_measure(const rb_plan_options *o, const rb_config *c, const char *boundary,

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "core/bytes.h"
+#include <unistd.h>
 #include "rb_cmocka.h"
 #include "run/trace.h"
 
@@ -59,6 +60,7 @@ static void file_is_what_perfetto_reads(void **state) {
     assert_ok(rb_trace_write(t, "trace.json", &err), &err);
     rb_trace_free(t);
     json_t *root = json_load_file("trace.json", JSON_REJECT_DUPLICATES, NULL);
+    unlink("trace.json");
     assert_non_null(root);
     json_t *list = json_object_get(root, "traceEvents"), *o;
     size_t i, complete = 0, threads = 0;
@@ -201,6 +203,7 @@ static void bad_files(void **state) {
     fclose(f);
     assert_fails(rb_trace_read("bad.json", &out, &n, &err), RESBM_E_FORMAT, "traceEvents", &err);
     assert_fails(rb_trace_new(0, &t, &err), RESBM_E_ARG, "at least 1", &err);
+    unlink("bad.json");
 }
 
 int main(void) {

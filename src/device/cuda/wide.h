@@ -78,9 +78,13 @@ template <int N, class T> static __device__ __forceinline__ rb_wide<T, N> rb_tak
     return v;
 }
 template <int N, class T> static __device__ __forceinline__ void rb_give(T *p, const float *x) {
-    rb_wide<T, N> v;
-    v.set(x);
-    v.store(p);
+    if constexpr (N * sizeof(T) < sizeof(uint32_t)) { /* less than a word: a single bf16 */
+        *p = rb_bf16_from_f32(*x);
+    } else {
+        rb_wide<T, N> v;
+        v.set(x);
+        v.store(p);
+    }
 }
 
 /* Rows evenly apart, of a view simplified to one or two dimensions. */

@@ -24,16 +24,6 @@ static __device__ __forceinline__ bool xent_target(const xent_args<G> &a, int64_
     if (reports) rb_cuda_report(a.fault, rb_cuda_fault{RB_FAULT_TARGET, RB_OP_XENT, r, a.V, (double)target});
     return false;
 }
-/* N numbers of a gradient. */
-template <int N> static __device__ __forceinline__ void xent_put(float *to, const float *g) {
-    rb_give<N>(to, g);
-}
-template <int N> static __device__ __forceinline__ void xent_put(uint16_t *to, const float *g) {
-    if constexpr (N > 1)
-        rb_give<N>(to, g);
-    else
-        *to = rb_bf16_from_f32(*g);
-}
 static __device__ __forceinline__ float xent_loss(int32_t target, float top, float sum, float hit) {
     return target < 0 ? 0.0f : top + logf(sum) - hit;
 }
@@ -76,7 +66,7 @@ __global__ void __launch_bounds__(XENT_SHORT_WARPS *RB_WARP) xent_short_rows(xen
         float g[4];
         for (int j = 0; j < 4; j++)
             g[j] = target < 0 ? 0.0f : e[k][j] * share - (c + j == target ? a.scale : 0.0f);
-        if (c < a.V) xent_put<4>(a.grad + r * a.grad_gap + c, g);
+        if (c < a.V) rb_give<4>(a.grad + r * a.grad_gap + c, g);
     }
 }
 
@@ -118,7 +108,7 @@ template <class G> struct xent_gradient {
         float g[N];
         for (int j = 0; j < N; j++)
             g[j] = target < 0 ? 0.0f : expf(v[j] - top) * share - (i * N + j == target ? scale : 0.0f);
-        xent_put<N>(to + (int64_t)i * N, g);
+        rb_give<N>(to + (int64_t)i * N, g);
     }
     template <int N> __device__ __forceinline__ void write(int count) const {
         int i = count - 1 - (int)threadIdx.x, step = (int)blockDim.x;
