@@ -56,11 +56,11 @@ train() {
     "$resbm" train -q run.yaml --out "$dir" "$@" >"$dir.log" 2>&1
 }
 
-# go DIR SETTINGS: trains with the settings in $small and these; its failure is shown.
+# go DIR SETTINGS: trains with the settings in $small, which the test sets, and these; its failure is shown.
 go() {
     name=$1
     shift
-    # shellcheck disable=SC2086
+    # shellcheck disable=SC2086,SC2154
     train "$name" $small "$@" || { miss "$name: $*"; cat "$name.log"; return 1; }
 }
 # near A B WITHIN: their losses, step by step, as a share.
