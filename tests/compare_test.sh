@@ -100,6 +100,7 @@ sed 's/  narrow: {}/  narrow: {boundary.ratio: 8}/' spec.yaml >changed.yaml
 grep -q 'narrow seed 1: boundary.ratio: 16 -> 8' changed.log || { miss "the change is not named"; cat changed.log; }
 "$resbm" compare changed.yaml --out whole --replace >changed.log 2>&1 || miss "--replace"
 grep -q 'narrow seed 1: started' changed.log || miss "--replace trained nothing"
+grep -q '^- narrow: .*(boundary.ratio=8)\.$' whole/compare.md || miss "what the specification sets is not beside the table"
 grep -q 'plain.*started' changed.log && miss "--replace trained what was done"
 
 # Slips are named where they stand.

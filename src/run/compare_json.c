@@ -54,6 +54,12 @@ static json_t *time_object(const rb_compare_row *row, int links) {
     return o;
 }
 
+static json_t *overrides(const rb_overrides *o) {
+    json_t *a = json_array();
+    for (int i = 0; i < o->count; i++) json_array_append_new(a, json_string(o->text[i]));
+    return a;
+}
+
 static json_t *row_object(const rb_compare_row *row, int links) {
     static const char *const control[] = {"none", "uncompressed", "same size", "alone", "alone, equal time"};
     json_t *o = json_object();
@@ -61,6 +67,8 @@ static json_t *row_object(const rb_compare_row *row, int links) {
     json_object_set_new(o, "boundary", json_string(row->boundary));
     json_object_set_new(o, "control", json_string(control[row->variant->control]));
     json_object_set_new(o, "uncompressed", json_boolean(row->uncompressed));
+    json_object_set_new(o, "like", *row->variant->like ? json_string(row->variant->like) : json_null());
+    json_object_set_new(o, "set", overrides(&row->variant->set));
     json_object_set_new(o, "sweep", sweep(row));
     json_object_set_new(o, "seeds", json_integer(row->seeds));
     json_object_set_new(o, "done", json_integer(row->done));

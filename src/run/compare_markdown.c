@@ -191,6 +191,16 @@ static void print_times(const rb_compare_result *r, rb_buf *out) {
     rb_buf_puts(out, " Time to loss is steps times the model's.\n");
 }
 
+/* What the specification says of it, so that rows whose boundaries are alike can be told apart. */
+static void print_set(const rb_compare_variant *v, rb_buf *out) {
+    if (!*v->like && !v->set.count) return;
+    rb_buf_puts(out, " (");
+    if (*v->like) rb_buf_printf(out, "like %s", v->like);
+    for (int i = 0; i < v->set.count; i++)
+        rb_buf_printf(out, "%s%s", i || *v->like ? ", " : "", v->set.text[i]);
+    rb_buf_puts(out, ")");
+}
+
 static void print_what(const rb_compare_row *row, rb_buf *out) {
     const rb_compare_variant *v = row->variant;
     rb_buf_printf(out, "- %s: %s", v->name, row->boundary);
@@ -207,6 +217,7 @@ static void print_what(const rb_compare_row *row, rb_buf *out) {
             rb_buf_printf(out, " (by the present measurement it would be %.0f)", row->fitting);
         if (row->capped) rb_buf_puts(out, ", CUT SHORT by `longest`");
     }
+    print_set(v, out);
     rb_buf_puts(out, ".\n");
 }
 
