@@ -7,9 +7,10 @@ static bool versioned(const rb_stage_model *m, int row) {
     return rb_role_trained(m->table.rows[row].role);
 }
 
-/* The newest weights of a row on this device: where their masters are away, what they are rounded to. */
+/* What computes with the newest weights of a row reads: the copy in what products round their factors to, where there is one, else
+ * the weights themselves. An older version holds no more than that: the same bits, and nothing to round at each use. */
 static rb_view newest(const rb_stage_model *m, int row) {
-    return m->own[row].data ? m->own[row] : m->half[row];
+    return m->half[row].data ? m->half[row] : m->own[row];
 }
 
 /* One version, into copy (s->rows; NULL: it is only measured). As plan_tensors lays the weights: joined rows straight behind
@@ -98,9 +99,7 @@ resbm_status rb_stage_use_version(rb_stage_model *m, int segment, int copy, rb_e
     for (int i = 0; i < s->rows; i++) {
         int row = s->first_row + i;
         if (versioned(m, row))
-            m->weight[row] = copy >= 0           ? s->copy[copy * s->rows + i]
-                             : m->half[row].data ? m->half[row]
-                                                 : m->own[row];
+            m->weight[row] = copy >= 0 ? s->copy[copy * s->rows + i] : newest(m, row);
     }
     return rb_bind_segment(m, s, err);
 }

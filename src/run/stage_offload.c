@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "run/devices.h"
 #include "run/fit.h"
 #include "run/stage.h"
 
@@ -149,10 +150,23 @@ resbm_status rb_stage_open_optim(rb_stage *s, rb_err *err) {
     return st || s->measuring ? st : fill_masters(s, err);
 }
 
+/* As this device computes: which products math: auto means is the card's to know, not the configuration's. */
+static rb_math math_here(const rb_stage *s) {
+    char name[RB_DEVICE_NAME];
+    bool gpu = strstr(rb_device_of_stage(&s->cfg, s->stage, name), "cuda");
+    if (s->cfg.pipeline.math != RB_MATH_AUTO || !gpu) return s->cfg.pipeline.math;
+    return s->dev->factor == RB_BF16 ? RB_MATH_BF16 : RB_MATH_F16;
+}
+
 void rb_stage_advise(const rb_stage *s, rb_err *err) {
     rb_buf text = {0};
     if (!err || err->code != RESBM_E_MEMORY || !s->dev || !s->training) return;
-    rb_fit_advise(&s->cfg, s->stage, s->extra, s->room, s->dev->working, &text);
+    rb_config *c = malloc(sizeof *c);
+    if (!c) return;
+    *c = s->cfg;
+    c->pipeline.math = math_here(s);
+    rb_fit_advise(c, s->stage, s->extra, s->room, s->dev->working, &text);
+    free(c);
     size_t n = strlen(err->text);
     if (text.len) snprintf(err->text + n, sizeof err->text - n, ". %s", text.data);
     rb_buf_free(&text);
