@@ -63,11 +63,13 @@ static int share(const rb_schedule_args *a, int n, int c) {
     return n / round * p + (rest < 0 ? 0 : rest < p ? rest : p);
 }
 
+/* On a stage by itself a segment's slot is taken by the forward of the segment before, which hands over to it. */
 static int in_flight(const rb_schedule_args *a, int stage, int which) {
+    int taker = a->stages == 1 && which > 0 ? which - 1 : which;
     int v = a->segments / a->stages, count = v * a->microbatches, ahead = ahead_of(a, stage), most = 0;
     for (int n = 0; n < count; n++) {
         int forwards = n + ahead + 1 < count ? n + ahead + 1 : count;
-        int alive = share(a, forwards, which) - share(a, n, v - 1 - which);
+        int alive = share(a, forwards, taker) - share(a, n, v - 1 - which);
         if (alive > most) most = alive;
     }
     return most;

@@ -292,6 +292,19 @@ static int release_of(const proof *p, int g, int m) {
     return use > send ? use : send;
 }
 
+/* First action that puts something of (g, m) into its slot: its message, its trunk, its forward; or the forward of the segment
+ * before in the same list, which hands over what it made. */
+static int taken_at(const proof *p, int g, int m) {
+    static const rb_action_kind own[] = {RB_ACT_RECV_FORWARD, RB_ACT_TRUNK_FORWARD};
+    int first = *pos_of(p, RB_ACT_FORWARD, g, m);
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
+        int at = *pos_of(p, own[i], g, m);
+        if (at >= 0 && at < first) first = at;
+    }
+    int before = g > 0 && !remote(p->s, g, m, -1) ? *pos_of(p, RB_ACT_FORWARD, g - 1, m) : first;
+    return before < first ? before : first;
+}
+
 static resbm_status count_in_flight(const proof *p, int stage, int *in_flight) {
     const rb_action_list *l = &p->s->stage[stage];
     for (int g = 0; g < p->s->segments; g++) {
@@ -299,15 +312,14 @@ static resbm_status count_in_flight(const proof *p, int stage, int *in_flight) {
         int alive = 0;
         for (int j = 0; j < l->count; j++) {
             rb_action a = l->items[j];
-            if (a.segment != g) continue;
-            alive += a.kind ==
-                     (has(p, RB_ACT_TRUNK_FORWARD, g, a.microbatch) ? RB_ACT_TRUNK_FORWARD : RB_ACT_FORWARD);
+            if (a.segment != g && a.segment != g - 1) continue;
+            alive += taken_at(p, g, a.microbatch) == j;
             if (alive > in_flight[g]) in_flight[g] = alive;
             if (p->o->promised && alive > p->o->promised[g])
                 return cell_fails(p, stage, j, a,
                                   "is microbatch %d alive in segment %d; at most %d are promised", alive, g,
                                   p->o->promised[g]);
-            alive -= release_of(p, g, a.microbatch) == j;
+            if (a.segment == g) alive -= release_of(p, g, a.microbatch) == j;
         }
     }
     return RESBM_OK;

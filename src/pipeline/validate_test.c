@@ -16,6 +16,7 @@ typedef struct machine {
     const int *promised, *stash;
     int updates[N], version[N][N];
     rb_action last[N]; /* computation of each stage */
+    bool begun[N][N];
     bool behind[N];    /* (segments) its trunk's backward is an action of its own */
 } machine;
 
@@ -99,15 +100,22 @@ static int communicate(machine *k, int stage, rb_action a) {
     return 0;
 }
 
+/* Something of (g, m) is in its slot. */
+static void begin(machine *k, int g, int m) {
+    if (k->begun[g][m]) return;
+    k->begun[g][m] = true;
+    if (++k->alive[g] > k->promised[g]) k->illegal = true;
+}
+
 static void count_alive(machine *k, rb_action a) {
     int g = a.segment, m = a.microbatch;
     bool sends = lives_apart(k, g, k->forward_only ? g + 1 : g - 1);
     int graded = k->count[RB_ACT_BACKWARD][g][m] + k->count[RB_ACT_BACKWARD_WEIGHT][g][m];
     int used = k->forward_only ? k->count[RB_ACT_FORWARD][g][m] : graded;
     int sent = k->count[k->forward_only ? RB_ACT_SEND_FORWARD : RB_ACT_SEND_BACKWARD][g][m];
-    bool begins =
-        a.kind == RB_ACT_TRUNK_FORWARD || (a.kind == RB_ACT_FORWARD && !k->count[RB_ACT_TRUNK_FORWARD][g][m]);
-    if (begins && ++k->alive[g] > k->promised[g]) k->illegal = true;
+    if (a.kind == RB_ACT_RECV_FORWARD || a.kind == RB_ACT_TRUNK_FORWARD || a.kind == RB_ACT_FORWARD)
+        begin(k, g, m);
+    if (a.kind == RB_ACT_FORWARD && g + 1 < k->s->segments && !lives_apart(k, g, g + 1)) begin(k, g + 1, m);
     if (k->behind[g] && !k->forward_only) { /* the last of it */
         if (a.kind == RB_ACT_TRUNK_BACKWARD
                 ? sent
@@ -446,6 +454,19 @@ static void activations_alive_are_counted(void **state) {
     assert_int_equal(alive[0], 2);
     assert_int_equal(alive[1], 1);
     rb_schedule_free(&s);
+    /* Inside a stage the segment before hands over to a slot, before the forward that reads it; so does a message. */
+    s = parse_schedule("0F0 0F1 1F0 1B0 0B0 1F1 1B1 0B1\n", 2, one, 2);
+    o.promised = NULL;
+    assert_ok(rb_schedule_validate(&s, &o, alive, NULL, &err), &err);
+    assert_int_equal(alive[0], 2);
+    assert_int_equal(alive[1], 2);
+    rb_schedule_free(&s);
+    s = parse_schedule("0F0 0SF0 0F1 0SF1 0RB0 0B0 0RB1 0B1\n1RF0 1RF1 1F0 1B0 1SB0 1F1 1B1 1SB1\n", 2, two, 2);
+    o.queue_bound = 2;
+    assert_ok(rb_schedule_validate(&s, &o, alive, NULL, &err), &err);
+    assert_int_equal(alive[1], 2);
+    rb_schedule_free(&s);
+    o.queue_bound = 1;
     /* A weight half that comes late keeps its microbatch alive. */
     s = parse_schedule("0F0 1F0 1I0 0I0 0F1 1F1 1W0 0W0 1I1 0I1 1W1 0W1\n", 2, one, 2);
     o.promised = NULL;

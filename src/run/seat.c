@@ -59,9 +59,15 @@ resbm_status rb_seat_take(rb_seat *s, int microbatch, int *slot, rb_err *err) {
                        "segment %d holds %d microbatches and has no slot for microbatch %d", s->segment,
                        s->slots, microbatch);
     s->berth[spare].microbatch = microbatch;
-    s->berth[spare].whole = false;
+    s->berth[spare].added = s->berth[spare].given = false;
     *slot = spare;
     return RESBM_OK;
+}
+
+resbm_status rb_seat_find(const rb_seat *s, int microbatch, int *slot, rb_err *err) {
+    for (*slot = 0; *slot < s->slots; ++*slot)
+        if (s->berth[*slot].microbatch == microbatch) return RESBM_OK;
+    return rb_fail(err, RESBM_E_INTERNAL, "segment %d holds nothing of microbatch %d", s->segment, microbatch);
 }
 
 void rb_seat_leave(rb_seat *s, int microbatch) {

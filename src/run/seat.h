@@ -8,7 +8,7 @@
 typedef struct rb_berth {          /* one slot */
     int microbatch;                /* -1: free */
     int64_t version;               /* of the weights that its forward saw: updates of the segment before it */
-    bool whole;                    /* its backward is done; it goes free once the gradient is sent */
+    bool added, given; /* its gradients are added; that of its input went on. With both it goes free, whichever is last */
     rb_view in[RB_MAX_WIRE_PARTS]; /* forward input, from the boundary before; owned */
     rb_view grad_in[RB_MAX_WIRE_PARTS]; /* gradient from the boundary behind; owned */
     rb_view out[RB_MAX_WIRE_PARTS];     /* forward output, in the model's slot */
@@ -30,6 +30,9 @@ void rb_seat_close(rb_seat *s);
 void rb_seat_clear(rb_seat *s); /* all berths free: a step that failed or was evaluation leaves none behind */
 /* The microbatch's slot, taking a free one if it has none. RESBM_E_INTERNAL when the schedule's bound was wrong. */
 resbm_status rb_seat_take(rb_seat *s, int microbatch, int *slot, rb_err *err);
+/* The slot of a microbatch that has one. RESBM_E_INTERNAL where it has none: a list that goes back before it went forward, or whose
+ * slot went free too early; another microbatch's numbers must not take their place. */
+resbm_status rb_seat_find(const rb_seat *s, int microbatch, int *slot, rb_err *err);
 void rb_seat_leave(rb_seat *s, int microbatch);
 
 #endif

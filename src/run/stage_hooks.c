@@ -51,13 +51,31 @@ static resbm_status gradient_added(rb_stage *s, int i, rb_err *err) {
     return rb_optim_take(s->optim, s->q, s->host[i], err);
 }
 
-static resbm_status take(rb_stage *s, rb_action a, int *i, rb_berth **berth, int *slot, rb_err *err) {
+static resbm_status find_segment(const rb_stage *s, rb_action a, int *i, rb_err *err) {
     *i = rb_stage_local(s, a.segment);
-    if (*i < 0)
-        return rb_fail(err, RESBM_E_INTERNAL, "segment %d is not hosted by stage %d", a.segment, s->self);
+    return *i >= 0 ? RESBM_OK
+                   : rb_fail(err, RESBM_E_INTERNAL, "segment %d is not hosted by stage %d", a.segment, s->self);
+}
+
+/* For what a microbatch may begin with in its segment: a message, the trunk, the forward. */
+static resbm_status take(rb_stage *s, rb_action a, int *i, rb_berth **berth, int *slot, rb_err *err) {
+    RB_TRY(find_segment(s, a, i, err));
     RB_TRY(rb_seat_take(&s->seat[*i], a.microbatch, slot, err));
     *berth = &s->seat[*i].berth[*slot];
     return RESBM_OK;
+}
+
+/* For everything behind its forward. */
+static resbm_status find(rb_stage *s, rb_action a, int *i, rb_berth **berth, int *slot, rb_err *err) {
+    RB_TRY(find_segment(s, a, i, err));
+    RB_TRY(rb_seat_find(&s->seat[*i], a.microbatch, slot, err));
+    *berth = &s->seat[*i].berth[*slot];
+    return RESBM_OK;
+}
+
+/* Lists may send a gradient behind what else the backward pass does (W, TB) or before it. */
+static void leave_if_done(rb_seat *seat, const rb_berth *b) {
+    if (b->added && b->given) rb_seat_leave(seat, b->microbatch);
 }
 
 /* Before a message is packed or unpacked. Where steps flow into one another, its step is not the stage's: both ends of a
@@ -99,7 +117,7 @@ static resbm_status hand_over_backward(rb_stage *s, int i, int microbatch, const
     RB_TRY(advance(s, &s->grad_out_port[i], microbatch, err));
     RB_TRY(advance(s, &s->grad_in_port[i - 1], microbatch, err));
     RB_TRY(rb_port_pack(&s->grad_out_port[i], s->q, parts, key_of(s, microbatch), err));
-    RB_TRY(rb_seat_take(&s->seat[i - 1], microbatch, &slot, err));
+    RB_TRY(rb_seat_find(&s->seat[i - 1], microbatch, &slot, err));
     return rb_port_unpack(&s->grad_in_port[i - 1], s->q, s->seat[i - 1].berth[slot].grad_in,
                           key_of(s, microbatch), err);
 }
@@ -122,12 +140,13 @@ static resbm_status trunk_backward(void *ctx, rb_action a, rb_err *err) {
     rb_stage *s = ctx;
     rb_berth *b = NULL;
     int i, slot;
-    RB_TRY(take(s, a, &i, &b, &slot, err));
+    RB_TRY(find(s, a, &i, &b, &slot, err));
     if (s->updates) RB_TRY(rb_stage_see_version(s, i, b, err));
     RB_TRY(rb_segment_trunk_backward(s->model, s->q, a.segment, slot, err));
     if (s->updates) RB_TRY(rb_stage_unsee(s, i, err));
     RB_TRY(gradient_added(s, i, err));
-    rb_seat_leave(&s->seat[i], a.microbatch);
+    b->added = true;
+    leave_if_done(&s->seat[i], b);
     return rb_stage_computed(s, err);
 }
 
@@ -161,7 +180,7 @@ typedef resbm_status (*backward_fn)(rb_stage_model *m, rb_queue *q, int segment,
 static resbm_status go_back(rb_stage *s, rb_action a, backward_fn run, bool whole, rb_err *err) {
     rb_berth *b = NULL;
     int i, slot;
-    RB_TRY(take(s, a, &i, &b, &slot, err));
+    RB_TRY(find(s, a, &i, &b, &slot, err));
     rb_segment_io io = {.grad_scale = s->grad_scale,
                         .aux_scale = s->aux_scale,
                         .latents = b->sent,
@@ -179,8 +198,9 @@ static resbm_status go_back(rb_stage *s, rb_action a, backward_fn run, bool whol
     bool inside = i > 0 && rb_stage_hands_on(s, i - 1);
     if (inside) RB_TRY(hand_over_backward(s, i, a.microbatch, b->grad_out, err));
     if (whole) RB_TRY(gradient_added(s, i, err));
-    b->whole = whole;
-    if (whole && !io.trunk_apart && (inside || a.segment == 0)) rb_seat_leave(&s->seat[i], a.microbatch);
+    b->added = whole && !io.trunk_apart;
+    b->given = inside || a.segment == 0;
+    leave_if_done(&s->seat[i], b);
     return rb_stage_computed(s, err);
 }
 
@@ -196,13 +216,14 @@ static resbm_status backward_weight(void *ctx, rb_action a, rb_err *err) {
     rb_stage *s = ctx;
     rb_berth *b = NULL;
     int i, slot;
-    RB_TRY(take(s, a, &i, &b, &slot, err));
+    RB_TRY(find(s, a, &i, &b, &slot, err));
     if (s->updates) RB_TRY(rb_stage_see_again(s, i, b, err));
     listen_for_final(s, i);
     RB_TRY(rb_segment_backward_weight(s->model, s->q, a.segment, slot, err));
     if (s->updates) RB_TRY(rb_stage_unsee(s, i, err));
     RB_TRY(gradient_added(s, i, err));
-    rb_seat_leave(&s->seat[i], a.microbatch);
+    b->added = true;
+    leave_if_done(&s->seat[i], b);
     return rb_stage_computed(s, err);
 }
 
@@ -315,7 +336,7 @@ static resbm_status send_forward(void *ctx, rb_action a, rb_err *err) {
     rb_stage *s = ctx;
     rb_berth *b = NULL;
     int i, slot;
-    RB_TRY(take(s, a, &i, &b, &slot, err));
+    RB_TRY(find(s, a, &i, &b, &slot, err));
     RB_TRY(pack_forward(s, i, a.microbatch, b, err));
     RB_TRY(send_packed(s, &s->out_port[i], host_of(s, a.segment + 1, a.microbatch), a.microbatch, err));
     if (s->evaluating) rb_seat_leave(&s->seat[i], a.microbatch);
@@ -334,11 +355,12 @@ static resbm_status send_backward(void *ctx, rb_action a, rb_err *err) {
     rb_stage *s = ctx;
     rb_berth *b = NULL;
     int i, slot;
-    RB_TRY(take(s, a, &i, &b, &slot, err));
+    RB_TRY(find(s, a, &i, &b, &slot, err));
     RB_TRY(advance(s, &s->grad_out_port[i], a.microbatch, err));
     RB_TRY(rb_port_pack(&s->grad_out_port[i], s->q, b->grad_out, key_of(s, a.microbatch), err));
     RB_TRY(send_packed(s, &s->grad_out_port[i], host_of(s, a.segment - 1, a.microbatch), a.microbatch, err));
-    if (b->whole && !s->trunk_apart[i]) rb_seat_leave(&s->seat[i], a.microbatch);
+    b->given = true;
+    leave_if_done(&s->seat[i], b);
     return RESBM_OK;
 }
 
@@ -346,7 +368,7 @@ static resbm_status recv_backward(void *ctx, rb_action a, rb_err *err) {
     rb_stage *s = ctx;
     rb_berth *b = NULL;
     int i, slot;
-    RB_TRY(take(s, a, &i, &b, &slot, err));
+    RB_TRY(find(s, a, &i, &b, &slot, err));
     return recv_parts(s, &s->grad_in_port[i], host_of(s, a.segment + 1, a.microbatch), a.microbatch,
                       b->grad_in, err);
 }
