@@ -62,6 +62,14 @@ assert alone["time"]["step_s_model"][0] == alone["time"]["step_s_model"][1]
 assert twin["steps"] == int(rows["narrow"]["steps"] * rows["narrow"]["time"]["step_s_model"][0] / alone["time"]["step_s_model"][0])
 assert twin["steps"] > alone["steps"]
 PY
+# And a step is what the plan makes of the same deployment.
+"$resbm" plan --own --json whole/runs/narrow/seed-1/run.yaml pipeline.stages=2 pipeline.speed=50e6 link.up=8mbit link.down=8mbit \
+    link.latency=2ms >plan.json || miss "the plan"
+python3 -c 'import json, sys
+of = lambda name: json.load(open(name))
+row, = (r for r in of("whole/compare.json")["rows"] if r["name"] == "narrow")
+a, b = row["time"]["step_s_model"][0], of("plan.json")["rows"][0]["step_s"]
+sys.exit(abs(a / b - 1) > 1e-6 and "compare says %g s a step, plan %g" % (a, b))' || miss "compare and plan differ"
 [ -z "$(find whole -name 'step-*')" ] || miss "snapshots of finished runs are left"
 [ -s whole/runs/narrow/seed-2/run.yaml ] || miss "no resolved configuration"
 

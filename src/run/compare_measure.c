@@ -145,6 +145,8 @@ static resbm_status borrow(probe *p, rb_err *err) {
         if (p->t->time[i].key != mine->key || !other->known) continue;
         rb_timing_free(&mine->measured);
         mine->measured = *other;
+        mine->measured.trunk = NULL; /* counted for each */
+        mine->measured.update = NULL;
         mine->measured.segment = malloc((size_t)(other->segments + 1) * sizeof *other->segment);
         if (!mine->measured.segment)
             return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", other->segments);
@@ -191,10 +193,8 @@ static resbm_status time_variant(probe *p, rb_err *err) {
     RB_TRY(rb_compare_deployed(t->s, t->base, &w, &t->s->link[0], p->deployed, err));
     RB_TRY(rb_cost_of(p->deployed, &time->cost, err));
     RB_TRY(load_or_measure(p, err));
-    if (t->s->flops > 0 && time->measured.known) {
-        free(time->measured.segment);
-        RB_TRY(rb_timing_by_rate(&time->cost, p->one, t->s->flops, &time->measured, err));
-    }
+    if (t->s->flops > 0 && time->measured.known)
+        RB_TRY(rb_timing_by_rate(p->one, t->s->flops, &time->measured, err));
     for (int l = 0; l < t->s->links && time->measured.known; l++)
         RB_TRY(rb_timing_step(&time->measured, &time->cost, p->deployed, &t->s->link[l].shape, &time->step[l],
                               err));
@@ -218,7 +218,9 @@ static resbm_status size_twin(rb_study *t, int variant, rb_config *scratch, rb_e
     int alone = rb_compare_find(t->s, t->s->variant[variant].of),
         of = rb_compare_find(t->s, t->s->variant[alone].of);
     t->time[variant] = t->time[alone];
-    t->time[variant].measured.segment = NULL; /* stays alone's */
+    t->time[variant].measured.segment = NULL; /* these stay alone's */
+    t->time[variant].measured.trunk = NULL;
+    t->time[variant].measured.update = NULL;
     rb_compare_which w = {.variant = of, .share = 1, .seed = t->s->seed[0]};
     RB_TRY(rb_compare_config(t->s, t->base, &w, scratch, err));
     double wall = (double)scratch->train.steps * t->time[of].step[0];

@@ -6,16 +6,24 @@
 #include <string.h>
 #include <unistd.h>
 #include "core/buf.h"
-#include "pipeline/inflight.h"
-#include "pipeline/steady.h"
+#include "run/measure.h"
 #include "run/metrics_json.h"
-#include "run/stage.h"
+#include "run/predict.h"
 #include "run/trace.h"
 
 enum { FILE_LIMIT = 1 << 22 };
 
-void rb_timing_free(rb_timing *t) {
+static void free_parts(rb_timing *t) {
     free(t->segment);
+    free(t->trunk);
+    free(t->update);
+    t->segment = NULL;
+    t->trunk = NULL;
+    t->update = NULL;
+}
+
+void rb_timing_free(rb_timing *t) {
+    free_parts(t);
     *t = (rb_timing){0};
 }
 
@@ -68,93 +76,102 @@ resbm_status rb_timing_take_trace(const char *path, int segments, rb_timing *out
     return st;
 }
 
-resbm_status rb_timing_by_rate(const rb_cost *cost, const rb_config *c, double flops, rb_timing *out,
-                               rb_err *err) {
-    RB_TRY(take_segments(out, cost->segments, err));
-    for (int s = 0; s < cost->segments; s++) {
-        double forward = cost->forward[s] / (double)c->train.microbatches / flops;
-        out->segment[s] =
-            (rb_segment_cost){forward, forward * cost->backward, forward * cost->backward - forward, forward};
-    }
-    out->optimizer = rb_cost_optimizer(cost) / flops;
-    out->rest = 0;
+/* with at a share of the steps, without at the rest. */
+static double mean(double share, double with, double without) {
+    return share * with + (1 - share) * without;
+}
+
+static rb_segment_measure mean_of(double share, const rb_segment_measure *a, const rb_segment_measure *b) {
+    return (rb_segment_measure){.forward = mean(share, a->forward, b->forward),
+                                .backward = mean(share, a->backward, b->backward),
+                                .input = mean(share, a->input, b->input),
+                                .weight = mean(share, a->weight, b->weight),
+                                .pack = a->pack,
+                                .unpack = a->unpack,
+                                .trunk_forward = a->trunk_forward,
+                                .trunk_backward = a->trunk_backward,
+                                .optimizer = a->optimizer};
+}
+
+static resbm_status count_segment(const rb_config *c, const rb_config *without, int segment,
+                                  rb_segment_measure *out, rb_err *err) {
+    rb_segment_measure less;
+    double share = fmin(1, c->train.aux_until);
+    RB_TRY(rb_measure_segment(c, "timed", segment, 0, 0, out, err));
+    if (c->boundary.aux == RB_AUX_NONE || share >= 1) return RESBM_OK;
+    RB_TRY(rb_measure_segment(without, "timed", segment, 0, 0, &less, err));
+    *out = mean_of(share, out, &less);
     return RESBM_OK;
+}
+
+static resbm_status count_all(const rb_config *c, double flops, rb_timing *out, rb_err *err) {
+    rb_config *without = malloc(sizeof *without);
+    resbm_status st = RESBM_OK;
+    if (!without) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
+    *without = *c;
+    without->boundary.aux = RB_AUX_NONE;
+    for (int g = 0; g < out->segments && !st; g++) {
+        rb_segment_measure m = {0};
+        st = count_segment(c, without, g, &m, err);
+        out->segment[g] =
+            (rb_segment_cost){m.forward / flops, m.backward / flops, m.input / flops, m.weight / flops};
+        out->trunk[g] = (rb_trunk_cost){m.trunk_forward / flops, m.trunk_backward / flops};
+        out->update[g] = m.optimizer / flops;
+        out->optimizer += out->update[g];
+        out->pack = fmax(out->pack, m.pack / flops);
+        out->unpack = fmax(out->unpack, m.unpack / flops);
+    }
+    free(without);
+    return st;
+}
+
+resbm_status rb_timing_by_rate(const rb_config *c, double flops, rb_timing *out, rb_err *err) {
+    free_parts(out);
+    out->optimizer = out->rest = out->pack = out->unpack = 0;
+    RB_TRY(take_segments(out, (int)c->model.segments, err));
+    out->trunk = calloc((size_t)out->segments + 1, sizeof *out->trunk);
+    out->update = calloc((size_t)out->segments + 1, sizeof *out->update);
+    if (!out->trunk || !out->update)
+        return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", out->segments);
+    return count_all(c, flops, out, err);
 }
 
 /* ---- a step */
 
-/* A segment's part of the optimizer's time: by its products, or by weights where it has none (AdamW). */
+/* A segment's part of the optimizer's measured time: by its products, or by weights where it has none (AdamW). */
 static double update_of(const rb_timing *t, const rb_cost *cost, int segment) {
     double all = rb_cost_optimizer(cost);
     return t->optimizer *
            (all > 0 ? cost->optimizer[segment] / all : cost->params[segment] / fmax(1, rb_cost_params(cost)));
 }
 
-/* The optimizer's time of the stage that has most of it. */
-static double longest_update(const rb_timing *t, const rb_cost *cost, const rb_config *c) {
-    double update[RB_MAX_STAGES] = {0}, most = 0;
-    for (int s = 0; s < cost->segments; s++) update[rb_stage_of(c, s)] += update_of(t, cost, s);
-    for (int i = 0; i < c->pipeline.stages; i++) most = fmax(most, update[i]);
-    return most;
-}
-
-static resbm_status play_file(const rb_config *c, const rb_schedule_args *a, const rb_sim_options *o,
-                              rb_schedule *s, rb_sim_result *r, rb_err *err) {
-    rb_buf text = {0};
-    resbm_status st = rb_config_schedule_text(c, &text, err);
-    if (!st)
-        st = rb_schedule_build_text(text.data ? text.data : "", text.len, rb_config_schedule_file(c), a, s,
-                                    NULL, NULL, err);
-    rb_buf_free(&text);
-    return st ? st : rb_simulate(s, o, r, err);
-}
-
-/* The schedule as a stage would build it. extra in flight: as configured, or the fewest that cover the links. */
-static resbm_status play(const rb_config *c, const rb_sim_options *o, bool linked, rb_schedule *s,
-                         rb_sim_result *r, rb_err *err) {
-    rb_schedule_args a = {.stages = (int)c->pipeline.stages,
-                          .segments = (int)c->model.segments,
-                          .microbatches = (int)c->train.microbatches,
-                          .extra = (int)c->pipeline.inflight,
-                          .vertical = c->pipeline.vertical_sync};
-    rb_inflight_limits none = {0};
-    if (rb_config_schedule_file(c)) return play_file(c, &a, o, s, r, err);
-    const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
-    if (!kind)
-        return rb_fail(err, RESBM_E_CONFIG, "pipeline.schedule \"%s\" does not exist", c->pipeline.schedule);
-    if (!a.extra && linked) RB_TRY(rb_schedule_auto_inflight(kind, &a, o, &none, &a.extra, err));
-    return rb_simulate_steady(kind, &a, o, s, r, err);
-}
-
-static resbm_status simulate(const rb_timing *t, const rb_cost *cost, const rb_config *c,
-                             const rb_shape_options *link, double *seconds, rb_err *err) {
-    rb_sim_port port[RB_MAX_STAGES] = {{0, 0}};
+static resbm_status play(const rb_timing *t, const rb_cost *cost, const rb_config *c, double *seconds,
+                         rb_err *err) {
     double update[RB_MAX_SEGMENTS];
-    for (int i = 0; link && i < c->pipeline.stages; i++)
-        port[i] = (rb_sim_port){link->up_bits / 8, link->down_bits / 8};
-    for (int g = 0; g < cost->segments; g++) update[g] = update_of(t, cost, g);
-    rb_sim_options o = {.cost = t->segment,
-                        .update = update,
-                        .port = link ? port : NULL,
-                        .latency = link ? (double)link->latency_ns * 1e-9 : 0,
-                        .half_duplex = link && link->half_duplex,
-                        .latency_occupies = link && link->latency_occupies,
-                        .bytes_forward = (double)rb_shape_wire_bytes((uint64_t)cost->frame_forward),
-                        .bytes_backward = (double)rb_shape_wire_bytes((uint64_t)cost->frame_backward)};
-    rb_schedule s = {0};
-    rb_sim_result r = {0};
-    resbm_status st = play(c, &o, link != NULL, &s, &r, err);
-    *seconds = r.step;
-    rb_sim_free(&r);
-    rb_schedule_free(&s);
+    for (int g = 0; g < cost->segments; g++) update[g] = t->update ? t->update[g] : update_of(t, cost, g);
+    rb_prediction_input in = {.cfg = c,
+                              .cost = t->segment,
+                              .trunk = t->trunk,
+                              .pack = t->pack,
+                              .unpack = t->unpack,
+                              .optimizer = update,
+                              .latency_occupies = c->link.latency_occupies};
+    rb_prediction p = {0};
+    resbm_status st = rb_predict(&in, &p, err);
+    *seconds = st ? NAN : p.sim.step + t->rest;
+    rb_prediction_free(&p);
     return st;
 }
 
 resbm_status rb_timing_step(const rb_timing *t, const rb_cost *cost, const rb_config *deployed,
                             const rb_shape_options *link, double *seconds, rb_err *err) {
-    RB_TRY(simulate(t, cost, deployed, deployed->pipeline.stages > 1 ? link : NULL, seconds, err));
-    *seconds += t->rest + (deployed->pipeline.updates ? 0 : longest_update(t, cost, deployed));
-    return RESBM_OK;
+    rb_config *c = malloc(sizeof *c);
+    if (!c) return rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
+    *c = *deployed;
+    c->link = link && deployed->pipeline.stages > 1 ? *link : (rb_shape_options){0};
+    resbm_status st = play(t, cost, c, seconds, err);
+    free(c);
+    return st;
 }
 
 /* ---- the file */

@@ -183,6 +183,7 @@ static resbm_status fill_inputs(rb_stage *s, rb_err *err) {
     RB_TRY(rb_stage_zero_grads(s->model, s->q, err));
     for (int m = 0; m < s->M; m++) RB_TRY(rb_stage_upload_ids(s, m, err));
     s->grad_scale = 1.0f / (float)(s->B * s->T * s->M);
+    s->aux_scale = (float)rb_aux_weight(&s->cfg, 0) * s->grad_scale; /* they work, as in the first step */
     return rb_queue_sync(s->q, err);
 }
 
