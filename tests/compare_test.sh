@@ -121,6 +121,13 @@ refused() { # what, sed expression, text of the message
 refused "a misspelt key" 's/  narrow: {}/  narrow: {boundary.ratoi: 8}/' "slip.yaml:14:12: .*unknown key 'ratoi'.*did you mean ratio"
 refused "a misspelt entry" 's/^seeds/seedz/' "slip.yaml:7:1: unknown entry 'seedz': did you mean 'seeds'"
 refused "an unknown variant" 's/of narrow/of narow/' "variant alone: control of 'narow' is no other variant: did you mean 'narrow'"
+refused "a setting that is there twice" 's/  narrow: {}/  narrow: {boundary.ratio: 8, boundary.ratio: 4}/' "slip.yaml:14:31: this entry is there twice"
+refused "a variant like itself" 's/  narrow: {}/  narrow: {like: narrow}/' "variant narrow: like itself: name another one"
+refused "a seed of its own" 's/  narrow: {}/  narrow: {train.seed: 3}/' "slip.yaml:14:12: train.seed: .*which .seeds. names"
+refused "a value twice in a sweep" 's/0.01, 0.02/0.01, 0.01/' "the sweep of optim.lr has 0.01 twice"
+refused "the name of a control's second row" 's/  narrow: {}/&\n  alone-time: {}/' "slip.yaml:15:3: variant alone-time: where there are links"
+refused "a link of nothing" 's/1mbit/0mbit/' "link 0mbit: .*out of range; allowed: 1kbit to 1000gbit, or none"
+refused "no data" '/^  data:/d' "slip.yaml:1[0-9]:3: variant plain has no data.train: name a run"
 refused "a value out of range" 's/  narrow: {}/  narrow: {boundary.ratio: 7}/' "variant narrow: .*boundary.ratio"
 
 # One that cannot be trained is named; the others are.

@@ -50,6 +50,24 @@ static resbm_status open_study(rb_study *t, const rb_compare_options *o, rb_err 
     return rb_compare_base(o->spec, t->base, err);
 }
 
+/* What is wrong with a variant's configuration is said before anything is trained. */
+static resbm_status check_variants(const rb_study *t, rb_err *err) {
+    rb_config *c = malloc(sizeof *c);
+    resbm_status st = c ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
+    for (int v = 0; v < t->s->variants && !st; v++) {
+        const rb_sweep *sweep = &t->s->variant[v].sweep;
+        rb_compare_which w = {
+            .variant = v, .point = *sweep->key ? sweep->value[0] : NULL, .share = 1, .seed = t->s->seed[0]};
+        st = rb_compare_config(t->s, t->base, &w, c, err);
+        if (!st && !*c->data.train)
+            st = rb_fail(err, RESBM_E_CONFIG,
+                         "%s: variant %s has no data.train: name a run configuration by base, or shards by set",
+                         t->s->variant[v].place, t->s->variant[v].name);
+    }
+    free(c);
+    return st;
+}
+
 static bool asked(const rb_study *t) {
     return t->o->stop && atomic_load(t->o->stop);
 }
@@ -265,6 +283,7 @@ resbm_status rb_compare(const rb_compare_options *o, rb_compare_outcome *out, rb
     RB_TRY(rb_make_dirs(o->dir, err));
     RB_TRY(lock_dir(o->dir, &lock, err));
     resbm_status st = open_study(&t, o, err);
+    if (!st) st = check_variants(&t, err);
     if (!st) st = run(&t, out, err);
     rb_study_free(&t);
     close(lock);

@@ -201,6 +201,7 @@ resbm_status rb_compare_deployed(const rb_compare_spec *s, const rb_config *base
     if (!link || out->model.segments < 2) RB_TRY(alone(out, err));
     if (link) out->link = link->shape;
     RB_TRY(forget_rates(out, err));
+    out->train.seed = 1;
     out->train.steps = TIMED_STEPS;
     out->train.checkpoint_every = 0;
     out->optim.rates.warmup = 0;
@@ -209,6 +210,11 @@ resbm_status rb_compare_deployed(const rb_compare_spec *s, const rb_config *base
     return checked(s, w->variant, out, err);
 }
 
+static bool whole(const char *codec) {
+    return !strcmp(codec, "f32") || !strcmp(codec, "bf16");
+}
+
 bool rb_compare_uncompressed(const rb_config *c) {
-    return c->model.segments > 1 && !strcmp(c->boundary.kind, "none");
+    const rb_boundary_config *b = &c->boundary;
+    return c->model.segments > 1 && !strcmp(b->kind, "none") && whole(b->codec_fwd) && whole(b->codec_bwd);
 }

@@ -158,8 +158,11 @@ static void print_table(const rb_compare_result *r, line *l, rb_buf *out) {
 
 static void print_target(const rb_compare_result *r, rb_buf *out) {
     const rb_compare_spec *s = r->study->s;
+    bool any = false;
+    for (int i = 0; i < r->rows; i++) any = any || r->row[i].uncompressed;
     if (isnan(r->target)) {
-        rb_buf_puts(out, "- No target loss yet: no uncompressed variant has all its seeds.\n");
+        rb_buf_puts(out, any ? "- No target loss yet: no uncompressed variant has all its seeds.\n"
+                             : "- No target loss: no variant is uncompressed; `target: 1.9` names one.\n");
         return;
     }
     rb_buf_printf(out, "- Target loss %.4f", r->target);

@@ -77,6 +77,10 @@ resbm_status rb_compare_set_sweep(rb_compare_variant *v, const char *key, const 
                        RB_COMPARE_POINTS / 2);
     resbm_status st = RESBM_OK;
     for (int i = 0; i < n && !st; i++) {
+        for (int j = 0; j < i; j++)
+            if (!strcmp(value[i], value[j]))
+                st = rb_fail(err, RESBM_E_CONFIG, "%s: the sweep of %s has %s twice", place, key, value[i]);
+        if (st) break;
         snprintf(text, sizeof text, "%.90s=%.90s", key, value[i]);
         st = rb_overrides_add(&trial, place, text, err);
         snprintf(v->sweep.value[i], sizeof v->sweep.value[i], "%s", value[i]);
@@ -158,6 +162,8 @@ static resbm_status check_reference(const rb_compare_spec *s, const rb_compare_v
     char words[2048] = "", hint[160];
     size_t n = 0;
     if (!*name || (rb_compare_find(s, name) >= 0 && strcmp(name, v->name))) return RESBM_OK;
+    if (!strcmp(name, v->name))
+        return rb_fail(err, RESBM_E_CONFIG, "%s: variant %s: %s itself: name another one", v->place, v->name, what);
     for (int i = 0; i < s->variants && n < sizeof words; i++)
         n += (size_t)snprintf(words + n, sizeof words - n, "%s%s", i ? "|" : "", s->variant[i].name);
     rb_compare_hint(name, words, hint, sizeof hint);
@@ -192,6 +198,11 @@ static resbm_status add_twin(rb_compare_spec *s, int of, rb_err *err) {
     rb_compare_variant *twin;
     snprintf(name, sizeof name, "%s-time", s->variant[of].name);
     strcpy(place, s->variant[of].place); /* the array moves as it grows */
+    if (rb_compare_find(s, name) >= 0)
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "%s: variant %s: where there are links a control 'alone of' brings a second row, %s, for as "
+                       "long as the pipeline takes: give the variant of that name another one",
+                       s->variant[rb_compare_find(s, name)].place, name, name);
     RB_TRY(rb_compare_new_variant(s, name, place, &twin, err));
     twin->control = RB_CONTROL_ALONE_AS_LONG;
     strcpy(twin->of, s->variant[of].name);

@@ -60,6 +60,8 @@ static void variants_become_configurations(void **state) {
     assert_true(rb_compare_uncompressed(c) && c->optim.rule.lr == 0.02 && c->train.seed == 7);
     assert_true(c->train.steps == 50 && c->optim.rates.warmup == 5 && c->pipeline.stages == 1 &&
                 c->pipeline.threads == 1);
+    strcpy(c->boundary.codec_fwd, "int8"); /* the whole stream, but not all of it */
+    assert_false(rb_compare_uncompressed(c));
     w = (rb_compare_which){.variant = 2, .share = 1, .seed = 4};
     resolve(&s, &w, c);
     assert_true(c->boundary.ratio == 32 && c->boundary.tokens == RB_TOKENS_TRUNK && c->model.qk_norm &&
@@ -188,7 +190,7 @@ static void refuses_across_entries(void **state) {
     } bad[] = {
         {"base: x", "no variants"},
         {"variants: {a: {control: alone of b}}", "control of 'b' is no other variant"},
-        {"variants: {a: {like: a}}", "like 'a' is no other variant"},
+        {"variants: {a: {like: a}}", "variant a: like itself: name another one"},
         {"variants: {a: {like: b}, b: {like: a}}", "defined by itself"},
         {"variants: {a: {like: b, control: alone of b}, b: {}}", "take one"},
     };

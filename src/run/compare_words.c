@@ -13,6 +13,9 @@ void rb_overrides_free(rb_overrides *o) {
 }
 
 resbm_status rb_overrides_add(rb_overrides *o, const char *place, const char *text, rb_err *err) {
+    if (!strncmp(text, "train.seed=", 11))
+        return rb_fail(err, RESBM_E_CONFIG,
+                       "%s: train.seed: every variant is trained with the same seeds, which `seeds` names", place);
     rb_config *scratch = calloc(1, sizeof *scratch);
     char **grown = realloc(o->text, (size_t)(o->count + 1) * sizeof *grown);
     if (grown) o->text = grown;

@@ -61,6 +61,18 @@ static resbm_status value_text(reader *r, yaml_node_t *n, char out[VALUE_TEXT]) 
     return RESBM_OK;
 }
 
+/* The name of this entry, at *key, in the same map before it? */
+static bool twice(reader *r, yaml_node_t *map, const yaml_node_pair_t *at) {
+    const char *name = text_of(node(r, at->key));
+    for (yaml_node_pair_t *q = map->data.mapping.pairs.start; q < at && name; q++)
+        if (text_of(node(r, q->key)) && !strcmp(name, text_of(node(r, q->key)))) return true;
+    return false;
+}
+
+static resbm_status once(reader *r, yaml_node_t *map, const yaml_node_pair_t *at) {
+    return twice(r, map, at) ? fault(r, node(r, at->key), "this entry is there twice") : RESBM_OK;
+}
+
 static resbm_status add_override(reader *r, rb_overrides *o, const char *section, yaml_node_t *key,
                                  yaml_node_t *value) {
     char place[PLACE], text[VALUE_TEXT + 160], v[VALUE_TEXT];
@@ -74,14 +86,17 @@ static resbm_status add_map(reader *r, rb_overrides *o, yaml_node_t *map) {
     char section[80];
     for (yaml_node_pair_t *p = map->data.mapping.pairs.start; p < map->data.mapping.pairs.top; p++) {
         yaml_node_t *key = node(r, p->key), *value = node(r, p->value);
+        RB_TRY(once(r, map, p));
         if (value->type != YAML_MAPPING_NODE) {
             RB_TRY(add_override(r, o, "", key, value));
             continue;
         }
         if (!text_of(key)) return fault(r, key, "a section must be a name");
         snprintf(section, sizeof section, "%s", text_of(key));
-        for (yaml_node_pair_t *q = value->data.mapping.pairs.start; q < value->data.mapping.pairs.top; q++)
+        for (yaml_node_pair_t *q = value->data.mapping.pairs.start; q < value->data.mapping.pairs.top; q++) {
+            RB_TRY(once(r, value, q));
             RB_TRY(add_override(r, o, section, node(r, q->key), node(r, q->value)));
+        }
     }
     return RESBM_OK;
 }
@@ -155,8 +170,10 @@ static resbm_status read_variant(reader *r, yaml_node_t *key, yaml_node_t *value
     RB_TRY(
         rb_compare_new_variant(r->s, text_of(key) ? text_of(key) : "", place_of(r, key, place), &v, r->err));
     if (value->type != YAML_MAPPING_NODE || is_plain_set(r, value)) return read_set(r, &v->set, value);
-    for (yaml_node_pair_t *p = value->data.mapping.pairs.start; p < value->data.mapping.pairs.top; p++)
+    for (yaml_node_pair_t *p = value->data.mapping.pairs.start; p < value->data.mapping.pairs.top; p++) {
+        RB_TRY(once(r, value, p));
         RB_TRY(read_variant_key(r, v, node(r, p->key), node(r, p->value)));
+    }
     return RESBM_OK;
 }
 
@@ -280,13 +297,9 @@ static resbm_status read_root(reader *r) {
         snprintf(r->s->base, sizeof r->s->base, "%s", r->name);
         return RESBM_OK;
     }
-    yaml_node_pair_t *from = root->data.mapping.pairs.start;
-    for (yaml_node_pair_t *p = from; p < root->data.mapping.pairs.top; p++) {
-        yaml_node_t *key = node(r, p->key);
-        for (yaml_node_pair_t *q = from; q < p; q++)
-            if (text_of(key) && text_of(node(r, q->key)) && !strcmp(text_of(key), text_of(node(r, q->key))))
-                return fault(r, key, "this entry is there twice");
-        RB_TRY(read_top(r, key, node(r, p->value)));
+    for (yaml_node_pair_t *p = root->data.mapping.pairs.start; p < root->data.mapping.pairs.top; p++) {
+        RB_TRY(once(r, root, p));
+        RB_TRY(read_top(r, node(r, p->key), node(r, p->value)));
     }
     return RESBM_OK;
 }

@@ -158,7 +158,7 @@ resbm_status rb_key_read_number(const rb_key *k, const char *text, double *out, 
     v *= factor;
     bool integral = k->type != RB_KEY_REAL && k->type != RB_KEY_RATE;
     if (integral && v != floor(v)) return refuse(k, text, place, "which is no whole number", err);
-    bool word = k->word && v == k->word_value;
+    bool word = k->word && v == k->word_value && k->type != RB_KEY_RATE; /* 0mbit is not "none" */
     if (!word && !(v >= k->min && v <= k->max)) return refuse(k, text, place, "which is out of range", err);
     *out = v;
     return RESBM_OK;
