@@ -63,13 +63,18 @@ static resbm_status read_summary(const rb_compare_run *r, rb_summary *s, rb_err 
     return rb_summary_read(path, s, err);
 }
 
-/* The shortest step but the first. */
-static resbm_status least_step(const rb_compare_run *r, double *least, rb_err *err) {
+/* The shortest step and the longest, but the first. */
+static resbm_status step_range(const rb_compare_run *r, double *least, double *most, rb_err *err) {
     char path[PATH_MAX];
     rb_metrics m;
     snprintf(path, sizeof path, "%s/metrics.jsonl", r->dir);
     RB_TRY(rb_metrics_read(path, &m, err));
-    for (size_t i = 1; i < m.count; i++) *least = fmin(*least, m.steps[i].step_s);
+    *least = INFINITY;
+    *most = 0;
+    for (size_t i = 1; i < m.count; i++) {
+        *least = fmin(*least, m.steps[i].step_s);
+        *most = fmax(*most, m.steps[i].step_s);
+    }
     rb_metrics_free(&m);
     return RESBM_OK;
 }
@@ -94,12 +99,12 @@ static resbm_status measure_one(probe *p, rb_timing *m, bool *whole, rb_err *err
     if (!*whole) return RESBM_OK;
     snprintf(path, sizeof path, "%s/trace.json", r.dir);
     RB_TRY(rb_timing_take_trace(path, (int)p->one->model.segments, m, err));
-    double busy = m->optimizer, least = INFINITY;
-    RB_TRY(least_step(&r, &least, err));
+    double busy = m->optimizer;
+    RB_TRY(step_range(&r, &m->least, &m->most, err));
     RB_TRY(read_summary(&r, &s, err));
     for (int i = 0; i < m->segments; i++)
         busy += (double)p->one->train.microbatches * (m->segment[i].forward + m->segment[i].backward);
-    m->rest = fmax(0, least - busy);
+    m->rest = fmax(0, m->least - busy);
     if (m->segments == 1) take_deployed(&s, m);
     rb_summary_free(&s);
     return rb_compare_run_clear(&r, err);
@@ -112,6 +117,7 @@ static resbm_status measure_deployed(probe *p, rb_timing *m, bool *whole, rb_err
     RB_TRY(run_to_end(p, "deployed", p->deployed, &r, whole, err));
     rb_compare_run_free(&r);
     if (!*whole) return RESBM_OK;
+    RB_TRY(step_range(&r, &m->least, &m->most, err));
     RB_TRY(read_summary(&r, &s, err));
     take_deployed(&s, m);
     rb_summary_free(&s);
@@ -122,7 +128,7 @@ static resbm_status measure(probe *p, rb_timing *m, rb_err *err) {
     rb_study *t = p->t;
     bool whole = true, pipelined = p->deployed->pipeline.stages > 1;
     rb_timing_free(m);
-    *m = (rb_timing){.step = NAN, .bytes_forward = NAN, .bytes_backward = NAN, .bytes_ids = NAN, .rss = NAN};
+    *m = (rb_timing){.step = NAN, .least = NAN, .most = NAN, .bytes_forward = NAN, .bytes_backward = NAN, .bytes_ids = NAN, .rss = NAN};
     if (!(t->s->flops > 0 && pipelined)) RB_TRY(measure_one(p, m, &whole, err));
     if (whole && pipelined) RB_TRY(measure_deployed(p, m, &whole, err));
     m->known = whole;

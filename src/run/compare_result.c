@@ -57,9 +57,12 @@ static void take_time(const rb_study *t, int variant, rb_compare_row *row) {
     row->capped = t->state[variant].capped;
     memcpy(row->step, time->step, sizeof row->step);
     for (int l = 0; l < RB_COMPARE_LINKS; l++) row->time_to[l] = NAN;
+    row->step_least = row->step_most = NAN;
     row->step_measured = row->bytes_forward = row->bytes_backward = row->bytes_ids = row->rss = NAN;
     if (!time->measured.known) return;
     row->step_measured = time->measured.step;
+    row->step_least = time->measured.least;
+    row->step_most = time->measured.most;
     row->bytes_forward = time->measured.bytes_forward;
     row->bytes_backward = time->measured.bytes_backward;
     row->bytes_ids = time->measured.bytes_ids;

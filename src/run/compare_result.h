@@ -29,7 +29,8 @@ typedef struct rb_compare_row {
     double bytes_forward, bytes_backward,
         bytes_ids;                        /* per token and boundary, headers, scales and ids in; measured */
     double frame_forward, frame_backward; /* the same on paper */
-    double step_measured;                 /* seconds, over the first link */
+    double step_measured;                 /* seconds, over the first link; */
+    double step_least, step_most;         /* of the steps that this is the median of */
     double step[RB_COMPARE_LINKS];        /* by the timing model */
     double time_to[RB_COMPARE_LINKS];     /* seconds to the target */
     double rss;                           /* bytes of the largest stage */

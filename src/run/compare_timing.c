@@ -193,6 +193,8 @@ resbm_status rb_timing_write(const char *path, const char *config, const rb_timi
     json_object_set_new(o, "optimizer", number(t->optimizer));
     json_object_set_new(o, "rest", number(t->rest));
     json_object_set_new(o, "step", number(t->step));
+    json_object_set_new(o, "step_least", number(t->least));
+    json_object_set_new(o, "step_most", number(t->most));
     json_object_set_new(o, "bytes_forward", number(t->bytes_forward));
     json_object_set_new(o, "bytes_backward", number(t->bytes_backward));
     json_object_set_new(o, "bytes_ids", number(t->bytes_ids));
@@ -218,6 +220,8 @@ static resbm_status fill(const json_t *o, rb_timing *out, rb_err *err) {
     out->optimizer = rb_json_get(o, "optimizer");
     out->rest = rb_json_get(o, "rest");
     out->step = rb_json_get(o, "step");
+    out->least = rb_json_get(o, "step_least");
+    out->most = rb_json_get(o, "step_most");
     out->bytes_forward = rb_json_get(o, "bytes_forward");
     out->bytes_backward = rb_json_get(o, "bytes_backward");
     out->bytes_ids = rb_json_get(o, "bytes_ids");

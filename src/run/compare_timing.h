@@ -27,6 +27,7 @@ typedef struct rb_timing {
     double pack, unpack;      /* of a message, where they are counted */
     double rest;              /* of a step: data, agreement on norms */
     double step;              /* the deployed run over the first link; of one segment: its only run */
+    double least, most;       /* of that run's steps but the first: far apart where the machine had other work */
     double bytes_forward, bytes_backward,
         bytes_ids; /* that run's, per token and boundary; ids beside bytes_forward */
     double rss;    /* bytes of its largest stage */

@@ -193,13 +193,15 @@ static void file_belongs_to_a_configuration(void **state) {
                    .segment = segment,
                    .optimizer = 0.125,
                    .step = NAN,
+                   .least = 0.5,
+                   .most = 2,
                    .rss = 1e6,
                    .stages = 3},
               r;
     assert_ok(rb_timing_write("timing.json", "a: 1\n", &t, &err), &err);
     assert_ok(rb_timing_read("timing.json", "a: 1\n", &r, &err), &err);
     assert_true(r.known && r.segments == 1 && r.segment[0].weight == 1.5 && r.optimizer == 0.125 &&
-                isnan(r.step) && r.stages == 3);
+                isnan(r.step) && r.stages == 3 && r.least == 0.5 && r.most == 2);
     rb_timing_free(&r);
     assert_ok(rb_timing_read("timing.json", "a: 2\n", &r, &err), &err);
     assert_false(r.known);
