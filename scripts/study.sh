@@ -41,12 +41,14 @@ pieces() {
     "$resbm" data --out data-spm1024 --tokenizer data-spm1024/bpe.model /usr/share/dictd/gcide.dict.dz
 }
 
-# Of each run: the largest norm of the gradient behind its first tenth; how often there, in a single step, the training loss is more
+# Of each whole run: the largest norm of the gradient behind its first tenth; how often there, in a single step, the training loss is more
 # than 15% above the median of the twenty steps before, and the norm three times theirs; means of the norm per segment over the second half.
 norms() {
     printf '%-40s %9s %6s %6s   %s\n' "run of $1" "largest" "losses" "norms" "norm per segment, first to last"
     find "$1/runs" -name metrics.jsonl | sort | while read -r file; do
         run=${file#"$1"/runs/}
+        all=$(sed -n 's/^  steps: *//p' "${file%metrics.jsonl}run.yaml")
+        grep -q "\"step\":$all," "$file" || continue # cut short
         sed -n 's/.*"loss":\([0-9.e+-]*\),.*"grad_norm":\([0-9.e+-]*\),"grad_norm_segments":\[\([^]]*\)\].*/\1 \2 \3/p' "$file" |
             awk -v run="${run%/metrics.jsonl}" '
                 function median_before(x, i,    v, n, j, k, t) {
