@@ -10,7 +10,7 @@ pkg_check_modules(SSL IMPORTED_TARGET libssl)
 if(NATS_FOUND AND CRYPTO_FOUND AND SSL_FOUND)
   file(GLOB nats CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/modules/nats/*.c)
   list(FILTER nats EXCLUDE REGEX "_test\\.c$")
-  add_library(resbm_nats MODULE ${nats})
+  add_library(resbm_nats MODULE ${nats} ${CMAKE_SOURCE_DIR}/src/link/resolve.c) # all it takes of the layers above core
   set_target_properties(resbm_nats PROPERTIES PREFIX "" OUTPUT_NAME resbm-nats)
   target_include_directories(resbm_nats PRIVATE ${CMAKE_SOURCE_DIR}/modules/nats)
   target_link_libraries(resbm_nats PRIVATE rb_core rb_flags PkgConfig::NATS PkgConfig::SSL PkgConfig::CRYPTO -Wl,--exclude-libs,ALL)

@@ -67,6 +67,28 @@ refused 'no-such-name.invalid:4222 as invite: its name stands for no address her
 grep -q "Name or service not known" refused.log && [ $(($(now_ms) - before)) -gt $((15000 * patience)) ] && miss "tries a name that is none again and again"
 kill -INT "$host" && wait "$host"
 
+# No name server answers: the deadline holds for a name as well, however long getaddrinfo takes.
+cat >mute.c <<'END'
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <netdb.h>
+#include <string.h>
+#include <unistd.h>
+int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **out) {
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+    *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
+    if (!host || strcmp(host, "mute.invalid") || (hints && hints->ai_flags & AI_NUMERICHOST)) return real(host, port, hints, out);
+    sleep(3600);
+    return EAI_AGAIN;
+}
+END
+cc -shared -fPIC -O1 -o mute.so mute.c -ldl || miss "no compiler for mute.so"
+mkdir -p unheard
+echo '{"url": "tls://mute.invalid:4222", "run": "r", "name": "guest", "seed": "", "certificate": ""}' >unheard/access.json
+export LD_PRELOAD="$PWD/mute.so"
+refused 'tls://mute.invalid:4222 as guest: the name server did not answer within [0-9.]+ s' status unheard
+unset LD_PRELOAD
+
 # Nobody has come: the address may be another one. Then somebody comes, with another build.
 begin --listen 127.0.0.1:0 --announce 127.0.0.1 optim.schedule=constant train.steps=100000 train.checkpoint_every=6 train.eval_every=0
 wait_for host.log "nobody has a key of this run yet" 20

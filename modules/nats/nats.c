@@ -5,7 +5,6 @@
  *     RUN.ask.SUBJECT                   questions; the answer goes to the asker's private inbox
  *
  * The server lets a participant publish only with its own name in the place of FROM. */
-#include <netdb.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +12,7 @@
 #include <sys/random.h>
 #include "core/clock.h"
 #include "core/rng.h"
+#include "link/resolve.h"
 #include "module.h"
 #include "subject.h"
 #include "tls_waits.h"
@@ -184,50 +184,59 @@ static const char *meaning(natsStatus s) {
                : NULL;
 }
 
-/* What getaddrinfo says of HOST in "tls://HOST:PORT"; 0: it stands for an address. */
-static int look_up(const char *url) {
+/* Does HOST in "tls://HOST:PORT" stand for an address? libnats looks it up for itself, for as long as the name servers take: only
+ * what has just been found is worth that. */
+static resbm_status look_up(const rb_carrier_options *o, bool *later, rb_err *err) {
     char host[256];
-    const char *at = strstr(url, "://");
-    at = at ? at + 3 : url;
+    const char *at = strstr(o->url, "://");
+    at = at ? at + 3 : o->url;
     bool bracket = *at == '[';
     at += bracket;
-    size_t n = strcspn(at, bracket ? "]" : ":/");
-    struct addrinfo *a = NULL;
-    if (n >= sizeof host) return EAI_NONAME;
-    snprintf(host, sizeof host, "%.*s", (int)n, at);
-    int bad = getaddrinfo(host, NULL, NULL, &a);
-    if (a) freeaddrinfo(a);
-    return bad;
-}
-
-static resbm_status connect_to(rb_nats *c, const rb_carrier_options *o, rb_err *err) {
-    natsOptions *n = NULL;
-    natsStatus s = natsOptions_Create(&n);
-    if (!s) s = set_options(c, o, n);
-    /* libnats 3.4 leaves out signatures that begin with a zero: one in 256 is refused without a reason. A certificate that is not
-     * the expected one stays so. */
-    int refused = 0, unknown = 0;
-    for (bool again = !s; again;) {
-        s = natsConnection_Connect(&c->nc, n);
-        if (s == NATS_SSL_ERROR && rb_tls_fell_silent()) s = NATS_TIMEOUT;
-        unknown = s == NATS_NO_SERVER ? look_up(o->url) : 0;
-        bool final = unknown == EAI_NONAME || s == NATS_CONNECTION_AUTH_FAILED || s == NATS_SSL_ERROR ||
-                     s == NATS_INVALID_ARG;
-        again = s && (final ? ++refused < 4 : rb_now_ns() < o->deadline_ns);
-        if (again) rb_sleep_ns(100 * RB_MS);
-    }
-    natsOptions_Destroy(n);
-    if (!s) return RESBM_OK;
-    if (unknown)
+    snprintf(host, sizeof host, "%.*s", (int)strcspn(at, bracket ? "]" : ":/"), at);
+    struct addrinfo *list;
+    rb_err why;
+    resbm_status st = rb_resolve(host, "0", 0, o->deadline_ns, &list, later, &why);
+    if (!st) freeaddrinfo(list);
+    if (st == RESBM_E_IO)
         return rb_fail(err, RESBM_E_PEER,
                        "cannot connect to the server at %s as %s: its name stands for no address here (%s): "
                        "check the network, or ask the host for an address",
-                       o->url, o->name, gai_strerror(unknown));
+                       o->url, o->name, why.text);
+    return st ? rb_fail(err, st, "cannot connect to the server at %s as %s: %s", o->url, o->name, why.text)
+              : RESBM_OK;
+}
+
+static resbm_status fail_to_connect(const rb_carrier_options *o, natsStatus s, rb_err *err) {
     char what[700];
     const char *means = meaning(s);
     snprintf(what, sizeof what, "cannot connect to the server at %s as %s%s%s", o->url, o->name,
              means ? ": " : "", means ? means : "");
     return rb_nats_fail(err, s, what);
+}
+
+static resbm_status connect_to(rb_nats *c, const rb_carrier_options *o, rb_err *err) {
+    natsOptions *n = NULL;
+    resbm_status unknown = RESBM_OK;
+    natsStatus s = natsOptions_Create(&n);
+    if (!s) s = set_options(c, o, n);
+    /* libnats 3.4 leaves out signatures that begin with a zero: one in 256 is refused without a reason. A certificate that is not
+     * the expected one stays so. */
+    int refused = 0;
+    for (bool again = !s; again;) {
+        bool later = true, final = false;
+        unknown = look_up(o, &later, err);
+        if (!unknown) {
+            s = natsConnection_Connect(&c->nc, n);
+            if (s == NATS_SSL_ERROR && rb_tls_fell_silent()) s = NATS_TIMEOUT;
+            final = s == NATS_CONNECTION_AUTH_FAILED || s == NATS_SSL_ERROR || s == NATS_INVALID_ARG;
+        }
+        again = unknown ? later && rb_now_ns() < o->deadline_ns
+                        : s && (final ? ++refused < 4 : rb_now_ns() < o->deadline_ns);
+        if (again) rb_sleep_ns(100 * RB_MS);
+    }
+    natsOptions_Destroy(n);
+    if (unknown) return unknown;
+    return s ? fail_to_connect(o, s, err) : RESBM_OK;
 }
 
 static resbm_status subscribe(rb_nats *c, rb_err *err) {
