@@ -79,6 +79,20 @@ for way in "pipeline.speed=1e9" "-m stated.yaml" "-m speechless.yaml pipeline.sp
     [ -s way.err ] && { miss "a plan with $way speaks of measuring"; cat way.err; }
 done
 
+# FLOP/s of some machines alone are none to plan by, whichever comes first; pipeline.speed is that of the others.
+printf 'machines:\n  - {count: 2, flops: 1e9}\n  - {count: 2, memory: 8G}\n' >first.yaml
+printf 'machines:\n  - {count: 2, memory: 8G}\n  - {count: 2, flops: 1e9}\n' >last.yaml
+for how in "first 3:5: machine 2" "last 2:5: machine 0"; do
+    list=${how%% *}
+    for balance in "" --balance; do
+        # shellcheck disable=SC2086
+        "$resbm" plan run.yaml --own -m "$list.yaml" $balance >err.txt 2>&1 && miss "FLOP/s of the $list machines alone $balance"
+        says err.txt "$list.yaml:${how#* } (from 0) has no flops, and others have: .*pipeline.speed=FLOP/s"
+    done
+    "$resbm" plan run.yaml --own --json -m "$list.yaml" pipeline.speed=1e9 >mixed.json || miss "pipeline.speed beside the $list machines' FLOP/s"
+    [ "$(field mixed.json step_s)" = "$(field own.json step_s)" ] || miss "FLOP/s of the $list machines count otherwise than pipeline.speed"
+done
+
 # A machine list: what it says of one stage holds for that one.
 cat >machines.yaml <<END
 machines:

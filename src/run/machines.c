@@ -70,6 +70,9 @@ rb_machine rb_machine_of(const rb_config *c) {
 typedef struct reader {
     const char *path;
     yaml_document_t doc;
+    const yaml_node_t *unstated; /* the first entry without FLOP/s, of machine `unstated_at`; NULL: none */
+    int unstated_at;
+    bool stated; /* another one has them */
     rb_err *err;
 } reader;
 
@@ -131,6 +134,12 @@ static resbm_status read_entry(reader *r, yaml_node_t *n, const rb_machine *from
                                rb_machine *out) {
     rb_machine m = *from;
     RB_TRY(read_fields(r, &machine_form, n, &m));
+    if (m.flops > 0) {
+        r->stated = true;
+    } else if (!r->unstated) {
+        r->unstated = n;
+        r->unstated_at = *filled;
+    }
     for (int64_t i = 0; i < m.count; i++, (*filled)++)
         if (*filled < stages) out[*filled] = m;
     return RESBM_OK;
@@ -152,6 +161,17 @@ static bool find_parts(reader *r, yaml_node_t **machines, yaml_node_t **relay) {
     return *machines && (*machines)->type == YAML_SEQUENCE_NODE;
 }
 
+/* A plan counts by what is stated, or measures here what nobody states: seconds of the one and of the other are not to be mixed. */
+static resbm_status check_speeds(reader *r) {
+    char text[200];
+    if (!r->stated || !r->unstated) return RESBM_OK;
+    snprintf(text, sizeof text,
+             "machine %d (from 0) has no flops, and others have: state them of every machine, or of those "
+             "without by pipeline.speed=FLOP/s",
+             r->unstated_at);
+    return fault(r, r->unstated, text);
+}
+
 static resbm_status read_list(reader *r, const rb_machine *from, int stages, rb_machine *out, rb_relay *relay,
                               bool *relayed) {
     yaml_node_t *list = NULL, *server = NULL;
@@ -163,7 +183,7 @@ static resbm_status read_list(reader *r, const rb_machine *from, int stages, rb_
         RB_TRY(read_entry(r, yaml_document_get_node(&r->doc, *i), from, stages, &filled, out));
     *relayed = server != NULL;
     if (server) RB_TRY(read_fields(r, &relay_form, server, relay));
-    if (filled == stages) return RESBM_OK;
+    if (filled == stages) return check_speeds(r);
     return rb_fail(r->err, RESBM_E_CONFIG,
                    "%s lists %d machines for %d stages (with their replicas): change one of them", r->path,
                    filled, stages);

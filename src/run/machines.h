@@ -14,7 +14,7 @@
 
 typedef struct rb_machine {
     int64_t count;
-    double flops;                  /* FLOP/s it sustains; 0 = not stated */
+    double flops;                  /* FLOP/s it sustains; 0 = not stated, of any */
     int64_t memory, disk;          /* bytes; bytes per second it writes; 0 = not stated */
     double up_bits, down_bits;     /* per second; 0 = no limit */
     int64_t latency_ns, jitter_ns; /* one way, of what it sends */
@@ -29,8 +29,8 @@ typedef struct rb_relay {
 
 /* What the configuration itself says of every stage. */
 rb_machine rb_machine_of(const rb_config *cfg);
-/* Fills out (stages); relayed: the list has a relay too. RESBM_E_CONFIG with file:line: an unknown key, a bad value, another
- * number of machines than stages. */
+/* Fills out (stages); relayed: the list has a relay too. RESBM_E_CONFIG with file:line: an unknown key, a bad value, FLOP/s of
+ * some machines and not of others, another number of machines than stages. */
 resbm_status rb_machines_load(const char *path, const rb_config *cfg, int stages, rb_machine *out,
                               rb_relay *relay, bool *relayed, rb_err *err);
 
