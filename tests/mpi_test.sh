@@ -18,13 +18,8 @@ train local || cat local.log
 train straight $long train.steps=10 || cat straight.log
 
 
-# dies KIND RANK: that rank of a long run is killed.
-dies() {
-    run=$1-dies-$2
-    rm -rf "$run"
-    setsid mpirun."$1" -n 4 "$resbm" train -q run.yaml --out "$run" engine=mpi $long train.steps=400 link.latency=10ms \
-        >"$run.log" 2>&1 &
-    pid=$!
+# find_rank RANK: waits for step 3 of $run, whose mpirun is $pid; sets family to its processes, victim to that rank's.
+find_rank() {
     i=0
     while ! grep -q '"step":3,' "$run/metrics.jsonl" 2>/dev/null && [ $i -lt $((600 * patience)) ]; do
         sleep 0.05
@@ -34,8 +29,18 @@ dies() {
     victim=
     for p in $family; do
         tr '\0' ' ' <"/proc/$p/cmdline" | grep -q 'mpirun\|hydra\|coordinate' && continue
-        tr '\0' '\n' <"/proc/$p/environ" 2>/dev/null | grep -Eq "^(OMPI_COMM_WORLD_RANK|PMI_RANK)=$2\$" && victim=$p
+        tr '\0' '\n' <"/proc/$p/environ" 2>/dev/null | grep -Eq "^(OMPI_COMM_WORLD_RANK|PMI_RANK)=$1\$" && victim=$p
     done
+}
+
+# dies KIND RANK: that rank of a long run is killed.
+dies() {
+    run=$1-dies-$2
+    rm -rf "$run"
+    setsid mpirun."$1" -n 4 "$resbm" train -q run.yaml --out "$run" engine=mpi $long train.steps=400 link.latency=10ms \
+        >"$run.log" 2>&1 &
+    pid=$!
+    find_rank "$2"
     [ -n "$victim" ] || { miss "$run: no rank $2"; cat "$run.log"; return; }
     kill -KILL "$victim"
     wait $pid && miss "$run ends as if nothing had been"
@@ -49,6 +54,39 @@ dies() {
     [ -z "$left" ] || miss "$run leaves processes: $left"
     says "$run/fault.txt" "^stage $2 \(rank $2, process $victim on .*\) is gone without a word .*The last snapshot is $run/step-"
     says "$run/fault.txt" "go on with --resume"
+}
+
+# lets_go KIND: a stage that waits for one that is stopped lets go of it once the coordinator is gone, also where the wall clock was
+# set back by an hour: whoever waits for a time of that clock waits for so much longer.
+lets_go() {
+    run=$1-lets-go
+    cat >set_back.c <<'END'
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <pthread.h>
+int pthread_cond_timedwait(pthread_cond_t *restrict c, pthread_mutex_t *restrict m, const struct timespec *restrict at) {
+    static int (*real)(pthread_cond_t *, pthread_mutex_t *, const struct timespec *);
+    if (!real) *(void **)&real = dlsym(RTLD_NEXT, "pthread_cond_timedwait");
+    struct timespec t = *at;
+    if (t.tv_sec > 1000000000) t.tv_sec += 3600; /* not of the monotonic clock */
+    return real(c, m, &t);
+}
+END
+    cc -shared -fPIC -O1 -o set_back.so set_back.c -ldl || miss "no compiler for set_back.so"
+    rm -rf "$run"
+    setsid mpirun."$1" -n 2 env LD_PRELOAD="$PWD/set_back.so" "$resbm" train -q run.yaml --out "$run" engine=mpi $long \
+        pipeline.stages=2 train.steps=100000 link.latency=10ms >"$run.log" 2>&1 &
+    pid=$!
+    find_rank 1
+    coordinator=$(pgrep -f -- "train --coordinate .*--out $run ")
+    case "$victim $coordinator" in " "* | *" ") miss "$run: no rank 1, or no coordinator"; cat "$run.log"; return ;; esac
+    kill -STOP "$victim"
+    sleep 0.5 # the other one waits for it
+    kill -KILL "$coordinator"
+    within 20 "grep -q 'the coordinator (process $coordinator) was killed by signal 9' '$run.log'" ||
+        { miss "$run: the first rank waits on"; cat "$run.log"; }
+    for p in $family; do kill -KILL "$p"; done 2>/dev/null
+    wait $pid
 }
 
 # goes_on KIND RUN: with --resume, to the losses of an undisturbed local run.
@@ -82,6 +120,7 @@ train pairs $pairs || { miss pairs; cat pairs.log; }
 rm -rf mpi-pairs
 ranks "$kind" 4 "$resbm" train -q run.yaml --out mpi-pairs engine=mpi $pairs >mpi-pairs.log 2>&1 || { miss mpi-pairs; cat mpi-pairs.log; }
 same pairs mpi-pairs
+lets_go "$kind"
 dies "${kinds##* }" 0 # the rank that started the coordinator
 
 # Data that is not there: the coordinator's stages say it, once.

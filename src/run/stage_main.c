@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <unistd.h>
 #include "core/clock.h"
+#include "core/thread.h"
 #include "run/access.h"
 #include "run/control.h"
 #include "run/sign.h"
@@ -279,10 +280,7 @@ static void *keep_watch(void *arg) {
     watch *w = arg;
     pthread_mutex_lock(&w->lock);
     while (!w->over) {
-        struct timespec t;
-        clock_gettime(CLOCK_REALTIME, &t);
-        t.tv_sec++;
-        pthread_cond_timedwait(&w->changed, &w->lock, &t);
+        rb_cond_wait_until(&w->changed, &w->lock, rb_now_ns() + RB_SEC);
         if (!w->over && rb_link_gone_order(w->s->control, RB_PEER_COORDINATOR)) break;
     }
     if (!w->over && w->s->link) rb_link_close(w->s->link);
@@ -291,7 +289,8 @@ static void *keep_watch(void *arg) {
 }
 
 static void begin_watch(watch *w, rb_stage *s) {
-    *w = (watch){.s = s, .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+    *w = (watch){.s = s, .lock = PTHREAD_MUTEX_INITIALIZER};
+    rb_cond_init(&w->changed);
     if (s->way->mpi) w->runs = !pthread_create(&w->thread, NULL, keep_watch, w);
 }
 
