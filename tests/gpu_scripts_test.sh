@@ -1,8 +1,9 @@
 #!/bin/sh
-# ctest: timeout=120
+# ctest: timeout=600
 # What a machine with a GPU runs, tried out without one: a suite that was to use the GPU fails where it cannot, nvcc gets the compute
-# capabilities it knows, `make test` compiles for the card that is here, scripts/gpu.sh's losses hold (on a device that completes late)
-# and its failures are its status, and bench/cuda.py measures and says why it cannot.
+# capabilities it knows, `make test` compiles for the card that is here, scripts/gpu.sh's losses hold (on a device that completes late),
+# its failures are its status, and bench/cuda.py lets what it compares take turns,
+# measures, says why it cannot, and prints what it has when it is ended.
 set -u
 . "$RB_SOURCE_DIR/tests/run_common.sh"
 here=$PWD
@@ -63,9 +64,68 @@ says good.log 'adamw and host: 3 losses, '
 script bad.log DEVICE=cuda RESBM_CUDA_PLUGIN="$here" PARTS="conformance" && miss "scripts/gpu.sh was content without a GPU"
 says bad.log 'conformance: status [1-9]'
 
+# A program that answers at once: the n-th training has steps of n seconds (behind three of 99), the one named in `ends` is cut short.
+mkdir fake
+cat >fake/resbm <<'SH'
+#!/bin/sh
+here=${0%/*} out=
+[ "$1 $2" != "bench kernels" ] || printf 'attention forward 0.%s ms\nattention backward 2.%s ms\n' "$(($(wc -l <"$here/asked") + 1))" 5
+[ "$1" = train ] || exit 0
+asked=
+for a in "$@"; do
+    case $a in
+    --resume) echo "resumed after step 1" ;;
+    boundary.kind=*|optim.kind=*|optim.offload*|optim.delay=*|link.up=*|pipeline.attention=*) asked="$asked ${a#*.}" ;;
+    esac
+    [ "$last" != --out ] || out=$a
+    last=$a
+done
+echo "$asked" >>"$here/asked"
+n=$(wc -l <"$here/asked")
+[ ! -f "$here/ends" ] || [ "$n" != "$(cat "$here/ends")" ] || { kill -TERM $PPID; sleep 20; }
+mkdir -p "$out"
+for s in 99 99 99 "$n" "$n"; do echo "{\"loss\": 5.5, \"step_s\": $s}"; done >"$out/metrics.jsonl"
+echo '{"traceEvents": [{"cat": "optimizer", "dur": 250000}, {"cat": "optimizer", "dur": 125000}]}' >"$out/trace.json"
+echo '{"steps": 5, "peak_rss_bytes": [3000000000], "memory": [{"taken": 2000000000, "host_wait_s": 0.5, "disk_wait_s": 1}]}' \
+    >"$out/summary.json"
+SH
+chmod +x fake/* bin/*
+faked() { # LOG OPTION...
+    log=$1
+    shift
+    : >fake/asked
+    python3 -B "$RB_SOURCE_DIR/bench/cuda.py" --program fake/resbm --no-torch --sizes tiny --contexts 64 "$@" >"$log" 2>&1
+}
+faked turns.log --rounds 3 --parts boundary || { miss "bench/cuda.py --parts boundary"; cat turns.log; }
+says turns.log '^\| tiny \| 64 \| 1 \| 3.0000 \(1.5000 to 4.5000\) \| 4.0000 \(2.5000 to 5.5000\) \| 33.3% \(20.0% to 100.0%\) \|$'
+[ "$(grep -o 'kind=[nr][a-z]*' fake/asked | tr '\n' ' ')" = "kind=none kind=residual kind=none kind=residual kind=none kind=residual " ] ||
+    { miss "boundaries did not take turns"; cat fake/asked; }
+echo 4 >fake/ends
+faked cut.log --rounds 3 --parts boundary,offload && miss "bench/cuda.py was ended and content"
+says cut.log '^\| tiny \| 64 \| 1 \| 2.0000 \(1.0000 to 3.0000\) \| 2.0000 \(2.0000 to 2.0000\) \| 100.0% \|$'
+says cut.log 'ended before all was measured'
+grep -q Offload cut.log && miss "a part began after the end"
+rm fake/ends
+faked offload.log --rounds 2 --parts offload || { miss "bench/cuda.py --parts offload"; cat offload.log; }
+says offload.log '^\| tiny \| 64 \| host \| 186 \| 5.5000 \(3.0000 to 8.0000\) \| 2.17 \(1.33 to 3.00\) \| 0.1000 \| 0.2000 \| 2.00 \| 3.00 \|$'
+[ "$(grep -c 'offload_update=host delay=1' fake/asked)" = 2 ] || { miss "the delayed update had no two rounds"; cat fake/asked; }
+faked links.log --rounds 2 --parts pipeline || { miss "bench/cuda.py --parts pipeline"; cat links.log; }
+says links.log '^\| tiny \| 64 \| 2 \| none, bf16 \| .* \| 1.60 \(1.20 to 2.00\) \|$'
+says links.log '^\| tiny \| 64 \| 2 \| residual 128x int4 \| .* \| 1.24 \(1.14 to 1.33\) \|$'
+faked train.log --rounds 2 --parts train --optim adamw,muon || { miss "bench/cuda.py --parts train"; cat train.log; }
+says train.log '^\| tiny \(0 M\) \| 64 \| own \| muon \| 341 \| - \| - \| - \| 2.00 \| 0.00 \| - \| 3.0000 \(2.0000 to 4.0000\) \| 0.1250 \|$'
+faked attention.log --rounds 2 --parts attention || { miss "bench/cuda.py --parts attention"; cat attention.log; }
+says attention.log '^\| tiny \| 64 \| 0.100 \| 0.200 \| 2.500 \| 2.500 \| 2.0000 .* \| 0.62 \(0.50 to 0.75\) \|$'
+
 figures() { python3 -B "$RB_SOURCE_DIR/bench/cuda.py" --program "$resbm" --rounds 1 --steps 2 --sizes tiny --contexts 64 "$@"; }
 figures --device cpu --no-torch --parts train >train.log 2>&1 || { miss "bench/cuda.py"; cat train.log; }
-says train.log '^\| tiny \(0 M\) \| 64 \| own \| [0-9]+ \| - \| - \| - \| 0.0'
+says train.log '^\| tiny \(0 M\) \| 64 \| own \| adamw \| [0-9]+ \| - \| - \| - \| 0.0'
+figures --device late:cpu --no-torch --parts offload >offload.log 2>&1 || { miss "bench/cuda.py --parts offload"; cat offload.log; }
+for way in none device "host, delay 1" "device, states\+gradients"; do
+    says offload.log "^\| tiny \| 64 \| $way \| [0-9]+ \| 0\.[0-9]+ \([^|]*\) \| [0-9.]+ \| [0-9.]+ \| [0-9.]+ \| 0.0[0-9] |"
+done
+figures --device late:cpu --no-torch --parts pipeline --boundaries residual >links.log 2>&1 || { miss "bench/cuda.py --parts pipeline"; cat links.log; }
+says links.log '^\| tiny \| 64 \| 2 \| residual 128x int4 \| [0-9]+ '
 mkdir torch # one that finds no GPU
 echo 'class cuda: is_available = staticmethod(lambda: False)
 __version__ = "0"' >torch/__init__.py
