@@ -2,7 +2,7 @@
 # ctest: timeout=600
 # What a machine with a GPU runs, tried out without one: a suite that was to use the GPU fails where it cannot, nvcc gets the compute
 # capabilities it knows, `make test` compiles for the card that is here, scripts/gpu.sh's losses hold (on a device that completes late),
-# its failures are its status, and bench/cuda.py lets what it compares take turns,
+# its failures are its status and its last parts fall away where the time is over, and bench/cuda.py lets what it compares take turns,
 # measures, says why it cannot, and prints what it has when it is ended.
 set -u
 . "$RB_SOURCE_DIR/tests/run_common.sh"
@@ -55,12 +55,16 @@ says make.log 'CUDA_ARCHITECTURES=75,80,89,120 '
 script() { # LOG SETTINGS
     log=$1
     shift
-    env BUILD="$RB_BINARY_DIR" STEPS=3 "$@" sh "$RB_SOURCE_DIR/scripts/gpu.sh" "$here/results" >"$log" 2>&1
+    env BUILD="$RB_BINARY_DIR" STEPS=3 SLOWER=$((4 * patience)) GPU_SECONDS=$((900 * patience)) "$@" sh "$RB_SOURCE_DIR/scripts/gpu.sh" "$here/results" >"$log" 2>&1
 }
 script good.log DEVICE=late:cpu PARTS="conformance losses" || { miss "scripts/gpu.sh"; cat good.log; }
 says good.log 'conformance: status 0'
 says good.log 'one stage and two: the same losses'
+says good.log 'resumed: the same losses'
+says good.log 'momentum and gradients in the host.s memory: the same losses'
 says good.log 'adamw and host: 3 losses, '
+says good.log 'flow-cpu and pipedream: 3 losses, '
+says good.log 'late-cpu and delayed: 3 losses, '
 script bad.log DEVICE=cuda RESBM_CUDA_PLUGIN="$here" PARTS="conformance" && miss "scripts/gpu.sh was content without a GPU"
 says bad.log 'conformance: status [1-9]'
 
@@ -89,6 +93,8 @@ echo '{"traceEvents": [{"cat": "optimizer", "dur": 250000}, {"cat": "optimizer",
 echo '{"steps": 5, "peak_rss_bytes": [3000000000], "memory": [{"taken": 2000000000, "host_wait_s": 0.5, "disk_wait_s": 1}]}' \
     >"$out/summary.json"
 SH
+printf '#!/bin/sh\n' >fake/conformance_test
+cp fake/conformance_test bin/compute-sanitizer
 chmod +x fake/* bin/*
 faked() { # LOG OPTION...
     log=$1
@@ -116,6 +122,24 @@ faked train.log --rounds 2 --parts train --optim adamw,muon || { miss "bench/cud
 says train.log '^\| tiny \(0 M\) \| 64 \| own \| muon \| 341 \| - \| - \| - \| 2.00 \| 0.00 \| - \| 3.0000 \(2.0000 to 4.0000\) \| 0.1250 \|$'
 faked attention.log --rounds 2 --parts attention || { miss "bench/cuda.py --parts attention"; cat attention.log; }
 says attention.log '^\| tiny \| 64 \| 0.100 \| 0.200 \| 2.500 \| 2.500 \| 2.0000 .* \| 0.62 \(0.50 to 0.75\) \|$'
+
+# All of scripts/gpu.sh with it, and with no time: its parts in their order.
+whole() { # LOG SETTINGS
+    log=$1
+    shift
+    env PATH="$here/bin:$PATH" BUILD="$here/fake" DEVICE=cpu SIZES=tiny CONTEXTS=64 STEPS=5 "$@" \
+        sh "$RB_SOURCE_DIR/scripts/gpu.sh" "$here/results" >"$log" 2>&1
+}
+parts() { sed -n 's/^== \([a-z]*\): .*/\1/p' "$1" | tr '\n' ' '; }
+order="doctor conformance losses train large wide offload boundary pipeline attention memcheck racecheck synccheck kernels codec torch "
+: >fake/asked
+whole whole.log || { miss "scripts/gpu.sh, all of it"; cat whole.log; }
+[ "$(parts whole.log)" = "$order" ] || miss "scripts/gpu.sh has the parts $(parts whole.log)"
+[ "$(grep -c '^== [a-z]*: status 0' whole.log)" -ge 15 ] || { miss "parts of scripts/gpu.sh failed"; cat whole.log; }
+says whole.log '^\| tiny .* \| muon \| '
+whole none.log GPU_SECONDS=0 && miss "scripts/gpu.sh was content without time"
+[ "$(parts none.log)" = "$order" ] || miss "without time scripts/gpu.sh has the parts $(parts none.log)"
+[ "$(grep -v torch none.log | grep -c 'no time left')" = 15 ] || { miss "parts had time"; cat none.log; }
 
 figures() { python3 -B "$RB_SOURCE_DIR/bench/cuda.py" --program "$resbm" --rounds 1 --steps 2 --sizes tiny --contexts 64 "$@"; }
 figures --device cpu --no-torch --parts train >train.log 2>&1 || { miss "bench/cuda.py"; cat train.log; }
