@@ -6,20 +6,14 @@
 #include "device/cuda/attention_room.h"
 #include "device/cuda/sdpa_room.h"
 #include "nn/head.h"
+#include "pipeline/schedules.h"
 #include "run/devices.h"
-#include "run/predict.h"
 
 static int hosted_by(const rb_config *c, int stage, int *host) {
     int n = 0;
     for (int g = 0; g < c->model.segments; g++)
         if (rb_stage_of(c, g) == stage) host[n++] = g;
     return n;
-}
-
-static bool has_halves(const rb_action_list *l) {
-    for (int i = 0; i < l->count; i++)
-        if (l->items[i].kind == RB_ACT_BACKWARD_WEIGHT) return true;
-    return false;
 }
 
 static int64_t larger(int64_t a, int64_t b) {
@@ -55,30 +49,38 @@ static size_t rounded_bytes(const rb_config *c, int stage) {
     return own ? products : products + rb_sdpa_room(B, m->context, m->heads, m->kv_heads, head) * 9 / 8;
 }
 
-resbm_status rb_fit_stage(const rb_config *cfg, int stage, int extra, rb_fit_need *out, rb_err *err) {
-    int host[RB_MAX_SEGMENTS], slots[RB_MAX_SEGMENTS], hosted = hosted_by(cfg, stage, host);
+/* What more the device has of token ids where steps flow into one another: inputs and targets of those in reach. */
+static size_t more_ids(const rb_config *c, const rb_kept *k) {
+    int64_t tokens = c->train.batch / c->train.microbatches * c->model.context;
+    return (size_t)((k->ring - c->train.microbatches) * tokens * 2) * sizeof(int32_t);
+}
+
+resbm_status rb_fit_kept(const rb_config *cfg, int stage, const rb_kept *k, rb_fit_need *out, rb_err *err) {
+    int host[RB_MAX_SEGMENTS] = {0}, hosted = hosted_by(cfg, stage, host), stash = 0;
     size_t slot[RB_MAX_SEGMENTS];
-    const rb_schedule_kind *kind = rb_schedule_find(cfg->pipeline.schedule);
-    rb_schedule_args a = {.stages = (int)cfg->pipeline.stages,
-                          .segments = (int)cfg->model.segments,
-                          .microbatches = (int)cfg->train.microbatches,
-                          .extra = extra};
-    rb_schedule s;
     *out = (rb_fit_need){0};
-    resbm_status st = rb_predict_schedule(cfg, extra, (int)cfg->train.microbatches, &s, slots, err);
-    if (!st) st = rb_measure_stage(cfg, host, hosted, has_halves(&s.stage[stage]), &out->part, slot, err);
-    rb_schedule_free(&s);
-    if (st) return st;
+    RB_TRY(rb_measure_stage(cfg, host, hosted, k->halves[stage], &out->part, slot, err));
     for (int i = 0; i < hosted; i++) {
-        int alive = slots[host[i]];
+        int alive = k->slots[host[i]];
         out->activations += (size_t)alive * slot[i];
         if (alive > out->slots) out->slots = alive;
+        if (k->stash[host[i]] > stash) stash = k->stash[host[i]]; /* alike, but in a text of actions */
     }
-    if (kind && kind->stash) out->stashes = (size_t)kind->stash(&a, stage) * out->part.version;
+    out->part.working += more_ids(cfg, k);
+    out->stashes = (size_t)stash * out->part.version;
     out->rounded = rounded_bytes(cfg, stage);
     out->total = out->rounded + out->part.weights + out->part.gradients + out->part.optimizer +
                  out->part.working + out->activations + out->stashes;
     return RESBM_OK;
+}
+
+resbm_status rb_fit_stage(const rb_config *cfg, int stage, int extra, rb_fit_need *out, rb_err *err) {
+    rb_kept *k = malloc(sizeof *k);
+    if (!k) return rb_fail(err, RESBM_E_MEMORY, "no memory to plan a stage");
+    resbm_status st = rb_kept_of(cfg, extra, k, err);
+    if (!st) st = rb_fit_kept(cfg, stage, k, out, err);
+    free(k);
+    return st;
 }
 
 /* --- settings that take less ------------------------------------------------------------------------------ */
@@ -104,6 +106,11 @@ static bool fits(const search *s, size_t total) {
     return s->room && total + s->room / SLACK <= s->room;
 }
 
+/* A depth that is set is the one a run has; else it comes to what it has come to. */
+static int depth_of(const search *s, const rb_config *c) {
+    return c->pipeline.inflight != s->cfg->pipeline.inflight ? (int)c->pipeline.inflight : s->extra;
+}
+
 static bool try_settings(const search *s, const rb_config *from, const char *settings, rb_config *c,
                          size_t *total) {
     char text[96], *rest;
@@ -114,7 +121,7 @@ static bool try_settings(const search *s, const rb_config *from, const char *set
     for (char *one = strtok_r(text, " ", &rest); one; one = strtok_r(NULL, " ", &rest))
         if (rb_config_override(c, one, &why)) return false;
     if (rb_config_validate(c, &why)) return false;
-    if (rb_fit_stage(c, s->stage, s->extra, &need, &why)) return false;
+    if (rb_fit_stage(c, s->stage, depth_of(s, c), &need, &why)) return false;
     *total = need.total;
     return true;
 }
@@ -162,7 +169,7 @@ static void consider_all(search *s) {
          none = !strcmp(c->optim.offload, "none");
     bool adamw = !strcmp(c->optim.rule.kind, "adamw");
     if (!c->train.recompute) consider(s, "train.recompute=true");
-    if (c->pipeline.inflight > 1) consider(s, "pipeline.inflight=1");
+    if (s->extra > 1) consider(s, "pipeline.inflight=1");
     if (kind && !kind->flows && strcmp(c->pipeline.schedule, "1f1b")) consider(s, "pipeline.schedule=1f1b");
     consider_microbatches(s);
     if (none && gpu) consider(s, "optim.offload=host");
@@ -217,7 +224,7 @@ static void print_advice(const search *s, rb_buf *out) {
     }
     rb_buf_puts(out, s->room ? ". None of these alone is enough: " : ". Less is taken by: ");
     print_ways(s, false, out);
-    if (rb_fit_stage(s->all, s->stage, s->extra, &all, &why)) return;
+    if (rb_fit_stage(s->all, s->stage, depth_of(s, s->all), &all, &why)) return;
     rb_buf_printf(out, "; together %.3g GB", giga(all.total));
     if (!s->room) return;
     rb_buf_puts(out, fits(s, all.total)

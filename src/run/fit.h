@@ -4,6 +4,7 @@
 #define RB_RUN_FIT_H
 
 #include "core/buf.h"
+#include "run/kept.h"
 #include "run/measure.h"
 
 typedef struct rb_fit_need {
@@ -16,6 +17,8 @@ typedef struct rb_fit_need {
 
 /* cfg is validated; extra: microbatches in flight beyond the schedule's own. */
 resbm_status rb_fit_stage(const rb_config *cfg, int stage, int extra, rb_fit_need *out, rb_err *err);
+/* The same where one asks for several stages: what all of them keep is found once. */
+resbm_status rb_fit_kept(const rb_config *cfg, int stage, const rb_kept *k, rb_fit_need *out, rb_err *err);
 
 /* Appends what the stage takes, by parts, and which settings make that fit `room` bytes (0: not known), beside `kernels` that
  * the device takes for itself, each with what it

@@ -96,12 +96,14 @@ static double memory_of(const machines *m, int stage) {
 }
 
 static bool fits(const machines *m, int extra) {
+    rb_kept kept;
+    rb_err why;
+    if (rb_kept_of(m->h->cfg, extra, &kept, &why)) return false;
     for (int s = 0; s < (int)m->h->cfg->pipeline.stages; s++) {
         rb_fit_need deep;
-        rb_err why;
         double memory = memory_of(m, s);
         if (!(memory > 0)) continue;
-        if (rb_fit_stage(m->h->cfg, s, extra, &deep, &why)) return false;
+        if (rb_fit_kept(m->h->cfg, s, &kept, &deep, &why)) return false;
         if (m->h->need[s] - m->h->planned[s] + (double)deep.total > memory) return false;
     }
     return true;

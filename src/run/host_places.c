@@ -59,9 +59,11 @@ resbm_status rb_host_measure_stages(rb_host *h, rb_err *err) {
         h->work[rb_stage_of(c, g)] += m.forward + m.backward;
         h->flop[g] = (rb_segment_cost){m.forward, m.backward, m.input, m.weight};
     }
+    rb_kept kept;
+    RB_TRY(rb_kept_of(c, (int)c->pipeline.inflight, &kept, err)); /* deeper: host_depth.c */
     for (int s = 0; s < (int)c->pipeline.stages; s++) {
         rb_fit_need need;
-        RB_TRY(rb_fit_stage(c, s, (int)c->pipeline.inflight, &need, err)); /* deeper: host_depth.c */
+        RB_TRY(rb_fit_kept(c, s, &kept, &need, err));
         h->planned[s] = (double)need.total;
         double gradients = (double)need.part.gradients;
         traffic_of(c, s, h->traffic[s]);

@@ -353,10 +353,10 @@ static resbm_status has_halves(const rb_config *c, bool *out, rb_err *err) {
     rb_schedule s;
     int64_t m = c->train.microbatches;
     *out = false;
-    resbm_status st = rb_predict_schedule(c, 0, m < FEW ? (int)m : FEW, &s, NULL, err);
+    resbm_status st = rb_predict_schedule(c, m < FEW ? (int)m : FEW, &s, err);
     if (st && m > FEW) {
         rb_schedule_free(&s);
-        st = rb_predict_schedule(c, 0, (int)m, &s, NULL, err);
+        st = rb_predict_schedule(c, (int)m, &s, err);
     }
     for (int i = 0; !st && i < s.stage[0].count; i++)
         *out = *out || s.stage[0].items[i].kind == RB_ACT_BACKWARD_WEIGHT;

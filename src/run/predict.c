@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "pipeline/steady.h"
+#include "run/kept.h"
 #include "run/measure.h"
 #include "run/stage.h"
 #include "run/workers.h"
@@ -136,20 +137,6 @@ static resbm_status find_depth(const rb_prediction_input *in, const rb_schedule_
     return p->over_memory ? RESBM_OK : st;
 }
 
-static resbm_status generate(const rb_schedule_kind *kind, const rb_schedule_args *a, rb_schedule *out,
-                             int *slots, rb_err *err) {
-    RB_TRY(rb_schedule_generate(kind, a, out, err));
-    RB_TRY(rb_schedule_communicate(out, err));
-    int *nth = calloc((size_t)a->stages, sizeof *nth);
-    if (!nth) return rb_fail(err, RESBM_E_MEMORY, "no memory for %d stages", a->stages);
-    for (int g = 0; slots && g < a->segments; g++) {
-        int stage = out->stage_of[g];
-        slots[g] = kind->in_flight(a, stage, nth[stage]++);
-    }
-    free(nth);
-    return RESBM_OK;
-}
-
 static rb_schedule_args args_of(const rb_config *c) {
     return (rb_schedule_args){.stages = (int)c->pipeline.stages,
                               .segments = (int)c->model.segments,
@@ -174,17 +161,16 @@ static resbm_status from_file(const rb_config *c, const char *file, rb_schedule 
     return st;
 }
 
-resbm_status rb_predict_schedule(const rb_config *c, int extra, int microbatches, rb_schedule *out,
-                                 int *slots, rb_err *err) {
+resbm_status rb_predict_schedule(const rb_config *c, int microbatches, rb_schedule *out, rb_err *err) {
     const char *file = rb_config_schedule_file(c);
     const rb_schedule_kind *kind;
     *out = (rb_schedule){0};
-    if (file) return from_file(c, file, out, slots, NULL, err);
+    if (file) return from_file(c, file, out, NULL, NULL, err);
     rb_schedule_args a = args_of(c);
-    a.extra = extra;
     a.microbatches = microbatches;
     RB_TRY(find_kind(c, &kind, err));
-    return generate(kind, &a, out, slots, err);
+    RB_TRY(rb_schedule_generate(kind, &a, out, err));
+    return rb_schedule_communicate(out, err);
 }
 
 /* Where a list has updates they take their time in it, else before it, behind the sum of the replicas' gradients: then all
@@ -225,16 +211,19 @@ static double place_orders(const rb_prediction_input *in, links *l) {
     return back;
 }
 
-/* With replicas: the deal that their paces lead to. */
+/* With replicas: the deal that their paces lead to, and memory for any other that may follow. */
 static resbm_status deal(const rb_prediction_input *in, const rb_schedule_kind *kind,
                          const rb_schedule_args *a, const rb_sim_options *o, rb_prediction *out,
                          rb_err *err) {
     double speed[RB_MAX_STAGES];
     int share[RB_MAX_STAGES];
+    rb_kept kept;
+    RB_TRY(rb_kept_of(in->cfg, a->extra, &kept, err));
+    memcpy(out->slots, kept.slots, (size_t)a->segments * sizeof *out->slots);
     for (int w = 0; w < rb_workers(in->cfg); w++)
         speed[w] = in->pace && in->cfg->pipeline.deal == RB_DEAL_MEASURED ? 1 / in->pace[w] : 1;
     rb_workers_share(in->cfg, speed, NULL, share);
-    RB_TRY(rb_workers_schedule(in->cfg, kind, a, share, &out->schedule, out->slots, err));
+    RB_TRY(rb_workers_schedule(in->cfg, kind, a, share, &out->schedule, NULL, err));
     return rb_simulate(&out->schedule, o, &out->sim, err);
 }
 

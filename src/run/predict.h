@@ -47,9 +47,8 @@ typedef struct rb_prediction {
 resbm_status rb_predict(const rb_prediction_input *in, rb_prediction *out, rb_err *err);
 void rb_prediction_free(rb_prediction *p);
 
-/* The lists of the configured schedule, by name or from its file, with sends and receives. slots (segments) may be NULL.
- * Lists by name are not validated here: a stage does that before it runs them. */
-resbm_status rb_predict_schedule(const rb_config *cfg, int extra, int microbatches, rb_schedule *out,
-                                 int *slots, rb_err *err);
+/* The lists of the configured schedule for so many microbatches, by name or from its file, with sends and receives. Lists by
+ * name are not validated here: a stage does that before it runs them. */
+resbm_status rb_predict_schedule(const rb_config *cfg, int microbatches, rb_schedule *out, rb_err *err);
 
 #endif

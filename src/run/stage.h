@@ -107,6 +107,8 @@ typedef struct rb_stage {
     rb_kv_cache *cache;   /* generation */
     int *rows, row_count; /* hosted rows of the table */
     rb_schedule train, eval;
+    int *flight, *eval_flight; /* (segments of the model) microbatches alive in training, in an evaluation */
+    int *older;                /* (segments of the model) versions of weights before the newest that are used */
     const rb_schedule *list; /* the one at work: its deal says who a message goes to */
     int extra;  /* microbatches in flight beyond the schedule's own, as pipeline.inflight came to */
     int *share; /* (workers) microbatches of each in `train`; NULL: no replicas */
@@ -173,6 +175,10 @@ resbm_status rb_stage_open(rb_stage *s, rb_err *err); /* cfg, self, epoch, train
 bool rb_stage_plans_in_flight(const rb_stage *s);
 /* Opens the stage's device (cfg, self and places are set) and measures plain products on it, GF/s: some 100 ms. */
 resbm_status rb_stage_speed(rb_stage *s, double *gflops, rb_err *err);
+/* The parts of it that memory follows from; they need neither device nor links. The lists, with cfg and training set.
+ * Then what process `self` hosts, keeps older versions of, and the slots (hosted) of each: again for another self. */
+resbm_status rb_stage_open_lists(rb_stage *s, rb_err *err);
+resbm_status rb_stage_take_place(rb_stage *s, int *slots, rb_err *err);
 /* The part of it that takes memory: model, ports, seats, buffers. cfg, host, hosted, training, halves are set; slots
  * (hosted): microbatches alive in each segment. */
 resbm_status rb_stage_open_memory(rb_stage *s, const int *slots, rb_err *err);

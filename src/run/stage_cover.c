@@ -48,7 +48,8 @@ typedef struct rb_cover {
 } rb_cover;
 
 resbm_status rb_cover_open(rb_stage *s, rb_err *err) {
-    if (!rb_covers(&s->cfg) || !s->training || s->measuring || s->way == NULL || s->way->mpi) return RESBM_OK;
+    bool reached = s->measuring || (s->way && !s->way->mpi);
+    if (!rb_covers(&s->cfg) || !s->training || !reached) return RESBM_OK;
     s->cover = calloc(1, sizeof *s->cover);
     return s->cover ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory to stand in for replicas");
 }

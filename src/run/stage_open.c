@@ -7,8 +7,8 @@
 #include "run/stage.h"
 
 static resbm_status find_hosted(rb_stage *s, rb_err *err) {
-    s->workers = rb_workers(&s->cfg);
-    s->segments = (int)s->cfg.model.segments;
+    free(s->host);
+    s->hosted = 0;
     s->stage = s->places ? s->places[s->self].stage : s->self;
     s->replica = s->places ? s->places[s->self].replica : 0;
     s->host = calloc((size_t)s->segments, sizeof *s->host);
@@ -44,8 +44,8 @@ bool rb_stage_plans_in_flight(const rb_stage *s) {
     const rb_config *c = &s->cfg;
     bool delayed = c->link.latency_ns > 0 || c->link.up_bits > 0 || c->link.down_bits > 0;
     const rb_schedule_kind *kind = rb_schedule_find(c->pipeline.schedule);
-    return s->training && !s->apart && !c->pipeline.inflight && delayed && c->pipeline.stages > 1 && kind &&
-           kind->takes_extra && !kind->extra_ages;
+    return s->training && !s->measuring && !s->apart && !c->pipeline.inflight && delayed &&
+           c->pipeline.stages > 1 && kind && kind->takes_extra && !kind->extra_ages;
 }
 
 /* Its queue goes on while the host does something else. Of "timed", which computes nothing, that is of no use. */
@@ -187,28 +187,49 @@ static resbm_status build_train(rb_stage *s, rb_schedule_args *a, int *flight, i
     return st;
 }
 
-static resbm_status open_schedules(rb_stage *s, int *slots, rb_err *err) {
-    rb_schedule_args a = {.stages = (int)s->cfg.pipeline.stages,
-                          .segments = s->segments,
-                          .microbatches = (int)s->M,
-                          .extra = (int)s->cfg.pipeline.inflight,
-                          .vertical = s->cfg.pipeline.vertical_sync,
-                          .trunks = rb_config_trunks(&s->cfg)};
-    int place[RB_MAX_SEGMENTS];
-    for (int i = 0; i < s->segments; i++) place[i] = rb_stage_of(&s->cfg, i);
-    int *flight = calloc((size_t)s->segments, sizeof *flight),
-        *eval = calloc((size_t)s->segments, sizeof *eval);
-    resbm_status st =
-        flight && eval ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->segments);
+/* Does this stage's list run input and weight halves apart? */
+static bool has_halves(const rb_stage *s) {
+    const rb_action_list *l = s->training ? &s->train.stage[s->self] : NULL;
+    for (int i = 0; l && i < l->count; i++)
+        if (l->items[i].kind == RB_ACT_BACKWARD_WEIGHT) return true;
+    return false;
+}
+
+static void size_up(rb_stage *s) {
+    s->workers = rb_workers(&s->cfg);
+    s->segments = (int)s->cfg.model.segments;
+    s->M = s->cfg.train.microbatches;
+    s->B = s->cfg.train.batch / s->M;
+    s->T = s->cfg.model.context;
     s->ring = (int)s->M;
-    s->stash = calloc((size_t)s->hosted, sizeof *s->stash);
-    int *stash = calloc((size_t)s->segments, sizeof *stash);
-    if (!st && !(stash && s->stash))
-        st = rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->segments);
-    if (!st && s->training) st = build_train(s, &a, flight, stash, err);
-    s->updates = !st && s->training && rb_schedule_updates(&s->train);
+}
+
+resbm_status rb_stage_open_lists(rb_stage *s, rb_err *err) {
+    size_up(s);
+    rb_schedule_args a = args_of(s);
+    int place[RB_MAX_SEGMENTS];
+    a.extra = (int)s->cfg.pipeline.inflight;
+    for (int i = 0; i < s->segments; i++) place[i] = rb_stage_of(&s->cfg, i);
+    size_t n = (size_t)s->segments;
+    s->flight = calloc(n, sizeof *s->flight);
+    s->eval_flight = calloc(n, sizeof *s->eval_flight);
+    s->older = calloc(n, sizeof *s->older);
+    if (!s->flight || !s->eval_flight || !s->older)
+        return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->segments);
+    RB_TRY(rb_cover_open(s, err));
+    if (s->training) RB_TRY(build_train(s, &a, s->flight, s->older, err));
+    s->updates = s->training && rb_schedule_updates(&s->train);
     a.stage_of = place;
-    if (!st) st = rb_schedule_build(&rb_schedule_forward, &a, &s->eval, eval, err);
+    return rb_schedule_build(&rb_schedule_forward, &a, &s->eval, s->eval_flight, err);
+}
+
+resbm_status rb_stage_take_place(rb_stage *s, int *slots, rb_err *err) {
+    const int *flight = s->flight, *eval = s->eval_flight, *stash = s->older;
+    RB_TRY(find_hosted(s, err));
+    free(s->stash);
+    s->stash = calloc((size_t)s->hosted, sizeof *s->stash);
+    resbm_status st =
+        s->stash ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", s->hosted);
     for (int i = 0; i < s->hosted && !st; i++) {
         int trained = flight[s->host[i]], tried = eval[s->host[i]];
         slots[i] = trained > tried ? trained : tried;
@@ -216,10 +237,11 @@ static resbm_status open_schedules(rb_stage *s, int *slots, rb_err *err) {
             slots[i]++; /* for what a lost replica had to do */
     }
     for (int i = 0; i < s->hosted && !st; i++) s->stash[i] = stash[s->host[i]];
-    free(flight);
-    free(stash);
-    free(eval);
-    if (st) return st;
+    s->halves = has_halves(s);
+    return st;
+}
+
+static resbm_status open_trace(rb_stage *s, rb_err *err) {
     int longest = s->train.stage ? s->train.stage[s->self].count : 0, other = s->eval.stage[s->stage].count;
     if (s->share)
         longest = 8 * s->hosted * (int)s->M; /* whatever is dealt: F, B or I and W, and their messages */
@@ -227,14 +249,6 @@ static resbm_status open_schedules(rb_stage *s, int *slots, rb_err *err) {
     s->span_capacity = 2 * RB_TRACE_STEPS * (longest * 3 + 8);
     s->span = calloc((size_t)s->span_capacity, sizeof *s->span);
     return s->trace && s->span ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for traces");
-}
-
-/* Does this stage's list run input and weight halves apart? */
-static bool has_halves(const rb_stage *s) {
-    const rb_action_list *l = s->training ? &s->train.stage[s->self] : NULL;
-    for (int i = 0; l && i < l->count; i++)
-        if (l->items[i].kind == RB_ACT_BACKWARD_WEIGHT) return true;
-    return false;
 }
 
 /* Which trunks of this stage go backward by themselves. */
@@ -395,13 +409,9 @@ resbm_status rb_stage_open_memory(rb_stage *s, const int *slots, rb_err *err) {
 
 resbm_status rb_stage_open(rb_stage *s, rb_err *err) {
     int slots[RB_MAX_SEGMENTS];
-    s->M = s->cfg.train.microbatches;
-    s->B = s->cfg.train.batch / s->M;
-    s->T = s->cfg.model.context;
-    RB_TRY(find_hosted(s, err));
-    RB_TRY(rb_cover_open(s, err));
-    RB_TRY(open_schedules(s, slots, err));
-    s->halves = has_halves(s);
+    RB_TRY(rb_stage_open_lists(s, err));
+    RB_TRY(rb_stage_take_place(s, slots, err));
+    RB_TRY(open_trace(s, err));
     RB_TRY(find_trunks(s, err));
     RB_TRY(rb_stage_open_memory(s, slots, err));
     s->grads_left = calloc((size_t)s->hosted, sizeof *s->grads_left);
@@ -442,6 +452,9 @@ void rb_stage_close(rb_stage *s) {
     rb_shards_close(s->shards);
     rb_shards_close(s->val_shards);
     rb_stage_close_flow(s);
+    free(s->flight);
+    free(s->eval_flight);
+    free(s->older);
     free(s->trunk_apart);
     free(s->grads_left);
     free(s->share);
