@@ -1,5 +1,5 @@
 #!/bin/sh
-# ctest: timeout=600
+# ctest: timeout=900
 # What a machine with a GPU runs, tried out without one: a suite that was to use the GPU fails where it cannot, nvcc gets the compute
 # capabilities it knows, `make test` compiles for the card that is here, scripts/gpu.sh's losses hold (on a device that completes late),
 # its failures are its status and its last parts fall away where the time is over, and bench/cuda.py lets what it compares take turns,
