@@ -6,7 +6,8 @@ resbm_status rb_stage_open_pager(rb_stage_model *m, rb_err *err) {
     bool *rows = calloc((size_t)m->table.count + 1, sizeof *rows);
     for (int i = 0; rows && i < m->table.count; i++) rows[i] = m->local[m->table.rows[i].segment] >= 0;
     if (!rows) return rb_fail(err, RESBM_E_MEMORY, "no memory for a list of gradients");
-    resbm_status st = rb_pager_open(m->dev, m->opt.spill, m->opt.spill_at, &m->table, rows, &m->pager, err);
+    resbm_status st = rb_pager_open(m->dev, m->opt.spill, m->opt.spill_at, &m->table, rows, m->opt.bare,
+                                    &m->pager, err);
     free(rows);
     if (!st) m->lender = rb_pager_lender(m->pager);
     return st;

@@ -91,7 +91,8 @@ typedef struct rb_stage_options {
     bool
         half_activations; /* what lies between the operations of a block is kept in bf16; the stream stays f32 */
     int64_t head_chunk; /* rb_head.chunk */
-    bool bare; /* weights and gradients stay as they are allocated: nobody looks before they are set */
+    bool bare; /* weights and gradients stay as they are allocated: nobody looks before they are set; and none that
+                  are kept in a spill are looked at at all */
 } rb_stage_options;
 
 /* What keeping gradients in a spill comes to; opt->spill itself is not looked at. Pure: a plan needs no more. */

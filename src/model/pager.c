@@ -89,17 +89,18 @@ void rb_pager_measure(const rb_device *dev, const rb_tensor_table *t, const bool
 
 /* --- open and close */
 
-static resbm_status open_windows(rb_pager *p, rb_err *err) {
+static resbm_status open_windows(rb_pager *p, bool bare, rb_err *err) {
     for (int i = 0; i < p->units; i++)
         if (rb_spill_round(p->unit[i].bytes) > p->window_bytes)
             p->window_bytes = rb_spill_round(p->unit[i].bytes);
     size_t all = p->window_bytes * RB_PAGER_WINDOWS;
-    p->host_memory = rb_spill_memory(all);
-    if (!p->host_memory)
+    bare = bare && !p->dev->table->host_memory;
+    if (!bare) p->host_memory = rb_spill_memory(all);
+    if (!bare && !p->host_memory)
         return rb_fail(err, RESBM_E_MEMORY, "no memory for gradient windows of %zu bytes", all);
     if (!p->dev->table->host_memory) RB_TRY(rb_alloc(p->dev, all, &p->device_memory, err));
     for (size_t i = 0; i < RB_PAGER_WINDOWS; i++) {
-        char *host = (char *)p->host_memory + i * p->window_bytes;
+        char *host = bare ? NULL : (char *)p->host_memory + i * p->window_bytes;
         char *device = p->device_memory ? (char *)p->device_memory + i * p->window_bytes : host;
         p->window[i] = (window){.host = host, .device = device, .unit = -1};
     }
@@ -107,7 +108,7 @@ static resbm_status open_windows(rb_pager *p, rb_err *err) {
 }
 
 resbm_status rb_pager_open(rb_device *dev, rb_spill *spill, uint64_t at, const rb_tensor_table *t,
-                           const bool *hosted, rb_pager **out, rb_err *err) {
+                           const bool *hosted, bool bare, rb_pager **out, rb_err *err) {
     uint64_t end;
     *out = NULL;
     rb_pager *p = calloc(1, sizeof *p);
@@ -125,7 +126,7 @@ resbm_status rb_pager_open(rb_device *dev, rb_spill *spill, uint64_t at, const r
         st = rb_fail(err, RESBM_E_MEMORY, "no memory for a list of %d gradients", p->units);
     if (!st) {
         list_units(t, hosted, at, p->unit, p->unit_of, p->offset, &end);
-        st = open_windows(p, err);
+        st = open_windows(p, bare, err);
     }
     if (st)
         rb_pager_close(p);

@@ -28,9 +28,10 @@ uint64_t rb_pager_spill_bytes(const rb_tensor_table *t, const bool *hosted);
 void rb_pager_measure(const rb_device *dev, const rb_tensor_table *t, const bool *hosted, size_t *gradients,
                       size_t *windows);
 
-/* Its region of the spill begins at `at`, a multiple of RB_SPILL_ALIGN. All gradients are zero. The table must stay. */
+/* Its region of the spill begins at `at`, a multiple of RB_SPILL_ALIGN. All gradients are zero. The table must stay.
+ * bare: it is only opened to count its bytes, and the host's windows beside a device with memory of its own are left out. */
 resbm_status rb_pager_open(rb_device *dev, rb_spill *spill, uint64_t at, const rb_tensor_table *t,
-                           const bool *hosted, rb_pager **out, rb_err *err);
+                           const bool *hosted, bool bare, rb_pager **out, rb_err *err);
 void rb_pager_close(rb_pager *p); /* waits for what is under way; NULL is fine */
 rb_lender rb_pager_lender(rb_pager *p);
 size_t rb_pager_window_bytes(const rb_pager *p); /* of all windows, host and device */

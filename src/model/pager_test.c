@@ -183,7 +183,7 @@ static void misuse_is_refused(void **state) {
     void *memory[8];
     rb_spill_options o = {.bytes = rb_pager_spill_bytes(&w.table, hosted), .deadline_ns = 20 * RB_SEC};
     assert_ok(rb_spill_open(&o, &spill, &err), &err);
-    assert_ok(rb_pager_open(w.dev, spill, 0, &w.table, hosted, &p, &err), &err);
+    assert_ok(rb_pager_open(w.dev, spill, 0, &w.table, hosted, false, &p, &err), &err);
     rb_lender l = rb_pager_lender(p);
     assert_fails(l.give(l.ctx, w.q, 0, true, &err), RESBM_E_STATE, "row 0 was not borrowed", &err);
     assert_fails(l.borrow(l.ctx, w.q, 1, memory, &err), RESBM_E_ARG, "row 1 ", &err); /* a norm */

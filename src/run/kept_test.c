@@ -2,6 +2,7 @@
  * and its bytes to the last one. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #include "core/buf.h"
 #include "device/timed/timed.h"
@@ -180,10 +181,27 @@ static void depth_is_advised(void **state) {
     free(c);
 }
 
+/* Windows for gradients of 400 MB each are planned, and none of them is filled: advice is for a machine that has no more. */
+static void planning_takes_no_memory(void **state) {
+    (void)state;
+    rb_fit_need need;
+    struct rusage before, after;
+    rb_config *c = config("1f1b", 2, 2, 2,
+                          "model.d=1024 model.vocab=100000 pipeline.device=cuda optim.offload=host "
+                          "optim.offload_parts=states+gradients");
+    assert_non_null(c);
+    getrusage(RUSAGE_SELF, &before);
+    assert_ok(rb_fit_stage(c, 0, 0, &need, &err), &err);
+    getrusage(RUSAGE_SELF, &after);
+    assert_true(need.total > 1000000000);
+    assert_true(after.ru_maxrss - before.ru_maxrss < 200000); /* kB */
+    free(c);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(named_schedules), cmocka_unit_test(steps_flow_into_one_another),
         cmocka_unit_test(lists_in_a_file), cmocka_unit_test(replicas_may_be_dealt_more),
-        cmocka_unit_test(depth_is_advised)};
+        cmocka_unit_test(depth_is_advised), cmocka_unit_test(planning_takes_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
