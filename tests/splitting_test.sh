@@ -82,27 +82,27 @@ family few-microbatches "train.microbatches=1" "$four" "$gpipe"
 family two-microbatches "train.microbatches=2" "$four" "$gpipe" "$zb" "$vshape" "$round" "$round data.distribute=wire" \
     "pipeline.stages=1 pipeline.schedule=interleaved-1f1b" "pipeline.stages=3 pipeline.schedule=zb-h1 train.recompute=true"
 # Three segments on one stage, whose slots the segment before takes; lists that send a gradient behind all else of its backward pass.
-cat >inside <<'TEXT'
+cat >inside.list <<'TEXT'
 0F0 0F1 1F0 1B0 0B0 1F1 1B1 0B1
 TEXT
-cat >behind-w <<'TEXT'
+cat >behind-w.list <<'TEXT'
 0F0 0SF0 0F1 0SF1 0RB0 0B0 0RB1 0B1
 1RF0 1F0 1RF1 1F1 1I0 1SB0 1W0 1I1 1W1 1SB1
 TEXT
-cat >behind-tb <<'TEXT'
+cat >behind-tb.list <<'TEXT'
 0F0 0SF0 0F1 0SF1 0RB0 0B0 0RB1 0B1
 1TF0 1RF0 1F0 1B0 1TB0 1SB0 1RF1 1TF1 1F1 1B1 1TB1 1SB1
 TEXT
-cat >early <<'TEXT'
+cat >early.list <<'TEXT'
 0F0 0SF0 0F1 0SF1 0RB0 0B0 0RB1 0B1
 1RF0 1RF1 1F0 1B0 1SB0 1F1 1B1 1SB1
 TEXT
 pair="model.layers=2 model.segments=2 train.microbatches=2"
 family odd "model.layers=3 model.segments=3 train.microbatches=2" "pipeline.stages=1 pipeline.schedule=interleaved-1f1b"
-family text "$pair" "pipeline.stages=1 pipeline.schedule=file:inside" "pipeline.stages=2 pipeline.schedule=file:behind-w" \
-    "pipeline.stages=2 pipeline.schedule=file:early"
+family text "$pair" "pipeline.stages=1 pipeline.schedule=file:inside.list" "pipeline.stages=2 pipeline.schedule=file:behind-w.list" \
+    "pipeline.stages=2 pipeline.schedule=file:early.list"
 family trunk-text "$pair boundary.tokens=trunk boundary.trunk_width=32 boundary.trunk_heads=2 data.distribute=shared" \
-    "pipeline.stages=2 pipeline.schedule=file:behind-tb"
+    "pipeline.stages=2 pipeline.schedule=file:behind-tb.list"
 family adamw "optim.kind=adamw optim.lr=0.002 optim.clip_scope=segment optim.schedule=cosine model.kv_heads=2 model.qk_norm=true" \
     "$four" "$gpipe"
 family d256 "model.d=256 model.ffn=704 model.context=64 boundary.ratio=128 train.steps=2 optim.warmup=1" "$four" "$gpipe"
