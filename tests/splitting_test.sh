@@ -99,9 +99,9 @@ cat >early.list <<'TEXT'
 TEXT
 pair="model.layers=2 model.segments=2 train.microbatches=2"
 family odd "model.layers=3 model.segments=3 train.microbatches=2" "pipeline.stages=1 pipeline.schedule=interleaved-1f1b"
-family text "$pair" "pipeline.stages=1 pipeline.schedule=file:inside.list" "pipeline.stages=2 pipeline.schedule=file:behind-w.list" \
+family lists "$pair" "pipeline.stages=1 pipeline.schedule=file:inside.list" "pipeline.stages=2 pipeline.schedule=file:behind-w.list" \
     "pipeline.stages=2 pipeline.schedule=file:early.list"
-family trunk-text "$pair boundary.tokens=trunk boundary.trunk_width=32 boundary.trunk_heads=2 data.distribute=shared" \
+family trunk-lists "$pair boundary.tokens=trunk boundary.trunk_width=32 boundary.trunk_heads=2 data.distribute=shared" \
     "pipeline.stages=2 pipeline.schedule=file:behind-tb.list"
 family adamw "optim.kind=adamw optim.lr=0.002 optim.clip_scope=segment optim.schedule=cosine model.kv_heads=2 model.qk_norm=true" \
     "$four" "$gpipe"
