@@ -22,6 +22,18 @@ says recut.txt "model.segments=8 under pipeline.schedule=zbv"
 "$resbm" plan run.yaml model.layers=8 train.batch=8 train.microbatches=8 pipeline.speed=1e9 -b none-int8 --json >recut.json || miss "plan"
 says recut.json '"recut":{"segments":\[1,1,1,1,1,1,1,1\],"schedule":"zbv"'
 
+# What "auto" means is the card's to say: the plan says which it took. Where it is named, and without a GPU, there is nothing to say.
+gpu="run.yaml pipeline.speed=1e9 --own -s"
+# shellcheck disable=SC2086
+{
+    "$resbm" plan $gpu pipeline.device=cpu,cuda,cpu,cpu >auto.txt || miss "plan of a GPU"
+    "$resbm" plan $gpu pipeline.device=cuda pipeline.math=f16 >f16.txt || miss "plan of a GPU in f16"
+}
+says auto.txt "planned for products in bf16; for cards of compute capability 7.5, where more is taken, add pipeline.math=f16"
+[ "$(grep -c 'compute capability' auto.txt f16.txt plan.txt)" = "auto.txt:1
+f16.txt:0
+plan.txt:0" ] || miss "what math a plan is for: $(grep -c 'compute capability' auto.txt f16.txt plan.txt)"
+
 # One segment has no boundary that could narrow anything.
 "$resbm" plan run.yaml pipeline.speed=1e9 --json model.segments=1 pipeline.stages=1 >one.json || miss "plan --json of one segment"
 says one.json '"ratio":1.0'

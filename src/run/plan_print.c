@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "run/devices.h"
 #include "run/fit.h"
 #include "run/plan.h"
 #include "run/workers.h"
@@ -80,6 +81,16 @@ static void print_segments(const rb_model_config *m, rb_buf *out) {
     rb_buf_puts(out, "]\n");
 }
 
+/* What a card makes of pipeline.math: auto is known when a stage opens on it, and memory follows from it. */
+static void print_math(const rb_config *c, rb_buf *out) {
+    char name[RB_DEVICE_NAME];
+    bool gpu = false;
+    for (int i = 0; i < c->pipeline.stages; i++) gpu = gpu || strstr(rb_device_of_stage(c, i, name), "cuda");
+    if (gpu && c->pipeline.math == RB_MATH_AUTO)
+        rb_buf_puts(out, "  memory of GPU stages is planned for products in bf16; for cards of compute "
+                         "capability 7.5, where more is taken, add pipeline.math=f16\n");
+}
+
 static void print_head(const rb_plan_options *o, const rb_run_plan *p, rb_buf *out) {
     const rb_config *c = o->cfg;
     char a[32];
@@ -106,11 +117,13 @@ static void print_head(const rb_plan_options *o, const rb_run_plan *p, rb_buf *o
         snprintf(crowd, sizeof crowd, ", %.2f times as long while %d stages compute", p->crowd, p->at_once);
     if (p->moving > 0)
         snprintf(moving, sizeof moving, "; links take %s of a core for a message", seconds(p->moving, b));
-    rb_buf_printf(out, "  cost of computing: %s%s%s%s%s\n\n",
+    rb_buf_printf(out, "  cost of computing: %s%s%s%s%s\n",
                   p->measured ? "measured on this machine" : "counted operations at the stated FLOP/s", crowd,
                   moving, c->link.half_duplex ? "; links half duplex" : "",
                   o->latency_occupies || c->link.latency_occupies ? "; the wire is busy for the latency too"
                                                                   : "");
+    print_math(c, out);
+    rb_buf_puts(out, "\n");
 }
 
 /* --- rows -------------------------------------------------------------------------------------------------- */
