@@ -48,6 +48,11 @@ awk -v link="$(field own.json link_bytes_fwd)" -v wire="$wire" -v n=$messages \
     'BEGIN { frame = wire / n; exit !(wire > 0 && link == 3 * (frame + 66 * int((frame + 1447) / 1448))) }' ||
     miss "plan says $(field own.json link_bytes_fwd) bytes a link, the run sent $wire in all"
 
+# A run says what its stages plan before its first step, and it is what the plan says; not where it is to be quiet.
+"$resbm" train run.yaml --out told train.eval_every=0 >told.log 2>&1 || { miss "train"; cat told.log; }
+[ "$(grep -c '^memory: stage' told.log)" = 4 ] && ! grep -q '^memory:' own.log || { miss "memory is told once a stage"; cat told.log; }
+says told.log "^memory: stage 0 plans $(field own.json total | awk '{ printf "%.3g", $1 / 1e6 }') MB (weights 0"
+
 # Predicted and measured side by side in the run's trace: every computation of the two steps that were kept, once each way, however
 # often it is asked for; reports leave it out.
 for again in 1 2; do

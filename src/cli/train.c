@@ -22,7 +22,7 @@ typedef struct arguments {
 static const struct argp_option options[] = {
     {"out", 'o', "DIR", 0, "folder of the run (default runs/NAME of the configuration)", 0},
     {"resume", 'r', 0, 0, "go on from the newest whole snapshot in DIR", 0},
-    {"quiet", 'q', 0, 0, "no list of parameters and rules", 0},
+    {"quiet", 'q', 0, 0, "no list of parameters and rules, and no memory planned", 0},
     {"keys", 'k', 0, 0, "print every configuration key, and end", 0},
     {"coordinate", 'C', "FD", OPTION_HIDDEN,
      "work as the coordinator that the first rank of an MPI job starts", 0},

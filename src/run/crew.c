@@ -224,6 +224,8 @@ static resbm_status introduce(rb_crew *c, int64_t deadline, rb_err *err) {
     if (!st) st = rb_crew_gather(c, "ready", -1, deadline, replies, err);
     rb_downloads_end(c->downloads);
     c->downloads = NULL;
+    for (int i = 0; i < c->stages && !st; i++)
+        c->planned[i] = rb_planned_read(json_object_get(replies[i], "memory"));
     rb_crew_drop(c, replies);
     return st;
 }
@@ -272,6 +274,7 @@ static void free_crew(rb_crew *c) {
     free(c->about);
     free(c->places);
     free(c->spoke);
+    free(c->planned);
     free(c->gone);
     free(c);
 }
@@ -286,9 +289,11 @@ resbm_status rb_crew_open(const rb_crew_options *o, rb_crew **out, rb_err *err) 
     if (c) c->sign = calloc(n, sizeof *c->sign);
     if (c) c->about = calloc(n, sizeof *c->about);
     if (c) c->spoke = calloc(n, sizeof *c->spoke);
+    if (c) c->planned = calloc(n, sizeof *c->planned);
     if (c) c->gone = calloc(n, sizeof *c->gone);
     if (c) c->places = rb_worker_places(o->cfg);
-    if (!c || !c->child || !c->sign || !c->about || !c->spoke || !c->gone || !c->places) {
+    if (!c || !c->child || !c->sign || !c->about || !c->spoke || !c->planned || !c->gone ||
+        !c->places) {
         free_crew(c);
         return rb_fail(err, RESBM_E_MEMORY, "no memory for %lld stages", (long long)o->cfg->pipeline.stages);
     }

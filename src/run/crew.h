@@ -8,6 +8,7 @@
 #include "run/blame.h"
 #include "run/config.h"
 #include "run/held.h"
+#include "run/planned.h"
 #include "run/sign.h"
 #include "run/spawn.h"
 #include "run/workers.h"
@@ -69,6 +70,7 @@ typedef struct rb_crew {
     rb_sign *sign;            /* (stages) of life */
     char (*about)[96];        /* (stages) "process 4711 on node3", of stages another has started */
     bool *spoke;              /* (stages) has reported a fault */
+    rb_planned *planned;      /* (stages) as they were ready; of training */
     bool *gone;               /* (stages) lost, and the run went on without it */
     int redeals
         [RB_MAX_STAGES]; /* an answer whose "redeals" are fewer was given before something was lost, and is

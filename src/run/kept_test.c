@@ -1,5 +1,5 @@
-/* What is planned for a stage, where memory has run out too, is what it opens: its slots, the older versions it keeps,
- * and its bytes to the last one. */
+/* What is planned for a stage, where memory has run out too, is what it opens: its slots, the older versions it
+ * keeps, and its bytes to the last one. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -181,7 +181,8 @@ static void depth_is_advised(void **state) {
     free(c);
 }
 
-/* Windows for gradients of 400 MB each are planned, and none of them is filled: advice is for a machine that has no more. */
+/* Windows for gradients of 400 MB each are planned, and none of them is filled: advice is for a machine that has
+ * no more. */
 static void planning_takes_no_memory(void **state) {
     (void)state;
     rb_fit_need need;

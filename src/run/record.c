@@ -7,6 +7,7 @@
 #include "core/clock.h"
 #include "data/prepare.h"
 #include "run/metrics.h"
+#include "run/planned.h"
 #include "run/progress.h"
 #include "run/run_folder.h"
 #include "run/summary.h"
@@ -88,6 +89,16 @@ static resbm_status ready(void *ctx, const char *rules, int64_t params, int64_t 
     if (from >= 0) fprintf(r->out, "resumed after step %lld\n", (long long)from);
     fflush(r->out);
     return RESBM_OK;
+}
+
+static void memory(void *ctx, const rb_planned *p) {
+    rb_record *r = ctx;
+    rb_buf text = {0};
+    if (!r->out || r->quiet) return;
+    rb_planned_print(p, r->place, rb_workers(r->cfg), &text);
+    if (text.len) fputs(text.data, r->out);
+    rb_buf_free(&text);
+    fflush(r->out);
 }
 
 /* Bytes of the busiest uplink, which are those of the busiest downlink too: a middle stage sends both ways, of two
@@ -172,8 +183,13 @@ static resbm_status keep_spans(void *ctx, int stage, const rb_stage_span *span, 
 }
 
 rb_train_hooks rb_record_hooks(rb_record *rec) {
-    return (rb_train_hooks){
-        .ctx = rec, .ready = ready, .step = step, .note = note, .attention = attention, .spans = keep_spans};
+    return (rb_train_hooks){.ctx = rec,
+                            .ready = ready,
+                            .memory = memory,
+                            .step = step,
+                            .note = note,
+                            .attention = attention,
+                            .spans = keep_spans};
 }
 
 /* When the message a receive waited for was queued by its sender; 0 when no trace of it was kept. */

@@ -8,7 +8,8 @@
 
 typedef struct rb_record rb_record;
 
-/* dir exists. out: where the progress line and notes go; NULL: nowhere. quiet: no list of parameter rules. */
+/* dir exists. out: where the progress line and notes go; NULL: nowhere. quiet: no list of parameter rules, no
+ * memory planned. */
 resbm_status rb_record_open(const rb_config *cfg, const char *dir, FILE *out, bool quiet, rb_record **rec,
                             rb_err *err);
 rb_train_hooks rb_record_hooks(rb_record *rec);

@@ -192,6 +192,8 @@ resbm_status rb_stage_open_spill(rb_stage *s, rb_stage_options *model, bool **ma
 /* The optimizer over the hosted tensors, its states where optim.offload says. */
 resbm_status rb_stage_open_optim(rb_stage *s, rb_err *err);
 
+/* What this stage, opened, plans to take of its device's memory (run/planned.h); NULL: nothing is planned. */
+json_t *rb_stage_planned(const rb_stage *s);
 /* After a fault: where memory ran out, err gets what this stage takes and which settings would fit. */
 void rb_stage_advise(const rb_stage *s, rb_err *err);
 

@@ -262,7 +262,7 @@ static resbm_status set_up(rb_stage *s, rb_err *err) {
     if (!st && s->apart && s->snapshot.config) st = rb_stage_apart_load(s, err);
     if (!st) st = rb_stage_begin_round(s, err);
     json_decref(in);
-    if (!st) st = answer(s, json_pack("{s:s}", "t", "ready"), err);
+    if (!st) st = answer(s, json_pack("{s:s, s:o*}", "t", "ready", "memory", rb_stage_planned(s)), err);
     return st;
 }
 

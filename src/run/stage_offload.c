@@ -4,6 +4,7 @@
 #include <string.h>
 #include "run/devices.h"
 #include "run/fit.h"
+#include "run/planned.h"
 #include "run/stage.h"
 
 /* The hosted rows as the optimizer lists them. */
@@ -156,6 +157,32 @@ static rb_math math_here(const rb_stage *s) {
     bool gpu = strstr(rb_device_of_stage(&s->cfg, s->stage, name), "cuda");
     if (s->cfg.pipeline.math != RB_MATH_AUTO || !gpu) return s->cfg.pipeline.math;
     return s->dev->factor == RB_BF16 ? RB_MATH_BF16 : RB_MATH_F16;
+}
+
+/* Of this stage alone. */
+static void keep(const rb_stage *s, rb_kept *k) {
+    k->ring = s->ring;
+    k->halves[s->stage] = s->halves;
+    for (int i = 0; i < s->hosted; i++) {
+        k->slots[s->host[i]] = s->seat[i].slots;
+        k->stash[s->host[i]] = s->stash[i];
+    }
+}
+
+json_t *rb_stage_planned(const rb_stage *s) {
+    rb_kept k = {0};
+    rb_fit_need need;
+    rb_err ignored;
+    rb_config *c = s->training ? malloc(sizeof *c) : NULL;
+    if (!c) return NULL;
+    *c = s->cfg;
+    c->pipeline.math = math_here(s);
+    keep(s, &k);
+    resbm_status st = rb_fit_kept(c, s->stage, &k, &need, &ignored);
+    free(c);
+    if (st) return NULL;
+    rb_planned p = rb_planned_from(&need, s->dev->table->host_memory ? 0 : s->room);
+    return rb_planned_json(&p);
 }
 
 void rb_stage_advise(const rb_stage *s, rb_err *err) {

@@ -486,6 +486,7 @@ static resbm_status announce(training *t, rb_err *err) {
     if (!st)
         st = t->o->hooks.ready(t->o->hooks.ctx, rules.data, t->out->params, t->o->resume ? t->step : -1, err);
     rb_buf_free(&rules);
+    if (!st && t->o->hooks.memory) t->o->hooks.memory(t->o->hooks.ctx, t->crew->planned);
     return st;
 }
 

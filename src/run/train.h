@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include "run/blame.h"
 #include "run/config.h"
+#include "run/planned.h"
 #include "run/stage.h"
 
 /* One training step as it was committed. */
@@ -57,6 +58,8 @@ typedef struct rb_train_hooks {
     void *ctx;
     /* Once everything is ready: which rule each parameter gets, parameter count; resumed_from < 0: a new run. */
     resbm_status (*ready)(void *ctx, const char *rules, int64_t params, int64_t resumed_from, rb_err *err);
+    /* Behind that: what each process (stages) plans to take of its device's memory. NULL: nobody asks. */
+    void (*memory)(void *ctx, const rb_planned *p);
     resbm_status (*step)(void *ctx, const rb_step_record *r, rb_err *err);
     void (*note)(void *ctx, const char *text); /* one line for people */
     /* At the end: what a stage's device took for attention, where it was not own by default. NULL: nobody asks. */
