@@ -79,7 +79,15 @@ export RESBM_TEST_DEVICES="ref,$device" RESBM_TEST_NEED="$device"
 
 wheels=$("$python" -c 'import nvidia; print(list(nvidia.__path__)[0])' 2>/dev/null)
 first() { for f in "$@"; do [ -f "$f" ] && { echo "$f"; return; }; done; }
-lt=$(first "$wheels"/cu*/lib/libcublasLt.so.* "$wheels"/cublas/lib/libcublasLt.so.* /usr/local/cuda/lib64/libcublasLt.so.*)
+# Of the major version that the plugin was compiled for. Wheels for another CUDA have nothing for it, their cuDNN included.
+need=$(grep -ao 'libcublasLt\.so\.[0-9][0-9]*' "$bin/resbm-cuda.so" 2>/dev/null | head -n 1)
+need=${need:-libcublasLt.so.*}
+# shellcheck disable=SC2086 # a pattern
+lt=$(first "$wheels"/cu*/lib/$need "$wheels"/cublas/lib/$need)
+other=$(first "$wheels"/cu*/lib/libcublasLt.so.* "$wheels"/cublas/lib/libcublasLt.so.*)
+[ -n "$lt" ] || [ -z "$other" ] || { echo "== $other is not the $need that the plugin was compiled for: left out, with what is beside it"; wheels=; }
+# shellcheck disable=SC2086
+[ -n "$lt" ] || lt=$(first /usr/local/cuda/lib64/$need)
 dnn=$(first "$wheels"/cudnn/lib/libcudnn.so.*)
 nvrtc=$(first "$wheels"/cu*/lib/libnvrtc.so.* "$wheels"/cuda_nvrtc/lib/libnvrtc.so.*)
 [ -z "$lt" ] || export RESBM_CUBLASLT="${RESBM_CUBLASLT:-$lt}"

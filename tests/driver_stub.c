@@ -1,5 +1,8 @@
 /* What cuDNN needs of NVIDIA's driver (libcuda.so.1) to make a plan for a card that is only described, for machines without one.
- * Kernels are compiled, but what would load them does nothing; whatever needs a card fails as the driver's own stub does. */
+ * Kernels are compiled, but what would load them does nothing; whatever needs a card fails as the driver's own stub does.
+ * RB_STUB_DRIVER is the CUDA version that it says it is for (12040: 12.4). */
+#include <stdlib.h>
+
 enum { DONE, STUB = 34 /* CUDA_ERROR_STUB_LIBRARY */ };
 
 static int something; /* handles point here */
@@ -36,7 +39,12 @@ static int something; /* handles point here */
 
 GIVES_TEXT(cuGetErrorName)
 GIVES_TEXT(cuGetErrorString)
-GIVES_NUMBER(cuDriverGetVersion, 13000)
+int cuDriverGetVersion(int *out);
+int cuDriverGetVersion(int *out) {
+    const char *given = getenv("RB_STUB_DRIVER");
+    *out = given ? atoi(given) : 13000;
+    return DONE;
+}
 GIVES_NUMBER(cuKernelGetAttribute, 0)
 GIVES_HANDLE(cuCtxGetCurrent)
 GIVES_HANDLE(cuCtxPopCurrent)

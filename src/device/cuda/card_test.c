@@ -71,6 +71,26 @@ static void test_kernels_of_other_numbers_are_refused(void **state) {
     refuse_code("86", "cuda:emulated", RB_MATH_AUTO, NULL);
 }
 
+static void refuse_driver(const char *variable, const char *value, const char *part) {
+    rb_err err;
+    rb_device *dev;
+    setenv(variable, value, 1);
+    resbm_status st = rb_device_open("cuda:emulated", &options, &dev, &err);
+    unsetenv(variable);
+    assert_fails(st, RESBM_E_UNSUPPORTED, part, &err);
+}
+
+/* CUDA's runtime says the same of a driver that is not there and of one that is too old. */
+static void test_what_is_wrong_with_the_driver_is_said(void **state) {
+    (void)state;
+    if (missing) skip();
+    refuse_driver("RB_CUDA_EMU_DRIVER", "0", "no NVIDIA driver is installed");
+    refuse_driver("RB_CUDA_EMU_DRIVER", "12040",
+                  "the NVIDIA driver is for CUDA 12.4, too old for this plugin, which was built with CUDA 13.0: update the "
+                  "driver to one for CUDA 13 (R580 or later), or build the plugin with a toolkit of CUDA 12");
+    refuse_driver("RB_CUDA_EMU_CARDS", "0", "the NVIDIA driver, for CUDA 13.0, finds none");
+}
+
 /* Working memory is of the queue's card, whichever the thread used last. */
 static void test_working_memory_is_the_queues_cards(void **state) {
     enum { N = 512 };
@@ -99,6 +119,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_only_want_of_memory_is_called_that),
         cmocka_unit_test(test_kernels_of_other_numbers_are_refused),
+        cmocka_unit_test(test_what_is_wrong_with_the_driver_is_said),
         cmocka_unit_test(test_working_memory_is_the_queues_cards),
     };
     return cmocka_run_group_tests(tests, find_plugin, NULL);

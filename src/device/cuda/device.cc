@@ -185,13 +185,37 @@ static resbm_status choose_math(rb_cuda_device *d, rb_math want, rb_err *err) {
                    new_enough ? "bf16 and tf32" : "f16");
 }
 
+/* The first driver that runs what was built with a toolkit of that major version, by NVIDIA's tables. */
+static const char *least_driver(int major) {
+    return major == 13 ? " (R580 or later)" : major == 12 ? " (R525 or later)" : "";
+}
+
+/* Why there is no card: no driver, one older than the plugin's runtime (which that calls the same), or nothing to drive. */
+static resbm_status no_card(cudaError_t e, rb_err *err) {
+    static const char start[] = "device cuda: no GPU can be used here:";
+    int driver = 0, runtime = 0;
+    cudaDriverGetVersion(&driver); /* 0: there is none */
+    cudaRuntimeGetVersion(&runtime);
+    cudaGetLastError();
+    int has = driver / 1000, wants = runtime / 1000;
+    bool none = e == cudaSuccess || e == cudaErrorNoDevice;
+    if (!driver)
+        return rb_fail(err, RESBM_E_UNSUPPORTED, "%s no NVIDIA driver is installed (libcuda.so.1)", start);
+    if (e == cudaErrorInsufficientDriver)
+        return rb_fail(err, RESBM_E_UNSUPPORTED,
+                       "%s the NVIDIA driver is for CUDA %d.%d, too old for this plugin, which was built with "
+                       "CUDA %d.%d: update the driver to one for CUDA %d%s, or build the plugin with a toolkit "
+                       "of CUDA %d (docs/cuda.md)",
+                       start, has, driver % 1000 / 10, wants, runtime % 1000 / 10, wants, least_driver(wants),
+                       has);
+    return rb_fail(err, RESBM_E_UNSUPPORTED, "%s the NVIDIA driver, for CUDA %d.%d, %s%s", start, has,
+                   driver % 1000 / 10, none ? "finds none" : "says: ", none ? "" : cudaGetErrorString(e));
+}
+
 static resbm_status find_card(rb_cuda_device *d, rb_err *err) {
     int n = 0;
     cudaError_t e = cudaGetDeviceCount(&n);
-    if (e != cudaSuccess || n == 0)
-        return rb_fail(err, RESBM_E_UNSUPPORTED,
-                       "device cuda: no GPU can be used here: %s (is the NVIDIA driver installed?)",
-                       e == cudaSuccess ? "there is none" : cudaGetErrorString(e));
+    if (e != cudaSuccess || n == 0) return no_card(e, err);
     if (d->index >= n)
         return rb_fail(err, RESBM_E_ARG, "device cuda:%d: this machine has %d GPU%s, numbered from 0",
                        d->index, n, n == 1 ? "" : "s");

@@ -28,6 +28,7 @@ enum { WORKSPACE = 32 << 20 };
 
 /* The functions used of the library. */
 #define LT_FUNCTIONS(X)                                                                                      \
+    X(cublasLtGetVersion)                                                                                    \
     X(cublasLtCreate)                                                                                        \
     X(cublasLtDestroy)                                                                                       \
     X(cublasLtMatmul)                                                                                        \
@@ -73,6 +74,19 @@ struct rb_lt {
 
 /* --- loading */
 
+/* Another major version may have the same names and other meanings. Its number is 130100 for 13.1, and was 11600 for 11.6. */
+static resbm_status check_version(const rb_lt *lt, rb_err *err) {
+    int is = (int)lt->cublasLtGetVersion(), unit = is < 100000 ? 1000 : 10000;
+    if (is / 10000 == CUBLAS_VER_MAJOR) return RESBM_OK;
+    Dl_info info;
+    bool named = dladdr((void *)lt->cublasLtGetVersion, &info) && info.dli_fname;
+    return rb_fail(err, RESBM_E_UNSUPPORTED,
+                   "device cuda: %s is cuBLASLt %d.%d (%d), and the plugin was compiled for cuBLASLt %d: name a "
+                   "%s in RESBM_CUBLASLT",
+                   named ? info.dli_fname : "what was loaded", is / unit, is % unit / 100, is, CUBLAS_VER_MAJOR,
+                   library_name);
+}
+
 static resbm_status load(rb_lt *lt, rb_err *err) {
     std::string tried;
     lt->object = rb_find_library("RESBM_CUBLASLT", library_name, RB_CUBLASLT_PATH, &tried);
@@ -84,10 +98,12 @@ static resbm_status load(rb_lt *lt, rb_err *err) {
             tried.c_str());
 #define RESOLVE(f)                                                                                           \
     lt->f = (decltype(&::f))dlsym(lt->object, #f);                                                           \
-    if (!lt->f) return rb_fail(err, RESBM_E_UNSUPPORTED, "device cuda: %s has no %s", library_name, #f);
+    if (!lt->f)                                                                                              \
+        return rb_fail(err, RESBM_E_UNSUPPORTED, "device cuda: %s has no %s",                                \
+                       rb_library_named("RESBM_CUBLASLT", library_name), #f);
     LT_FUNCTIONS(RESOLVE)
 #undef RESOLVE
-    return RESBM_OK;
+    return check_version(lt, err);
 }
 
 static resbm_status lt_status(const rb_lt *lt, cublasStatus_t st, const rb_lt_product *p, rb_err *err) {

@@ -183,7 +183,8 @@ enum cudaError_t {
     cudaErrorNoDevice,
     cudaErrorInvalidDevice,
     cudaErrorIllegalAddress,
-    cudaErrorNoKernelImageForDevice
+    cudaErrorNoKernelImageForDevice,
+    cudaErrorInsufficientDriver
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 enum { cudaStreamNonBlocking = 1, cudaEventBlockingSync = 1, cudaEventDisableTiming = 2 };
@@ -201,6 +202,8 @@ struct cudaFuncAttributes {
 };
 const char *cudaGetErrorString(cudaError_t e);
 cudaError_t cudaGetLastError();
+cudaError_t cudaDriverGetVersion(int *version);
+cudaError_t cudaRuntimeGetVersion(int *version);
 cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaSetDevice(int i);
 cudaError_t cudaGetDevice(int *i);

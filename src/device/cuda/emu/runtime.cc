@@ -1,7 +1,8 @@
 /* Streams, events, copies and memory of the emulated runtime. A stream is a host thread that does what it is handed in
  * order; RB_CUDA_EMU_LATE_US makes every item wait that many microseconds first. RB_CUDA_EMU_MEMORY is the size of an
  * emulated card in bytes. RB_CUDA_EMU_CODE is what its kernels were compiled for (75; 0: nothing that fits).
- * RB_CUDA_EMU_BROKEN=1 is a kernel that has gone wrong before memory is asked for. */
+ * RB_CUDA_EMU_BROKEN=1 is a kernel that has gone wrong before memory is asked for. RB_CUDA_EMU_DRIVER is the CUDA version of the
+ * driver (12040: 12.4; 0: there is none), RB_CUDA_EMU_CARDS how many cards it finds. */
 #include <stdlib.h>
 #include <chrono>
 #include <condition_variable>
@@ -35,7 +36,7 @@ struct block {
     int card;
 };
 std::map<void *, block> blocks;
-enum { CARDS = 2 };
+enum { CARDS = 2, RUNTIME = 13000 };
 size_t taken[CARDS];
 thread_local int chosen; /* card of cudaSetDevice */
 
@@ -81,15 +82,29 @@ void emu_enqueue(cudaStream_t s, std::function<void()> work) {
 const char *cudaGetErrorString(cudaError_t e) {
     static const char *const text[] = {"no error",       "out of memory",
                                        "no device",      "no such device",
-                                       "illegal access", "no kernel image is available for the device"};
+                                       "illegal access", "no kernel image is available for the device",
+                                       "the driver is insufficient"};
     return text[e];
 }
 cudaError_t cudaGetLastError() {
     return cudaSuccess;
 }
-cudaError_t cudaGetDeviceCount(int *n) {
-    *n = CARDS;
+cudaError_t cudaDriverGetVersion(int *version) {
+    *version = (int)from_environment("RB_CUDA_EMU_DRIVER", RUNTIME);
     return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int *version) {
+    *version = RUNTIME;
+    return cudaSuccess;
+}
+/* A driver runs what was built for its own major version. */
+cudaError_t cudaGetDeviceCount(int *n) {
+    int driver = 0;
+    cudaDriverGetVersion(&driver);
+    *n = 0;
+    if (driver / 1000 < RUNTIME / 1000) return cudaErrorInsufficientDriver;
+    *n = (int)from_environment("RB_CUDA_EMU_CARDS", CARDS);
+    return *n ? cudaSuccess : cudaErrorNoDevice;
 }
 cudaError_t cudaSetDevice(int i) {
     if (i < 0 || i >= CARDS) return cudaErrorInvalidDevice;
