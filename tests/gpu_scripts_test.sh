@@ -2,12 +2,8 @@
 # ctest: timeout=900
 # What a machine with a GPU runs, tried out without one: a suite that was to use the GPU fails where it cannot, nvcc gets the compute
 # capabilities it knows, `make test` compiles for the card that is here, scripts/gpu.sh's losses hold (on a device that completes late),
-<<<<<<< HEAD
-# its failures are its status and its last parts fall away where the time is over, and bench/cuda.py lets what it compares take turns,
-# measures, says why it cannot, and prints what it has when it is ended.
-=======
-# its failures are its status and it takes libraries for the plugin's CUDA, and bench/cuda.py measures and says why it cannot.
->>>>>>> 44bf01e (device cuda: no driver, one too old for the plugin and no card are told apart (CUDA's runtime says the same of the first two); a cuBLASLt of another major version is refused by name, and scripts/gpu.sh takes that of the plugin's: it exported a torch for CUDA 12's)
+# its failures are its status, it takes libraries for the plugin's CUDA and its last parts fall away where the time is over, and
+# bench/cuda.py lets what it compares take turns, measures, says why it cannot, and prints what it has when it is ended.
 set -u
 . "$RB_SOURCE_DIR/tests/run_common.sh"
 here=$PWD
@@ -59,11 +55,7 @@ says make.log 'CUDA_ARCHITECTURES=75,80,89,120 '
 script() { # LOG SETTINGS
     log=$1
     shift
-<<<<<<< HEAD
-    env BUILD="$RB_BINARY_DIR" STEPS=3 SLOWER=$((4 * patience)) GPU_SECONDS=$((900 * patience)) "$@" sh "$RB_SOURCE_DIR/scripts/gpu.sh" "$here/results" >"$log" 2>&1
-=======
-    env -u RESBM_CUBLASLT -u RESBM_CUDNN BUILD="$RB_BINARY_DIR" STEPS=3 "$@" sh "$RB_SOURCE_DIR/scripts/gpu.sh" "$here/results" >"$log" 2>&1
->>>>>>> 44bf01e (device cuda: no driver, one too old for the plugin and no card are told apart (CUDA's runtime says the same of the first two); a cuBLASLt of another major version is refused by name, and scripts/gpu.sh takes that of the plugin's: it exported a torch for CUDA 12's)
+    env -u RESBM_CUBLASLT -u RESBM_CUDNN BUILD="$RB_BINARY_DIR" STEPS=3 SLOWER=$((4 * patience)) GPU_SECONDS=$((900 * patience)) "$@" sh "$RB_SOURCE_DIR/scripts/gpu.sh" "$here/results" >"$log" 2>&1
 }
 script good.log DEVICE=late:cpu PARTS="conformance losses" || { miss "scripts/gpu.sh"; cat good.log; }
 says good.log 'conformance: status 0'
@@ -76,7 +68,6 @@ says good.log 'late-cpu and delayed: 3 losses, '
 script bad.log DEVICE=cuda RESBM_CUDA_PLUGIN="$here" PARTS="conformance" && miss "scripts/gpu.sh was content without a GPU"
 says bad.log 'conformance: status [1-9]'
 
-<<<<<<< HEAD
 # A program that answers at once: the n-th training has steps of n seconds (behind three of 99), the one named in `ends` is cut short.
 mkdir fake
 cat >fake/resbm <<'SH'
@@ -149,7 +140,7 @@ says whole.log '^\| tiny .* \| muon \| '
 whole none.log GPU_SECONDS=0 && miss "scripts/gpu.sh was content without time"
 [ "$(parts none.log)" = "$order" ] || miss "without time scripts/gpu.sh has the parts $(parts none.log)"
 [ "$(grep -v torch none.log | grep -c 'no time left')" = 15 ] || { miss "parts had time"; cat none.log; }
-=======
+
 # cuBLASLt of the plugin's major version, wherever wheels have it; of wheels for another CUDA nothing.
 mkdir -p build wheels/cu12/lib wheels/cudnn/lib
 printf 'libcublasLt.so.\0libcublasLt.so.13\0' >build/resbm-cuda.so
@@ -166,7 +157,6 @@ script right.log BUILD="$here/build" PYTHON="$here/bin/python" PARTS=none
 says results/machine.log '^RESBM_CUBLASLT=.*wheels/cu13/lib/libcublasLt.so.13$'
 says results/machine.log '^RESBM_CUDNN=.*wheels/cudnn/lib/libcudnn.so.9$'
 grep 'left out' right.log && miss "scripts/gpu.sh left out the right library"
->>>>>>> 44bf01e (device cuda: no driver, one too old for the plugin and no card are told apart (CUDA's runtime says the same of the first two); a cuBLASLt of another major version is refused by name, and scripts/gpu.sh takes that of the plugin's: it exported a torch for CUDA 12's)
 
 figures() { python3 -B "$RB_SOURCE_DIR/bench/cuda.py" --program "$resbm" --rounds 1 --steps 2 --sizes tiny --contexts 64 "$@"; }
 figures --device cpu --no-torch --parts train >train.log 2>&1 || { miss "bench/cuda.py"; cat train.log; }

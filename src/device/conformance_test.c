@@ -659,6 +659,32 @@ static void test_picks(void **state) {
         }
 }
 
+/* Larger than what a device may have put aside for them: all there, in the order of the calls. */
+static void test_large_copies(void **state) {
+    enum { COPIED = (40 << 20) + 12, FRONT = 1000 };
+    fixture *f = *state;
+    unsigned char *first = malloc(COPIED), *second = malloc(COPIED), *a = malloc(COPIED), *b = malloc(COPIED);
+    for (size_t i = 0; i < COPIED; i++) first[i] = (unsigned char)(i * 2654435761u >> 23), second[i] = (unsigned char)~first[i];
+    for (int i = 0; i < f->devices; i++) {
+        rb_queue *q = f->d[i].q;
+        rb_err err;
+        void *x;
+        assert_ok(rb_alloc(f->d[i].dev, COPIED, &x, &err), &err);
+        assert_ok(rb_upload(q, x, first, COPIED, &err), &err);
+        assert_ok(rb_fill(q, rb_view1(x, RB_U8, FRONT), 7, &err), &err);
+        assert_ok(rb_download(q, a, x, COPIED, &err), &err);
+        assert_ok(rb_upload(q, x, second, COPIED, &err), &err);
+        assert_ok(rb_download(q, b, (char *)x + 5, COPIED - 5, &err), &err);
+        assert_ok(rb_queue_sync(q, &err), &err);
+        bool head = true;
+        for (int j = 0; j < FRONT; j++) head &= a[j] == 7;
+        if (!head || memcmp(a + FRONT, first + FRONT, COPIED - FRONT) || memcmp(b, second + 5, COPIED - 5))
+            fail_msg("%s: copies of %d bytes came back otherwise", f->d[i].name, COPIED);
+        rb_free(f->d[i].dev, x);
+    }
+    free(first), free(second), free(a), free(b);
+}
+
 /* Runs last: no kind of operation may be without a case above. */
 static void test_every_kind_was_seen(void **state) {
     fixture *f = *state;
@@ -690,6 +716,7 @@ int main(void) {
         cmocka_unit_test(test_codec_with_gaps),
         cmocka_unit_test(test_codec_of_no_numbers),
         cmocka_unit_test(test_picks),
+        cmocka_unit_test(test_large_copies),
         cmocka_unit_test(test_every_kind_was_seen),
     };
     return cmocka_run_group_tests(tests, open_devices, close_devices);

@@ -1,5 +1,5 @@
-/* What opening a card and taking its memory say when they cannot, and whose memory it is: on emulated cards, of which the second one
- * computes in f16. */
+/* What opening a card and taking its memory say when they cannot, whose memory it is, and copies larger than the pinned memory that they
+ * pass through: on emulated cards, of which the second one computes in f16. */
 #include <stdbool.h>
 #include <stdlib.h>
 #include "rb_cmocka.h"
@@ -115,12 +115,123 @@ static void test_working_memory_is_the_queues_cards(void **state) {
     rb_device_close(first);
 }
 
+/* --- copies, on a card that is a millisecond late with everything it is asked for */
+
+enum { LARGE = 83 << 20 /* more than twice the ring of pinned memory (transfer.cc) */, ODD = LARGE + 12 };
+
+static rb_queue *late_queue(rb_device *dev) {
+    rb_err err;
+    rb_queue *q;
+    setenv("RB_CUDA_EMU_LATE_US", "1000", 1);
+    assert_ok(rb_queue_open(dev, &q, &err), &err);
+    unsetenv("RB_CUDA_EMU_LATE_US");
+    return q;
+}
+
+static unsigned char *filled(size_t bytes, uint32_t state) {
+    unsigned char *p = malloc(bytes);
+    assert_non_null(p);
+    for (size_t i = 0; i < bytes; i++) p[i] = (unsigned char)((state = state * 1664525 + 1013904223) >> 24);
+    return p;
+}
+
+/* Everything in the order of the calls, and nothing read of the host's memory behind an upload's return, though neither copy
+ * fits into the ring: what was up first comes down with the operation behind it, and is replaced. */
+static void test_copies_larger_than_the_ring(void **state) {
+    enum { HEAD = 1 << 10 };
+    rb_err err;
+    void *x;
+    (void)state;
+    if (missing) skip();
+    rb_device *dev = open_card("cuda:emulated");
+    rb_queue *q = late_queue(dev);
+    assert_ok(rb_alloc(dev, ODD, &x, &err), &err);
+    unsigned char *first = filled(ODD, 1), *second = filled(ODD, 2), *up = malloc(ODD), *a = malloc(ODD), *b = malloc(ODD);
+    memcpy(up, first, ODD);
+    assert_ok(rb_upload(q, x, up, ODD, &err), &err);
+    memcpy(up, second, ODD); /* the first is the queue's alone by now */
+    assert_ok(rb_fill(q, rb_view1(x, RB_U8, HEAD), 7, &err), &err);
+    assert_ok(rb_download(q, a, x, ODD, &err), &err);
+    assert_ok(rb_upload(q, x, up, ODD, &err), &err);
+    memset(up, 0, ODD);
+    assert_ok(rb_download(q, b, (char *)x + 5, ODD - 5, &err), &err);
+    assert_ok(rb_queue_sync(q, &err), &err);
+    memset(first, 7, HEAD);
+    assert_memory_equal(a, first, ODD);
+    assert_memory_equal(b, second + 5, ODD - 5);
+    free(first), free(second), free(up), free(a), free(b);
+    rb_queue_close(q);
+    rb_device_close(dev);
+}
+
+/* Copies of all sizes in turns, with events between: pieces end anywhere in the ring, and an event is behind them. */
+static void test_copies_of_many_sizes(void **state) {
+    enum { COPIES = 90 };
+    rb_err err;
+    void *x;
+    (void)state;
+    if (missing) skip();
+    rb_device *dev = open_card("cuda:emulated");
+    rb_queue *q = late_queue(dev);
+    assert_ok(rb_alloc(dev, LARGE, &x, &err), &err);
+    unsigned char *host = filled(LARGE, 3), *got = malloc(LARGE);
+    size_t at = 0, from = 0;
+    for (int i = 0; i < COPIES; i++) {
+        rb_event e;
+        size_t n = i % 7 ? (size_t)(i * 7919 % 300000) : (size_t)(i % 9 + 4) * 1234567;
+        n = n < LARGE - at ? n : LARGE - at;
+        assert_ok(rb_upload(q, (char *)x + at, host + at, n, &err), &err);
+        at += n;
+        if (i % 5) continue;
+        assert_ok(rb_download(q, got + from, (char *)x + from, at - from, &err), &err);
+        assert_ok(dev->table->event_record(q, &e, &err), &err);
+        if (i % 2) assert_ok(dev->table->event_wait(q, e, &err), &err);
+        if (i % 2) assert_memory_equal(got, host, at);
+        from = at;
+    }
+    assert_ok(rb_queue_sync(q, &err), &err);
+    assert_true(from > LARGE / 2);
+    assert_memory_equal(got, host, from);
+    free(host), free(got);
+    rb_queue_close(q);
+    rb_device_close(dev);
+}
+
+/* A download that fails half way has no more business with the memory it was given. */
+static void test_a_failed_download_writes_nothing_later(void **state) {
+    static const int32_t ids[4] = {0, 9, 1, 2};
+    rb_err err;
+    void *x;
+    (void)state;
+    if (missing) skip();
+    rb_device *dev = open_card("cuda:emulated");
+    rb_queue *q = late_queue(dev);
+    assert_ok(rb_alloc(dev, LARGE, &x, &err), &err);
+    unsigned char *got = malloc(LARGE), *then = malloc(LARGE);
+    memset(got, 1, LARGE);
+    assert_ok(rb_fill(q, rb_view1(x, RB_U8, LARGE), 2, &err), &err);
+    assert_ok(rb_upload(q, x, ids, sizeof ids, &err), &err);
+    rb_view id = rb_view1(x, RB_I32, 4), table = rb_view2((char *)x + 64, RB_F32, 3, 4),
+            out = rb_view2((char *)x + 256, RB_F32, 4, 4);
+    assert_ok(rb_embed_forward(q, out, table, id, &err), &err);
+    assert_fails(rb_download(q, got, x, LARGE, &err), RESBM_E_ARG, "token 1 is 9", &err);
+    memcpy(then, got, LARGE);
+    assert_fails(rb_queue_sync(q, &err), RESBM_E_ARG, "token 1 is 9", &err);
+    assert_memory_equal(got, then, LARGE);
+    free(got), free(then);
+    rb_queue_close(q);
+    rb_device_close(dev);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_only_want_of_memory_is_called_that),
         cmocka_unit_test(test_kernels_of_other_numbers_are_refused),
         cmocka_unit_test(test_what_is_wrong_with_the_driver_is_said),
         cmocka_unit_test(test_working_memory_is_the_queues_cards),
+        cmocka_unit_test(test_copies_larger_than_the_ring),
+        cmocka_unit_test(test_copies_of_many_sizes),
+        cmocka_unit_test(test_a_failed_download_writes_nothing_later),
     };
     return cmocka_run_group_tests(tests, find_plugin, NULL);
 }

@@ -1,6 +1,7 @@
 /* Copies and events. Host memory that the caller hands in is ordinary memory, from which a GPU can only copy while the
- * host waits: what fits passes through a ring of pinned memory instead. An upload is in the ring when the call returns;
- * a download is put where it belongs by the wait that finds it done.
+ * host waits for all that is queued before: everything passes through a ring of pinned memory instead, what is large in pieces.
+ * An upload is in the ring when the call returns; a download is put where it belongs by the wait that finds it done. Who finds
+ * the ring full waits for the oldest piece, so that a copy may be larger than the ring.
  *
  *     ring   [ ...free... | in flight: taken in order, given back in order | ...free... ]
  */
@@ -13,7 +14,7 @@ extern "C" {
 }
 #include "device/cuda/cuda.h"
 
-enum { RING = 32 << 20, EVENTS = 64, ALIGN = 256 };
+enum { RING = 32 << 20, PIECE = RING / 4, EVENTS = 64, ALIGN = 256 };
 
 struct piece {
     void *host; /* where a download goes; NULL: an upload */
@@ -55,69 +56,92 @@ void rb_cuda_transfers_close(rb_cuda_queue *q) {
     delete t;
 }
 
+static size_t rounded(size_t bytes) {
+    return (bytes + ALIGN - 1) / ALIGN * ALIGN;
+}
+
 /* Pieces up to an event that has passed are done. */
 static void settle(rb_cuda_transfers *t, uint64_t passed) {
     while (!t->pieces.empty() && t->pieces.front().ticket && t->pieces.front().ticket <= passed) {
         const piece &p = t->pieces.front();
         if (p.host) memcpy(p.host, t->ring + p.at, p.bytes);
-        t->used -= (p.bytes + ALIGN - 1) / ALIGN * ALIGN;
+        t->used -= rounded(p.bytes);
         t->pieces.pop_front();
     }
 }
 
-static size_t rounded(size_t bytes) {
-    return (bytes + ALIGN - 1) / ALIGN * ALIGN;
-}
-
-/* Everything queued so far is done, and every piece with it. */
-static resbm_status drain(rb_cuda_queue *q, rb_err *err) {
-    rb_event e;
-    RB_TRY(rb_cuda_event_record(&q->base, &e, err));
+/* The oldest piece is done. Where no event is behind it yet, everything queued so far is. */
+static resbm_status wait_for_oldest(rb_cuda_queue *q, rb_err *err) {
+    rb_event e = {q->transfers->pieces.front().ticket};
+    if (!e.ticket) RB_TRY(rb_cuda_event_record(&q->base, &e, err));
     return rb_cuda_event_wait(&q->base, e, err);
 }
 
-/* Room in the ring for a piece, which must not go round its end. */
-static resbm_status take(rb_cuda_queue *q, size_t bytes, char **out, rb_err *err) {
+/* Room in the ring for a piece, which must not go round its end. host: where a download goes. */
+static resbm_status take(rb_cuda_queue *q, void *host, size_t bytes, char **out, rb_err *err) {
     rb_cuda_transfers *t = q->transfers;
-    size_t n = rounded(bytes), rest = RING - t->next;
-    bool round = n > rest;
-    if (t->used + n + (round ? rest : 0) > RING) RB_TRY(drain(q, err));
-    if (t->used == 0) t->next = 0;
-    if (n > RING - t->next) { /* the rest before the end counts as a piece that copies nothing */
-        t->pieces.push_back(piece{NULL, t->next, RING - t->next, 0});
-        t->used += RING - t->next;
+    size_t n = rounded(bytes), rest;
+    for (;;) {
+        if (t->used == 0) t->next = 0;
+        rest = RING - t->next;
+        if (t->used + n + (n > rest ? rest : 0) <= RING) break;
+        RB_TRY(wait_for_oldest(q, err));
+    }
+    if (n > rest) { /* the rest before the end counts as a piece that copies nothing */
+        t->pieces.push_back(piece{NULL, t->next, rest, 0});
+        t->used += rest;
         t->next = 0;
     }
     *out = t->ring + t->next;
+    t->pieces.push_back(piece{host, t->next, bytes, 0});
     t->next = (t->next + n) % RING;
     t->used += n;
     return RESBM_OK;
 }
 
+static size_t piece_of(size_t left) {
+    return left < PIECE ? left : (size_t)PIECE;
+}
+
+/* Behind a piece that others follow: they may have to wait for it alone. */
+static resbm_status mark(rb_cuda_queue *q, bool more, rb_err *err) {
+    rb_event e;
+    return more ? rb_cuda_event_record(&q->base, &e, err) : RESBM_OK;
+}
+
 resbm_status rb_cuda_upload(rb_queue *base, void *dst, const void *host, size_t bytes, rb_err *err) {
     rb_cuda_queue *q = rb_cuda_queue_of(base);
     RB_CUDA_TRY(rb_cuda_choose(rb_cuda_of(base)->index), "choosing the card", err);
-    if (bytes > RING / 4)
-        return rb_cuda_status(cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, q->stream), "upload",
-                              err);
-    char *by;
-    RB_TRY(take(q, bytes, &by, err));
-    memcpy(by, host, bytes);
-    q->transfers->pieces.push_back(piece{NULL, (size_t)(by - q->transfers->ring), bytes, 0});
-    return rb_cuda_status(cudaMemcpyAsync(dst, by, bytes, cudaMemcpyHostToDevice, q->stream), "upload", err);
+    for (size_t at = 0, n; at < bytes; at += n) {
+        char *by;
+        n = piece_of(bytes - at);
+        RB_TRY(take(q, NULL, n, &by, err));
+        memcpy(by, (const char *)host + at, n);
+        RB_CUDA_TRY(cudaMemcpyAsync((char *)dst + at, by, n, cudaMemcpyHostToDevice, q->stream), "upload", err);
+        RB_TRY(mark(q, at + n < bytes, err));
+    }
+    return RESBM_OK;
+}
+
+static resbm_status download_pieces(rb_cuda_queue *q, char *host, const char *src, size_t bytes, rb_err *err) {
+    for (size_t at = 0, n; at < bytes; at += n) {
+        char *by;
+        n = piece_of(bytes - at);
+        RB_TRY(take(q, host + at, n, &by, err));
+        RB_CUDA_TRY(cudaMemcpyAsync(by, src + at, n, cudaMemcpyDeviceToHost, q->stream), "download", err);
+        RB_TRY(mark(q, at + n < bytes, err));
+    }
+    return RESBM_OK;
 }
 
 resbm_status rb_cuda_download(rb_queue *base, void *host, const void *src, size_t bytes, rb_err *err) {
     rb_cuda_queue *q = rb_cuda_queue_of(base);
     RB_CUDA_TRY(rb_cuda_choose(rb_cuda_of(base)->index), "choosing the card", err);
-    if (bytes > RING / 4)
-        return rb_cuda_status(cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, q->stream),
-                              "download", err);
-    char *by;
-    RB_TRY(take(q, bytes, &by, err));
-    q->transfers->pieces.push_back(piece{host, (size_t)(by - q->transfers->ring), bytes, 0});
-    return rb_cuda_status(cudaMemcpyAsync(by, src, bytes, cudaMemcpyDeviceToHost, q->stream), "download",
-                          err);
+    resbm_status st = download_pieces(q, (char *)host, (const char *)src, bytes, err);
+    /* Who was told that it failed may give the memory back: pieces under way go nowhere. */
+    for (piece &p : q->transfers->pieces)
+        if (st != RESBM_OK && p.host && (size_t)((char *)p.host - (char *)host) < bytes) p.host = NULL;
+    return st;
 }
 
 resbm_status rb_cuda_event_record(rb_queue *base, rb_event *out, rb_err *err) {

@@ -38,6 +38,7 @@ struct block {
 std::map<void *, block> blocks;
 enum { CARDS = 2, RUNTIME = 13000 };
 size_t taken[CARDS];
+std::map<const char *, size_t> pinned; /* host memory that a card may copy from and to on its own */
 thread_local int chosen; /* card of cudaSetDevice */
 
 size_t from_environment(const char *name, size_t fallback) {
@@ -157,9 +158,14 @@ cudaError_t cudaFree(void *p) {
     return cudaSuccess;
 }
 cudaError_t cudaMallocHost(void **p, size_t bytes) {
-    return posix_memalign(p, 4096, bytes) ? cudaErrorMemoryAllocation : cudaSuccess;
+    if (posix_memalign(p, 4096, bytes)) return cudaErrorMemoryAllocation;
+    std::lock_guard<std::mutex> hold(memory_lock);
+    pinned[(const char *)*p] = bytes;
+    return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void *p) {
+    std::lock_guard<std::mutex> hold(memory_lock);
+    pinned.erase((const char *)p);
     free(p);
     return cudaSuccess;
 }
@@ -222,7 +228,15 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
     if (of) emu_enqueue(s, [=] { wait_for(of, ticket); });
     return cudaSuccess;
 }
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t s) {
+/* A card takes ordinary memory too, but lets the host wait meanwhile: nobody here is to. */
+static bool is_pinned(const void *p, size_t bytes) {
+    std::lock_guard<std::mutex> hold(memory_lock);
+    auto at = pinned.upper_bound((const char *)p);
+    return at != pinned.begin() && (--at)->first + at->second >= (const char *)p + bytes;
+}
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t s) {
+    if (kind != cudaMemcpyDeviceToDevice && !is_pinned(kind == cudaMemcpyHostToDevice ? from : to, bytes))
+        return cudaErrorIllegalAddress;
     emu_enqueue(s, [=] { memcpy(to, from, bytes); });
     return cudaSuccess;
 }
