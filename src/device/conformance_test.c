@@ -161,6 +161,12 @@ static void test_gemm_of_whole_vectors(void **state) {
             check(*state, &c);
             check(*state, &square);
         }
+    test_case large = {{.kind = RB_OP_GEMM, .f = {1, 0}}, /* more of one factor than the emulation counts in 32 bits */
+                       {P2(8, 256, 0, NAN_FILL), P2(8, 264, 0, NORMAL), P2(264, 256, 4, NORMAL)},
+                       1e-5,
+                       "",
+                       0};
+    check(*state, &large);
 }
 
 /* Tiles large enough that oneDNN would cut them by the number of threads if it were let. */
@@ -201,6 +207,10 @@ static void test_fill_and_axpby(void **state) {
                            0};
             check(*state, &c);
         }
+    for (int64_t n = 5; n < 4000; n *= 25) { /* whole vectors */
+        test_case c = {{.kind = RB_OP_FILL, .f = {3}}, {P2(n, 4, n % 2 * 4, NORMAL)}, 0, "", 0};
+        check(*state, &c);
+    }
     for (int mix = 0; mix < 8; mix++)
         for (int64_t n = 1; n < 30000; n = n * 11 + 3) {
             rb_dtype x = mix & 1 ? RB_BF16 : RB_F32, y = mix & 2 ? RB_BF16 : RB_F32;
@@ -391,7 +401,7 @@ static void test_attention_backward(void **state) {
 }
 
 static void test_activations(void **state) {
-    static const int64_t size[][2] = {{1, 1}, {3, 7}, {50, 704}, {17, 1000}, {1, 8}, {7, 12}};
+    static const int64_t size[][2] = {{1, 1}, {3, 7}, {50, 704}, {17, 1000}, {1, 8}, {7, 12}, {50, 160}};
     for (size_t i = 0; i < sizeof size / sizeof *size; i++)
         for (int gap = 0; gap <= 8; gap = gap ? gap + 5 : 3) {
             int64_t n = size[i][0], w = size[i][1];
@@ -603,7 +613,8 @@ static void test_codec(void **state) {
     static const heads sizes[] = {{1, 1, 0, 0, 1, 0},   {2, 5, 0, 0, 8, 0},    {1, 33, 0, 0, 3, 0},
                                   {3, 70, 0, 0, 16, 0}, {3, 24, 0, 0, 24, 0},  {2, 36, 0, 0, 32, 0},
                                   {1, 44, 0, 0, 64, 0}, {1, 8, 0, 0, 2, 0},    {2, 4, 0, 0, 256, 0},
-                                  {1, 4, 0, 0, 520, 0}, {5, 12, 0, 0, 4, 0},   {2, 8, 0, 0, 128, 0}};
+                                  {1, 4, 0, 0, 520, 0}, {5, 12, 0, 0, 4, 0},   {2, 8, 0, 0, 128, 0},
+                                  {1, 144, 0, 0, 64, 0}};
     for (int code = 0; code < RB_CODE_COUNT; code++)
         for (int scale = 0; scale < RB_SCALE_COUNT; scale++)
             for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)

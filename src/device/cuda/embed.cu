@@ -39,7 +39,7 @@ struct pick_row_wide {
 
 RB_CUDA_SLOT(embed_forward) {
     const rb_view &out = op->t[0], &table = op->t[1];
-    if (rb_is_wide(out, 4) && rb_is_wide(table, 4) && rb_count(out) <= INT32_MAX) {
+    if (rb_is_wide(out, 4) && rb_is_wide(table, 4) && rb_count(out) <= RB_MOST_IN_32_BITS) {
         rb_each_wide(q, out, pick_row_wide{{out, table, (const int32_t *)op->t[2].data, rb_cuda_queue_of(q)->fault}});
         return rb_cuda_launched(op, err);
     }

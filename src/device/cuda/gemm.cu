@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(ROUND_THREADS) round_eights(const float *x, ui
 
 static bool in_eights(const rb_view *x) {
     return x->dtype == RB_F32 && x->shape[1] % ROUND_WIDTH == 0 && x->stride[0] % 4 == 0 &&
-           (uintptr_t)x->data % 16 == 0 && rb_count(*x) / ROUND_WIDTH < (int64_t)1 << 32;
+           (uintptr_t)x->data % 16 == 0 && rb_count(*x) / ROUND_WIDTH <= RB_MOST_IN_32_BITS;
 }
 
 /* x rounded at `out`, its rows padded(width) apart. */

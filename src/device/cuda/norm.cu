@@ -175,7 +175,7 @@ static bool norm_is_wide(const rb_view *const *v, int count, int N, const void *
     if ((uintptr_t)w % 16) return false;
     for (int i = 0; i < count; i++)
         if (v[i]->rank > 3 || !rb_is_wide(*v[i], N)) return false;
-    return rb_row_count(v[0]) < INT32_MAX;
+    return rb_row_count(v[0]) * RB_WARP <= RB_MOST_IN_32_BITS; /* rows, and threads of them */
 }
 static norm_size norm_size_of(const rb_view &x) {
     return norm_size{(unsigned)rb_row_count(&x), (int)rb_row_width(&x)};
@@ -326,8 +326,8 @@ __global__ void __launch_bounds__(WEIGHT_THREADS)
 template <class DY, class X> static bool norm_back_w_wide(rb_queue *q, const rb_op *op, float *part, int64_t pieces) {
     enum { N = sizeof(DY) + sizeof(X) == 4 ? RB_WIDE_HALF : RB_WIDE_F32 };
     const rb_view &dy = op->t[1], &x = op->t[2], &rstd = op->t[3], *all[] = {&x, &dy};
-    int64_t threads = pieces * rb_row_width(&x) / N;
-    if (!norm_is_wide(all, 2, N, NULL) || threads > INT32_MAX) return false;
+    int64_t sums = pieces * rb_row_width(&x), threads = sums / N;
+    if (!norm_is_wide(all, 2, N, NULL) || sums > RB_MOST_IN_32_BITS) return false;
     auto kernel = weight_pieces_wide<DY, X, N>;
     RB_LAUNCH(rb_cuda_queue_of(q), kernel, (unsigned)((threads + WEIGHT_THREADS - 1) / WEIGHT_THREADS),
               WEIGHT_THREADS, part, norm_lines<DY>(dy), norm_lines<X>(x), (const float *)rstd.data, rstd.stride[0],

@@ -269,7 +269,7 @@ static bool at_every(int64_t unit, int64_t first, int64_t gap, int64_t gaps) {
 bool rb_pack_fits(const rb_pack_plan *p, rb_pack_fast *f) {
     int l = log2_of(p->k), codes = p->bits ? p->bits : 8 * (int)rb_value_bytes(p->code);
     bool flat = p->T == 1 || p->stride_t == p->k, rows = p->k % EIGHT == 0;
-    if (p->n % EIGHT || p->n >= (int64_t)1 << 31) return false;
+    if (p->n % EIGHT || p->n > RB_MOST_IN_32_BITS) return false;
     if (!rows && (p->steps || p->scale == RB_SCALE_TOKEN || !flat)) return false;
     if (!at_every(4, (intptr_t)p->x / 4, p->stride_b, p->B) || (intptr_t)p->x % 4) return false;
     if (!flat && p->stride_t % 4) return false;

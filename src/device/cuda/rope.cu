@@ -61,7 +61,7 @@ template <class X> static bool rotates_wide(rb_queue *q, const rb_op *op, const 
     enum { N = rotate_wide<X>::N };
     const rb_view &x = f.x;
     int64_t rows = x.shape[0] * x.shape[1] * x.shape[2];
-    if (f.half % N || rows * x.shape[3] > INT32_MAX || !rb_is_wide(x, N) || !rb_is_wide(op->t[1], 4) ||
+    if (f.half % N || rows * x.shape[3] > RB_MOST_IN_32_BITS || !rb_is_wide(x, N) || !rb_is_wide(op->t[1], 4) ||
         !rb_is_wide(op->t[2], 4))
         return false;
     int64_t cos_gap = f.cos.stride[0], sin_gap = f.sin.stride[0];

@@ -41,6 +41,13 @@ static const int64_t RB_GRID_ROWS = 65535;
 static inline unsigned rb_grid_rows(int64_t n) {
     return (unsigned)(n < RB_GRID_ROWS ? n : RB_GRID_ROWS);
 }
+/* What kernels count in 32 bits is at most so much; more of it goes other ways, which count in 64. No test has so much: the
+ * emulation does with less, so that both ways are met. */
+#ifdef RB_CUDA_EMULATED
+static const int64_t RB_MOST_IN_32_BITS = 8192;
+#else
+static const int64_t RB_MOST_IN_32_BITS = INT32_MAX;
+#endif
 #define RB_ALL_LANES 0xffffffffu
 
 /* What follows is for kernels; sources that only call the GPU are compiled by the C++ compiler, which knows none of it. */

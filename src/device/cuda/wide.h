@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(RB_WIDE_THREADS) rb_each_wide_kernel(F f, unsi
 static inline bool rb_can_walk(const rb_view *v, int n, int at_once) {
     for (int i = 0; i < n; i++)
         if (v[i].rank > 2 || v[i].rank != v[0].rank || !rb_is_wide(v[i], at_once)) return false;
-    return rb_count(v[0]) <= INT32_MAX; /* places and columns are counted in 32 bits */
+    return rb_count(v[0]) <= RB_MOST_IN_32_BITS; /* places and columns are counted in 32 bits */
 }
 template <class F> static void rb_each_wide(rb_queue *base, int64_t rows, int64_t width, F f) {
     rb_cuda_queue *q = rb_cuda_queue_of(base);
