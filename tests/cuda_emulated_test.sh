@@ -1,8 +1,8 @@
 #!/bin/sh
 # ctest: timeout=900
 # The CUDA device's own sources, run on the host (cuda:emulated), in whole trainings: the losses are the CPU's within what
-# their products round, other numbers of stages and a device that completes late in hidden memory give the same bits, CPU
-# and CUDA stages mix, and what is missing or does not fit is said.
+# their products round, other numbers of stages and a device that completes late in hidden memory give the same bits, replicas and
+# generated text agree, CPU and CUDA stages mix, and what is missing or does not fit is said.
 set -u
 . "$RB_SOURCE_DIR/tests/run_common.sh"
 [ -f "$RB_BINARY_DIR/resbm-cuda-emulated.so" ] || { echo "skipped: this build has no resbm-cuda-emulated.so"; exit 77; }
@@ -30,6 +30,21 @@ grep -q 'ms in operations' profile && grep -Eq ' [0-9.]+%  *[0-9]+  *[0-9.]+  *[
     { miss "the profile lacks its heading or attention"; cat profile; }
 go f16 pipeline.device=cuda:emulated:1 && near cpu f16 0.005
 go two pipeline.device=cuda:emulated pipeline.math=f32 pipeline.stages=2 && same f32 two
+# A text goes on with the same tokens as on the CPU in f32, and in bf16 with the same on any stages, however late.
+tells() { # TEXT RUN SETTINGS
+    text=$1
+    shift
+    "$resbm" generate "$@" -p 'the slow ' -n 20 -t 1 -P 1 -S 5 >"$text" 2>generate.log || { miss "generate $*"; cat generate.log; }
+    [ "$(wc -c <"$text")" -gt 15 ] || miss "generate $* says nothing"
+}
+tells text-cpu f32 pipeline.device=cpu pipeline.math=auto
+tells text-f32 two && { cmp -s text-cpu text-f32 || miss "generate says something else than on the CPU"; }
+tells text-one bf16
+tells text-two bf16 pipeline.device=late:cuda:emulated pipeline.stages=2
+cmp -s text-one text-two || miss "generate says something else on two stages, late"
+# Two replicas, each with a share of the microbatches, whose gradients are added up on the host; the same bits late.
+go pair pipeline.device=cuda:emulated pipeline.replicas=2 pipeline.deal=even && near bf16 pair 0.0001
+go pair-late pipeline.device=late:cuda:emulated pipeline.stages=2 pipeline.replicas=2 pipeline.deal=even && same pair pair-late
 # Without matrices kept in bf16 between updates, and late: the bits of rounding them at each use; 2 bytes less for each in the plan.
 go late pipeline.device=late:cuda:emulated pipeline.weight_copies=false && same bf16 late
 kept=$(planned bf16 weights) bare=$(planned late weights)
