@@ -55,9 +55,7 @@ static resbm_status check_variants(const rb_study *t, rb_err *err) {
     rb_config *c = malloc(sizeof *c);
     resbm_status st = c ? RESBM_OK : rb_fail(err, RESBM_E_MEMORY, "no memory for a configuration");
     for (int v = 0; v < t->s->variants && !st; v++) {
-        const rb_sweep *sweep = &t->s->variant[v].sweep;
-        rb_compare_which w = {
-            .variant = v, .point = *sweep->key ? sweep->value[0] : NULL, .share = 1, .seed = t->s->seed[0]};
+        rb_compare_which w = rb_study_first(t, v);
         st = rb_compare_config(t->s, t->base, &w, c, err);
         if (!st && !*c->data.train)
             st = rb_fail(err, RESBM_E_CONFIG,

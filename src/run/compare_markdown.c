@@ -158,9 +158,9 @@ static void print_table(const rb_compare_result *r, line *l, rb_buf *out) {
 
 static void print_target(const rb_compare_result *r, rb_buf *out) {
     const rb_compare_spec *s = r->study->s;
-    bool any = false;
-    for (int i = 0; i < r->rows; i++) any = any || r->row[i].uncompressed;
     if (isnan(r->target)) {
+        bool any = false;
+        for (int i = 0; i < r->rows; i++) any = any || r->row[i].uncompressed;
         rb_buf_puts(out, any ? "- No target loss yet: no uncompressed variant has all its seeds.\n"
                              : "- No target loss: no variant is uncompressed; `target: 1.9` names one.\n");
         return;
@@ -234,17 +234,21 @@ static void print_swept(rb_buf *out, const char *before, const char *value, doub
 
 #define UNSTEADY 1.5 /* times the shortest of a few steps: more than a quiet machine's */
 
+static void print_unsteady(const rb_compare_row *row, rb_buf *out) {
+    bool twin = row->variant->control == RB_CONTROL_ALONE_AS_LONG;
+    if (twin || !(row->step_most > UNSTEADY * row->step_least)) return;
+    rb_buf_printf(out,
+                  "- %s: WARNING: its measured steps took %.3g to %.3g s: the machine had other work. Remove "
+                  "timing/%s.json to measure again, or state the stages' speed by `compute`.\n",
+                  row->variant->name, row->step_least, row->step_most, row->variant->name);
+}
+
 static void print_row_notes(const rb_compare_row *row, rb_buf *out) {
     const rb_sweep *w = &row->variant->sweep;
     print_what(row, out);
     if (row->time_fault)
         rb_buf_printf(out, "- %s: its time cannot be measured: %s\n", row->variant->name, row->time_fault);
-    bool twin = row->variant->control == RB_CONTROL_ALONE_AS_LONG;
-    if (!twin && row->step_most > UNSTEADY * row->step_least)
-        rb_buf_printf(out,
-                      "- %s: WARNING: its measured steps took %.3g to %.3g s: the machine had other work. Remove "
-                      "timing/%s.json to measure again, or state the stages' speed by `compute`.\n",
-                      row->variant->name, row->step_least, row->step_most, row->variant->name);
+    print_unsteady(row, out);
     if (*w->key && *row->point) {
         rb_buf_printf(out, "- %s: of %s", row->variant->name, w->key);
         for (int i = 0; i < w->values; i++) print_swept(out, i ? "," : "", w->value[i], row->sweep_loss[i]);

@@ -143,6 +143,14 @@ static resbm_status key_of(const probe *p, rb_buf *key, rb_err *err) {
     return rb_buf_status(key, err);
 }
 
+/* What it owns stays with whoever it is a copy of. */
+static rb_timing without_parts(rb_timing t) {
+    t.segment = NULL;
+    t.trunk = NULL;
+    t.update = NULL;
+    return t;
+}
+
 /* A variant of the same key, measured already: its figures are this one's. */
 static resbm_status borrow(probe *p, rb_err *err) {
     rb_compare_time *mine = &p->t->time[p->variant];
@@ -150,9 +158,7 @@ static resbm_status borrow(probe *p, rb_err *err) {
         const rb_timing *other = &p->t->time[i].measured;
         if (p->t->time[i].key != mine->key || !other->known) continue;
         rb_timing_free(&mine->measured);
-        mine->measured = *other;
-        mine->measured.trunk = NULL; /* counted for each */
-        mine->measured.update = NULL;
+        mine->measured = without_parts(*other); /* what is counted is counted for each */
         mine->measured.segment = malloc((size_t)(other->segments + 1) * sizeof *other->segment);
         if (!mine->measured.segment)
             return rb_fail(err, RESBM_E_MEMORY, "no memory for %d segments", other->segments);
@@ -190,11 +196,7 @@ static resbm_status load_or_measure(probe *p, rb_err *err) {
 static resbm_status time_variant(probe *p, rb_err *err) {
     rb_study *t = p->t;
     rb_compare_time *time = &t->time[p->variant];
-    const rb_sweep *sweep = &t->s->variant[p->variant].sweep;
-    rb_compare_which w = {.variant = p->variant,
-                          .point = *sweep->key ? sweep->value[0] : NULL,
-                          .share = 1,
-                          .seed = t->s->seed[0]};
+    rb_compare_which w = rb_study_first(t, p->variant);
     RB_TRY(rb_compare_deployed(t->s, t->base, &w, NULL, p->one, err));
     RB_TRY(rb_compare_deployed(t->s, t->base, &w, &t->s->link[0], p->deployed, err));
     RB_TRY(rb_cost_of(p->deployed, &time->cost, err));
@@ -224,9 +226,7 @@ static resbm_status size_twin(rb_study *t, int variant, rb_config *scratch, rb_e
     int alone = rb_compare_find(t->s, t->s->variant[variant].of),
         of = rb_compare_find(t->s, t->s->variant[alone].of);
     t->time[variant] = t->time[alone];
-    t->time[variant].measured.segment = NULL; /* these stay alone's */
-    t->time[variant].measured.trunk = NULL;
-    t->time[variant].measured.update = NULL;
+    t->time[variant].measured = without_parts(t->time[alone].measured);
     rb_compare_which w = {.variant = of, .share = 1, .seed = t->s->seed[0]};
     RB_TRY(rb_compare_config(t->s, t->base, &w, scratch, err));
     double wall = (double)scratch->train.steps * t->time[of].step[0];

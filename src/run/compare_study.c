@@ -20,6 +20,12 @@ const char *rb_study_point(const rb_study *t, int variant) {
     return *w->key && t->state[variant].best >= 0 ? w->value[t->state[variant].best] : "";
 }
 
+rb_compare_which rb_study_first(const rb_study *t, int variant) {
+    const rb_sweep *w = &t->s->variant[variant].sweep;
+    return (rb_compare_which){
+        .variant = variant, .point = *w->key ? w->value[0] : NULL, .share = 1, .seed = t->s->seed[0]};
+}
+
 resbm_status rb_study_config(const rb_study *t, const rb_compare_run *r, rb_config *out, rb_err *err) {
     const rb_compare_variant *v = &t->s->variant[r->variant];
     rb_compare_which w = {.variant = r->variant,

@@ -50,6 +50,8 @@ resbm_status rb_study_wanted(rb_study *t, rb_run_list *out, rb_err *err);
 rb_compare_run *rb_study_find(const rb_study *t, int variant, const char *point, int seed, double share);
 /* The value of the variant's sweep that its seeds train with; "" where nothing is swept or nothing decided. */
 const char *rb_study_point(const rb_study *t, int variant);
+/* The variant at the first value of its sweep, with the first seed: what its checks and its times are made with. */
+rb_compare_which rb_study_first(const rb_study *t, int variant);
 /* The runs of a variant's result: one per seed, NULL where there is none. */
 void rb_study_seeds(const rb_study *t, int variant, rb_compare_run *run[RB_COMPARE_SEEDS]);
 resbm_status rb_study_config(const rb_study *t, const rb_compare_run *r, rb_config *out, rb_err *err);

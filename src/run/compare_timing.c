@@ -81,18 +81,6 @@ static double mean(double share, double with, double without) {
     return share * with + (1 - share) * without;
 }
 
-static rb_segment_measure mean_of(double share, const rb_segment_measure *a, const rb_segment_measure *b) {
-    return (rb_segment_measure){.forward = mean(share, a->forward, b->forward),
-                                .backward = mean(share, a->backward, b->backward),
-                                .input = mean(share, a->input, b->input),
-                                .weight = mean(share, a->weight, b->weight),
-                                .pack = a->pack,
-                                .unpack = a->unpack,
-                                .trunk_forward = a->trunk_forward,
-                                .trunk_backward = a->trunk_backward,
-                                .optimizer = a->optimizer};
-}
-
 static resbm_status count_segment(const rb_config *c, const rb_config *without, int segment,
                                   rb_segment_measure *out, rb_err *err) {
     rb_segment_measure less;
@@ -100,7 +88,10 @@ static resbm_status count_segment(const rb_config *c, const rb_config *without, 
     RB_TRY(rb_measure_segment(c, "timed", segment, 0, 0, out, err));
     if (c->boundary.aux == RB_AUX_NONE || share >= 1) return RESBM_OK;
     RB_TRY(rb_measure_segment(without, "timed", segment, 0, 0, &less, err));
-    *out = mean_of(share, out, &less);
+    out->forward = mean(share, out->forward, less.forward);
+    out->backward = mean(share, out->backward, less.backward);
+    out->input = mean(share, out->input, less.input);
+    out->weight = mean(share, out->weight, less.weight);
     return RESBM_OK;
 }
 
@@ -113,9 +104,8 @@ static resbm_status count_all(const rb_config *c, double flops, rb_timing *out, 
     for (int g = 0; g < out->segments && !st; g++) {
         rb_segment_measure m = {0};
         st = count_segment(c, without, g, &m, err);
-        out->segment[g] =
-            (rb_segment_cost){m.forward / flops, m.backward / flops, m.input / flops, m.weight / flops};
-        out->trunk[g] = (rb_trunk_cost){m.trunk_forward / flops, m.trunk_backward / flops};
+        out->segment[g] = rb_measured_cost(&m, flops);
+        out->trunk[g] = rb_measured_trunk(&m, flops);
         out->update[g] = m.optimizer / flops;
         out->optimizer += out->update[g];
         out->pack = fmax(out->pack, m.pack / flops);

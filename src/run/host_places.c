@@ -57,7 +57,7 @@ resbm_status rb_host_measure_stages(rb_host *h, rb_err *err) {
         rb_segment_measure m;
         RB_TRY(rb_measure_segment(c, "timed", g, 0, 0, &m, err));
         h->work[rb_stage_of(c, g)] += m.forward + m.backward;
-        h->flop[g] = (rb_segment_cost){m.forward, m.backward, m.input, m.weight};
+        h->flop[g] = rb_measured_cost(&m, 1);
     }
     rb_kept kept;
     RB_TRY(rb_kept_of(c, (int)c->pipeline.inflight, &kept, err)); /* deeper: host_depth.c */

@@ -256,6 +256,14 @@ static resbm_status repeat(rb_stage *s, mate *mates, int n, double seconds, doub
     return st;
 }
 
+rb_segment_cost rb_measured_cost(const rb_segment_measure *m, double speed) {
+    return (rb_segment_cost){m->forward / speed, m->backward / speed, m->input / speed, m->weight / speed};
+}
+
+rb_trunk_cost rb_measured_trunk(const rb_segment_measure *m, double speed) {
+    return (rb_trunk_cost){m->trunk_forward / speed, m->trunk_backward / speed};
+}
+
 static resbm_status open_ready(const rb_config *cfg, const char *device, int segment, rb_stage **out,
                                rb_err *err) {
     RB_TRY(new_stage(cfg, device, &segment, 1, &(int){1}, true, out, err));

@@ -4,6 +4,7 @@
 #ifndef RB_RUN_MEASURE_H
 #define RB_RUN_MEASURE_H
 
+#include "pipeline/simulator.h"
 #include "run/config.h"
 
 typedef struct rb_segment_measure {
@@ -22,6 +23,10 @@ typedef struct rb_segment_measure {
  * counts and waits for nothing. cfg is validated. */
 resbm_status rb_measure_segment(const rb_config *cfg, const char *device, int segment, int beside,
                                 double seconds, rb_segment_measure *out, rb_err *err);
+
+/* What the simulator plays: seconds at `speed` operations a second, where those were counted; 1 where seconds were measured. */
+rb_segment_cost rb_measured_cost(const rb_segment_measure *m, double speed);
+rb_trunk_cost rb_measured_trunk(const rb_segment_measure *m, double speed);
 
 /* Bytes of the stage that hosts the segments host[0..hosted), ascending. The process itself is not in it. */
 typedef struct rb_stage_need {

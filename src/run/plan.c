@@ -126,10 +126,9 @@ static resbm_status fill_costs(work *w) {
         w->stage_of[g] = rb_stage_of(w->cfg, g);
         double speed = rb_plan_measures(w->o) ? 1 : speed_of(w, w->stage_of[g]);
         RB_TRY(cost_of_segment(w, g, &c));
-        w->cost[g] =
-            (rb_segment_cost){c.forward / speed, c.backward / speed, c.input / speed, c.weight / speed};
+        w->cost[g] = rb_measured_cost(&c, speed);
         w->optimizer[g] = c.optimizer / speed;
-        w->trunk[g] = (rb_trunk_cost){c.trunk_forward / speed, c.trunk_backward / speed};
+        w->trunk[g] = rb_measured_trunk(&c, speed);
         w->pack = fmax(w->pack, c.pack / speed);
         w->unpack = fmax(w->unpack, c.unpack / speed);
     }

@@ -51,24 +51,19 @@ static resbm_status gradient_added(rb_stage *s, int i, rb_err *err) {
     return rb_optim_take(s->optim, s->q, s->host[i], err);
 }
 
-static resbm_status find_segment(const rb_stage *s, rb_action a, int *i, rb_err *err) {
-    *i = rb_stage_local(s, a.segment);
-    return *i >= 0 ? RESBM_OK
-                   : rb_fail(err, RESBM_E_INTERNAL, "segment %d is not hosted by stage %d", a.segment, s->self);
+/* What a microbatch may begin with in its segment, so that it takes a free slot: a message, the trunk, the forward. */
+static bool begins(rb_action_kind k) {
+    return k == RB_ACT_RECV_FORWARD || k == RB_ACT_TRUNK_FORWARD || k == RB_ACT_FORWARD;
 }
 
-/* For what a microbatch may begin with in its segment: a message, the trunk, the forward. */
 static resbm_status take(rb_stage *s, rb_action a, int *i, rb_berth **berth, int *slot, rb_err *err) {
-    RB_TRY(find_segment(s, a, i, err));
-    RB_TRY(rb_seat_take(&s->seat[*i], a.microbatch, slot, err));
-    *berth = &s->seat[*i].berth[*slot];
-    return RESBM_OK;
-}
-
-/* For everything behind its forward. */
-static resbm_status find(rb_stage *s, rb_action a, int *i, rb_berth **berth, int *slot, rb_err *err) {
-    RB_TRY(find_segment(s, a, i, err));
-    RB_TRY(rb_seat_find(&s->seat[*i], a.microbatch, slot, err));
+    *i = rb_stage_local(s, a.segment);
+    if (*i < 0)
+        return rb_fail(err, RESBM_E_INTERNAL, "segment %d is not hosted by stage %d", a.segment, s->self);
+    if (begins(a.kind))
+        RB_TRY(rb_seat_take(&s->seat[*i], a.microbatch, slot, err));
+    else
+        RB_TRY(rb_seat_find(&s->seat[*i], a.microbatch, slot, err));
     *berth = &s->seat[*i].berth[*slot];
     return RESBM_OK;
 }
@@ -140,7 +135,7 @@ static resbm_status trunk_backward(void *ctx, rb_action a, rb_err *err) {
     rb_stage *s = ctx;
     rb_berth *b = NULL;
     int i, slot;
-    RB_TRY(find(s, a, &i, &b, &slot, err));
+    RB_TRY(take(s, a, &i, &b, &slot, err));
     if (s->updates) RB_TRY(rb_stage_see_version(s, i, b, err));
     RB_TRY(rb_segment_trunk_backward(s->model, s->q, a.segment, slot, err));
     if (s->updates) RB_TRY(rb_stage_unsee(s, i, err));
@@ -180,7 +175,7 @@ typedef resbm_status (*backward_fn)(rb_stage_model *m, rb_queue *q, int segment,
 static resbm_status go_back(rb_stage *s, rb_action a, backward_fn run, bool whole, rb_err *err) {
     rb_berth *b = NULL;
     int i, slot;
-    RB_TRY(find(s, a, &i, &b, &slot, err));
+    RB_TRY(take(s, a, &i, &b, &slot, err));
     rb_segment_io io = {.grad_scale = s->grad_scale,
                         .aux_scale = s->aux_scale,
                         .latents = b->sent,
@@ -216,7 +211,7 @@ static resbm_status backward_weight(void *ctx, rb_action a, rb_err *err) {
     rb_stage *s = ctx;
     rb_berth *b = NULL;
     int i, slot;
-    RB_TRY(find(s, a, &i, &b, &slot, err));
+    RB_TRY(take(s, a, &i, &b, &slot, err));
     if (s->updates) RB_TRY(rb_stage_see_again(s, i, b, err));
     listen_for_final(s, i);
     RB_TRY(rb_segment_backward_weight(s->model, s->q, a.segment, slot, err));
@@ -336,7 +331,7 @@ static resbm_status send_forward(void *ctx, rb_action a, rb_err *err) {
     rb_stage *s = ctx;
     rb_berth *b = NULL;
     int i, slot;
-    RB_TRY(find(s, a, &i, &b, &slot, err));
+    RB_TRY(take(s, a, &i, &b, &slot, err));
     RB_TRY(pack_forward(s, i, a.microbatch, b, err));
     RB_TRY(send_packed(s, &s->out_port[i], host_of(s, a.segment + 1, a.microbatch), a.microbatch, err));
     if (s->evaluating) rb_seat_leave(&s->seat[i], a.microbatch);
@@ -355,7 +350,7 @@ static resbm_status send_backward(void *ctx, rb_action a, rb_err *err) {
     rb_stage *s = ctx;
     rb_berth *b = NULL;
     int i, slot;
-    RB_TRY(find(s, a, &i, &b, &slot, err));
+    RB_TRY(take(s, a, &i, &b, &slot, err));
     RB_TRY(advance(s, &s->grad_out_port[i], a.microbatch, err));
     RB_TRY(rb_port_pack(&s->grad_out_port[i], s->q, b->grad_out, key_of(s, a.microbatch), err));
     RB_TRY(send_packed(s, &s->grad_out_port[i], host_of(s, a.segment - 1, a.microbatch), a.microbatch, err));
@@ -368,7 +363,7 @@ static resbm_status recv_backward(void *ctx, rb_action a, rb_err *err) {
     rb_stage *s = ctx;
     rb_berth *b = NULL;
     int i, slot;
-    RB_TRY(find(s, a, &i, &b, &slot, err));
+    RB_TRY(take(s, a, &i, &b, &slot, err));
     return recv_parts(s, &s->grad_in_port[i], host_of(s, a.segment + 1, a.microbatch), a.microbatch,
                       b->grad_in, err);
 }

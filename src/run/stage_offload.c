@@ -151,12 +151,17 @@ resbm_status rb_stage_open_optim(rb_stage *s, rb_err *err) {
     return st || s->measuring ? st : fill_masters(s, err);
 }
 
-/* As this device computes: which products math: auto means is the card's to know, not the configuration's. */
-static rb_math math_here(const rb_stage *s) {
+/* The configuration as this device computes it: which products math: auto means is the card's to know. The caller frees; NULL: no
+ * memory. */
+static rb_config *config_here(const rb_stage *s) {
     char name[RB_DEVICE_NAME];
     bool gpu = strstr(rb_device_of_stage(&s->cfg, s->stage, name), "cuda");
-    if (s->cfg.pipeline.math != RB_MATH_AUTO || !gpu) return s->cfg.pipeline.math;
-    return s->dev->factor == RB_BF16 ? RB_MATH_BF16 : RB_MATH_F16;
+    rb_config *c = malloc(sizeof *c);
+    if (!c) return NULL;
+    *c = s->cfg;
+    if (gpu && c->pipeline.math == RB_MATH_AUTO)
+        c->pipeline.math = s->dev->factor == RB_BF16 ? RB_MATH_BF16 : RB_MATH_F16;
+    return c;
 }
 
 /* Of this stage alone. */
@@ -173,10 +178,8 @@ json_t *rb_stage_planned(const rb_stage *s) {
     rb_kept k = {0};
     rb_fit_need need;
     rb_err ignored;
-    rb_config *c = s->training ? malloc(sizeof *c) : NULL;
+    rb_config *c = s->training ? config_here(s) : NULL;
     if (!c) return NULL;
-    *c = s->cfg;
-    c->pipeline.math = math_here(s);
     keep(s, &k);
     resbm_status st = rb_fit_kept(c, s->stage, &k, &need, &ignored);
     free(c);
@@ -188,10 +191,8 @@ json_t *rb_stage_planned(const rb_stage *s) {
 void rb_stage_advise(const rb_stage *s, rb_err *err) {
     rb_buf text = {0};
     if (!err || err->code != RESBM_E_MEMORY || !s->dev || !s->training) return;
-    rb_config *c = malloc(sizeof *c);
+    rb_config *c = config_here(s);
     if (!c) return;
-    *c = s->cfg;
-    c->pipeline.math = math_here(s);
     rb_fit_advise(c, s->stage, s->extra, s->room, s->dev->working, &text);
     free(c);
     size_t n = strlen(err->text);

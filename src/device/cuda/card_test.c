@@ -135,17 +135,36 @@ static unsigned char *filled(size_t bytes, uint32_t state) {
     return p;
 }
 
+/* A card that completes late, and so much of its memory. */
+typedef struct late_card {
+    rb_device *dev;
+    rb_queue *q;
+    void *x;
+} late_card;
+
+static late_card open_late(size_t bytes) {
+    rb_err err;
+    late_card c = {.dev = open_card("cuda:emulated")};
+    c.q = late_queue(c.dev);
+    assert_ok(rb_alloc(c.dev, bytes, &c.x, &err), &err);
+    return c;
+}
+
+static void close_late(const late_card *c) {
+    rb_queue_close(c->q);
+    rb_device_close(c->dev);
+}
+
 /* Everything in the order of the calls, and nothing read of the host's memory behind an upload's return, though neither copy
  * fits into the ring: what was up first comes down with the operation behind it, and is replaced. */
 static void test_copies_larger_than_the_ring(void **state) {
     enum { HEAD = 1 << 10 };
     rb_err err;
-    void *x;
     (void)state;
     if (missing) skip();
-    rb_device *dev = open_card("cuda:emulated");
-    rb_queue *q = late_queue(dev);
-    assert_ok(rb_alloc(dev, ODD, &x, &err), &err);
+    late_card c = open_late(ODD);
+    void *x = c.x;
+    rb_queue *q = c.q;
     unsigned char *first = filled(ODD, 1), *second = filled(ODD, 2), *up = malloc(ODD), *a = malloc(ODD), *b = malloc(ODD);
     memcpy(up, first, ODD);
     assert_ok(rb_upload(q, x, up, ODD, &err), &err);
@@ -160,20 +179,18 @@ static void test_copies_larger_than_the_ring(void **state) {
     assert_memory_equal(a, first, ODD);
     assert_memory_equal(b, second + 5, ODD - 5);
     free(first), free(second), free(up), free(a), free(b);
-    rb_queue_close(q);
-    rb_device_close(dev);
+    close_late(&c);
 }
 
 /* Copies of all sizes in turns, with events between: pieces end anywhere in the ring, and an event is behind them. */
 static void test_copies_of_many_sizes(void **state) {
     enum { COPIES = 90 };
     rb_err err;
-    void *x;
     (void)state;
     if (missing) skip();
-    rb_device *dev = open_card("cuda:emulated");
-    rb_queue *q = late_queue(dev);
-    assert_ok(rb_alloc(dev, LARGE, &x, &err), &err);
+    late_card c = open_late(LARGE);
+    void *x = c.x;
+    rb_queue *q = c.q;
     unsigned char *host = filled(LARGE, 3), *got = malloc(LARGE);
     size_t at = 0, from = 0;
     for (int i = 0; i < COPIES; i++) {
@@ -184,8 +201,8 @@ static void test_copies_of_many_sizes(void **state) {
         at += n;
         if (i % 5) continue;
         assert_ok(rb_download(q, got + from, (char *)x + from, at - from, &err), &err);
-        assert_ok(dev->table->event_record(q, &e, &err), &err);
-        if (i % 2) assert_ok(dev->table->event_wait(q, e, &err), &err);
+        assert_ok(c.dev->table->event_record(q, &e, &err), &err);
+        if (i % 2) assert_ok(c.dev->table->event_wait(q, e, &err), &err);
         if (i % 2) assert_memory_equal(got, host, at);
         from = at;
     }
@@ -193,20 +210,18 @@ static void test_copies_of_many_sizes(void **state) {
     assert_true(from > LARGE / 2);
     assert_memory_equal(got, host, from);
     free(host), free(got);
-    rb_queue_close(q);
-    rb_device_close(dev);
+    close_late(&c);
 }
 
 /* A download that fails half way has no more business with the memory it was given. */
 static void test_a_failed_download_writes_nothing_later(void **state) {
     static const int32_t ids[4] = {0, 9, 1, 2};
     rb_err err;
-    void *x;
     (void)state;
     if (missing) skip();
-    rb_device *dev = open_card("cuda:emulated");
-    rb_queue *q = late_queue(dev);
-    assert_ok(rb_alloc(dev, LARGE, &x, &err), &err);
+    late_card c = open_late(LARGE);
+    void *x = c.x;
+    rb_queue *q = c.q;
     unsigned char *got = malloc(LARGE), *then = malloc(LARGE);
     memset(got, 1, LARGE);
     assert_ok(rb_fill(q, rb_view1(x, RB_U8, LARGE), 2, &err), &err);
@@ -219,8 +234,7 @@ static void test_a_failed_download_writes_nothing_later(void **state) {
     assert_fails(rb_queue_sync(q, &err), RESBM_E_ARG, "token 1 is 9", &err);
     assert_memory_equal(got, then, LARGE);
     free(got), free(then);
-    rb_queue_close(q);
-    rb_device_close(dev);
+    close_late(&c);
 }
 
 int main(void) {
