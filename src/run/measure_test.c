@@ -114,6 +114,25 @@ static void operations_are_counted(void **state) {
     free(c);
 }
 
+/* A trunk's backward is dearer than its forward, both are part of their segment's; at a rate each comes to its own seconds. */
+static void a_trunk_is_counted_in_its_segment(void **state) {
+    (void)state;
+    rb_config *c = config("boundary.tokens=trunk");
+    rb_segment_measure m;
+    rb_err err;
+    assert_ok(rb_measure_segment(c, "timed", 0, 0, 0, &m, &err), &err);
+    assert_true(m.trunk_forward == 0 && m.trunk_backward == 0);
+    assert_ok(rb_measure_segment(c, "timed", 1, 0, 0, &m, &err), &err);
+    assert_true(m.trunk_forward > 0 && m.trunk_backward > 1.5 * m.trunk_forward);
+    assert_true(m.trunk_forward < m.forward && m.trunk_backward < m.backward);
+    rb_trunk_cost t = rb_measured_trunk(&m, 4);
+    rb_segment_cost s = rb_measured_cost(&m, 4);
+    assert_true(t.forward == m.trunk_forward / 4 && t.backward == m.trunk_backward / 4);
+    assert_true(s.forward == m.forward / 4 && s.backward == m.backward / 4 && s.input == m.input / 4 &&
+                s.weight == m.weight / 4);
+    free(c);
+}
+
 static void seconds_are_measured_on_a_device_that_computes(void **state) {
     (void)state;
     rb_config *c = config("");
@@ -193,6 +212,7 @@ int main(void) {
         cmocka_unit_test(memory_is_what_a_stage_takes),
         cmocka_unit_test(attention_by_a_library_is_planned),
         cmocka_unit_test(operations_are_counted),
+        cmocka_unit_test(a_trunk_is_counted_in_its_segment),
         cmocka_unit_test(seconds_are_measured_on_a_device_that_computes),
         cmocka_unit_test(others_work_beside),
         cmocka_unit_test(links_take_processor_time),
