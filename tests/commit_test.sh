@@ -29,6 +29,43 @@ way() {
         miss "$1 from step $2 to $3: $(cat way.out), not $4 (${5:-all})"
 }
 
+# What a commit does beside the weights: both ends of a boundary move their learned steps alike, and what a boundary holds to a
+# subspace is in it again (AdamW, which goes by coordinates, leads out of it).
+cat >ends.py <<'P'
+"""ends.py steps RUN: encoder's and decoder's steps are the same bits, and have moved. ends.py rank RUN K: of matrices held to K dimensions."""
+import sys, glob
+import numpy as np
+from safetensors.numpy import load_file
+what, run = sys.argv[1:3]
+def tensors(step):
+    files = [f for f in glob.glob(f"{run}/step-{step}/*.safetensors") if ".optim." not in f]
+    return {k: v for f in files for k, v in load_file(f).items()}
+first, last = tensors(1), tensors(4)
+if what == "steps":
+    ends = [k for k in last if k.endswith(".encoder.steps")]
+    assert len(ends) == 3, sorted(last)
+    for k in ends:
+        other = k.replace("encoder", "decoder")
+        assert last[k].tobytes() == last[other].tobytes(), k
+        assert last[k].tobytes() != first[k].tobytes(), k
+else:
+    held = {k: last[k] for k in last if any(f"layers.{i}." in k and ("o_proj" in k or "down_proj" in k) for i in range(3))}
+    assert len(held) == 6, sorted(held)
+    k = "model.embed_tokens.weight" # with what crosses fixed beside it: what was learned
+    held[k] = last[k] - first[k]
+    for k, v in held.items():
+        s = np.linalg.svd(v.astype(np.float64), compute_uv=False)
+        assert s[int(sys.argv[3])] < 1e-5 * s[0], (k, s[int(sys.argv[3])] / s[0])
+P
+four="train.steps=4 train.checkpoint_every=1 train.keep=9 train.eval_every=0 optim.warmup=0 model.layers=4 model.segments=4"
+for stages in 1 2; do
+    # shellcheck disable=SC2086
+    train ends $four pipeline.stages=$stages && "$python" ends.py steps ends || miss "learned steps on $stages stages"
+    # shellcheck disable=SC2086
+    train held $four boundary.kind=subspace boundary.codec_fwd=bf16 boundary.codec_bwd=bf16 boundary.ratio=4 model.d=64 optim.kind=adamw \
+        optim.lr=0.002 pipeline.stages=$stages && "$python" ends.py rank held 16 || miss "a subspace on $stages stages"
+done
+
 # The norm of the whole model is clipped to 0.01: rate 10 makes 0.1 of it. Warm-up over four steps: half the rate in step 2.
 for stages in 1 2; do
     # shellcheck disable=SC2086
