@@ -77,7 +77,6 @@
 
 enum { RB_GROUP = 64 /* the largest */ };
 #define RB_UNIT_TINY 0x1p-100f /* largest values below it count as zero; smallest learned step */
-#define RB_UNIT_HUGE 0x1p127f  /* largest values from it on count as not finite */
 #define RB_STEP_HUGE 0x1p100f  /* largest learned step */
 #define RB_BF16_NAN  0x7fc0u
 
@@ -128,7 +127,7 @@ RB_ANYWHERE bool rb_f32_finite(float x) {
 /* One scale as it lies in the bytes, from the largest |x| (bits of it, NaN and infinity included). */
 RB_ANYWHERE uint16_t rb_unit_bits(uint32_t absmax_bits, float most) {
     float a = rb_f32_of(absmax_bits);
-    if (absmax_bits >= 0x7f000000u) return RB_BF16_NAN;
+    if (absmax_bits >= 0x7f000000u) return RB_BF16_NAN; /* 2^127 and more counts as not finite */
     if (a < RB_UNIT_TINY) return 0;
     uint32_t bits = (rb_f32_bits(a / most) + 0xffffu) >> 16;
     return (uint16_t)(bits < 0x7f80u ? bits : RB_BF16_NAN);
