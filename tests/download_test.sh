@@ -55,10 +55,11 @@ done
 within 40 'grep -q "^step *4/" host.log || ! kill -0 $host 2>/dev/null || [ "$(grep -c "epoch .* ended" host.log)" -gt 4 ]'
 grep -q "^step *4/" host.log || { miss "no step was taken"; tail -n 8 host.log; }
 grep -Eq "stages download .* MB of weights" host.log || miss "the host does not say how far the downloads are"
-# A step sends 1134 bytes one way and, behind them, 984 the other: at 16 kbit/s it takes a second at the least.
+# A step sends 1134 bytes one way and 984 the other, in three microbatches each: at 16 kbit/s the former take 0.57 s and what answers the last
+# of them 0.16 s more. Without --up a step takes 0.04 s.
 python3 -c 'import json, sys
 step = [json.loads(line) for line in open("run/metrics.jsonl")][-1]
-sys.exit(step["step_s"] < 0.9)' || { miss "--up does not slow what a stage sends"; cat run/metrics.jsonl; }
+sys.exit(step["step_s"] < 0.5)' || { miss "--up does not slow what a stage sends"; cat run/metrics.jsonl; }
 for n in 1 2; do
     grep -Eq "downloads? its weights: [0-9.]+ of [0-9.]+ MB" guest$n.log || { miss "participant $n is not told how far it is"; cat guest$n.log; }
     both=$(find guest$n -path '*/weights/*' -size +1M | wc -l)

@@ -24,17 +24,27 @@ step() { sed -n '$s/.*{"step":\([0-9]*\),.*/\1/p' "$1/metrics.jsonl" 2>/dev/null
 pids='' pid=''
 trap 'for p in $pids $pid; do kill -CONT $p; kill -KILL $p; done 2>/dev/null' EXIT
 
-# lose DIR SIGNAL-OF-WORKER... -- settings: kills these workers one after the other, each some random steps after the one before.
+# lose DIR SIGNAL-OF-WORKER... -- settings: kills these workers one after the other, each some random steps after the one before. A run that
+# was over before the last of them (40 steps are a second) is made again, with longer steps.
 lose() {
     dir=$1
     shift
     victims=''
     while [ "$1" != -- ]; do victims="$victims $1" && shift; done
     shift
+    for latency in 2 6 18 54; do
+        lose_once "$@" link.latency=${latency}ms
+        [ "$missing" ] || return
+        [ "$status" = 0 ] || break
+    done
+    miss "$dir: worker $missing is not there in time"
+    cat "$dir.log"
+}
+lose_once() { # settings; `missing` is then the worker that was not there, `status` the run's
     rm -rf "$dir"
     setsid "$resbm" train -q run.yaml --out "$dir" $smooth "$@" >"$dir.log" 2>&1 &
     pid=$!
-    at=3
+    at=3 missing=''
     for v in $victims; do
         random
         at=$((at + seed % 4)) pause=0.$(printf %03d $((seed / 7 % 120)))
@@ -42,14 +52,14 @@ lose() {
         sleep "$pause"
         victim=$(pgrep -s $pid -f -- "^[^ ]*resbm stage .*--stage ${v#*-} ")
         pids="$pids $victim"
-        kill -"${v%-*}" $victim 2>/dev/null || miss "$dir: worker ${v#*-} is not there"
+        kill -"${v%-*}" $victim 2>/dev/null && [ "$(step $dir)" -lt 36 ] || { missing=${v#*-}; break; }
         at=$((at + 5))
     done
     within 60 "! kill -0 $pid 2>/dev/null" || { miss "$dir hangs"; kill -KILL $pid; }
     wait $pid
     status=$?
-    [ "$status" = "$expected" ] || { miss "$dir: status $status (seed $seed)"; cat "$dir.log"; }
     pid=''
+    [ "$missing" ] || [ "$status" = "$expected" ] || { miss "$dir: status $status (seed $seed)"; cat "$dir.log"; }
 }
 lost() { # DIR N: so many are reported, and take nothing any more
     [ "$(grep -c "going on without it" "$1.log")" = "$2" ] || { miss "$1 does not tell of $2 losses"; cat "$1.log"; }
@@ -109,27 +119,31 @@ rm -rf rounds/step-40
 train rounds $smooth $local --resume || { miss "rounds, resumed"; cat rounds.log; }
 as_good calm rounds
 
-# While a snapshot is written, by disks that are slow: another replica writes the files.
+# While a snapshot is written, by disks that are slow: another replica writes the files. Slower ones where the kill came too late.
 cat >slow_sync.c <<'END'
+#include <stdlib.h>
 #include <unistd.h>
 #include <sys/syscall.h>
-int fsync(int fd) { usleep(80000); return (int)syscall(SYS_fsync, fd); }
+int fsync(int fd) { usleep((useconds_t)atoi(getenv("RB_SYNC_US"))); return (int)syscall(SYS_fsync, fd); }
 END
 cc -shared -fPIC -O1 -o slow_sync.so slow_sync.c || miss "no compiler for slow_sync.so"
 in_snapshot() { # DIR WORKER settings: kills it when the first file of its stage lies in the snapshot
     dir=$1 victim=$2
     shift 2
-    rm -rf "$dir"
-    LD_PRELOAD=$PWD/slow_sync.so setsid "$resbm" train -q run.yaml --out "$dir" $smooth train.steps=14 train.checkpoint_every=12 \
-        train.eval_every=0 "$@" >"$dir.log" 2>&1 &
-    pid=$!
-    within 60 "ls $dir/step-12.tmp/segment-$((victim % 2)).* >/dev/null 2>&1 || ! kill -0 $pid 2>/dev/null"
-    victim=$(pgrep -s $pid -f -- "^[^ ]*resbm stage .*--stage $victim ")
-    pids="$pids $victim"
-    kill -KILL $victim 2>/dev/null || miss "$dir: the worker is not there"
-    within 60 "! kill -0 $pid 2>/dev/null" || { miss "$dir hangs"; kill -KILL $pid; }
-    wait $pid || { miss "$dir fails"; cat "$dir.log"; }
-    pid=''
+    for us in 80000 240000 720000; do
+        rm -rf "$dir"
+        RB_SYNC_US=$us LD_PRELOAD=$PWD/slow_sync.so setsid "$resbm" train -q run.yaml --out "$dir" $smooth train.steps=14 \
+            train.checkpoint_every=12 train.eval_every=0 "$@" >"$dir.log" 2>&1 &
+        pid=$!
+        within 60 "ls $dir/step-12.tmp/segment-$((victim % 2)).* >/dev/null 2>&1 || ! kill -0 $pid 2>/dev/null"
+        of=$(pgrep -s $pid -f -- "^[^ ]*resbm stage .*--stage $victim ")
+        pids="$pids $of"
+        kill -KILL $of 2>/dev/null
+        within 60 "! kill -0 $pid 2>/dev/null" || { miss "$dir hangs"; kill -KILL $pid; }
+        wait $pid || { miss "$dir fails"; cat "$dir.log"; }
+        pid=''
+        ! grep -q "going on without it" "$dir.log" || break
+    done
     seq 14 >steps
     sed 's/.*{"step":\([0-9]*\),.*/\1/' "$dir/metrics.jsonl" | cmp -s - steps || miss "$dir: not every step once"
     [ -f "$dir/step-12/manifest.json" ] && ! grep -q "not completed" "$dir.log" || { miss "$dir: no snapshot of step 12"; cat "$dir.log"; }
@@ -159,7 +173,7 @@ kill_some() { # WORKERS: one after the other, PAUSE ms after the step before was
 in_evaluation() { # DIR WORKERS settings: kills these
     dir=$1 victims=$2
     shift 2
-    for try in 1 2 3 4 5 6 7 8; do
+    for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do
         rm -rf "$dir"
         setsid "$resbm" train -q run.yaml --out "$dir" $smooth $long "$@" >"$dir.log" 2>&1 &
         pid=$!
@@ -172,7 +186,7 @@ in_evaluation() { # DIR WORKERS settings: kills these
         [ "$(grep -c "in the evaluation after step 2.*; going on without it" "$dir.log")" != "$(echo $victims | wc -w)" ] || return
         if grep -q " in step [01][ :;].*; going on" "$dir.log"; then pause=$((pause * 3 / 2)); else pause=$((pause * 2 / 3)); fi
     done
-    miss "$dir: not lost in the evaluation in $try tries"
+    miss "$dir: not lost in the evaluation in $try tries, the last $pause ms after the step before"
     cat "$dir.log"
 }
 train judged $smooth $long || { miss judged; cat judged.log; }
