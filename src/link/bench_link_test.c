@@ -7,8 +7,8 @@
 #include "link/pair.h"
 #include "link/probe.h"
 
-static void tables(void **state) {
-    (void)state;
+static bool figures_are_possible(const void *arg) {
+    (void)arg;
     rb_buf b = {0};
     rb_err err;
     const char *seconds = getenv("RESBM_BENCH_SECONDS");
@@ -18,8 +18,14 @@ static void tables(void **state) {
     const char *row = strstr(b.data, "cpu, both ends\n");
     assert_non_null(row);
     assert_int_equal(sscanf(row + 15, "%lf %lf", &asked, &measured), 2);
-    assert_true(asked == 1 && measured > 0.2 && measured < 1.03);
+    assert_true(asked == 1 && measured < 1.03);
     rb_buf_free(&b);
+    return measured > 0.2; /* of 0.2 s */
+}
+
+static void tables(void **state) {
+    (void)state;
+    rb_measured(figures_are_possible, NULL, "the table of links");
 }
 
 static rb_link_probe_result probe(const rb_shape_options *a, const rb_shape_options *b) {
@@ -38,10 +44,12 @@ static bool shape_is_found(const void *arg) {
                      b = {.latency_ns = 5 * RB_MS};
     rb_link_probe_result r = probe(&a, &b);
     assert_true(r.round_trip_ns >= 15 * RB_MS && r.typical_ns >= r.round_trip_ns);
-    assert_true(r.up_bits < 5.1e6 && r.down_bits < 20.4e6); /* no machine is too busy for that */
+    if (r.round_trip_ns < 20 * RB_MS) /* what that is too long is missing in the other times, of 0.1 s */
+        assert_true(r.up_bits < 5.4e6 && r.down_bits < 21.5e6);
     print_message("round trip %g ms, %g up, %g down\n", (double)r.round_trip_ns / 1e6, r.up_bits,
                   r.down_bits);
-    return r.round_trip_ns < 60 * RB_MS && r.up_bits > 3e6 && r.down_bits > 10e6;
+    return r.round_trip_ns < 60 * RB_MS && r.up_bits > 3e6 && r.up_bits < 5.1e6 && r.down_bits > 10e6 &&
+           r.down_bits < 20.4e6;
 }
 
 static void probe_finds_the_shape(void **state) {
