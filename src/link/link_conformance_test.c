@@ -308,16 +308,19 @@ static void credit_holds_the_sender_back(void **state) {
     rb_err err;
     uint32_t n = 0;
     resbm_status st = RESBM_OK;
-    while (st == RESBM_OK && n < 200) {
-        int64_t deadline = in_ms(300);
-        st = rb_link_send(p.a, 2, message(forward(1, n++), 200000), deadline, &err);
+    for (int quiet = 0; quiet < 2 && n < 200; n += st == RESBM_OK) {
+        int64_t deadline = in_ms(150);
+        uint64_t before = sum(stats_of(p.a, 2).sent);
+        st = rb_link_send(p.a, 2, message(forward(1, n), 200000), deadline, &err);
         assert_true(st == RESBM_OK || rb_now_ns() >= deadline);
+        bool moves = st == RESBM_OK || sum(stats_of(p.a, 2).sent) > before;
+        quiet = moves ? 0 : quiet + 1; /* once may be the machine's doing */
     }
     assert_int_equal(st, RESBM_E_TIMEOUT);
     assert_non_null(strstr(err.text, "to stage 2, which does not take its bytes"));
     assert_fails(rb_link_stop(p.a, in_ms(20), &err), RESBM_E_TIMEOUT, "stage 1 could not send its last",
                  &err);
-    for (uint32_t i = 0; i + 1 < n; i++) expect(p.b, 1, forward(1, i), 200000); /* nothing was lost */
+    for (uint32_t i = 0; i < n; i++) expect(p.b, 1, forward(1, i), 200000); /* nothing was lost */
     close_pair(p);
 }
 
