@@ -232,17 +232,20 @@ static void a_flood(void **state) {
 static void tells_of_many_at_once(void **state) {
     char name[RB_CARRIER_NAME];
     bool later;
-    int users = 0;
+    int users = 0, asked = 0;
     (void)state;
     set_up();
     int64_t begin = rb_now_ns();
-    for (int i = 0; i < 40; i++) {
-        assert_true(ask(i, name, &later));
+    /* On a busy machine more, until the first of them are told of. */
+    for (; asked < 40 || (asked + 1 < RB_MOST_UNUSED && loads(&users) < 2); asked++) {
+        assert_true(ask(asked, name, &later));
         rb_sleep_ns(20 * RB_MS);
     }
-    for (int64_t until = begin + 60 * RB_SEC; users < 42 && rb_now_ns() < until; rb_sleep_ns(20 * RB_MS))
+    assert_true(ask(asked++, name, &later));
+    for (int64_t until = begin + 60 * RB_SEC; users < asked + 2 && rb_now_ns() < until;
+         rb_sleep_ns(20 * RB_MS))
         loads(&users);
-    assert_int_equal(users, 42);
+    assert_int_equal(users, asked + 2);
     int told = loads(&users);
     assert_true(told >= 3 && told <= 3 + (rb_now_ns() - begin) / RB_SEC);
     rb_sleep_ns(1200 * RB_MS);
