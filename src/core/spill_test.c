@@ -120,11 +120,15 @@ static void a_slow_disk_is_named(void **state) {
     o.deadline_ns = 20 * RB_MS;
     o.delay_ns = RB_SEC;
     o.dir = ".";
-    assert_ok(rb_spill_open(&o, &s, &err), &err);
-    assert_ok(rb_spill_write(s, 0, p, PAGE, &ticket, &err), &err);
-    assert_fails(rb_spill_wait(s, ticket, &err), RESBM_E_TIMEOUT, "writing 4096 bytes", &err);
+    resbm_status st = RESBM_OK;
+    for (int i = 0; i < 5 && !st; i++) { /* a machine that stood still for the second saw no slow disk */
+        assert_ok(rb_spill_open(&o, &s, &err), &err);
+        assert_ok(rb_spill_write(s, 0, p, PAGE, &ticket, &err), &err);
+        st = rb_spill_wait(s, ticket, &err);
+        rb_spill_close(s);
+    }
+    assert_fails(st, RESBM_E_TIMEOUT, "writing 4096 bytes", &err);
     assert_non_null(strstr(err.text, "optim.offload_dir"));
-    rb_spill_close(s);
     free(p);
 }
 

@@ -294,20 +294,22 @@ static void a_device_that_hangs_is_named(void **state) {
     rb_tensor rows[] = {make_row("q", 8, 8, RB_ROLE_MATRIX), make_row("up", 130, 257, RB_ROLE_MATRIX)};
     rb_optim_config c = config_of("adamw");
     away a;
-    for (int hangs = 0; hangs < 2; hangs++) {
+    for (int hangs = 0, tries = 0; hangs < 2; hangs++) {
         host_threads = 1;
-        patience_ns = hangs ? 20 * RB_MS : 60 * RB_SEC;
+        patience_ns = hangs ? 100 * RB_MS : 60 * RB_SEC;
         away_open(&a, "late:cpu", &c, rows, 2, NULL, false);
         host_threads = 0;
         patience_ns = 60 * RB_SEC;
         __atomic_store_n(&a.b.dev->opt.late_ns, hangs ? 2 * RB_SEC : 2 * RB_MS, __ATOMIC_RELAXED);
         assert_ok(rb_optim_take(a.b.optim, a.b.q, rows[0].segment, &err), &err);
-        if (hangs) {
-            assert_fails(rb_optim_await_taken(a.b.optim, &err), RESBM_E_TIMEOUT,
-                         "taking the gradient of q from the device", &err);
+        resbm_status st = rb_optim_await_taken(a.b.optim, &err);
+        if (hangs && !st && ++tries < 5) { /* a machine that stood still for the two seconds saw it answer */
+            hangs--;
+        } else if (hangs) {
+            assert_fails(st, RESBM_E_TIMEOUT, "taking the gradient of q from the device", &err);
             assert_non_null(strstr(err.text, "pipeline.deadline"));
         } else {
-            assert_ok(rb_optim_await_taken(a.b.optim, &err), &err);
+            assert_ok(st, &err);
         }
         __atomic_store_n(&a.b.dev->opt.late_ns, 0, __ATOMIC_RELAXED);
         away_close(&a);

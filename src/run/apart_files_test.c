@@ -231,21 +231,25 @@ static void *drip_on(void *arg) {
     return NULL;
 }
 
-/* Each message comes in time, and the file never does. */
+/* Each message comes in time, and the file never does. Where the machine stood still one came late: then anew. */
 static void one_that_drips(void **state) {
     (void)state;
-    pthread_t t;
     rb_file_sum sum = sum_of(now, BYTES);
     rb_apart_wait w = {0};
-    drip d = {.p = open_control()};
+    resbm_status st;
     unlink("came");
-    assert_int_equal(pthread_create(&t, NULL, drip_on, &d), 0);
-    assert_fails(rb_apart_recv_file(d.p.b, 1, "came", &sum, &w, RB_SEC, NULL, &err), RESBM_E_TIMEOUT,
-                 "have come in", &err);
-    atomic_store(&d.over, true);
-    pthread_join(t, NULL);
-    assert_true(access("came", F_OK) && access("came.part", F_OK));
-    close_pair(d.p);
+    for (int tries = 0;;) {
+        pthread_t t;
+        drip d = {.p = open_control()};
+        assert_int_equal(pthread_create(&t, NULL, drip_on, &d), 0);
+        st = rb_apart_recv_file(d.p.b, 1, "came", &sum, &w, RB_SEC, NULL, &err);
+        atomic_store(&d.over, true);
+        pthread_join(t, NULL);
+        assert_true(access("came", F_OK) && access("came.part", F_OK));
+        close_pair(d.p);
+        if (st != RESBM_E_TIMEOUT || !strstr(err.text, "waited ") || ++tries == 5) break;
+    }
+    assert_fails(st, RESBM_E_TIMEOUT, "have come in", &err);
 }
 
 static void bases_of_a_snapshot(void **state) {
