@@ -150,9 +150,14 @@ static void others_work_beside(void **state) {
     rb_config *c = config("");
     rb_segment_measure m;
     rb_err err;
-    assert_ok(rb_measure_segment(c, "ref", 1, 1, 0, &m, &err), &err);
-    assert_int_equal(m.at_once, 2);
-    assert_true(m.crowd >= 1 && m.crowd < 100 && m.forward > 0);
+    double least = 100;
+    for (int i = 0; i < 8 && least >= 100; i++) { /* one round of a millisecond: a busy machine makes it any length */
+        assert_ok(rb_measure_segment(c, "ref", 1, 1, 0, &m, &err), &err);
+        assert_int_equal(m.at_once, 2);
+        assert_true(m.crowd >= 1 && m.forward > 0);
+        if (m.crowd < least) least = m.crowd;
+    }
+    assert_true(least < 100);
     assert_ok(rb_measure_segment(c, "ref", 1, 0, 0, &m, &err), &err);
     assert_int_equal(m.at_once, 1);
     assert_true(m.crowd == 1);
@@ -187,14 +192,17 @@ static void speed_is_the_devices(void **state) {
     (void)state;
     rb_stage *s = calloc(1, sizeof *s);
     rb_config *c = config("");
-    double processors, own;
+    double processors = 0, own;
     rb_err err;
-    s->cfg = *c;
-    s->cfg.pipeline.threads = 1;
-    snprintf(s->cfg.pipeline.device, sizeof s->cfg.pipeline.device, "cpu");
-    assert_ok(rb_stage_speed(s, &processors, &err), &err);
-    rb_stage_close(s);
-    memset(s, 0, sizeof *s);
+    for (int i = 0; i < 4; i++) { /* the best: a glance is of 25 ms, which may be another process's */
+        s->cfg = *c;
+        s->cfg.pipeline.threads = 1;
+        snprintf(s->cfg.pipeline.device, sizeof s->cfg.pipeline.device, "cpu");
+        assert_ok(rb_stage_speed(s, &own, &err), &err);
+        if (own > processors) processors = own;
+        rb_stage_close(s);
+        memset(s, 0, sizeof *s);
+    }
     s->cfg = *c;
     s->cfg.pipeline.threads = 1;
     snprintf(s->cfg.pipeline.device, sizeof s->cfg.pipeline.device, "late");
