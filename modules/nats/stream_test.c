@@ -194,7 +194,7 @@ static void nobody_there(void **state) {
     int fd;
     (void)state;
     open_bus(&b, sides);
-    assert_int_equal(rb_streams_dial(sides[0].streams, "right", "door", rb_now_ns() + 5 * RB_SEC, &fd, &err),
+    assert_int_equal(rb_streams_dial(sides[0].streams, "right", "door", rb_now_ns() + 20 * RB_SEC, &fd, &err),
                      RESBM_E_PEER);
     assert_non_null(strstr(err.text, "right does not serve \"door\""));
     b.lost = 1;

@@ -181,8 +181,10 @@ int main(int argc, char **argv) {
     const char *rest = argv[2];
     int64_t until = rb_now_ns() + (int64_t)(atof(argv[3]) * 1e9);
     uint32_t known = (uint32_t)strtoul(rest, NULL, 10);
-    if (module->open(&o, &state, &err) || !(rest = strchr(rest, ',')) ||
-        !ask_order(rest, known, "", &first, why) || first.stages != argc - 4) {
+    bool ready = !module->open(&o, &state, &err) && (rest = strchr(rest, ','));
+    for (int i = 0; i < 10 && ready && !*why && !ask_order(rest, known, "", &first, why);)
+        i++; /* a second each: who is asked may be busy */
+    if (!ready || first.stages != argc - 4) {
         fprintf(stderr, "impostor: no orders: %s%s\n", err.text, why);
         return 2;
     }
