@@ -1,7 +1,9 @@
 """Starts a script as several gloo processes on loopback and gives back what each printed."""
 
+import contextlib
 import multiprocessing
 import os
+import random
 import runpy
 import socket
 import subprocess
@@ -26,9 +28,15 @@ def prepare():
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Below those that the system hands out: until the ranks listen there, nobody else gets it by chance."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as f:
+        end = max(int(f.read().split()[0]), 4096)
+    for _ in range(100):
+        port = random.SystemRandom().randrange(end // 2, end)
+        with contextlib.suppress(OSError), socket.socket() as s:
+            s.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 def _rank(script, arguments, environment, out):

@@ -17,7 +17,16 @@ from torch.distributed.pipelining import Schedule1F1B
 
 def counters(interface):
     at = Path("/sys/class/net") / interface / "statistics"
-    return {k: int((at / k).read_text()) for k in ("tx_bytes", "tx_packets")}
+    seen = {k: int((at / k).read_text()) for k in ("tx_bytes", "tx_packets")}
+    return seen | dict(again=of_tcp("snmp", "Tcp", "RetransSegs"), unordered=of_tcp("netstat", "TcpExt", "TCPOFOQueue"))
+
+
+def of_tcp(file, group, name):
+    """A counter of this namespace: the file has pairs of lines, names and then values."""
+    names, values = (
+        line.split() for line in (Path("/proc/net") / file).read_text().splitlines() if line.startswith(f"{group}:")
+    )
+    return int(values[names.index(name)])
 
 
 def reported(stage):
