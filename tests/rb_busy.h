@@ -21,6 +21,7 @@ static inline bool rb_machine_is_busy(void) {
 }
 
 typedef struct rb_watch {
+    pthread_t thread;
     atomic_bool over;
     int64_t worst_ns; /* between two looks at the clock, a millisecond apart */
 } rb_watch;
@@ -35,16 +36,24 @@ static inline void *rb_watch_clock(void *arg) {
     return NULL;
 }
 
+static inline void rb_watch_begin(rb_watch *w) {
+    *w = (rb_watch){.worst_ns = 0};
+    assert_int_equal(pthread_create(&w->thread, NULL, rb_watch_clock, w), 0);
+}
+
+static inline int64_t rb_watch_end(rb_watch *w) {
+    atomic_store(&w->over, true);
+    pthread_join(w->thread, NULL);
+    return w->worst_ns;
+}
+
 /* Does it hold? *busy: the machine stood still for a while, or let a sleeper wait. */
 static inline bool rb_watched(bool (*holds)(const void *arg), const void *arg, bool *busy) {
-    rb_watch w = {.worst_ns = 0};
-    pthread_t t;
+    rb_watch w;
     bool before = rb_machine_is_busy();
-    assert_int_equal(pthread_create(&t, NULL, rb_watch_clock, &w), 0);
+    rb_watch_begin(&w);
     bool held = holds(arg);
-    atomic_store(&w.over, true);
-    pthread_join(t, NULL);
-    *busy = before || w.worst_ns > 5 * RB_MS || (!held && rb_machine_is_busy());
+    *busy = rb_watch_end(&w) > 5 * RB_MS || before || (!held && rb_machine_is_busy());
     return held;
 }
 
