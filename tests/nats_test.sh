@@ -33,7 +33,7 @@ launch killed engine=nats
 kill -KILL "$(stage 1)"
 ends killed 15
 [ $status = 1 ] || miss "stage 1 killed: status $status"
-says killed.log "stage 1 \(process [0-9]+\) was killed by signal 9 .*in step [0-9]+"
+says killed.log "stage 1 \(process [0-9]+\) was killed by signal 9 .*(in|of) step [0-9]+"
 
 mkdir -p alone && cp "$resbm" alone/resbm
 alone/resbm train -q run.yaml --out without engine=nats >without.log 2>&1 && miss "trained without the module"

@@ -3,9 +3,11 @@
 resbm=$RB_BINARY_DIR/resbm
 [ -x "$resbm" ] || { echo "$resbm was not built"; exit 1; }
 # Factor of deadlines: sanitized programs are several times slower, and others may want this machine's processors too.
-patience=$(awk -v cores="$(nproc)" '{ n = int($1 / cores) + 1; print n < 5 ? n : 5 }' /proc/loadavg)
 sanitized() { grep -q '^RESBM_SANITIZE:STRING=.' "$RB_BINARY_DIR/CMakeCache.txt"; }
-if sanitized; then patience=$((patience * 6)); fi
+slower=1
+if sanitized; then slower=6; fi
+patience_now() { awk -v cores="$(nproc)" -v slower=$slower '{ n = int($1 / cores) + 1; print slower * (n < 5 ? n : 5) }' /proc/loadavg; }
+patience=$(patience_now)
 # Each test begins in an empty folder of the build, whatever an earlier run has left there.
 case $PWD in "$RB_BINARY_DIR"/tests/*_test) rm -rf ./* ;; esac
 failures=0
@@ -13,11 +15,15 @@ miss() { failures=$((failures + 1)); echo "FAILED: $*"; }
 verdict() { [ $failures = 0 ] || { echo "$failures failed"; exit 1; }; echo "all held"; }
 now_ms() { date +%s%3N; }
 
-# within SECONDS CONDITION: waits until it holds; fails when it does not in that time, times patience.
+# within SECONDS CONDITION: waits until it holds; fails when it does not in that time, times patience, or times what that would be by then.
 within() {
-    last=$(($(now_ms) + $1 * 1000 * patience))
+    within_from=$(now_ms) within_times=$patience
     until eval "$2"; do
-        [ "$(now_ms)" -lt $last ] || return 1
+        if [ $(($(now_ms) - within_from)) -ge $(($1 * 1000 * within_times)) ]; then
+            within_now=$(patience_now)
+            [ "$within_now" -gt "$within_times" ] || return 1
+            within_times=$within_now
+        fi
         sleep 0.02
     done
 }
@@ -73,17 +79,23 @@ near() {
 # planned DIR WHAT: bytes in the summary's memory of stage 0.
 planned() { sed -n "/\"memory\"/,/]/s/.*\"$2\": \([0-9]*\).*/\1/p" "$1/summary.json" | head -n 1; }
 
-# killed_at STEP DIR [...]: a run ended by SIGKILL of its coordinator once it has done STEP; its stages end by themselves.
+# killed_at STEP LAST DIR [...]: a run ended by SIGKILL of its coordinator once it has done STEP and before the snapshot of step LAST; its
+# stages end by themselves. A kill that came too late (the steps between are a second or two) is tried again, with longer steps.
 killed_at() {
-    step=$1 dir=$2
-    shift 2
-    rm -rf "$dir"
-    "$resbm" train -q run.yaml --out "$PWD/$dir" "$@" >"$dir.log" 2>&1 &
-    pid=$!
-    within 12 "grep -q '\"step\":$step,' '$dir/metrics.jsonl' 2>/dev/null" || miss "$dir did not come to step $step"
-    kill -KILL $pid
-    wait $pid 2>/dev/null
-    within 5 "! pgrep -f '$PWD/$dir' >/dev/null" || miss "processes of $dir are left"
+    step=$1 last=$2 dir=$3
+    shift 3
+    for latency in 50 200 600; do
+        rm -rf "$dir"
+        "$resbm" train -q run.yaml --out "$PWD/$dir" "$@" link.latency=${latency}ms >"$dir.log" 2>&1 &
+        pid=$!
+        within 60 "grep -q '\"step\":$step,' '$dir/metrics.jsonl' 2>/dev/null || ! kill -0 $pid 2>/dev/null"
+        kill -KILL $pid 2>/dev/null
+        wait $pid 2>/dev/null
+        within 20 "! pgrep -f '$PWD/$dir' >/dev/null" || miss "processes of $dir are left"
+        [ -d "$dir/step-$last" ] || break
+    done
+    grep -q "\"step\":$step," "$dir/metrics.jsonl" || { miss "$dir did not come to step $step"; cat "$dir.log"; }
+    [ ! -d "$dir/step-$last" ] || miss "$dir had come to step $last before it was killed"
 }
 
 # What may not depend on where a run was computed: every column but times and traffic.
