@@ -77,14 +77,18 @@ sys.exit(abs(a / b - 1) > 1e-6 and "compare says %g s a step, plan %g" % (a, b))
 compare whole || miss "the second look"
 grep -q started whole.err && miss "the second look trained"
 
-# In pieces of a third of what the whole took.
-budget=$(awk -v ms=$took 'BEGIN { printf "%.2f", ms / 3000 + 0.1 }')
-sessions=0
-status=3
-while [ $status = 3 ] && [ $sessions -lt 60 ]; do
-    compare broken --budget "${budget}s"
-    status=$?
-    sessions=$((sessions + 1))
+# In pieces of a third of what the whole took; smaller ones where all was done in the first, by a machine that has become faster.
+for part in 3 9 27; do
+    budget=$(awk -v ms=$took -v part=$part 'BEGIN { printf "%.2f", ms / 1000 / part + 0.1 }')
+    rm -rf broken
+    sessions=0
+    status=3
+    while [ $status = 3 ] && [ $sessions -lt 60 ]; do
+        compare broken --budget "${budget}s"
+        status=$?
+        sessions=$((sessions + 1))
+    done
+    [ $status = 0 ] && [ $sessions = 1 ] || break
 done
 [ $status = 0 ] && [ $sessions -gt 1 ] || miss "in pieces: status $status after $sessions sessions"
 same_result whole broken "in pieces"
@@ -93,7 +97,7 @@ same_result whole broken "in pieces"
 for signal in INT KILL; do
     "$resbm" compare spec.yaml --out "$signal" --jobs 1 >"$signal.log" 2>&1 &
     pid=$!
-    within 20 "grep -q '\"step\":6,' '$signal/runs/narrow/seed-1/metrics.jsonl' 2>/dev/null" || miss "$signal did not come to step 6"
+    within 60 "grep -q '\"step\":6,' '$signal/runs/narrow/seed-1/metrics.jsonl' 2>/dev/null" || miss "$signal did not come to step 6"
     kill -$signal $pid
     wait $pid
     status=$?

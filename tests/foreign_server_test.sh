@@ -54,7 +54,7 @@ for n in 1 2 3; do
     if [ -f n$n.pid ]; then kill -HUP "$(cat n$n.pid)"; else
         "$1" -c n$n.conf >/dev/null 2>&1 8>&- &
         i=0
-        while [ ! -s n$n.pid ] && [ $i -lt 100 ]; do sleep 0.05; i=$((i + 1)); done
+        while [ ! -s n$n.pid ] && [ $i -lt 600 ]; do sleep 0.05; i=$((i + 1)); done
     fi
 done
 END

@@ -14,7 +14,7 @@ make_config
 pids=
 trap 'kill -KILL $pids 2>/dev/null' EXIT
 begin() { # settings
-    train local "$@" || { miss "local"; cat local.log; }
+    train local "$@" pipeline.deadline=60s || { miss "local"; cat local.log; }
     rm -rf run guest* liar* host.log
     "$resbm" host run.yaml --listen 127.0.0.1:0 --out run "$@" >host.log 2>&1 &
     host=$!
@@ -58,10 +58,11 @@ liar=$!
 wait_for host.log "the next try in 0.5 s: the last 3 epochs ended before a step, the last because .*stage [01] .*exited with status 3" 40
 wait_for host.log "the next try in 1 s: the last 4 epochs" 20
 wait_for host.log "the next try in 2 s: the last 5 epochs" 20
-"$resbm" status run >status.log 2>&1 || { miss status; cat status.log; }
-grep -Eq "^step 0 of 6, epoch [0-9]+, the next try in [0-2] s: the last 5 epochs ended before a step, the last because stage [01] .* exited with status 3" status.log ||
+# (Between tries there is none ahead, for a moment.)
+within 60 '"$resbm" status run >status.log 2>&1 &&
+    grep -Eq "^step 0 of 6, epoch [0-9]+, the next try in [0-9]+ s: the last [0-9]+ epochs ended before a step, the last because stage [01] .* exited with status 3" status.log' ||
     { miss "status does not say why nothing goes on"; head -n 1 status.log; }
-wait_for guest1.log "nothing to do yet: the run waits before the next try: the last [3-5] epochs ended before a step" 10
+wait_for guest1.log "nothing to do yet: the run waits before the next try: the last [0-9]+ epochs ended before a step" 20
 join resbm guest_other
 finish
 

@@ -135,11 +135,11 @@ if [ -n "$small" ]; then
     done
     why="(this machine could not keep the snapshot of step [0-9]+ \(make room|cannot write step [0-9]+ to .*$dir|the run's store on the server is full)"
     # Which comes first, the snapshot or the server's own files, is chance; the server may fall silent or break off, too.
-    if grep -Eq "epoch 1 ended: $why" host.log; then wait_for host.log "the next try in [23]. s: $why" 5; fi
+    if grep -Eq "epoch 1 ended: $why" host.log; then wait_for host.log "the next try in [23]. s: $why" 20; fi
     dd if=/dev/zero bs=65536 >>small/fill 2>/dev/null
-    wait_for host.log "the disk of .*$dir is full \([0-9]+ KB free\): make room" 5
+    wait_for host.log "the disk of .*$dir is full \([0-9]+ KB free\): make room" 20
     rm small/fill
-    wait_for host.log "the disk has room again: starting the server anew" 10
+    wait_for host.log "the disk has room again: starting the server anew" 30
 fi
 kill -KILL "$guest" "$host"
 # shellcheck disable=SC2086

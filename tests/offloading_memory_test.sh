@@ -56,8 +56,8 @@ if group=$(new_group); then
     same free grouped
     if train killed pipeline.launcher="$PWD/enter"; then miss "without offload, in a control group of $limit bytes"; fi
     tries=0
-    until rmdir "$group" 2>/dev/null || [ $tries = 50 ]; do tries=$((tries + 1)); sleep 0.1; done
-    [ $tries -lt 50 ] || miss "$group could not be removed: something still runs in it"
+    until rmdir "$group" 2>/dev/null || [ $tries = 300 ]; do tries=$((tries + 1)); sleep 0.1; done
+    [ $tries -lt 300 ] || miss "$group could not be removed: something still runs in it"
 else
     echo "no control group with a memory limit can be made here: tried with RLIMIT_DATA alone"
 fi

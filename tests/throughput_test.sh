@@ -7,4 +7,4 @@ set -u
 command -v tc >/dev/null || { echo "skipped: needs iproute2's tc"; exit 77; }
 ip netns add "rbprobe$$" 2>/dev/null || { echo "skipped: network namespaces need root"; exit 77; }
 ip netns del "rbprobe$$"
-exec python3 "$RB_SOURCE_DIR/tests/internet/throughput.py" --resbm "$RB_BINARY_DIR/resbm" --out "$PWD/run" --rates 80 --speeds 130e9 --steps 3 --deadline 100
+exec python3 "$RB_SOURCE_DIR/tests/internet/throughput.py" --resbm "$RB_BINARY_DIR/resbm" --out "$PWD/run" --rates 80 --speeds 130e9 --steps 3 --deadline 300
