@@ -122,6 +122,9 @@ for latency in 300 1000 3000; do
         >hasty.log 2>&1 &
     pid=$!
     within 60 '[ -s hasty/step-2/manifest.json ] || ! kill -0 "$pid" 2>/dev/null'
+    if kill -0 "$pid" 2>/dev/null; then
+        refused "another run is writing to hasty: wait for its end, or choose another --out" --out hasty --resume
+    fi
     sleep 1 # step 3 has begun
     kill -INT "$pid"
     within 30 'grep -q "once more ends at once" hasty.log || ! kill -0 "$pid" 2>/dev/null'

@@ -1,9 +1,13 @@
 #include "run/record.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
 #include "core/clock.h"
 #include "data/prepare.h"
 #include "run/metrics.h"
@@ -22,6 +26,7 @@ typedef struct stage_spans {
 struct rb_record {
     const rb_config *cfg;
     char dir[PATH_MAX];
+    int folder; /* dir itself, locked */
     FILE *out;
     bool quiet;
     rb_metrics_writer *metrics;
@@ -32,22 +37,30 @@ struct rb_record {
     double val_loss;
 };
 
-resbm_status rb_record_open(const rb_config *cfg, const char *dir, FILE *out, bool quiet, rb_record **rec,
-                            rb_err *err) {
-    rb_record *r = calloc(1, sizeof *r);
-    *rec = NULL;
-    if (r) r->stage = calloc((size_t)rb_workers(cfg), sizeof *r->stage);
-    if (r) r->place = rb_worker_places(cfg);
-    if (r) r->attention = calloc((size_t)rb_workers(cfg), sizeof *r->attention);
-    if (!r || !r->stage || !r->place || !r->attention) {
-        free(r);
-        return rb_fail(err, RESBM_E_MEMORY, "no memory to record a run");
-    }
-    r->cfg = cfg;
-    r->out = out;
-    r->quiet = quiet;
-    r->val_loss = NAN;
-    snprintf(r->dir, sizeof r->dir, "%s", dir);
+/* Two runs would write into one another's lines. A file system that has no locks goes without. */
+static resbm_status lock_folder(const char *dir, int *fd, rb_err *err) {
+    *fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (*fd < 0) return rb_fail_errno(err, errno, "cannot open %s", dir);
+    if (!flock(*fd, LOCK_EX | LOCK_NB) || errno != EWOULDBLOCK) return RESBM_OK;
+    close(*fd);
+    *fd = -1;
+    return rb_fail(err, RESBM_E_STATE, "another run is writing to %s: wait for its end, or choose another --out",
+                   dir);
+}
+
+static void free_record(rb_record *r) {
+    if (r->attention)
+        for (int i = 0; i < rb_workers(r->cfg); i++) free(r->attention[i]);
+    if (r->stage)
+        for (int i = 0; i < rb_workers(r->cfg); i++) free(r->stage[i].span);
+    free(r->attention);
+    free(r->stage);
+    free(r->place);
+    if (r->folder >= 0) close(r->folder);
+    free(r);
+}
+
+static resbm_status write_config(const rb_config *cfg, const char *dir, rb_err *err) {
     rb_buf text = {0};
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%s/config.yaml", dir);
@@ -55,13 +68,27 @@ resbm_status rb_record_open(const rb_config *cfg, const char *dir, FILE *out, bo
     resbm_status st = rb_buf_status(&text, err);
     if (!st) st = rb_write_file_atomic(path, text.data, text.len, err);
     rb_buf_free(&text);
+    return st;
+}
+
+resbm_status rb_record_open(const rb_config *cfg, const char *dir, FILE *out, bool quiet, rb_record **rec,
+                            rb_err *err) {
+    rb_record *r = calloc(1, sizeof *r);
+    *rec = NULL;
+    if (!r) return rb_fail(err, RESBM_E_MEMORY, "no memory to record a run");
+    *r = (rb_record){.cfg = cfg, .folder = -1, .out = out, .quiet = quiet, .val_loss = NAN};
+    snprintf(r->dir, sizeof r->dir, "%s", dir);
+    r->stage = calloc((size_t)rb_workers(cfg), sizeof *r->stage);
+    r->place = rb_worker_places(cfg);
+    r->attention = calloc((size_t)rb_workers(cfg), sizeof *r->attention);
+    resbm_status st = r->stage && r->place && r->attention
+                          ? lock_folder(dir, &r->folder, err)
+                          : rb_fail(err, RESBM_E_MEMORY, "no memory to record a run");
+    if (!st) st = write_config(cfg, dir, err);
     rb_progress_options p = rb_progress_detect(out);
     if (!st && out) st = rb_progress_new(&p, &r->progress, err);
     if (st) {
-        free(r->stage);
-        free(r->place);
-        free(r->attention);
-        free(r);
+        free_record(r);
         return st;
     }
     *rec = r;
@@ -358,11 +385,6 @@ resbm_status rb_record_close(rb_record *r, const rb_train_summary *s, bool finis
     if (!st && finished) st = write_summary(r, s, err);
     if (!st && finished) st = write_trace(r, err);
     if (!st && finished) st = write_report(r, err);
-    for (int i = 0; i < rb_workers(r->cfg); i++) free(r->stage[i].span);
-    for (int i = 0; i < rb_workers(r->cfg); i++) free(r->attention[i]);
-    free(r->attention);
-    free(r->stage);
-    free(r->place);
-    free(r);
+    free_record(r);
     return st;
 }

@@ -8,8 +8,9 @@
 
 typedef struct rb_record rb_record;
 
-/* dir exists. out: where the progress line and notes go; NULL: nowhere. quiet: no list of parameter rules, no
- * memory planned. */
+/* dir exists; it is this record's alone until it is closed (RESBM_E_STATE: another has it, and nothing in it was
+ * touched). out: where the progress line and notes go; NULL: nowhere. quiet: no list of parameter rules, no memory
+ * planned. */
 resbm_status rb_record_open(const rb_config *cfg, const char *dir, FILE *out, bool quiet, rb_record **rec,
                             rb_err *err);
 rb_train_hooks rb_record_hooks(rb_record *rec);
