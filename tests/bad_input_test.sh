@@ -145,7 +145,7 @@ interrupted starting.log 'stopped at once on request, while starting'
 
 setsid "$resbm" verify run.yaml pipeline.stages=2 --steps 900 >verify.log 2>&1 &
 pid=$!
-within 30 '[ -s "$TMPDIR"/resbm-verify-*/one/step-0/manifest.json ] || find "$TMPDIR" -name control | grep -q .'
+within 30 'pgrep -s "$pid" -f "^[^ ]*resbm stage" >/dev/null'
 kill -INT "$pid"
 interrupted verify.log 'stopped (on request after step [0-9]+|at once on request, while starting)$'
 unset TMPDIR
