@@ -94,7 +94,8 @@ typedef struct resbm_train_options {
     void *ctx;
 } resbm_train_options;
 
-/* RESBM_E_CANCELLED: on_step asked for the end, and the snapshot is whole. Other faults name the last snapshot. */
+/* RESBM_E_CANCELLED: on_step asked for the end, and the snapshot is whole. RESBM_E_STATE: dir holds a run and resume is 0, or
+ * another run is writing to it. Other faults name the last snapshot. */
 RESBM_API resbm_status resbm_train(const resbm_config *c, const resbm_train_options *o, resbm_error *err);
 
 typedef struct resbm_eval_result {

@@ -1,18 +1,17 @@
 #include "run/compare.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 #include "core/clock.h"
 #include "run/compare_measure.h"
 #include "run/compare_result.h"
 #include "run/compare_study.h"
+#include "run/try_lock.h"
 
 enum {
     STOP_SECONDS = 600, /* a child may take so long for its step and snapshot */
@@ -27,13 +26,8 @@ static void say(const rb_study *t, const char *line) {
 static resbm_status lock_dir(const char *dir, int *fd, rb_err *err) {
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%s/lock", dir);
-    *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (*fd < 0) return rb_fail_errno(err, errno, "cannot open %s", path);
-    if (!flock(*fd, LOCK_EX | LOCK_NB)) return RESBM_OK;
-    int why = errno;
-    close(*fd);
-    *fd = -1;
-    if (why != EWOULDBLOCK) return rb_fail_errno(err, why, "cannot lock %s", path);
+    RB_TRY(rb_try_lock(path, O_RDWR | O_CREAT, fd, err));
+    if (*fd >= 0) return RESBM_OK;
     return rb_fail(err, RESBM_E_STATE, "another resbm compare works in %s", dir);
 }
 

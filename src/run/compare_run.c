@@ -7,11 +7,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "checkpoint/checkpoint.h"
 #include "run/summary.h"
+#include "run/try_lock.h"
 
 enum { LOG_LIMIT = 1 << 26, TAIL = 8192, CANCELLED = 130 };
 
@@ -95,13 +95,7 @@ resbm_status rb_compare_run_clear(const rb_compare_run *r, rb_err *err) {
 /* Held by the child and its stages for as long as one of them lives. *fd -1 without a fault: somebody else does. */
 static resbm_status lock_folder(const rb_compare_run *r, int *fd, rb_err *err) {
     char path[PATH_MAX];
-    *fd = open(path_of(r, "lock", path), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (*fd < 0) return rb_fail_errno(err, errno, "cannot open %s", path);
-    if (!flock(*fd, LOCK_EX | LOCK_NB)) return RESBM_OK;
-    int why = errno;
-    close(*fd);
-    *fd = -1;
-    return why == EWOULDBLOCK ? RESBM_OK : rb_fail_errno(err, why, "cannot lock %s", path);
+    return rb_try_lock(path_of(r, "lock", path), O_RDWR | O_CREAT, fd, err);
 }
 
 bool rb_compare_run_free_now(const rb_compare_run *r) {

@@ -1,12 +1,10 @@
 #include "run/record.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 #include "core/clock.h"
 #include "data/prepare.h"
@@ -16,6 +14,7 @@
 #include "run/run_folder.h"
 #include "run/summary.h"
 #include "run/trace.h"
+#include "run/try_lock.h"
 #include "run/workers.h"
 
 typedef struct stage_spans {
@@ -39,11 +38,8 @@ struct rb_record {
 
 /* Two runs would write into one another's lines. A file system that has no locks goes without. */
 static resbm_status lock_folder(const char *dir, int *fd, rb_err *err) {
-    *fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (*fd < 0) return rb_fail_errno(err, errno, "cannot open %s", dir);
-    if (!flock(*fd, LOCK_EX | LOCK_NB) || errno != EWOULDBLOCK) return RESBM_OK;
-    close(*fd);
-    *fd = -1;
+    rb_err none;
+    if (rb_try_lock(dir, O_RDONLY | O_DIRECTORY, fd, &none) || *fd >= 0) return RESBM_OK;
     return rb_fail(err, RESBM_E_STATE, "another run is writing to %s: wait for its end, or choose another --out",
                    dir);
 }
